@@ -1,0 +1,65 @@
+"""Paths as users write them: ``~``, environment variables, relative to a root."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from ntkdist.errors import InputError, did_you_mean
+
+_VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
+
+
+def resolve(place: str, root: str | None) -> Path:
+    """Return the path that ``place`` means.
+
+    Args:
+        place: A path with ``~``, ``$NAME`` or ``${NAME}``.
+        root: The folder that relative paths start from; None is the current folder.
+
+    Returns:
+        The path, not checked for existence.
+
+    Raises:
+        InputError: A variable is unset or empty.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        name = match.group(1) or match.group(2)
+        found = os.environ.get(name)
+        if not found:
+            raise InputError(
+                f"{place!r}: the environment variable {name} is not set; "
+                f"export {name}=FOLDER, or write the path out"
+            )
+        return found
+
+    path = Path(os.path.expanduser(_VARIABLE.sub(value, place)))
+    return path if root is None or path.is_absolute() else Path(root).expanduser() / path
+
+
+def existing_file(path: Path) -> Path:
+    """Return ``path`` if it is a file, else raise InputError with the nearest names."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; a file is needed")
+    if not path.is_file():
+        raise InputError(f"{path} does not exist{_neighbours(path)}")
+    return path
+
+
+def existing_folder(path: Path) -> Path:
+    """Return ``path`` if it is a folder, else raise InputError with the nearest names."""
+    if path.is_file():
+        raise InputError(f"{path} is a file; a folder is needed")
+    if not path.is_dir():
+        raise InputError(f"{path} does not exist{_neighbours(path)}")
+    return path
+
+
+def _neighbours(path: Path) -> str:
+    parent = path.parent
+    if not parent.is_dir():
+        return f", nor does its folder {parent}; check the path"
+    near = did_you_mean(path.name, (entry.name for entry in parent.iterdir()))
+    return near or "; check the path"

@@ -1,0 +1,141 @@
+"""One labelled image set, checked when it is made.
+
+N is the number of images, K the number of classes; images are (N, H, W, C).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ntkdist.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images with their labels and the names of the classes.
+
+    Attributes:
+        images: Pixels as read, shape (N, H, W, C), N ≥ 2, any real dtype
+            (``Preprocessor`` knows what uint8 means).
+        labels: Classes 0..K−1, shape (N,), int64.
+        num_classes: K; classes without an image are allowed.
+        class_names: K names in label order; ``()`` becomes ``("0", "1", …)``.
+
+    Raises:
+        InputError: A shape, length, dtype, pixel or label is wrong; one line names
+            the value, its index, the limit and the remedy.
+    """
+
+    images: NDArray[Any]
+    labels: NDArray[np.int64]
+    num_classes: int
+    class_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        images, labels = np.asarray(self.images), np.asarray(self.labels)
+        check_shapes(images, labels)
+        check_pixels(images)
+        labels = check_labels(labels, self.num_classes)
+        names = tuple(self.class_names) or tuple(str(k) for k in range(self.num_classes))
+        if len(names) != self.num_classes:
+            raise InputError(
+                f"{len(names)} class names for {self.num_classes} classes; give one for each class"
+            )
+        object.__setattr__(self, "images", images)
+        object.__setattr__(self, "labels", labels)
+        object.__setattr__(self, "num_classes", int(self.num_classes))
+        object.__setattr__(self, "class_names", names)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of every image."""
+        _, height, width, channels = self.images.shape
+        return height, width, channels
+
+    def take(self, indices: ArrayLike) -> ImageSet:
+        """Return the images at ``indices`` (M ≥ 2 integers) with the same K classes."""
+        chosen = np.asarray(indices)
+        return ImageSet(
+            self.images[chosen], self.labels[chosen], self.num_classes, self.class_names
+        )
+
+
+def check_shapes(images: NDArray[Any], labels: NDArray[Any]) -> None:
+    """Raise InputError unless images are (N, H, W, C), labels (N,) and N ≥ 2."""
+    if images.ndim != 4:
+        raise InputError(
+            f"images have shape {images.shape}; (N, H, W, C) is needed: reshape them, "
+            "greyscale has C = 1"
+        )
+    if labels.ndim != 1:
+        hint = "; turn one-hot rows into classes with argmax(axis=1)" if labels.ndim == 2 else ""
+        raise InputError(f"labels have shape {labels.shape}; one number an image is needed{hint}")
+    if len(images) != len(labels):
+        raise InputError(
+            f"{len(images)} images but {len(labels)} labels; give one label for each image"
+        )
+    if len(images) < 2:
+        raise InputError(
+            f"N = {len(images)} images; a Gram matrix needs at least 2: give more images"
+        )
+    if 0 in images.shape:
+        raise InputError(f"images have shape {images.shape}; an image needs at least one pixel")
+
+
+def check_pixels(images: NDArray[Any]) -> None:
+    """Raise InputError unless all pixels are finite real numbers."""
+    if images.dtype.kind not in "buif":
+        raise InputError(
+            f"images have dtype {images.dtype}; real numbers are needed, such as uint8 or float32"
+        )
+    if images.dtype.kind != "f":
+        return
+    finite = np.isfinite(images)
+    if finite.all():
+        return
+    nan = int(np.isnan(images).sum())
+    infinite = int(finite.size - finite.sum()) - nan
+    first = int(np.argmin(finite.reshape(len(images), -1).all(axis=1)))
+    raise InputError(
+        f"images hold {nan} NaN and {infinite} infinite pixels, the first in image {first}; "
+        "repair or leave out these images"
+    )
+
+
+def check_labels(labels: NDArray[Any], num_classes: int | None) -> NDArray[np.int64]:
+    """Return labels as int64 after checking that they are classes.
+
+    Args:
+        labels: Shape (N,), any integer dtype.
+        num_classes: K, the limit above every label; None checks the lower end only.
+
+    Returns:
+        The labels as int64, shape (N,).
+
+    Raises:
+        InputError: They are not integers, or one lies outside 0..K−1 (named with its index).
+    """
+    if labels.dtype.kind not in "iu":
+        raise InputError(
+            f"labels have dtype {labels.dtype}; integers 0..K-1 are needed: number the classes"
+        )
+    if num_classes is not None and num_classes < 1:
+        raise InputError(f"num_classes = {num_classes}; at least 1 is needed")
+    limit = np.iinfo(np.int64).max if num_classes is None else num_classes - 1
+    # compared before the conversion, which would wrap large unsigned labels
+    outside = (labels < 0) | (labels > limit)
+    if outside.any():
+        first = int(np.argmax(outside))
+        upper = "K-1" if num_classes is None else str(limit)
+        raise InputError(
+            f"label {labels[first]} at index {first} is outside the classes 0..{upper} "
+            f"({int(outside.sum())} such labels); number the classes from 0"
+        )
+    return labels.astype(np.int64)

@@ -1,0 +1,90 @@
+"""What a stored kernel matrix says about itself, and what is refused when opening one."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from dataclasses import dataclass
+from typing import Any
+
+from ntkdist.errors import InputError, NtkdistError, StoreError
+from ntkdist.gram.tiling import Tiling
+
+SCHEMA_VERSION = 1
+"""Version of the layout written here; older code must refuse newer layouts."""
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """The attributes of a stored matrix, checked.
+
+    Attributes:
+        tiling: How the matrix is cut.
+        kind: ``ntk`` or ``nngp``.
+        fingerprint: Of the inputs.
+        attributes: Everything in the array's attributes.
+    """
+
+    tiling: Tiling
+    kind: str
+    fingerprint: str
+    attributes: dict[str, Any]
+
+    @classmethod
+    def read(cls, address: str, array: Any) -> Metadata:
+        """Read and check the attributes of an open Zarr array.
+
+        Args:
+            address: For messages.
+            array: The Zarr array.
+
+        Returns:
+            The metadata.
+
+        Raises:
+            InputError: If a newer version of the package wrote the store.
+            StoreError: If the array is not a store of this package.
+        """
+        attributes = dict(array.attrs)
+        schema = attributes.get("schema_version")
+        if not isinstance(schema, int):
+            raise StoreError(f"{address}: a Zarr array, but not a kernel matrix of ntkdist")
+        if schema > SCHEMA_VERSION:
+            writer = attributes.get("written_by", "an unknown version")
+            raise InputError(
+                f"{address}: schema {schema}, written by {writer}; this is ntkdist"
+                f" {package_version()}, which reads up to schema {SCHEMA_VERSION}; upgrade ntkdist"
+            )
+        try:
+            edge, symmetric = int(attributes["edge"]), bool(attributes["symmetric"])
+            kind, fingerprint = str(attributes["kind"]), str(attributes["fingerprint"])
+            rows, cols = array.shape
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(f"{address}: its attributes are damaged: {error!r}") from error
+        if tuple(array.chunks) != (edge, edge) or (symmetric and rows != cols):
+            raise StoreError(
+                f"{address}: its attributes do not fit: edge {edge}, symmetric {symmetric},"
+                f" shape {array.shape}, chunks {array.chunks}"
+            )
+        return cls(Tiling(rows, edge, None if symmetric else cols), kind, fingerprint, attributes)
+
+
+def package_version() -> str:
+    """Return the installed version of this package, or ``unknown`` outside an installation."""
+    try:
+        return importlib.metadata.version("ntkdist")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def as_input_error(error: OSError, address: str) -> NtkdistError:
+    """Turn a failed write into one clear line.
+
+    Args:
+        error: What the file system said.
+        address: What was to be written.
+
+    Returns:
+        The error to raise.
+    """
+    reason = error.strerror or str(error)
+    return InputError(f"{address}: cannot be written ({reason}); free the place or take another")

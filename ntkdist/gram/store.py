@@ -1,0 +1,366 @@
+"""One kernel matrix as a Zarr array whose chunks are the tiles; symmetric on read.
+
+Zarr v3, one chunk a tile, no shards, fill value NaN, Blosc (lz4, bitshuffle) and then
+crc32c, so that a torn or flipped chunk is noticed. The driver writes the metadata
+once; workers open ``r+`` and write whole tiles. A tile is done when its object is
+there and the fingerprint in the metadata is the one asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ntkdist.errors import InputError, StoreError
+from ntkdist.gram import _address
+from ntkdist.gram._metadata import SCHEMA_VERSION, Metadata, as_input_error, package_version
+from ntkdist.gram._selection import Selection, parse_index
+from ntkdist.gram.tiling import TileKey, Tiling
+
+__all__ = ["SCHEMA_VERSION", "GramStore"]
+
+
+class GramStore:
+    """A kernel matrix, tile by tile; made by ``GramStore.create`` or ``GramStore.open``.
+
+    Attributes:
+        address: Folder or URL of the Zarr array.
+        tiling: How the matrix is cut.
+        kind: ``ntk`` or ``nngp``.
+        fingerprint: Of the inputs the tiles were computed from.
+        attributes: Everything in the array's attributes.
+    """
+
+    ndim = 2
+
+    def __init__(self, address: str, array: Any, metadata: Metadata) -> None:
+        self.address = address
+        self._array = array
+        self.tiling = metadata.tiling
+        self.kind = metadata.kind
+        self.fingerprint = metadata.fingerprint
+        self.attributes = metadata.attributes
+
+    # -- opening ------------------------------------------------------------------
+
+    @classmethod
+    def create(
+        cls,
+        address: str,
+        tiling: Tiling,
+        *,
+        fingerprint: str,
+        kind: str,
+        dtype: str = "float32",
+        attributes: Mapping[str, Any] | None = None,
+    ) -> GramStore:
+        """Write the metadata of an empty store (the template the workers fill).
+
+        Args:
+            address: Folder or URL; nothing may be there yet.
+            tiling: Shape of the matrix and of its tiles.
+            fingerprint: Of everything that determines the entries.
+            kind: ``ntk`` or ``nngp``.
+            dtype: ``float32`` or ``float64``.
+            attributes: More to keep in the array's attributes (JSON).
+
+        Returns:
+            The store, open for writing.
+
+        Raises:
+            InputError: If something is there already, or the place cannot be written.
+        """
+        import zarr
+        from zarr.codecs import BloscCodec, Crc32cCodec
+
+        if _address.exists(_address.join(address, "zarr.json")):
+            raise InputError(f"{address}: a store is there already; open it, or remove it first")
+        own = {
+            "schema_version": SCHEMA_VERSION,
+            "written_by": f"ntkdist {package_version()}",
+            "fingerprint": fingerprint,
+            "kind": kind,
+            "edge": tiling.edge,
+            "symmetric": tiling.symmetric,
+        }
+        try:
+            zarr.create_array(
+                store=address,
+                shape=tiling.shape,
+                chunks=(tiling.edge, tiling.edge),
+                dtype=dtype,
+                fill_value=float("nan"),
+                compressors=[BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle"), Crc32cCodec()],
+                attributes={**(attributes or {}), **own},
+                config={"write_empty_chunks": False},
+                zarr_format=3,
+            )
+        except OSError as error:
+            raise as_input_error(error, address) from error
+        return cls.open(address, "r+", fingerprint)
+
+    @classmethod
+    def open(cls, address: str, mode: str = "r", fingerprint: str | None = None) -> GramStore:
+        """Open a store that is there.
+
+        Args:
+            address: Folder or URL.
+            mode: ``r`` to read, ``r+`` to write tiles as well.
+            fingerprint: The one the tiles must have been computed for; None takes any.
+
+        Returns:
+            The store.
+
+        Raises:
+            InputError: If the store was written by a newer version or for another
+                fingerprint.
+            StoreError: If nothing is there, or it is not a store of this package.
+        """
+        import zarr
+
+        if mode not in ("r", "r+"):
+            raise InputError(f"mode={mode!r} is not one of r, r+")
+        try:
+            array = zarr.open_array(address, mode=mode)  # type: ignore[arg-type]
+        except FileNotFoundError as error:
+            raise StoreError(f"{address}: no kernel matrix is stored there") from error
+        except PermissionError as error:
+            raise as_input_error(error, address) from error
+        except Exception as error:
+            raise StoreError(f"{address}: cannot be opened as a Zarr array: {error}") from error
+        metadata = Metadata.read(address, array)
+        if fingerprint is not None and metadata.fingerprint != fingerprint:
+            raise InputError(
+                f"{address}: fingerprint differs: the stored tiles belong to"
+                f" {metadata.fingerprint}, this job is {fingerprint};"
+                " take another folder, or the configuration the store was made with"
+            )
+        # Reading never sees an explicitly stored NaN tile, so writing must not make one.
+        return cls(address, array.with_config({"write_empty_chunks": False}), metadata)
+
+    @staticmethod
+    def exists(address: str) -> bool:
+        """Return whether a store's metadata is at this address."""
+        return _address.exists(_address.join(address, "zarr.json"))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        mode = "r" if self._array.read_only else "r+"
+        return GramStore.open, (self.address, mode, self.fingerprint)
+
+    def __repr__(self) -> str:
+        rows, cols = self.shape
+        return f"<GramStore {self.kind} {rows}×{cols} {self.dtype}, edge {self.tiling.edge}, {self.address}>"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the whole matrix."""
+        return self.tiling.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the entries."""
+        return np.dtype(self._array.dtype)
+
+    # -- writing ------------------------------------------------------------------
+
+    def write(self, key: TileKey, block: np.ndarray) -> None:
+        """Store one finished tile.
+
+        Args:
+            key: Which; in the block upper triangle if the matrix is symmetric.
+            block: Its entries, of exactly the tile's shape. A diagonal tile's upper
+                triangle is mirrored first, so that it is symmetric to the bit.
+
+        Raises:
+            StoreError: If the key is not a tile of this store, the shape is not the
+                tile's, an entry is not finite, or the store is open for reading only.
+            InputError: If the place cannot be written.
+        """
+        self._check_key(key)
+        expected = self.tiling.tile_shape(key)
+        if block.shape != expected:
+            raise StoreError(
+                f"tile {key} of {self.kind} has shape {expected}, the block written has"
+                f" {block.shape}; write whole tiles"
+            )
+        block = np.ascontiguousarray(block, dtype=self.dtype)
+        bad = int(np.count_nonzero(~np.isfinite(block)))
+        if bad:
+            raise StoreError(
+                f"tile {key} of {self.kind}: {bad} of {block.size} entries are NaN or infinite;"
+                " it stays absent; check the images for NaN and the scale of the inputs"
+            )
+        if self.tiling.symmetric and key.row == key.col:
+            block = np.triu(block) + np.triu(block, 1).T
+        try:
+            self._array[self.tiling.slices(key)] = block
+        except OSError as error:
+            raise as_input_error(error, self.path_of(key)) from error
+        except ValueError as error:
+            if not self._array.read_only:
+                raise
+            raise StoreError(f"{self.address}: open for reading only; open it with 'r+'") from error
+
+    def write_at(self, rows: slice, cols: slice, block: np.ndarray) -> None:
+        """Store one tile named by the rows and columns it covers.
+
+        Args:
+            rows: Rows of the matrix, both ends given.
+            cols: Columns of the matrix, both ends given.
+            block: The entries.
+
+        Raises:
+            StoreError: If the two are not exactly one tile, or ``write`` refuses.
+        """
+        edge = self.tiling.edge
+        key = TileKey((rows.start or 0) // edge, (cols.start or 0) // edge)
+        self._check_key(key)
+        if (rows, cols) != self.tiling.slices(key):
+            r, c = self.tiling.slices(key)
+            raise StoreError(
+                f"rows {rows.start}:{rows.stop}, columns {cols.start}:{cols.stop} are not one tile"
+                f" of {self.kind}; the nearest is {key} = rows {r.start}:{r.stop},"
+                f" columns {c.start}:{c.stop} (edge {edge})"
+            )
+        self.write(key, block)
+
+    def remove(self, key: TileKey) -> None:
+        """Forget one tile, so that the next computation makes it again.
+
+        Args:
+            key: Which; its absence is fine.
+
+        Raises:
+            StoreError: If the key is not a tile of this store.
+        """
+        self._check_key(key)
+        try:
+            _address.remove(self.path_of(key))
+        except OSError as error:
+            raise as_input_error(error, self.path_of(key)) from error
+
+    def _check_key(self, key: TileKey) -> None:
+        if key in self.tiling:
+            return
+        rows, cols = self.tiling.grid
+        if self.tiling.symmetric and 0 <= key.col < key.row < rows:
+            raise StoreError(
+                f"tile {key} of {self.kind} lies below the diagonal, where nothing is stored;"
+                f" use its mirror {TileKey(key.col, key.row)}, transposed"
+            )
+        raise StoreError(
+            f"tile {key} lies outside the grid of {rows}×{cols} tiles of {self.kind};"
+            f" the last one is {TileKey(rows - 1, cols - 1)}"
+        )
+
+    # -- what is there ------------------------------------------------------------
+
+    def path_of(self, key: TileKey) -> str:
+        """Return the address of one tile's object."""
+        return _address.join(self.address, "c", str(key.row), str(key.col))
+
+    def done(self) -> set[TileKey]:
+        """Return the tiles whose object is there, from one listing of the store."""
+        found = set()
+        for name in _address.list_objects(_address.join(self.address, "c")):
+            row, _, col = name.partition("/")
+            # what is not a number is the temporary file of a writer that was killed
+            if row.isdecimal() and col.isdecimal():
+                found.add(TileKey(int(row), int(col)))
+        return {key for key in found if key in self.tiling}
+
+    def missing(self) -> list[TileKey]:
+        """Return the tiles still to compute, row by row."""
+        done = self.done()
+        return [key for key in self.tiling.keys() if key not in done]
+
+    # -- reading ------------------------------------------------------------------
+
+    def block(self, i: int, j: int) -> np.ndarray:
+        """Read one tile.
+
+        Args:
+            i: Block row.
+            j: Block column; left of the diagonal a symmetric store answers with the
+                mirror tile, transposed.
+
+        Returns:
+            The entries, of the tile's shape.
+
+        Raises:
+            StoreError: If the tile is absent, or its checksum or contents are wrong.
+            InputError: If it lies outside the grid.
+        """
+        mirrored = self.tiling.symmetric and i > j
+        key = TileKey(j, i) if mirrored else TileKey(i, j)
+        where = self.tiling.slices(key)
+        try:
+            block = np.asarray(self._array[where])
+        except FileNotFoundError:
+            raise self._missing(key) from None
+        except Exception as error:
+            raise self._corrupt(key, f"{type(error).__name__}: {error}") from error
+        if np.isnan(block).any():
+            if not _address.exists(self.path_of(key)):
+                raise self._missing(key)
+            raise self._corrupt(key, "it holds NaN")
+        return block.T if mirrored else block
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """Read ``store[rows, cols]`` of the whole (symmetric) matrix.
+
+        Integers, slices, boolean masks and index arrays are taken; two arrays select
+        the rows and the columns (as ``numpy.ix_`` does), not pairs. Only the tiles
+        that are touched are read, one at a time.
+        """
+        rows, cols = parse_index(index, self.shape)
+        out = np.empty((rows.count, cols.count), dtype=self.dtype)
+        for i, in_tile, to in rows.by_tile(self.tiling.edge):
+            self._fill(out, i, in_tile, to, cols)
+        return out[0 if rows.scalar else slice(None), ...][..., 0 if cols.scalar else slice(None)]
+
+    def _fill(
+        self, out: np.ndarray, i: int, in_tile: np.ndarray, to: np.ndarray, cols: Selection
+    ) -> None:
+        for j, cols_in_tile, cols_to in cols.by_tile(self.tiling.edge):
+            out[np.ix_(to, cols_to)] = self.block(i, j)[np.ix_(in_tile, cols_in_tile)]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        whole = self[:, :]
+        return whole if dtype is None else whole.astype(dtype, copy=False)
+
+    def diagonal(self) -> np.ndarray:
+        """Read the diagonal, (N,), from the diagonal tiles alone.
+
+        Raises:
+            StoreError: If the matrix is not symmetric, or a tile is absent or corrupt.
+        """
+        if not self.tiling.symmetric:
+            raise StoreError(f"{self.address}: a rectangular matrix has no diagonal to speak of")
+        blocks = [np.diagonal(self.block(i, i)) for i in range(self.tiling.grid[0])]
+        return np.concatenate(blocks)
+
+    def to_dask(self) -> Any:
+        """Return the whole (symmetric) matrix as a Dask array, chunk = tile."""
+        import dask.array as da
+        from dask.base import tokenize
+
+        edge = self.tiling.edge
+        name = f"gram-{self.kind}-" + tokenize(self.address, self.fingerprint, self.shape, edge)
+        return da.from_array(
+            self, chunks=(edge, edge), name=name, lock=False, asarray=False, fancy=False
+        )
+
+    def _missing(self, key: TileKey) -> StoreError:
+        return StoreError(
+            f"tile {key} of {self.kind} is missing ({self.path_of(key)});"
+            " compute it with: ntkdist gram RUN"
+        )
+
+    def _corrupt(self, key: TileKey, reason: str) -> StoreError:
+        return StoreError(
+            f"tile {key} of {self.kind} is corrupt ({self.path_of(key)}): {reason};"
+            f" restore it with: ntkdist gram RUN --recompute {key}"
+        )

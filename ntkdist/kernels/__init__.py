@@ -1,0 +1,9 @@
+"""Blocks of kernel entries on one device; knows no cluster, store or scheduler.
+
+Needs numpy, scipy and numba alone; ``stax`` loads jax and neural-tangents when used.
+"""
+
+from ntkdist.kernels.backend import KINDS, Backend, Selection, get_backend, select_backend
+from ntkdist.kernels.matrix import kernel_matrix
+
+__all__ = ["KINDS", "Backend", "Selection", "get_backend", "kernel_matrix", "select_backend"]

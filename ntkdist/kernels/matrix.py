@@ -1,0 +1,49 @@
+"""Kernel matrices in memory, for sets small enough not to need a store."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from ntkdist.architecture import Architecture, ArchitectureSpec
+from ntkdist.kernels.backend import check_kinds, select_backend
+
+
+def kernel_matrix(
+    arch: ArchitectureSpec,
+    x1: np.ndarray,
+    x2: np.ndarray | None = None,
+    *,
+    kind: str = "ntk",
+    backend: str = "auto",
+    dtype: str = "float32",
+    threads: int | None = None,
+) -> np.ndarray:
+    """Compute the kernel matrix of two sets of images.
+
+    Args:
+        arch: A preset name, a list of layers, canonical text, or an ``Architecture``.
+        x1: (n, H, W, C) images.
+        x2: (m, H, W, C) images; None means ``x1``, and half of the entries are computed.
+        kind: ``ntk`` or ``nngp``.
+        backend: ``auto``, ``cpu``, ``stax`` or ``reference``.
+        dtype: ``float32`` or ``float64``.
+        threads: Threads to use; None takes all cores.
+
+    Returns:
+        (n, m) of ``dtype``; symmetric to the bit when ``x2`` is None.
+
+    Raises:
+        InputError: For bad images, an unknown kind or backend, or an architecture that
+            no backend covers.
+    """
+    (kind,) = check_kinds([kind])
+    arch = Architecture.parse(arch)
+    x1 = np.asarray(x1)
+    threads = threads or len(os.sched_getaffinity(0))
+    shape = x1.shape[1:] if x1.ndim == 4 else (1, 1, 1)
+    chosen = select_backend(arch, shape, name=backend, dtype=dtype, threads=threads).backend
+    a = chosen.prepare(arch, x1)
+    b = a if x2 is None else chosen.prepare(arch, np.asarray(x2))
+    return chosen.block(a, b, (kind,))[kind]

@@ -1,0 +1,216 @@
+"""L(Z): one number for how well a labelling fits the kernel; lower is cleaner."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ntkdist.errors import InputError
+
+
+@dataclass(frozen=True)
+class BlockError:
+    """L(Z) in its two parts, with what had to be left out.
+
+    Attributes:
+        value: L(Z) = intra − inter.
+        intra: (1/K) Σ_k Z_kk / (n_k(n_k−1)).
+        inter: β/(K²−K) Σ_{k≠d} Z_kd / (n_k n_d).
+        left_out: One message for each kind of term that would be 0/0; empty if none.
+    """
+
+    value: float
+    intra: float
+    inter: float
+    left_out: tuple[str, ...]
+
+
+def block_error(Z: Any, counts: Any, beta: float = 1.0) -> float:
+    """Return L(Z) of a labelling; lower is cleaner.
+
+    L(Z) = (1/K) Σ_k Z_kk/(n_k(n_k−1)) − β/(K²−K) Σ_{k≠d} Z_kd/(n_k n_d).
+    Terms that are 0/0 (empty classes, the first sum of classes with one member, the second
+    sum where K = 1) are left out; the factors 1/K and 1/(K²−K) stay. ``block_error_terms``
+    says which they were. β is not published; 1 is this package's choice.
+
+    Args:
+        Z: (K, K) YᵀH⁻¹Y.
+        counts: (K,) class sizes n_k.
+        beta: Weight β ≥ 0 of the second sum.
+
+    Returns:
+        L(Z).
+
+    Raises:
+        InputError: For wrong shapes, values that are not finite, or β < 0.
+
+    Source:
+        DeOliveira et al. 2025, L(Z).
+    """
+    return block_error_terms(Z, counts, beta).value
+
+
+def block_error_terms(Z: Any, counts: Any, beta: float = 1.0) -> BlockError:
+    """Return L(Z) with its two sums and the terms that were left out.
+
+    Args:
+        Z: (K, K) YᵀH⁻¹Y.
+        counts: (K,) class sizes n_k.
+        beta: Weight β ≥ 0 of the second sum.
+
+    Returns:
+        The value, its parts, and the messages.
+
+    Raises:
+        InputError: For wrong shapes, values that are not finite, or β < 0.
+
+    Source:
+        DeOliveira et al. 2025, L(Z).
+    """
+    Z, n = _checked(Z, counts)
+    intra, inter = sums(Z, n, check_beta(beta))
+    return BlockError(intra - inter, intra, inter, left_out_terms(n))
+
+
+def block_error_gradient(G: Any, Z: Any, counts: Any, beta: float = 1.0) -> NDArray[np.float64]:
+    """Return ∂L/∂Y (N, K), the class sizes n = Yᵀ1 differentiated too.
+
+    ∂L/∂Y_ik = 2G_ik/(K n_k(n_k−1)) − (2B/n_k) Σ_{d≠k} G_id/n_d
+    − Z_kk(2n_k−1)/(K n_k²(n_k−1)²) + (2B/n_k²) Σ_{d≠k} Z_kd/n_d, with B = β/(K²−K).
+    Terms that L(Z) leaves out are left out here; an empty class has gradient 0.
+
+    Args:
+        G: (N, K) H⁻¹Y.
+        Z: (K, K) YᵀG.
+        counts: (K,) class sizes n_k.
+        beta: Weight β ≥ 0.
+
+    Returns:
+        (N, K) float64.
+
+    Raises:
+        InputError: For wrong shapes, values that are not finite, or β < 0.
+
+    Source:
+        DeOliveira et al. 2025, Algorithm 1; the formula is derived from L(Z).
+    """
+    Z, n = _checked(Z, counts)
+    G = np.asarray(G, dtype=np.float64)
+    if G.ndim != 2 or G.shape[1] != len(n):
+        raise InputError(f"G has shape {G.shape}; with {len(n)} class sizes it must be (N, K)")
+    slope, weight, offset = gradient_coefficients(Z, n, check_beta(beta))
+    w = reciprocal(n)
+    return G * slope - (G @ w)[:, None] * weight + offset
+
+
+def gradient_coefficients(
+    Z: NDArray[np.float64], n: NDArray[np.float64], beta: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return (slope, weight, offset), each (K,): ∂L/∂Y_ik = slope_k G_ik − weight_k g_i + offset_k.
+
+    Here g_i = Σ_d G_id/n_d, so that one row costs O(K).
+
+    Args:
+        Z: (K, K).
+        n: (K,) class sizes as floats.
+        beta: β.
+
+    Returns:
+        The three vectors.
+    """
+    K = len(n)
+    B = pair_weight(K, beta)
+    w, r = reciprocal(n), pair_reciprocal(n)
+    z = np.diagonal(Z)
+    others = Z @ w - z * w
+    slope = 2 * r / K + 2 * B * w * w
+    offset = -z * (2 * n - 1) * r * r / K + 2 * B * w * w * others
+    return slope, 2 * B * w, offset
+
+
+def sums(Z: NDArray[np.float64], n: NDArray[np.float64], beta: float) -> tuple[float, float]:
+    """Return the two sums (intra, inter) of L(Z), unchecked.
+
+    Args:
+        Z: (K, K).
+        n: (K,) class sizes as floats.
+        beta: β.
+
+    Returns:
+        (1/K) Σ_k Z_kk/(n_k(n_k−1)) and β/(K²−K) Σ_{k≠d} Z_kd/(n_k n_d).
+    """
+    K = len(n)
+    z, w = np.diagonal(Z), reciprocal(n)
+    intra = float(z @ pair_reciprocal(n)) / K
+    inter = pair_weight(K, beta) * float(w @ ((Z - np.diag(z)) @ w))
+    return intra, inter
+
+
+def left_out_terms(counts: NDArray[Any]) -> tuple[str, ...]:
+    """Return a message for each kind of term of L(Z) that is 0/0 for these class sizes.
+
+    Args:
+        counts: (K,) class sizes.
+
+    Returns:
+        The messages; empty if every term is defined.
+    """
+    empty, single = np.flatnonzero(counts == 0), np.flatnonzero(counts == 1)
+    messages = []
+    if empty.size:
+        messages.append(f"classes {empty.tolist()} have no members: all their terms are left out")
+    if single.size:
+        messages.append(
+            f"classes {single.tolist()} have one member: their within-class terms are left out"
+        )
+    if len(counts) == 1:
+        messages.append("there is one class: the between-class sum is left out")
+    return tuple(messages)
+
+
+def reciprocal(n: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return 1/n, and 0 for empty classes."""
+    return np.divide(1.0, n, out=np.zeros_like(n), where=n > 0)
+
+
+def pair_reciprocal(n: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return 1/(n(n−1)), and 0 for classes with fewer than two members."""
+    return np.divide(1.0, n * (n - 1), out=np.zeros_like(n), where=n > 1)
+
+
+def pair_weight(K: int, beta: float) -> float:
+    """Return B = β/(K²−K), and 0 where there is one class."""
+    return beta / (K * K - K) if K > 1 else 0.0
+
+
+def check_beta(beta: Any) -> float:
+    """Return β as a float, refusing what is not finite and ≥ 0.
+
+    Args:
+        beta: The weight of the between-class sum.
+
+    Returns:
+        β.
+
+    Raises:
+        InputError: If β is not a finite number ≥ 0.
+    """
+    number = isinstance(beta, (int, float, np.integer, np.floating)) and not isinstance(beta, bool)
+    if not number or not math.isfinite(beta) or beta < 0:
+        raise InputError(f"beta={beta!r} must be a finite number ≥ 0 (the default is 1)")
+    return float(beta)
+
+
+def _checked(Z: Any, counts: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    Z, n = np.asarray(Z, dtype=np.float64), np.asarray(counts, dtype=np.float64)
+    if Z.ndim != 2 or Z.shape[0] != Z.shape[1] or n.shape != Z.shape[:1] or not len(n):
+        raise InputError(f"Z has shape {Z.shape} and counts {n.shape}; expected (K, K) and (K,)")
+    if not np.isfinite(Z).all():
+        raise InputError("Z holds NaN or infinity; check the inverse, or raise the ridge")
+    if not (np.isfinite(n).all() and (n >= 0).all()):
+        raise InputError(f"counts {n.tolist()} must be finite and ≥ 0: the size of each class")
+    return Z, n

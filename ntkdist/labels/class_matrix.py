@@ -1,0 +1,130 @@
+"""From labels to the class matrices: Y (N, K), G = H⁻¹Y (N, K) and Z = YᵀG (K, K)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ntkdist.errors import InputError
+from ntkdist.labels.inverse import as_inverse
+
+# Bytes of inverse columns held at a time while G is summed from columns.
+COLUMN_BYTES = 64 * 2**20
+
+
+def check_labels(labels: Any, num_classes: int, length: int | None = None) -> NDArray[np.int64]:
+    """Return the labels as a fresh int64 vector, refusing what is not a class number.
+
+    Args:
+        labels: (N,) integers in 0..num_classes−1.
+        num_classes: K, at least 1.
+        length: N if it is known from elsewhere.
+
+    Returns:
+        (N,) int64, a copy.
+
+    Raises:
+        InputError: For a wrong shape, length, type or value (the first one is named).
+    """
+    if isinstance(num_classes, bool) or not isinstance(num_classes, (int, np.integer)):
+        raise InputError(f"num_classes={num_classes!r} is not a whole number; give K ≥ 1")
+    if num_classes < 1:
+        raise InputError(f"num_classes={num_classes} is below 1; give the number of classes")
+    given = np.asarray(labels)
+    if given.ndim != 1:
+        raise InputError(f"labels have shape {given.shape}; give one class number an image, (N,)")
+    if given.dtype.kind not in "iu":
+        whole = given.dtype.kind == "f" and bool(np.all(given == np.floor(given)))
+        if not (whole and np.isfinite(given).all()):
+            raise InputError(f"labels of type {given.dtype} are not class numbers 0..K−1")
+    if length is not None and len(given) != length:
+        raise InputError(f"{len(given)} labels for a matrix of {length} images; give {length}")
+    wrong = np.flatnonzero((given < 0) | (given >= num_classes))
+    if wrong.size:
+        first = int(wrong[0])
+        raise InputError(
+            f"label {given[first]} at index {first} lies outside 0..{num_classes - 1} "
+            f"({wrong.size} such); correct it or raise num_classes={num_classes}"
+        )
+    return np.array(given, dtype=np.int64)
+
+
+def one_hot(labels: Any, num_classes: int) -> NDArray[np.float64]:
+    """Return Y with a 1 at each image's class.
+
+    Args:
+        labels: (N,) integers in 0..num_classes−1.
+        num_classes: K.
+
+    Returns:
+        (N, K) float64.
+
+    Raises:
+        InputError: For labels that are not class numbers.
+    """
+    checked = check_labels(labels, num_classes)
+    Y = np.zeros((len(checked), num_classes))
+    Y[np.arange(len(checked)), checked] = 1.0
+    return Y
+
+
+def class_matrix(
+    inverse: Any, labels: Any, num_classes: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return G = H⁻¹Y and Z = YᵀG.
+
+    An inverse with a ``solve`` method (a factor, or one array in memory) is asked
+    once for all classes; any other is read once, column batch by column batch.
+
+    Args:
+        inverse: H⁻¹ (N, N), an array or anything ``as_inverse`` takes.
+        labels: (N,) integers in 0..num_classes−1.
+        num_classes: K.
+
+    Returns:
+        G (N, K) and Z (K, K), float64; Z exactly symmetric.
+
+    Raises:
+        InputError: For labels or an inverse that do not fit.
+
+    Source:
+        DeOliveira et al. 2025 (Z = YᵀH⁻¹Y).
+    """
+    source = as_inverse(inverse)
+    n = source.shape[0]
+    checked = check_labels(labels, num_classes, n)
+    Y = one_hot(checked, num_classes)
+    solve = getattr(source, "solve", None)
+    if solve is not None:
+        G = np.asarray(solve(Y), dtype=np.float64)
+    else:
+        G = np.zeros((n, num_classes))
+        step = max(1, COLUMN_BYTES // (8 * n))
+        for start in range(0, n, step):
+            rows = np.arange(start, min(start + step, n))
+            G += np.asarray(source.columns(rows), dtype=np.float64) @ Y[rows]
+    if G.shape != (n, num_classes) or not np.isfinite(G).all():
+        raise InputError(
+            f"H⁻¹Y came out with shape {G.shape} or with NaN or infinity; "
+            f"expected finite ({n}, {num_classes}): check the inverse, or raise the ridge"
+        )
+    return G, class_sums(G, checked)
+
+
+def class_sums(G: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return Z = YᵀG, symmetrised, from G and the labels.
+
+    Args:
+        G: (N, K) float64.
+        labels: (N,) int64 in 0..K−1.
+
+    Returns:
+        (K, K) float64.
+    """
+    K = G.shape[1]
+    Z = np.zeros((K, K))
+    for k in range(K):
+        Z[k] = G[labels == k].sum(axis=0)
+    return (Z + Z.T) / 2

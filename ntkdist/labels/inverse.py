@@ -1,0 +1,182 @@
+"""What the label methods ask of H⁻¹, wherever it lives: its shape, diagonal and columns."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ntkdist.errors import InputError
+
+# Bytes of rows looked at together when a whole matrix is checked or scanned.
+ROW_BYTES = 64 * 2**20
+# Largest |A − Aᵀ| relative to max |A| that float32 storage explains.
+ASYMMETRY = 1e-5
+
+
+@runtime_checkable
+class Inverse(Protocol):
+    """The symmetric inverse of a Gram matrix, read by columns.
+
+    Two optional attributes make it faster: ``solve(b) -> H⁻¹b`` for many right-hand
+    sides at once, and ``columns_at_once``, the number of columns worth fetching together.
+
+    Attributes:
+        shape: (N, N).
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, N)."""
+
+    def diagonal(self) -> NDArray[np.float64]:
+        """Return (N,) float64: the diagonal, all positive."""
+
+    def columns(self, indices: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return (N, m) float64: the columns at ``indices`` (m,)."""
+
+
+class ArrayInverse:
+    """An inverse held as one NumPy array in memory."""
+
+    columns_at_once = 1
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self._array = array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, N)."""
+        return self._array.shape
+
+    def diagonal(self) -> NDArray[np.float64]:
+        """Return the diagonal (N,) float64."""
+        return np.array(np.diagonal(self._array), dtype=np.float64)
+
+    def columns(self, indices: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the columns at ``indices``, (N, m) float64, read as rows (it is symmetric)."""
+        return np.asarray(self._array[indices], dtype=np.float64).T
+
+    def solve(self, b: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return H⁻¹b (N, K) float64, row block by row block."""
+        out = np.empty((self.shape[0], b.shape[1]))
+        for rows in _row_slices(self.shape[0]):
+            out[rows] = np.asarray(self._array[rows], dtype=np.float64) @ b
+        return out
+
+
+class StoredInverse:
+    """An inverse stored in row chunks: any array with ``shape`` and row slicing (Zarr, HDF5).
+
+    Columns are read as rows, which costs one read each when a chunk is a row.
+    """
+
+    columns_at_once = 32
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+        self._diagonal: NDArray[np.float64] | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, N)."""
+        return tuple(int(s) for s in self._array.shape)
+
+    def diagonal(self) -> NDArray[np.float64]:
+        """Return the diagonal (N,) float64; the first call reads the array once."""
+        if self._diagonal is None:
+            parts = []
+            for rows in _row_slices(self.shape[0]):
+                block = np.asarray(self._array[rows], dtype=np.float64)
+                parts.append(np.diagonal(block, offset=rows.start).copy())
+            self._diagonal = np.concatenate(parts)
+        return self._diagonal.copy()
+
+    def columns(self, indices: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the columns at ``indices``, (N, m) float64, one row read each."""
+        out = np.empty((len(indices), self.shape[0]))
+        for place, index in enumerate(indices):
+            out[place] = self._array[int(index)]
+        return out.T
+
+
+def as_inverse(inverse: Any) -> Inverse:
+    """Return ``inverse`` as something with ``shape``, ``diagonal()`` and ``columns(indices)``.
+
+    Args:
+        inverse: (N, N) H⁻¹: a NumPy array, a stored array with row slicing, or an object
+            that has the three already (returned as it is).
+
+    Returns:
+        The same matrix behind the ``Inverse`` protocol.
+
+    Raises:
+        InputError: If it is not square, not finite, not symmetric (arrays in memory are
+            checked whole) or has a diagonal entry ≤ 0.
+    """
+    if isinstance(inverse, Inverse) and not isinstance(inverse, np.ndarray):
+        source: Inverse = inverse
+    elif hasattr(inverse, "shape") and not isinstance(inverse, np.ndarray):
+        source = StoredInverse(inverse)
+    else:
+        array = np.asarray(inverse)
+        if array.dtype.kind not in "fiu":
+            raise InputError(f"the inverse is of type {array.dtype}; give real numbers, (N, N)")
+        source = ArrayInverse(array)
+    shape = tuple(source.shape)
+    if len(shape) != 2 or shape[0] != shape[1] or shape[0] < 1:
+        raise InputError(f"the inverse has shape {shape}; it must be square, (N, N)")
+    if isinstance(source, ArrayInverse) and source is not inverse:
+        _check_array(source._array)
+    return source
+
+
+def checked_diagonal(inverse: Inverse) -> NDArray[np.float64]:
+    """Return the diagonal of H⁻¹, refusing entries a positive definite matrix cannot have.
+
+    Args:
+        inverse: H⁻¹ (N, N).
+
+    Returns:
+        (N,) float64, all finite and positive.
+
+    Raises:
+        InputError: Naming the first entry that is not finite and positive.
+    """
+    diagonal = np.asarray(inverse.diagonal(), dtype=np.float64)
+    if diagonal.shape != (inverse.shape[0],):
+        raise InputError(f"diagonal() has shape {diagonal.shape}, not ({inverse.shape[0]},)")
+    wrong = np.flatnonzero(~(np.isfinite(diagonal) & (diagonal > 0)))
+    if wrong.size:
+        first = int(wrong[0])
+        raise InputError(
+            f"the inverse's diagonal is {diagonal[first]} at index {first}, not positive and "
+            "finite; it is no inverse of a positive definite Gram matrix: raise the ridge"
+        )
+    return diagonal
+
+
+def _row_slices(n: int) -> list[slice]:
+    step = max(1, ROW_BYTES // (8 * n))
+    return [slice(start, min(start + step, n)) for start in range(0, n, step)]
+
+
+def _check_array(array: NDArray[Any]) -> None:
+    largest = worst = 0.0
+    for rows in _row_slices(array.shape[0]):
+        block = array[rows]
+        finite = np.isfinite(block)
+        if not finite.all():
+            row, column = np.argwhere(~finite)[0]
+            raise InputError(
+                f"the inverse holds {block[row, column]} at ({rows.start + row}, {column}); "
+                "it must be finite: check the Gram matrix, or raise the ridge"
+            )
+        largest = max(largest, float(np.abs(block).max()))
+        worst = max(worst, float(np.abs(block - array[:, rows].T).max()))
+    if worst > ASYMMETRY * largest:
+        raise InputError(
+            f"the inverse is not symmetric: |A − Aᵀ| reaches {worst:.3g} where entries reach "
+            f"{largest:.3g}; pass (A + A.T) / 2 if that is rounding"
+        )

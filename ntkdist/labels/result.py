@@ -1,0 +1,66 @@
+"""What a refurbishment did: the labels it ended with and every flip on the way."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Flip:
+    """One changed label.
+
+    Attributes:
+        step: Number of the step, from 1.
+        index: Which image.
+        old: Its class before.
+        new: Its class after.
+        delta_loss: L(Z) after minus before.
+        loss: L(Z) after.
+    """
+
+    step: int
+    index: int
+    old: int
+    new: int
+    delta_loss: float
+    loss: float
+
+
+@dataclass(frozen=True, eq=False)
+class RefurbishResult:
+    """The outcome of ``refurbish``.
+
+    Attributes:
+        labels: (N,) int64, the labels after the last step.
+        history: Every flip in order.
+        losses: (steps+1,) float64, L(Z) before the first and after each step.
+        G: (N, K) float64, H⁻¹Y of the labels after the last step.
+        left_out: Terms of L(Z) left out as 0/0 at the start or at the end, as messages.
+        stopped: Why it ended, in words.
+    """
+
+    labels: NDArray[np.int64]
+    history: tuple[Flip, ...]
+    losses: NDArray[np.float64]
+    G: NDArray[np.float64]
+    left_out: tuple[str, ...]
+    stopped: str
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return the history as a table, one row a flip: step, index, old, new, delta_loss, loss.
+
+        Returns:
+            The table; empty, with the same columns, if nothing was flipped.
+        """
+        import pandas as pd
+
+        columns = list(Flip.__dataclass_fields__)
+        kinds = {name: "float64" if "loss" in name else "int64" for name in columns}
+        return pd.DataFrame([asdict(flip) for flip in self.history], columns=columns).astype(kinds)

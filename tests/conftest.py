@@ -1,0 +1,23 @@
+"""Fixtures shared by every room's tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before anything imports ray: local clusters otherwise ask for a token file.
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder with mnist.npz, fashion_mnist.npz, cifar10.npz and cifar100.npz."""
+    folder = os.environ.get("NTKDIST_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("NTKDIST_DATA does not name a folder with the image sets")
+    return Path(folder)
