@@ -1,0 +1,86 @@
+"""Infinite-width neural tangent kernels of CNNs at data-set scale, and what they say about labels.
+
+The public names are loaded when first used, so importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ntkdist.architecture import (
+        Architecture as Architecture,
+    )
+    from ntkdist.architecture import (
+        AvgPool as AvgPool,
+    )
+    from ntkdist.architecture import (
+        Conv as Conv,
+    )
+    from ntkdist.architecture import (
+        Dense as Dense,
+    )
+    from ntkdist.architecture import (
+        Erf as Erf,
+    )
+    from ntkdist.architecture import (
+        Flatten as Flatten,
+    )
+    from ntkdist.architecture import (
+        GlobalAvgPool as GlobalAvgPool,
+    )
+    from ntkdist.architecture import (
+        Relu as Relu,
+    )
+    from ntkdist.architecture import (
+        Residual as Residual,
+    )
+    from ntkdist.config import RunConfig as RunConfig
+    from ntkdist.kernels import kernel_matrix as kernel_matrix
+    from ntkdist.labels import (
+        block_error as block_error,
+    )
+    from ntkdist.labels import (
+        find_label_issues as find_label_issues,
+    )
+    from ntkdist.labels import (
+        refurbish as refurbish,
+    )
+    from ntkdist.linalg import CholeskyFactor as CholeskyFactor
+    from ntkdist.run import Run as Run
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Architecture": "architecture",
+    "AvgPool": "architecture",
+    "Conv": "architecture",
+    "Dense": "architecture",
+    "Erf": "architecture",
+    "Flatten": "architecture",
+    "GlobalAvgPool": "architecture",
+    "Relu": "architecture",
+    "Residual": "architecture",
+    "RunConfig": "config",
+    "kernel_matrix": "kernels",
+    "block_error": "labels",
+    "find_label_issues": "labels",
+    "refurbish": "labels",
+    "CholeskyFactor": "linalg",
+    "Run": "run",
+}
+
+__all__ = [*_HOMES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ntkdist' has no attribute {name!r}")
+    value = getattr(import_module(f"ntkdist.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

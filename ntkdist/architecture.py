@@ -82,7 +82,7 @@ class Erf:
 
 @dataclass(frozen=True)
 class AvgPool:
-    """The mean over non-overlapping windows of ``size`` × ``size`` pixels (a ragged rest is cut)."""
+    """The mean over windows of ``size`` × ``size`` pixels, side by side; a ragged rest is cut."""
 
     size: int = 2
 

@@ -138,21 +138,18 @@ def _read_python(path: Path, layout: _Layout) -> tuple[NDArray[Any], NDArray[Any
         raise InputError(
             f"{path} has no {' and no '.join(missing)}; it holds {', '.join(batch) or 'nothing'}"
         )
-    pixels, labels = batch["data"], np.asarray(batch[layout.label_key])
+    pixels, given = batch["data"], batch[layout.label_key]
     if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 2:
         raise InputError(f"{path}: data is not a matrix of bytes; get the original file")
     if pixels.shape[1] != _PIXELS:
         raise InputError(f"{path}: {pixels.shape[1]} values an image, {_PIXELS} are needed")
-    _check_count(path, len(pixels), labels)
-    return pixels, labels
-
-
-def _check_count(path: Path, images: int, labels: NDArray[Any]) -> None:
-    # here rather than over all batches, where two errors could cancel
-    if labels.shape != (images,):
-        raise InputError(f"{path}: {images} images but labels of shape {labels.shape}")
-    if labels.dtype.kind not in "iu":
+    if isinstance(given, list) and not all(type(label) is int for label in given):
         raise InputError(f"{path}: labels are not integers; get the original file")
+    labels = np.asarray(given)
+    # here rather than over all batches, where two errors could cancel
+    if labels.shape != (len(pixels),):
+        raise InputError(f"{path}: {len(pixels)} images but labels of shape {labels.shape}")
+    return pixels, labels
 
 
 def _read_binary(path: Path, layout: _Layout) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -173,5 +170,7 @@ def _names(path: Path, layout: _Layout) -> tuple[str, ...]:
     if layout.label_bytes:
         text = path.read_text(encoding="utf-8", errors="replace")
         return tuple(line.strip() for line in text.splitlines() if line.strip())
-    names = read_plain(path).get(layout.names_key, [])
-    return tuple(n.decode("latin-1") if isinstance(n, bytes) else str(n) for n in names)
+    names = read_plain(path).get(layout.names_key)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{path} has no list {layout.names_key}; get the original file")
+    return tuple(names)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import pickletools
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,17 +35,27 @@ _DTYPE = re.compile(r"[biuf][1248]")
 
 _NUMBERS = {"INT", "LONG", "LONG1", "LONG4", "BININT", "BININT1", "BININT2", "FLOAT", "BINFLOAT"}
 _TEXT = {"UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
-_BYTES = {"STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES"} | {
-    "BINBYTES8",
-    "BYTEARRAY8",
-}
-_VALUES = _NUMBERS | _TEXT | _BYTES
+_STRINGS = {"STRING", "BINSTRING", "SHORT_BINSTRING"}  # text or bytes of Python 2
+_BYTES = {"BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"}
+_VALUES = _NUMBERS | _TEXT | _STRINGS | _BYTES
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _PUT = frozenset(["PUT", "BINPUT", "LONG_BINPUT"])
 _GET = frozenset(["GET", "BINGET", "LONG_BINGET"])
 _NOTHING_TO_DO = frozenset(["PROTO", "FRAME", "STOP"])
 _MARK = object()
+
+# What a stream cut short or overwritten makes of the operations below, e.g. an append to
+# a number (AttributeError) or a length of 2**62 bytes (MemoryError).
+_DAMAGE = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 
 class _RefusedError(Exception):
@@ -63,7 +74,7 @@ class _Dtype:
 
     def numpy(self) -> np.dtype[Any]:
         if not _DTYPE.fullmatch(self.code) or self.order not in "|<>=":
-            raise _RefusedError(f"an array of dtype {self.order}{self.code}")
+            raise _RefusedError(f"an array of dtype {(self.order + self.code)[:80]!r}")
         return np.dtype(self.order.replace("|", "") + self.code)
 
 
@@ -86,7 +97,9 @@ def read_plain(path: Path) -> dict[str, Any]:
         InputError: The file is no such pickle, is cut short, or asks for anything else.
     """
     try:
-        with path.open("rb") as stream:
+        with path.open("rb") as stream, warnings.catch_warnings():
+            # pickletools decodes escapes in names; damaged bytes make it warn of odd ones
+            warnings.simplefilter("ignore", DeprecationWarning)
             result = _interpret(stream)
         if not isinstance(result, dict):
             raise _RefusedError(f"a {type(result).__name__} where a dict is expected")
@@ -101,7 +114,7 @@ def read_plain(path: Path) -> dict[str, Any]:
             f"{path} is refused: it is a pickle that holds {error}; plain numbers, text and "
             "arrays only are read, get the original file"
         ) from None
-    except (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError) as error:
+    except _DAMAGE as error:
         raise InputError(f"{path} is not a readable pickle ({error}); copy it again") from None
 
 
@@ -131,7 +144,7 @@ def _interpret(stream: Any) -> Any:
             stack[-1].update(_pairs(items))
         elif name == "SETITEM":
             value, key = stack.pop(), stack.pop()
-            stack[-1][key] = value
+            stack[-1].update(_pairs([key, value]))
         elif name == "EMPTY_LIST":
             stack.append([])
         elif name == "EMPTY_DICT":
@@ -171,12 +184,17 @@ def _since_mark(stack: list[Any]) -> list[Any]:
 
 
 def _pairs(items: list[Any]) -> Any:
+    for key in items[::2]:
+        # hashing a deeply nested tuple would overflow the C stack
+        if not isinstance(key, str | bytes | int):
+            raise _RefusedError(f"a key of type {type(key).__name__}")
     return zip(items[::2], items[1::2], strict=True)
 
 
 def _name(full: str) -> _Name:
     if full not in _KNOWN:
-        raise _RefusedError(f"a call to {full.replace(' ', '.')}")
+        # repr: the name comes from the file and may hold line ends
+        raise _RefusedError(f"a call to {full[:80].replace(' ', '.')!r}")
     return _Name(_KNOWN[full])
 
 

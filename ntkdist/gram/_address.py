@@ -17,6 +17,16 @@ def local_path(address: str) -> Path | None:
     return None
 
 
+def normal(address: str) -> str:
+    """Return a ``file://`` URL as its path, anything else as it is.
+
+    Zarr writes paths by renaming a finished file; through fsspec's ``file://`` it would
+    write in place, and a killed writer would leave half a chunk.
+    """
+    path = local_path(address)
+    return address if path is None else str(path)
+
+
 def join(address: str, *names: str) -> str:
     """Return the address of something inside."""
     return "/".join([address.rstrip("/"), *names])
@@ -24,7 +34,7 @@ def join(address: str, *names: str) -> str:
 
 def filesystem(address: str) -> tuple[Any, str]:
     """Return fsspec's file system for a URL, and the path in it."""
-    import fsspec
+    import fsspec  # type: ignore[import-untyped]
 
     return fsspec.core.url_to_fs(address)
 

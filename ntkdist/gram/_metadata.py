@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +70,51 @@ class Metadata:
         return cls(Tiling(rows, edge, None if symmetric else cols), kind, fingerprint, attributes)
 
 
+def create_array(
+    address: str,
+    tiling: Tiling,
+    *,
+    fingerprint: str,
+    kind: str,
+    dtype: str,
+    attributes: Mapping[str, Any],
+) -> None:
+    """Write the metadata of an empty Zarr array whose chunks are the tiles.
+
+    Args:
+        address: Folder or URL.
+        tiling: Shape of the matrix and of its tiles.
+        fingerprint: Of the inputs.
+        kind: ``ntk`` or ``nngp``.
+        dtype: Of the entries.
+        attributes: More to keep beside these.
+    """
+    import zarr
+    from zarr.codecs import BloscCodec, Crc32cCodec
+
+    everything: dict[str, Any] = {
+        **attributes,
+        "schema_version": SCHEMA_VERSION,
+        "written_by": f"ntkdist {package_version()}",
+        "fingerprint": fingerprint,
+        "kind": kind,
+        "edge": tiling.edge,
+        "symmetric": tiling.symmetric,
+    }
+    zarr.create_array(
+        store=address,
+        shape=tiling.shape,
+        chunks=(tiling.edge, tiling.edge),
+        dtype=dtype,
+        fill_value=float("nan"),
+        # the checksum last, so that it covers what is in the file
+        compressors=[BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle"), Crc32cCodec()],
+        attributes=everything,
+        config={"write_empty_chunks": False},
+        zarr_format=3,
+    )
+
+
 def package_version() -> str:
     """Return the installed version of this package, or ``unknown`` outside an installation."""
     try:
@@ -76,7 +123,7 @@ def package_version() -> str:
         return "unknown"
 
 
-def as_input_error(error: OSError, address: str) -> NtkdistError:
+def write_error(error: OSError, address: str) -> NtkdistError:
     """Turn a failed write into one clear line.
 
     Args:
@@ -84,7 +131,9 @@ def as_input_error(error: OSError, address: str) -> NtkdistError:
         address: What was to be written.
 
     Returns:
-        The error to raise.
+        The error to raise: ``StoreError`` for a full disk, else ``InputError``.
     """
     reason = error.strerror or str(error)
-    return InputError(f"{address}: cannot be written ({reason}); free the place or take another")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StoreError(f"{address}: cannot be written ({reason}); free some space and resume")
+    return InputError(f"{address}: cannot be written ({reason}); take a folder that can be")

@@ -4,11 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from ntkdist.errors import InputError
+
+Places: TypeAlias = "slice | np.ndarray"
+
+
+@dataclass(frozen=True)
+class Part:
+    """The positions of one axis that fall into one tile.
+
+    Attributes:
+        block: The tile's number along the axis.
+        inside: Positions inside the tile.
+        places: Where they go in the result.
+    """
+
+    block: int
+    inside: Places
+    places: Places
 
 
 @dataclass(frozen=True)
@@ -28,12 +45,28 @@ class Selection:
         """How many positions there are."""
         return len(self.positions)
 
-    def by_tile(self, edge: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """Yield (block number, positions inside it, places in the result)."""
+    def by_tile(self, edge: int) -> Iterator[Part]:
+        """Yield the selection tile by tile."""
         blocks = self.positions // edge
         for block in np.unique(blocks):
             places = np.flatnonzero(blocks == block)
-            yield int(block), self.positions[places] - block * edge, places
+            inside = self.positions[places] - block * edge
+            yield Part(int(block), _compact(inside), _compact(places))
+
+
+def _compact(positions: np.ndarray) -> Places:
+    """Return a run of successive positions as a slice, which copies a block at a time."""
+    if np.all(np.diff(positions) == 1):
+        return slice(int(positions[0]), int(positions[-1]) + 1)
+    return positions
+
+
+def outer(rows: Places, cols: Places) -> tuple[Places, Places]:
+    """Return an index that selects rows and columns independently."""
+    if isinstance(rows, slice) or isinstance(cols, slice):
+        return rows, cols
+    row_grid, col_grid = np.ix_(rows, cols)
+    return row_grid, col_grid
 
 
 def parse_index(index: Any, shape: tuple[int, int]) -> tuple[Selection, Selection]:

@@ -15,8 +15,8 @@ import numpy as np
 
 from ntkdist.errors import InputError, StoreError
 from ntkdist.gram import _address
-from ntkdist.gram._metadata import SCHEMA_VERSION, Metadata, as_input_error, package_version
-from ntkdist.gram._selection import Selection, parse_index
+from ntkdist.gram._metadata import SCHEMA_VERSION, Metadata, create_array, write_error
+from ntkdist.gram._selection import outer, parse_index
 from ntkdist.gram.tiling import TileKey, Tiling
 
 __all__ = ["SCHEMA_VERSION", "GramStore"]
@@ -72,33 +72,20 @@ class GramStore:
         Raises:
             InputError: If something is there already, or the place cannot be written.
         """
-        import zarr
-        from zarr.codecs import BloscCodec, Crc32cCodec
-
-        if _address.exists(_address.join(address, "zarr.json")):
+        address = _address.normal(address)
+        if cls.exists(address):
             raise InputError(f"{address}: a store is there already; open it, or remove it first")
-        own = {
-            "schema_version": SCHEMA_VERSION,
-            "written_by": f"ntkdist {package_version()}",
-            "fingerprint": fingerprint,
-            "kind": kind,
-            "edge": tiling.edge,
-            "symmetric": tiling.symmetric,
-        }
         try:
-            zarr.create_array(
-                store=address,
-                shape=tiling.shape,
-                chunks=(tiling.edge, tiling.edge),
+            create_array(
+                address,
+                tiling,
+                fingerprint=fingerprint,
+                kind=kind,
                 dtype=dtype,
-                fill_value=float("nan"),
-                compressors=[BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle"), Crc32cCodec()],
-                attributes={**(attributes or {}), **own},
-                config={"write_empty_chunks": False},
-                zarr_format=3,
+                attributes=attributes or {},
             )
         except OSError as error:
-            raise as_input_error(error, address) from error
+            raise write_error(error, address) from error
         return cls.open(address, "r+", fingerprint)
 
     @classmethod
@@ -120,14 +107,15 @@ class GramStore:
         """
         import zarr
 
+        address = _address.normal(address)
         if mode not in ("r", "r+"):
             raise InputError(f"mode={mode!r} is not one of r, r+")
         try:
-            array = zarr.open_array(address, mode=mode)  # type: ignore[arg-type]
+            array = zarr.open_array(address, mode=mode)
         except FileNotFoundError as error:
             raise StoreError(f"{address}: no kernel matrix is stored there") from error
         except PermissionError as error:
-            raise as_input_error(error, address) from error
+            raise write_error(error, address) from error
         except Exception as error:
             raise StoreError(f"{address}: cannot be opened as a Zarr array: {error}") from error
         metadata = Metadata.read(address, array)
@@ -151,7 +139,8 @@ class GramStore:
 
     def __repr__(self) -> str:
         rows, cols = self.shape
-        return f"<GramStore {self.kind} {rows}×{cols} {self.dtype}, edge {self.tiling.edge}, {self.address}>"
+        edge = self.tiling.edge
+        return f"<GramStore {self.kind} {rows}×{cols} {self.dtype}, edge {edge}, {self.address}>"
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -197,7 +186,7 @@ class GramStore:
         try:
             self._array[self.tiling.slices(key)] = block
         except OSError as error:
-            raise as_input_error(error, self.path_of(key)) from error
+            raise write_error(error, self.path_of(key)) from error
         except ValueError as error:
             if not self._array.read_only:
                 raise
@@ -239,7 +228,7 @@ class GramStore:
         try:
             _address.remove(self.path_of(key))
         except OSError as error:
-            raise as_input_error(error, self.path_of(key)) from error
+            raise write_error(error, self.path_of(key)) from error
 
     def _check_key(self, key: TileKey) -> None:
         if key in self.tiling:
@@ -274,7 +263,7 @@ class GramStore:
     def missing(self) -> list[TileKey]:
         """Return the tiles still to compute, row by row."""
         done = self.done()
-        return [key for key in self.tiling.keys() if key not in done]
+        return [key for key in self.tiling.keys() if key not in done]  # noqa: SIM118
 
     # -- reading ------------------------------------------------------------------
 
@@ -300,6 +289,10 @@ class GramStore:
             block = np.asarray(self._array[where])
         except FileNotFoundError:
             raise self._missing(key) from None
+        except OSError as error:
+            raise StoreError(
+                f"tile {key} of {self.kind} cannot be read ({self.path_of(key)}): {error}"
+            ) from error
         except Exception as error:
             raise self._corrupt(key, f"{type(error).__name__}: {error}") from error
         if np.isnan(block).any():
@@ -317,15 +310,14 @@ class GramStore:
         """
         rows, cols = parse_index(index, self.shape)
         out = np.empty((rows.count, cols.count), dtype=self.dtype)
-        for i, in_tile, to in rows.by_tile(self.tiling.edge):
-            self._fill(out, i, in_tile, to, cols)
+        edge = self.tiling.edge
+        for row_part in rows.by_tile(edge):
+            for col_part in cols.by_tile(edge):
+                block = self.block(row_part.block, col_part.block)
+                out[outer(row_part.places, col_part.places)] = block[
+                    outer(row_part.inside, col_part.inside)
+                ]
         return out[0 if rows.scalar else slice(None), ...][..., 0 if cols.scalar else slice(None)]
-
-    def _fill(
-        self, out: np.ndarray, i: int, in_tile: np.ndarray, to: np.ndarray, cols: Selection
-    ) -> None:
-        for j, cols_in_tile, cols_to in cols.by_tile(self.tiling.edge):
-            out[np.ix_(to, cols_to)] = self.block(i, j)[np.ix_(in_tile, cols_in_tile)]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         whole = self[:, :]

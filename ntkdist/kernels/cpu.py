@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ntkdist.architecture import Architecture, Conv, Dense, Flatten, GlobalAvgPool, Relu
+from ntkdist.architecture import Architecture, Conv, Dense, Flatten, GlobalAvgPool, Layer, Relu
 from ntkdist.errors import InputError
 from ntkdist.kernels.backend import as_images, check_kinds, check_pair
 from ntkdist.kernels.duals import relu_dual
@@ -56,9 +56,11 @@ class Chain:
 def chain_of(arch: Architecture) -> Chain | str:
     """Return ``arch`` as a chain, or the reason why it is none."""
     layers = arch.layers
+    head: tuple[Layer, ...]
+    tail: tuple[Layer, ...]
     if not arch.is_spatial:
-        head = tuple(x for x in layers if not isinstance(x, Flatten))
-        tail, pooled = (), False
+        head, tail = tuple(x for x in layers if not isinstance(x, Flatten)), ()
+        pooled = False
     else:
         end = next(i for i, x in enumerate(layers) if isinstance(x, (Flatten, GlobalAvgPool)))
         head, tail = layers[:end], layers[end + 1 :]
@@ -113,6 +115,9 @@ class CpuState:
         half: (n, L, H, W) float32, K(x, x)/2 in front of the l-th linear layer.
         side: (n, L, H, W) float32, its sums over the filter's columns times W_std²/q².
         variance: (n,) float64, the mean over pixels of K(x, x) at the end of the stages.
+        norm: (n,) float64, what each image was divided by. Without biases the stages are
+            homogeneous, and images of one size keep the digits that Δ would lose between
+            images of very different contrast; with biases it is 1.
     """
 
     chain: Chain
@@ -122,6 +127,7 @@ class CpuState:
     half: np.ndarray
     side: np.ndarray
     variance: np.ndarray
+    norm: np.ndarray
 
     @property
     def nbytes(self) -> int:
@@ -178,6 +184,11 @@ class CpuBackend:
         x = as_images(images)
         if not arch.is_spatial:
             x = x.reshape(x.shape[0], 1, 1, -1)
+        norm = np.ones(x.shape[0])
+        if not any(stage.b_std for stage in chain.stages):
+            norm = np.sqrt(np.mean(x * x, axis=(1, 2, 3)))
+            norm[norm == 0] = 1.0
+            x = x / norm[:, None, None, None]
         A = np.mean(x * x, axis=3)
         behind, half, side = [], [], []
         for stage in chain.stages:
@@ -191,7 +202,7 @@ class CpuBackend:
         inverse = np.divide(1, root, out=np.zeros_like(root), where=root > 0)
         scaled = (x / np.sqrt(x.shape[3])).astype(np.float32)
         variance = A.mean(axis=(1, 2))
-        return CpuState(chain, scaled, root, inverse, _stack(half), _stack(side), variance)
+        return CpuState(chain, scaled, root, inverse, _stack(half), _stack(side), variance, norm)
 
     def block(
         self, a: CpuState, b: CpuState, kinds: Sequence[str] = ("ntk",)
@@ -203,7 +214,8 @@ class CpuBackend:
         K = (a.variance[:, None] + b.variance[None, :]) / 2 - delta
         # without biases a zero image has no variance at all, and no kernel with anything
         some = (a.variance > 0)[:, None] & (b.variance > 0)[None, :]
-        K, theta = np.where(some, K, 0.0), np.where(some, theta, 0.0)
+        scale = np.where(some, a.norm[:, None] * b.norm[None, :], 0.0)
+        K, theta = scale * K, scale * theta
         K, theta = _vector_layers(a, b, K, theta)
         found = {"ntk": theta, "nngp": K}
         if a is b:
@@ -225,7 +237,7 @@ class CpuBackend:
         first = np.arange(n) // LANES if a is b else np.zeros(n, np.int64)
 
         def run(rows: slice) -> None:
-            entries(
+            entries(  # type: ignore[call-arg]  # the compiled function's signature is not typed
                 *(x[rows] for x in a.arrays), *columns,
                 sizes, scales, trained, relu, a.chain.pooled, first[rows], delta[rows], theta[rows],
             )  # fmt: skip
@@ -246,7 +258,7 @@ def _vector_layers(
     a: CpuState, b: CpuState, K: np.ndarray, theta: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Apply the layers behind Flatten or GlobalAvgPool to (n_a, n_b) float64 matrices."""
-    A, B = a.variance[:, None], b.variance[None, :]
+    A, B = (a.variance * a.norm**2)[:, None], (b.variance * b.norm**2)[None, :]
     for layer in a.chain.tail:
         if isinstance(layer, Relu):
             K, slope = relu_dual(K, A, B)

@@ -53,12 +53,24 @@ class PairKernels:
 
 
 def input_kernels(x1: np.ndarray, x2: np.ndarray) -> PairKernels:
-    """Return Σ⁽⁰⁾ = the mean over channels of x·x', and Θ = 0, for (n, P, Q, C) images."""
-    C = x1.shape[3]
-    K = np.einsum("nijc,mklc->nmijkl", x1, x2) / C
-    K11 = np.einsum("nijc,nklc->nijkl", x1, x1) / C
-    K22 = np.einsum("mijc,mklc->mijkl", x2, x2) / C
-    return PairKernels(K, np.zeros_like(K), K11, K22)
+    """Return Σ⁽⁰⁾ = the mean over channels of x·x', and Θ = 0, for (n, P, Q, C) images.
+
+    All three are summed channel by channel in one order: equal images then have equal bits in
+    K, K11 and K22 at every layer, hence correlation exactly 1 and no error in the angle, whose
+    derivative is infinite there.
+    """
+
+    def mean(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        total = np.zeros(np.broadcast_shapes(u.shape[:-1], v.shape[:-1]))
+        for c in range(u.shape[-1]):
+            total += u[..., c] * v[..., c]
+        return total / u.shape[-1]
+
+    def outer(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        return mean(u[..., :, :, None, None, :], v[..., None, None, :, :, :])
+
+    K = outer(x1[:, None], x2[None, :])
+    return PairKernels(K, np.zeros_like(K), outer(x1, x1), outer(x2, x2))
 
 
 def apply(layer: Layer, k: PairKernels) -> PairKernels:
@@ -132,7 +144,7 @@ def aligned_mean(x: np.ndarray, conv: Conv) -> np.ndarray:
     lead = [(0, 0)] * (x.ndim - 4)
     padded = np.pad(x, [*lead, pads[0], pads[1], pads[0], pads[1]], mode=mode)  # type: ignore[call-overload]
     rows, columns = padded.shape[-4] - q + 1, padded.shape[-3] - q + 1
-    total_sum = 0.0
+    total_sum = np.zeros(())
     for u in range(q):
         for v in range(q):
             i, j = slice(u, u + rows, s), slice(v, v + columns, s)

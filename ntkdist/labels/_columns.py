@@ -34,9 +34,7 @@ class Columns:
         self._kept: OrderedDict[int, NDArray[np.float64]] = OrderedDict()
         self.fetches = 0
 
-    def get(
-        self, index: int, likely: Callable[[int], NDArray[np.int64]]
-    ) -> NDArray[np.float64]:
+    def get(self, index: int, likely: Callable[[int], NDArray[np.int64]]) -> NDArray[np.float64]:
         """Return column ``index`` (N,), fetching the likely next ones with it when it is new.
 
         Args:

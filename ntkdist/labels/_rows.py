@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -71,7 +72,7 @@ class Rows:
                 diagonal[a:b].copy(),
                 labels[a:b].astype(np.intp),
             )
-            for a, b in zip(edges[:-1], edges[1:], strict=True)
+            for a, b in pairwise(edges)
         ]
 
     def best(self, scan: Scan) -> tuple[float, int, int]:
@@ -108,18 +109,12 @@ class Rows:
             if block.rows.start <= index < block.rows.stop:
                 block.labels[index - block.start] = new
 
-    def labels(self) -> NDArray[np.int64]:
-        """Return the current labels (N,) int64."""
-        return np.concatenate([block.labels for block in self.blocks]).astype(np.int64)
-
-    def G(self) -> Vector:
+    def whole(self) -> Vector:
         """Return the current G (N, K)."""
         return np.concatenate([block.G.T for block in self.blocks])
 
 
-def moved(
-    Z: NDArray[np.float64], g: Vector, a: float, old: int, new: int
-) -> NDArray[np.float64]:
+def moved(Z: NDArray[np.float64], g: Vector, a: float, old: int, new: int) -> NDArray[np.float64]:
     """Return Z after one image moves from class ``old`` to ``new``.
 
     With u = e_new − e_old: Z + u gᵀ + g uᵀ + a u uᵀ.

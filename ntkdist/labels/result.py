@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist.labels.leave_one_out import NoiseModel
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -42,6 +44,7 @@ class RefurbishResult:
         history: Every flip in order.
         losses: (steps+1,) float64, L(Z) before the first and after each step.
         G: (N, K) float64, H⁻¹Y of the labels after the last step.
+        noise: The estimated noise rate and softmax scale of the given labels.
         left_out: Terms of L(Z) left out as 0/0 at the start or at the end, as messages.
         stopped: Why it ended, in words.
     """
@@ -50,6 +53,7 @@ class RefurbishResult:
     history: tuple[Flip, ...]
     losses: NDArray[np.float64]
     G: NDArray[np.float64]
+    noise: NoiseModel
     left_out: tuple[str, ...]
     stopped: str
 

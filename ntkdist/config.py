@@ -1,0 +1,300 @@
+"""The configuration of a run: nested frozen dataclasses, read from YAML, checked where made."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ntkdist.architecture import Architecture
+from ntkdist.errors import InputError, did_you_mean
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images.
+
+    Attributes:
+        source: digits, npz:FILE, idx:DIR, cifar10:DIR, cifar100:DIR or images:DIR.
+        split: train or test.
+        n: How many images; None takes all.
+        subset: first, or balanced (equal numbers per class, drawn by ``seed``).
+        seed: Seed of the balanced draw.
+        preprocess: none, center, standardize, unit-norm, or several joined by ``+``;
+            statistics come from the whole split before ``n`` images are taken.
+    """
+
+    source: str = "digits"
+    split: str = "train"
+    n: int | None = None
+    subset: str = "first"
+    seed: int = 0
+    preprocess: str = "standardize"
+
+
+@dataclass(frozen=True)
+class NoiseConfig:
+    """Symmetric label noise put on for an experiment.
+
+    Attributes:
+        rate: Share of labels replaced by another class, 0 to 1.
+        seed: Seed of the draw.
+    """
+
+    rate: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _within("noise.rate", self.rate, 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class GramConfig:
+    """How the Gram matrix is computed.
+
+    Attributes:
+        kinds: ntk, nngp or both.
+        backend: auto, cpu, stax or reference.
+        dtype: float32 or float64.
+        tile: Edge of a tile in images, or auto: 5 to 30 s a tile by a quick measurement.
+        memory: Most memory one worker's tile may take.
+        executor: ray, or inline for this process.
+        workers: How many Ray actors, or auto: one per core.
+        address: A Ray cluster to join; None starts one here.
+        threads: Threads per worker, or auto: 1 per Ray actor, all cores inline.
+    """
+
+    kinds: tuple[str, ...] = ("ntk",)
+    backend: str = "auto"
+    dtype: str = "float32"
+    tile: int | Literal["auto"] = "auto"
+    memory: str = "1GiB"
+    executor: Literal["ray", "inline"] = "ray"
+    workers: int | Literal["auto"] = "auto"
+    address: str | None = None
+    threads: int | Literal["auto"] = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("tile", "workers", "threads"):
+            value = getattr(self, name)
+            if value != "auto" and value < 1:
+                raise InputError(f"gram.{name}={value} must be at least 1, or auto")
+        if "ntk" not in self.kinds:
+            raise InputError(f"gram.kinds={list(self.kinds)} must hold ntk; add nngp beside it")
+
+
+@dataclass(frozen=True)
+class FactorConfig:
+    """The Cholesky stage.
+
+    Attributes:
+        ridge: Added to the diagonal, relative to its mean.
+        memory_limit: Most memory a panel may take.
+    """
+
+    ridge: float = 1e-2
+    memory_limit: str = "2GiB"
+
+    def __post_init__(self) -> None:
+        _within("factor.ridge", self.ridge, 0.0, float("inf"))
+
+
+@dataclass(frozen=True)
+class LabelsConfig:
+    """The label stage.
+
+    Attributes:
+        method: exact (every flip lowers L(Z)) or paper (Algorithm 1).
+        steps: Most flips; auto stops by the leave-one-out rule, none runs until no flip helps.
+        beta: Weight of the between-class term of L(Z).
+    """
+
+    method: Literal["exact", "paper"] = "exact"
+    steps: int | Literal["auto", "none"] = "none"
+    beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.steps, int) and self.steps < 0:
+            raise InputError(f"labels.steps={self.steps} must be at least 0, auto or none")
+        _within("labels.beta", self.beta, 0.0, float("inf"))
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything a run is made of.
+
+    Attributes:
+        run: Folder or URL of the run.
+        architecture: Preset name, list of layers, or canonical text.
+        data: Which images.
+        noise: Label noise for experiments.
+        gram: The Gram stage.
+        factor: The Cholesky stage.
+        labels: The label stage.
+    """
+
+    run: str = "runs/digits"
+    architecture: str = "cntk-gap-4"
+    data: DataConfig = field(default_factory=DataConfig)
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
+    gram: GramConfig = field(default_factory=GramConfig)
+    factor: FactorConfig = field(default_factory=FactorConfig)
+    labels: LabelsConfig = field(default_factory=LabelsConfig)
+
+    def __post_init__(self) -> None:
+        if not self.run:
+            raise InputError("run='' is empty; give the folder or URL of the run")
+        object.__setattr__(self, "architecture", str(Architecture.parse(self.architecture)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain nested dictionaries, as JSON and YAML hold them."""
+        return _plain(dataclasses.asdict(self))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], *, where: str = "config") -> RunConfig:
+        """Build a configuration from nested dictionaries.
+
+        Args:
+            values: Keys as the attributes; missing keys take their defaults.
+            where: What to call the source in an error message.
+
+        Returns:
+            The configuration.
+
+        Raises:
+            InputError: For an unknown key (with the nearest known one) or a bad value.
+        """
+        return _build(cls, values, where, "")
+
+
+def load_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML run file into nested dictionaries, with unknown keys refused.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its keys and values.
+
+    Raises:
+        InputError: If it is missing, is no YAML mapping, or holds an unknown key.
+    """
+    import yaml
+
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        near = did_you_mean(path.name, [p.name for p in path.parent.glob("*.y*ml")])
+        raise InputError(f"{path}: no such run file{near}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        first = " ".join(str(error).split())
+        raise InputError(f"{path}: is not valid YAML: {first}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: holds a {type(values).__name__}; key: value lines are needed")
+    RunConfig.from_dict(values, where=str(path))
+    return values
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with the nested values of ``over`` laid on top."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            merged[key] = merge(old, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """List ``(dotted field, old value, new value)`` where two nested mappings differ."""
+    found: list[tuple[str, Any, Any]] = []
+    for key in [*old, *(k for k in new if k not in old)]:
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += [(f"{key}.{name}", x, y) for name, x, y in differences(a, b)]
+        elif a != b:
+            found.append((key, a, b))
+    return found
+
+
+def _within(name: str, value: float, least: float, most: float) -> None:
+    if not least <= value <= most:
+        upper = "" if most == float("inf") else f" and at most {most:g}"
+        raise InputError(f"{name}={value} must be at least {least:g}{upper}")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _build(cls: type, values: Any, where: str, prefix: str) -> Any:
+    if not isinstance(values, Mapping):
+        name = prefix.rstrip(".") or "the file"
+        raise InputError(f"{where}: {name} is {values!r}; key: value lines are needed")
+    known = [f.name for f in dataclasses.fields(cls)]
+    for key in values:
+        if key not in known:
+            raise InputError(
+                f"{where}: unknown key {prefix + str(key)!r}; known here: {', '.join(known)}"
+                + did_you_mean(str(key), known)
+            )
+    hints = typing.get_type_hints(cls)
+    given: dict[str, Any] = {}
+    for key, value in values.items():
+        hint = hints[key]
+        if dataclasses.is_dataclass(hint):
+            given[key] = _build(typing.cast(type, hint), value, where, f"{prefix}{key}.")
+        elif key == "architecture":
+            given[key] = value  # parsed, and refused with its own words, by RunConfig
+        else:
+            given[key] = _convert(hint, value, f"{where}: {prefix}{key}")
+    return cls(**given)
+
+
+def _convert(hint: Any, value: Any, name: str) -> Any:
+    """Return ``value`` as the annotated type, or raise ``InputError`` with what is allowed."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    options = args if origin in (typing.Union, types.UnionType) else (hint,)
+    words: list[str] = []
+    for option in options:
+        if typing.get_origin(option) is Literal:
+            if value in typing.get_args(option):
+                return value
+            words += typing.get_args(option)
+        elif typing.get_origin(option) is tuple:
+            if isinstance(value, str):
+                return tuple(x.strip() for x in value.split(","))
+            if isinstance(value, (list, tuple)) and all(isinstance(x, str) for x in value):
+                return tuple(value)
+        elif option is type(None):
+            if value is None:
+                return None
+        elif option is float and isinstance(value, (int, float, str)) and type(value) is not bool:
+            try:
+                return float(value)  # YAML reads 1e-6 as text
+            except ValueError:
+                pass
+        elif type(value) is option:
+            return value
+    allowed = " or ".join(_in_words(option) for option in options)
+    raise InputError(f"{name}={value!r} must be {allowed}" + did_you_mean(str(value), words))
+
+
+def _in_words(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return ", ".join(map(repr, typing.get_args(hint)))
+    words = {str: "text", int: "a whole number", float: "a number", type(None): "nothing"}
+    return words.get(hint, "a list of names")

@@ -1,0 +1,170 @@
+"""The loop over one kernel matrix: make the stores, list what is missing, have it computed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ntkdist.errors import InputError, InterruptedRunError, StageError
+from ntkdist.gram.events import GramStarted, Subscribers
+from ntkdist.gram.executors import Executor, ExecutorSummary
+from ntkdist.gram.job import GramJob
+from ntkdist.gram.signals import StopFlag, stop_on_signals
+from ntkdist.gram.store import GramStore
+from ntkdist.gram.tiling import TileKey, Tiling
+
+__all__ = ["GramSummary", "StopFlag", "compute_gram", "open_outputs", "stop_on_signals"]
+
+
+@dataclass(frozen=True)
+class GramSummary:
+    """What a call of ``compute_gram`` did.
+
+    Attributes:
+        done: Tiles of the matrix that are stored now.
+        computed: Of them, tiles this call computed.
+        failed: Tiles given up; always 0 in a summary that is returned.
+        seconds: Wall time.
+    """
+
+    done: int
+    computed: int
+    failed: int
+    seconds: float
+
+
+def compute_gram(
+    job: GramJob,
+    executor: Executor,
+    *,
+    tiling: Tiling,
+    on_event: Callable[[Any], None] | None = None,
+    stop: threading.Event | None = None,
+    recompute: Iterable[TileKey | str] = (),
+) -> GramSummary:
+    """Compute the tiles of a kernel matrix that are not stored yet.
+
+    Starting it again after anything (a kill, a signal, failed tiles) goes on where it
+    ended; a tile counts as done when every kind of it is stored.
+
+    Args:
+        job: What to compute and where to store it.
+        executor: Who computes.
+        tiling: Shape of the matrix; ``tiling.edge`` must be the job's.
+        on_event: Told every event.
+        stop: Set by whoever wants the job to end after the tiles in flight.
+        recompute: Tiles to remove first.
+
+    Returns:
+        What was done.
+
+    Raises:
+        InputError: If stores are there for another fingerprint, shape or edge, or a
+            tile to recompute does not exist.
+        StageError: After everything else is done, if tiles failed; or no worker is left.
+        InterruptedRunError: If ``stop`` was set before all was done.
+    """
+    start = time.monotonic()
+    stop = stop or threading.Event()
+    emit = on_event if isinstance(on_event, Subscribers) else Subscribers()
+    if on_event is not None and on_event is not emit:
+        emit.subscribe(on_event)
+    again = [TileKey.parse(key) if isinstance(key, str) else key for key in recompute]
+    for key in again:
+        if key not in tiling:
+            raise InputError(
+                f"tile {key} to recompute is not one of this matrix; its {tiling.count} tiles go"
+                f" from {TileKey(0, 0)} to {TileKey(tiling.grid[0] - 1, tiling.grid[1] - 1)}"
+                + (", none below the diagonal" if tiling.symmetric else "")
+            )
+    stores = open_outputs(job, tiling)
+    for key in again:
+        for store in stores:
+            store.remove(key)
+    missing = sorted({key for store in stores for key in store.missing()})
+    emit(
+        GramStarted(
+            tiling.count,
+            tiling.count - len(missing),
+            tiling.edge,
+            executor.workers,
+            job.backend,
+            executor.name,
+        )
+    )
+    outcome = ExecutorSummary()
+    if missing:
+        outcome = executor.run(job, missing, emit, stop)
+    if stop.is_set() and outcome.left:
+        signal = getattr(stop, "signal", "")
+        raise InterruptedRunError(
+            f"stopped{f' by {signal}' if signal else ''}: {len(outcome.done)} tiles computed,"
+            f" {len(outcome.left) + len(outcome.failed)} of {tiling.count} still missing;"
+            " the same command resumes"
+        )
+    if outcome.failed:
+        raise _failure(outcome, tiling)
+    return GramSummary(
+        tiling.count - len(missing) + len(outcome.done),
+        len(outcome.done),
+        0,
+        time.monotonic() - start,
+    )
+
+
+def open_outputs(job: GramJob, tiling: Tiling) -> list[GramStore]:
+    """Open the job's stores for writing, and create those that are absent.
+
+    Args:
+        job: The job.
+        tiling: What the stores must have.
+
+    Returns:
+        One store a kind.
+
+    Raises:
+        InputError: If a store is there for another fingerprint, kind, shape or edge, or
+            cannot be created.
+    """
+    if tiling.edge != job.edge:
+        raise InputError(f"the job's edge is {job.edge}, the tiling's {tiling.edge}; use one")
+    stores = []
+    for kind, address in job.outputs:
+        if not GramStore.exists(address):
+            about = {"architecture": job.architecture, "arithmetic": job.arithmetic}
+            GramStore.create(
+                address,
+                tiling,
+                fingerprint=job.fingerprint,
+                kind=kind,
+                dtype=job.dtype,
+                attributes=about,
+            )
+        store = GramStore.open(address, "r+", job.fingerprint)
+        for name, old, new in (
+            ("kind", store.kind, kind),
+            ("shape", store.shape, tiling.shape),
+            ("symmetric", store.tiling.symmetric, tiling.symmetric),
+            ("edge", store.tiling.edge, tiling.edge),
+            ("dtype", str(store.dtype), job.dtype),
+        ):
+            if old != new:
+                raise InputError(
+                    f"{address}: {name} is {old} in the store, {new} in this job;"
+                    " take the stored one, or another folder"
+                )
+        stores.append(store)
+    return stores
+
+
+def _failure(outcome: ExecutorSummary, tiling: Tiling) -> StageError:
+    keys = sorted(outcome.failed)
+    names = ", ".join(map(str, keys[:5])) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
+    first = outcome.failed[keys[0]].splitlines()[0]
+    return StageError(
+        f"{len(keys)} of {tiling.count} tiles failed ({names}); all others are stored."
+        f" First error: {first} (traceback in the run's events)"
+    )

@@ -1,0 +1,210 @@
+"""Computes tiles: reads images, keeps prepared states, writes the tile, returns a record."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ntkdist.architecture import Architecture
+from ntkdist.errors import InputError, StoreError
+from ntkdist.gram import _address
+from ntkdist.gram._states import StateCache
+from ntkdist.gram.job import GramJob
+from ntkdist.gram.store import GramStore
+from ntkdist.gram.tiling import TileKey
+from ntkdist.kernels.backend import Backend, get_backend
+
+
+@dataclass(frozen=True)
+class TileRecord:
+    """What a worker says about one tile: some 200 bytes, never the tile.
+
+    Attributes:
+        key: The tile.
+        worker: Name of the worker.
+        attempt: How many times the driver has handed the tile out.
+        seconds: What it took, reading and writing included.
+        bytes: Of the entries, all kinds, before compression.
+        entries: Kernel entries of one kind.
+        error: None if the tile is stored; else the error in one line.
+        traceback: Where it was raised.
+    """
+
+    key: str
+    worker: str
+    attempt: int
+    seconds: float
+    bytes: int = 0
+    entries: int = 0
+    error: str | None = None
+    traceback: str = ""
+
+
+class TileWorker:
+    """Computes tiles of one job in this process.
+
+    Args:
+        job: The job.
+        name: The worker's name in records.
+        make_backend: Called with the name, ``dtype`` and ``threads``.
+    """
+
+    def __init__(
+        self,
+        job: GramJob,
+        name: str,
+        *,
+        make_backend: Callable[..., Backend] = get_backend,
+    ) -> None:
+        self.job = job
+        self.name = name
+        self._states = StateCache(job.cache_bytes)
+        self._make_backend = make_backend
+        self._backend: Backend | None = None
+
+    def start(self) -> dict[str, Any]:
+        """Open the stores and create the backend.
+
+        Returns:
+            ``pid`` and ``host`` of this process.
+
+        Raises:
+            InputError: If the backend's arithmetic is not the job's, or a store belongs
+                to another job or to another number of images.
+            StoreError: If images or stores cannot be opened.
+        """
+        job = self.job
+        backend = self._make_backend(job.backend, dtype=job.dtype, threads=job.threads)
+        if backend.arithmetic != job.arithmetic:
+            raise InputError(
+                f"worker {self.name} on {socket.gethostname()}: its backend {job.backend!r}"
+                f" computes {backend.arithmetic}, the job is {job.arithmetic}; install the same"
+                " version of ntkdist everywhere"
+            )
+        self._arch = Architecture.parse(job.architecture)
+        self._stores = {
+            kind: GramStore.open(address, "r+", job.fingerprint) for kind, address in job.outputs
+        }
+        self._tiling = next(iter(self._stores.values())).tiling
+        self._rows = _open_images(job.images)
+        self._cols = self._rows if job.columns is None else _open_images(job.columns)
+        given = len(self._rows), len(self._cols)
+        if given != self._tiling.shape:
+            raise InputError(
+                f"images for {given[0]}×{given[1]} entries, the stores have {self._tiling.shape};"
+                " they belong to other images"
+            )
+        self._backend = backend
+        return {"pid": os.getpid(), "host": socket.gethostname()}
+
+    def attempt(self, key: TileKey, attempt: int = 1) -> TileRecord:
+        """Compute a tile like ``compute``, with any ``Exception`` in the record instead."""
+        start = time.perf_counter()
+        try:
+            return self.compute(key, attempt)
+        except Exception as error:
+            return TileRecord(
+                str(key),
+                self.name,
+                attempt,
+                time.perf_counter() - start,
+                error=f"{type(error).__name__}: {error}",
+                traceback=traceback.format_exc(),
+            )
+
+    def compute(self, key: TileKey, attempt: int = 1) -> TileRecord:
+        """Compute one tile of every kind and store it.
+
+        Args:
+            key: The tile.
+            attempt: Kept in the record.
+
+        Returns:
+            The record.
+
+        Raises:
+            StoreError: If the images cannot be read, an entry is not finite, or the
+                tile cannot be written.
+        """
+        if self._backend is None:
+            self.start()
+        assert self._backend is not None
+        # One place for every executor: BLAS may add in another order with other threads.
+        from threadpoolctl import threadpool_limits
+
+        start = time.perf_counter()
+        rows, cols = self._tiling.slices(key)
+        with threadpool_limits(limits=self.job.threads):
+            a = self._state("rows", rows)
+            b = a if self._tiling.symmetric and rows == cols else self._state("cols", cols)
+            blocks = self._backend.block(a, b, self.job.kinds)
+        for kind in self.job.kinds:
+            _check_finite(blocks[kind], kind, key, rows, cols)
+        for kind, store in self._stores.items():
+            store.write(key, blocks[kind])
+        return TileRecord(
+            str(key),
+            self.name,
+            attempt,
+            time.perf_counter() - start,
+            bytes=sum(blocks[kind].nbytes for kind in self.job.kinds),
+            entries=blocks[self.job.kinds[0]].size,
+        )
+
+    def _state(self, axis: str, part: slice) -> Any:
+        address, images = self.job.images, self._rows
+        if axis == "cols" and self.job.columns is not None:
+            address, images = self.job.columns, self._cols
+
+        def make() -> Any:
+            assert self._backend is not None
+            try:
+                batch = np.asarray(images[part.start : part.stop])
+            except Exception as error:
+                raise StoreError(
+                    f"images {part.start} to {part.stop - 1} cannot be read ({address}): {error}"
+                ) from error
+            try:
+                return self._backend.prepare(self._arch, batch)
+            except InputError as error:  # it counts images from the tile's first
+                raise InputError(
+                    f"images {part.start} to {part.stop - 1} of {address}: {error}"
+                ) from error
+
+        return self._states.get((address, part.start), make)
+
+
+def _open_images(address: str) -> Any:
+    import zarr
+
+    try:
+        images = zarr.open_array(_address.normal(address), mode="r")
+    except Exception as error:
+        raise StoreError(f"{address}: the images cannot be opened: {error}") from error
+    if images.ndim != 4:
+        raise StoreError(f"{address}: images have shape {images.shape}; they must be (N, H, W, C)")
+    return images
+
+
+def _check_finite(block: np.ndarray, kind: str, key: TileKey, rows: slice, cols: slice) -> None:
+    bad = ~np.isfinite(block)
+    if not bad.any():
+        return
+    whole_rows = (np.flatnonzero(bad.all(axis=1)) + rows.start).tolist()
+    whole_cols = (np.flatnonzero(bad.all(axis=0)) + cols.start).tolist()
+    where = ""
+    if len(whole_rows) < len(bad) and whole_rows:
+        where += f", all those of row images {whole_rows[:8]}"
+    if len(whole_cols) < bad.shape[1] and whole_cols:
+        where += f", all those of column images {whole_cols[:8]}"
+    raise StoreError(
+        f"tile {key} of {kind}: {int(bad.sum())} of {bad.size} entries are NaN or infinite{where};"
+        " check these images"
+    )

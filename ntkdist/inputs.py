@@ -1,0 +1,85 @@
+"""The inputs of a run: images read, chosen and preprocessed, labels, and their fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+import numpy as np
+
+from ntkdist.architecture import Architecture
+from ntkdist.config import RunConfig
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run stores before anything is computed.
+
+    Attributes:
+        images: (N, H, W, C) float32, preprocessed.
+        pictures: (N, H, W, C) uint8, for display.
+        labels: (N,) the given labels, noise included.
+        labels_true: (N,) the labels before noise; None where none was put on.
+        num_classes: K.
+        class_names: One name per class.
+    """
+
+    images: np.ndarray
+    pictures: np.ndarray
+    labels: np.ndarray
+    labels_true: np.ndarray | None
+    num_classes: int
+    class_names: tuple[str, ...]
+
+
+def load_inputs(config: RunConfig) -> Inputs:
+    """Read, choose and preprocess images as ``config`` says; raises ``InputError``."""
+    from ntkdist.data import ImageSet, Preprocessor, load, select, symmetric
+
+    data: ImageSet = load(config.data.source, config.data.split)
+    chosen = select(data.labels, config.data.n, config.data.subset, config.data.seed)
+    preprocess = Preprocessor.fit(data.images, config.data.preprocess)
+    raw = data.images[chosen]
+    labels = data.labels[chosen]
+    true = None
+    if config.noise.rate > 0:
+        true = labels
+        labels, _ = symmetric(labels, data.num_classes, config.noise.rate, config.noise.seed)
+    images = preprocess.apply(raw)
+    return Inputs(images, _pictures(raw), labels, true, data.num_classes, data.class_names)
+
+
+def _pictures(raw: np.ndarray) -> np.ndarray:
+    """Return pixels as uint8 for display, floats stretched over their whole range."""
+    if raw.dtype == np.uint8:
+        return raw
+    low, high = float(raw.min()), float(raw.max())
+    span = (high - low) or 1.0
+    return np.round((raw.astype(np.float64) - low) * (255 / span)).astype(np.uint8)
+
+
+def fingerprint(
+    images: np.ndarray,
+    arch: Architecture,
+    kinds: tuple[str, ...],
+    dtype: str,
+    arithmetic: str,
+) -> str:
+    """Return the sha256 of everything that decides the bits of a Gram matrix.
+
+    Args:
+        images: (N, H, W, C) float32 preprocessed images.
+        arch: The network.
+        kinds: Kinds of kernel.
+        dtype: dtype of the entries.
+        arithmetic: The backend's arithmetic version.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    head = [list(images.shape), str(images.dtype), str(arch), list(kinds), dtype, arithmetic]
+    digest.update(json.dumps(head).encode())
+    digest.update(np.ascontiguousarray(images).data)
+    return digest.hexdigest()

@@ -1,0 +1,216 @@
+"""Which labels look wrong, what they should be, and how sure the kernel is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ntkdist.errors import InputError
+from ntkdist.labels.class_matrix import check_labels
+from ntkdist.labels.inverse import ROW_BYTES, as_inverse, checked_diagonal
+from ntkdist.labels.leave_one_out import leave_one_out, probabilities
+from ntkdist.labels.refurbish import check_options, refurbish
+from ntkdist.labels.result import Flip, RefurbishResult
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ntkdist.architecture import ArchitectureSpec
+
+
+def label_report(
+    inverse: Any, labels: Any, result: RefurbishResult, num_classes: int
+) -> pd.DataFrame:
+    """Return one row an image: its label, a better one, and how good the given one looks.
+
+    ``label_quality`` is the given label's entry of softmax(T·f_{−i}(x_i)): f_{−i} predicts
+    image i from all other images with their refurbished labels (its own label has no part in
+    it), and T is the scale under which the given labels were most likely (``NoiseModel``).
+    Sorting by it ascending lists the most suspicious labels first.
+
+    Args:
+        inverse: H⁻¹ (N, N); only its diagonal is read.
+        labels: (N,) the labels given to ``refurbish``.
+        result: What ``refurbish`` returned for them.
+        num_classes: K.
+
+    Returns:
+        A table in the order of the images with the columns ``index``, ``given_label``,
+        ``suggested_label``, ``label_quality`` (0 to 1, low = suspicious), ``is_label_issue``
+        (the refurbished label differs), ``round`` (the step of the image's last flip, −1 if
+        none) and ``delta_loss`` (the change of L(Z) by that flip, NaN if none).
+
+    Raises:
+        InputError: If labels, result and inverse are not of the same images.
+    """
+    import pandas as pd
+
+    source = as_inverse(inverse)
+    given = check_labels(labels, num_classes, source.shape[0])
+    if result.G.shape != (len(given), num_classes):
+        raise InputError(
+            f"the result is of {result.G.shape[0]} images and {result.G.shape[1]} classes, the "
+            f"labels of {len(given)} and {num_classes}; give the labels it was made from"
+        )
+    p = pred_probs(source, result)
+    rounds, deltas = np.full(len(given), -1), np.full(len(given), np.nan)
+    for flip in result.history:
+        rounds[flip.index], deltas[flip.index] = flip.step, flip.delta_loss
+    return pd.DataFrame(
+        {
+            "index": np.arange(len(given)),
+            "given_label": given,
+            "suggested_label": result.labels,
+            "label_quality": p[np.arange(len(given)), given],
+            "is_label_issue": result.labels != given,
+            "round": rounds,
+            "delta_loss": deltas,
+        }
+    )
+
+
+def pred_probs(inverse: Any, result: RefurbishResult) -> NDArray[np.float64]:
+    """Return leave-one-out class probabilities, made with the refurbished labels.
+
+    Args:
+        inverse: H⁻¹ (N, N); only its diagonal is read.
+        result: What ``refurbish`` returned.
+
+    Returns:
+        (N, K) float64, rows sum to 1: softmax(T·f_{−i}(x_i)).
+
+    Raises:
+        InputError: If the inverse's diagonal is not positive.
+    """
+    diagonal = checked_diagonal(as_inverse(inverse))
+    predictions = leave_one_out(result.G, diagonal, result.labels)
+    return probabilities(predictions, result.noise.scale)
+
+
+def find_label_issues(
+    images: Any,
+    labels: Any,
+    *,
+    architecture: ArchitectureSpec = "cntk-gap-4",
+    num_classes: int | None = None,
+    preprocess: str = "standardize",
+    ridge: float = 1e-2,
+    method: str = "exact",
+    steps: int | str | None = "auto",
+    beta: float = 1.0,
+    backend: str = "auto",
+    threads: int | None = None,
+    on_event: Callable[[Flip], None] | None = None,
+) -> pd.DataFrame:
+    """Find wrong labels of images in memory: kernel, ridge, inverse, refurbishment, report.
+
+    For sets whose (N, N) matrix fits memory twice in float64; a run does the same from a store.
+
+    Args:
+        images: (N, H, W, C) or (N, H, W), uint8 or any real dtype.
+        labels: (N,) integers in 0..K−1.
+        architecture: A preset name, a list of layers, canonical text or an ``Architecture``.
+        num_classes: K; None takes the largest label plus one.
+        preprocess: ``none`` or steps of ``ntkdist.data.Preprocessor`` joined by ``+``; with
+            fully connected networks ``center+unit-norm`` restores more labels.
+        ridge: λ ≥ 0 added to the Gram's diagonal, relative to its mean.
+        method: ``exact`` or ``paper``.
+        steps: The most label changes; ``"auto"``; or None to run until no change lowers L(Z).
+        beta: Weight β ≥ 0 of the between-class term.
+        backend: Kernel backend, ``auto`` for the fastest that covers the architecture.
+        threads: Threads for the kernel; None takes all cores.
+        on_event: Called with each ``Flip``.
+
+    Returns:
+        The table of ``label_report``.
+
+    Raises:
+        InputError: For images, labels or options that do not fit, or a Gram matrix that is
+            not positive definite at this ridge.
+    """
+    from ntkdist.data import Preprocessor
+    from ntkdist.kernels import kernel_matrix
+
+    check_options(method, steps, beta)
+    check_ridge(ridge)
+    images = np.asarray(images)
+    if images.ndim == 3:
+        images = images[..., None]
+    given = np.asarray(labels)
+    if given.ndim == 1 and len(given) != len(images):
+        raise InputError(f"{len(given)} labels for {len(images)} images; give one each")
+    if len(images) < 2:
+        raise InputError(f"{len(images)} images; at least 2 are needed")
+    if num_classes is None:
+        num_classes = _largest(given) + 1
+    given = check_labels(given, num_classes, len(images))
+    prepared = Preprocessor.fit(images, preprocess).apply(images)
+    gram = kernel_matrix(architecture, prepared, backend=backend, threads=threads)
+    inverse = as_inverse(invert(gram, ridge))
+    result = refurbish(
+        inverse, given, num_classes, method=method, steps=steps, beta=beta, on_step=on_event
+    )
+    return label_report(inverse, given, result, num_classes)
+
+
+def invert(gram: NDArray[Any], ridge: float) -> NDArray[np.float64]:
+    """Return (H + ridge·mean(diag H)·I)⁻¹ through Cholesky, in memory.
+
+    Args:
+        gram: (N, N) symmetric H.
+        ridge: λ ≥ 0, relative to the mean of the diagonal.
+
+    Returns:
+        (N, N) float64, exactly symmetric.
+
+    Raises:
+        InputError: For a ridge that is not finite and ≥ 0, or a matrix that is not positive
+            definite with it.
+    """
+    from scipy.linalg import lapack
+
+    check_ridge(ridge)
+    a = np.array(gram, dtype=np.float64, order="F")
+    n = len(a)
+    a[np.diag_indices(n)] += ridge * float(np.mean(np.diagonal(a)))
+    factor, info = lapack.dpotrf(a, lower=1, clean=0, overwrite_a=1)
+    if info == 0:
+        inverse, info = lapack.dpotri(factor, lower=1, overwrite_c=1)
+    if info != 0:
+        raise InputError(
+            f"the Gram matrix is not positive definite at ridge={ridge} (pivot {info} of {n}); "
+            "identical images or rounding do that: raise the ridge, for example to "
+            f"{max(10 * ridge, 1e-6):g}"
+        )
+    step = max(1, ROW_BYTES // (8 * n))
+    for start in range(0, n, step):
+        stop = min(start + step, n)
+        inverse[start:stop, stop:] = inverse[stop:, start:stop].T
+        square = inverse[start:stop, start:stop]
+        square[...] = np.tril(square) + np.tril(square, -1).T
+    return inverse
+
+
+def check_ridge(ridge: Any) -> None:
+    """Refuse a ridge that is not a finite number ≥ 0.
+
+    Args:
+        ridge: λ, relative to the mean of the Gram's diagonal.
+
+    Raises:
+        InputError: If it is not.
+    """
+    number = isinstance(ridge, (int, float, np.integer, np.floating))
+    if not number or not np.isfinite(ridge) or ridge < 0:
+        raise InputError(f"ridge={ridge!r} must be finite and ≥ 0, relative to mean(diag)")
+
+
+def _largest(labels: NDArray[Any]) -> int:
+    """Return the largest label, or 0 where there is none that ``check_labels`` would take."""
+    if labels.ndim != 1 or not labels.size or labels.dtype.kind not in "iuf":
+        return 0
+    largest = labels.max()
+    return int(largest) if np.isfinite(largest) and largest >= 0 else 0

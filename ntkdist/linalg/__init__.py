@@ -1,0 +1,29 @@
+"""Factor, solve and invert symmetric positive definite matrices larger than memory, on Dask.
+
+Knows arrays and stores, nothing of kernels or runs. Heavy libraries are imported when used.
+"""
+
+from __future__ import annotations
+
+from ntkdist.linalg.cholesky import factorize
+from ntkdist.linalg.events import InverseBlockDone, PanelDone, PanelStarted, RidgeTried
+from ntkdist.linalg.factor import CholeskyFactor
+from ntkdist.linalg.inverse import InverseStore
+from ntkdist.linalg.outcomes import RIDGE_LADDER, NotPositiveDefiniteError, Outcome
+from ntkdist.linalg.panels import PanelPlan, parse_memory, plan_panels
+
+__all__ = [
+    "RIDGE_LADDER",
+    "CholeskyFactor",
+    "InverseBlockDone",
+    "InverseStore",
+    "NotPositiveDefiniteError",
+    "Outcome",
+    "PanelDone",
+    "PanelPlan",
+    "PanelStarted",
+    "RidgeTried",
+    "factorize",
+    "parse_memory",
+    "plan_panels",
+]

@@ -1,0 +1,266 @@
+"""Block Cholesky by stored panels: H + ridge = L Lᵀ, resumable at the first missing panel."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import numpy as np
+
+from ntkdist.errors import InputError
+from ntkdist.linalg import groups
+from ntkdist.linalg.events import Listener, PanelDone, PanelStarted
+from ntkdist.linalg.factor import CholeskyFactor
+from ntkdist.linalg.outcomes import Outcome, not_positive_definite
+from ntkdist.linalg.panel_tasks import (
+    DiagonalDone,
+    PanelFailure,
+    factor_diagonal,
+    finish_rows,
+    read_row,
+)
+from ntkdist.linalg.panels import PanelPlan, parse_memory, plan_panels
+from ntkdist.linalg.ridge import suggest_ridge
+from ntkdist.linalg.schedule import Scheduler, task_runner
+from ntkdist.linalg.source import Source, survey_ranges, survey_rows
+from ntkdist.linalg.store import KIND, FactorStore, panel_digest
+
+Runner = Callable[..., list[Any]]
+
+
+def factorize(
+    a: Any,
+    url: Any,
+    *,
+    ridge: float = 0.0,
+    memory_limit: int | str = "2GiB",
+    scheduler: Scheduler = None,
+    on_event: Listener | None = None,
+    fingerprint: str | None = None,
+    overwrite: bool = False,
+) -> CholeskyFactor:
+    """Factor A + ridge·mean(diag A)·I = L Lᵀ in float64, panel by panel, into a Zarr group.
+
+    Equivalent to ``scipy.linalg.cholesky(a, lower=True)`` where one panel fits the limit (one
+    LAPACK call). Start it again with the same arguments after an interruption: panels recorded
+    as whole are kept, and the factor is the same to the bit (given the same number of BLAS
+    threads). Before the first panel, one pass over the matrix checks that it is finite and
+    takes its norm; nothing is written until that is done.
+
+    Args:
+        a: (N, N) real symmetric: NumPy, Dask or Zarr array, or anything with ``.shape``,
+            ``.dtype`` and two-dimensional basic slicing. Only the upper triangle is used. A Dask
+            array is computed slice by slice, twice in all: store an expensive one first. On a
+            cluster, pass a Zarr or Dask array: a NumPy array would travel with every panel.
+        url: Folder or fsspec URL of the factor's own Zarr group.
+        ridge: Added to the diagonal, relative to its mean; finite, >= 0.
+        memory_limit: Bytes (or ``"2GiB"``, ``"500MB"``) for one process's work, the matrix ``a``
+            itself not counted. Decides the panel width of a new factor; a stored factor keeps
+            the width it has.
+        scheduler: None (whatever Dask is configured with), a Dask scheduler's name, ``"ray"``,
+            an address ``tcp://host:port``, a Dask ``get`` function or a distributed Client.
+        on_event: Called with ``PanelStarted``, ``PanelDone`` and, after a failure,
+            ``RidgeTried``, from this thread.
+        fingerprint: What identifies the matrix; None hashes its shape, dtype, diagonal, first
+            row and last column.
+        overwrite: Drop a factor that is there and compute it anew.
+
+    Returns:
+        The factor, opened.
+
+    Raises:
+        InputError: The matrix is not square, real and finite; the limit is too small; another
+            ridge, fingerprint or matrix is stored at ``url``; or ``url`` cannot be written.
+        NotPositiveDefiniteError: There is no factor. Nothing is left at ``url``.
+        StoreError: A stored panel is damaged, or the store refuses to be written.
+    """
+    source = Source(a)
+    if not (isinstance(ridge, int | float | np.floating) and math.isfinite(ridge) and ridge >= 0):
+        raise InputError(Outcome.BAD_RIDGE.message(ridge=ridge))
+    ridge = float(ridge)
+    limit = parse_memory(memory_limit)
+    address = str(url).rstrip("/")
+    notify: Listener = on_event or (lambda event: None)
+
+    with task_runner(scheduler) as run:
+        old = FactorStore.open(address)
+        plan = plan_panels(source.n, limit) if old is None or overwrite else old[0].plan
+        print_of = source.fingerprint() if fingerprint is None else fingerprint
+        if old is not None and not overwrite:
+            store, attributes = old
+            wanted = {"n": source.n, "ridge": ridge, "fingerprint": print_of}
+            refuse_other(address, "a factor", attributes, wanted)
+            store.prepare()
+        else:
+            attributes = _survey(source, plan, run, limit, ridge, print_of)
+            store = FactorStore.create(address, plan, attributes)
+        shift = attributes["ridge_absolute"]
+        failure = _resume(source, store, shift, run, limit, notify)
+        if failure is not None:
+            _explain(failure, source, store, attributes, run, limit, notify)
+    return CholeskyFactor.open(address, memory_limit=limit, scheduler=scheduler)
+
+
+def refuse_other(url: str, kind: str, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Refuse to go on where what is stored was made from something else.
+
+    Raises:
+        InputError: Names the first field that differs, its stored and its new value.
+    """
+    for field, new in wanted.items():
+        if stored[field] != new:
+            raise InputError(
+                Outcome.DIFFERENT.message(
+                    url=url, kind=kind, field=field, old=stored[field], new=new
+                )
+            )
+
+
+def _survey(
+    source: Source, plan: PanelPlan, run: Runner, limit: int, ridge: float, fingerprint: str
+) -> dict[str, Any]:
+    """Take one pass over the matrix; return the attributes of its factor."""
+    from dask import delayed
+
+    matrix = delayed(source, pure=False, traverse=False)
+    ranges = survey_ranges(source.n, source.edge, plan.block)
+    look = delayed(survey_rows, pure=False)
+    parts = run([look(matrix, r0, r1, plan.block) for r0, r1 in ranges], plan.tasks_at_once(limit))
+    sums = np.zeros(source.n)
+    for part in parts:
+        if part.bad is not None:
+            raise _not_finite(part.bad)
+        sums[part.start :] += part.sums
+    diagonal = np.concatenate([part.diagonal for part in parts])
+    mean = float(diagonal.mean())
+    shift = ridge * mean
+    return {
+        "ridge": ridge,
+        "ridge_absolute": shift,
+        "mean_diagonal": mean,
+        "norm1": float((sums + np.abs(diagonal + shift)).max()),
+        "fingerprint": fingerprint,
+    }
+
+
+def _not_finite(bad: tuple[int, int, float]) -> InputError:
+    row, col, value = bad
+    return InputError(Outcome.NOT_FINITE.message(row=row, col=col, value=value))
+
+
+def _resume(
+    source: Source,
+    store: FactorStore,
+    shift: float,
+    run: Runner,
+    limit: int,
+    notify: Listener,
+) -> PanelFailure | None:
+    """Compute the panels that have no record, and record each."""
+    plan = store.plan
+    total = sum(plan.flops(k) for k in range(plan.count))
+    done = store.records()
+    store.forget(len(done))
+    share = 0.0
+    for k in range(plan.count):
+        flops = plan.flops(k)
+        share += flops / total
+        resumed = k < len(done)
+        if resumed:
+            seconds = float(done[k]["seconds"])
+        else:
+            notify(PanelStarted(k, plan.count))
+            began = time.perf_counter()
+            outcome = compute_panel(source, store, k, shift, run, limit)
+            if isinstance(outcome, PanelFailure):
+                return outcome
+            seconds = time.perf_counter() - began
+            store.record(k, {"index": k, "seconds": seconds, **outcome})
+        rate = flops / max(seconds, 1e-9) / 1e9
+        notify(PanelDone(k, plan.count, seconds, rate, resumed, min(share, 1.0)))
+    return None
+
+
+def compute_panel(
+    source: Source, store: FactorStore, k: int, shift: float, run: Runner, limit: int
+) -> dict[str, Any] | PanelFailure:
+    """Compute and store one panel; its record is left to the caller.
+
+    Args:
+        source: The matrix.
+        store: The factor, its earlier panels whole.
+        k: Panel.
+        shift: Absolute ridge.
+        run: Computes Delayed objects.
+        limit: Bytes; caps the tasks that run at once in this process.
+
+    Returns:
+        ``sha256``, ``min_pivot`` and ``log_diagonal`` of the panel; or why it failed.
+    """
+    from dask import delayed
+
+    plan = store.plan
+    # unexamined: Dask would otherwise hash the matrix, or compute a Dask array inside it
+    matrix = delayed(source, pure=False, traverse=False)
+    factor = delayed(store, pure=False, traverse=False)
+    row = delayed(read_row, pure=False)(factor, k)
+    head, lower = delayed(factor_diagonal, pure=False, nout=2)(matrix, factor, k, shift, row)
+    finish = delayed(finish_rows, pure=False)
+    below = [
+        finish(matrix, factor, k, r0, r1, row, lower)
+        for r0, r1 in plan.blocks(plan.columns(k)[1], plan.n)
+    ]
+    results = run([head, *below], plan.tasks_at_once(limit))
+    summary: DiagonalDone = results[0]
+    if summary.failure is not None:
+        return summary.failure
+    digests = list(summary.digests)
+    for result in results[1:]:
+        if not isinstance(result, bytes):
+            return PanelFailure(None)
+        digests.append(result)
+    return {
+        "sha256": panel_digest(digests),
+        "min_pivot": summary.min_pivot,
+        "log_diagonal": summary.log_diagonal,
+    }
+
+
+def _explain(
+    failure: PanelFailure,
+    source: Source,
+    store: FactorStore,
+    attributes: dict[str, Any],
+    run: Runner,
+    limit: int,
+    notify: Listener,
+) -> NoReturn:
+    """Raise the error for a failed panel, and leave nothing of the factor behind."""
+    store.forget(0)
+    plan, mean, ridge = store.plan, attributes["mean_diagonal"], attributes["ridge"]
+    if failure.pivot is None:
+        groups.clear_group(store.url, KIND)
+        for r0, r1 in survey_ranges(source.n, source.edge, plan.block):
+            found = survey_rows(source, r0, r1, plan.block)
+            if found.bad is not None:
+                raise _not_finite(found.bad)
+        raise InputError(Outcome.OVERFLOW.message())
+
+    def fails(shift: float) -> bool:
+        return any(
+            isinstance(compute_panel(source, store, k, shift, run, limit), PanelFailure)
+            for k in range(plan.count)
+        )
+
+    suggested = suggest_ridge(source, plan, ridge, mean, fails, notify)
+    groups.clear_group(store.url, KIND)
+    raise not_positive_definite(
+        pivot=failure.pivot,
+        value=failure.value,
+        n=plan.n,
+        ridge=ridge,
+        mean=mean,
+        suggested=suggested,
+    )

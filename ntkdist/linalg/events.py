@@ -1,0 +1,92 @@
+"""What the linear algebra says while it works: plain values, delivered to callables.
+
+A subscriber is any callable of one argument. It is called from the thread that called
+:func:`ntkdist.linalg.factorize` or :meth:`ntkdist.linalg.CholeskyFactor.inverse`, after the
+thing reported is safely stored; an exception it raises stops the work there, resumable.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class PanelStarted:
+    """Work on one panel (block column of the factor) begins.
+
+    Args:
+        index: Panel number, from 0.
+        count: How many panels the factor has.
+        timestamp: Seconds since the epoch.
+    """
+
+    index: int
+    count: int
+    timestamp: float = field(default_factory=time.time, compare=False)
+
+
+@dataclass(frozen=True)
+class PanelDone:
+    """One panel is stored and recorded as whole.
+
+    Args:
+        index: Panel number, from 0.
+        count: How many panels the factor has.
+        seconds: Wall-clock seconds the panel took (when it was computed, if resumed).
+        gflops: Its rate in 10^9 floating point operations per second.
+        resumed: True where a panel of an earlier start was found whole and kept.
+        fraction: Share (0 to 1) of the factorisation's operations done after this panel,
+            for progress bars and the remaining time.
+        timestamp: Seconds since the epoch.
+    """
+
+    index: int
+    count: int
+    seconds: float
+    gflops: float
+    resumed: bool
+    fraction: float = 0.0
+    timestamp: float = field(default_factory=time.time, compare=False)
+
+
+@dataclass(frozen=True)
+class RidgeTried:
+    """One step of the ladder was tried after a factorisation failed.
+
+    Args:
+        ridge: The step, relative to the mean of the diagonal.
+        passed: Whether the matrix with that ridge is positive definite.
+        timestamp: Seconds since the epoch.
+    """
+
+    ridge: float
+    passed: bool
+    timestamp: float = field(default_factory=time.time, compare=False)
+
+
+@dataclass(frozen=True)
+class InverseBlockDone:
+    """One block of the inverse is stored and recorded as whole.
+
+    Args:
+        stage: ``"columns"`` (the triangle being computed; only where the factor has several
+            panels) or ``"rows"`` (the rows that readers see).
+        index: Block number within the stage, from 0.
+        count: How many blocks the stage has.
+        seconds: Wall-clock seconds since the stage's previous block (0 where resumed).
+        resumed: True where a block of an earlier start was found whole and kept.
+        timestamp: Seconds since the epoch.
+    """
+
+    stage: str
+    index: int
+    count: int
+    seconds: float
+    resumed: bool
+    timestamp: float = field(default_factory=time.time, compare=False)
+
+
+Event = PanelStarted | PanelDone | RidgeTried | InverseBlockDone
+Listener = Callable[[Event], object]

@@ -1,0 +1,230 @@
+"""A Zarr group that fills up part by part, each part marked by a record written after it.
+
+A record is an empty sub-group whose attributes say what was done. Its metadata is one object,
+written in one step, so a record is there or it is not; the data it speaks of was written before.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ntkdist.errors import InputError, StoreError
+from ntkdist.linalg.outcomes import Outcome
+
+SCHEMA = 1
+ARRAYS = ("lower", "rows", "columns", "diagonal")
+
+
+def open_group(url: str, kind: str, *, mode: str = "r") -> Any | None:
+    """Open the group of one kind of result.
+
+    Args:
+        url: Folder or fsspec URL.
+        kind: What it has to be (its attribute ``kind``).
+        mode: Zarr's mode, ``"r"`` or ``"r+"``.
+
+    Returns:
+        The group; None where nothing (or an empty group) is there.
+
+    Raises:
+        InputError: Something else is there, or a newer schema wrote it.
+    """
+    import zarr
+    from zarr.errors import ContainsArrayError, GroupNotFoundError
+
+    try:
+        group = zarr.open_group(url, mode=mode, zarr_format=3)  # type: ignore[arg-type]
+        attributes: dict[str, Any] = dict(group.attrs)
+    except (FileNotFoundError, GroupNotFoundError):
+        return None
+    except ContainsArrayError as error:
+        raise InputError(Outcome.FOREIGN.message(url=url, kind=kind)) from error
+    except (ValueError, OSError, TypeError) as error:
+        raise StoreError(
+            Outcome.FOREIGN.message(url=url, kind=f"readable {kind} ({error})")
+        ) from error
+    if not attributes and group.nmembers() == 0:
+        return None
+    if attributes.get("kind") != f"ntkdist-{kind}":
+        raise InputError(Outcome.FOREIGN.message(url=url, kind=kind))
+    if attributes["schema"] > SCHEMA:
+        raise InputError(
+            Outcome.NEWER_SCHEMA.message(url=url, old=attributes["schema"], new=SCHEMA)
+        )
+    return group
+
+
+def create_group(url: str, kind: str, attributes: dict[str, Any]) -> Any:
+    """Create the group, in place of one of the same kind.
+
+    Raises:
+        InputError: The place cannot be written, or holds something else.
+    """
+    try:
+        group = _emptied(url, kind)
+        group.attrs.put({"kind": f"ntkdist-{kind}", "schema": SCHEMA, **attributes})
+    except OSError as error:
+        raise InputError(Outcome.UNWRITABLE.message(url=url, reason=error)) from error
+    return group
+
+
+def clear_group(url: str, kind: str) -> None:
+    """Leave an empty group, which counts as nothing."""
+    _emptied(url, kind).attrs.put({})
+
+
+def _emptied(url: str, kind: str) -> Any:
+    import zarr
+
+    # member by member: Zarr's overwrite=True would delete whatever else is in the folder
+    open_group(url, kind)
+    group = zarr.open_group(url, mode="a", zarr_format=3)
+    for name in sorted(group.keys(), key=lambda name: name in ARRAYS):  # records first
+        del group[name]
+    return group
+
+
+def create_array(group: Any, name: str, **layout: Any) -> None:
+    """Create a float64 array with checksums, unless an earlier start did.
+
+    The fill value is NaN: a lost chunk then shows as NaN, never as plausible zeros.
+    """
+    from zarr.codecs import Crc32cCodec
+
+    if name not in group:
+        group.create_array(
+            name, dtype="float64", fill_value=np.nan, compressors=[Crc32cCodec()], **layout
+        )
+
+
+def write_record(group: Any, series: str, index: int, fields: dict[str, Any]) -> None:
+    """Mark one part as whole; its data must be stored already."""
+    group.create_group(record_name(series, index), overwrite=True, attributes=fields)
+
+
+def read_records(group: Any, series: str, count: int) -> list[dict[str, Any]]:
+    """Return the records of parts 0, 1, ... up to the first missing one."""
+    found: list[dict[str, Any]] = []
+    for index in range(count):
+        name = record_name(series, index)
+        if name not in group:
+            break
+        found.append(dict(group[name].attrs))
+    return found
+
+
+def drop_records(group: Any, series: str, start: int, count: int) -> None:
+    """Remove the records from ``start`` on, last one first."""
+    for index in range(count - 1, start - 1, -1):
+        name = record_name(series, index)
+        if name in group:
+            del group[name]
+
+
+def record_name(series: str, index: int) -> str:
+    """Return a record's path in its group, for example ``'panels/00003'``."""
+    return f"{series}/{index:05d}"
+
+
+class CheckedArray:
+    """Reads and writes one array of such a group, and says which part is damaged.
+
+    Args:
+        url: The group's folder or URL.
+        name: The array in it.
+        kind: ``"factor"`` or ``"inverse"``, for messages.
+        how: What recomputes it, for messages.
+    """
+
+    def __init__(self, url: str, name: str, kind: str, how: str) -> None:
+        self.url, self.name, self.kind, self.how = url, name, kind, how
+        self._array: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_array": None}  # opened again where it is used
+
+    @property
+    def array(self) -> Any:
+        """The Zarr array, opened on first use for reading and writing."""
+        if self._array is None:
+            import zarr
+
+            try:
+                self._array = zarr.open_array(f"{self.url}/{self.name}", mode="r+")
+            except (OSError, ValueError, KeyError) as error:
+                raise StoreError(
+                    Outcome.ABSENT.message(
+                        url=self.url, kind=f"array {self.name!r}", remedy=f"start {self.how} again"
+                    )
+                ) from error
+        return self._array
+
+    def write(self, part: str, where: tuple[slice, ...], values: NDArray[np.float64]) -> None:
+        """Write a region aligned with the chunks.
+
+        Raises:
+            StoreError: The store refused, for instance because the disk is full.
+        """
+        try:
+            self.array[where] = values
+        except OSError as error:
+            raise StoreError(
+                Outcome.WRITE_FAILED.message(what=part, url=self.url, reason=error)
+            ) from error
+
+    def read(self, part: str, record: str, where: tuple[slice, ...]) -> NDArray[np.float64]:
+        """Read a region, checksums verified; a missing chunk reads as NaN.
+
+        Args:
+            part: What is being read, for messages.
+            record: The record that marks it as whole, for messages.
+            where: One slice per dimension.
+
+        Raises:
+            StoreError: A chunk in the region is damaged; names its key.
+        """
+        try:
+            return np.asarray(self.array[where])
+        except (ValueError, OSError, RuntimeError) as error:
+            key, reason = self._find_damage(where) or (self.name, f"({error})")
+            raise self.damaged(part, record, key, reason) from error
+
+    def damaged(self, part: str, record: str, key: str, reason: str) -> StoreError:
+        """Build the error for a chunk that cannot be trusted."""
+        return StoreError(
+            Outcome.DAMAGED.message(
+                part=part,
+                kind=self.kind,
+                url=self.url,
+                key=key,
+                reason=reason,
+                record=f"{self.url}/{record}",
+                how=self.how,
+            )
+        )
+
+    def key(self, *chunk: int) -> str:
+        """Return the key of the object that holds a chunk, for example ``'lower/c/3/1'``."""
+        return f"{self.name}/{self.array.metadata.encode_chunk_key(chunk)}"
+
+    def _find_damage(self, where: tuple[slice, ...]) -> tuple[str, str] | None:
+        edges = self.array.shards or self.array.chunks
+        grid = [
+            range(cut.start // edge, -(-cut.stop // edge))
+            for cut, edge in zip(where, edges, strict=True)
+        ]
+        for chunk in np.ndindex(*(len(axis) for axis in grid)):
+            index = tuple(axis[i] for axis, i in zip(grid, chunk, strict=True))
+            region = tuple(
+                slice(max(i * edge, cut.start), min((i + 1) * edge, cut.stop))
+                for i, edge, cut in zip(index, edges, where, strict=True)
+            )
+            try:
+                self.array[region]
+            except (ValueError, OSError, RuntimeError) as error:
+                checksum = "checksum" in str(error)
+                return self.key(*index), "fails its checksum" if checksum else f"({error})"
+        return None

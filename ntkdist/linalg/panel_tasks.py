@@ -1,0 +1,134 @@
+"""The tasks of one panel: what a Dask worker runs.
+
+Left-looking: panel k is A's columns minus the earlier panels' contributions, then its diagonal
+block is factored and the rows below are solved with it. Source: Golub and Van Loan 2013,
+section 4.2.5 (block Cholesky).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ntkdist.linalg import _blas
+from ntkdist.linalg.schedule import one_blas_thread
+from ntkdist.linalg.source import Matrix, Source
+from ntkdist.linalg.store import FactorStore
+
+
+@dataclass(frozen=True)
+class PanelFailure:
+    """Why a panel could not be finished.
+
+    Args:
+        pivot: First failing pivot, from 0 in the whole matrix; None where a value overflowed or
+            the matrix changed to something not finite.
+        value: The Schur complement's diagonal entry there.
+    """
+
+    pivot: int | None
+    value: float = float("nan")
+
+
+@dataclass(frozen=True)
+class DiagonalDone:
+    """What the driver needs to know of a factored diagonal block.
+
+    Args:
+        digests: sha256 of its row blocks.
+        log_diagonal: Sum of log L_ii.
+        min_pivot: Smallest L_ii squared.
+        failure: None where it succeeded; nothing was stored otherwise.
+    """
+
+    digests: tuple[bytes, ...] = ()
+    log_diagonal: float = 0.0
+    min_pivot: float = 0.0
+    failure: PanelFailure | None = None
+
+
+def read_row(store: FactorStore, k: int) -> list[Matrix]:
+    """Read what the earlier panels hold in panel k's rows: L[k, 0], ..., L[k, k-1]."""
+    first, past = store.plan.columns(k)
+    return [store.rows(j, first, past) for j in range(k)]
+
+
+def factor_diagonal(
+    source: Source, store: FactorStore, k: int, shift: float, row: list[Matrix]
+) -> tuple[DiagonalDone, Matrix | None]:
+    """Factor and store the diagonal block of panel ``k``, with all BLAS threads.
+
+    Args:
+        source: The matrix.
+        store: The factor.
+        k: Panel.
+        shift: Absolute ridge, added to the diagonal.
+        row: From :func:`read_row`.
+
+    Returns:
+        What was done, and L[k, k] (w, w) float64 for the rows below (None where there are none
+        or it failed).
+    """
+    first, past = store.plan.columns(k)
+    lower = np.zeros((past - first, past - first))
+    source.fill_lower(lower, first, store.plan.block)
+    diagonal = lower.diagonal().copy() + shift
+    np.fill_diagonal(lower, diagonal)
+    for block in row:
+        _blas.subtract_gram(lower, block)
+    diagonal = lower.diagonal().copy()
+    pivot = _blas.cholesky_lower(lower)
+    if pivot >= 0:
+        # row ``pivot`` of L is finished up to its diagonal; that entry may hold anything
+        done = lower[pivot, :pivot]
+        value = float(diagonal[pivot] - done @ done)
+        finite = bool(np.isfinite(value))
+        return DiagonalDone(failure=PanelFailure(first + pivot if finite else None, value)), None
+    roots = lower.diagonal()
+    digests = []
+    for r0, r1 in store.plan.blocks(first, past):
+        rows = lower[r0 - first : r1 - first]
+        if not np.isfinite(rows).all():
+            return DiagonalDone(failure=PanelFailure(None)), None
+        digests.append(store.write_rows(k, r0, r1, rows))
+    summary = DiagonalDone(
+        tuple(digests), float(np.log(roots).sum()), float(np.square(roots).min())
+    )
+    return summary, lower if past < store.plan.n else None
+
+
+def finish_rows(
+    source: Source,
+    store: FactorStore,
+    k: int,
+    r0: int,
+    r1: int,
+    row: list[Matrix],
+    lower: Matrix | None,
+) -> bytes | PanelFailure | None:
+    """Update, solve and store rows r0:r1 of panel ``k``, with one BLAS thread.
+
+    Args:
+        source: The matrix.
+        store: The factor.
+        k: Panel.
+        r0: First row, below the diagonal block.
+        r1: Past the last row.
+        row: From :func:`read_row`.
+        lower: L[k, k]; None where it failed.
+
+    Returns:
+        sha256 of the rows; None where there was nothing to do; a failure otherwise.
+    """
+    if lower is None:
+        return None
+    first, past = store.plan.columns(k)
+    values = np.array(source.block(first, past, r0, r1).T, order="C")
+    with one_blas_thread():
+        for j, block in enumerate(row):
+            _blas.subtract_product(values, store.rows(j, r0, r1), block, tb=True)
+        _blas.solve_lower(lower, values, transposed=True, from_right=True)
+    if not np.isfinite(values).all():
+        return PanelFailure(None)
+    return store.write_rows(k, r0, r1, values)

@@ -1,0 +1,119 @@
+"""Where Dask tasks run, and how many BLAS threads each of them gets.
+
+Tasks that run side by side get one BLAS thread each. The one task of a panel that runs alone
+(its diagonal block; the whole matrix where there is one panel) keeps all threads. Both rules
+hold under every scheduler, so that the synchronous and the threaded one give the same bits.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+from ntkdist.errors import InputError, NtkdistError, did_you_mean
+
+Scheduler = Any  # None, a name, an address, a callable, or a distributed Client
+
+_lock = threading.Lock()
+_inside = 0
+_limit: Any = None
+
+
+@cache
+def _blas_pools() -> Any:
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()  # looks through every loaded library: once is enough
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Limit BLAS to one thread in this process while any caller is inside.
+
+    The limit of OpenBLAS belongs to the process, not to a thread: the first one in sets it and
+    the last one out puts it back, so that no task restores it under another.
+    """
+    global _inside, _limit
+
+    with _lock:
+        if _inside == 0:
+            _limit = _blas_pools().limit(limits=1, user_api="blas")
+        _inside += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside -= 1
+            if _inside == 0:
+                _limit.restore_original_limits()
+                _limit = None
+
+
+@contextmanager
+def task_runner(scheduler: Scheduler) -> Iterator[Callable[..., list[Any]]]:
+    """Resolve a scheduler and yield a function that computes Delayed objects on it.
+
+    Args:
+        scheduler: None (whatever Dask is configured with), a Dask scheduler's name, ``"ray"``
+            (Dask on the Ray cluster), the address of a distributed scheduler
+            (``tcp://host:port``), a Dask ``get`` function, or a distributed Client.
+
+    Yields:
+        ``run(tasks, at_most=None) -> list of results``; ``at_most`` caps the threads of the
+        threaded scheduler and means nothing to the others.
+
+    Raises:
+        InputError: The name is not known.
+    """
+    import dask
+    import dask.base
+    import dask.threaded
+
+    client: Any = None
+    if isinstance(scheduler, str):
+        if scheduler == "ray":
+            # imported here alone: importing it patches dask.persist
+            from ray.util.dask import ray_dask_get
+
+            scheduler = ray_dask_get
+        elif "://" in scheduler:
+            from distributed import Client
+
+            scheduler = client = Client(scheduler, set_as_default=False)
+        elif scheduler not in dask.base.named_schedulers:
+            known = [*dask.base.named_schedulers, "ray"]
+            raise InputError(
+                f"scheduler {scheduler!r} is not known; use one of {', '.join(sorted(known))}, "
+                f"or an address tcp://host:port{did_you_mean(scheduler, known)}"
+            )
+    chosen = {} if scheduler is None else {"scheduler": scheduler}
+    get = dask.base.get_scheduler(**chosen)
+    threaded = get is None or get is dask.threaded.get
+
+    def run(tasks: Sequence[Any], at_most: int | None = None) -> list[Any]:
+        options: dict[str, Any] = dict(chosen)
+        if threaded and at_most is not None and at_most < _thread_count():
+            options["num_workers"] = at_most
+        try:
+            return list(dask.compute(*tasks, **options))
+        except Exception as error:
+            cause = getattr(error, "cause", None)
+            if isinstance(cause, NtkdistError):  # Ray wraps what a task raised
+                raise cause from error
+            raise
+
+    try:
+        yield run
+    finally:
+        if client is not None:
+            client.close()
+
+
+def _thread_count() -> int:
+    import dask
+    from dask.system import CPU_COUNT
+
+    return int(dask.config.get("num_workers", None) or CPU_COUNT)

@@ -1,0 +1,187 @@
+"""The matrix being factored, read through its upper triangle alone."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ntkdist.errors import InputError, NtkdistError, StoreError
+from ntkdist.linalg.outcomes import Outcome
+
+Vector = NDArray[np.float64]
+Matrix = NDArray[np.float64]
+
+#: Row ranges of the survey: enough to spread, few enough that their sums stay small.
+_SURVEY_PARTS = 64
+_LARGEST_PIECE = 2048
+
+
+class Source:
+    """A symmetric matrix known by its upper triangle.
+
+    Not a dataclass: Dask would look inside one and compute a Dask array it finds there.
+
+    Args:
+        array: NumPy, Dask or Zarr array (N, N), or anything with ``.shape``, ``.dtype`` and
+            two-dimensional basic slicing.
+
+    Raises:
+        InputError: It is not square, empty, or not real.
+    """
+
+    def __init__(self, array: Any) -> None:
+        shape = tuple(getattr(array, "shape", ()))
+        if len(shape) != 2 or shape[0] != shape[1] or shape[0] < 1:
+            raise InputError(Outcome.NOT_SQUARE.message(shape=shape))
+        self.n = int(shape[0])
+        self.dtype = np.dtype(array.dtype)
+        if self.dtype.kind not in "fiu":
+            raise InputError(Outcome.NOT_REAL.message(dtype=self.dtype))
+        self._array = array
+
+    @property
+    def edge(self) -> int:
+        """Edge of the array's own chunks (1 where it has none), for aligned reads."""
+        chunks = getattr(self._array, "chunks", None)
+        if not (isinstance(chunks, (tuple, list)) and chunks):
+            return 1
+        return int(chunks[0][0] if isinstance(chunks[0], (tuple, list)) else chunks[0])
+
+    def block(self, r0: int, r1: int, c0: int, c1: int) -> Matrix:
+        """Read rows r0:r1 and columns c0:c1 as float64 (may be a view: do not write to it).
+
+        Raises:
+            StoreError: The array could not be read there.
+        """
+        try:
+            part = self._array[r0:r1, c0:c1]
+            if hasattr(part, "__dask_graph__"):
+                # inside a task already: a nested pool would multiply threads and memory
+                part = part.compute(scheduler="synchronous")
+            return np.asarray(part, dtype=np.float64)
+        except NtkdistError:
+            raise
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise StoreError(
+                Outcome.UNREADABLE.message(
+                    rows=f"{r0}:{r1}", cols=f"{c0}:{c1}", reason=f"{type(error).__name__}: {error}"
+                )
+            ) from error
+
+    def fill_lower(self, out: Matrix, first: int, step: int) -> None:
+        """Write the lower triangle of a diagonal block, mirrored from the upper one.
+
+        Args:
+            out: (w, w) float64; the strictly upper triangle is left as it is.
+            first: Row of the matrix where the block begins.
+            step: Edge of the pieces read at a time (more where the array's chunks are larger).
+        """
+        w = out.shape[0]
+        step = max(step, min(self.edge, _LARGEST_PIECE))  # a chunk is decoded once, not often
+        for r in range(0, w, step):
+            rows = min(r + step, w)
+            for c in range(r, w, step):
+                cols = min(c + step, w)
+                piece = self.block(first + r, first + rows, first + c, first + cols).T
+                out[c:cols, r:rows] = np.tril(piece) if c == r else piece
+
+    def fingerprint(self) -> str:
+        """Hash of shape, dtype, diagonal, first row and last column.
+
+        A sample, so that a resume need not read the whole matrix: it notices another matrix,
+        not a single changed entry. Callers who know better pass their own.
+        """
+        digest = hashlib.sha256(f"{self.n} {self.dtype.str}".encode())
+        step = self.edge if self.edge > 1 else 256
+        for r in range(0, self.n, step):
+            rows = min(r + step, self.n)
+            digest.update(np.diagonal(self.block(r, rows, r, rows)).tobytes())
+            digest.update(self.block(0, 1, r, rows).tobytes())
+            digest.update(self.block(r, rows, self.n - 1, self.n).tobytes())
+        return f"sample-sha256:{digest.hexdigest()}"
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What one pass over the upper triangle finds.
+
+    Args:
+        start: First row looked at.
+        diagonal: Diagonal entries of the rows looked at.
+        sums: (N - start,) sums of |entry| off the diagonal: by column, and by row for the rows
+            looked at, so that all parts together give every column's sum of the full matrix.
+        bad: (row, column, value) of the first entry that is not finite, row by row; or None.
+    """
+
+    start: int
+    diagonal: Vector
+    sums: Vector
+    bad: tuple[int, int, float] | None
+
+
+def survey_ranges(n: int, edge: int, block: int) -> list[tuple[int, int]]:
+    """Return the row ranges to survey, aligned with the source's chunks."""
+    step = max(-(-n // _SURVEY_PARTS), min(block, n))
+    step = -(-step // edge) * edge
+    return [(r, min(r + step, n)) for r in range(0, n, step)]
+
+
+def survey_rows(source: Source, r0: int, r1: int, block: int) -> Survey:
+    """Look at the upper triangle's rows r0:r1: diagonal, sums of magnitudes, finiteness.
+
+    Args:
+        source: The matrix.
+        r0: First row.
+        r1: Past the last row.
+        block: Rows read at a time (rounded to the source's chunks).
+
+    Returns:
+        What was found; it stops at the strip with the first entry that is not finite.
+    """
+    n, edge = source.n, source.edge
+    height = max(1, block // edge) * edge
+    sums = np.zeros(n - r0)
+    diagonal = np.empty(r1 - r0)
+    for r in range(r0, r1, height):
+        rows = min(r + height, r1)
+        bad: tuple[int, int, float] | None = None
+        c = r
+        while c < n:
+            # the first piece ends with the diagonal, later ones are wider
+            cols = rows if c == r else min(c + 4 * height, n)
+            piece = source.block(r, rows, c, cols)
+            if c == r:
+                diagonal[r - r0 : rows - r0] = np.diagonal(piece)
+                magnitude = np.abs(np.triu(piece, 1))
+            else:
+                magnitude = np.abs(piece)
+            with np.errstate(over="ignore"):  # an infinite sum is looked into below
+                sums[c - r0 : cols - r0] += magnitude.sum(axis=0)
+                by_row = magnitude.sum(axis=1)
+                sums[r - r0 : rows - r0] += by_row
+            if not (np.isfinite(by_row).all() and (c > r or np.isfinite(np.diagonal(piece)).all())):
+                bad = _earliest(bad, _first_bad(piece, r, c))
+            c = cols
+        if bad is not None:
+            return Survey(r0, diagonal, sums, bad)
+    return Survey(r0, diagonal, sums, None)
+
+
+def _first_bad(piece: Matrix, row: int, col: int) -> tuple[int, int, float] | None:
+    upper = ~np.isfinite(np.triu(piece) if row == col else piece)
+    where = np.argwhere(upper)
+    if not len(where):
+        return None  # finite entries whose sum overflows
+    i, j = (int(v) for v in where[0])
+    return row + i, col + j, float(piece[i, j])
+
+
+def _earliest(
+    one: tuple[int, int, float] | None, other: tuple[int, int, float] | None
+) -> tuple[int, int, float] | None:
+    found = [entry for entry in (one, other) if entry is not None]
+    return min(found, key=lambda entry: entry[:2]) if found else None

@@ -1,0 +1,137 @@
+"""The kernel matrix and the class matrices Z as pictures with axes, for ``inline_svg``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ntkdist.report.svg import FAINT, INK, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_NEGATIVE, _POSITIVE = "#3f7fca", "#d0661f"  # legible on white and on near black
+_MOST_NAMES = 20
+_LONGEST_NAME = 12
+_SHOWN = (2.0, 98.0)  # percentiles; the diagonal would swallow the scale
+
+
+def gram(matrix: NDArray[Any], boundaries: Sequence[float], names: Sequence[str]) -> Figure:
+    """Draw the kernel matrix with its images ordered by class.
+
+    Args:
+        matrix: (m, m) averaged entries.
+        boundaries: K+1 positions in bins between which each class lies.
+        names: K class names.
+
+    Returns:
+        The figure.
+    """
+    figure = new_figure(460, 440)
+    axes = figure.add_subplot()
+    low, high = shown_range(matrix)
+    m = len(matrix)
+    image = axes.imshow(
+        matrix,
+        cmap="viridis",
+        vmin=low,
+        vmax=high,
+        interpolation="none",
+        extent=(0, m, m, 0),
+    )
+    edges = np.asarray(boundaries, dtype=np.float64)
+    width = 0.8 if len(names) <= 30 else 0.3
+    for edge in edges[(edges > 0) & (edges < m)]:
+        axes.axhline(edge, color="white", alpha=0.7, linewidth=width)
+        axes.axvline(edge, color="white", alpha=0.7, linewidth=width)
+    if len(edges) == len(names) + 1:
+        _name_classes(axes, (edges[1:] + edges[:-1]) / 2, names)
+    _finish(figure, axes, image)
+    return figure
+
+
+def shown_range(matrix: NDArray[Any]) -> tuple[float, float]:
+    """Return the values at the ends of the colour scale of ``gram``."""
+    finite = matrix[np.isfinite(matrix)]
+    if not finite.size:
+        return 0.0, 1.0
+    low, high = (float(x) for x in np.percentile(finite, _SHOWN))
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def class_matrix(Z: NDArray[Any], names: Sequence[str], limit: float) -> Figure:
+    """Draw one class matrix, zero in the page's own colour and the diagonal left open.
+
+    Args:
+        Z: (K, K) class matrix.
+        names: K class names.
+        limit: The value of the strongest colour, the same for all matrices of a page.
+
+    Returns:
+        The figure.
+    """
+    from matplotlib.colors import LinearSegmentedColormap, to_rgba
+
+    # zero is transparent, so that it fades into a light and into a dark page alike
+    colors = LinearSegmentedColormap.from_list(
+        "class",
+        [
+            (0.0, to_rgba(_NEGATIVE)),
+            (0.5, to_rgba(_NEGATIVE, 0.0)),
+            (0.5, to_rgba(_POSITIVE, 0.0)),
+            (1.0, to_rgba(_POSITIVE)),
+        ],
+    )
+    figure = new_figure(360, 350)
+    axes = figure.add_subplot()
+    K = len(Z)
+    off = np.array(Z, dtype=np.float64)
+    np.fill_diagonal(off, 0.0)
+    image = axes.imshow(
+        off, cmap=colors, vmin=-limit, vmax=limit, interpolation="none", extent=(0, K, K, 0)
+    )
+    if K <= 30:
+        axes.hlines(range(K + 1), 0, K, color=FAINT, linewidth=0.6)
+        axes.vlines(range(K + 1), 0, K, color=FAINT, linewidth=0.6)
+    axes.plot([0, K], [0, K], color=INK, linewidth=0.8, alpha=0.6)
+    if len(names) == K:
+        _name_classes(axes, np.arange(K) + 0.5, names)
+    _finish(figure, axes, image)
+    return figure
+
+
+def between_limit(matrices: Sequence[NDArray[Any]]) -> float:
+    """Return the largest |Z_kd|, k ≠ d, of several class matrices; 1 if there is none."""
+    largest = 0.0
+    for Z in matrices:
+        off = np.abs(Z[~np.eye(len(Z), dtype=bool)])
+        largest = max(largest, float(np.max(off[np.isfinite(off)], initial=0.0)))
+    return largest or 1.0
+
+
+def _name_classes(axes: Axes, middles: NDArray[Any], names: Sequence[str]) -> None:
+    step = -(-len(names) // _MOST_NAMES)
+    short = [x if len(x) <= _LONGEST_NAME else x[: _LONGEST_NAME - 1] + "…" for x in names]
+    upright = max((len(x) for x in short), default=0) > 2
+    axes.set_xticks(middles[::step], short[::step], rotation=90 if upright else 0)
+    axes.set_yticks(middles[::step], short[::step])
+
+
+def _finish(figure: Figure, axes: Axes, image: Any) -> None:
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    bar = figure.colorbar(image, ax=axes, shrink=0.7, aspect=28, pad=0.02)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=0)
+    bar.locator = _few_ticks()
+    bar.update_ticks()
+
+
+def _few_ticks() -> Any:
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(5)

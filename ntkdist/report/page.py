@@ -1,0 +1,119 @@
+"""``write_report``: one HTML file about a run, complete in itself."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ntkdist.errors import InputError
+from ntkdist.report import story
+from ntkdist.report.figures import draw_figures
+from ntkdist.report.findings import class_rows, missing_parts, read_findings, worst_issues
+from ntkdist.report.timeline import read_timeline
+from ntkdist.report.words import count, counted, duration, number, percent
+from ntkdist.run import Run
+
+_HERE = Path(__file__).parent
+
+
+def write_report(run: Run, path: str | None = None, *, max_issues: int = 60) -> str:
+    """Write what a run found and how, as one HTML file without scripts or links outside.
+
+    A run that is not complete gives a report of what is there, with what is missing and the
+    command that goes on. The same run gives the same bytes.
+
+    Args:
+        run: The run.
+        path: Where to write; None means ``report.html`` in the run's folder.
+        max_issues: How many suspicious labels to show with their pictures, at least 0.
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: If ``path`` is missing for a remote run or cannot be written, or
+            ``max_issues`` is negative.
+        StoreError: If the run holds something that cannot be read.
+    """
+    if max_issues < 0:
+        raise InputError(f"max_issues={max_issues} must be at least 0")
+    folder = _folder(run.url)
+    if path is None:
+        if folder is None:
+            raise InputError(f"{run.url}: is not on this machine; give a path for the report")
+        path = str(folder / "report.html")
+    _write(path, _render(run, folder, max_issues))
+    return path
+
+
+def _render(run: Run, folder: Path | None, max_issues: int) -> str:
+    import jinja2
+    from markupsafe import Markup
+
+    timeline = read_timeline(None if folder is None else folder / "events.jsonl")
+    findings = read_findings(run)
+    given = run.read("inputs", "labels")
+    true: NDArray[np.int64] | None = None
+    if run.has("inputs", "labels_true"):
+        true = run.read("inputs", "labels_true")
+    shape = run.array("inputs", "pictures").shape
+    figures = draw_figures(run.manifest.class_names, findings, timeline)
+    issues = [] if findings is None else worst_issues(run, findings, given, true, max_issues)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        count=count, counted=counted, duration=duration, number=number, percent=percent
+    )
+    context: dict[str, Any] = {
+        "style": Markup((_HERE / "style.css").read_text(encoding="utf-8")),
+        "title": story.title(run, shape),
+        "subtitle": story.subtitle(run, shape),
+        "sentences": story.summary(findings, len(given)),
+        "tiles": story.key_numbers(findings, len(given)),
+        "missing": missing_parts(run, timeline, findings),
+        "resume_command": run.resume_command,
+        "findings": findings,
+        "losses": [] if findings is None else story.loss_rows(findings),
+        "figures": {name: (Markup(svg), caption) for name, (svg, caption) in figures.items()},
+        "issues": issues,
+        "judgement": story.judgement(findings, given, true),
+        "classes": class_rows(run.manifest.class_names, findings, given, true),
+        "facts": story.facts(run, timeline, findings),
+        "canonical": str(run.architecture),
+        "stages": [stage for stage in timeline.stages.values() if stage.stage != "report"],
+        "run_url": run.url,
+    }
+    return environment.get_template("template.html.j2").render(context)
+
+
+def _folder(url: str) -> Path | None:
+    """Return the run's folder, or None if it is not on this machine."""
+    if "://" not in url:
+        return Path(url)
+    return Path(unquote(urlparse(url).path)) if url.startswith("file://") else None
+
+
+def _write(path: str, text: str) -> None:
+    """Write a file whole or not at all."""
+    target = Path(path)
+    half = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        try:
+            half.write_text(text, encoding="utf-8")
+            os.replace(half, target)
+        finally:
+            half.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}); give another path for the report"
+        ) from None

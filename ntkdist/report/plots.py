@@ -1,0 +1,145 @@
+"""The curves and bars of the report, as matplotlib figures for ``inline_svg``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ntkdist.report.svg import ACCENT, FAINT, FONT_SIZE, INK, OTHER, new_figure
+from ntkdist.report.words import number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_MOST_POINTS = 800  # more cannot be told apart at this width
+
+
+def loss_bars(values: Sequence[tuple[str, float]]) -> Figure:
+    """Draw L(Z) of each set of labels as one bar.
+
+    Args:
+        values: (name, L(Z)) of each, from top to bottom.
+
+    Returns:
+        The figure.
+    """
+    figure = new_figure(460, 34 * len(values) + 20)
+    axes = figure.add_subplot()
+    losses = [value for _, value in values]
+    low, high = min(0.0, *losses), max(0.0, *losses)
+    span = (high - low) or 1.0
+    for row, (name, value) in enumerate(values):
+        color = {"refurbished": ACCENT, "true": OTHER}.get(name, INK)
+        axes.barh(row, value, height=0.6, color=color)
+        axes.annotate(
+            number(value),
+            (max(value, 0.0), row),
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
+        )
+    axes.axvline(0, color=INK, linewidth=0.8)
+    axes.set_xlim(low - (0.02 * span if low < 0 else 0), high + 0.22 * span)
+    axes.set_yticks(range(len(values)), [name for name, _ in values])
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", length=0)
+    axes.xaxis.set_visible(False)
+    axes.spines[["left", "bottom"]].set_visible(False)
+    return figure
+
+
+def loss_curve(losses: NDArray[np.float64], true: float | None = None) -> Figure:
+    """Draw L(Z) over the changed labels.
+
+    Args:
+        losses: (S+1,) L(Z) before the first and after each change.
+        true: L(Z) of the true labels where they are known.
+
+    Returns:
+        The figure.
+    """
+    figure = new_figure(460, 250)
+    axes = figure.add_subplot()
+    last = len(losses) - 1
+    shown = np.unique(np.linspace(0, last, min(len(losses), _MOST_POINTS)).astype(int))
+    axes.plot(shown, losses[shown], color=ACCENT, linewidth=1.8)
+    axes.plot([last], [losses[-1]], "o", color=ACCENT, markersize=4)
+    if true is not None:
+        axes.axhline(true, color=OTHER, linewidth=1.2, linestyle=(0, (4, 3)))
+        axes.annotate(
+            "true labels",
+            (0, true),
+            xytext=(4, 4),
+            textcoords="offset points",
+            color=OTHER,
+            fontsize=FONT_SIZE - 1,
+        )
+    axes.set_xlim(0, max(last, 1) * 1.02)
+    _quiet(axes, "labels changed", "L(Z)")
+    return figure
+
+
+def throughput(
+    edges: NDArray[Any], rates: NDArray[Any], unit: str, restarts: Sequence[float] = ()
+) -> Figure:
+    """Draw the rate at which the kernel matrix was computed, over time.
+
+    Args:
+        edges: (B+1,) edges of the bins in seconds.
+        rates: (B,) rates.
+        unit: What they count.
+        restarts: Times at which a driver was started again.
+
+    Returns:
+        The figure.
+    """
+    scale, name = next(
+        (factor, unit)
+        for factor, unit in ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
+        if edges[-1] >= 2 * factor or factor == 1.0
+    )
+    figure = new_figure(720, 240)
+    axes = figure.add_subplot()
+    axes.stairs(rates, edges / scale, color=ACCENT, linewidth=1.6)
+    axes.stairs(rates, edges / scale, color=ACCENT, alpha=0.15, fill=True)
+    for at in restarts:
+        axes.axvline(at / scale, color=OTHER, linewidth=1.2, linestyle=(0, (4, 3)))
+    if restarts:
+        axes.annotate(
+            "started again",
+            (restarts[-1] / scale, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(4, -4),
+            textcoords="offset points",
+            color=OTHER,
+            va="top",
+            fontsize=FONT_SIZE - 1,
+        )
+    axes.set_xlim(0, edges[-1] / scale)
+    axes.set_ylim(0, None)
+    _quiet(axes, name, unit)
+    return figure
+
+
+def _quiet(axes: Axes, x: str, y: str) -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(axis="y", color=FAINT, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=3)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=x.startswith("labels")))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(_tick))
+
+
+def _tick(value: float, _position: int | None = None) -> str:
+    if value == int(value) and abs(value) < 1e9:
+        return f"{int(value):,}".replace("-", "−")
+    return number(value, 4)

@@ -1,0 +1,157 @@
+"""A matplotlib figure as inline SVG that takes its colours and fonts from the page.
+
+Matplotlib writes a document of its own: a global style sheet, the same ids in every figure, fixed
+fonts and addresses of its name spaces. Inside a page the first two change or clash with what
+stands around it, so the tree is rewritten here.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Stand-ins that become variables of the page's style sheet, so that one figure serves light and
+# dark: axes and text, the accent, what is compared with it, lines that should stay behind.
+INK, ACCENT, OTHER, FAINT = "#000001", "#000002", "#000003", "#000004"
+_VARIABLES = {
+    INK: "var(--figure-ink)",
+    ACCENT: "var(--accent)",
+    OTHER: "var(--other)",
+    FAINT: "var(--line)",
+}
+FONT_SIZE = 12.0
+_SETTINGS = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "ntkdist",
+    "text.parse_math": False,  # a class may be called $x$
+    "axes.unicode_minus": True,
+    "font.size": FONT_SIZE,
+    "axes.labelsize": FONT_SIZE,
+    "xtick.labelsize": FONT_SIZE - 1,
+    "ytick.labelsize": FONT_SIZE - 1,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.linewidth": 0.8,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "image.composite_image": False,
+    "path.simplify": True,
+}
+
+
+@contextmanager
+def figure_settings() -> Iterator[None]:
+    """Set matplotlib's defaults for figures of the report, and put the user's back after."""
+    import matplotlib
+
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        # the browser sets the text, so that glyphs missing from matplotlib's font do not matter
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_SETTINGS)
+        yield
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of so many CSS pixels, laid out to fit."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width / 72, height / 72), layout="constrained")
+
+
+def inline_svg(name: str, alt: str, draw: Callable[..., Figure], *args: Any, **named: Any) -> str:
+    """Draw a figure and return it as an SVG element for the middle of a page.
+
+    Args:
+        name: Unique in the page; begins every id in the figure.
+        alt: What the figure shows, for those who do not see it.
+        draw: Makes the figure; called with the settings of the report.
+        *args: Given to ``draw``.
+        **named: Given to ``draw``.
+
+    Returns:
+        An ``<svg>`` element without addresses, style sheets or fixed fonts.
+    """
+    out = io.BytesIO()
+    with figure_settings():
+        figure = draw(*args, **named)
+        figure.savefig(out, format="svg", metadata={"Date": None}, transparent=True)
+    root = ElementTree.fromstring(out.getvalue())
+    _clean(root, name)
+    width, height = root.get("viewBox", "0 0 1 1").split()[2:]
+    root.attrib = {
+        "class": "figure",
+        "viewBox": root.get("viewBox", ""),
+        "role": "img",
+        "aria-label": alt,
+        # the intrinsic size, so that nothing moves while the page is laid out
+        "width": f"{float(width):.0f}",
+        "height": f"{float(height):.0f}",
+    }
+    return ElementTree.tostring(root, encoding="unicode", method="html")
+
+
+def _clean(root: ElementTree.Element, name: str) -> None:
+    referenced = set(re.findall(r"#([\w.-]+)", " ".join(_references(root))))
+    for parent in root.iter():
+        for child in list(parent):
+            local = _local(child.tag)
+            if local in ("metadata", "style") or (local == "defs" and not len(child)):
+                parent.remove(child)
+    for element in root.iter():
+        element.tag = _local(element.tag)
+        element.text = (element.text or "").strip() or None
+        element.tail = None
+        cleaned: dict[str, str] = {}
+        for key, value in element.attrib.items():
+            key = _local(key)
+            if key == "id":
+                if value not in referenced:
+                    continue
+                value = f"{name}-{value}"
+            elif key == "href":
+                value = (
+                    f"#{name}-{value[1:]}" if value.startswith("#") else re.sub(r"\s", "", value)
+                )
+            elif key == "clip-path":
+                value = value.replace("url(#", f"url(#{name}-")
+            elif key == "style":
+                value = _style(value)
+            elif key == "d":
+                value = " ".join(value.split())
+            if value:
+                cleaned[key] = value
+        element.attrib = cleaned
+
+
+def _references(root: ElementTree.Element) -> Iterator[str]:
+    for element in root.iter():
+        for key, value in element.attrib.items():
+            if _local(key) == "clip-path" or (_local(key) == "href" and value.startswith("#")):
+                yield value
+
+
+def _style(text: str) -> str:
+    kept = []
+    for rule in text.split(";"):
+        name, _, value = (part.strip() for part in rule.partition(":"))
+        if name and name != "font-family":
+            kept.append(f"{name}:{_VARIABLES.get(value, value)}")
+    return ";".join(kept)
+
+
+def _local(name: str) -> str:
+    return name.rpartition("}")[2]

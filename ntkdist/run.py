@@ -1,0 +1,352 @@
+"""A run: one Zarr group at a path or URL, with its inputs, manifest and fingerprint.
+
+Layout (every array in Zarr v3; results as arrays and JSON attributes, nothing pickled)::
+
+    RUN/                  attributes: the manifest (schema, config, fingerprint, versions, ...)
+      inputs/images       (N, H, W, C) float32, preprocessed: what the kernel sees
+      inputs/pictures     (N, H, W, C) uint8, for people to look at
+      inputs/labels       (N,) the given labels, noise included
+      inputs/labels_true  (N,) the labels before noise was put on; only where it was
+      gram/KIND           the Gram matrix as tiles
+      factor/KIND/RIDGE   the Cholesky factor and the inverse
+      labels/             what the label stage found
+      events.jsonl        what happened when
+      report.html         the report
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ntkdist.architecture import Architecture
+from ntkdist.config import RunConfig, differences
+from ntkdist.errors import InputError, StoreError
+from ntkdist.inputs import Inputs, fingerprint, load_inputs
+
+if TYPE_CHECKING:
+    import zarr
+
+SCHEMA = 1
+_KEY = "ntkdist"
+# Settings that change how a run is computed or analysed but not what its Gram matrix is.
+_FREE = {"run", "factor", "labels"}
+_FREE_GRAM = {"executor", "workers", "address", "threads", "memory", "tile", "backend"}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a run is, as written once when it was created.
+
+    Attributes:
+        schema: Version of the layout.
+        config: The resolved configuration.
+        fingerprint: sha256 over images, architecture, kinds, dtype and backend arithmetic.
+        backend: Name of the backend that computes the Gram.
+        arithmetic: Its arithmetic version.
+        reason: Why that backend was taken.
+        num_classes: K.
+        class_names: One name per class.
+        created: When, UTC, ISO 8601.
+        versions: Software versions.
+    """
+
+    schema: int
+    config: dict[str, Any]
+    fingerprint: str
+    backend: str
+    arithmetic: str
+    reason: str
+    num_classes: int
+    class_names: tuple[str, ...]
+    created: str
+    versions: dict[str, str]
+
+
+class Run:
+    """A run's group, opened.
+
+    Attributes:
+        url: Where it is.
+        manifest: What it is.
+        config: Its configuration; settings that may change between starts are the latest given.
+    """
+
+    def __init__(self, url: str, manifest: Manifest, config: RunConfig) -> None:
+        self.url = url
+        self.manifest = manifest
+        self.config = config
+
+    def __repr__(self) -> str:
+        return f"Run({self.url!r}, {self.manifest.fingerprint[:12]})"
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 that every tile of this run answers to."""
+        return self.manifest.fingerprint
+
+    @property
+    def architecture(self) -> Architecture:
+        """The network."""
+        return Architecture.parse(self.config.architecture)
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return self.manifest.num_classes
+
+    def address(self, *parts: str) -> str:
+        """Return the address of something inside the run."""
+        return "/".join([self.url.rstrip("/"), *parts])
+
+    @property
+    def resume_command(self) -> str:
+        """The command that goes on with this run."""
+        return f"ntkdist run {self.url}"
+
+    @classmethod
+    def create(cls, config: RunConfig) -> Run:
+        """Create a run, or open it if it is there with the same configuration.
+
+        Args:
+            config: What to compute. Relative data paths count from the current folder.
+
+        Returns:
+            The run with its inputs stored.
+
+        Raises:
+            InputError: If the data cannot be read, the place cannot be written, or another
+                run is there (the first differing field, its old and its new value).
+        """
+        existing = _read_manifest(config.run)
+        if existing is not None:
+            _refuse_change(existing, config)
+            return cls(config.run, existing, config)
+        _check_place(config.run)
+        inputs = load_inputs(config)
+        manifest = _describe(config, inputs)
+        _write_inputs(config.run, inputs, manifest)
+        return cls(config.run, manifest, config)
+
+    @classmethod
+    def open(cls, url: str | os.PathLike[str]) -> Run:
+        """Open an existing run.
+
+        Args:
+            url: Its folder or URL.
+
+        Returns:
+            The run, with the configuration it was created with.
+
+        Raises:
+            InputError: If there is no run, or a newer version wrote it.
+        """
+        url = os.fspath(url)
+        manifest = _read_manifest(url)
+        if manifest is None:
+            raise InputError(f"{url}: there is no run here; start one with ntkdist run CONFIG.yaml")
+        config = RunConfig.from_dict({**manifest.config, "run": url}, where=url)
+        return cls(url, manifest, config)
+
+    def has(self, *parts: str) -> bool:
+        """Return whether an array or group is stored under ``parts``."""
+        import zarr
+        from zarr.errors import GroupNotFoundError, NodeNotFoundError
+
+        try:
+            zarr.open(self.address(*parts), mode="r")
+        except (FileNotFoundError, NodeNotFoundError, GroupNotFoundError):
+            return False
+        return True
+
+    def array(self, *parts: str) -> zarr.Array:
+        """Open a stored array.
+
+        Raises:
+            StoreError: If it is not there.
+        """
+        import zarr
+
+        try:
+            return zarr.open_array(self.address(*parts), mode="r")
+        except (FileNotFoundError, KeyError) as error:
+            name = "/".join(parts)
+            raise StoreError(f"{self.url}: holds no {name} yet; {self.resume_command}") from error
+
+    def read(self, *parts: str) -> np.ndarray:
+        """Read a stored array whole; a corrupt one raises ``StoreError`` with its name."""
+        array = self.array(*parts)
+        try:
+            return np.asarray(array[...])
+        except Exception as error:
+            raise StoreError(
+                f"{self.address(*parts)}: cannot be read ({error}); "
+                "delete it and run the stage again"
+            ) from error
+
+    def write(
+        self, parts: str, values: np.ndarray, attributes: Mapping[str, Any] | None = None
+    ) -> None:
+        """Store an array under a slash-separated name, replacing what is there."""
+        _write_array(self.address(parts), np.asarray(values), attributes)
+
+    def attributes(self, *parts: str) -> dict[str, Any]:
+        """Return the JSON attributes of a group or array; empty if it is not there."""
+        import zarr
+
+        if not self.has(*parts):
+            return {}
+        return dict(zarr.open(self.address(*parts), mode="r").attrs)
+
+    def write_attributes(self, parts: str, attributes: Mapping[str, Any]) -> None:
+        """Set JSON attributes of a group, created if needed."""
+        import zarr
+
+        zarr.open_group(self.address(parts), mode="a").attrs.update(attributes)
+
+
+def _describe(config: RunConfig, inputs: Inputs) -> Manifest:
+    from ntkdist.kernels import select_backend
+
+    arch = Architecture.parse(config.architecture)
+    shape = inputs.images.shape[1:]
+    chosen = select_backend(arch, shape, name=config.gram.backend, dtype=config.gram.dtype)
+    return Manifest(
+        schema=SCHEMA,
+        config=config.to_dict(),
+        fingerprint=fingerprint(
+            inputs.images, arch, config.gram.kinds, config.gram.dtype, chosen.backend.arithmetic
+        ),
+        backend=chosen.backend.name,
+        arithmetic=chosen.backend.arithmetic,
+        reason=chosen.reason,
+        num_classes=inputs.num_classes,
+        class_names=inputs.class_names,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions=_versions(),
+    )
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version()}
+    for name in ("ntkdist", "numpy", "scipy", "numba", "zarr", "ray", "dask"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _read_manifest(url: str) -> Manifest | None:
+    import zarr
+    from zarr.errors import GroupNotFoundError, NodeTypeValidationError
+
+    try:
+        attributes = zarr.open_group(url, mode="r").attrs.asdict()
+    except (FileNotFoundError, GroupNotFoundError, NodeTypeValidationError):
+        return None
+    except PermissionError as error:
+        raise InputError(f"{url}: cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError) as error:
+        raise StoreError(f"{url}: its manifest zarr.json cannot be read: {error}") from None
+    found = attributes.get(_KEY)
+    if found is None:
+        return None
+    if found["schema"] > SCHEMA:
+        raise InputError(
+            f"{url}: was written with schema {found['schema']}, this version reads up to {SCHEMA}; "
+            "update ntkdist"
+        )
+    found = dict(found)
+    found["class_names"] = tuple(found["class_names"])
+    return Manifest(**found)
+
+
+def _refuse_change(manifest: Manifest, config: RunConfig) -> None:
+    """Raise ``InputError`` if ``config`` asks for another Gram than the run holds."""
+    old, new = dict(manifest.config), config.to_dict()
+    for both in (old, new):
+        for name in _FREE:
+            both.pop(name, None)
+        both["gram"] = {k: v for k, v in both["gram"].items() if k not in _FREE_GRAM}
+    if config.gram.backend not in ("auto", manifest.backend):
+        old["gram"]["backend"], new["gram"]["backend"] = manifest.backend, config.gram.backend
+    changed = differences(old, new)
+    if changed:
+        name, was, now = changed[0]
+        more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+        raise InputError(
+            f"{config.run}: holds a run with {name}={was!r}, now {name}={now!r} is asked{more}; "
+            "give another --run, or the old value"
+        )
+
+
+def _check_place(url: str) -> None:
+    """Raise ``InputError`` unless a new run can be written at ``url``."""
+    if "://" in url:
+        return
+    if os.path.exists(url):
+        if not os.path.isdir(url):
+            raise InputError(f"{url}: is a file; give a folder for the run")
+        names = set(os.listdir(url))
+        if names and not _half_made(url):
+            raise InputError(f"{url}: is a folder with other things in it; give a new or empty one")
+    try:
+        os.makedirs(url, exist_ok=True)
+        probe = os.path.join(url, ".probe")
+        with open(probe, "w"):
+            pass
+        os.unlink(probe)
+    except OSError as error:
+        raise InputError(
+            f"{url}: cannot be written ({error.strerror}); give another --run or change its rights"
+        ) from None
+
+
+def _half_made(url: str) -> bool:
+    """Return whether ``url`` holds only what a killed ``Run.create`` leaves."""
+    return set(os.listdir(url)) <= {"zarr.json", "inputs"}
+
+
+def _write_inputs(url: str, inputs: Inputs, manifest: Manifest) -> None:
+    """Store inputs first and the manifest last: a run without a manifest is none."""
+    import dataclasses
+
+    import zarr
+
+    zarr.open_group(url, mode="w")
+    named = {
+        "images": inputs.images,
+        "pictures": inputs.pictures,
+        "labels": inputs.labels.astype(np.int64),
+    }
+    if inputs.labels_true is not None:
+        named["labels_true"] = inputs.labels_true.astype(np.int64)
+    for name, values in named.items():
+        _write_array(f"{url.rstrip('/')}/inputs/{name}", values, None)
+    zarr.open_group(url, mode="r+").attrs[_KEY] = dataclasses.asdict(manifest)
+
+
+def _write_array(address: str, values: np.ndarray, attributes: Mapping[str, Any] | None) -> None:
+    import zarr
+    from zarr.codecs import BloscCodec, Crc32cCodec
+
+    rows = max(1, min(values.shape[0], 2**22 // max(1, values[:1].nbytes))) if values.ndim else 1
+    array = zarr.create_array(
+        address,
+        shape=values.shape,
+        dtype=values.dtype,
+        chunks=(rows, *values.shape[1:]) if values.ndim else (),
+        compressors=[BloscCodec(cname="lz4", shuffle="bitshuffle"), Crc32cCodec()],
+        attributes=dict(attributes or {}),
+        overwrite=True,
+    )
+    array[...] = values

@@ -1,0 +1,180 @@
+"""A folder for each class: formats, modes, splits, damage."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ntkdist.data import load
+from ntkdist.errors import InputError
+
+RANDOM = np.random.default_rng(0)
+
+
+def grey(size=(5, 4)):
+    return RANDOM.integers(0, 256, size[::-1], dtype=np.uint8)
+
+
+def colour(size=(5, 4)):
+    return RANDOM.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+
+
+def save(path, pixels, mode=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(pixels)
+    (image if mode is None else image.convert(mode)).save(path)
+    return pixels
+
+
+def test_png_round_trip_in_sorted_order(tmp_path):
+    pixels = {
+        name: save(tmp_path / name, colour())
+        for name in ("dog/b.png", "dog/a.PNG", "cat/z.png", "ant/0.png")
+    }
+    read = load(f"images:{tmp_path}")
+    order = ["ant/0.png", "cat/z.png", "dog/a.PNG", "dog/b.png"]
+    np.testing.assert_array_equal(read.images, [pixels[name] for name in order])
+    np.testing.assert_array_equal(read.labels, [0, 1, 2, 2])
+    assert read.class_names == ("ant", "cat", "dog")
+    assert read.images.dtype == np.uint8
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "JPEG", "Jpg"])
+def test_jpeg(tmp_path, suffix):
+    flat = np.full((8, 8, 3), (200, 100, 50), dtype=np.uint8)
+    save(tmp_path / f"a/1.{suffix}", flat)
+    save(tmp_path / "b/1.png", flat)
+    read = load(f"images:{tmp_path}")
+    np.testing.assert_allclose(read.images[0].astype(int), read.images[1], atol=4)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA"])
+def test_grey_images_keep_one_channel(tmp_path, mode):
+    black_and_white = np.where(grey() > 127, 255, 0).astype(np.uint8)
+    save(tmp_path / "a/1.png", black_and_white, mode)
+    save(tmp_path / "b/1.png", black_and_white)
+    read = load(f"images:{tmp_path}")
+    assert read.images.shape == (2, 4, 5, 1)
+    for image in read.images:
+        np.testing.assert_array_equal(image[..., 0], black_and_white)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_one_colour_image_makes_all_rgb(tmp_path, mode):
+    flat = np.full((4, 5, 3), (255, 0, 51), dtype=np.uint8)
+    save(tmp_path / "a/1.png", flat, mode)
+    shade = save(tmp_path / "b/1.png", grey())
+    read = load(f"images:{tmp_path}")
+    np.testing.assert_array_equal(read.images[0], flat)
+    np.testing.assert_array_equal(read.images[1], np.repeat(shade[..., None], 3, axis=2))
+
+
+def test_transparent_palette_gives_its_colours(tmp_path):
+    image = Image.new("P", (2, 2), 1)
+    image.putpalette([0, 0, 0, 10, 20, 30])
+    (tmp_path / "a").mkdir()
+    image.save(tmp_path / "a/1.png", transparency=b"\x00\x80")
+    image.save(tmp_path / "a/2.png")
+    np.testing.assert_array_equal(load(f"images:{tmp_path}").images[:, 1, 1], [[10, 20, 30]] * 2)
+
+
+@pytest.mark.parametrize("with_colour", [False, True])
+def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path, with_colour):
+    wide = np.array([[0, 257, 32768], [65535, 1000, 60000]], dtype=np.uint16)
+    save(tmp_path / "a/1.png", wide)
+    save(tmp_path / "b/1.png", colour((3, 2)) if with_colour else grey((3, 2)))
+    image = load(f"images:{tmp_path}").images[0]
+    assert image.shape == (2, 3, 3 if with_colour else 1)
+    np.testing.assert_array_equal(image, np.rint(wide / 257)[..., None] * np.ones(image.shape[2]))
+
+
+def test_train_and_test_folders_are_the_splits(tmp_path):
+    for name in ("train/a/1.png", "train/b/1.png", "train/c/1.png", "test/b/1.png", "test/c/2.png"):
+        save(tmp_path / name, grey())
+    train, test = load(f"images:{tmp_path}"), load(f"images:{tmp_path}", "test")
+    np.testing.assert_array_equal(train.labels, [0, 1, 2])
+    np.testing.assert_array_equal(test.labels, [1, 2])  # numbered as in train
+    assert train.class_names == test.class_names == ("a", "b", "c")
+
+
+def test_classes_called_train_and_test_are_classes(tmp_path):
+    save(tmp_path / "train/1.png", grey())
+    save(tmp_path / "test/1.png", grey())
+    assert load(f"images:{tmp_path}").class_names == ("test", "train")
+
+
+def test_other_files_and_hidden_ones_are_passed_over(tmp_path):
+    for name in ("a/1.png", "b/1.png"):
+        save(tmp_path / name, grey())
+    (tmp_path / "a/._1.png").write_bytes(b"resource fork")
+    (tmp_path / "a/Thumbs.db").write_bytes(b"x")
+    (tmp_path / "README.txt").write_text("x")
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / "__MACOSX").mkdir()
+    assert len(load(f"images:{tmp_path}")) == 2
+
+
+def message_of(tmp_path, split="train"):
+    with pytest.raises(InputError) as caught:
+        load(f"images:{tmp_path}", split)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_two_sizes_name_both_files(tmp_path):
+    save(tmp_path / "a/1.png", grey((5, 4)))
+    save(tmp_path / "b/2.png", grey((6, 4)))
+    assert (
+        f"{tmp_path}/a/1.png has 5x4 pixels but {tmp_path}/b/2.png 6x4; bring all images"
+        in message_of(tmp_path)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("2.png", lambda d: b""),
+        ("2.png", lambda d: b"not an image"),
+        ("2.png", lambda d: d[: len(d) // 2]),
+        ("2.jpg", lambda d: d[: len(d) // 2]),
+        ("2.png", lambda d: d[:45] + bytes([d[45] ^ 255]) + d[46:]),
+        ("2.png", lambda d: d[:16] + b"\x7f\xff\xff\xff" * 2 + d[24:]),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path, name, damage):
+    save(tmp_path / "a/1.png", colour((40, 30)))
+    path = tmp_path / "b" / name
+    save(path, colour((40, 30)))
+    path.write_bytes(damage(path.read_bytes()))
+    text = message_of(tmp_path)
+    assert f"{path} cannot be read (" in text
+    assert text.endswith("; repair or remove it")
+
+
+def test_another_format_under_a_png_name_is_refused(tmp_path):
+    save(tmp_path / "a/1.png", grey())
+    Image.fromarray(grey()).save(tmp_path / "a/2.png", format="BMP")
+    assert "a/2.png cannot be read (not a PNG or JPEG file)" in message_of(tmp_path)
+
+
+def test_nothing_to_read(tmp_path):
+    assert "holds no class folders (0 images lie in it directly)" in message_of(tmp_path)
+    save(tmp_path / "1.png", grey())
+    assert "(1 images lie in it directly); put the images of each class" in message_of(tmp_path)
+    (tmp_path / "a").mkdir()
+    assert f"{tmp_path}/a holds no PNG or JPEG file; remove the folder" in message_of(tmp_path)
+
+
+def test_no_test_split(tmp_path):
+    save(tmp_path / "a/1.png", grey())
+    assert f"has no test split; put the class folders into {tmp_path}/train" in message_of(
+        tmp_path, "test"
+    )
+    save(tmp_path / "train/a/1.png", grey())
+    assert "has no class folders under test/" in message_of(tmp_path, "test")
+
+
+def test_one_image_is_too_few(tmp_path):
+    save(tmp_path / "a/1.png", grey())
+    assert "N = 1 images; a Gram matrix needs at least 2" in message_of(tmp_path)

@@ -1,0 +1,149 @@
+"""Preprocessing: what each recipe promises about its output."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ntkdist.data import preprocess
+from ntkdist.data.preprocess import Preprocessor
+from ntkdist.errors import InputError
+
+
+def random_images(seed=0, shape=(20, 5, 4, 3), dtype=np.uint8):
+    random = np.random.default_rng(seed)
+    if dtype == np.uint8:
+        return random.integers(0, 256, shape, dtype=np.uint8)
+    return (random.normal(size=shape) * [1, 10, 100][: shape[-1]] + 7).astype(dtype)
+
+
+def prepared(x, recipe):
+    return Preprocessor.fit(x, recipe).apply(x)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+def test_standardize_gives_mean_zero_and_deviation_one_per_channel(dtype):
+    y = prepared(random_images(dtype=dtype), "standardize").astype(np.float64)
+    np.testing.assert_allclose(y.mean(axis=(0, 1, 2)), 0, atol=1e-6)
+    np.testing.assert_allclose(y.std(axis=(0, 1, 2)), 1, atol=1e-6)
+
+
+def test_statistics_match_numpy_whatever_the_block_size(monkeypatch):
+    x = random_images(dtype=np.float64)
+    whole = Preprocessor.fit(x, "standardize")
+    monkeypatch.setattr(preprocess, "_BLOCK_VALUES", 3 * 5 * 4 * 3)
+    blocked = Preprocessor.fit(x, "standardize")
+    for fitted in (whole, blocked):
+        (step,) = fitted.steps
+        np.testing.assert_allclose(step.shift, x.mean(axis=(0, 1, 2)), rtol=1e-13)
+        np.testing.assert_allclose(step.scale, x.std(axis=(0, 1, 2)), rtol=1e-13)
+    np.testing.assert_array_equal(whole.apply(x[:7]), whole.apply(x)[:7])
+
+
+def test_test_images_use_the_training_statistics():
+    train, test = random_images(1), random_images(2)
+    y = Preprocessor.fit(train, "standardize").apply(test)
+    expected = (test / 255 - (train / 255).mean(axis=(0, 1, 2))) / (train / 255).std(axis=(0, 1, 2))
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("value", [0.1, 7.3, 0.0])
+def test_a_constant_channel_becomes_zero_not_nan(value):
+    x = random_images(dtype=np.float64)
+    x[..., 1] = value
+    y = prepared(x, "standardize")
+    assert (y[..., 1] == 0).all()
+    assert np.isfinite(y).all()
+
+
+def test_center_keeps_the_scale():
+    x = random_images(dtype=np.float64)
+    np.testing.assert_allclose(
+        prepared(x, "center"), x - x.mean(axis=(0, 1, 2)), rtol=1e-5, atol=1e-4
+    )
+
+
+@given(st.integers(0, 1000), st.floats(1e-150, 1e150))
+def test_unit_norm_gives_mean_square_one_at_any_scale(seed, scale):
+    x = np.random.default_rng(seed).normal(size=(3, 4, 5, 2)) * scale
+    y = prepared(x, "unit-norm").astype(np.float64)
+    np.testing.assert_allclose((y**2).mean(axis=(1, 2, 3)), 1, rtol=1e-6)
+
+
+def test_unit_norm_leaves_a_zero_image_zero():
+    x = random_images()
+    x[4] = 0
+    y = prepared(x, "unit-norm")
+    assert (y[4] == 0).all()
+    assert np.isfinite(y).all()
+
+
+def test_steps_apply_left_to_right():
+    x = random_images(dtype=np.float64)
+    one = prepared(x, "standardize+unit-norm").astype(np.float64)
+    np.testing.assert_allclose((one**2).mean(axis=(1, 2, 3)), 1, rtol=1e-6)
+    other = prepared(x, "unit-norm+standardize").astype(np.float64)
+    np.testing.assert_allclose(other.std(axis=(0, 1, 2)), 1, rtol=1e-6)
+    assert not np.allclose(one, other, atol=1e-2)
+
+
+def test_none_takes_floats_as_they_are_and_bytes_as_shares_of_255():
+    x = random_images(dtype=np.float32)
+    np.testing.assert_array_equal(prepared(x, "none"), x)
+    b = random_images()
+    np.testing.assert_array_equal(prepared(b, "none"), (b / 255).astype(np.float32))
+    np.testing.assert_array_equal(prepared(b.astype(np.int16), "none"), b.astype(np.float32))
+
+
+def test_output_is_float32_and_the_input_is_left_alone():
+    x = random_images(dtype=np.float64)
+    before = x.copy()
+    y = prepared(x, "standardize+unit-norm")
+    assert y.dtype == np.float32
+    assert y.shape == x.shape
+    np.testing.assert_array_equal(x, before)
+
+
+def test_is_a_frozen_value():
+    x = random_images()
+    fitted = Preprocessor.fit(x, "standardize")
+    assert fitted == Preprocessor.fit(x, "standardize")
+    assert hash(fitted) == hash(Preprocessor.fit(x, "standardize"))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        fitted.recipe = "none"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("standardise", "preprocessing 'standardise' .* use none, standardize, center, unit-norm"),
+        ("standardise", "did you mean 'standardize'"),
+        ("center+unitnorm", "preprocessing 'unitnorm' in 'center.unitnorm'.*mean 'unit-norm'"),
+        ("", "preprocessing '' in ''"),
+    ],
+)
+def test_unknown_recipe(recipe, message):
+    with pytest.raises(InputError, match=message):
+        Preprocessor.fit(random_images(), recipe)
+
+
+def test_other_number_of_channels():
+    fitted = Preprocessor.fit(random_images(), "center")
+    with pytest.raises(InputError, match="images have 1 channels, but the training images had 3"):
+        fitted.apply(random_images()[..., :1])
+
+
+def test_not_images():
+    with pytest.raises(InputError, match=r"images have shape \(3, 4\)"):
+        Preprocessor.fit(np.zeros((3, 4)), "none")
+    with pytest.raises(InputError, match="1 NaN and 0 infinite"):
+        Preprocessor.fit(np.array([np.nan, 0.0]).reshape(2, 1, 1, 1), "none")
+
+
+def test_pixels_beyond_float32():
+    with pytest.raises(InputError, match=r"prepared pixels reach 1e\+60, above float32's 3.4e\+38"):
+        prepared(np.array([1e60, 0.0]).reshape(2, 1, 1, 1), "none")

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ntkdist.gram.events import TileFailed, TileStarted
+from ntkdist.gram.executors._handout import Ledger, RowQueue
+from ntkdist.gram.tiling import TileKey, Tiling
+from ntkdist.gram.worker import TileRecord
+
+
+@given(
+    n=st.integers(1, 8),
+    order=st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=200),
+)
+def test_every_tile_is_handed_out_whatever_is_put_back(
+    n: int, order: list[tuple[int, bool]]
+) -> None:
+    keys = Tiling(n, 1).keys()
+    queue, kept = RowQueue(keys), []
+    for worker, lost in order + [(0, False)] * len(keys):
+        key = queue.take(worker)
+        if key is None:
+            continue
+        if lost:
+            queue.forget(worker)
+            queue.put_back([key])
+        else:
+            kept.append(key)
+    assert sorted(kept) == keys
+    assert len(queue) == 0
+    assert queue.take(9) is None
+
+
+def test_workers_keep_their_rows_until_they_steal() -> None:
+    queue = RowQueue(Tiling(4, 1).keys())
+    taken: dict[str, list[TileKey]] = {"a": [], "b": []}
+    for _ in range(3):
+        for worker, mine in taken.items():
+            key = queue.take(worker)
+            assert key is not None
+            mine.append(key)
+    assert taken["a"] == [TileKey(0, 0), TileKey(0, 1), TileKey(0, 2)]
+    assert taken["b"] == [TileKey(1, 1), TileKey(1, 2), TileKey(1, 3)]
+    assert [queue.take("a"), queue.take("b")] == [TileKey(0, 3), TileKey(2, 2)]
+    assert [queue.take("b"), queue.take("a")] == [TileKey(2, 3), TileKey(3, 3)]
+
+
+def test_idle_worker_steals_from_the_far_end() -> None:
+    queue = RowQueue([TileKey(0, c) for c in range(4)])
+    assert queue.take("a") == TileKey(0, 0)
+    assert queue.take("b") == TileKey(0, 3)
+    assert queue.take("a") == TileKey(0, 1)
+
+
+def record(key: TileKey, error: str | None = None) -> TileRecord:
+    return TileRecord(str(key), "w", 1, 0.1, error=error, traceback="tb" if error else "")
+
+
+def test_tile_that_raises_is_tried_again_and_then_given_up() -> None:
+    events: list[Any] = []
+    key = TileKey(0, 0)
+    ledger = Ledger([key], events.append, retries=2)
+    for attempt in (1, 2, 3):
+        assert ledger.take("w") == (key, attempt)
+        ledger.book(key, record(key, "E: no"))
+    assert ledger.take("w") is None
+    assert ledger.summary().failed == {key: "E: no"}
+    failures = [event for event in events if isinstance(event, TileFailed)]
+    assert [event.final for event in failures] == [False, False, True]
+    assert failures[0].traceback == "tb"
+
+
+def test_tile_that_failed_once_can_still_be_done() -> None:
+    key = TileKey(0, 0)
+    ledger = Ledger([key], lambda event: None, retries=1)
+    ledger.take("w")
+    ledger.book(key, record(key, "E: no"))
+    ledger.take("w")
+    ledger.book(key, record(key))
+    assert ledger.summary().done == (key,)
+    assert ledger.summary().failed == {}
+
+
+def test_only_the_tile_at_work_is_blamed_for_a_death() -> None:
+    events: list[Any] = []
+    keys = Tiling(2, 1).keys()
+    ledger = Ledger(keys, events.append, retries=0)
+    first, second = ledger.take("w"), ledger.take("w")
+    assert first is not None
+    assert second is not None
+    ledger.lost("w", [first[0], second[0]], "killed")
+    assert list(ledger.summary().failed) == [first[0]]
+    again = {ledger.take("v"), ledger.take("v")}
+    assert (second[0], 2) in again
+    assert sum(isinstance(event, TileStarted) for event in events) == 4
+    assert ledger.waiting == 0

@@ -1,0 +1,70 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from ntkdist import Architecture, kernel_matrix
+from ntkdist.errors import InputError
+from ntkdist.kernels import get_backend, select_backend
+
+
+@pytest.mark.parametrize(
+    ("arch", "dtype", "name", "words"),
+    [
+        ("cntk-gap-4", "float32", "cpu", "the fastest that covers"),
+        (
+            "cntk-gap-4",
+            "float64",
+            "stax",
+            "cpu computes in float32|cpu backend computes in float32",
+        ),
+        ("myrtle-5", "float32", "stax", "AvgPool is not covered"),
+    ],
+)
+def test_auto_takes_the_fastest_that_covers_and_says_why(arch, dtype, name, words):
+    chosen = select_backend(Architecture.parse(arch), (32, 32, 1), dtype=dtype)
+    assert chosen.backend.name == name
+    assert any(w in chosen.reason for w in words.split("|"))
+
+
+def test_a_named_backend_that_cannot_is_refused():
+    with pytest.raises(InputError, match=r"'cpu' cannot compute this: AvgPool.*take auto"):
+        select_backend(Architecture.parse("cnn-3"), (28, 28, 1), name="cpu")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: get_backend("cpuu"), r"'cpuu' is unknown.*did you mean 'cpu'"),
+        (lambda: get_backend("cpu", dtype="float16"), "float16"),
+        (lambda: get_backend("cpu", threads=0), "at least 1"),
+        (lambda: kernel_matrix("fc-2", np.ones((3, 4))), r"\(3, 4\)"),
+        (lambda: kernel_matrix("fc-2", np.full((2, 2, 2, 1), np.nan)), "image 0 holds NaN"),
+        (lambda: kernel_matrix("fc-2", np.ones((2, 2, 2, 1)), kind="ntkk"), "'ntkk'"),
+        (
+            lambda: kernel_matrix("fc-2", np.ones((2, 2, 2, 1)), np.ones((2, 3, 2, 1))),
+            "must be alike",
+        ),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(InputError, match=message):
+        call()
+
+
+def test_kernels_need_numpy_scipy_and_numba_alone():
+    allowed = {"numpy", "scipy", "numba", "llvmlite", "ntkdist"}
+    code = f"""
+import sys
+before = {{m.split('.')[0] for m in sys.modules}}
+stdlib = set(sys.stdlib_module_names)
+import numpy as np
+import ntkdist.kernels
+ntkdist.kernels.kernel_matrix('cntk-gap-4', np.ones((2, 3, 3, 1)))
+new = {{m.split('.')[0] for m in sys.modules}} - before - stdlib - {allowed!r}
+foreign = {{'jax', 'ray', 'zarr', 'dask', 'pandas', 'matplotlib', 'rich', 'sklearn'}} & new
+sys.exit(', '.join(sorted(foreign)) or 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ntkdist.errors import InputError
+from ntkdist.labels import find_label_issues, invert, label_report, pred_probs, refurbish
+
+from .oracle import clustered, fully_connected_ntk
+
+COLUMNS = [
+    "index",
+    "given_label",
+    "suggested_label",
+    "label_quality",
+    "is_label_issue",
+    "round",
+    "delta_loss",
+]
+
+
+def area_under_curve(positive: np.ndarray, score: np.ndarray) -> float:
+    """Chance that a positive scores above a negative, ties counting half."""
+    from scipy.stats import rankdata
+
+    ranks, p = rankdata(score), positive.sum()
+    return (ranks[positive].sum() - p * (p + 1) / 2) / (p * (~positive).sum())
+
+
+def digits(n: int, noise: float, seed: int = 0):
+    """(images (n, 8, 8, 1), noisy labels, true labels) of scikit-learn's digits."""
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    true = found.target[:n].astype(np.int64)
+    random = np.random.default_rng(seed)
+    labels = true.copy()
+    chosen = random.permutation(n)[: round(noise * n)]
+    labels[chosen] = (labels[chosen] + random.integers(1, 10, len(chosen))) % 10
+    return found.images[:n, ..., None], labels, true
+
+
+def simple_gram(images: np.ndarray) -> np.ndarray:
+    x = images.reshape(len(images), -1)
+    x = x - x.mean(axis=0)
+    x *= np.sqrt(x.shape[1]) / np.linalg.norm(x, axis=1, keepdims=True)
+    return fully_connected_ntk(x, 1)
+
+
+@pytest.mark.parametrize(("noise", "least"), [(0.1, 0.98), (0.3, 0.98), (0.5, 0.96)])
+def test_ranking_by_label_quality_finds_the_corrupted_digits(noise, least):
+    images, labels, true = digits(1000, noise)
+    A = invert(simple_gram(images), 1e-2)
+    result = refurbish(A, labels, 10, steps="auto")
+    report = label_report(A, labels, result, 10)
+    bad = labels != true
+    quality = report["label_quality"].to_numpy()
+    assert area_under_curve(bad, -quality) >= least
+    # as probabilities, not only as a ranking
+    assert quality[bad].mean() < 0.1
+    assert quality[~bad].mean() > 0.8
+    assert (report["suggested_label"] == true).mean() >= 0.95
+
+
+def test_quality_of_clean_digits_is_the_share_that_is_right():
+    images, labels, _ = digits(1000, 0.0)
+    A = invert(simple_gram(images), 1e-2)
+    result = refurbish(A, labels, 10, steps="auto")
+    assert (result.labels != labels).mean() <= 0.015
+    p = pred_probs(A, result)
+    np.testing.assert_allclose(p.sum(axis=1), 1.0)
+    assert p.max(axis=1).mean() == pytest.approx((p.argmax(axis=1) == labels).mean(), abs=0.05)
+
+
+def test_report_tells_each_image_and_its_last_flip():
+    A, labels, _ = clustered(80, 4, 0.4, 0)
+    result = refurbish(A, labels, 4, method="paper", steps=60)
+    report = label_report(A, labels, result, 4)
+    assert list(report.columns) == COLUMNS
+    assert report["index"].tolist() == list(range(80))
+    np.testing.assert_array_equal(report["given_label"], labels)
+    np.testing.assert_array_equal(report["suggested_label"], result.labels)
+    np.testing.assert_array_equal(report["is_label_issue"], result.labels != labels)
+    assert report["label_quality"].between(0, 1).all()
+    last = {flip.index: flip for flip in result.history}
+    for row in report.itertuples():
+        if row.index in last:
+            assert (row.round, row.delta_loss) == (
+                last[row.index].step,
+                last[row.index].delta_loss,
+            )
+        else:
+            assert row.round == -1
+            assert np.isnan(row.delta_loss)
+            assert not row.is_label_issue
+
+
+def test_report_refuses_a_result_of_other_images():
+    A, labels, _ = clustered(20, 3, 0.3, 0)
+    other, other_labels, _ = clustered(21, 3, 0.3, 0)
+    result = refurbish(other, other_labels, 3)
+    with pytest.raises(InputError, match="the result is of 21 images and 3 classes"):
+        label_report(A, labels, result, 3)
+
+
+@pytest.mark.parametrize("architecture", ["fc-1", "cntk-gap-3"])
+def test_finds_issues_straight_from_images(architecture):
+    images, labels, true = digits(250, 0.2, seed=1)
+    flips = []
+    report = find_label_issues(images, labels, architecture=architecture, on_event=flips.append)
+    bad = labels != true
+    assert area_under_curve(bad, -report["label_quality"].to_numpy()) >= 0.95
+    assert (report["suggested_label"] == true).mean() > (labels == true).mean() + 0.1
+    assert len(flips) == report["round"].max()
+
+
+def test_images_without_a_channel_axis_are_the_same_images():
+    images, labels, _ = digits(60, 0.2)
+    with_axis = find_label_issues(images, labels, architecture="fc-1", steps=5)
+    without = find_label_issues(images[..., 0], labels, architecture="fc-1", steps=5)
+    assert with_axis.equals(without)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"labels": [0, 1]}, "2 labels for 30 images"),
+        ({"labels": [11] * 30, "num_classes": 10}, r"label 11 at index 0 lies outside 0\.\.9"),
+        ({"labels": [-1] * 30}, "label -1 at index 0"),
+        ({"images": np.zeros((1, 8, 8)), "labels": [0]}, "1 images; at least 2"),
+        ({"architecture": "cntk-gpa-4"}, "did you mean"),
+        ({"preprocess": "standardise"}, "did you mean"),
+        ({"ridge": -1.0}, "ridge=-1.0 must be finite and ≥ 0"),
+        ({"method": "papr"}, "did you mean 'paper'"),
+        ({"steps": "all"}, "steps='all'"),
+    ],
+)
+def test_bad_input_is_one_clear_line(change, said):
+    images, labels, _ = digits(30, 0.0)
+    options = {"images": images, "labels": labels, "architecture": "fc-1", **change}
+    with pytest.raises(InputError, match=said) as raised:
+        find_label_issues(options.pop("images"), options.pop("labels"), **options)
+    assert "\n" not in str(raised.value)
+
+
+def test_options_are_refused_before_the_kernel_is_computed(monkeypatch):
+    def never(*args, **kwargs):
+        raise AssertionError("the kernel was computed")
+
+    monkeypatch.setattr("ntkdist.kernels.kernel_matrix", never)
+    images, labels, _ = digits(30, 0.0)
+    for options in ({"method": "papr"}, {"beta": -1}, {"ridge": -1}, {"steps": -3}):
+        with pytest.raises(InputError):
+            find_label_issues(images, labels, **options)
+
+
+def test_identical_images_without_a_ridge_are_explained():
+    images, labels, _ = digits(20, 0.0)
+    with pytest.raises(InputError, match=r"not positive definite at ridge=0.*raise the ridge"):
+        find_label_issues(
+            np.concatenate([images] * 2), [*labels, *labels], architecture="fc-1", ridge=0
+        )
+
+
+@pytest.mark.parametrize("row_bytes", [100, 2**26])
+def test_inverse_with_a_ridge_relative_to_the_mean_diagonal(monkeypatch, row_bytes):
+    monkeypatch.setattr("ntkdist.labels.issues.ROW_BYTES", row_bytes)
+    x = np.random.default_rng(0).standard_normal((31, 60))
+    gram = (x @ x.T).astype(np.float32)
+    before = gram.copy()
+    inverse = invert(gram, 0.1)
+    wide = gram.astype(np.float64)
+    shifted = wide + 0.1 * np.diagonal(wide).mean() * np.eye(31)
+    np.testing.assert_allclose(inverse @ shifted, np.eye(31), atol=1e-10)
+    assert (inverse == inverse.T).all()
+    np.testing.assert_array_equal(gram, before)
