@@ -272,7 +272,7 @@ def _cntk(depth: int, *, pooled: bool) -> Architecture:
 def _myrtle(counts: tuple[int, int, int]) -> tuple[Layer, ...]:
     layers: list[Layer] = []
     for count in counts:
-        layers += [Conv(), Relu()] * count + [AvgPool(2)]
+        layers += [*(Conv(), Relu()) * count, AvgPool(2)]
     # what is left of 32×32 after three pools is 4×4, pooled on to 1×1
     return (*layers, AvgPool(2), AvgPool(2), Flatten(), Dense())
 

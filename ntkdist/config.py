@@ -96,7 +96,7 @@ class FactorConfig:
         memory_limit: Most memory a panel may take.
     """
 
-    ridge: float = 1e-2
+    ridge: float = 1e-3
     memory_limit: str = "2GiB"
 
     def __post_init__(self) -> None:
@@ -109,17 +109,20 @@ class LabelsConfig:
 
     Attributes:
         method: exact (every flip lowers L(Z)) or paper (Algorithm 1).
-        steps: Most flips; auto stops by the leave-one-out rule, none runs until no flip helps.
+        steps: Most flips; auto stops at the estimated number of wrong labels, none runs
+            until no flip helps (exact only).
         beta: Weight of the between-class term of L(Z).
     """
 
     method: Literal["exact", "paper"] = "exact"
-    steps: int | Literal["auto", "none"] = "none"
+    steps: int | Literal["auto", "none"] = "auto"
     beta: float = 1.0
 
     def __post_init__(self) -> None:
         if isinstance(self.steps, int) and self.steps < 0:
             raise InputError(f"labels.steps={self.steps} must be at least 0, auto or none")
+        if self.method == "paper" and self.steps == "none":
+            raise InputError("labels.steps=none: method paper has no end of its own; give a number")
         _within("labels.beta", self.beta, 0.0, float("inf"))
 
 

@@ -21,7 +21,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -257,7 +257,7 @@ def _read_manifest(url: str) -> Manifest | None:
         raise InputError(f"{url}: cannot be read: {error.strerror}") from None
     except (ValueError, KeyError) as error:
         raise StoreError(f"{url}: its manifest zarr.json cannot be read: {error}") from None
-    found = attributes.get(_KEY)
+    found = cast(dict[str, Any] | None, attributes.get(_KEY))
     if found is None:
         return None
     if found["schema"] > SCHEMA:

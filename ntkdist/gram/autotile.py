@@ -61,7 +61,7 @@ def choose_edge(
     the last one), but not below the shorter of ``seconds[0]`` and half a second for
     that reason alone; smaller still for at least 4 tiles a worker; and never more than
     ``memory``. Small matrices therefore have short tiles. Then rounded to a multiple of
-    16 images if the number of tile rows stays the same.
+    16 images, if the number of tile rows stays the same or is at least 16.
 
     Args:
         backend: Measured on this machine, after a warm-up that compiles.
@@ -151,6 +151,11 @@ def _edge_for(n: int, n_cols: int | None, tiles: int) -> int:
 
 
 def _round(n: int, n_cols: int | None, edge: int, most: int) -> int:
-    rounded = -(-edge // LANE) * LANE
-    same = Tiling(n, rounded, n_cols).grid == Tiling(n, edge, n_cols).grid
-    return rounded if same and rounded <= most else edge
+    """Return a multiple of ``LANE`` near ``edge``, or ``edge`` where that would cost tiles."""
+    up = -(-edge // LANE) * LANE
+    grid = Tiling(n, edge, n_cols).grid
+    if up <= most and Tiling(n, up, n_cols).grid == grid:
+        return up
+    nearest = round(edge / LANE) * LANE
+    # among many tiles a ragged last row is nothing; among few it is a row too many
+    return nearest if min(grid) >= LANE and 0 < nearest <= most else edge

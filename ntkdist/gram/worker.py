@@ -80,6 +80,8 @@ class TileWorker:
                 to another job or to another number of images.
             StoreError: If images or stores cannot be opened.
         """
+        from threadpoolctl import ThreadpoolController
+
         job = self.job
         backend = self._make_backend(job.backend, dtype=job.dtype, threads=job.threads)
         if backend.arithmetic != job.arithmetic:
@@ -95,12 +97,13 @@ class TileWorker:
         self._tiling = next(iter(self._stores.values())).tiling
         self._rows = _open_images(job.images)
         self._cols = self._rows if job.columns is None else _open_images(job.columns)
-        given = len(self._rows), len(self._cols)
+        given = self._rows.shape[0], self._cols.shape[0]
         if given != self._tiling.shape:
             raise InputError(
                 f"images for {given[0]}×{given[1]} entries, the stores have {self._tiling.shape};"
                 " they belong to other images"
             )
+        self._thread_pools = ThreadpoolController()  # 1 ms: once, not per tile
         self._backend = backend
         return {"pid": os.getpid(), "host": socket.gethostname()}
 
@@ -136,12 +139,10 @@ class TileWorker:
         if self._backend is None:
             self.start()
         assert self._backend is not None
-        # One place for every executor: BLAS may add in another order with other threads.
-        from threadpoolctl import threadpool_limits
-
         start = time.perf_counter()
         rows, cols = self._tiling.slices(key)
-        with threadpool_limits(limits=self.job.threads):
+        # Under every executor, because BLAS may add in another order with other threads.
+        with self._thread_pools.limit(limits=self.job.threads):
             a = self._state("rows", rows)
             b = a if self._tiling.symmetric and rows == cols else self._state("cols", cols)
             blocks = self._backend.block(a, b, self.job.kinds)

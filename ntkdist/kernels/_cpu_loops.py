@@ -115,6 +115,8 @@ def entries(
     """
     n, H, W, C = images_a.shape
     m = images_b.shape[0]
+    # not the constant: LLVM would unroll loops of a known short length into scalar code
+    lanes = images_b.shape[4]
     L = sizes.shape[0]
     q_most = 1
     for layer in range(L):
@@ -137,7 +139,7 @@ def entries(
     classes = positions if pooled else 1
     for ia in range(n):
         for ib in range(first_chunk[ia], m):
-            for l in range(LANES):
+            for l in range(lanes):
                 sum_D[l] = 0.0
                 sum_T[l] = 0.0
             for cls in range(classes):
@@ -162,20 +164,20 @@ def entries(
                             if layer == 0:
                                 for j in range(W):
                                     j2 = (j + q) % W
-                                    for l in range(LANES):
+                                    for l in range(lanes):
                                         row_D[j, l] = _ZERO
                                     # two levels of summation keep wide inputs accurate
                                     for c0 in range(0, C, 64):
-                                        for l in range(LANES):
+                                        for l in range(lanes):
                                             part_D[l] = _ZERO
                                         for c in range(c0, min(C, c0 + 64)):
                                             x = images_a[ia, i, j, c]
-                                            for l in range(LANES):
+                                            for l in range(lanes):
                                                 d = x - images_b[ib, i2, j2, c, l]
                                                 part_D[l] += d * d
-                                        for l in range(LANES):
+                                        for l in range(lanes):
                                             row_D[j, l] += _HALF * part_D[l]
-                                    for l in range(LANES):
+                                    for l in range(lanes):
                                         row_T[j, l] = _ZERO
                             else:
                                 before = layer - 1
@@ -185,7 +187,7 @@ def entries(
                                         j2 = (j + q) % W
                                         a = root_a[ia, before, i, j]
                                         inv = inv_a[ia, before, i, j]
-                                        for l in range(LANES):
+                                        for l in range(lanes):
                                             dd, tt = _relu(
                                                 D[i, j, l],
                                                 T[i, j, l],
@@ -200,7 +202,7 @@ def entries(
                                     for j in range(W):
                                         j2 = (j + q) % W
                                         a = root_a[ia, before, i, j]
-                                        for l in range(LANES):
+                                        for l in range(lanes):
                                             b = root_b[ib, before, i2, j2, l]
                                             d = a - b
                                             delta = D[i, j, l]
@@ -210,20 +212,20 @@ def entries(
                                             )
                         if final:
                             # row sums in float32, their total in float64
-                            for l in range(LANES):
+                            for l in range(lanes):
                                 part_D[l] = _ZERO
                                 part_T[l] = _ZERO
                             for j in range(W):
-                                for l in range(LANES):
+                                for l in range(lanes):
                                     part_D[l] += row_D[j, l]
                                     part_T[l] += row_T[j, l]
-                            for l in range(LANES):
+                            for l in range(lanes):
                                 sum_D[l] += part_D[l]
                                 sum_T[l] += part_T[l]
                             continue
                         if size == 1:
                             for j in range(W):
-                                for l in range(LANES):
+                                for l in range(lanes):
                                     D[i, j, l] = scale * row_D[j, l]
                                     T[i, j, l] = scale * row_T[j, l]
                             continue
@@ -231,16 +233,16 @@ def entries(
                         if i < H:
                             if q > 0:
                                 for j in range(max(0, W - q - reach), min(W, W - q + reach)):
-                                    for l in range(LANES):
+                                    for l in range(lanes):
                                         row_D[W + 1 + j, l] = half_a[ia, layer, i, j]
                                 for j in range(max(0, q - reach), min(W, q + reach)):
-                                    for l in range(LANES):
+                                    for l in range(lanes):
                                         row_D[2 * W + 1 + j, l] = half_b[ib, layer, i2, j, l]
                             if size == 3:
                                 for j in range(W):
                                     left = beside[0, j]
                                     right = beside[2, j]
-                                    for l in range(LANES):
+                                    for l in range(lanes):
                                         ring_D[slot, j, l] = scale * (
                                             row_D[left, l] + row_D[j, l] + row_D[right, l]
                                         )
@@ -249,12 +251,12 @@ def entries(
                                         )
                             else:
                                 for j in range(W):
-                                    for l in range(LANES):
+                                    for l in range(lanes):
                                         ring_D[slot, j, l] = _ZERO
                                         ring_T[slot, j, l] = _ZERO
                                     for k in range(size):
                                         at = beside[k, j]
-                                        for l in range(LANES):
+                                        for l in range(lanes):
                                             ring_D[slot, j, l] += scale * row_D[at, l]
                                             ring_T[slot, j, l] += scale * row_T[at, l]
                         o = i - reach
@@ -266,7 +268,7 @@ def entries(
                             below = (o + 1) % 3 if o < H - 1 and o2 < H - 1 else q_most
                             here = o % 3
                             for j in range(W):
-                                for l in range(LANES):
+                                for l in range(lanes):
                                     D[o, j, l] = (
                                         ring_D[above, j, l]
                                         + ring_D[here, j, l]
@@ -279,14 +281,14 @@ def entries(
                                     )
                         else:
                             for j in range(W):
-                                for l in range(LANES):
+                                for l in range(lanes):
                                     D[o, j, l] = _ZERO
                                     T[o, j, l] = _ZERO
                             for k in range(-reach, reach + 1):
                                 if 0 <= o + k < H and 0 <= (o + p) % H + k < H:
                                     at = (o + k) % size
                                     for j in range(W):
-                                        for l in range(LANES):
+                                        for l in range(lanes):
                                             D[o, j, l] += ring_D[at, j, l]
                                             T[o, j, l] += ring_T[at, j, l]
                         if p > 0:  # rows that only one of the images has
@@ -297,13 +299,13 @@ def entries(
                                 second = 0 <= to2 < H
                                 if first and not second:
                                     for j in range(W):
-                                        for l in range(LANES):
+                                        for l in range(lanes):
                                             D[o, j, l] += side_a[ia, layer, to, j]
                                 elif second and not first:
                                     for j in range(W):
                                         j2 = (j + q) % W
-                                        for l in range(LANES):
+                                        for l in range(lanes):
                                             D[o, j, l] += side_b[ib, layer, to2, j2, l]
-            for l in range(LANES):
+            for l in range(lanes):
                 out_delta[ia, ib, l] = sum_D[l] / (positions * classes)
                 out_theta[ia, ib, l] = sum_T[l] / (positions * classes)

@@ -114,9 +114,10 @@ def find_label_issues(
         labels: (N,) integers in 0..K−1.
         architecture: A preset name, a list of layers, canonical text or an ``Architecture``.
         num_classes: K; None takes the largest label plus one.
-        preprocess: ``none`` or steps of ``ntkdist.data.Preprocessor`` joined by ``+``; with
-            fully connected networks ``center+unit-norm`` restores more labels.
-        ridge: λ ≥ 0 added to the Gram's diagonal, relative to its mean.
+        preprocess: ``none`` or steps of ``ntkdist.data.Preprocessor`` joined by ``+``;
+            ``center+unit-norm`` suits fully connected networks.
+        ridge: λ ≥ 0 added to the Gram's diagonal, relative to its mean;
+            ``paper`` needs much of it (0.3), ``exact`` little.
         method: ``exact`` or ``paper``.
         steps: The most label changes; ``"auto"``; or None to run until no change lowers L(Z).
         beta: Weight β ≥ 0 of the between-class term.

@@ -76,7 +76,9 @@ def probabilities(predictions: NDArray[np.float64], scale: float) -> NDArray[np.
 def fit_noise(predictions: NDArray[np.float64], labels: NDArray[np.int64]) -> NoiseModel:
     """Return the noise rate and softmax scale under which the labels are most likely.
 
-    The likelihood of label a_i is (1 − ε) p_i,a + ε (1 − p_i,a)/(K − 1).
+    The likelihood of label a_i is (1 − ε) p_i,a + ε (1 − p_i,a)/(K − 1). With a few hundred
+    images and more than half of the labels wrong, "unsure predictions, no noise" can be as
+    likely as the truth, and the rate comes out far too low, even 0.
 
     Args:
         predictions: (N, K) leave-one-out predictions made with these labels.

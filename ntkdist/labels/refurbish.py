@@ -50,7 +50,8 @@ def refurbish(
     leave-one-out predictions of the given labels (``NoiseModel``); ``exact`` then ends as
     soon as ε·N labels differ from the given ones, ``paper`` after ε·N steps. Run to the
     end, ``exact`` also changes correct labels of unusual images; this rule is what keeps
-    most of those.
+    most of those. The estimate assumes wrong labels of any kind equally often, and needs
+    more than a few hundred images where most labels are wrong (``fit_noise``).
 
     Ties go to the smallest image, then the smallest class.
 

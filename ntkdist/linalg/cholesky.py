@@ -73,7 +73,7 @@ def factorize(
     Raises:
         InputError: The matrix is not square, real and finite; the limit is too small; another
             ridge, fingerprint or matrix is stored at ``url``; or ``url`` cannot be written.
-        NotPositiveDefiniteError: There is no factor. Nothing is left at ``url``.
+        NotPositiveDefiniteError: There is no factor. ``url`` is left as an empty group.
         StoreError: A stored panel is damaged, or the store refuses to be written.
     """
     source = Source(a)
@@ -81,7 +81,7 @@ def factorize(
         raise InputError(Outcome.BAD_RIDGE.message(ridge=ridge))
     ridge = float(ridge)
     limit = parse_memory(memory_limit)
-    address = str(url).rstrip("/")
+    address = groups.address_of(url)
     notify: Listener = on_event or (lambda event: None)
 
     with task_runner(scheduler) as run:

@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ntkdist.errors import InputError, StoreError
+from ntkdist.linalg import groups
 from ntkdist.linalg.events import Listener
-from ntkdist.linalg.inverse import InverseStore, compute_inverse
+from ntkdist.linalg.inverse import InverseStore, check_indices
+from ntkdist.linalg.invert import compute_inverse
 from ntkdist.linalg.outcomes import Outcome
 from ntkdist.linalg.panels import ITEM, parse_memory
 from ntkdist.linalg.schedule import Scheduler
@@ -68,7 +70,7 @@ class CholeskyFactor:
             InputError: Something else is at ``url``.
             StoreError: Nothing is there, or the factor is not finished.
         """
-        address = str(url).rstrip("/")
+        address = groups.address_of(url)
         opened = FactorStore.open(address)
         if opened is None:
             raise StoreError(Outcome.ABSENT.message(url=address, kind=KIND, remedy=_REMEDY))
@@ -204,7 +206,7 @@ class CholeskyFactor:
             InputError: ``url`` holds another factor's inverse, or cannot be written.
             StoreError: A stored part is damaged, or the store refuses to be written.
         """
-        address = f"{self.url}/inverse" if url is None else str(url).rstrip("/")
+        address = f"{self.url}/inverse" if url is None else groups.address_of(url)
         return compute_inverse(
             self._store,
             self.digest(),
@@ -244,22 +246,3 @@ class CholeskyFactor:
         for k, record in enumerate(self._records):
             if self._store.digest(k) != record["sha256"]:
                 raise self._store.damaged(k, "lower", "differs from the sha256 recorded for it")
-
-
-def check_indices(indices: Any, n: int) -> NDArray[np.intp]:
-    """Return indices as an array.
-
-    Raises:
-        InputError: They are no integers from 0 to n - 1.
-    """
-    wanted = np.asarray(indices)
-    if wanted.size == 0:
-        return np.zeros(0, dtype=np.intp)
-    if wanted.ndim != 1 or wanted.dtype.kind not in "iu":
-        raise InputError(
-            f"indices must be one-dimensional integers, not {wanted.dtype} {wanted.shape}"
-        )
-    if wanted.min() < 0 or wanted.max() >= n:
-        worst = int(wanted.min()) if wanted.min() < 0 else int(wanted.max())
-        raise InputError(f"index {worst} is outside 0 to {n - 1}")
-    return wanted.astype(np.intp)

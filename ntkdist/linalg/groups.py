@@ -6,6 +6,7 @@ written in one step, so a record is there or it is not; the data it speaks of wa
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,18 @@ from ntkdist.errors import InputError, StoreError
 from ntkdist.linalg.outcomes import Outcome
 
 SCHEMA = 1
-ARRAYS = ("lower", "rows", "columns", "diagonal")
+#: Everything this room puts into a group, in the order it is removed: records before data.
+_MEMBERS = (
+    "panels", "row_blocks", "column_blocks", "inverse", "lower", "rows", "columns", "diagonal",
+)  # fmt: skip
+
+
+def address_of(url: Any) -> str:
+    """Return a path or URL as Zarr takes it.
+
+    ``file://`` URLs become paths: through fsspec they would lose the atomic rename.
+    """
+    return str(url).rstrip("/").removeprefix("file://")
 
 
 def open_group(url: str, kind: str, *, mode: str = "r") -> Any | None:
@@ -46,7 +58,7 @@ def open_group(url: str, kind: str, *, mode: str = "r") -> Any | None:
         raise StoreError(
             Outcome.FOREIGN.message(url=url, kind=f"readable {kind} ({error})")
         ) from error
-    if not attributes and group.nmembers() == 0:
+    if not attributes and not _has_members(group):
         return None
     if attributes.get("kind") != f"ntkdist-{kind}":
         raise InputError(Outcome.FOREIGN.message(url=url, kind=kind))
@@ -55,6 +67,12 @@ def open_group(url: str, kind: str, *, mode: str = "r") -> Any | None:
             Outcome.NEWER_SCHEMA.message(url=url, old=attributes["schema"], new=SCHEMA)
         )
     return group
+
+
+def _has_members(group: Any) -> bool:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about other files in the folder, which are no members
+        return bool(group.nmembers())
 
 
 def create_group(url: str, kind: str, attributes: dict[str, Any]) -> Any:
@@ -82,8 +100,9 @@ def _emptied(url: str, kind: str) -> Any:
     # member by member: Zarr's overwrite=True would delete whatever else is in the folder
     open_group(url, kind)
     group = zarr.open_group(url, mode="a", zarr_format=3)
-    for name in sorted(group.keys(), key=lambda name: name in ARRAYS):  # records first
-        del group[name]
+    for name in _MEMBERS:
+        if name in group:
+            del group[name]
     return group
 
 

@@ -99,6 +99,8 @@ def parse_memory(memory_limit: int | float | str) -> int:
 
     try:
         size = int(parse_bytes(memory_limit))
+        if isinstance(memory_limit, str) and not any(c.isdigit() for c in memory_limit):
+            size = 0  # Dask reads "" as 1 and "GiB" as 2**30
     except (ValueError, TypeError, AttributeError, OverflowError):
         size = 0
     if size <= 0:

@@ -10,7 +10,7 @@ from ntkdist.report import heatmaps, plots
 from ntkdist.report.findings import Findings
 from ntkdist.report.svg import inline_svg
 from ntkdist.report.timeline import Timeline, binned_rates
-from ntkdist.report.words import count, number, rate
+from ntkdist.report.words import count, counted, number, rate
 
 _OF = {
     "given": "the given labels",
@@ -30,8 +30,8 @@ def draw_figures(
         timeline: The run's events.
 
     Returns:
-        (SVG, caption) by name: ``bars``, ``curve``, ``gram``, ``Z_given``, ``Z_refurbished``,
-        ``Z_true``, ``throughput``.
+        (SVG, caption) by name: ``bars``, ``curve``, ``gram``, ``centred``, ``Z_given``,
+        ``Z_refurbished``, ``Z_true``, ``throughput``.
     """
     figures: dict[str, tuple[str, str]] = {}
     if findings is not None:
@@ -64,16 +64,28 @@ def _gram(names: Sequence[str], findings: Findings) -> dict[str, tuple[str, str]
     if findings.gram is None or findings.gram.ndim != 2 or not findings.gram.size:
         return {}
     low, high = heatmaps.shown_range(findings.gram)
+    shown = (findings.gram, findings.boundaries, names)
+    ordered = f"images ordered by their {counted(len(names), 'given class', 'given classes')}"
     alt = (
-        f"Heatmap of the kernel matrix, images ordered by their {count(len(names))} given "
-        f"classes; colours span {number(low, 3)} to {number(high, 3)}."
+        f"Heatmap of the kernel matrix, {ordered}; "
+        f"colours span {number(low, 3)} to {number(high, 3)}."
     )
-    svg = inline_svg("gram", alt, heatmaps.gram, findings.gram, findings.boundaries, names)
-    caption = (
-        "The kernel matrix, images ordered by given class; lines part the classes. Brighter means "
-        "more alike to the network. Colours span the 2nd to the 98th percentile."
+    centred = (
+        f"Heatmap of the centred kernel matrix, {ordered}; blocks on the diagonal are classes "
+        "whose images are alike."
     )
-    return {"gram": (svg, caption)}
+    return {
+        "gram": (
+            inline_svg("gram", alt, heatmaps.gram, *shown),
+            "The kernel matrix, images ordered by given class; lines part the classes. Colours "
+            "span the 2nd to the 98th percentile.",
+        ),
+        "centred": (
+            inline_svg("centred", centred, heatmaps.centred_gram, *shown),
+            "The same, centred: the mean of every row and column is taken out. Orange is more "
+            "alike than usual, blue less. Clean labels make orange blocks.",
+        ),
+    }
 
 
 def _class_matrices(names: Sequence[str], findings: Findings) -> dict[str, tuple[str, str]]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ntkdist.errors import StoreError
 from ntkdist.report.pictures import data_uris
 from ntkdist.report.timeline import Timeline
-from ntkdist.report.words import count, number
+from ntkdist.report.words import count, quality
 from ntkdist.run import Run
 
 
@@ -184,7 +184,7 @@ def worst_issues(
             int(i),
             class_name(names, given[i]),
             class_name(names, findings.suggested[i]),
-            number(float(findings.quality[i]), 3),
+            quality(float(findings.quality[i])),
             None if true is None else class_name(names, true[i]),
             "" if judged is None else str(judged[i]),
             picture,
@@ -227,7 +227,7 @@ def class_rows(
         within("given"),
         within("refurbished"),
     )
-    return [ClassRow(name, *row) for name, *row in zip(names, *columns, strict=True)]  # type: ignore[arg-type]
+    return [ClassRow(name, *row) for name, *row in zip(names, *columns, strict=True)]
 
 
 def class_name(names: Sequence[str], label: int) -> str:

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _NEGATIVE, _POSITIVE = "#3f7fca", "#d0661f"  # legible on white and on near black
-_MOST_NAMES = 20
+_MOST_NAMES = 16
 _LONGEST_NAME = 12
+_MOST_LINES = 30
 _SHOWN = (2.0, 98.0)  # percentiles; the diagonal would swallow the scale
 
 
@@ -31,31 +32,33 @@ def gram(matrix: NDArray[Any], boundaries: Sequence[float], names: Sequence[str]
     Returns:
         The figure.
     """
-    figure = new_figure(460, 440)
-    axes = figure.add_subplot()
     low, high = shown_range(matrix)
-    m = len(matrix)
-    image = axes.imshow(
-        matrix,
-        cmap="viridis",
-        vmin=low,
-        vmax=high,
-        interpolation="none",
-        extent=(0, m, m, 0),
-    )
-    edges = np.asarray(boundaries, dtype=np.float64)
-    width = 0.8 if len(names) <= 30 else 0.3
-    for edge in edges[(edges > 0) & (edges < m)]:
-        axes.axhline(edge, color="white", alpha=0.7, linewidth=width)
-        axes.axvline(edge, color="white", alpha=0.7, linewidth=width)
-    if len(edges) == len(names) + 1:
-        _name_classes(axes, (edges[1:] + edges[:-1]) / 2, names)
-    _finish(figure, axes, image)
-    return figure
+    return _by_image(matrix, boundaries, names, "white", cmap="viridis", vmin=low, vmax=high)
+
+
+def centred_gram(matrix: NDArray[Any], boundaries: Sequence[float], names: Sequence[str]) -> Figure:
+    """Draw the kernel matrix with the mean of every row and column taken out.
+
+    Args:
+        matrix: (m, m) averaged entries.
+        boundaries: K+1 positions in bins between which each class lies.
+        names: K class names.
+
+    Returns:
+        The figure.
+
+    Source:
+        Schölkopf, Smola and Müller 1998, the centred kernel; here of the averaged matrix.
+    """
+    rows = matrix.mean(axis=1, keepdims=True, dtype=np.float64)
+    columns = matrix.mean(axis=0, keepdims=True, dtype=np.float64)
+    centred = matrix - rows - columns + rows.mean()
+    limit = max(abs(x) for x in shown_range(centred))
+    return _by_image(centred, boundaries, names, INK, cmap=_around_zero(), vmin=-limit, vmax=limit)
 
 
 def shown_range(matrix: NDArray[Any]) -> tuple[float, float]:
-    """Return the values at the ends of the colour scale of ``gram``."""
+    """Return the values at the ends of the colour scale of a kernel matrix."""
     finite = matrix[np.isfinite(matrix)]
     if not finite.size:
         return 0.0, 1.0
@@ -74,27 +77,15 @@ def class_matrix(Z: NDArray[Any], names: Sequence[str], limit: float) -> Figure:
     Returns:
         The figure.
     """
-    from matplotlib.colors import LinearSegmentedColormap, to_rgba
-
-    # zero is transparent, so that it fades into a light and into a dark page alike
-    colors = LinearSegmentedColormap.from_list(
-        "class",
-        [
-            (0.0, to_rgba(_NEGATIVE)),
-            (0.5, to_rgba(_NEGATIVE, 0.0)),
-            (0.5, to_rgba(_POSITIVE, 0.0)),
-            (1.0, to_rgba(_POSITIVE)),
-        ],
-    )
-    figure = new_figure(360, 350)
+    figure = new_figure(340, 300)
     axes = figure.add_subplot()
     K = len(Z)
     off = np.array(Z, dtype=np.float64)
     np.fill_diagonal(off, 0.0)
     image = axes.imshow(
-        off, cmap=colors, vmin=-limit, vmax=limit, interpolation="none", extent=(0, K, K, 0)
+        off, cmap=_around_zero(), vmin=-limit, vmax=limit, interpolation="none", extent=(0, K, K, 0)
     )
-    if K <= 30:
+    if K <= _MOST_LINES:
         axes.hlines(range(K + 1), 0, K, color=FAINT, linewidth=0.6)
         axes.vlines(range(K + 1), 0, K, color=FAINT, linewidth=0.6)
     axes.plot([0, K], [0, K], color=INK, linewidth=0.8, alpha=0.6)
@@ -102,6 +93,43 @@ def class_matrix(Z: NDArray[Any], names: Sequence[str], limit: float) -> Figure:
         _name_classes(axes, np.arange(K) + 0.5, names)
     _finish(figure, axes, image)
     return figure
+
+
+def _by_image(
+    matrix: NDArray[Any],
+    boundaries: Sequence[float],
+    names: Sequence[str],
+    line: str,
+    **colors: Any,
+) -> Figure:
+    figure = new_figure(390, 345)
+    axes = figure.add_subplot()
+    m = len(matrix)
+    image = axes.imshow(matrix, interpolation="none", extent=(0, m, m, 0), **colors)
+    edges = np.asarray(boundaries, dtype=np.float64)
+    width = 0.8 if len(names) <= _MOST_LINES else 0.3
+    for edge in edges[(edges > 0) & (edges < m)]:
+        axes.axhline(edge, color=line, alpha=0.6, linewidth=width)
+        axes.axvline(edge, color=line, alpha=0.6, linewidth=width)
+    if len(edges) == len(names) + 1:
+        _name_classes(axes, (edges[1:] + edges[:-1]) / 2, names)
+    _finish(figure, axes, image)
+    return figure
+
+
+def _around_zero() -> Any:
+    from matplotlib.colors import LinearSegmentedColormap, to_rgba
+
+    # zero is transparent, so that it fades into a light and into a dark page alike
+    return LinearSegmentedColormap.from_list(
+        "around zero",
+        [
+            (0.0, to_rgba(_NEGATIVE)),
+            (0.5, to_rgba(_NEGATIVE, 0.0)),
+            (0.5, to_rgba(_POSITIVE, 0.0)),
+            (1.0, to_rgba(_POSITIVE)),
+        ],
+    )
 
 
 def between_limit(matrices: Sequence[NDArray[Any]]) -> float:
@@ -122,6 +150,7 @@ def _name_classes(axes: Axes, middles: NDArray[Any], names: Sequence[str]) -> No
 
 
 def _finish(figure: Figure, axes: Axes, image: Any) -> None:
+    axes.set_anchor("NW")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     bar = figure.colorbar(image, ax=axes, shrink=0.7, aspect=28, pad=0.02)

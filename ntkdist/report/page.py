@@ -18,6 +18,7 @@ from ntkdist.report.timeline import read_timeline
 from ntkdist.report.words import count, counted, duration, number, percent
 from ntkdist.run import Run
 
+_PIXELATED = 64  # pictures up to this edge are shown with their pixels as squares
 _HERE = Path(__file__).parent
 
 
@@ -86,6 +87,7 @@ def _render(run: Run, folder: Path | None, max_issues: int) -> str:
         "losses": [] if findings is None else story.loss_rows(findings),
         "figures": {name: (Markup(svg), caption) for name, (svg, caption) in figures.items()},
         "issues": issues,
+        "smooth": max(shape[1:3]) > _PIXELATED,
         "judgement": story.judgement(findings, given, true),
         "classes": class_rows(run.manifest.class_names, findings, given, true),
         "facts": story.facts(run, timeline, findings),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MOST_POINTS = 800  # more cannot be told apart at this width
+_WIDTH = 390.0  # near that of a telephone, so that text is never scaled to be small
 
 
 def loss_bars(values: Sequence[tuple[str, float]]) -> Figure:
@@ -27,7 +28,7 @@ def loss_bars(values: Sequence[tuple[str, float]]) -> Figure:
     Returns:
         The figure.
     """
-    figure = new_figure(460, 34 * len(values) + 20)
+    figure = new_figure(_WIDTH, 34 * len(values) + 20)
     axes = figure.add_subplot()
     losses = [value for _, value in values]
     low, high = min(0.0, *losses), max(0.0, *losses)
@@ -62,7 +63,7 @@ def loss_curve(losses: NDArray[np.float64], true: float | None = None) -> Figure
     Returns:
         The figure.
     """
-    figure = new_figure(460, 250)
+    figure = new_figure(_WIDTH, 240)
     axes = figure.add_subplot()
     last = len(losses) - 1
     shown = np.unique(np.linspace(0, last, min(len(losses), _MOST_POINTS)).astype(int))
@@ -102,7 +103,7 @@ def throughput(
         for factor, unit in ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
         if edges[-1] >= 2 * factor or factor == 1.0
     )
-    figure = new_figure(720, 240)
+    figure = new_figure(_WIDTH, 240)
     axes = figure.add_subplot()
     axes.stairs(rates, edges / scale, color=ACCENT, linewidth=1.6)
     axes.stairs(rates, edges / scale, color=ACCENT, alpha=0.15, fill=True)

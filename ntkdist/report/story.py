@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -26,16 +27,17 @@ from ntkdist.run import Run
 
 def title(run: Run, shape: tuple[int, ...]) -> str:
     """Return the page's title."""
-    return f"{run.config.data.source}: {counted(shape[0], 'image')} and their labels"
+    source = run.config.data.source
+    scheme, _, place = source.partition(":")
+    name = scheme if scheme.startswith("cifar") else PurePath(place).name or source
+    return f"{name}: {counted(shape[0], 'image')} and their labels"
 
 
 def subtitle(run: Run, shape: tuple[int, ...]) -> str:
     """Return what the data are, in one line."""
-    size_text = " × ".join(str(side) for side in shape[1:])
-    return (
-        f"{counted(shape[0], 'image')} of {size_text} · {counted(run.num_classes, 'class', 'classes')}"
-        f" · {run.config.data.split} split"
-    )
+    sides = " × ".join(str(side) for side in shape[1:])
+    classes = counted(run.num_classes, "class", "classes")
+    return f"{counted(shape[0], 'image')} of {sides} · {classes} · {run.config.data.split} split"
 
 
 def summary(findings: Findings | None, n: int) -> list[str]:
@@ -50,7 +52,7 @@ def summary(findings: Findings | None, n: int) -> list[str]:
     flips = findings.summary.get("flips")
     if flips and {"given", "refurbished"} <= values.keys():
         before, after = values["given"], values["refurbished"]
-        verb = "lowered" if after < before else "moved"
+        verb = "lowered" if after < before else "raised"
         said.append(
             f"Changing labels {counted(flips, 'time')} {verb} the label error L(Z) from "
             f"{number(before, 4)} to {number(after, 4)}."
@@ -132,10 +134,7 @@ def facts(run: Run, timeline: Timeline, findings: Findings | None) -> list[tuple
     rows = [
         ("Architecture", f"{name}: {architecture}" if name else architecture),
         ("Kernels", ", ".join(kind.upper() for kind in config.gram.kinds)),
-        (
-            "Backend",
-            f"{manifest.backend} ({manifest.reason})" if manifest.reason else manifest.backend,
-        ),
+        ("Backend", _backend(run)),
         ("Numbers", f"{config.gram.dtype} kernel, float64 factor"),
         ("Data", f"{config.data.source}, {config.data.split}, {drawn}, {config.data.preprocess}"),
         ("Label noise", noise),
@@ -148,6 +147,13 @@ def facts(run: Run, timeline: Timeline, findings: Findings | None) -> list[tuple
     return [(term, text) for term, text in rows if text]
 
 
+def _backend(run: Run) -> str:
+    name, reason = run.manifest.backend, run.manifest.reason
+    if not reason or reason.startswith(name):
+        return reason or name
+    return f"{name} ({reason})"
+
+
 def _labels(run: Run, findings: Findings | None) -> list[tuple[str, str]]:
     stored: dict[str, Any] = {} if findings is None else findings.summary
     labels = run.config.labels
@@ -157,8 +163,8 @@ def _labels(run: Run, findings: Findings | None) -> list[tuple[str, str]]:
     rows = [
         (
             "Labels",
-            f"method {method}, steps {'none' if steps is None else steps}, "
-            f"β {number(beta)}, ridge {number(ridge)} of the mean diagonal",
+            f"{method} method, {_limit(steps)}, β {number(beta)}, "
+            f"ridge {number(ridge)} of the mean diagonal",
         )
     ]
     if stored.get("stopped"):
@@ -166,6 +172,14 @@ def _labels(run: Run, findings: Findings | None) -> list[tuple[str, str]]:
     if stored.get("left_out"):
         rows.append(("Left out of L(Z)", "; ".join(map(str, stored["left_out"]))))
     return rows
+
+
+def _limit(steps: int | str | None) -> str:
+    if steps is None or steps == "none":
+        return "until no change helps"
+    if steps == "auto":
+        return "stopped by the leave-one-out rule"
+    return f"at most {count(int(steps))} changes"
 
 
 def _tiles(timeline: Timeline) -> list[tuple[str, str]]:

@@ -28,7 +28,7 @@ _VARIABLES = {
     FAINT: "var(--line)",
 }
 FONT_SIZE = 12.0
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "ntkdist",
     "text.parse_math": False,  # a class may be called $x$

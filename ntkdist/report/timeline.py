@@ -1,7 +1,7 @@
 """What ``events.jsonl`` says about a run: stages, starts, workers, tiles over time.
 
 The file is written by drivers that may be killed at any moment, perhaps by another version:
-a missing file, a torn line, an unknown event or a missing field leave something out and never raise.
+a missing file, a torn line, an unknown event or a missing field leave something out; none raises.
 """
 
 from __future__ import annotations
@@ -147,8 +147,9 @@ def _records(path: Path) -> Iterator[Record]:
 
 def _real(record: Record, name: str) -> float | None:
     value = record.get(name)
-    usable = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if usable and math.isfinite(value) else None
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    return float(value) if math.isfinite(value) else None
 
 
 def _whole(record: Record, name: str) -> int:

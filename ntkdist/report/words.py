@@ -34,10 +34,18 @@ def counted(value: int, one: str, many: str | None = None) -> str:
 
 
 def number(value: float | None, digits: int = 5) -> str:
-    """Return a number to ``digits`` significant digits, ``–`` where there is none."""
+    """Return a number to ``digits`` significant digits; ``–`` where there is none."""
     if value is None or not math.isfinite(value):
         return "–"
+    if 1000 <= abs(value) < 10**7:
+        decimals = max(0, digits - len(str(int(abs(value)))))
+        return f"{value:,.{decimals}f}".replace("-", _MINUS)
     return f"{value:.{digits}g}".replace("-", _MINUS)
+
+
+def quality(value: float) -> str:
+    """Return a label quality, 0 to 1, to three decimals; what is less is said to be less."""
+    return "< 0.001" if 0 <= value < 0.001 else f"{value:.3f}".replace("nan", "–")
 
 
 def percent(share: float | None) -> str:

@@ -71,7 +71,7 @@ def test_tile_that_always_fails_does_not_stop_the_rest(tmp_path: Path) -> None:
     images[33] = np.nan
     job, tiling = make_job(tmp_path, images, 10)
     events: list[Any] = []
-    with pytest.raises(StageError, match="4 of 10 tiles failed.*r0000c0003.*First error: .*NaN"):
+    with pytest.raises(StageError, match=r"4 of 10 tiles failed.*r0000c0003.*First error: .*NaN"):
         compute_gram(
             job, fake_executor(FakeBackend(), retries=1), tiling=tiling, on_event=events.append
         )

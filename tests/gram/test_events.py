@@ -92,7 +92,7 @@ def test_line_torn_by_a_kill_spoils_no_other(tmp_path: Path) -> None:
 
 def test_unwritable_log_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="events.jsonl: cannot be written"):
+    with pytest.raises(InputError, match=r"events\.jsonl: cannot be written"):
         EventLog(str(tmp_path / "file"))
 
 

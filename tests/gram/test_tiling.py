@@ -58,7 +58,7 @@ def test_malformed_key_is_refused(text: str) -> None:
 
 
 def test_key_outside_the_grid_is_refused_with_the_last_one() -> None:
-    with pytest.raises(InputError, match="r0009c0000 lies outside.*r0003c0003"):
+    with pytest.raises(InputError, match=r"r0009c0000 lies outside.*r0003c0003"):
         Tiling(10, 3).slices(TileKey(9, 0))
 
 

@@ -55,8 +55,6 @@ def test_rectangular_tiles_take_their_columns_elsewhere(tmp_path: Path) -> None:
     worker.compute(TileKey(0, 0))
     assert backend.same == [False, False]
     expected = rows.reshape(12, -1).astype(float) @ cols.reshape(25, -1).T.astype(float)
-    read = GramStore.open(f"{tmp_path}/gram/nngp")[:, :10] if False else None
-    assert read is None
     got = GramStore.open(f"{tmp_path}/gram/nngp").block(1, 0)
     np.testing.assert_array_equal(got, expected[10:, :10].astype("f4"))
 
@@ -71,7 +69,7 @@ def test_images_of_another_number_are_refused(tmp_path: Path) -> None:
     job, tiling = make_job(tmp_path, random_images(12), 10)
     open_outputs(job, type(tiling)(13, 10))
     worker = TileWorker(job, "w0", make_backend=lambda *a, **k: FakeBackend())
-    with pytest.raises(InputError, match="12×12 entries, the stores have .13, 13."):
+    with pytest.raises(InputError, match=r"12×12 entries, the stores have .13, 13."):
         worker.start()
 
 

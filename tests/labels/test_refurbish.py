@@ -9,6 +9,7 @@ from ntkdist.errors import InputError
 from ntkdist.labels import (
     StoredInverse,
     _exact,
+    _paper,
     block_error,
     block_error_gradient,
     class_matrix,
@@ -167,6 +168,15 @@ def test_equal_gains_go_to_the_smallest_image_then_the_smallest_class():
         np.testing.assert_array_equal(result.labels, np.repeat([0, 1, 2], 4))
 
 
+@pytest.mark.parametrize("module", [_exact, _paper])
+def test_equally_good_classes_of_one_image_give_the_smallest(module):
+    # With H = I no image says anything about another: all other classes are alike.
+    labels = np.array([0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3])
+    _, (scores, classes) = scanned(module, np.eye(12), labels, 4, 1.0)
+    assert len(set(scores)) == 1
+    assert classes.tolist() == [1, 1, 1] + [0] * 9
+
+
 def test_columns_from_a_store_or_any_source_give_the_same_flips():
     import zarr
 
@@ -216,6 +226,15 @@ def test_auto_changes_about_as_many_labels_as_are_wrong(noise):
     assert (result.labels == true).mean() >= 0.97
     paper = refurbish(A, labels, 5, method="paper", steps="auto")
     assert len(paper.history) <= round(paper.noise.rate * 400)
+
+
+def test_auto_counts_changed_labels_not_flips_back_and_forth():
+    A, labels, _ = clustered(400, 10, 0.7, 1)
+    result = refurbish(A, labels, 10, steps="auto")
+    changed = int((result.labels != labels).sum())
+    assert "labels were changed as are estimated wrong" in result.stopped
+    assert changed == round(result.noise.rate * 400)
+    assert len(result.history) > changed
 
 
 def test_callback_sees_each_flip_as_it_happens():

@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import ntkdist
 from ntkdist.errors import InputError
 from ntkdist.gram.signals import keep_signal_handlers
 
@@ -23,7 +22,9 @@ def cores() -> int:
 
 
 @contextmanager
-def cluster(address: str | None, *, cpus: int, gpus: int) -> Iterator[tuple[Any, bool]]:
+def cluster(
+    address: str | None, *, cpus: int, gpus: int, environment: Mapping[str, str] | None = None
+) -> Iterator[tuple[Any, bool]]:
     """Connect to Ray, and leave behind what was not started here.
 
     A Ray that is initialised already is used as it is. Otherwise ``address``, or the
@@ -34,6 +35,8 @@ def cluster(address: str | None, *, cpus: int, gpus: int) -> Iterator[tuple[Any,
         address: Of a running cluster, or None.
         cpus: Logical CPUs of a local cluster.
         gpus: GPUs of a local cluster.
+        environment: More environment variables for the workers of a cluster that is
+            started here; elsewhere each actor must ask for them.
 
     Yields:
         The ``ray`` module, and whether the cluster was started here.
@@ -66,7 +69,11 @@ def cluster(address: str | None, *, cpus: int, gpus: int) -> Iterator[tuple[Any,
         options["address"] = address
     try:
         # Ray takes SIGTERM for itself and would exit instead of finishing the tiles
-        with keep_signal_handlers(), _quiet():
+        local = options["address"] == "local"
+        # Inherited by the workers Ray starts in advance; a runtime_env would start others
+        # beside them, seconds later.
+        variables = environment if local and environment else {}
+        with keep_signal_handlers(), _quiet(), _environment(variables):
             ray.init(**options)
     except ConnectionError as error:
         raise InputError(
@@ -74,7 +81,7 @@ def cluster(address: str | None, *, cpus: int, gpus: int) -> Iterator[tuple[Any,
             " or give no address to use this machine"
         ) from error
     try:
-        yield ray, options["address"] == "local"
+        yield ray, local
     finally:
         with keep_signal_handlers(), _quiet():
             ray.shutdown()
@@ -88,14 +95,26 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def actor_environment(*, threads: int, gpus: float, local: bool) -> dict[str, str]:
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def actor_environment(*, threads: int, gpus: float) -> dict[str, str]:
     """Return the environment variables of an actor.
 
     Args:
         threads: Threads of BLAS, OpenMP and Numba in one actor.
         gpus: GPUs of one actor.
-        local: Whether the cluster is on this machine alone, where actors can find the
-            package where the driver found it, installed or not.
 
     Returns:
         Name → value.
@@ -104,8 +123,11 @@ def actor_environment(*, threads: int, gpus: float, local: bool) -> dict[str, st
     variables = {f"{name}_NUM_THREADS": str(threads) for name in names}
     if not gpus:
         variables["JAX_PLATFORMS"] = "cpu"  # Ray no longer hides GPUs from CPU actors
-    if local and ntkdist.__file__:
-        here = str(Path(ntkdist.__file__).parents[1])
-        rest = os.environ.get("PYTHONPATH")
-        variables["PYTHONPATH"] = os.pathsep.join([here, rest] if rest else [here])
     return variables
+
+
+def package_path() -> dict[str, str]:
+    """Return a PYTHONPATH on which this machine finds the package, installed or not."""
+    here = str(Path(__file__).parents[3])
+    rest = os.environ.get("PYTHONPATH")
+    return {"PYTHONPATH": os.pathsep.join([here, rest] if rest else [here])}

@@ -16,7 +16,7 @@ from ntkdist.errors import InputError, StageError
 from ntkdist.gram.events import Interrupted
 from ntkdist.gram.executors import ExecutorSummary
 from ntkdist.gram.executors._actors import Actors
-from ntkdist.gram.executors._cluster import actor_environment, cluster, cores
+from ntkdist.gram.executors._cluster import actor_environment, cluster, cores, package_path
 from ntkdist.gram.executors._handout import Ledger
 from ntkdist.gram.job import GramJob
 from ntkdist.gram.tiling import TileKey
@@ -95,19 +95,23 @@ class RayExecutor:
         job = dataclasses.replace(job, threads=threads)
         count = self.workers or max(1, cores() // threads)
         gpus = int(count * self._num_gpus) if self.workers else 0
-        with cluster(self._address, cpus=count * threads, gpus=gpus) as (ray, local):
-            environment = actor_environment(threads=threads, gpus=self._num_gpus, local=local)
+        environment = actor_environment(threads=threads, gpus=self._num_gpus)
+        with cluster(
+            self._address,
+            cpus=count * threads,
+            gpus=gpus,
+            environment=environment | package_path(),
+        ) as (ray, local):
+            resources: dict[str, Any] = {"num_cpus": threads, "num_gpus": self._num_gpus}
+            if not local:
+                resources["runtime_env"] = {"env_vars": environment}
             ledger = Ledger(keys, emit, retries=self._retries)
             actors = Actors(
                 ray,
                 job,
                 ledger,
                 emit,
-                options={
-                    "num_cpus": threads,
-                    "num_gpus": self._num_gpus,
-                    "runtime_env": {"env_vars": environment},
-                },
+                options=resources,
                 max_losses=self._max_losses,
             )
             try:

@@ -1,0 +1,155 @@
+"""The command line: commands to functions below, no logic of its own.
+
+Exit codes: 0 done, 1 some tiles or stages failed, 2 bad input, 130 interrupted and resumable.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+from cyclopts.config import Dict
+
+from ntkdist.architecture import Architecture
+from ntkdist.config import NoiseConfig, RunConfig, load_yaml
+from ntkdist.errors import InputError, NtkdistError
+
+_DEFAULTS = RunConfig()
+DEMO = RunConfig(run="runs/demo", noise=NoiseConfig(rate=0.3))
+
+app = App(
+    name="ntkdist",
+    help="Infinite-width neural tangent kernels of CNNs at data-set scale, and what they say "
+    "about labels. Every command takes a run file (YAML) or the folder or URL of a run; settings "
+    "on the command line go over those of the file. Started again, a command resumes.",
+    version_flags=["--version"],
+)
+
+Target = Annotated[str | None, Parameter(help="Run file (YAML), or folder or URL of a run.")]
+Settings = Annotated[RunConfig, Parameter(name="*")]
+Recompute = Annotated[
+    tuple[str, ...],
+    Parameter(name="--recompute", help="Tiles to compute again, such as r0003c0012.", negative=()),
+]
+
+
+@app.command
+def demo(*, settings: Settings = DEMO) -> None:
+    """All stages on scikit-learn's digits with 30 % label noise; needs no data and no GPU."""
+    _execute(settings, ("gram", "factor", "labels", "report"))
+
+
+@app.command
+def run(target: Target = None, *, settings: Settings = _DEFAULTS) -> None:
+    """All stages: gram, factor, labels, report; each resumes where it ended."""
+    _execute(settings, ("gram", "factor", "labels", "report"))
+
+
+@app.command
+def gram(
+    target: Target = None, *, recompute: Recompute = (), settings: Settings = _DEFAULTS
+) -> None:
+    """Compute the tiles of the Gram matrix that are missing."""
+    _execute(settings, ("gram",), recompute)
+
+
+@app.command
+def factor(target: Target = None, *, settings: Settings = _DEFAULTS) -> None:
+    """Factor the stored Gram plus ridge (Cholesky), and store its inverse."""
+    _execute(settings, ("factor",))
+
+
+@app.command
+def labels(target: Target = None, *, settings: Settings = _DEFAULTS) -> None:
+    """Refurbish the labels with the stored inverse; writes labels.csv."""
+    _execute(settings, ("labels",))
+
+
+@app.command
+def report(target: Target = None, *, settings: Settings = _DEFAULTS) -> None:
+    """Write the report, one HTML file, and print its path."""
+    _execute(settings, ("report",))
+
+
+@app.command
+def status(target: Target = None, *, settings: Settings = _DEFAULTS) -> None:
+    """Say which stages of a run are done, and what to run next."""
+    from ntkdist.status import describe
+
+    print(describe(settings.run))
+
+
+def _execute(settings: RunConfig, stages: Sequence[str], recompute: Sequence[str] = ()) -> None:
+    from ntkdist.console import StageLines
+    from ntkdist.gram.progress import GramProgress
+    from ntkdist.pipeline import Pipeline
+
+    with GramProgress() as progress, Pipeline(settings, [StageLines(), progress]) as pipeline:
+        print(f"backend {pipeline.run.manifest.reason}", file=sys.stderr)
+        pipeline.execute(stages, recompute=recompute)
+        if "report" in stages:
+            print(pipeline.run.address("report.html"))
+
+
+def _base(command: Callable[..., Any], target: str | None) -> dict[str, Any]:
+    """Return the settings that the command line goes over: of a run file, or of a run."""
+    if command is demo:
+        return DEMO.to_dict()
+    if target is None:
+        raise InputError(
+            f"{command.__name__}: give a run file (jobs/mnist.yaml) or the folder of a run"
+        )
+    if target.endswith((".yaml", ".yml")):
+        values = load_yaml(target)
+        if "architecture" in values:
+            values["architecture"] = str(Architecture.parse(values["architecture"]))
+        return RunConfig.from_dict(values, where=target).to_dict()
+    from ntkdist.run import Run
+
+    return Run.open(target).config.to_dict()
+
+
+def _parse(tokens: Sequence[str]) -> Callable[[], Any]:
+    """Read the command line twice: once for the target, then over the target's settings."""
+    app.config = ()
+    command, bound, _ = app.parse_args(tokens, print_error=False, exit_on_error=False)
+    if "settings" in getattr(command, "__annotations__", {}):
+        base = _base(command, bound.arguments.get("target"))
+        place = base.pop("run")  # cyclopts takes this key for the command of that name
+        app.config = (Dict(base, use_commands_as_keys=False, source="run file"),)
+        command, bound, _ = app.parse_args(tokens, print_error=False, exit_on_error=False)
+        settings = bound.arguments.get("settings", _DEFAULTS)
+        if not any(token == "--run" or token.startswith("--run=") for token in tokens):
+            settings = dataclasses.replace(settings, run=place)
+        bound.arguments["settings"] = settings
+    return lambda: command(*bound.args, **bound.kwargs)
+
+
+def main(tokens: Sequence[str] | None = None) -> None:
+    """Run one command and exit with its code."""
+    tokens = list(sys.argv[1:] if tokens is None else tokens)
+    again = "ntkdist " + " ".join(tokens)
+    try:
+        _parse(tokens)()
+    except NtkdistError as error:
+        print(f"ntkdist: {error}", file=sys.stderr)
+        if error.exit_code == 130:
+            print(f"resume with: {again}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except CycloptsError as error:
+        print(f"ntkdist: {_one_line(error)}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"ntkdist: interrupted\nresume with: {again}", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _one_line(error: CycloptsError) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,182 @@
+"""Computing the whole inverse from a stored factor, block by block, resumable."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+from ntkdist.errors import InputError
+from ntkdist.linalg import _blas, groups
+from ntkdist.linalg.events import InverseBlockDone, Listener
+from ntkdist.linalg.inverse import HOW, KIND, ROW_RECORDS, InverseStore
+from ntkdist.linalg.outcomes import Outcome
+from ntkdist.linalg.panels import ITEM
+from ntkdist.linalg.schedule import Scheduler, one_blas_thread, task_runner
+from ntkdist.linalg.solve import backward, forward
+from ntkdist.linalg.source import Matrix
+from ntkdist.linalg.store import FactorStore
+
+COLUMN_RECORDS = "column_blocks"
+
+
+def compute_inverse(
+    factor: FactorStore,
+    digest: str,
+    url: str,
+    *,
+    memory_limit: int,
+    scheduler: Scheduler = None,
+    on_event: Listener | None = None,
+    overwrite: bool = False,
+) -> InverseStore:
+    """Compute the inverse from a finished factor, block by block; resumable.
+
+    One panel: one LAPACK call (dpotri). Several: Dask tasks compute block columns of the lower
+    triangle by two substitutions each, which start at their own row (so 2N³/3 operations in
+    all), and the rows are then put together from them.
+
+    Args:
+        factor: The factor.
+        digest: What identifies the factor.
+        url: Where the inverse goes.
+        memory_limit: Bytes; caps the tasks that run at once in this process.
+        scheduler: As for :func:`ntkdist.linalg.factorize`.
+        on_event: Called with an ``InverseBlockDone`` for each block.
+        overwrite: Drop what is there.
+
+    Returns:
+        The inverse, opened.
+
+    Raises:
+        InputError: ``url`` holds another factor's inverse, or cannot be written.
+        StoreError: A stored part is damaged, or the store refuses to be written.
+    """
+    notify: Listener = on_event or (lambda event: None)
+    plan = factor.plan
+    group = groups.open_group(url, KIND, mode="r+")
+    if group is None or overwrite:
+        cut = {"n": plan.n, "panel_width": plan.width, "block": plan.block}
+        group = groups.create_group(url, KIND, {**cut, "factor": digest})
+    elif group.attrs["factor"] != digest:
+        raise InputError(
+            Outcome.DIFFERENT.message(
+                url=url, kind="the inverse", field="factor", old=group.attrs["factor"], new=digest
+            )
+        )
+    n, block = plan.n, plan.block
+    groups.create_array(group, "rows", shape=(n, n), chunks=(1, n), shards=(block, n))
+    groups.create_array(group, "diagonal", shape=(n,), chunks=(block,))
+    blocks = plan.blocks(0, n)
+    done = len(groups.read_records(group, ROW_RECORDS, len(blocks)))
+    for index in range(done):
+        notify(InverseBlockDone("rows", index, len(blocks), 0.0, True))
+    if done < len(blocks):
+        groups.drop_records(group, ROW_RECORDS, done, len(blocks))
+        lower: Matrix | groups.CheckedArray
+        if plan.count == 1:
+            factor.release()  # what LAPACK overwrites is read afresh
+            lower = factor.diagonal(0)
+            _blas.inverse_from_lower(lower)
+        else:
+            lower = _compute_columns(factor, url, group, memory_limit, scheduler, notify)
+        _store_rows(InverseStore(url, plan), group, lower, done, notify)
+    if "columns" in group:
+        groups.drop_records(group, COLUMN_RECORDS, 0, len(blocks))
+        del group["columns"]
+    return InverseStore.open(url)
+
+
+def _compute_columns(
+    factor: FactorStore,
+    url: str,
+    group: Any,
+    memory_limit: int,
+    scheduler: Scheduler,
+    notify: Listener,
+) -> groups.CheckedArray:
+    """Compute the lower triangle in square chunks, a batch of block columns at a time."""
+    from dask import delayed
+
+    plan = factor.plan
+    n, edge = plan.n, plan.block
+    groups.create_array(group, "columns", shape=(n, n), chunks=(edge, edge))
+    blocks = plan.blocks(0, n)
+    done = len(groups.read_records(group, COLUMN_RECORDS, len(blocks)))
+    groups.drop_records(group, COLUMN_RECORDS, done, len(blocks))
+    for index in range(done):
+        notify(InverseBlockDone("columns", index, len(blocks), 0.0, True))
+    for k in range(plan.count):
+        factor.hold(k)
+    free = memory_limit - (factor.kept_bytes() if factor.keep else 0)
+    each = ITEM * (2 * n * edge + plan.width**2) + plan.task_bytes()
+    at_once = max(1, free // each)
+    columns = groups.CheckedArray(url, "columns", KIND, HOW)
+    source = delayed(factor, pure=False, traverse=False)
+    target = delayed(columns, pure=False, traverse=False)
+    task = delayed(_column_block, pure=False)
+    batch = 16  # blocks between two records
+    with task_runner(scheduler) as run:
+        for start in range(done, len(blocks), batch):
+            began = time.perf_counter()
+            some = range(start, min(start + batch, len(blocks)))
+            run([task(source, target, *blocks[index]) for index in some], at_once)
+            seconds = (time.perf_counter() - began) / len(some)
+            for index in some:
+                groups.write_record(group, COLUMN_RECORDS, index, {"seconds": seconds})
+                notify(InverseBlockDone("columns", index, len(blocks), seconds, False))
+    return columns
+
+
+def _column_block(factor: FactorStore, columns: groups.CheckedArray, c0: int, c1: int) -> None:
+    """Compute and store columns c0:c1 of the inverse, from row c0 on."""
+    x = np.zeros((factor.plan.n - c0, c1 - c0))
+    np.fill_diagonal(x, 1.0)
+    with one_blas_thread():
+        forward(factor, x, c0)
+        backward(factor, x, c0)
+    columns.write(f"columns {c0}:{c1}", (slice(c0, factor.plan.n), slice(c0, c1)), x)
+
+
+def _store_rows(
+    inverse: InverseStore,
+    group: Any,
+    lower: Matrix | groups.CheckedArray,
+    done: int,
+    notify: Listener,
+) -> None:
+    """Put the rows together from the lower triangle and its mirror image."""
+    plan = inverse.plan
+    n = plan.n
+
+    def read(r0: int, r1: int, c0: int, c1: int) -> Matrix:
+        if isinstance(lower, np.ndarray):
+            return lower[r0:r1, c0:c1]
+        index = c0 // plan.block
+        record = groups.record_name(COLUMN_RECORDS, index)
+        return lower.read(f"column block {index}", record, (slice(r0, r1), slice(c0, c1)))
+
+    blocks = plan.blocks(0, n)
+    for index, (r0, r1) in enumerate(blocks):
+        if index < done:
+            continue
+        began = time.perf_counter()
+        rows = np.empty((r1 - r0, n))
+        if r0:
+            rows[:, :r0] = read(r0, r1, 0, r0)
+        square = np.tril(read(r0, r1, r0, r1))
+        rows[:, r0:r1] = square + np.tril(square, -1).T
+        if r1 < n:
+            rows[:, r1:] = read(r1, n, r0, r1).T
+        if np.isnan(rows).any():
+            col = int(np.isnan(rows).any(axis=0).argmax())
+            key = "columns" if isinstance(lower, np.ndarray) else lower.name
+            block = min(index, col // plan.block)
+            record = groups.record_name(COLUMN_RECORDS, block)
+            raise inverse.row_array.damaged(f"column block {block}", record, key, "misses a chunk")
+        inverse.diagonal_array.write(f"row block {index}", (slice(r0, r1),), square.diagonal())
+        inverse.row_array.write(f"row block {index}", (slice(r0, r1), slice(0, n)), rows)
+        seconds = time.perf_counter() - began
+        groups.write_record(group, ROW_RECORDS, index, {"seconds": seconds})
+        notify(InverseBlockDone("rows", index, len(blocks), seconds, False))

@@ -1,0 +1,390 @@
+"""The stages of one run, in order, each resumable: the only place that joins the rooms.
+
+inputs → gram → factor → labels → report. A stage reads what the one before stored and does
+nothing where its own result is there and made from the same things.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ntkdist.config import RunConfig
+from ntkdist.errors import InputError, InterruptedRunError, StageError
+from ntkdist.gram.events import EventLog, RunStarted, StageDone, StageStarted, Subscribers
+from ntkdist.run import Run
+
+if TYPE_CHECKING:
+    from ntkdist.gram.executors import Executor
+    from ntkdist.gram.store import GramStore
+    from ntkdist.linalg import CholeskyFactor
+
+STAGES = ("gram", "factor", "labels", "report")
+_THUMBNAIL = 400  # bins of the Gram's picture by class
+
+
+class Pipeline:
+    """Runs the stages of one run and tells what happens.
+
+    Use it as a context manager: it keeps the run's event log open and takes SIGINT and SIGTERM
+    for the wish to stop after what is in flight.
+
+    Args:
+        config: The run.
+        subscribers: Told every event, beside the run's own log.
+    """
+
+    def __init__(
+        self, config: RunConfig, subscribers: Sequence[Callable[[Any], None]] = ()
+    ) -> None:
+        self.config = config
+        self._subscribers = subscribers
+
+    def __enter__(self) -> Pipeline:
+        from ntkdist.gram.signals import stop_on_signals
+
+        started = time.monotonic()
+        self.run = Run.create(self.config)
+        self._emit = Subscribers()
+        for subscriber in self._subscribers:
+            self._emit.subscribe(subscriber)
+        self._log = EventLog(self.run.url)
+        self._emit.subscribe(self._log)
+        self._signals = stop_on_signals()
+        self.stop: threading.Event = self._signals.__enter__()
+        self._emit(RunStarted(self.run.url, self.run.fingerprint))
+        shape = tuple(self.run.array("inputs", "images").shape)
+        self._emit(StageDone("inputs", time.monotonic() - started, "×".join(map(str, shape))))
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        try:
+            self._signals.__exit__(*exc)
+        finally:
+            self._log.close()
+
+    def execute(self, stages: Iterable[str] = STAGES, *, recompute: Sequence[str] = ()) -> None:
+        """Run the named stages in their order.
+
+        Args:
+            stages: Some of ``STAGES``.
+            recompute: Tile keys to compute again, for the Gram stage.
+
+        Raises:
+            InputError: For an unknown stage or bad settings.
+            StageError: If parts of a stage failed; what was done is kept.
+            InterruptedRunError: If a signal stopped it.
+        """
+        wanted = set(stages)
+        if unknown := wanted - set(STAGES):
+            raise InputError(f"stage {min(unknown)!r} is not one of {', '.join(STAGES)}")
+        if "gram" in wanted:
+            self.gram(recompute)
+        if "factor" in wanted:
+            self.factor()
+        if "labels" in wanted:
+            self.labels()
+        if "report" in wanted:
+            self.report()
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[list[str]]:
+        """Time a stage; what the caller appends to the list goes into its last event."""
+        self._check_stop()
+        detail: list[str] = []
+        self._emit(StageStarted(name))
+        started = time.monotonic()
+        yield detail
+        self._emit(StageDone(name, time.monotonic() - started, ", ".join(detail)))
+
+    def _check_stop(self) -> None:
+        if self.stop.is_set():
+            name = getattr(self.stop, "signal", "") or "a signal"
+            raise InterruptedRunError(f"stopped by {name}; what was finished is kept")
+
+    def _forward(self, event: Any) -> None:
+        """Pass an event of another room on, and stop there if a signal asks for it."""
+        self._emit(event)
+        self._check_stop()
+
+    def gram(self, recompute: Sequence[str] = ()) -> None:
+        """Compute the tiles that are missing."""
+        from ntkdist.gram.compute import compute_gram
+        from ntkdist.gram.job import GramJob
+        from ntkdist.gram.tiling import Tiling
+
+        run, settings = self.run, self.config.gram
+        with self._stage("gram") as detail:
+            executor, threads = self._executor()
+            n = run.array("inputs", "images").shape[0]
+            edge, why = self._edge(n, executor.workers or _cores())
+            outputs = tuple((kind, run.address("gram", kind)) for kind in settings.kinds)
+            job = GramJob(
+                images=run.address("inputs", "images"),
+                architecture=self.config.architecture,
+                backend=run.manifest.backend,
+                arithmetic=run.manifest.arithmetic,
+                dtype=settings.dtype,
+                outputs=outputs,
+                edge=edge,
+                fingerprint=run.fingerprint,
+                threads=threads,
+            )
+            summary = compute_gram(
+                job,
+                executor,
+                tiling=Tiling(n, edge),
+                on_event=self._emit,
+                stop=self.stop,
+                recompute=recompute,
+            )
+            detail += [f"{summary.computed} of {summary.done} tiles computed", why]
+
+    def _executor(self) -> tuple[Executor, int]:
+        from ntkdist.gram.executors.inline import InlineExecutor
+        from ntkdist.gram.executors.ray import RayExecutor
+
+        settings = self.config.gram
+        if settings.executor == "inline":
+            threads = _cores() if settings.threads == "auto" else settings.threads
+            return InlineExecutor(), threads
+        threads = 1 if settings.threads == "auto" else settings.threads
+        return RayExecutor(settings.workers, settings.address, threads), threads
+
+    def _edge(self, n: int, workers: int) -> tuple[int, str]:
+        """Return the edge of a tile: the stored one, the one asked for, or a measured one."""
+        from dask.utils import parse_bytes
+
+        from ntkdist.gram.autotile import choose_edge
+        from ntkdist.gram.store import GramStore
+        from ntkdist.gram.tiling import Tiling
+        from ntkdist.kernels import get_backend
+
+        run, settings = self.run, self.config.gram
+        address = run.address("gram", settings.kinds[0])
+        if GramStore.exists(address):
+            stored = GramStore.open(address, "r", run.fingerprint).tiling.edge
+            if (
+                settings.tile not in ("auto", stored)
+                and Tiling.from_target(n, int(settings.tile)).edge != stored
+            ):
+                raise InputError(
+                    f"{run.url}: holds tiles of edge {stored}, now gram.tile={settings.tile} is "
+                    "asked; give auto or the old value, or another --run"
+                )
+            return stored, "as stored"
+        if settings.tile != "auto":
+            return Tiling.from_target(n, settings.tile).edge, "as asked"
+        try:
+            memory = parse_bytes(settings.memory)
+        except ValueError:
+            raise InputError(
+                f"gram.memory={settings.memory!r} is no size; write 512MiB or 1GiB"
+            ) from None
+        backend = get_backend(run.manifest.backend, dtype=settings.dtype, threads=1)
+        sample = np.asarray(run.array("inputs", "images")[: min(n, 512)])
+        choice = choose_edge(
+            backend, run.architecture, sample, n, memory=memory, workers=workers,
+            kinds=settings.kinds,
+        )  # fmt: skip
+        return choice.edge, choice.reason
+
+    def gram_store(self, kind: str = "ntk") -> GramStore:
+        """Open the finished Gram.
+
+        Raises:
+            StageError: If tiles are missing.
+        """
+        from ntkdist.gram.store import GramStore
+
+        address = self.run.address("gram", kind)
+        if not GramStore.exists(address):
+            raise StageError(f"{self.run.url}: has no Gram yet; ntkdist gram {self.run.url}")
+        store = GramStore.open(address, "r", self.run.fingerprint)
+        if missing := store.missing():
+            raise StageError(
+                f"{self.run.url}: {len(missing)} tiles of the Gram are missing, the first "
+                f"{missing[0]}; ntkdist gram {self.run.url}"
+            )
+        return store
+
+    def factor_address(self) -> str:
+        """Return where the factor for this ridge is kept."""
+        return self.run.address("factor", "ntk", f"ridge-{self.config.factor.ridge:g}")
+
+    def factor(self) -> CholeskyFactor:
+        """Factor the Gram plus ridge, and store the inverse row by row."""
+        from ntkdist.linalg import factorize
+
+        settings = self.config.factor
+        with self._stage("factor") as detail:
+            store = self.gram_store()
+            factor = factorize(
+                store,
+                self.factor_address(),
+                ridge=settings.ridge,
+                memory_limit=settings.memory_limit,
+                on_event=self._forward,
+                fingerprint=self.run.fingerprint,
+            )
+            factor.inverse(on_event=self._forward)
+            detail.append(f"{factor.panel_count} panels, ridge {factor.ridge:g}")
+        return factor
+
+    def labels(self) -> None:
+        """Refurbish the labels and store what was found."""
+        from ntkdist.labels import label_report, refurbish
+        from ntkdist.linalg import CholeskyFactor
+
+        run, settings = self.run, self.config.labels
+        with self._stage("labels") as detail:
+            given = run.read("inputs", "labels")
+            fingerprint = self._labels_fingerprint(given)
+            if run.attributes("labels").get("fingerprint") == fingerprint:
+                detail.append("as stored")
+                return
+            store = self.gram_store()
+            inverse = CholeskyFactor.open(
+                self.factor_address(), memory_limit=self.config.factor.memory_limit
+            ).inverse()
+            result = refurbish(
+                inverse,
+                given,
+                run.num_classes,
+                method=settings.method,
+                steps=None if settings.steps == "none" else settings.steps,
+                beta=settings.beta,
+                on_step=lambda flip: self._check_stop(),
+            )
+            table = label_report(inverse, given, result, run.num_classes)
+            run.write_attributes("labels", {"fingerprint": None, "summary": None})
+            for name in table.columns.drop(["index", "given_label"]):
+                run.write(f"labels/{name}", table[name].to_numpy())
+            run.write("labels/refurbished", result.labels)
+            run.write("labels/losses", result.losses)
+            history = result.to_dataframe()
+            for name in history.columns:
+                run.write(f"labels/history/{name}", history[name].to_numpy())
+            summary = self._summary(inverse, given, result)
+            summary["num_issues"] = int(table["is_label_issue"].sum())
+            picture, bounds = thumbnail(store, given, run.num_classes)
+            run.write("labels/gram_by_class", picture, {"boundaries": bounds})
+            run.write_attributes("labels", {"summary": summary, "fingerprint": fingerprint})
+            self._write_table(table)
+            detail.append(f"{summary['flips']} flips, {summary['num_issues']} suspicious labels")
+
+    def _labels_fingerprint(self, given: np.ndarray) -> str:
+        settings = self.config.labels
+        parts = [
+            self.run.fingerprint,
+            self.config.factor.ridge,
+            [settings.method, settings.steps, settings.beta],
+            hashlib.sha256(given.tobytes()).hexdigest(),
+        ]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def _summary(self, inverse: Any, given: np.ndarray, result: Any) -> dict[str, Any]:
+        """Store Z of the given, refurbished and true labels; return what to say about them."""
+        from ntkdist.labels import block_error, class_matrix
+
+        run, settings = self.run, self.config.labels
+        K = run.num_classes
+        true = run.read("inputs", "labels_true") if run.has("inputs", "labels_true") else None
+        losses: dict[str, float | None] = {"true": None}
+        for name, labels in (("given", given), ("refurbished", result.labels), ("true", true)):
+            if labels is not None:
+                _, Z = class_matrix(inverse, labels, K)
+                run.write(f"labels/Z_{name}", Z)
+                losses[name] = block_error(Z, np.bincount(labels, minlength=K), settings.beta)
+        summary: dict[str, Any] = {
+            "kind": "ntk",
+            "method": settings.method,
+            "steps": settings.steps,
+            "beta": settings.beta,
+            "ridge": self.config.factor.ridge,
+            "flips": len(result.history),
+            "stopped": result.stopped,
+            "left_out": list(result.left_out),
+            "noise_rate": result.noise.rate,
+            "block_error": losses,
+            "corrupted": None,
+            "restored_share": None,
+            "accuracy_given": None,
+            "accuracy_refurbished": None,
+        }
+        if true is not None:
+            wrong = given != true
+            right = result.labels == true
+            summary |= {
+                "corrupted": int(wrong.sum()),
+                "restored_share": float(right[wrong].mean()) if wrong.any() else None,
+                "accuracy_given": float((~wrong).mean()),
+                "accuracy_refurbished": float(right.mean()),
+            }
+        return summary
+
+    def _write_table(self, table: Any) -> None:
+        """Write ``labels.csv``, most suspicious first, beside a run on a local disk."""
+        if "://" in self.run.url:
+            return
+        names = np.array(self.run.manifest.class_names)
+        table = table.sort_values("label_quality", kind="stable")
+        table.insert(2, "given_class", names[table["given_label"]])
+        table.insert(4, "suggested_class", names[table["suggested_label"]])
+        path = self.run.address("labels.csv")
+        table.to_csv(path + ".part", index=False)
+        os.replace(path + ".part", path)
+
+    def report(self) -> str:
+        """Write the report and return its path."""
+        from ntkdist.report import write_report
+
+        with self._stage("report") as detail:
+            path = write_report(self.run)
+            detail.append(path)
+        return path
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def thumbnail(
+    gram: Any, labels: np.ndarray, num_classes: int, bins: int = _THUMBNAIL
+) -> tuple[np.ndarray, list[float]]:
+    """Average a Gram matrix, its images ordered by class, down to a small picture.
+
+    Args:
+        gram: (N, N) with row slicing; read in bands of rows.
+        labels: (N,) classes to order by.
+        num_classes: K.
+        bins: Most rows of the picture.
+
+    Returns:
+        (m, m) float32 with m = min(N, bins), and the K + 1 class boundaries in bins.
+    """
+    n = len(labels)
+    m = min(n, bins)
+    order = np.argsort(labels, kind="stable")
+    place = np.empty(n, np.int64)  # bin of each image
+    place[order] = np.arange(n) * m // n
+    sizes = np.bincount(place, minlength=m).astype(np.float64)
+    picture = np.zeros((m, m))
+    columns = np.argsort(place, kind="stable")
+    starts = np.searchsorted(place[columns], np.arange(m))
+    band = max(1, 2**25 // (8 * n))
+    for start in range(0, n, band):
+        rows = np.asarray(gram[start : start + band, :], np.float64)
+        summed = np.add.reduceat(rows[:, columns], starts, axis=1)
+        np.add.at(picture, place[start : start + band], summed)
+    counts = np.bincount(labels, minlength=num_classes)
+    bounds = np.concatenate([[0], np.cumsum(counts)]) * (m / n)
+    return (picture / np.outer(sizes, sizes)).astype(np.float32), [float(b) for b in bounds]

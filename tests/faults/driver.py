@@ -1,0 +1,33 @@
+"""A driver to kill: python -m tests.faults.driver FOLDER EXECUTOR (inline or a number of actors).
+
+Computes the Gram matrix that ``tests.faults.target`` describes, and exits as the
+command line does.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from ntkdist.errors import NtkdistError
+from ntkdist.gram.compute import compute_gram, stop_on_signals
+from ntkdist.gram.events import EventLog
+from ntkdist.gram.executors import Executor
+from ntkdist.gram.executors.inline import InlineExecutor
+from ntkdist.gram.executors.ray import RayExecutor
+from tests.faults.target import target
+
+
+def main(folder: str, where: str) -> int:
+    job, tiling = target(folder)
+    executor: Executor = InlineExecutor() if where == "inline" else RayExecutor(int(where))
+    try:
+        with EventLog(folder) as log, stop_on_signals() as stop:
+            compute_gram(job, executor, tiling=tiling, on_event=log, stop=stop)
+    except NtkdistError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2]))

@@ -1,0 +1,37 @@
+"""The Gram matrix that the fault tests disturb: 36 tiles of about a tenth of a second."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ntkdist.architecture import Architecture
+from ntkdist.gram.job import GramJob
+from ntkdist.gram.store import GramStore
+from ntkdist.gram.tiling import Tiling
+from ntkdist.kernels.backend import get_backend
+from tests.gram.fakes import write_images
+
+N, EDGE = 250, 32
+
+
+def target(folder: str) -> tuple[GramJob, Tiling]:
+    if not Path(folder, "images").exists():
+        images = np.random.default_rng(4).normal(size=(N, 8, 8, 1)).astype("f4")
+        write_images(f"{folder}/images", images)
+    job = GramJob(
+        images=f"{folder}/images",
+        architecture=str(Architecture.parse("cntk-gap-6")),
+        backend="cpu",
+        arithmetic=get_backend("cpu").arithmetic,
+        dtype="float32",
+        outputs=(("ntk", f"{folder}/gram/ntk"),),
+        edge=EDGE,
+        fingerprint="f1",
+    )
+    return job, Tiling(N, EDGE)
+
+
+def matrix(folder: str) -> np.ndarray:
+    return GramStore.open(f"{folder}/gram/ntk")[:, :]

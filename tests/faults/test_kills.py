@@ -1,0 +1,147 @@
+"""A driver killed or interrupted at random moments: the same bits, and nothing done twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ntkdist.gram.compute import compute_gram
+from ntkdist.gram.events import read_events
+from ntkdist.gram.executors.inline import InlineExecutor
+from tests.faults.target import matrix, target
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 120.0
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
+    folder = str(tmp_path_factory.mktemp("undisturbed"))
+    job, tiling = target(folder)
+    assert tiling.count >= 30
+    compute_gram(job, InlineExecutor(), tiling=tiling)
+    return matrix(folder)
+
+
+@contextmanager
+def driver(folder: Path, where: str, address: str | None = None) -> Iterator[subprocess.Popen[str]]:
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.faults.driver", str(folder), where],
+        cwd=ROOT,
+        env=environment | ({"RAY_ADDRESS": address} if address else {}),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+        process.wait(PATIENCE)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def tiles_done(folder: Path) -> int:
+    return sum(record["event"] == "TileDone" for record in read_events(str(folder)))
+
+
+def wait_for_tiles(folder: Path, process: subprocess.Popen[str], count: int) -> None:
+    end = time.monotonic() + PATIENCE
+    while tiles_done(folder) < count:
+        if process.poll() is not None:
+            raise AssertionError(f"driver ended early: {process.communicate()[1]}")
+        assert time.monotonic() < end, "driver does not get on"
+        time.sleep(0.005)
+
+
+def drivers(folder: Path) -> list[list[dict[str, Any]]]:
+    """Return the events of each driver that worked on the folder."""
+    runs: list[list[dict[str, Any]]] = []
+    for record in read_events(str(folder)):
+        if record["event"] == "GramStarted":
+            runs.append([])
+        runs[-1].append(record)
+    return runs
+
+
+def keys(run: list[dict[str, Any]], event: str) -> list[str]:
+    return [record["key"] for record in run if record["event"] == event]
+
+
+@pytest.fixture
+def running(ray_session: None) -> str:
+    """The address of a Ray that drivers can join, which takes them a second."""
+    import ray
+
+    return ray.get_runtime_context().gcs_address
+
+
+@pytest.mark.parametrize("where", ["inline", pytest.param("2", id="ray")])
+def test_driver_killed_three_times(
+    tmp_path: Path, undisturbed: np.ndarray, running: str, where: str
+) -> None:
+    random = np.random.default_rng(int(where, 36))
+    done = 0
+    for address in (None, running, running):  # None: the driver starts a Ray of its own
+        with driver(tmp_path, where, address) as process:
+            done += int(random.integers(1, 6))
+            wait_for_tiles(tmp_path, process, done)
+            time.sleep(float(random.uniform(0, 0.1)))
+            process.send_signal(signal.SIGKILL)
+        assert process.returncode == -signal.SIGKILL
+        done = tiles_done(tmp_path)
+    with driver(tmp_path, where, running) as process:
+        pass
+    assert process.returncode == 0
+    np.testing.assert_array_equal(matrix(str(tmp_path)), undisturbed)
+
+    runs = drivers(tmp_path)
+    assert len(runs) == 4
+    finished: set[str] = set()
+    for run in runs:
+        started = set(keys(run, "TileStarted"))
+        assert not started & finished  # what a driver was told is done is never done again
+        finished |= set(keys(run, "TileDone"))
+        assert len(started - set(keys(run, "TileDone"))) <= (1 if where == "inline" else 4)
+    all_started = [key for run in runs for key in keys(run, "TileStarted")]
+    recomputed = len(all_started) - len(set(all_started))
+    in_flight = sum(len(set(keys(r, "TileStarted")) - set(keys(r, "TileDone"))) for r in runs[:3])
+    assert recomputed <= in_flight
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_signal_ends_after_the_tiles_in_flight(
+    tmp_path: Path, undisturbed: np.ndarray, running: str, name: str
+) -> None:
+    with driver(tmp_path, "2", None if name == "SIGINT" else running) as process:
+        wait_for_tiles(tmp_path, process, 4)
+        if name == "SIGINT":  # as a terminal sends it: to every process of the group
+            os.killpg(process.pid, signal.SIGINT)
+        else:
+            process.terminate()
+    assert process.returncode == 130
+    (run,) = drivers(tmp_path)
+    (told,) = [record for record in run if record["event"] == "Interrupted"]
+    assert told["signal"] == name
+    assert 1 <= len(told["in_flight"]) <= 4
+    assert set(keys(run, "TileStarted")) == set(keys(run, "TileDone"))
+    assert not [record for record in run if record["event"] == "WorkerLost"]
+    after = run[run.index(told) :]
+    assert keys(after, "TileStarted") == []
+    job, tiling = target(str(tmp_path))
+    left = tiling.count - len(keys(run, "TileDone"))
+    assert left > 0
+    assert compute_gram(job, InlineExecutor(), tiling=tiling).computed == left
+    np.testing.assert_array_equal(matrix(str(tmp_path)), undisturbed)

@@ -1,0 +1,331 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass, field
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ntkdist.errors import InputError, StoreError
+from ntkdist.report import write_report
+from ntkdist.report.words import number, percent
+from ntkdist.run import Run
+
+from .conftest import NAMES, MakeRun, N, add_events, add_labels, gram_events
+
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Collects elements, text and targets; every element must be closed where it was opened."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {key: value or "" for key, value in attrs}))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attrs for name, attrs in self.elements if name == tag]
+
+
+@dataclass
+class Report:
+    run: Run
+    stored: dict[str, Any]
+    html: str
+    page: Page = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.page = Page(self.html)
+
+
+def plain(text: str) -> str:
+    return " ".join(text.split())
+
+
+def read(path: str) -> str:
+    return Path(path).read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def report(make_run: MakeRun) -> Report:
+    run = make_run()
+    stored = add_labels(run)
+    add_events(run, gram_events([3, 7], total=10), torn='{"event": "Til')
+    return Report(run, stored, read(write_report(run)))
+
+
+def test_the_default_place_is_in_the_run(report: Report) -> None:
+    assert os.path.exists(os.path.join(report.run.url, "report.html"))
+    assert not list(Path(report.run.url).glob(".*.part"))
+
+
+def test_numbers_shown_are_those_stored(report: Report) -> None:
+    summary, text = report.stored["summary"], report.page.text
+    for value in summary["block_error"].values():
+        assert number(value) in text
+    for name in ("restored_share", "accuracy_given", "accuracy_refurbished"):
+        assert plain(percent(summary[name])) in text
+    issues = int(report.stored["is_label_issue"].sum())
+    assert f"{issues} of {N} labels" in text
+    assert "1,234" in text  # diagonals of Z
+    assert f"{N} images of 8 × 8 × 1 · 10 classes" in text
+
+
+def test_the_computation_is_told(report: Report) -> None:
+    text = report.page.text
+    run = report.run
+    assert "cntk-gap-4: conv 3×3 (not trained) → 2 × (ReLU → conv 3×3)" in text
+    assert str(run.architecture) in text
+    assert run.fingerprint[:12] in text
+    assert run.fingerprint[:13] not in text
+    assert "10 of 10 tiles of 10 × 10" in text
+    assert "50 entries/s over 20.0 s" in text
+    assert "2 starts, 1 resume" in text
+    assert f"numpy {np.__version__}" in text
+
+
+def test_every_suspicious_picture_is_there_with_an_alt_text(report: Report) -> None:
+    given = report.run.read("inputs", "labels")
+    issues = np.flatnonzero(report.stored["is_label_issue"])
+    issues = issues[np.argsort(report.stored["label_quality"][issues])]
+    expected = [
+        f"Image {i}, labelled {NAMES[given[i]]}, "
+        f"suggested {NAMES[report.stored['suggested_label'][i]]}"
+        for i in issues
+    ]
+    assert [image["alt"] for image in report.page.all("img")] == expected
+
+
+def test_suggestions_are_judged_by_the_true_labels(report: Report) -> None:
+    true = report.run.read("inputs", "labels_true")
+    issues = report.stored["is_label_issue"]
+    right = int((report.stored["suggested_label"] == true)[issues].sum())
+    assert report.html.count("✓ truly") == right
+    assert report.html.count("✗ truly") == int(issues.sum()) - right == 1
+    assert f"{right} of {int(issues.sum())} suggestions are right" in report.page.text
+
+
+def test_figures_have_alt_texts_and_unique_ids(report: Report) -> None:
+    figures = report.page.all("svg")
+    assert len(figures) == 7  # bars, curve, two Gram, two Z, throughput
+    assert all(len(attrs["aria-label"]) > 20 and attrs["role"] == "img" for attrs in figures)
+    ids = [attrs["id"] for _, attrs in report.page.elements if "id" in attrs]
+    assert len(ids) == len(set(ids))
+
+
+def test_nothing_is_loaded_from_outside(report: Report) -> None:
+    assert "http://" not in report.html
+    assert "https://" not in report.html
+    assert "@import" not in report.html
+    assert "url(" not in re.sub(r"url\(#[\w.-]+\)", "", report.html)
+    assert not report.page.all("script")
+    assert not report.page.all("link")
+    for _, attrs in report.page.elements:
+        for name in ("src", "href", "xlink:href", "srcset"):
+            assert attrs.get(name, "#").startswith(("#", "data:image/png;base64,"))
+
+
+def test_class_names_are_text_and_not_markup(report: Report) -> None:
+    assert "<b>x" not in report.html
+    assert "&lt;b&gt;x" in report.html
+    assert NAMES[1] in unescape(report.html)
+
+
+def test_both_colour_schemes_and_print_are_styled(report: Report) -> None:
+    for query in ("prefers-color-scheme: dark", "@media print", "max-width: 36rem"):
+        assert query in report.html
+
+
+def test_the_same_run_gives_the_same_bytes(report: Report, tmp_path: Path) -> None:
+    assert read(write_report(report.run, str(tmp_path / "again.html"))) == report.html
+
+
+def test_no_more_than_asked_are_shown_worst_first(report: Report, tmp_path: Path) -> None:
+    page = Page(read(write_report(report.run, str(tmp_path / "few.html"), max_issues=2)))
+    issues = int(report.stored["is_label_issue"].sum())
+    shown = [attrs["alt"] for attrs in page.all("img")]
+    assert shown == [attrs["alt"] for attrs in report.page.all("img")][:2]
+    assert f"{issues - 2} more are in the run" in page.text
+    assert "more are in the run" not in report.page.text
+
+
+def test_a_new_run_says_what_is_missing(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run()
+    page = Page(read(write_report(run, str(tmp_path / "r.html"))))
+    assert "the kernel matrix, its Cholesky factor, the analysis of the labels" in page.text
+    assert run.resume_command in page.text
+    assert not page.all("img")
+    assert not page.all("svg")
+
+
+@pytest.mark.parametrize(
+    ("starts", "missing"),
+    [
+        ([4], "the kernel matrix (4 of 10 tiles are stored), its Cholesky factor"),
+        ([4, 6], "Still to do: its Cholesky factor"),
+    ],
+)
+def test_a_run_with_tiles_says_how_many(
+    make_run: MakeRun, tmp_path: Path, starts: list[int], missing: str
+) -> None:
+    run = make_run()
+    add_events(run, gram_events(starts, total=10))
+    page = Page(read(write_report(run, str(tmp_path / "r.html"))))
+    assert missing in page.text
+    assert len(page.all("svg")) == 1
+
+
+def test_without_noise_nothing_is_said_about_true_labels(make_run: MakeRun) -> None:
+    run = make_run(noise=0.0)
+    unknown = dict.fromkeys(
+        ["corrupted", "restored_share", "accuracy_given", "accuracy_refurbished"]
+    )
+    add_labels(
+        run, block_error={"given": 2.0, "refurbished": 1.0, "true": None}, num_issues=9, **unknown
+    )
+    page = Page(read(write_report(run)))
+    assert "9 of 60 labels (15.0 %) look wrong." in page.text
+    assert "true" not in page.text.replace("no true labels", "")
+    for word in ("truly", "was right", "restored", "corrupted", "None"):
+        assert word not in page.text
+
+
+def test_a_clean_run_says_so(make_run: MakeRun) -> None:
+    run = make_run(noise=0.0)
+    add_labels(run, flips=0, num_issues=0)
+    run.write("labels/is_label_issue", np.zeros(N, bool))
+    run.write("labels/losses", np.array([2.0]))
+    page = Page(read(write_report(run)))
+    assert "None of the 60 labels looks wrong." in page.text
+    assert "No label was changed" in page.text
+    assert not page.all("img")
+
+
+def test_notes_of_the_label_stage_are_shown(make_run: MakeRun) -> None:
+    run = make_run()
+    add_labels(run, left_out=["class 3 has one image & no pairs"], steps=12, method="paper")
+    text = Page(read(write_report(run))).text
+    assert "class 3 has one image & no pairs" in text
+    assert "paper method, at most 12 changes" in text
+
+
+def test_a_summary_without_optional_parts_is_enough(make_run: MakeRun) -> None:
+    run = make_run()
+    names = ("refurbished", "label_quality", "suggested_label", "is_label_issue")
+    stored = add_labels(make_run())
+    for name in names:
+        run.write(f"labels/{name}", stored[name])
+    run.write_attributes("labels", {"summary": {}})
+    page = Page(read(write_report(run)))
+    assert len(page.all("img")) == int(stored["is_label_issue"].sum())
+    assert not page.all("svg")
+
+
+def test_labels_of_another_length_are_refused(make_run: MakeRun) -> None:
+    run = make_run()
+    add_labels(run)
+    run.write("labels/label_quality", np.zeros(7))
+    with pytest.raises(StoreError, match=r"label_quality: has shape \(7,\) for 60 images"):
+        write_report(run)
+
+
+def test_a_remote_run_needs_a_path(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run()
+    remote = Run("s3://bucket/r", run.manifest, run.config)
+    with pytest.raises(InputError, match="s3://bucket/r: is not on this machine; give a path"):
+        write_report(remote)
+
+
+def test_a_file_url_is_local(make_run: MakeRun) -> None:
+    run = make_run()
+    given = Run(f"file://{run.url}", run.manifest, run.config)
+    assert Path(write_report(given)) == Path(run.url, "report.html")
+
+
+def test_a_place_that_cannot_be_written_is_named(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run()
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "none" / "r.html", tmp_path / "folder"):
+        with pytest.raises(InputError, match=f"{path}: cannot be written"):
+            write_report(run, str(path))
+    assert sorted(os.listdir(tmp_path)) == ["folder"]
+
+
+def test_a_negative_number_of_issues_is_refused(report: Report) -> None:
+    with pytest.raises(InputError, match="max_issues=-1 must be at least 0"):
+        write_report(report.run, max_issues=-1)
+
+
+def test_an_old_report_survives_a_failure(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run()
+    path = tmp_path / "r.html"
+    path.write_text("old")
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        write_report(run, str(path))
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["r.html"]
+
+
+def test_two_thousand_colour_pictures_stay_under_eight_megabytes(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    run = make_run(noise=0.0)
+    n, rng = 2000, np.random.default_rng(0)
+    labels = rng.integers(0, 10, n)
+    run.write("inputs/labels", labels)
+    run.write("inputs/pictures", rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8))
+    add_labels(make_run(noise=0.0))
+    suggested = (labels + 1) % 10
+    for name, values in {
+        "refurbished": suggested,
+        "suggested_label": suggested,
+        "label_quality": rng.uniform(size=n),
+        "is_label_issue": np.ones(n, bool),
+        "gram_by_class": rng.uniform(size=(400, 400)).astype(np.float32),
+    }.items():
+        run.write(f"labels/{name}", values)
+    run.write_attributes("labels", {"summary": {}})
+    path = write_report(run, str(tmp_path / "r.html"), max_issues=n)
+    assert len(Page(read(path)).all("img")) == n
+    assert os.path.getsize(path) < 8_000_000
+
+
+def test_the_events_of_another_version_do_not_hinder(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run()
+    lines = [{"event": "TileDone"}, {"event": "GramStarted", "time": 1, "total": "many"}]
+    add_events(run, lines, torn=json.dumps({"event": 3}))
+    assert "This run is not complete." in Page(read(write_report(run))).text

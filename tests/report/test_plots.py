@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ntkdist.report import plots
+from ntkdist.report.svg import figure_settings, inline_svg
+
+
+def test_bars_are_as_long_as_the_losses_and_start_at_zero() -> None:
+    values = [("given", 1.57), ("refurbished", 0.39), ("true", -0.2)]
+    with figure_settings():
+        axes = plots.loss_bars(values).axes[0]
+        lengths = [bar.get_width() for bar in axes.patches]
+        texts = [text.get_text() for text in axes.texts]
+        low, high = axes.get_xlim()
+    assert lengths == pytest.approx([1.57, 0.39, -0.2])
+    assert texts == ["1.57", "0.39", "−0.2"]
+    assert low < -0.2
+    assert high > 1.57
+
+
+def test_long_curves_are_thinned_but_keep_both_ends() -> None:
+    losses = np.linspace(5.0, 1.0, 100_001)
+    with figure_settings():
+        line = plots.loss_curve(losses, true=0.5).axes[0].lines[0]
+        x, y = np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
+    assert len(x) <= 800
+    assert (x[0], x[-1], y[0], y[-1]) == (0, 100_000, 5.0, 1.0)
+    np.testing.assert_allclose(y, losses[x])
+
+
+@pytest.mark.parametrize(("seconds", "unit"), [(50, "seconds"), (600, "minutes"), (9e4, "hours")])
+def test_time_is_told_in_a_fitting_unit(seconds: float, unit: str) -> None:
+    edges = np.linspace(0, seconds, 11)
+    svg = inline_svg(
+        "t", "alt", plots.throughput, edges, np.full(10, 3.0), "entries/s", (seconds / 2,)
+    )
+    assert f">{unit}</text>" in svg
+    assert ">started again</text>" in svg

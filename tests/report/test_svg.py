@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import re
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from ntkdist.report.svg import ACCENT, inline_svg, new_figure
+
+
+def draw(title: str = "t") -> Figure:
+    figure = new_figure(200, 100)
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], "o-", color=ACCENT)
+    axes.imshow(np.eye(3), interpolation="none")
+    axes.set_title(title)
+    return figure
+
+
+def test_colours_are_left_to_the_page() -> None:
+    svg = inline_svg("a", "alt", draw)
+    assert "var(--accent)" in svg
+    assert "var(--figure-ink)" in svg
+    assert "#00000" not in svg
+    assert "font-family" not in svg
+
+
+def test_nothing_points_outside() -> None:
+    svg = inline_svg("a", "alt", draw)
+    assert "://" not in svg
+    assert "<style" not in svg
+    assert "<metadata" not in svg
+    for target in re.findall(r'href="([^"]*)"', svg):
+        assert target.startswith(("#", "data:image/png;base64,"))
+
+
+def test_ids_begin_with_the_figure_and_are_all_used() -> None:
+    svg = inline_svg("first", "alt", draw)
+    ids = re.findall(r'\bid="([^"]*)"', svg)
+    used = set(re.findall(r"#(first-[\w.-]+)", svg))
+    assert ids
+    assert len(ids) == len(set(ids))
+    assert set(ids) == used
+
+
+def test_text_is_escaped_and_not_read_as_a_formula() -> None:
+    svg = inline_svg("a", 'x" onload="y', draw, "<b>$x_1$ 鳥")
+    assert "&lt;b&gt;$x_1$ 鳥" in svg
+    assert "<b>" not in svg
+    assert 'onload="y' not in svg
+
+
+def test_the_same_figure_gives_the_same_bytes() -> None:
+    assert inline_svg("a", "alt", draw) == inline_svg("a", "alt", draw)
+
+
+def test_the_users_settings_neither_matter_nor_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = inline_svg("a", "alt", draw)
+    monkeypatch.setitem(matplotlib.rcParams, "font.size", 33.0)
+    monkeypatch.setitem(matplotlib.rcParams, "svg.fonttype", "path")
+    assert inline_svg("a", "alt", draw) == plain
+    assert matplotlib.rcParams["font.size"] == 33.0
+    assert matplotlib.rcParams["svg.fonttype"] == "path"

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ntkdist.report.timeline import Timeline, binned_rates, read_timeline
+
+from .conftest import gram_events
+
+
+def write(path: Path, records: list[dict[str, Any]], torn: str = "") -> Timeline:
+    path.write_text("".join(json.dumps(r) + "\n" for r in records) + torn, encoding="utf-8")
+    return read_timeline(path)
+
+
+def test_starts_and_resumes_are_counted_and_pauses_left_out(tmp_path: Path) -> None:
+    timeline = write(tmp_path / "e", gram_events([5, 3, 2], total=10))
+    assert (timeline.starts, timeline.resumes) == (3, 2)
+    assert (timeline.done, timeline.total, timeline.computed) == (10, 10, 10)
+    assert timeline.seconds == pytest.approx(20)
+    assert timeline.restarts == pytest.approx((10, 16))
+    assert timeline.mean_rate == pytest.approx(1000 / 20)
+    assert (timeline.bytes, timeline.edge, timeline.workers) == (4000, 10, 2)
+    assert (timeline.executor, timeline.unit) == ("ray", "entries/s")
+
+
+def test_a_start_that_finds_everything_done_is_no_resume(tmp_path: Path) -> None:
+    records = gram_events([10], total=10)
+    again = {**records[1], "done": 10, "time": 9000.0}
+    timeline = write(tmp_path / "e", [*records, again])
+    assert (timeline.starts, timeline.resumes, timeline.done) == (1, 0, 10)
+
+
+def test_killed_stages_count_with_the_time_until_their_last_word(tmp_path: Path) -> None:
+    timeline = write(tmp_path / "e", gram_events([5, 3, 2], total=10))
+    stage = timeline.stages["gram"]
+    assert (stage.starts, stage.done) == (3, True)
+    assert stage.seconds == pytest.approx(20)
+
+
+def test_a_stage_that_did_not_end_is_not_done(tmp_path: Path) -> None:
+    stage = write(tmp_path / "e", gram_events([5], total=10)).stages["gram"]
+    assert not stage.done
+    assert stage.seconds == pytest.approx(10)
+
+
+def test_troubles_are_counted(tmp_path: Path) -> None:
+    records = [
+        *gram_events([2], total=10),
+        {"event": "TileFailed", "key": "r0003c0000", "final": False, "time": 1.0},
+        {"event": "TileFailed", "key": "r0003c0000", "final": True, "time": 1.0},
+        {"event": "WorkerLost", "worker": "w0", "reason": "killed", "time": 2.0},
+        {"event": "Interrupted", "signal": "SIGINT", "time": 3.0},
+    ]
+    timeline = write(tmp_path / "e", records)
+    assert (timeline.failures, timeline.given_up) == (2, 1)
+    assert (timeline.worker_losses, timeline.interruptions) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"event": "TileDone", "key": "r00',
+        "[1, 2]",
+        "null",
+        "",
+        '{"event": "TileDone"}',
+        '{"event": "NeverHeardOf", "time": 1.0, "stage": 3}',
+        '{"event": "WorkerIdle", "time": "yesterday"}',
+        '{"time": 5.0}',
+        '{"event": ["x"], "time": 5.0}',
+        '{"event": "StageDone", "stage": null, "seconds": "long", "time": NaN}',
+    ],
+)
+def test_lines_that_say_nothing_change_nothing(tmp_path: Path, line: str) -> None:
+    records = gram_events([4], total=4)
+    plain = write(tmp_path / "a", records)
+    marred = write(tmp_path / "b", records, torn=line)
+    assert (marred.done, marred.seconds, marred.entries) == (4, plain.seconds, plain.entries)
+
+
+def test_missing_fields_and_no_start_still_count_tiles(tmp_path: Path) -> None:
+    records = [{"event": "TileDone", "key": f"k{i}", "time": 10.0 + i} for i in range(3)]
+    timeline = write(tmp_path / "e", records)
+    assert (timeline.done, timeline.unit, timeline.starts) == (3, "tiles/s", 0)
+    assert timeline.mean_rate == pytest.approx(3 / 2)
+    _, rates = binned_rates(timeline)
+    assert np.isfinite(rates).all()
+
+
+def test_no_file_is_an_empty_timeline(tmp_path: Path) -> None:
+    for path in (None, tmp_path / "none", tmp_path):
+        timeline = read_timeline(path)
+        assert (timeline.total, timeline.computed, timeline.mean_rate) == (0, 0, None)
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 1e4), st.floats(0, 50), st.integers(1, 10**6)),
+        min_size=1,
+        max_size=30,
+    ),
+    st.integers(1, 90),
+)
+def test_binning_loses_no_entries(tiles: list[tuple[float, float, int]], bins: int) -> None:
+    spans = np.array([(begin, begin + took, entries) for begin, took, entries in tiles])
+    timeline = Timeline(seconds=float(spans[:, 1].max()), spans=spans)
+    edges, rates = binned_rates(timeline, bins)
+    assert (np.diff(edges) > 0).all()
+    assert np.sum(rates * np.diff(edges)) == pytest.approx(spans[:, 2].sum(), rel=1e-3)
