@@ -116,20 +116,22 @@ def _measure(
     backend: Backend, arch: Architecture, images: np.ndarray, kinds: Sequence[str]
 ) -> tuple[float, float]:
     """Return entries/s of a block off the diagonal, and bytes of one image's state."""
-    warm = min(LANE, len(images) // 2)
+    # One row at first: an entry of a deep network on large images takes tens of milliseconds.
+    rows, cols = 1, min(LANE, len(images) // 2)
     backend.block(
-        backend.prepare(arch, images[:warm]), backend.prepare(arch, images[warm : 2 * warm]), kinds
+        backend.prepare(arch, images[:rows]), backend.prepare(arch, images[-cols:]), kinds
     )
-    m = warm
     while True:
-        a = backend.prepare(arch, images[:m])
-        b = backend.prepare(arch, images[m : 2 * m])
+        a = backend.prepare(arch, images[:rows])
+        b = backend.prepare(arch, images[-cols:])
         start = time.perf_counter()
         backend.block(a, b, kinds)
         elapsed = max(time.perf_counter() - start, 1e-9)
-        if elapsed >= _MEASURE_SECONDS or 4 * m > len(images):
-            return m * m / elapsed, max(1.0, state_bytes(a) / m)
-        m *= 2
+        if elapsed >= _MEASURE_SECONDS or (rows == cols and 4 * cols > len(images)):
+            return rows * cols / elapsed, max(1.0, state_bytes(b) / cols)
+        if rows == cols:
+            cols *= 2
+        rows = min(2 * rows, cols)
 
 
 def _edge_in_memory(memory: int, per_image: float, dtype: np.dtype, kinds: int) -> int:

@@ -46,6 +46,8 @@ class GramProgress:
             case GramStarted():
                 self._begin(event)
             case WorkerStarted():
+                if self._done == self._first:
+                    self._begun = self._clock()  # rates are of computing, not of starting up
                 self._workers.add(event.worker)
             case WorkerLost():
                 self._workers.discard(event.worker)

@@ -144,7 +144,8 @@ class TileWorker:
         # Under every executor, because BLAS may add in another order with other threads.
         with self._thread_pools.limit(limits=self.job.threads):
             a = self._state("rows", rows)
-            b = a if self._tiling.symmetric and rows == cols else self._state("cols", cols)
+            # on the diagonal the same object, by which the backend knows
+            b = self._state("cols", cols)
             blocks = self._backend.block(a, b, self.job.kinds)
         for kind in self.job.kinds:
             _check_finite(blocks[kind], kind, key, rows, cols)

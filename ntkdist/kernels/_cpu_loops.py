@@ -9,8 +9,8 @@ into one full image; the link between neighbours is cut where the index wraps. B
 cut or a border one of the images may still have a pixel: K and Θ are zero there, but Δ is
 half of that pixel's variance.
 
-``LANES`` column images are computed side by side, one per vector lane: cuts and borders
-are then the same for all lanes, nothing is masked or padded, and the rate does not depend
+``LANES`` column images are computed side by side, one per vector lane (``_vector``): cuts and
+borders are then the same for all lanes, nothing is masked or padded, and the rate does not depend
 on the image's size. Every lane does the same operations in the same order, so an entry's
 bits do not depend on its neighbours.
 
@@ -20,57 +20,18 @@ the rows: nonlinearity, horizontal sum, and a vertical sum over a ring of the la
 
 from __future__ import annotations
 
-import math
-
 import numba
 import numpy as np
 
-from ntkdist.kernels.duals import ARCCOS, SINE_GAP
+from ntkdist.kernels import _vector as vector
+from ntkdist.kernels._vector import LANES
 
-LANES = 16
-
-_F = np.float32
-_ZERO, _HALF, _ONE, _TWO = _F(0.0), _F(0.5), _F(1.0), _F(2.0)
-# θ and sin θ − cθ are only ever needed over 2π
-_P0, _P1, _P2, _P3, _P4, _P5, _P6, _P7 = (_F(c / (2 * math.pi)) for c in ARCCOS)
-_R0, _R1, _R2, _R3, _R4, _R5, _R6 = (_F(c / (2 * math.pi)) for c in SINE_GAP)
-
-# Contracting to fused multiply-adds is wanted; reordering sums is not (it would make bits
-# depend on the compiler's mood). Inputs are checked, so NaN and inf need no care here.
-_FASTMATH = {"contract", "nnan", "ninf", "nsz", "arcp"}
+_BYTES = 4 * LANES
+_ZERO, _ONE = np.float32(0.0), np.float32(1.0)
+_CHANNELS = 64  # summed in one go; wide inputs are summed in two levels to stay accurate
 
 
-@numba.njit(inline="always", fastmath=_FASTMATH)
-def _relu(delta, theta, trained, a, b, inv_ab):
-    """One cell through K ← E[σσ], Θ ← Θ·E[σ̇σ̇]; returns (Δ, Θ)."""
-    d = a - b
-    half_d2 = _HALF * d * d
-    e = delta - half_d2
-    ab = a * b
-    theta = theta + trained * (ab - e)
-    w = e * inv_ab
-    s = max(min(w, _TWO - w), _ZERO)
-    t = math.sqrt(s)
-    p = _P7 * s + _P6
-    p = p * s + _P5
-    p = p * s + _P4
-    p = p * s + _P3
-    p = p * s + _P2
-    p = p * s + _P1
-    p = (p * s + _P0) * t
-    r = _R6 * s + _R5
-    r = r * s + _R4
-    r = r * s + _R3
-    r = r * s + _R2
-    r = r * s + _R1
-    r = (r * s + _R0) * (t * s)
-    positive = w <= _ONE
-    kept = e if positive else ab
-    slope = _HALF - p if positive else p
-    return _HALF * (kept + half_d2) - ab * r, theta * slope
-
-
-@numba.njit(nogil=True, fastmath=_FASTMATH, cache=True)
+@numba.njit(nogil=True, cache=True)
 def entries(
     images_a,
     root_a,
@@ -115,33 +76,29 @@ def entries(
     """
     n, H, W, C = images_a.shape
     m = images_b.shape[0]
-    # not the constant: LLVM would unroll loops of a known short length into scalar code
-    lanes = images_b.shape[4]
     L = sizes.shape[0]
-    q_most = 1
-    for layer in range(L):
-        q_most = max(q_most, sizes[layer])
-    D = np.empty((H, W, LANES), np.float32)
-    T = np.empty((H, W, LANES), np.float32)
-    # Behind the W cells of a row: one zero cell, then W cells where only the first image has
-    # a pixel and W where only the second has one. There K = Θ = 0 and Δ is half a variance.
-    # Row q_most of the ring stays zero: a neighbour row that one image does not have.
-    row_D = np.zeros((3 * W + 1, LANES), np.float32)
-    row_T = np.zeros((3 * W + 1, LANES), np.float32)
-    ring_D = np.zeros((q_most + 1, W, LANES), np.float32)
-    ring_T = np.zeros((q_most + 1, W, LANES), np.float32)
-    beside = np.empty((q_most, W), np.int64)
-    part_D = np.empty(LANES, np.float32)
-    part_T = np.empty(LANES, np.float32)
-    sum_D = np.empty(LANES, np.float64)
-    sum_T = np.empty(LANES, np.float64)
     positions = H * W
     classes = positions if pooled else 1
+    most = 1
+    for layer in range(L):
+        most = max(most, sizes[layer])
+    state = np.empty((2, positions, LANES), np.float32)
+    # Behind the W cells of a row: one zero cell, then W cells where only the first image has
+    # a pixel and W where only the second has one. There K = Θ = 0 and Δ is half a variance.
+    # Row ``most`` of the ring stays zero: a neighbour row that one of the images lacks.
+    row = np.zeros((2, 3 * W + 1, LANES), np.float32)
+    ring = np.zeros((2, (most + 1) * W, LANES), np.float32)
+    beside = np.empty((most, W), np.int64)
+    part = np.empty((2, LANES), np.float32)
+    sums = np.empty((2, LANES), np.float64)
+    D, T = state[0].ctypes.data, state[1].ctypes.data
+    row_D, row_T = row[0].ctypes.data, row[1].ctypes.data
+    ring_D, ring_T = ring[0].ctypes.data, ring[1].ctypes.data
+    part_D, part_T = part[0].ctypes.data, part[1].ctypes.data
+    zero = row_T + W * _BYTES
     for ia in range(n):
         for ib in range(first_chunk[ia], m):
-            for l in range(lanes):
-                sum_D[l] = 0.0
-                sum_T[l] = 0.0
+            sums[:] = 0.0
             for cls in range(classes):
                 p = cls // W
                 q = cls % W
@@ -150,162 +107,170 @@ def entries(
                     size = 1 if final else sizes[layer]
                     reach = size // 2
                     scale = _ONE if final else scales[layer]
-                    for k in range(size):
-                        for j in range(W):
-                            to = j + k - reach
-                            to2 = (j + q) % W + k - reach
-                            if 0 <= to < W:
-                                beside[k, j] = to if 0 <= to2 < W else W + 1 + to
-                            else:
-                                beside[k, j] = 2 * W + 1 + to2 if 0 <= to2 < W else W
+                    if size > 1:
+                        _neighbours(beside, size, W, q)
                     for i in range(H + reach):
+                        i2 = (i + p) % H
                         if i < H:
-                            i2 = (i + p) % H
                             if layer == 0:
+                                x = images_a[ia, i].ctypes.data
+                                y = images_b[ib, i2].ctypes.data
                                 for j in range(W):
                                     j2 = (j + q) % W
-                                    for l in range(lanes):
-                                        row_D[j, l] = _ZERO
-                                    # two levels of summation keep wide inputs accurate
-                                    for c0 in range(0, C, 64):
-                                        for l in range(lanes):
-                                            part_D[l] = _ZERO
-                                        for c in range(c0, min(C, c0 + 64)):
-                                            x = images_a[ia, i, j, c]
-                                            for l in range(lanes):
-                                                d = x - images_b[ib, i2, j2, c, l]
-                                                part_D[l] += d * d
-                                        for l in range(lanes):
-                                            row_D[j, l] += _HALF * part_D[l]
-                                    for l in range(lanes):
-                                        row_T[j, l] = _ZERO
+                                    to = row_D + j * _BYTES
+                                    _half_distance(
+                                        x + 4 * j * C, y + j2 * C * _BYTES, C, to, part_D
+                                    )
+                                    vector.fill(_ZERO, row_T + j * _BYTES)
                             else:
                                 before = layer - 1
                                 add = trained[before]
+                                a = root_a[ia, before, i]
+                                inv = inv_a[ia, before, i]
+                                b = root_b[ib, before, i2].ctypes.data
+                                inv_row = inv_b[ib, before, i2].ctypes.data
+                                here = i * W * _BYTES
                                 if relu[before]:
                                     for j in range(W):
-                                        j2 = (j + q) % W
-                                        a = root_a[ia, before, i, j]
-                                        inv = inv_a[ia, before, i, j]
-                                        for l in range(lanes):
-                                            dd, tt = _relu(
-                                                D[i, j, l],
-                                                T[i, j, l],
-                                                add,
-                                                a,
-                                                root_b[ib, before, i2, j2, l],
-                                                inv * inv_b[ib, before, i2, j2, l],
-                                            )
-                                            row_D[j, l] = dd
-                                            row_T[j, l] = tt
+                                        at = j * _BYTES
+                                        at2 = ((j + q) % W) * _BYTES
+                                        vector.relu(
+                                            D + here + at,
+                                            T + here + at,
+                                            add,
+                                            a[j],
+                                            inv[j],
+                                            b + at2,
+                                            inv_row + at2,
+                                            row_D + at,
+                                            row_T + at,
+                                        )
                                 else:
                                     for j in range(W):
-                                        j2 = (j + q) % W
-                                        a = root_a[ia, before, i, j]
-                                        for l in range(lanes):
-                                            b = root_b[ib, before, i2, j2, l]
-                                            d = a - b
-                                            delta = D[i, j, l]
-                                            row_D[j, l] = delta
-                                            row_T[j, l] = T[i, j, l] + add * (
-                                                a * b - (delta - _HALF * d * d)
-                                            )
+                                        at = j * _BYTES
+                                        at2 = ((j + q) % W) * _BYTES
+                                        vector.linear(
+                                            D + here + at,
+                                            T + here + at,
+                                            add,
+                                            a[j],
+                                            b + at2,
+                                            row_D + at,
+                                            row_T + at,
+                                        )
                         if final:
                             # row sums in float32, their total in float64
-                            for l in range(lanes):
-                                part_D[l] = _ZERO
-                                part_T[l] = _ZERO
-                            for j in range(W):
-                                for l in range(lanes):
-                                    part_D[l] += row_D[j, l]
-                                    part_T[l] += row_T[j, l]
-                            for l in range(lanes):
-                                sum_D[l] += part_D[l]
-                                sum_T[l] += part_T[l]
+                            vector.total(row_D, W, part_D)
+                            vector.total(row_T, W, part_T)
+                            for l in range(LANES):
+                                sums[0, l] += part[0, l]
+                                sums[1, l] += part[1, l]
                             continue
                         if size == 1:
                             for j in range(W):
-                                for l in range(lanes):
-                                    D[i, j, l] = scale * row_D[j, l]
-                                    T[i, j, l] = scale * row_T[j, l]
+                                at = (i * W + j) * _BYTES
+                                vector.add3(row_D + j * _BYTES, zero, zero, scale, D + at)
+                                vector.add3(row_T + j * _BYTES, zero, zero, scale, T + at)
                             continue
-                        slot = i % size
                         if i < H:
-                            if q > 0:
+                            if q > 0:  # pixels that only one of the images has
                                 for j in range(max(0, W - q - reach), min(W, W - q + reach)):
-                                    for l in range(lanes):
-                                        row_D[W + 1 + j, l] = half_a[ia, layer, i, j]
+                                    to = row_D + (W + 1 + j) * _BYTES
+                                    vector.fill(half_a[ia, layer, i, j], to)
+                                beyond = half_b[ib, layer, i2].ctypes.data
                                 for j in range(max(0, q - reach), min(W, q + reach)):
-                                    for l in range(lanes):
-                                        row_D[2 * W + 1 + j, l] = half_b[ib, layer, i2, j, l]
-                            if size == 3:
-                                for j in range(W):
-                                    left = beside[0, j]
-                                    right = beside[2, j]
-                                    for l in range(lanes):
-                                        ring_D[slot, j, l] = scale * (
-                                            row_D[left, l] + row_D[j, l] + row_D[right, l]
-                                        )
-                                        ring_T[slot, j, l] = scale * (
-                                            row_T[left, l] + row_T[j, l] + row_T[right, l]
-                                        )
-                            else:
-                                for j in range(W):
-                                    for l in range(lanes):
-                                        ring_D[slot, j, l] = _ZERO
-                                        ring_T[slot, j, l] = _ZERO
-                                    for k in range(size):
-                                        at = beside[k, j]
-                                        for l in range(lanes):
-                                            ring_D[slot, j, l] += scale * row_D[at, l]
-                                            ring_T[slot, j, l] += scale * row_T[at, l]
+                                    to = row_D + (2 * W + 1 + j) * _BYTES
+                                    vector.copy(beyond + j * _BYTES, to)
+                            slot = (i % size) * W * _BYTES
+                            _sum_columns(row_D, ring_D + slot, beside, size, W, scale, True, zero)
+                            _sum_columns(row_T, ring_T + slot, beside, size, W, scale, False, zero)
                         o = i - reach
                         if o < 0:
                             continue
-                        if size == 3:
-                            o2 = (o + p) % H
-                            above = (o - 1) % 3 if o > 0 and o2 > 0 else q_most
-                            below = (o + 1) % 3 if o < H - 1 and o2 < H - 1 else q_most
-                            here = o % 3
-                            for j in range(W):
-                                for l in range(lanes):
-                                    D[o, j, l] = (
-                                        ring_D[above, j, l]
-                                        + ring_D[here, j, l]
-                                        + ring_D[below, j, l]
-                                    )
-                                    T[o, j, l] = (
-                                        ring_T[above, j, l]
-                                        + ring_T[here, j, l]
-                                        + ring_T[below, j, l]
-                                    )
-                        else:
-                            for j in range(W):
-                                for l in range(lanes):
-                                    D[o, j, l] = _ZERO
-                                    T[o, j, l] = _ZERO
-                            for k in range(-reach, reach + 1):
-                                if 0 <= o + k < H and 0 <= (o + p) % H + k < H:
-                                    at = (o + k) % size
-                                    for j in range(W):
-                                        for l in range(lanes):
-                                            D[o, j, l] += ring_D[at, j, l]
-                                            T[o, j, l] += ring_T[at, j, l]
-                        if p > 0:  # rows that only one of the images has
-                            for k in range(-reach, reach + 1):
-                                to = o + k
-                                to2 = (o + p) % H + k
-                                first = 0 <= to < H
-                                second = 0 <= to2 < H
-                                if first and not second:
-                                    for j in range(W):
-                                        for l in range(lanes):
-                                            D[o, j, l] += side_a[ia, layer, to, j]
-                                elif second and not first:
-                                    for j in range(W):
-                                        j2 = (j + q) % W
-                                        for l in range(lanes):
-                                            D[o, j, l] += side_b[ib, layer, to2, j2, l]
-            for l in range(lanes):
-                out_delta[ia, ib, l] = sum_D[l] / (positions * classes)
-                out_theta[ia, ib, l] = sum_T[l] / (positions * classes)
+                        o2 = (o + p) % H
+                        _sum_rows(ring_D, D + o * W * _BYTES, o, o2, H, W, size, most)
+                        _sum_rows(ring_T, T + o * W * _BYTES, o, o2, H, W, size, most)
+                        if p == 0:
+                            continue
+                        for k in range(-reach, reach + 1):  # rows that only one of them has
+                            first = 0 <= o + k < H
+                            second = 0 <= o2 + k < H
+                            to = D + o * W * _BYTES
+                            if first and not second:
+                                side = side_a[ia, layer, o + k]
+                                for j in range(W):
+                                    vector.add_number(side[j], to + j * _BYTES)
+                            elif second and not first:
+                                other = side_b[ib, layer, o2 + k].ctypes.data
+                                for j in range(W):
+                                    vector.add(other + ((j + q) % W) * _BYTES, to + j * _BYTES)
+            for l in range(LANES):
+                out_delta[ia, ib, l] = sums[0, l] / (positions * classes)
+                out_theta[ia, ib, l] = sums[1, l] / (positions * classes)
+    # an address does not keep its array alive; a last use behind the loops does
+    state[0, 0, 0] = row[0, 0, 0] + ring[0, 0, 0] + part[0, 0]
+
+
+@numba.njit(nogil=True, cache=True)
+def _neighbours(beside, size, W, q):
+    """Fill beside[k, j]: which cell of a row lies k − size//2 columns beside column j."""
+    for k in range(size):
+        for j in range(W):
+            to = j + k - size // 2
+            to2 = (j + q) % W + k - size // 2
+            if 0 <= to < W:
+                beside[k, j] = to if 0 <= to2 < W else W + 1 + to
+            else:
+                beside[k, j] = 2 * W + 1 + to2 if 0 <= to2 < W else W
+
+
+@numba.njit(nogil=True, cache=True)
+def _half_distance(x, y, channels, to, part):
+    """Store Σ (x − y)²/2 over the channels at address ``to``."""
+    vector.half_distance(x, y, min(channels, _CHANNELS), to)
+    for c in range(_CHANNELS, channels, _CHANNELS):
+        count = min(_CHANNELS, channels - c)
+        vector.half_distance(x + 4 * c, y + c * _BYTES, count, part)
+        vector.add(part, to)
+
+
+@numba.njit(nogil=True, cache=True)
+def _sum_columns(row, to, beside, size, W, scale, beyond, zero):
+    """Store scale · (sum over ``size`` columns) of a row; ``beyond``: cells behind W count."""
+    if size == 3:
+        for j in range(W):
+            left, right = beside[0, j], beside[2, j]
+            if not beyond:
+                left, right = min(left, W), min(right, W)
+            vector.add3(
+                row + left * _BYTES, row + j * _BYTES, row + right * _BYTES, scale, to + j * _BYTES
+            )
+        return
+    for j in range(W):
+        here = to + j * _BYTES
+        vector.fill(_ZERO, here)
+        for k in range(size):
+            vector.add(row + (beside[k, j] if beyond else min(beside[k, j], W)) * _BYTES, here)
+        vector.add3(here, zero, zero, scale, here)
+
+
+@numba.njit(nogil=True, cache=True)
+def _sum_rows(ring, to, o, o2, H, W, size, most):
+    """Store the sum of the rows around o that both images have, from the ring."""
+    reach = size // 2
+    stride = W * _BYTES
+    if size == 3:
+        above = ring + ((o + 2) % 3 if o > 0 and o2 > 0 else most) * stride
+        below = ring + ((o + 1) % 3 if o < H - 1 and o2 < H - 1 else most) * stride
+        here = ring + (o % 3) * stride
+        for j in range(W):
+            at = j * _BYTES
+            vector.add3(above + at, here + at, below + at, _ONE, to + at)
+        return
+    for j in range(W):
+        vector.fill(_ZERO, to + j * _BYTES)
+    for k in range(-reach, reach + 1):
+        if 0 <= o + k < H and 0 <= o2 + k < H:
+            at = ring + ((o + k) % size) * stride
+            for j in range(W):
+                vector.add(at + j * _BYTES, to + j * _BYTES)

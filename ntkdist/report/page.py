@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlparse
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +13,7 @@ from ntkdist.errors import InputError
 from ntkdist.report import story
 from ntkdist.report.figures import draw_figures
 from ntkdist.report.findings import class_rows, missing_parts, read_findings, worst_issues
+from ntkdist.report.records import local_folder
 from ntkdist.report.timeline import read_timeline
 from ntkdist.report.words import count, counted, duration, number, percent
 from ntkdist.run import Run
@@ -43,20 +43,20 @@ def write_report(run: Run, path: str | None = None, *, max_issues: int = 60) -> 
     """
     if max_issues < 0:
         raise InputError(f"max_issues={max_issues} must be at least 0")
-    folder = _folder(run.url)
+    folder = local_folder(run.url)
     if path is None:
         if folder is None:
             raise InputError(f"{run.url}: is not on this machine; give a path for the report")
         path = str(folder / "report.html")
-    _write(path, _render(run, folder, max_issues))
+    _write(path, _render(run, max_issues))
     return path
 
 
-def _render(run: Run, folder: Path | None, max_issues: int) -> str:
+def _render(run: Run, max_issues: int) -> str:
     import jinja2
     from markupsafe import Markup
 
-    timeline = read_timeline(None if folder is None else folder / "events.jsonl")
+    timeline = read_timeline(run.url)
     findings = read_findings(run)
     given = run.read("inputs", "labels")
     true: NDArray[np.int64] | None = None
@@ -96,13 +96,6 @@ def _render(run: Run, folder: Path | None, max_issues: int) -> str:
         "run_url": run.url,
     }
     return environment.get_template("template.html.j2").render(context)
-
-
-def _folder(url: str) -> Path | None:
-    """Return the run's folder, or None if it is not on this machine."""
-    if "://" not in url:
-        return Path(url)
-    return Path(unquote(urlparse(url).path)) if url.startswith("file://") else None
 
 
 def _write(path: str, text: str) -> None:

@@ -167,6 +167,8 @@ def _labels(run: Run, findings: Findings | None) -> list[tuple[str, str]]:
             f"ridge {number(ridge)} of the mean diagonal",
         )
     ]
+    if stored.get("noise_rate") is not None:
+        rows.append(("Noise estimated", f"{percent(stored['noise_rate'])} of the given labels"))
     if stored.get("stopped"):
         rows.append(("Stopped because", str(stored["stopped"])))
     if stored.get("left_out"):

@@ -1,22 +1,14 @@
-"""What ``events.jsonl`` says about a run: stages, starts, workers, tiles over time.
-
-The file is written by drivers that may be killed at any moment, perhaps by another version:
-a missing file, a torn line, an unknown event or a missing field leave something out; none raises.
-"""
+"""What a run's events say: stages, starts, workers, tiles over time."""
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Record = dict[str, Any]
+from ntkdist.report.records import Record, read_records, real, text, whole
 
 
 @dataclass
@@ -94,16 +86,16 @@ class Timeline:
         return float(self.spans[:, 2].sum() / self.seconds) if self.seconds > 0 else None
 
 
-def read_timeline(path: Path | None) -> Timeline:
+def read_timeline(url: str) -> Timeline:
     """Add up the events of a run.
 
     Args:
-        path: Its ``events.jsonl``; None or a missing file gives an empty timeline.
+        url: Folder or URL of the run.
 
     Returns:
-        The timeline.
+        The timeline; empty if there are no events or they cannot be read.
     """
-    records = list(_records(path)) if path is not None else []
+    records = read_records(url)
     timeline = Timeline()
     _add_stages(timeline, records)
     _add_tiles(timeline, records)
@@ -131,41 +123,11 @@ def binned_rates(timeline: Timeline, bins: int = 80) -> tuple[NDArray[Any], NDAr
     return edges, np.maximum(np.diff(np.interp(edges, times, reached)), 0) / np.diff(edges)
 
 
-def _records(path: Path) -> Iterator[Record]:
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return
-    for line in text.split("\n"):
-        try:
-            record = json.loads(line)
-        except (json.JSONDecodeError, RecursionError):
-            continue
-        if isinstance(record, dict) and _real(record, "time") is not None:
-            yield record
-
-
-def _real(record: Record, name: str) -> float | None:
-    value = record.get(name)
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        return None
-    return float(value) if math.isfinite(value) else None
-
-
-def _whole(record: Record, name: str) -> int:
-    return max(0, int(_real(record, name) or 0))
-
-
-def _text(record: Record, name: str) -> str:
-    value = record.get(name, "")
-    return value if isinstance(value, str) else str(value)
-
-
 def _add_stages(timeline: Timeline, records: list[Record]) -> None:
     running: tuple[StageTime, float] | None = None
     last = 0.0
     for record in records:
-        event, now, name = record.get("event"), float(record["time"]), _text(record, "stage")
+        event, now, name = record.get("event"), float(record["time"]), text(record, "stage")
         if event in ("StageStarted", "RunStarted") and running is not None:
             running[0].seconds += max(0.0, last - running[1])  # killed at the last thing it said
             running = None
@@ -174,9 +136,10 @@ def _add_stages(timeline: Timeline, records: list[Record]) -> None:
             stage.starts, stage.done = stage.starts + 1, False
             running = (stage, now)
         elif event == "StageDone" and name:
-            stage = timeline.stages.setdefault(name, StageTime(name, starts=1))
-            stage.seconds += max(0.0, _real(record, "seconds") or 0.0)
-            stage.done, stage.detail = True, _text(record, "detail")
+            stage = timeline.stages.setdefault(name, StageTime(name))
+            stage.starts += running is None or running[0] is not stage
+            stage.seconds += max(0.0, real(record, "seconds") or 0.0)
+            stage.done, stage.detail = True, text(record, "detail")
             running = None
         last = now
     if running is not None:
@@ -194,29 +157,29 @@ def _add_tiles(timeline: Timeline, records: list[Record]) -> None:
         event, now = record.get("event"), float(record["time"])
         if event == "GramStarted":
             start, keys = now, set()
-            timeline.total, before = _whole(record, "total"), _whole(record, "done")
+            timeline.total, before = whole(record, "total"), whole(record, "done")
             if timeline.total == before:
                 continue  # nothing was missing
             timeline.starts += 1
             timeline.resumes += before > 0
-            timeline.edge, timeline.workers = _whole(record, "edge"), _whole(record, "workers")
-            timeline.executor = _text(record, "executor")
+            timeline.edge, timeline.workers = whole(record, "edge"), whole(record, "workers")
+            timeline.executor = text(record, "executor")
             shift = start - timeline.seconds
             if timeline.computed:
                 restarts.append(timeline.seconds)
         elif event == "TileDone":
-            took = max(0.0, _real(record, "seconds") or 0.0)
+            took = max(0.0, real(record, "seconds") or 0.0)
             if start is None:
                 start = shift = now - took
-            keys.add(_text(record, "key"))
-            workers.add(_text(record, "worker"))
+            keys.add(text(record, "key"))
+            workers.add(text(record, "worker"))
             floor = restarts[-1] if restarts else 0.0
             end = max(now - shift, floor)
-            spans.append((max(end - took, floor), end, float(_whole(record, "entries"))))
+            spans.append((max(end - took, floor), end, float(whole(record, "entries"))))
             timeline.seconds = max(timeline.seconds, end)
             timeline.computed += 1
-            timeline.entries += _whole(record, "entries")
-            timeline.bytes += _whole(record, "bytes")
+            timeline.entries += whole(record, "entries")
+            timeline.bytes += whole(record, "bytes")
         elif event == "TileFailed":
             timeline.failures += 1
             timeline.given_up += bool(record.get("final"))

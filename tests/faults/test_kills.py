@@ -34,34 +34,36 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
 
 
 @contextmanager
-def driver(folder: Path, where: str, address: str | None = None) -> Iterator[subprocess.Popen[str]]:
+def driver(
+    folder: Path, where: str, address: str | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.faults.driver", str(folder), where],
-        cwd=ROOT,
-        env=environment | ({"RAY_ADDRESS": address} if address else {}),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    with open(folder / "driver.err", "w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.driver", str(folder), where],
+            cwd=ROOT,
+            env=environment | ({"RAY_ADDRESS": address} if address else {}),
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            start_new_session=True,
+        )
     try:
         yield process
         process.wait(PATIENCE)
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
 
 
 def tiles_done(folder: Path) -> int:
     return sum(record["event"] == "TileDone" for record in read_events(str(folder)))
 
 
-def wait_for_tiles(folder: Path, process: subprocess.Popen[str], count: int) -> None:
+def wait_for_tiles(folder: Path, process: subprocess.Popen[bytes], count: int) -> None:
     end = time.monotonic() + PATIENCE
     while tiles_done(folder) < count:
         if process.poll() is not None:
-            raise AssertionError(f"driver ended early: {process.communicate()[1]}")
+            raise AssertionError(f"driver ended early: {(folder / 'driver.err').read_text()}")
         assert time.monotonic() < end, "driver does not get on"
         time.sleep(0.005)
 

@@ -84,6 +84,7 @@ def add_labels(run: Run, seed: int = 0, **summary: Any) -> dict[str, Any]:
         "accuracy_given": 1 - S / N,
         "accuracy_refurbished": 1 - 1 / N,
         "left_out": [],
+        "noise_rate": 0.2875,
     }
     written |= summary
     run.write_attributes("labels", {"summary": written})

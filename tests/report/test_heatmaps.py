@@ -50,8 +50,7 @@ def test_class_boundaries_are_drawn_between_the_classes_only() -> None:
     assert ticks == pytest.approx([1.25, 4.75, 8.5])
 
 
-@pytest.mark.parametrize("K", [1, 2, 17, 100])
-@pytest.mark.parametrize("fill", [0.0, np.nan])
+@pytest.mark.parametrize(("K", "fill"), [(1, 0.0), (2, np.nan), (17, np.nan), (100, 0.0)])
 def test_any_number_of_classes_and_empty_values_can_be_drawn(K: int, fill: float) -> None:
     matrix = np.full((K, K), fill)
     bounds = np.arange(K + 1).astype(float)

@@ -94,7 +94,13 @@ def test_numbers_shown_are_those_stored(report: Report) -> None:
         assert plain(percent(summary[name])) in text
     issues = int(report.stored["is_label_issue"].sum())
     assert f"{issues} of {N} labels" in text
-    assert "1,234" in text  # diagonals of Z
+    before, after = (number(summary["block_error"][x], 4) for x in ("given", "refurbished"))
+    changes = f"Changing labels {summary['flips']} times lowered the label error L(Z)"
+    assert f"{changes} from {before} to {after}." in text
+    assert f"Label error L(Z) {after} from {before};" in text
+    assert f"Noise estimated {plain(percent(summary['noise_rate']))}" in text
+    for row in range(10):
+        assert number(float(report.stored["Z_given"][row, row]), 4) in text
     assert f"{N} images of 8 × 8 × 1 · 10 classes" in text
 
 

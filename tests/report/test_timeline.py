@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,9 +15,11 @@ from ntkdist.report.timeline import Timeline, binned_rates, read_timeline
 from .conftest import gram_events
 
 
-def write(path: Path, records: list[dict[str, Any]], torn: str = "") -> Timeline:
-    path.write_text("".join(json.dumps(r) + "\n" for r in records) + torn, encoding="utf-8")
-    return read_timeline(path)
+def write(folder: Path, records: list[dict[str, Any]], torn: str = "") -> Timeline:
+    folder.mkdir()
+    text = "".join(json.dumps(r) + "\n" for r in records) + torn
+    (folder / "events.jsonl").write_text(text, encoding="utf-8")
+    return read_timeline(str(folder))
 
 
 def test_starts_and_resumes_are_counted_and_pauses_left_out(tmp_path: Path) -> None:
@@ -74,6 +77,8 @@ def test_troubles_are_counted(tmp_path: Path) -> None:
         '{"event": "NeverHeardOf", "time": 1.0, "stage": 3}',
         '{"event": "WorkerIdle", "time": "yesterday"}',
         '{"time": 5.0}',
+        '{"event": "StageDone", "stage": null, "time": 5.0}',
+        '{"event": "TileFailed", "time": 1' + "0" * 400 + "}",
         '{"event": ["x"], "time": 5.0}',
         '{"event": "StageDone", "stage": null, "seconds": "long", "time": NaN}',
     ],
@@ -95,9 +100,29 @@ def test_missing_fields_and_no_start_still_count_tiles(tmp_path: Path) -> None:
 
 
 def test_no_file_is_an_empty_timeline(tmp_path: Path) -> None:
-    for path in (None, tmp_path / "none", tmp_path):
-        timeline = read_timeline(path)
+    (tmp_path / "events.jsonl").mkdir()
+    for url in (str(tmp_path / "none"), str(tmp_path), "memory://report-none", "nosuch://x/y"):
+        timeline = read_timeline(url)
         assert (timeline.total, timeline.computed, timeline.mean_rate) == (0, 0, None)
+
+
+def test_the_parts_of_a_remote_run_are_joined(tmp_path: Path) -> None:
+    records = gram_events([5, 5], total=10)
+    for part, lines in enumerate((records[:7], records[7:])):
+        text = "".join(json.dumps(record) + "\n" for record in lines)
+        with fsspec.open(f"memory://report-parts/r/events/{part:06d}.jsonl", "w") as file:
+            file.write(text)
+    remote, local = read_timeline("memory://report-parts/r"), write(tmp_path / "e", records)
+    assert (remote.done, remote.resumes, remote.stages) == (10, 1, local.stages)
+    np.testing.assert_array_equal(remote.spans, local.spans)
+
+
+def test_a_stage_that_tells_only_its_end_was_started_too(tmp_path: Path) -> None:
+    done = {"event": "StageDone", "stage": "inputs", "seconds": 0.5, "detail": "60×8×8×1"}
+    records = [{**done, "time": 1.0}, {**done, "time": 2.0}]
+    stage = write(tmp_path / "e", records).stages["inputs"]
+    assert (stage.starts, stage.done, stage.seconds) == (2, True, 1.0)
+    assert stage.detail == "60×8×8×1"
 
 
 @given(
