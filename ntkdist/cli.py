@@ -5,7 +5,6 @@ Exit codes: 0 done, 1 some tiles or stages failed, 2 bad input, 130 interrupted 
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -119,13 +118,9 @@ def _parse(tokens: Sequence[str]) -> Callable[[], Any]:
     command, bound, _ = app.parse_args(tokens, print_error=False, exit_on_error=False)
     if "settings" in getattr(command, "__annotations__", {}):
         base = _base(command, bound.arguments.get("target"))
-        place = base.pop("run")  # cyclopts takes this key for the command of that name
-        app.config = (Dict(base, use_commands_as_keys=False, source="run file"),)
+        # under the command's name: keys that are names of commands, such as gram, get lost else
+        app.config = (Dict({command.__name__: base}, source="run file"),)
         command, bound, _ = app.parse_args(tokens, print_error=False, exit_on_error=False)
-        settings = bound.arguments.get("settings", _DEFAULTS)
-        if not any(token == "--run" or token.startswith("--run=") for token in tokens):
-            settings = dataclasses.replace(settings, run=place)
-        bound.arguments["settings"] = settings
     return lambda: command(*bound.args, **bound.kwargs)
 
 

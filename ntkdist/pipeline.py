@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -348,7 +349,16 @@ class Pipeline:
         from ntkdist.report import write_report
 
         with self._stage("report") as detail:
-            path = write_report(self.run)
+            path = self.run.address("report.html")
+            if "://" in path:
+                import fsspec
+
+                with tempfile.TemporaryDirectory() as folder:
+                    local = write_report(self.run, os.path.join(folder, "report.html"))
+                    with open(local, "rb") as page, fsspec.open(path, "wb") as there:
+                        there.write(page.read())
+            else:
+                path = write_report(self.run)
             detail.append(path)
         return path
 
