@@ -34,7 +34,7 @@ def join(address: str, *names: str) -> str:
 
 def filesystem(address: str) -> tuple[Any, str]:
     """Return fsspec's file system for a URL, and the path in it."""
-    import fsspec  # type: ignore[import-untyped]
+    import fsspec
 
     return fsspec.core.url_to_fs(address)
 

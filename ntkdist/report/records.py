@@ -31,7 +31,7 @@ def _lines(url: str) -> list[str]:
         except OSError:
             return []
         return whole_text.split("\n")
-    import fsspec  # type: ignore[import-untyped]
+    import fsspec
 
     try:
         files, inside = fsspec.core.url_to_fs(f"{url.rstrip('/')}/events")

@@ -21,6 +21,7 @@ import numpy as np
 from ntkdist.config import RunConfig
 from ntkdist.errors import InputError, InterruptedRunError, StageError
 from ntkdist.gram.events import EventLog, RunStarted, StageDone, StageStarted, Subscribers
+from ntkdist.pipeline._findings import summarise, thumbnail, write_table
 from ntkdist.run import Run
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from ntkdist.linalg import CholeskyFactor
 
 STAGES = ("gram", "factor", "labels", "report")
-_THUMBNAIL = 400  # bins of the Gram's picture by class
 
 
 class Pipeline:
@@ -274,12 +274,12 @@ class Pipeline:
             history = result.to_dataframe()
             for name in history.columns:
                 run.write(f"labels/history/{name}", history[name].to_numpy())
-            summary = self._summary(inverse, given, result)
+            summary = summarise(run, self.config, inverse, given, result)
             summary["num_issues"] = int(table["is_label_issue"].sum())
             picture, bounds = thumbnail(store, given, run.num_classes)
             run.write("labels/gram_by_class", picture, {"boundaries": bounds})
             run.write_attributes("labels", {"summary": summary, "fingerprint": fingerprint})
-            self._write_table(table)
+            write_table(run, table)
             detail.append(f"{summary['flips']} flips, {summary['num_issues']} suspicious labels")
 
     def _labels_fingerprint(self, given: np.ndarray) -> str:
@@ -291,58 +291,6 @@ class Pipeline:
             hashlib.sha256(given.tobytes()).hexdigest(),
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-    def _summary(self, inverse: Any, given: np.ndarray, result: Any) -> dict[str, Any]:
-        """Store Z of the given, refurbished and true labels; return what to say about them."""
-        from ntkdist.labels import block_error, class_matrix
-
-        run, settings = self.run, self.config.labels
-        K = run.num_classes
-        true = run.read("inputs", "labels_true") if run.has("inputs", "labels_true") else None
-        losses: dict[str, float | None] = {"true": None}
-        for name, labels in (("given", given), ("refurbished", result.labels), ("true", true)):
-            if labels is not None:
-                _, Z = class_matrix(inverse, labels, K)
-                run.write(f"labels/Z_{name}", Z)
-                losses[name] = block_error(Z, np.bincount(labels, minlength=K), settings.beta)
-        summary: dict[str, Any] = {
-            "kind": "ntk",
-            "method": settings.method,
-            "steps": settings.steps,
-            "beta": settings.beta,
-            "ridge": self.config.factor.ridge,
-            "flips": len(result.history),
-            "stopped": result.stopped,
-            "left_out": list(result.left_out),
-            "noise_rate": result.noise.rate,
-            "block_error": losses,
-            "corrupted": None,
-            "restored_share": None,
-            "accuracy_given": None,
-            "accuracy_refurbished": None,
-        }
-        if true is not None:
-            wrong = given != true
-            right = result.labels == true
-            summary |= {
-                "corrupted": int(wrong.sum()),
-                "restored_share": float(right[wrong].mean()) if wrong.any() else None,
-                "accuracy_given": float((~wrong).mean()),
-                "accuracy_refurbished": float(right.mean()),
-            }
-        return summary
-
-    def _write_table(self, table: Any) -> None:
-        """Write ``labels.csv``, most suspicious first, beside a run on a local disk."""
-        if "://" in self.run.url:
-            return
-        names = np.array(self.run.manifest.class_names)
-        table = table.sort_values("label_quality", kind="stable")
-        table.insert(2, "given_class", names[table["given_label"]])
-        table.insert(4, "suggested_class", names[table["suggested_label"]])
-        path = self.run.address("labels.csv")
-        table.to_csv(path + ".part", index=False)
-        os.replace(path + ".part", path)
 
     def report(self) -> str:
         """Write the report and return its path."""
@@ -365,36 +313,3 @@ class Pipeline:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0))
-
-
-def thumbnail(
-    gram: Any, labels: np.ndarray, num_classes: int, bins: int = _THUMBNAIL
-) -> tuple[np.ndarray, list[float]]:
-    """Average a Gram matrix, its images ordered by class, down to a small picture.
-
-    Args:
-        gram: (N, N) with row slicing; read in bands of rows.
-        labels: (N,) classes to order by.
-        num_classes: K.
-        bins: Most rows of the picture.
-
-    Returns:
-        (m, m) float32 with m = min(N, bins), and the K + 1 class boundaries in bins.
-    """
-    n = len(labels)
-    m = min(n, bins)
-    order = np.argsort(labels, kind="stable")
-    place = np.empty(n, np.int64)  # bin of each image
-    place[order] = np.arange(n) * m // n
-    sizes = np.bincount(place, minlength=m).astype(np.float64)
-    picture = np.zeros((m, m))
-    columns = np.argsort(place, kind="stable")
-    starts = np.searchsorted(place[columns], np.arange(m))
-    band = max(1, 2**25 // (8 * n))
-    for start in range(0, n, band):
-        rows = np.asarray(gram[start : start + band, :], np.float64)
-        summed = np.add.reduceat(rows[:, columns], starts, axis=1)
-        np.add.at(picture, place[start : start + band], summed)
-    counts = np.bincount(labels, minlength=num_classes)
-    bounds = np.concatenate([[0], np.cumsum(counts)]) * (m / n)
-    return (picture / np.outer(sizes, sizes)).astype(np.float32), [float(b) for b in bounds]
