@@ -87,7 +87,7 @@ def _execute(settings: RunConfig, stages: Sequence[str], recompute: Sequence[str
     from ntkdist.gram.progress import GramProgress
     from ntkdist.pipeline import Pipeline
 
-    with GramProgress() as progress, Pipeline(settings, [StageLines(), progress]) as pipeline:
+    with GramProgress() as progress, Pipeline(settings, [progress, StageLines()]) as pipeline:
         print(f"backend {pipeline.run.manifest.reason}", file=sys.stderr)
         pipeline.execute(stages, recompute=recompute)
         if "report" in stages:

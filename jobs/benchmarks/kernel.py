@@ -61,13 +61,14 @@ def compare(name: str, shape: tuple[int, ...], images: int, repeats: int) -> dic
     import jax
     import jax.numpy as jnp
 
-    kernel_fn = jax.jit(lambda a, b, k=build(arch)[2]: k(a, b, "ntk"))
+    build_kernel = build(arch)[2]
+    kernel_fn = jax.jit(lambda a, b: build_kernel(a, b, "ntk"))
     x = jnp.asarray(rng.normal(size=(images, *shape)), jnp.float32)
     y = jnp.asarray(rng.normal(size=(images, *shape)), jnp.float32)
 
     backend = get_backend("cpu", threads=cores)
     # whole lanes of columns, and rows for every thread, as a tile has them
-    ours_a, ours_b = (rng.normal(size=(n, *shape)) for n in (4 * cores, 16))
+    ours_a, ours_b = (rng.normal(size=(n, *shape)) for n in (8 * cores, 16))
     a, b = backend.prepare(arch, ours_a), backend.prepare(arch, ours_b)
 
     def peer() -> None:

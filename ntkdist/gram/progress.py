@@ -9,6 +9,7 @@ from typing import Any, TextIO
 from ntkdist.gram.events import (
     GramStarted,
     Interrupted,
+    StageDone,
     TileDone,
     TileFailed,
     WorkerLost,
@@ -61,6 +62,9 @@ class GramProgress:
             case Interrupted():
                 waiting = len(event.in_flight)
                 self._note(f"stopping {event.signal}: waiting for {waiting} tiles in flight")
+            case StageDone():
+                self.close()  # its last line stands before what the next stage says
+                return
             case _:
                 return
         self._show()

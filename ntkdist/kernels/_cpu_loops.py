@@ -110,13 +110,13 @@ def entries(
                     if size > 1:
                         _neighbours(beside, size, W, q)
                     for i in range(H + reach):
-                        i2 = (i + p) % H
+                        i2 = _wrap(i + p, H)
                         if i < H:
                             if layer == 0:
                                 x = images_a[ia, i].ctypes.data
                                 y = images_b[ib, i2].ctypes.data
                                 for j in range(W):
-                                    j2 = (j + q) % W
+                                    j2 = _wrap(j + q, W)
                                     to = row_D + j * _BYTES
                                     _half_distance(
                                         x + 4 * j * C, y + j2 * C * _BYTES, C, to, part_D
@@ -133,7 +133,7 @@ def entries(
                                 if relu[before]:
                                     for j in range(W):
                                         at = j * _BYTES
-                                        at2 = ((j + q) % W) * _BYTES
+                                        at2 = _wrap(j + q, W) * _BYTES
                                         vector.relu(
                                             D + here + at,
                                             T + here + at,
@@ -148,7 +148,7 @@ def entries(
                                 else:
                                     for j in range(W):
                                         at = j * _BYTES
-                                        at2 = ((j + q) % W) * _BYTES
+                                        at2 = _wrap(j + q, W) * _BYTES
                                         vector.linear(
                                             D + here + at,
                                             T + here + at,
@@ -187,7 +187,7 @@ def entries(
                         o = i - reach
                         if o < 0:
                             continue
-                        o2 = (o + p) % H
+                        o2 = _wrap(o + p, H)
                         _sum_rows(ring_D, D + o * W * _BYTES, o, o2, H, W, size, most)
                         _sum_rows(ring_T, T + o * W * _BYTES, o, o2, H, W, size, most)
                         if p == 0:
@@ -203,7 +203,7 @@ def entries(
                             elif second and not first:
                                 other = side_b[ib, layer, o2 + k].ctypes.data
                                 for j in range(W):
-                                    vector.add(other + ((j + q) % W) * _BYTES, to + j * _BYTES)
+                                    vector.add(other + _wrap(j + q, W) * _BYTES, to + j * _BYTES)
             for l in range(LANES):
                 out_delta[ia, ib, l] = sums[0, l] / (positions * classes)
                 out_theta[ia, ib, l] = sums[1, l] / (positions * classes)
@@ -212,12 +212,18 @@ def entries(
 
 
 @numba.njit(nogil=True, cache=True)
+def _wrap(index, edge):
+    """Return index modulo edge for 0 ≤ index < 2·edge, without a division."""
+    return index - edge if index >= edge else index
+
+
+@numba.njit(nogil=True, cache=True)
 def _neighbours(beside, size, W, q):
     """Fill beside[k, j]: which cell of a row lies k − size//2 columns beside column j."""
     for k in range(size):
         for j in range(W):
             to = j + k - size // 2
-            to2 = (j + q) % W + k - size // 2
+            to2 = _wrap(j + q, W) + k - size // 2
             if 0 <= to < W:
                 beside[k, j] = to if 0 <= to2 < W else W + 1 + to
             else:
