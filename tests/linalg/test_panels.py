@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ntkdist.errors import InputError
@@ -29,6 +29,7 @@ def test_what_is_no_size_is_refused(bad):
 
 
 @given(n=st.integers(1, 300_000), limit=st.integers(1 << 20, 64 * GIB))
+@example(n=193, limit=1_180_160)
 def test_a_plan_covers_every_column_once_within_the_limit(n, limit):
     try:
         plan = plan_panels(n, limit)
@@ -45,7 +46,8 @@ def test_a_plan_covers_every_column_once_within_the_limit(n, limit):
     assert plan.width % plan.block == 0
     assert plan.columns(0)[0] == 0
     assert plan.columns(plan.count - 1)[1] == n
-    assert plan.count == 1 or plan.width >= 64
+    # near-equal panels may be narrower than the narrowest useful one, but never more of them
+    assert plan.count <= -(-n // 64)
     assert all(plan.columns(k)[1] == plan.columns(k + 1)[0] for k in range(min(plan.count - 1, 50)))
 
 
