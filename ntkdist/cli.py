@@ -86,10 +86,13 @@ def _execute(settings: RunConfig, stages: Sequence[str], recompute: Sequence[str
     from ntkdist.console import StageLines
     from ntkdist.gram.progress import GramProgress
     from ntkdist.pipeline import Pipeline
+    from ntkdist.status import describe_labels
 
     with GramProgress() as progress, Pipeline(settings, [progress, StageLines()]) as pipeline:
         print(f"backend {pipeline.run.manifest.reason}", file=sys.stderr)
         pipeline.execute(stages, recompute=recompute)
+        if "labels" in stages:
+            print(describe_labels(pipeline.run))
         if "report" in stages:
             print(pipeline.run.address("report.html"))
 

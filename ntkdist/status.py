@@ -7,6 +7,30 @@ from ntkdist.gram.store import GramStore
 from ntkdist.run import Run
 
 
+def describe_labels(run: Run) -> str:
+    """Return what the label stage found in a few lines; empty if it has not run."""
+    summary = run.attributes("labels").get("summary")
+    if not summary:
+        return ""
+    losses = summary["block_error"]
+    shown = [
+        f"{name} {losses[name]:.5g}" for name in ("given", "refurbished", "true") if losses[name]
+    ]
+    total = run.array("inputs", "labels").shape[0]
+    lines = [
+        f"L(Z)      {', '.join(shown)} (lower is cleaner)",
+        f"labels    {summary['num_issues']} of {total} look wrong; "
+        f"estimated noise {summary['noise_rate']:.1%}; {summary['stopped']}",
+    ]
+    if summary["restored_share"] is not None:
+        before, after = summary["accuracy_given"], summary["accuracy_refurbished"]
+        lines.append(
+            f"restored  {summary['restored_share']:.2%} of {summary['corrupted']} corrupted "
+            f"labels; label accuracy {before:.2%} -> {after:.2%}"
+        )
+    return "\n".join(lines)
+
+
 def describe(url: str) -> str:
     """Return the state of a run in a few lines, with what to run next.
 
@@ -45,12 +69,7 @@ def describe(url: str) -> str:
     done = run.has("factor", "ntk", ridge, "inverse")
     lines.append(f"factor    {ridge}: {'there' if done else 'not finished'}")
     summary = run.attributes("labels").get("summary")
-    if summary:
-        lines.append(
-            f"labels    {summary['flips']} flips, {summary['num_issues']} suspicious labels"
-        )
-    else:
-        lines.append("labels    not done")
+    lines.append(describe_labels(run) or "labels    not done")
     if not (done and summary):
         open_stage = open_stage or "run"
     failed = sum(e.get("event") == "TileFailed" and bool(e.get("final")) for e in read_events(url))

@@ -162,12 +162,11 @@ class Pipeline:
 
     def _edge(self, n: int, workers: int) -> tuple[int, str]:
         """Return the edge of a tile: the stored one, the one asked for, or a measured one."""
-        from dask.utils import parse_bytes
-
         from ntkdist.gram.autotile import choose_edge
         from ntkdist.gram.store import GramStore
         from ntkdist.gram.tiling import Tiling
         from ntkdist.kernels import get_backend
+        from ntkdist.linalg import parse_memory
 
         run, settings = self.run, self.config.gram
         address = run.address("gram", settings.kinds[0])
@@ -184,18 +183,17 @@ class Pipeline:
             return stored, "as stored"
         if settings.tile != "auto":
             return Tiling.from_target(n, settings.tile).edge, "as asked"
-        try:
-            memory = parse_bytes(settings.memory)
-        except ValueError:
-            raise InputError(
-                f"gram.memory={settings.memory!r} is no size; write 512MiB or 1GiB"
-            ) from None
         backend = get_backend(run.manifest.backend, dtype=settings.dtype, threads=1)
         sample = np.asarray(run.array("inputs", "images")[: min(n, 512)])
         choice = choose_edge(
-            backend, run.architecture, sample, n, memory=memory, workers=workers,
+            backend,
+            run.architecture,
+            sample,
+            n,
+            memory=parse_memory(settings.memory),
+            workers=workers,
             kinds=settings.kinds,
-        )  # fmt: skip
+        )
         return choice.edge, choice.reason
 
     def gram_store(self, kind: str = "ntk") -> GramStore:
@@ -243,7 +241,7 @@ class Pipeline:
     def labels(self) -> None:
         """Refurbish the labels and store what was found."""
         from ntkdist.labels import label_report, refurbish
-        from ntkdist.linalg import CholeskyFactor
+        from ntkdist.linalg import CholeskyFactor, parse_memory
 
         run, settings = self.run, self.config.labels
         with self._stage("labels") as detail:
@@ -253,9 +251,10 @@ class Pipeline:
                 detail.append("as stored")
                 return
             store = self.gram_store()
-            inverse = CholeskyFactor.open(
-                self.factor_address(), memory_limit=self.config.factor.memory_limit
-            ).inverse()
+            limit = self.config.factor.memory_limit
+            inverse: Any = CholeskyFactor.open(self.factor_address(), memory_limit=limit).inverse()
+            if 8 * len(given) ** 2 <= parse_memory(limit):
+                inverse = np.asarray(inverse)  # read once; else row by row as flips need them
             result = refurbish(
                 inverse,
                 given,
