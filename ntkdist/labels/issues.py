@@ -97,7 +97,7 @@ def find_label_issues(
     architecture: ArchitectureSpec = "cntk-gap-4",
     num_classes: int | None = None,
     preprocess: str = "standardize",
-    ridge: float = 1e-2,
+    ridge: float = 1e-3,
     method: str = "exact",
     steps: int | str | None = "auto",
     beta: float = 1.0,
