@@ -6,7 +6,8 @@ functions emit vector code and explicit fused multiply-adds on any processor (LL
 vectors where registers are narrower), with every operation in the order written here, so that
 entries have the same bits on all of them.
 
-Addresses are integers. The caller keeps the arrays alive.
+Addresses are integers. The caller keeps the arrays alive. Numba's cache on disk looks at
+``_cpu_loops.py`` alone: after a change here or in ``duals``, touch that file too.
 """
 
 from __future__ import annotations
