@@ -209,6 +209,15 @@ class Architecture:
             f"architecture: {spec!r} is neither a preset name, a list of layers nor an Architecture"
         )
 
+    def check_image(self, height: int, width: int) -> None:
+        """Raise ``InputError`` if a layer's window does not fit what is left of the image.
+
+        Args:
+            height: Rows of pixels.
+            width: Columns of pixels.
+        """
+        _pixels_behind(self.layers, height, width, f"{height}×{width}")
+
     def to_stax(self) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
         """Build the neural-tangents network of this architecture.
 
@@ -290,6 +299,37 @@ def _weight_layers(layers: Sequence[Layer]) -> int:
         else:
             count += isinstance(layer, (Conv, Dense))
     return count
+
+
+def _pixels_behind(layers: Sequence[Layer], H: int, W: int, image: str) -> tuple[int, int]:
+    """Return the pixels (rows, columns) that ``layers`` leave of an image."""
+    for layer in layers:
+        match layer:
+            case AvgPool():
+                rest = H // layer.size, W // layer.size
+            case Conv(padding="VALID"):
+                rest = (H - layer.size) // layer.stride + 1, (W - layer.size) // layer.stride + 1
+            case Conv():
+                rest = -(-H // layer.stride), -(-W // layer.stride)
+            case Residual():
+                rest = _pixels_behind(layer.branch, H, W, image)
+                other = _pixels_behind(layer.shortcut, H, W, image)
+                if rest != other:
+                    raise InputError(
+                        f"Residual: one branch leaves {rest[0]}×{rest[1]} pixels, the other "
+                        f"{other[0]}×{other[1]}; give both the same strides and pools"
+                    )
+            case Flatten() | GlobalAvgPool():
+                return H, W
+            case _:
+                continue
+        if min(rest) < 1:
+            raise InputError(
+                f"architecture: {layer!r} does not fit into the {H}×{W} pixels that the layers "
+                f"before it leave of {image} images; take larger images or fewer pools"
+            )
+        H, W = rest
+    return H, W
 
 
 def _check_integer(owner: str, field: str, value: object, least: int) -> None:

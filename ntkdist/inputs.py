@@ -23,6 +23,7 @@ class Inputs:
         labels_true: (N,) the labels before noise; None where none was put on.
         num_classes: K.
         class_names: One name per class.
+        files: One file name per image, or none.
     """
 
     images: np.ndarray
@@ -31,6 +32,7 @@ class Inputs:
     labels_true: np.ndarray | None
     num_classes: int
     class_names: tuple[str, ...]
+    files: tuple[str, ...]
 
 
 def load_inputs(config: RunConfig) -> Inputs:
@@ -47,7 +49,8 @@ def load_inputs(config: RunConfig) -> Inputs:
         true = labels
         labels, _ = symmetric(labels, data.num_classes, config.noise.rate, config.noise.seed)
     images = preprocess.apply(raw)
-    return Inputs(images, _pictures(raw), labels, true, data.num_classes, data.class_names)
+    files = tuple(data.files[i] for i in chosen) if data.files else ()
+    return Inputs(images, _pictures(raw), labels, true, data.num_classes, data.class_names, files)
 
 
 def _pictures(raw: np.ndarray) -> np.ndarray:

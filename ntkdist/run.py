@@ -7,6 +7,7 @@ Layout (every array in Zarr v3; results as arrays and JSON attributes, nothing p
       inputs/pictures     (N, H, W, C) uint8, for people to look at
       inputs/labels       (N,) the given labels, noise included
       inputs/labels_true  (N,) the labels before noise was put on; only where it was
+      inputs/files        uint8, the images' file names as UTF-8 text, one a line; where they have any
       gram/KIND           the Gram matrix as tiles
       factor/KIND/RIDGE   the Cholesky factor and the inverse
       labels/             what the label stage found
@@ -196,6 +197,12 @@ class Run:
         """Store an array under a slash-separated name, replacing what is there."""
         _write_array(self.address(parts), np.asarray(values), attributes)
 
+    def files(self) -> list[str]:
+        """Return the file name of every image; empty where images came from no files."""
+        if not self.has("inputs", "files"):
+            return []
+        return self.read("inputs", "files").tobytes().decode("utf-8").split("\n")
+
     def attributes(self, *parts: str) -> dict[str, Any]:
         """Return the JSON attributes of a group or array; empty if it is not there."""
         import zarr
@@ -330,6 +337,10 @@ def _write_inputs(url: str, inputs: Inputs, manifest: Manifest) -> None:
     }
     if inputs.labels_true is not None:
         named["labels_true"] = inputs.labels_true.astype(np.int64)
+    if inputs.files:
+        # no line can hold the end of a line; Zarr v3 has no settled type for text of any length
+        text = "\n".join(name.replace("\n", "\\n") for name in inputs.files)
+        named["files"] = np.frombuffer(text.encode("utf-8", "replace"), np.uint8)
     for name, values in named.items():
         _write_array(f"{url.rstrip('/')}/inputs/{name}", values, None)
     zarr.open_group(url, mode="r+").attrs[_KEY] = dataclasses.asdict(manifest)

@@ -132,3 +132,25 @@ def test_public_names_are_there():
         assert getattr(ntkdist, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         ntkdist.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("spec", "edge", "message"),
+    [
+        ("myrtle-5", 28, r"AvgPool\(size=2\) does not fit into the 1×1 pixels .* of 28×28 images"),
+        (["Conv(5, padding='VALID')", "Flatten", "Dense"], 4, r"Conv.*does not fit into the 4×4"),
+        (
+            ["Conv", "Residual(branch=(Conv(stride=2),))", "Flatten", "Dense"],
+            6,
+            "one branch leaves 3×3 pixels, the other 6×6",
+        ),
+    ],
+)
+def test_windows_that_do_not_fit_are_named(spec, edge, message):
+    with pytest.raises(InputError, match=message):
+        Architecture.parse(spec).check_image(edge, edge)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_fits_cifar_images(name):
+    Architecture.parse(name).check_image(32, 32)

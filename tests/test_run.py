@@ -134,3 +134,30 @@ def test_corrupt_input_is_found(tmp_path):
     chunk.write_bytes(data)
     with pytest.raises(StoreError, match="inputs/images: cannot be read"):
         run.read("inputs", "images")
+
+
+def test_file_names_go_with_the_images_into_the_run_and_the_table(tmp_path):
+    from PIL import Image
+
+    from ntkdist.pipeline import Pipeline
+
+    rng = np.random.default_rng(0)
+    for k in range(2):
+        (tmp_path / "set" / f"class {k}").mkdir(parents=True)
+        for i in range(6):
+            picture = rng.integers(0, 99, (5, 4)) + 120 * k
+            Image.fromarray(picture.astype(np.uint8)).save(tmp_path / f"set/class {k}/{i}ä.png")
+    source = DataConfig(source=f"images:{tmp_path / 'set'}", n=8, subset="balanced")
+    folder = tmp_path / "run"
+    settings = GramConfig(executor="inline", tile=4)
+    with Pipeline(RunConfig(run=str(folder), data=source, gram=settings, architecture="fc-1")) as p:
+        files = p.run.files()
+        labels = p.run.read("inputs", "labels")
+        p.execute(["gram", "factor", "labels"])
+    assert len(files) == 8
+    assert [f"class {k}" for k in labels] == [name.split("/")[0] for name in files]
+    head, *rows = (folder / "labels.csv").read_text().splitlines()
+    assert head.startswith("index,file,given_label,given_class,suggested_label,suggested_class,")
+    for row in rows:
+        index, name = row.split(",")[:2]
+        assert files[int(index)] == name

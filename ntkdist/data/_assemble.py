@@ -20,6 +20,7 @@ def assemble(
     class_names: Sequence[str] = (),
     num_classes: int | None = None,
     other_labels: NDArray[Any] | None = None,
+    files: Sequence[str] = (),
 ) -> ImageSet:
     """Make an ImageSet of arrays as they were stored.
 
@@ -31,6 +32,7 @@ def assemble(
         num_classes: K, if the files know it; else the number of names, else one more
             than the largest label.
         other_labels: Labels of the other split, so that both splits get the same K.
+        files: Names of the images' files.
 
     Returns:
         The checked image set.
@@ -49,7 +51,11 @@ def assemble(
             other = [] if other_labels is None else [_as_column(other_labels).ravel()]
             num_classes = _count_classes([labels, *other])
         return ImageSet(
-            images, labels, 1 if num_classes is None else num_classes, tuple(class_names)
+            images,
+            labels,
+            1 if num_classes is None else num_classes,
+            tuple(class_names),
+            tuple(files),
         )
     except InputError as error:
         raise InputError(f"{where}: {error}") from None

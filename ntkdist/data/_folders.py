@@ -30,7 +30,8 @@ def read(folder: Path, split: str) -> ImageSet:
 
     Returns:
         uint8 images, C = 1 if every image of the split is greyscale, else 3. Alpha is
-        dropped, 16-bit grey becomes 8-bit, rotation tags are ignored.
+        dropped, 16-bit grey becomes 8-bit, rotation tags are ignored. File names are
+        relative to ``folder``.
 
     Raises:
         InputError: No images, two sizes (both files named), or a damaged file (named).
@@ -54,6 +55,7 @@ def read(folder: Path, split: str) -> ImageSet:
         _decode(files),
         np.asarray(labels, dtype=np.int64),
         class_names=names,
+        files=[path.relative_to(folder).as_posix() for path in files],
     )
 
 

@@ -24,6 +24,7 @@ class ImageSet:
         labels: Classes 0..K−1, shape (N,), int64.
         num_classes: K; classes without an image are allowed.
         class_names: K names in label order; ``()`` becomes ``("0", "1", …)``.
+        files: N names of the files the images came from, or ``()`` where they have none.
 
     Raises:
         InputError: A shape, length, dtype, pixel or label is wrong; one line names
@@ -34,6 +35,7 @@ class ImageSet:
     labels: NDArray[np.int64]
     num_classes: int
     class_names: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         images, labels = np.asarray(self.images), np.asarray(self.labels)
@@ -44,6 +46,10 @@ class ImageSet:
         if len(names) != self.num_classes:
             raise InputError(
                 f"{len(names)} class names for {self.num_classes} classes; give one for each class"
+            )
+        if self.files and len(self.files) != len(labels):
+            raise InputError(
+                f"{len(self.files)} file names for {len(labels)} images; give one each"
             )
         object.__setattr__(self, "images", images)
         object.__setattr__(self, "labels", labels)
@@ -62,8 +68,13 @@ class ImageSet:
     def take(self, indices: ArrayLike) -> ImageSet:
         """Return the images at ``indices`` (M ≥ 2 integers) with the same K classes."""
         chosen = np.asarray(indices)
+        files = np.arange(len(self))[chosen] if self.files else ()
         return ImageSet(
-            self.images[chosen], self.labels[chosen], self.num_classes, self.class_names
+            self.images[chosen],
+            self.labels[chosen],
+            self.num_classes,
+            self.class_names,
+            tuple(self.files[i] for i in files),
         )
 
 

@@ -142,6 +142,8 @@ def select_backend(
     Raises:
         InputError: If the named backend cannot, or under ``auto`` none can.
     """
+    if arch.is_spatial:
+        arch.check_image(*image_shape[:2])
     if name != "auto":
         backend = get_backend(name, dtype=dtype, threads=threads)
         why_not = backend.supports(arch, image_shape)

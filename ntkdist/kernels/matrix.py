@@ -7,7 +7,7 @@ import os
 import numpy as np
 
 from ntkdist.architecture import Architecture, ArchitectureSpec
-from ntkdist.kernels.backend import check_kinds, select_backend
+from ntkdist.kernels.backend import as_images, check_kinds, select_backend
 
 
 def kernel_matrix(
@@ -42,8 +42,9 @@ def kernel_matrix(
     arch = Architecture.parse(arch)
     x1 = np.asarray(x1)
     threads = threads or len(os.sched_getaffinity(0))
-    shape = x1.shape[1:] if x1.ndim == 4 else (1, 1, 1)
-    chosen = select_backend(arch, shape, name=backend, dtype=dtype, threads=threads).backend
+    if x1.ndim != 4:
+        as_images(x1)  # raises with the shape that is needed
+    chosen = select_backend(arch, x1.shape[1:], name=backend, dtype=dtype, threads=threads).backend
     a = chosen.prepare(arch, x1)
     b = a if x2 is None else chosen.prepare(arch, np.asarray(x2))
     return chosen.block(a, b, (kind,))[kind]

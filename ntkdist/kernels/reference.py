@@ -114,11 +114,6 @@ def apply(layer: Layer, k: PairKernels) -> PairKernels:
                 main = apply(inner, main)
             for inner in layer.shortcut:
                 other = apply(inner, other)
-            if main.K.shape != other.K.shape:
-                raise InputError(
-                    f"Residual: one branch leaves {main.K.shape[2:4]} pixels, the other "
-                    f"{other.K.shape[2:4]}; give both the same strides and pools"
-                )
             return PairKernels(
                 main.K + other.K,
                 main.theta + other.theta,

@@ -71,9 +71,12 @@ def write_table(run: Run, table: Any) -> None:
     if "://" in run.url:
         return
     names = np.array(run.manifest.class_names)
+    if files := run.files():
+        table.insert(1, "file", files)
     table = table.sort_values("label_quality", kind="stable")
-    table.insert(2, "given_class", names[table["given_label"]])
-    table.insert(4, "suggested_class", names[table["suggested_label"]])
+    for name in ("given", "suggested"):
+        place = table.columns.get_loc(f"{name}_label") + 1
+        table.insert(place, f"{name}_class", names[table[f"{name}_label"]])
     path = run.address("labels.csv")
     table.to_csv(path + ".part", index=False)
     os.replace(path + ".part", path)
