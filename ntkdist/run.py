@@ -7,7 +7,7 @@ Layout (every array in Zarr v3; results as arrays and JSON attributes, nothing p
       inputs/pictures     (N, H, W, C) uint8, for people to look at
       inputs/labels       (N,) the given labels, noise included
       inputs/labels_true  (N,) the labels before noise was put on; only where it was
-      inputs/files        uint8, the images' file names as UTF-8 text, one a line; where they have any
+      inputs/files        file names as UTF-8 text (uint8), one a line; where there are any
       gram/KIND           the Gram matrix as tiles
       factor/KIND/RIDGE   the Cholesky factor and the inverse
       labels/             what the label stage found
@@ -306,12 +306,15 @@ def _check_place(url: str) -> None:
         names = set(os.listdir(url))
         if names and not _half_made(url):
             raise InputError(f"{url}: is a folder with other things in it; give a new or empty one")
+    new = not os.path.exists(url)
     try:
         os.makedirs(url, exist_ok=True)
         probe = os.path.join(url, ".probe")
         with open(probe, "w"):
             pass
         os.unlink(probe)
+        if new:
+            os.rmdir(url)  # data that turns out bad leaves nothing behind
     except OSError as error:
         raise InputError(
             f"{url}: cannot be written ({error.strerror}); give another --run or change its rights"

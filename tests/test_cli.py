@@ -145,7 +145,7 @@ def test_bad_data_is_one_line_and_writes_nothing(tmp_path, capsys):
         )
         assert code == 2
         assert re.search(pattern, line), line
-        assert not (run / "zarr.json").exists()
+        assert not run.exists()
 
 
 @pytest.mark.parametrize(
