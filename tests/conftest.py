@@ -6,6 +6,14 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# The same examples in every run, and no failure because a machine is busy.
+# HYPOTHESIS_PROFILE=default looks for new ones.
+settings.register_profile(
+    "repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 # Before anything imports ray: local clusters otherwise ask for a token file.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
