@@ -212,3 +212,23 @@ def test_thumbnail_averages_the_class_ordered_matrix():
     np.testing.assert_allclose(bounds, np.r_[0, np.cumsum(counts)] / (n / bins))
     full, _ = thumbnail(gram, labels, 4)
     assert full.shape == (n, n)
+
+
+def test_a_run_behind_a_url_goes_all_the_way(tmp_path):
+    import fsspec
+
+    url = f"memory://bucket/{tmp_path.name}"
+    config = settings(tmp_path, run=url, data=DataConfig(n=60))
+    with Pipeline(config) as pipeline:
+        pipeline.execute()
+    assert "3 of 3 tiles" in describe(url)
+    with fsspec.open(f"{url}/report.html") as page:
+        assert b"<html" in page.read(200).lower()
+    before = computed(url)
+    with Pipeline(config) as pipeline:
+        pipeline.execute()
+    assert computed(url) == before == 3
+    with pytest.raises(InputError, match="now architecture="):
+        Pipeline(
+            settings(tmp_path, run=url, data=DataConfig(n=60), architecture="fc-2")
+        ).__enter__()
