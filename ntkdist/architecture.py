@@ -1,130 +1,48 @@
-"""Architectures: layers as frozen dataclasses, presets, and one canonical text form.
+"""Architectures: a list of layers with presets and one canonical text form.
 
-Images are (N, H, W, C). A network is a list of layers in the NTK parameterisation
-(Jacot et al. 2018): a weight layer maps the NNGP kernel K to
-``W_std² · mean(K) + b_std²`` and the tangent kernel Θ to
-``W_std² · mean(Θ) + (the new K if trainable)``, where the mean runs over the
-aligned filter offsets of a convolution (one offset for a dense layer).
+Images are (N, H, W, C). The layers are those of ``ntkdist.layers``, which are public here too.
 """
 
 from __future__ import annotations
 
 import ast
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
 from ntkdist.errors import InputError, did_you_mean
+from ntkdist.layers import (
+    LAYERS,
+    AvgPool,
+    Conv,
+    Dense,
+    Erf,
+    Flatten,
+    GlobalAvgPool,
+    Layer,
+    Relu,
+    Residual,
+    pixels_behind,
+    weight_layers,
+)
 
-SQRT2 = math.sqrt(2.0)
-
-
-@dataclass(frozen=True)
-class Conv:
-    """A convolution with a square filter of ``size`` × ``size`` weights.
-
-    Attributes:
-        size: Filter edge in pixels, at least 1.
-        W_std: Standard deviation of a weight, scaled by 1/√(size²·channels).
-        b_std: Standard deviation of a bias; 0 means no bias.
-        trainable: Whether its weights and biases add to the tangent kernel.
-        stride: Step between outputs in pixels.
-        padding: ``SAME`` (zeros outside), ``VALID`` or ``CIRCULAR``.
-    """
-
-    size: int = 3
-    W_std: float = SQRT2
-    b_std: float = 0.0
-    trainable: bool = True
-    stride: int = 1
-    padding: str = "SAME"
-
-    def __post_init__(self) -> None:
-        _check_integer("Conv", "size", self.size, 1)
-        _check_integer("Conv", "stride", self.stride, 1)
-        if self.padding not in {"SAME", "VALID", "CIRCULAR"}:
-            raise InputError(
-                f"Conv: padding={self.padding!r} is not one of SAME, VALID, CIRCULAR"
-                + did_you_mean(str(self.padding).upper(), ["SAME", "VALID", "CIRCULAR"])
-            )
-        _check_weights(self)
-
-
-@dataclass(frozen=True)
-class Dense:
-    """A fully connected layer along the channels (after Flatten: along everything).
-
-    Attributes:
-        W_std: Standard deviation of a weight, scaled by 1/√width.
-        b_std: Standard deviation of a bias; 0 means no bias.
-        trainable: Whether its weights and biases add to the tangent kernel.
-    """
-
-    W_std: float = SQRT2
-    b_std: float = 0.0
-    trainable: bool = True
-
-    def __post_init__(self) -> None:
-        _check_weights(self)
-
-
-@dataclass(frozen=True)
-class Relu:
-    """The nonlinearity max(u, 0)."""
-
-
-@dataclass(frozen=True)
-class Erf:
-    """The nonlinearity erf(u)."""
-
-
-@dataclass(frozen=True)
-class AvgPool:
-    """The mean over windows of ``size`` × ``size`` pixels, side by side; a ragged rest is cut."""
-
-    size: int = 2
-
-    def __post_init__(self) -> None:
-        _check_integer("AvgPool", "size", self.size, 1)
-
-
-@dataclass(frozen=True)
-class GlobalAvgPool:
-    """The mean over all pixels."""
-
-
-@dataclass(frozen=True)
-class Flatten:
-    """All pixels and channels as one vector."""
-
-
-@dataclass(frozen=True)
-class Residual:
-    """The sum of two branches that read the same input; an empty branch is the identity.
-
-    Attributes:
-        branch: Layers of the main branch.
-        shortcut: Layers of the other one.
-    """
-
-    branch: tuple[Layer, ...]
-    shortcut: tuple[Layer, ...] = ()
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "branch", tuple(self.branch))
-        object.__setattr__(self, "shortcut", tuple(self.shortcut))
-        for layer in self.branch + self.shortcut:
-            if isinstance(layer, (Flatten, GlobalAvgPool)):
-                raise InputError(f"Residual: {layer!r} cannot stand inside a branch; put it behind")
-
-
-Layer: TypeAlias = Conv | Dense | Relu | Erf | AvgPool | GlobalAvgPool | Flatten | Residual
-
-LAYERS: dict[str, type] = {
-    cls.__name__: cls for cls in (Conv, Dense, Relu, Erf, AvgPool, GlobalAvgPool, Flatten, Residual)
-}
+__all__ = [
+    "LAYERS",
+    "Architecture",
+    "ArchitectureSpec",
+    "AvgPool",
+    "Conv",
+    "Dense",
+    "Erf",
+    "Flatten",
+    "GlobalAvgPool",
+    "Layer",
+    "Relu",
+    "Residual",
+    "preset",
+    "preset_names",
+]
 
 
 @dataclass(frozen=True)
@@ -176,7 +94,7 @@ class Architecture:
     @property
     def depth(self) -> int:
         """The number of weight layers, branches counted by the longer one."""
-        return _weight_layers(self.layers)
+        return weight_layers(self.layers)
 
     def __str__(self) -> str:
         return "[" + ", ".join(repr(layer) for layer in self.layers) + "]"
@@ -216,7 +134,7 @@ class Architecture:
             height: Rows of pixels.
             width: Columns of pixels.
         """
-        _pixels_behind(self.layers, height, width, f"{height}×{width}")
+        pixels_behind(self.layers, height, width, f"{height}×{width}")
 
     def to_stax(self) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
         """Build the neural-tangents network of this architecture.
@@ -289,65 +207,6 @@ def _myrtle(counts: tuple[int, int, int]) -> tuple[Layer, ...]:
 def preset_names() -> list[str]:
     """Return example names of every preset, for help texts."""
     return ["fc-2", "fc-10", "cntk-v-11", "cntk-gap-4", "cntk-gap-11", *_PRESETS]
-
-
-def _weight_layers(layers: Sequence[Layer]) -> int:
-    count = 0
-    for layer in layers:
-        if isinstance(layer, Residual):
-            count += max(_weight_layers(layer.branch), _weight_layers(layer.shortcut))
-        else:
-            count += isinstance(layer, (Conv, Dense))
-    return count
-
-
-def _pixels_behind(layers: Sequence[Layer], H: int, W: int, image: str) -> tuple[int, int]:
-    """Return the pixels (rows, columns) that ``layers`` leave of an image."""
-    for layer in layers:
-        match layer:
-            case AvgPool():
-                rest = H // layer.size, W // layer.size
-            case Conv(padding="VALID"):
-                rest = (H - layer.size) // layer.stride + 1, (W - layer.size) // layer.stride + 1
-            case Conv():
-                rest = -(-H // layer.stride), -(-W // layer.stride)
-            case Residual():
-                rest = _pixels_behind(layer.branch, H, W, image)
-                other = _pixels_behind(layer.shortcut, H, W, image)
-                if rest != other:
-                    raise InputError(
-                        f"Residual: one branch leaves {rest[0]}×{rest[1]} pixels, the other "
-                        f"{other[0]}×{other[1]}; give both the same strides and pools"
-                    )
-            case Flatten() | GlobalAvgPool():
-                return H, W
-            case _:
-                continue
-        if min(rest) < 1:
-            raise InputError(
-                f"architecture: {layer!r} does not fit into the {H}×{W} pixels that the layers "
-                f"before it leave of {image} images; take larger images or fewer pools"
-            )
-        H, W = rest
-    return H, W
-
-
-def _check_integer(owner: str, field: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise InputError(f"{owner}: {field}={value!r} must be a whole number of at least {least}")
-
-
-def _check_weights(layer: Conv | Dense) -> None:
-    owner = type(layer).__name__
-    for field, least in (("W_std", "positive"), ("b_std", "zero or positive")):
-        value = getattr(layer, field)
-        usable = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not usable or not math.isfinite(value) or value < 0 or (field == "W_std" and value == 0):
-            raise InputError(f"{owner}: {field}={value!r} must be a finite number, {least}")
-        # 1 and 1.0 are the same network and must give the same canonical text
-        object.__setattr__(layer, field, float(value))
-    if not isinstance(layer.trainable, bool):
-        raise InputError(f"{owner}: trainable={layer.trainable!r} must be true or false")
 
 
 def _make(name: str, positional: Sequence[Any], named: dict[str, Any]) -> Layer:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from ntkdist.architecture import (
-    SQRT2,
     Architecture,
     AvgPool,
     Conv,
@@ -18,6 +17,7 @@ from ntkdist.architecture import (
     preset_names,
 )
 from ntkdist.errors import InputError
+from ntkdist.layers import SQRT2
 
 _MINUS = "−"
 _GAP = "\u00a0"  # keeps a number and its unit on one line

@@ -1,0 +1,184 @@
+"""The layers of a network as frozen dataclasses, checked where they are made.
+
+NTK parameterisation (Jacot et al. 2018): a weight layer maps the NNGP kernel K to
+``W_std² · mean(K) + b_std²`` and the tangent kernel Θ to
+``W_std² · mean(Θ) + (the new K if trainable)``, where the mean runs over the
+aligned filter offsets of a convolution (one offset for a dense layer).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from ntkdist.errors import InputError, did_you_mean
+
+SQRT2 = math.sqrt(2.0)
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A convolution with a square filter of ``size`` × ``size`` weights.
+
+    Attributes:
+        size: Filter edge in pixels, at least 1.
+        W_std: Standard deviation of a weight, scaled by 1/√(size²·channels).
+        b_std: Standard deviation of a bias; 0 means no bias.
+        trainable: Whether its weights and biases add to the tangent kernel.
+        stride: Step between outputs in pixels.
+        padding: ``SAME`` (zeros outside), ``VALID`` or ``CIRCULAR``.
+    """
+
+    size: int = 3
+    W_std: float = SQRT2
+    b_std: float = 0.0
+    trainable: bool = True
+    stride: int = 1
+    padding: str = "SAME"
+
+    def __post_init__(self) -> None:
+        _check_integer("Conv", "size", self.size, 1)
+        _check_integer("Conv", "stride", self.stride, 1)
+        if self.padding not in {"SAME", "VALID", "CIRCULAR"}:
+            raise InputError(
+                f"Conv: padding={self.padding!r} is not one of SAME, VALID, CIRCULAR"
+                + did_you_mean(str(self.padding).upper(), ["SAME", "VALID", "CIRCULAR"])
+            )
+        _check_weights(self)
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A fully connected layer along the channels (after Flatten: along everything).
+
+    Attributes:
+        W_std: Standard deviation of a weight, scaled by 1/√width.
+        b_std: Standard deviation of a bias; 0 means no bias.
+        trainable: Whether its weights and biases add to the tangent kernel.
+    """
+
+    W_std: float = SQRT2
+    b_std: float = 0.0
+    trainable: bool = True
+
+    def __post_init__(self) -> None:
+        _check_weights(self)
+
+
+@dataclass(frozen=True)
+class Relu:
+    """The nonlinearity max(u, 0)."""
+
+
+@dataclass(frozen=True)
+class Erf:
+    """The nonlinearity erf(u)."""
+
+
+@dataclass(frozen=True)
+class AvgPool:
+    """The mean over windows of ``size`` × ``size`` pixels, side by side; a ragged rest is cut."""
+
+    size: int = 2
+
+    def __post_init__(self) -> None:
+        _check_integer("AvgPool", "size", self.size, 1)
+
+
+@dataclass(frozen=True)
+class GlobalAvgPool:
+    """The mean over all pixels."""
+
+
+@dataclass(frozen=True)
+class Flatten:
+    """All pixels and channels as one vector."""
+
+
+@dataclass(frozen=True)
+class Residual:
+    """The sum of two branches that read the same input; an empty branch is the identity.
+
+    Attributes:
+        branch: Layers of the main branch.
+        shortcut: Layers of the other one.
+    """
+
+    branch: tuple[Layer, ...]
+    shortcut: tuple[Layer, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "branch", tuple(self.branch))
+        object.__setattr__(self, "shortcut", tuple(self.shortcut))
+        for layer in self.branch + self.shortcut:
+            if isinstance(layer, (Flatten, GlobalAvgPool)):
+                raise InputError(f"Residual: {layer!r} cannot stand inside a branch; put it behind")
+
+
+Layer: TypeAlias = Conv | Dense | Relu | Erf | AvgPool | GlobalAvgPool | Flatten | Residual
+
+LAYERS: dict[str, type] = {
+    cls.__name__: cls for cls in (Conv, Dense, Relu, Erf, AvgPool, GlobalAvgPool, Flatten, Residual)
+}
+
+
+def weight_layers(layers: Sequence[Layer]) -> int:
+    """Return how many weight layers stand behind each other; of branches, the longer counts."""
+    count = 0
+    for layer in layers:
+        if isinstance(layer, Residual):
+            count += max(weight_layers(layer.branch), weight_layers(layer.shortcut))
+        else:
+            count += isinstance(layer, (Conv, Dense))
+    return count
+
+
+def pixels_behind(layers: Sequence[Layer], H: int, W: int, image: str) -> tuple[int, int]:
+    """Return the pixels (rows, columns) that ``layers`` leave of an image."""
+    for layer in layers:
+        match layer:
+            case AvgPool():
+                rest = H // layer.size, W // layer.size
+            case Conv(padding="VALID"):
+                rest = (H - layer.size) // layer.stride + 1, (W - layer.size) // layer.stride + 1
+            case Conv():
+                rest = -(-H // layer.stride), -(-W // layer.stride)
+            case Residual():
+                rest = pixels_behind(layer.branch, H, W, image)
+                other = pixels_behind(layer.shortcut, H, W, image)
+                if rest != other:
+                    raise InputError(
+                        f"Residual: one branch leaves {rest[0]}×{rest[1]} pixels, the other "
+                        f"{other[0]}×{other[1]}; give both the same strides and pools"
+                    )
+            case Flatten() | GlobalAvgPool():
+                return H, W
+            case _:
+                continue
+        if min(rest) < 1:
+            raise InputError(
+                f"architecture: {layer!r} does not fit into the {H}×{W} pixels that the layers "
+                f"before it leave of {image} images; take larger images or fewer pools"
+            )
+        H, W = rest
+    return H, W
+
+
+def _check_integer(owner: str, field: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise InputError(f"{owner}: {field}={value!r} must be a whole number of at least {least}")
+
+
+def _check_weights(layer: Conv | Dense) -> None:
+    owner = type(layer).__name__
+    for field, least in (("W_std", "positive"), ("b_std", "zero or positive")):
+        value = getattr(layer, field)
+        usable = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not usable or not math.isfinite(value) or value < 0 or (field == "W_std" and value == 0):
+            raise InputError(f"{owner}: {field}={value!r} must be a finite number, {least}")
+        # 1 and 1.0 are the same network and must give the same canonical text
+        object.__setattr__(layer, field, float(value))
+    if not isinstance(layer.trainable, bool):
+        raise InputError(f"{owner}: trainable={layer.trainable!r} must be true or false")
