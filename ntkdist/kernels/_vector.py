@@ -1,255 +1,261 @@
-"""Vector operations on LANES float32 at an address, as LLVM vectors.
+"""A Numba type for one vector register: 16 float32 or 8 float64 side by side.
 
 Numba's own loops over 16 numbers are at the compiler's mercy: short constant trip counts are
-unrolled into scalar code, others are guarded by aliasing checks at every turn. These
-functions emit vector code and explicit fused multiply-adds on any processor (LLVM splits the
-vectors where registers are narrower), with every operation in the order written here, so that
-entries have the same bits on all of them.
+unrolled into scalar code, others are guarded by aliasing checks at every turn. A value of
+type ``Lanes`` is an LLVM vector instead: ``+``, ``-``, ``*`` and the functions here are one
+instruction each where registers are wide enough (LLVM splits them where they are narrower),
+with every operation in the order written, so that results have the same bits on any processor.
 
-Addresses are integers. The caller keeps the arrays alive. Numba's cache on disk looks at
-``_cpu_loops.py`` alone: after a change here or in ``duals``, touch that file too.
+``load`` and ``store`` take addresses as integers. The caller keeps the arrays alive, and aligned
+to ``BYTES``: a vector that straddles two cache lines costs double. Where a function takes
+``unit``, the number 1 of a dtype, it says which vector is meant.
+
+Numba's cache on disk looks at the file of the compiled function alone: after a change here or
+in ``duals``, touch ``_cpu_loops.py`` and ``_cpu_dense.py`` too.
 """
 
 from __future__ import annotations
 
 import math
+import operator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import intrinsic, models, overload, register_model
 
 from ntkdist.kernels.duals import ARCCOS, SINE_GAP
 
-LANES = 16
+BYTES = 64
+LANES = {"float32": 16, "float64": 8}
 
-_VECTOR = ir.VectorType(ir.FloatType(), LANES)
 _INDEX = types.intp
-_FLOAT = types.float32
-# θ and sin θ − cθ are only ever needed over 2π
-_P = [c / (2 * math.pi) for c in ARCCOS]
-_R = [c / (2 * math.pi) for c in SINE_GAP]
 
 
-class _Code:
-    """A thin layer over an llvmlite builder for float32 vectors."""
+class Lanes(types.Type):
+    """The type of a vector of ``BYTES`` bytes with elements of type ``scalar``."""
 
-    def __init__(self, builder: Any) -> None:
-        self.builder = builder
+    def __init__(self, scalar: types.Type) -> None:
+        self.scalar = scalar
+        super().__init__(name=f"Lanes({scalar})")
+
+    @property
+    def element(self) -> Any:
+        """LLVM's type of one element."""
+        return ir.FloatType() if self.scalar == types.float32 else ir.DoubleType()
+
+    @property
+    def llvm(self) -> Any:
+        """LLVM's type of the vector."""
+        return ir.VectorType(self.element, LANES[self.scalar.name])
+
+    @property
+    def suffix(self) -> str:
+        """How LLVM's intrinsic functions name the vector."""
+        return f"v{LANES[self.scalar.name]}f{self.scalar.bitwidth}"
 
     def constant(self, value: float) -> Any:
-        # rounded here: a float32 constant must be written with digits that are exact
-        return ir.Constant(_VECTOR, [float(np.float32(value))] * LANES)
+        # rounded here: LLVM wants float32 constants with digits that are exact
+        exact = float(np.float32(value)) if self.scalar == types.float32 else float(value)
+        return ir.Constant(self.llvm, [exact] * LANES[self.scalar.name])
 
-    def splat(self, scalar: Any) -> Any:
-        single = self.builder.insert_element(
-            ir.Constant(_VECTOR, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0)
-        )
-        mask = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
-        return self.builder.shuffle_vector(single, ir.Constant(_VECTOR, ir.Undefined), mask)
 
-    def load(self, address: Any) -> Any:
-        return self.builder.load(self._pointer(address), align=4)
+_BY_SCALAR = {types.float32: Lanes(types.float32), types.float64: Lanes(types.float64)}
 
-    def store(self, value: Any, address: Any) -> None:
-        self.builder.store(value, self._pointer(address), align=4)
 
-    def _pointer(self, address: Any) -> Any:
-        return self.builder.inttoptr(address, _VECTOR.as_pointer())
+@register_model(Lanes)
+class _LanesModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: Lanes) -> None:
+        super().__init__(manager, kind, kind.llvm)
 
-    def fma(self, a: Any, b: Any, c: Any) -> Any:
-        kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
-        return self.builder.call(self._function(f"llvm.fma.v{LANES}f32", kind), [a, b, c])
 
-    def sqrt(self, a: Any) -> Any:
-        kind = ir.FunctionType(_VECTOR, [_VECTOR])
-        return self.builder.call(self._function(f"llvm.sqrt.v{LANES}f32", kind), [a])
+def _call(builder: Any, kind: Lanes, name: str, args: list[Any]) -> Any:
+    full = f"llvm.{name}.{kind.suffix}"
+    signature = ir.FunctionType(kind.llvm, [kind.llvm] * len(args))
+    function = builder.module.globals.get(full) or ir.Function(builder.module, signature, full)
+    return builder.call(function, args)
 
-    def _function(self, name: str, kind: Any) -> Any:
-        module = self.builder.module
-        return module.globals.get(name) or ir.Function(module, kind, name)
 
-    def smaller(self, a: Any, b: Any) -> Any:
-        return self.builder.select(self.builder.fcmp_ordered("<", a, b), a, b)
+def _at(builder: Any, address: Any, target: Any) -> Any:
+    return builder.inttoptr(address, target.as_pointer())
 
-    def larger(self, a: Any, b: Any) -> Any:
-        return self.builder.select(self.builder.fcmp_ordered(">", a, b), a, b)
 
-    def polynomial(self, coefficients: list[float], s: Any) -> Any:
-        value = self.constant(coefficients[-1])
-        for c in reversed(coefficients[:-1]):
-            value = self.fma(value, s, self.constant(c))
-        return value
+def _align(kind: Lanes) -> int:
+    return kind.scalar.bitwidth // 8
 
 
 @intrinsic
-def relu(typingctx, delta, theta, trained, a, inv_a, b, inv_b, to_delta, to_theta):
-    """Push LANES cells through K ← E[σσ], Θ ← (Θ + trained·K)·E[σ̇σ̇], in Δ for K.
-
-    Args:
-        delta: Address of Δ.
-        theta: Address of Θ.
-        trained: 1 if the linear layer before adds its K to Θ, else 0.
-        a: √K(x, x) of the first image's pixel.
-        inv_a: Its reciprocal, or 0.
-        b: Address of √K(x', x') of the second images' pixels.
-        inv_b: Address of their reciprocals.
-        to_delta: Address for the new Δ.
-        to_theta: Address for the new Θ.
-    """
-    signature = types.void(_INDEX, _INDEX, _FLOAT, _FLOAT, _FLOAT, _INDEX, _INDEX, _INDEX, _INDEX)
+def splat(typingctx, x):
+    """Return the number ``x`` in every lane."""
+    kind = _BY_SCALAR[x]
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        at_delta, at_theta, add, first, inv_first, at_b, at_inv, to_d, to_t = args
-        v = _Code(builder)
-        half, one, two = v.constant(0.5), v.constant(1.0), v.constant(2.0)
-        a_v, b_v = v.splat(first), v.load(at_b)
-        d = builder.fsub(a_v, b_v)
-        half_d2 = builder.fmul(builder.fmul(half, d), d)
-        e = builder.fsub(v.load(at_delta), half_d2)
-        ab = builder.fmul(a_v, b_v)
-        th = v.fma(v.splat(add), builder.fsub(ab, e), v.load(at_theta))
-        w = builder.fmul(e, builder.fmul(v.splat(inv_first), v.load(at_inv)))
-        s = v.larger(v.smaller(w, builder.fsub(two, w)), v.constant(0.0))
-        t = v.sqrt(s)
-        p = builder.fmul(v.polynomial(_P, s), t)
-        r = builder.fmul(v.polynomial(_R, s), builder.fmul(t, s))
-        positive = builder.fcmp_ordered("<=", w, one)
-        kept = builder.select(positive, e, ab)
-        slope = builder.select(positive, builder.fsub(half, p), p)
-        new = builder.fmul(half, builder.fadd(kept, half_d2))
-        v.store(v.fma(builder.fneg(ab), r, new), to_d)
-        v.store(builder.fmul(th, slope), to_t)
-        return context.get_dummy_value()
+        undefined = ir.Constant(kind.llvm, ir.Undefined)
+        single = builder.insert_element(undefined, args[0], ir.Constant(ir.IntType(32), 0))
+        mask = ir.Constant(ir.VectorType(ir.IntType(32), kind.llvm.count), [0] * kind.llvm.count)
+        return builder.shuffle_vector(single, undefined, mask)
 
-    return signature, generate
+    return kind(x), generate
 
 
 @intrinsic
-def linear(typingctx, delta, theta, trained, a, b, to_delta, to_theta):
-    """Pass LANES cells on where no nonlinearity stands: Δ ← Δ, Θ ← Θ + trained·K.
-
-    The arguments are those of ``relu``.
-    """
-    signature = types.void(_INDEX, _INDEX, _FLOAT, _FLOAT, _INDEX, _INDEX, _INDEX)
+def word(typingctx, unit):
+    """Return the bytes of one number."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        at_delta, at_theta, add, first, at_b, to_d, to_t = args
-        v = _Code(builder)
-        a_v, b_v = v.splat(first), v.load(at_b)
-        d = builder.fsub(a_v, b_v)
-        old = v.load(at_delta)
-        e = builder.fsub(old, builder.fmul(builder.fmul(v.constant(0.5), d), d))
-        K = builder.fsub(builder.fmul(a_v, b_v), e)
-        v.store(v.fma(v.splat(add), K, v.load(at_theta)), to_t)
-        v.store(old, to_d)
-        return context.get_dummy_value()
+        return context.get_constant(_INDEX, unit.bitwidth // 8)
 
-    return signature, generate
+    return _INDEX(unit), generate
 
 
 @intrinsic
-def add3(typingctx, x, y, z, scale, to):
-    """Store scale·(x + y + z) of the LANES numbers at three addresses."""
-    signature = types.void(_INDEX, _INDEX, _INDEX, _FLOAT, _INDEX)
+def number(typingctx, address, unit):
+    """Return the one number at ``address``."""
+    kind = _BY_SCALAR[unit]
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        v = _Code(builder)
-        total = builder.fadd(builder.fadd(v.load(args[0]), v.load(args[1])), v.load(args[2]))
-        v.store(builder.fmul(v.splat(args[3]), total), args[4])
-        return context.get_dummy_value()
+        return builder.load(_at(builder, args[0], kind.element), align=_align(kind))
 
-    return signature, generate
+    return unit(_INDEX, unit), generate
 
 
 @intrinsic
-def add(typingctx, x, to):
-    """Add the LANES numbers at address ``x`` to those at ``to``."""
-    signature = types.void(_INDEX, _INDEX)
+def load(typingctx, address, unit):
+    """Return the vector at ``address``."""
+    kind = _BY_SCALAR[unit]
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        v = _Code(builder)
-        v.store(builder.fadd(v.load(args[1]), v.load(args[0])), args[1])
-        return context.get_dummy_value()
+        return builder.load(_at(builder, args[0], kind.llvm), align=_align(kind))
 
-    return signature, generate
+    return kind(_INDEX, unit), generate
 
 
 @intrinsic
-def add_number(typingctx, x, to):
-    """Add the number ``x`` to the LANES numbers at ``to``."""
-    signature = types.void(_FLOAT, _INDEX)
+def store(typingctx, x, address):
+    """Store the vector ``x`` at ``address``."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        v = _Code(builder)
-        v.store(builder.fadd(v.load(args[1]), v.splat(args[0])), args[1])
+        builder.store(args[0], _at(builder, args[1], x.llvm), align=_align(x))
         return context.get_dummy_value()
 
-    return signature, generate
+    return types.void(x, _INDEX), generate
 
 
 @intrinsic
-def fill(typingctx, x, to):
-    """Store the number ``x`` LANES times."""
-    signature = types.void(_FLOAT, _INDEX)
+def fma(typingctx, x, y, z):
+    """Return x·y + z, rounded once."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        v = _Code(builder)
-        v.store(v.splat(args[0]), args[1])
-        return context.get_dummy_value()
+        return _call(builder, x, "fma", list(args))
 
-    return signature, generate
+    return x(x, x, x), generate
 
 
 @intrinsic
-def copy(typingctx, x, to):
-    """Copy the LANES numbers at address ``x``."""
-    signature = types.void(_INDEX, _INDEX)
+def fms(typingctx, x, y, z):
+    """Return x·y − z, rounded once."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        v = _Code(builder)
-        v.store(v.load(args[0]), args[1])
-        return context.get_dummy_value()
+        return _call(builder, x, "fma", [args[0], args[1], builder.fneg(args[2])])
 
-    return signature, generate
+    return x(x, x, x), generate
 
 
 @intrinsic
-def total(typingctx, x, count, to):
-    """Store the sum of ``count`` groups of LANES numbers that follow each other from ``x``."""
-    signature = types.void(_INDEX, _INDEX, _INDEX)
+def fnma(typingctx, x, y, z):
+    """Return z − x·y, rounded once."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        v = _Code(builder)
-        found = cgutils.alloca_once_value(builder, v.constant(0.0))
-        with cgutils.for_range(builder, args[1]) as loop:
-            here = builder.add(args[0], builder.mul(loop.index, args[0].type(4 * LANES)))
-            builder.store(builder.fadd(builder.load(found), v.load(here)), found)
-        v.store(builder.load(found), args[2])
-        return context.get_dummy_value()
+        return _call(builder, x, "fma", [builder.fneg(args[0]), args[1], args[2]])
 
-    return signature, generate
+    return x(x, x, x), generate
 
 
 @intrinsic
-def half_distance(typingctx, x, y, count, to):
-    """Store Σ (x − y)²/2 over ``count`` channels: x numbers in a row, y groups of LANES."""
-    signature = types.void(_INDEX, _INDEX, _INDEX, _INDEX)
+def sqrt(typingctx, x):
+    """Return the square root."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        v = _Code(builder)
-        number = ir.FloatType().as_pointer()
-        found = cgutils.alloca_once_value(builder, v.constant(0.0))
-        with cgutils.for_range(builder, args[2]) as loop:
-            at_x = builder.add(args[0], builder.mul(loop.index, args[0].type(4)))
-            at_y = builder.add(args[1], builder.mul(loop.index, args[1].type(4 * LANES)))
-            scalar = builder.load(builder.inttoptr(at_x, number), align=4)
-            d = builder.fsub(v.splat(scalar), v.load(at_y))
-            half = builder.fmul(v.constant(0.5), d)
-            builder.store(v.fma(half, d, builder.load(found)), found)
-        v.store(builder.load(found), args[3])
-        return context.get_dummy_value()
+        return _call(builder, x, "sqrt", list(args))
 
-    return signature, generate
+    return x(x), generate
+
+
+@intrinsic
+def magnitude(typingctx, x):
+    """Return |x|."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _call(builder, x, "fabs", list(args))
+
+    return x(x), generate
+
+
+@intrinsic
+def where_above(typingctx, x, limit, yes, no):
+    """Return ``yes`` in the lanes where x > limit, else ``no``."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.select(builder.fcmp_ordered(">", args[0], args[1]), args[2], args[3])
+
+    return x(x, x, x, x), generate
+
+
+def _constant(value: float) -> Any:
+    @intrinsic
+    def constant(typingctx, unit):
+        kind = _BY_SCALAR[unit]
+        return kind(unit), lambda context, builder, sig, args: kind.constant(value)
+
+    constant.__doc__ = f"Return {value} in every lane."
+    return constant
+
+
+four_over_pi = _constant(4 / math.pi)
+
+
+def _operator(symbol: Callable[..., Any], name: str) -> None:
+    @intrinsic
+    def operation(typingctx, x, y):
+        def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            return getattr(builder, name)(*args)
+
+        return x(x, y), generate
+
+    @overload(symbol)
+    def of_lanes(x, y):
+        if isinstance(x, Lanes) and x == y:
+            return lambda x, y: operation(x, y)
+        return None
+
+
+for _symbol, _name in (
+    (operator.add, "fadd"),
+    (operator.sub, "fsub"),
+    (operator.mul, "fmul"),
+    (operator.truediv, "fdiv"),
+):
+    _operator(_symbol, _name)
+
+
+def _polynomial(table: dict[str, tuple[float, ...]], what: str) -> Any:
+    @intrinsic
+    def evaluate(typingctx, s):
+        coefficients = [c / math.pi for c in table[s.scalar.name]]
+
+        def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            value = s.constant(coefficients[-1])
+            for c in reversed(coefficients[:-1]):
+                value = _call(builder, s, "fma", [value, args[0], s.constant(c)])
+            return value
+
+        return s(s), generate
+
+    evaluate.__doc__ = what
+    return evaluate
+
+
+arccos_over_pi = _polynomial(ARCCOS, "Return P(s)/π with arccos(1 − s) = √s·P(s).")
+sine_gap_over_pi = _polynomial(SINE_GAP, "Return R(s)/π with sin θ − θ cos θ = s√s·R(s).")

@@ -1,93 +1,28 @@
-"""The CPU backend: fused layers in cache, one vector lane per column image (Numba, float32).
+"""The CPU backend: fused layers in cache, one vector lane per column image (Numba).
 
-Covers chains of Conv (odd size, SAME, stride 1), Dense and Relu, ended by Flatten or
-GlobalAvgPool, and fully connected ReLU networks, which are the same chain on 1 × 1 pixels.
+Covers every network of Conv (odd size, SAME, stride 1), Dense, Relu, Erf, AvgPool, Flatten and
+GlobalAvgPool, in float32 and float64. ``prepare`` computes in float64 what depends on one image
+alone; ``_plan`` lays it out, and ``_cpu_loops`` reads it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from ntkdist.architecture import Architecture, Conv, Dense, Flatten, GlobalAvgPool, Layer, Relu
+from ntkdist.architecture import Architecture, Dense, Erf, Relu
 from ntkdist.errors import InputError
+from ntkdist.kernels._chain import Chain, Link, chain_of
+from ntkdist.kernels._plan import Plan, plan_of
+from ntkdist.kernels._vector import BYTES, LANES
 from ntkdist.kernels.backend import as_images, check_kinds, check_pair
-from ntkdist.kernels.duals import relu_dual
+from ntkdist.kernels.duals import erf_dual, relu_dual
 
-
-@dataclass(frozen=True)
-class Stage:
-    """One linear layer of a chain and what stands behind it.
-
-    Attributes:
-        size: Filter edge; 1 for a dense layer.
-        W_std: Weight standard deviation.
-        b_std: Bias standard deviation.
-        trainable: Whether it adds its K to Θ.
-        relu: Whether a ReLU follows.
-    """
-
-    size: int
-    W_std: float
-    b_std: float
-    trainable: bool
-    relu: bool
-
-
-@dataclass(frozen=True)
-class Chain:
-    """A network as stages on pixels, a mean over positions, and layers on vectors.
-
-    Attributes:
-        stages: The stages before the mean, at least one.
-        pooled: Mean over all pairs of positions (GlobalAvgPool), else over aligned ones.
-        tail: The layers behind the mean; Dense only, unless the mean is over aligned positions.
-    """
-
-    stages: tuple[Stage, ...]
-    pooled: bool
-    tail: tuple[Dense | Relu, ...]
-
-
-def chain_of(arch: Architecture) -> Chain | str:
-    """Return ``arch`` as a chain, or the reason why it is none."""
-    layers = arch.layers
-    head: tuple[Layer, ...]
-    tail: tuple[Layer, ...]
-    if not arch.is_spatial:
-        head, tail = tuple(x for x in layers if not isinstance(x, Flatten)), ()
-        pooled = False
-    else:
-        end = next(i for i, x in enumerate(layers) if isinstance(x, (Flatten, GlobalAvgPool)))
-        head, tail = layers[:end], layers[end + 1 :]
-        pooled = isinstance(layers[end], GlobalAvgPool)
-    stages: list[Stage] = []
-    for layer in head:
-        match layer:
-            case Relu():
-                if stages and not stages[-1].relu:
-                    last = stages.pop()
-                    stages.append(Stage(last.size, last.W_std, last.b_std, last.trainable, True))
-                else:  # a ReLU with no linear layer before it stands behind the identity
-                    stages.append(Stage(1, 1.0, 0.0, False, True))
-            case Dense():
-                stages.append(Stage(1, layer.W_std, layer.b_std, layer.trainable, False))
-            case Conv() if layer.size % 2 and layer.padding == "SAME" and layer.stride == 1:
-                stages.append(Stage(layer.size, layer.W_std, layer.b_std, layer.trainable, False))
-            case Conv():
-                return f"{layer!r} is not an odd filter with stride 1 and SAME padding"
-            case _:
-                return f"{type(layer).__name__} is not covered by the cpu backend"
-    for layer in tail:
-        if not isinstance(layer, (Dense, Relu)):
-            return f"{type(layer).__name__} is not covered by the cpu backend"
-        if pooled and isinstance(layer, Relu):
-            return "a ReLU behind GlobalAvgPool is not covered by the cpu backend"
-    return Chain(tuple(stages) or (Stage(1, 1.0, 0.0, False, False),), pooled, tail)  # type: ignore[arg-type]
+_ROWS_AT_ONCE = 4  # few, so that the triangle of a diagonal tile spreads evenly over threads
 
 
 def box_sum(x: np.ndarray, rows: int, columns: int) -> np.ndarray:
@@ -99,8 +34,12 @@ def box_sum(x: np.ndarray, rows: int, columns: int) -> np.ndarray:
     return np.sum([tall[:, :, k : k + W] for k in range(columns)], axis=0)
 
 
-def _stack(layers: list[np.ndarray]) -> np.ndarray:
-    return np.stack(layers, axis=1).astype(np.float32)
+def window_mean(x: np.ndarray, size: int) -> np.ndarray:
+    """Average (n, H, W) over windows of ``size`` × ``size``; a ragged rest is cut."""
+    n, H, W = x.shape
+    h, w = H // size, W // size
+    cut = x[:, : h * size, : w * size]
+    return cut.reshape(n, h, size, w, size).mean(axis=(2, 4))
 
 
 @dataclass(frozen=True)
@@ -108,60 +47,54 @@ class CpuState:
     """What ``prepare`` made of n images.
 
     Attributes:
-        chain: The network.
-        images: (n, H, W, C) float32 over √C, so that squares sum to means over channels.
-        root: (n, L, H, W) float32, √Σ⁽ˡ⁾(x, x) behind the l-th linear layer.
-        inverse: (n, L, H, W) float32, its reciprocal; 0 where it is 0.
-        half: (n, L, H, W) float32, K(x, x)/2 in front of the l-th linear layer.
-        side: (n, L, H, W) float32, its sums over the filter's columns times W_std²/q².
-        variance: (n,) float64, the mean over pixels of K(x, x) at the end of the stages.
-        norm: (n,) float64, what each image was divided by. Without biases the stages are
-            homogeneous, and images of one size keep the digits that Δ would lose between
-            images of very different contrast; with biases it is 1.
+        plan: The network on images of this shape.
+        rows: (n, numbers) of the dtype, laid out by the plan.
+        spread: (n,) float64, the mean over pixels of K(x, x) at the end of the blocks.
+        variance: (n,) float64, K(x, x) of the vector behind the mean over positions; known only
+            where a nonlinearity stands behind it, else ``spread``.
+        norm: (n,) float64, what each image was divided by. A homogeneous network keeps the
+            digits that Δ would lose between images of very different contrast; else it is 1.
     """
 
-    chain: Chain
-    images: np.ndarray
-    root: np.ndarray
-    inverse: np.ndarray
-    half: np.ndarray
-    side: np.ndarray
+    plan: Plan
+    rows: np.ndarray
+    spread: np.ndarray
     variance: np.ndarray
     norm: np.ndarray
 
     @property
     def nbytes(self) -> int:
         """Bytes held, the lane layout included."""
-        return 2 * sum(x.nbytes for x in self.arrays)
-
-    @property
-    def arrays(self) -> tuple[np.ndarray, ...]:
-        """What the loops read of row images, in their order."""
-        return self.images, self.root, self.inverse, self.half, self.side
+        return 2 * self.rows.nbytes
 
     def __len__(self) -> int:
-        return self.images.shape[0]
+        return self.rows.shape[0]
 
     @cached_property
-    def lanes(self) -> tuple[np.ndarray, ...]:
-        """``arrays`` in chunks with one image per vector lane, for column images."""
-        return tuple(_to_lanes(x) for x in self.arrays)
+    def lanes(self) -> np.ndarray:
+        """(vectors, numbers, lanes) with one image per vector lane, for column images."""
+        return to_lanes(self.rows[:, : self.plan.shared])
 
 
-def _to_lanes(x: np.ndarray) -> np.ndarray:
-    from ntkdist.kernels._cpu_loops import LANES
-
-    chunks = -(-x.shape[0] // LANES)
-    padded = np.zeros((chunks * LANES, *x.shape[1:]), x.dtype)
-    padded[: x.shape[0]] = x
-    return np.ascontiguousarray(np.moveaxis(padded.reshape(chunks, LANES, *x.shape[1:]), 1, -1))
+def to_lanes(rows: np.ndarray) -> np.ndarray:
+    """Return (n, numbers) as (⌈n / lanes⌉, numbers, lanes) on vectors' borders."""
+    n, numbers = rows.shape
+    lanes = LANES[rows.dtype.name]
+    groups = -(-n // lanes)
+    raw = np.zeros(groups * numbers * lanes + lanes, rows.dtype)
+    start = -raw.ctypes.data % BYTES // rows.itemsize
+    found = raw[start : start + groups * numbers * lanes].reshape(groups, numbers, lanes)
+    for group in range(groups):
+        part = rows[group * lanes : (group + 1) * lanes]
+        found[group, :, : len(part)] = part.T
+    return found
 
 
 class CpuBackend:
     """Kernel entries on CPU cores; see ``backend.Backend`` for the protocol."""
 
     name = "cpu"
-    arithmetic = "cpu-1"
+    arithmetic = "cpu-2"
 
     def __init__(self, *, dtype: str = "float32", threads: int = 1) -> None:
         self.dtype = dtype
@@ -171,49 +104,38 @@ class CpuBackend:
         self, arch: Architecture, image_shape: tuple[int, int, int], dtype: str | None = None
     ) -> str | None:
         """Return None if the cpu backend covers ``arch``, else the reason."""
-        if (dtype or self.dtype) != "float32":
-            return f"the cpu backend computes in float32, not {dtype or self.dtype}"
         chain = chain_of(arch)
         return chain if isinstance(chain, str) else None
 
     def prepare(self, arch: Architecture, images: np.ndarray) -> CpuState:
-        """Compute the diagonals Σ⁽ˡ⁾(x, x) of (n, H, W, C) images in float64."""
+        """Compute in float64 what depends on one image alone, from (n, H, W, C) images.
+
+        Behind an average pool that needs K between neighbouring pixels of the same image, which
+        costs the classes of small displacements of one entry for every image and vector lane.
+        """
         chain = chain_of(arch)
         if isinstance(chain, str):
             raise InputError(f"backend 'cpu': {chain}")
         x = as_images(images)
-        if not arch.is_spatial:
+        if chain.spatial:
+            arch.check_image(*x.shape[1:3])
+        else:
             x = x.reshape(x.shape[0], 1, 1, -1)
-        norm = np.ones(x.shape[0])
-        if not any(stage.b_std for stage in chain.stages):
-            norm = np.sqrt(np.mean(x * x, axis=(1, 2, 3)))
-            norm[norm == 0] = 1.0
-            x = x / norm[:, None, None, None]
-        A = np.mean(x * x, axis=3)
-        behind, half, side = [], [], []
-        for stage in chain.stages:
-            scale = stage.W_std**2 / stage.size**2
-            half.append(A / 2)
-            side.append(scale * box_sum(A / 2, 1, stage.size))
-            A = scale * box_sum(A, stage.size, stage.size) + stage.b_std**2
-            behind.append(A)
-            A = A / 2 if stage.relu else A
-        root = np.sqrt(_stack(behind))
-        inverse = np.divide(1, root, out=np.zeros_like(root), where=root > 0)
-        scaled = (x / np.sqrt(x.shape[3])).astype(np.float32)
-        variance = A.mean(axis=(1, 2))
-        return CpuState(chain, scaled, root, inverse, _stack(half), _stack(side), variance, norm)
+        return _Preparation(self, chain, x).state()
 
     def block(
         self, a: CpuState, b: CpuState, kinds: Sequence[str] = ("ntk",)
     ) -> dict[str, np.ndarray]:
-        """Compute (n_a, n_b) float32 entries of each kind; ``a is b`` computes half of them."""
+        """Compute (n_a, n_b) entries of each kind; ``a is b`` computes half of them."""
         kinds = check_kinds(kinds)
-        check_pair(a.images.shape[1:], b.images.shape[1:])
-        delta, theta = self._stages(a, b)
-        K = (a.variance[:, None] + b.variance[None, :]) / 2 - delta
+        check_pair(a.plan.shape, b.plan.shape)
+        first = np.arange(len(a)) // LANES[self.dtype] if a is b else np.zeros(len(a), np.int64)
+        delta, theta = self.sums(a.plan, a.rows, b.lanes, first, theta="ntk" in kinds)
+        width = len(b)
+        delta, theta = delta[:, :width], theta[:, :width]
+        K = (a.spread[:, None] + b.spread[None, :]) / 2 - delta
         # without biases a zero image has no variance at all, and no kernel with anything
-        some = (a.variance > 0)[:, None] & (b.variance > 0)[None, :]
+        some = (a.spread > 0)[:, None] & (b.spread > 0)[None, :]
         scale = np.where(some, a.norm[:, None] * b.norm[None, :], 0.0)
         K, theta = scale * K, scale * theta
         K, theta = _vector_layers(a, b, K, theta)
@@ -222,36 +144,127 @@ class CpuBackend:
             found = {kind: np.triu(x) + np.triu(x, 1).T for kind, x in found.items()}
         return {kind: found[kind].astype(self.dtype) for kind in kinds}
 
-    def _stages(self, a: CpuState, b: CpuState) -> tuple[np.ndarray, np.ndarray]:
-        from ntkdist.kernels._cpu_loops import LANES, entries
+    def sums(
+        self, plan: Plan, rows: np.ndarray, lanes: np.ndarray, first: np.ndarray, *, theta: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the means of Δ and Θ behind the blocks, (n, vectors · lanes) float64."""
+        from ntkdist.kernels._cpu_loops import entries
 
-        stages = a.chain.stages
-        columns = b.lanes
-        n, chunks = len(a), columns[0].shape[0]
-        sizes = np.array([s.size for s in stages], np.int64)
-        scales = np.array([s.W_std**2 / s.size**2 for s in stages], np.float32)
-        trained = np.array([s.trainable for s in stages], np.float32)
-        relu = np.array([s.relu for s in stages], np.bool_)
-        delta = np.zeros((n, chunks, LANES))
-        theta = np.zeros((n, chunks, LANES))
-        first = np.arange(n) // LANES if a is b else np.zeros(n, np.int64)
+        n = len(rows)
+        delta = np.zeros((n, lanes.shape[0], lanes.shape[2]))
+        tangent = np.zeros_like(delta)
+        sweeps = plan.sweeps if theta else plan.without_theta()
 
-        def run(rows: slice) -> None:
+        def run(group: slice) -> None:
             entries(  # type: ignore[call-arg]  # the compiled function's signature is not typed
-                *(x[rows] for x in a.arrays), *columns,
-                sizes, scales, trained, relu, a.chain.pooled, first[rows], delta[rows], theta[rows],
+                rows[group], lanes, plan.shape[2], plan.blocks, sweeps, plan.scales, plan.factors,
+                plan.classes, plan.room, theta, first[group], delta[group], tangent[group],
             )  # fmt: skip
 
-        threads = min(self.threads, n)
-        if threads == 1:
+        self.spread_out(run, n)
+        scale = plan.unit / plan.count
+        return delta.reshape(n, -1) * scale, tangent.reshape(n, -1) * scale
+
+    def spread_out(self, run: Callable[[slice], None], n: int) -> None:
+        """Call ``run`` for groups of rows, on all threads."""
+        if min(self.threads, n) == 1:
             run(slice(0, n))
-        else:
-            # small groups of rows, so that the triangle of a diagonal tile spreads evenly
-            groups = [slice(i, min(n, i + 4)) for i in range(0, n, 4)]
-            with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(run, groups))
-        width = len(b)
-        return delta.reshape(n, -1)[:, :width], theta.reshape(n, -1)[:, :width]
+            return
+        groups = [slice(i, min(n, i + _ROWS_AT_ONCE)) for i in range(0, n, _ROWS_AT_ONCE)]
+        with ThreadPoolExecutor(min(self.threads, n)) as pool:
+            list(pool.map(run, groups))
+
+
+class _Preparation:
+    """Fills a plan's numbers for images, link by link."""
+
+    def __init__(self, backend: CpuBackend, chain: Chain, x: np.ndarray) -> None:
+        n, H, W, C = x.shape
+        self.backend = backend
+        self.norm = np.ones(n)
+        if chain.homogeneous:
+            self.norm = np.sqrt(np.mean(x * x, axis=(1, 2, 3)))
+            self.norm[self.norm == 0] = 1.0
+            x = x / self.norm[:, None, None, None]
+        self.plan = plan_of(chain, (H, W, C), backend.dtype)
+        self.rows = np.zeros((n, self.plan.numbers), backend.dtype)
+        self.rows[:, : H * W * C] = (x / np.sqrt(2 * C)).reshape(n, -1)
+        self.A = np.mean(x * x, axis=3)
+
+    def state(self) -> CpuState:
+        """Go through the blocks."""
+        plan, at = self.plan, 0
+        for n, block in enumerate(plan.chain.blocks):
+            if n:
+                self._pool(n)
+            for link in block.links:
+                self._link(link, plan.offsets[at], *plan.units[at])
+                at += 1
+        spread = self.A.mean(axis=(1, 2))
+        variance = spread
+        if plan.chain.pooled and plan.chain.bends_behind:
+            variance = np.maximum(spread - self._self_entries(), 0.0)
+        return CpuState(plan, self.rows, spread, variance, self.norm)
+
+    def _put(self, at: int, values: np.ndarray) -> None:
+        flat = values.reshape(len(values), -1)
+        self.rows[:, at : at + flat.shape[1]] = flat
+
+    def _link(self, link: Link, where: dict[str, int], before: float, behind: float) -> None:
+        scale = link.W_std**2 / link.size**2
+        self._put(where["half"], self.A / 2 / before)
+        self._put(where["side"], box_sum(self.A / 2 / before, 1, link.size))
+        A = scale * box_sum(self.A, link.size, link.size) + link.b_std**2
+        if link.activation == "erf":
+            self._put(where["root"], np.sqrt(0.5 + A))
+            self._put(where["inverse"], 1 / np.sqrt(1 + 2 * A))
+            self._put(where["angle"], np.arccos(2 * A / (1 + 2 * A)) / np.pi)
+            self.A = 2 / np.pi * np.arcsin(2 * A / (1 + 2 * A))
+            return
+        root = np.sqrt(A / 2 / behind).astype(self.rows.dtype)
+        # 2·root is exact, and 1/a comes from the rounded root, so that equal images meet exactly
+        some = np.where(root > 0, root, 1).astype(np.float64)
+        inverse = np.where(root > 0, np.sqrt(0.5) / some, 0.0)
+        self._put(where["root"], root)
+        self._put(where["inverse"], inverse)
+        self._put(where["twice"], 2 * root)
+        self.A = A / 2 if link.activation == "relu" else A
+
+    def _pool(self, n: int) -> None:
+        """Average over windows: mean K(x, x) = mean a² − mean Δ(x, x) over pairs of pixels."""
+        from ntkdist.kernels._cpu_loops import self_windows
+
+        plan = self.plan
+        blocks, classes = plan.windows_in_front_of(n)
+        H, W = (int(x) for x in plan.blocks[n, :2])
+        lanes, sweeps = to_lanes(self.rows[:, : plan.shared]), plan.without_theta()
+        found = np.zeros((len(self.rows), H * W), self.rows.dtype)
+
+        def run(group: slice) -> None:
+            self_windows(  # type: ignore[call-arg]
+                self.rows[group], lanes, plan.shape[2], blocks, n, sweeps, plan.scales,
+                plan.factors, classes, plan.room, group.start, found[group],
+            )  # fmt: skip
+
+        self.backend.spread_out(run, len(self.rows))
+        self._put(plan.centers[n - 1], found / 2)
+        means = window_mean(self.A, plan.chain.blocks[n - 1].pool)
+        inside = plan.pool_units[n] * found.astype(np.float64).reshape(-1, H, W)
+        self.A = np.maximum(means - inside, 0.0)
+
+    def _self_entries(self) -> np.ndarray:
+        """Return the mean over all pairs of positions of Δ(x, x), (n,) float64."""
+        lanes = to_lanes(self.rows[:, : self.plan.shared])
+        width = lanes.shape[2]
+        found = np.empty(len(self.rows))
+        for group in range(len(lanes)):
+            part = slice(group * width, min(len(found), (group + 1) * width))
+            rows = self.rows[part]
+            delta, _ = self.backend.sums(
+                self.plan, rows, lanes[group : group + 1], np.zeros(len(rows), np.int64), theta=False
+            )
+            found[part] = np.diag(delta)
+        return found
 
 
 def _vector_layers(
@@ -259,11 +272,12 @@ def _vector_layers(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Apply the layers behind Flatten or GlobalAvgPool to (n_a, n_b) float64 matrices."""
     A, B = (a.variance * a.norm**2)[:, None], (b.variance * b.norm**2)[None, :]
-    for layer in a.chain.tail:
-        if isinstance(layer, Relu):
-            K, slope = relu_dual(K, A, B)
-            theta, A, B = theta * slope, A / 2, B / 2
-        else:
+    for layer in a.plan.chain.tail:
+        if isinstance(layer, (Relu, Erf)):
+            dual = relu_dual if isinstance(layer, Relu) else erf_dual
+            K, slope = dual(K, A, B)
+            theta, A, B = theta * slope, dual(A, A, A)[0], dual(B, B, B)[0]
+        elif isinstance(layer, Dense):
             scale, bias = layer.W_std**2, layer.b_std**2
             K, A, B = scale * K + bias, scale * A + bias, scale * B + bias
             theta = scale * theta + (K if layer.trainable else 0.0)

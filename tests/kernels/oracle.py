@@ -1,0 +1,103 @@
+"""The reference recursion in extended precision, and the cpu backend held against it.
+
+Where two images correlate to within 1e-8 somewhere in a network, or exactly, float64 leaves
+the reference fewer than ten digits of the angle: its derivative is infinite at correlation 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ntkdist import Architecture
+from ntkdist.architecture import ArchitectureSpec, Relu
+from ntkdist.kernels import reference, select_backend
+from ntkdist.kernels.reference import PairKernels
+from tests.tolerances import RTOL, assert_close
+
+KINDS = ("ntk", "nngp")
+PI = np.arccos(np.longdouble(-1))
+# no two different patches of the tests' images are as near as this; what is nearer is equal
+SAME = 1e-16
+
+
+def extended_entries(arch: ArchitectureSpec, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
+    """Return (n, m) float64 entries of both kinds, good to about 1e-14."""
+    arch = Architecture.parse(arch)
+    u, v = (np.asarray(images, np.longdouble) for images in (x, y))
+    if not arch.is_spatial:
+        u, v = (images.reshape(len(images), 1, 1, -1) for images in (u, v))
+    K = _products("nijc,mklc->nmijkl", u, v)
+    own = (_products("nijc,nklc->nijkl", z, z) for z in (u, v))
+    k = PairKernels(K, np.zeros_like(K), *own)
+    for layer in arch.layers:
+        k = _relu(k) if isinstance(layer, Relu) else reference.apply(layer, k)
+    found = {"ntk": k.theta, "nngp": k.K}
+    return {kind: found[kind][:, :, 0, 0, 0, 0].astype(np.float64) for kind in KINDS}
+
+
+def _products(subscripts: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    return np.einsum(subscripts, u, v) / u.shape[-1]
+
+
+def _relu(k: PairKernels) -> PairKernels:
+    A, B = k.variances()
+    K, slope = _relu_dual(k.K, A, B)
+    K11, _ = _relu_dual(k.K11, A[:, 0], np.moveaxis(A[:, 0], (1, 2), (3, 4)))
+    K22, _ = _relu_dual(k.K22, np.moveaxis(B[0], (3, 4), (1, 2)), B[0])
+    return PairKernels(K, k.theta * slope, K11, K22)
+
+
+def _relu_dual(K: np.ndarray, A: np.ndarray, B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    ab = np.broadcast_to(np.sqrt(A) * np.sqrt(B), K.shape)
+    c = np.divide(K, ab, out=np.zeros_like(K), where=ab > 0)
+    c = np.where(1 - np.abs(c) < SAME, np.sign(c), c)
+    theta = np.arccos(c)
+    slope = (PI - theta) / (2 * PI)
+    return ab * (np.sqrt((1 - c) * (1 + c)) / (2 * PI) + c * slope), slope
+
+
+def cpu_entries(
+    arch: ArchitectureSpec, x: np.ndarray, y: np.ndarray, dtype: str
+) -> dict[str, np.ndarray]:
+    """Return (n, m) entries of both kinds in ``dtype`` by the cpu backend."""
+    arch = Architecture.parse(arch)
+    cpu = select_backend(arch, x.shape[1:], name="cpu", dtype=dtype, threads=2).backend
+    return cpu.block(cpu.prepare(arch, x), cpu.prepare(arch, y), KINDS)
+
+
+def check_cpu(
+    arch: ArchitectureSpec,
+    x: np.ndarray,
+    y: np.ndarray,
+    expected: dict[str, np.ndarray] | None = None,
+    *,
+    signed: bool = False,
+    dtypes: Sequence[str] = ("float32", "float64"),
+) -> None:
+    """Assert that the cpu backend's entries of both kinds are near the oracle's.
+
+    Args:
+        arch: The network.
+        x: (n, H, W, C) row images.
+        y: (m, H, W, C) column images.
+        expected: The oracle's entries, if they are known.
+        signed: Entries are sums of both signs and may cancel to any fraction of what was
+            summed: measure the error against √(k(x, x) k(x', x')) too.
+        dtypes: The dtypes to compute in.
+    """
+    expected = expected or extended_entries(arch, x, y)
+    size = _sizes(arch, x, y) if signed else dict.fromkeys(KINDS, np.zeros(()))
+    for dtype in dtypes:
+        found = cpu_entries(arch, x, y, dtype)
+        for kind in KINDS:
+            assert found[kind].dtype == dtype
+            assert_close(found[kind] + size[kind], expected[kind] + size[kind], RTOL[dtype])
+
+
+def _sizes(arch: ArchitectureSpec, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
+    own = [extended_entries(arch, images, images) for images in (x, y)]
+    return {
+        kind: np.sqrt(np.outer(*(np.diagonal(entries[kind]) for entries in own))) for kind in KINDS
+    }

@@ -1,0 +1,235 @@
+"""The cpu backend over the networks it covers, against the recursion in extended precision."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ntkdist import Architecture, kernel_matrix
+from ntkdist.architecture import AvgPool, Conv, Dense, Erf, Flatten, GlobalAvgPool, Layer, Relu
+from tests.kernels.images import awkward_images, two_sets
+from tests.kernels.oracle import KINDS, check_cpu, cpu_entries, extended_entries
+from tests.tolerances import RTOL, assert_close
+
+BIASED = Conv(3, b_std=0.2)
+FIXED = Conv(trainable=False)
+TOP = (GlobalAvgPool(), Dense())
+FLAT = (Flatten(), Dense())
+ERF_FLAT = (Conv(b_std=0.1), Erf(), Conv(5, b_std=0.2), Erf(), Flatten(), Dense(b_std=0.3))
+DEEP_FC = (Dense(b_std=0.1), Relu())
+
+POOLED = {
+    "halved": ((Conv(), Relu(), AvgPool(2), Conv(), Relu(), *TOP), (8, 6, 2)),
+    "thirds": ((Conv(), Relu(), AvgPool(3), Conv(), Relu(), *TOP), (9, 6, 2)),
+    "ragged halves": ((Conv(), Relu(), AvgPool(2), Conv(), Relu(), *TOP), (7, 9, 2)),
+    "ragged thirds": ((Conv(), Relu(), AvgPool(3), Conv(), Relu(), *FLAT), (8, 10, 3)),
+    "ragged twice": ((Conv(), Relu(), AvgPool(2), Conv(), AvgPool(2), Relu(), *TOP), (11, 7, 2)),
+    "pool on pool": ((Conv(), Relu(), AvgPool(2), AvgPool(2), Conv(), Relu(), *TOP), (9, 8, 2)),
+    "unlike pools": ((Conv(), Relu(), AvgPool(3), AvgPool(2), Conv(), Relu(), *TOP), (13, 12, 1)),
+    "pool first": ((AvgPool(2), Conv(), Relu(), Conv(), Relu(), *TOP), (8, 7, 3)),
+    "pool last": ((Conv(), Relu(), Conv(), Relu(), AvgPool(2), *FLAT), (6, 8, 2)),
+    "pool of one": ((Conv(), Relu(), AvgPool(1), Conv(), Relu(), *FLAT), (5, 4, 2)),
+    "pool to one pixel": ((Conv(), Relu(), AvgPool(5), Conv(), Relu(), *FLAT), (5, 9, 2)),
+    "pool then GAP": ((Conv(), Relu(), AvgPool(2), *TOP), (6, 8, 2)),
+    "pool before its ReLU": ((Conv(), AvgPool(2), Relu(), Conv(), Relu(), *TOP), (8, 6, 2)),
+    "dense between pools": (
+        (Conv(), Relu(), AvgPool(2), Dense(b_std=0.1), Relu(), AvgPool(2), *FLAT),
+        (8, 9, 2),
+    ),
+    "tail behind a pool": (
+        (BIASED, Relu(), AvgPool(2), BIASED, Relu(), Flatten(), Dense(b_std=0.1), Relu(), Dense()),
+        (8, 7, 2),
+    ),
+    "wide filter on few pixels": ((Conv(), Relu(), AvgPool(4), Conv(7), Relu(), *TOP), (9, 8, 2)),
+    "biases and fixed layers": (
+        (BIASED, Relu(), AvgPool(2), Conv(b_std=0.3, trainable=False), Relu(), AvgPool(2), *FLAT),
+        (9, 10, 2),
+    ),
+    "cnn-3": ("cnn-3", (12, 12, 3)),
+    "cnn-3 ragged": ("cnn-3", (7, 9, 2)),
+}
+SIGNED = {
+    "linear": ((Conv(b_std=1.0), Conv(5), *TOP), (6, 5, 2)),
+    "pool alone": ((AvgPool(3), *FLAT), (7, 8, 2)),
+    "around a pool": (
+        (BIASED, Erf(), AvgPool(2), BIASED, Erf(), GlobalAvgPool(), Dense(b_std=0.3)),
+        (7, 8, 2),
+    ),
+    "flat": (ERF_FLAT, (7, 6, 2)),
+    "pooled": ((*ERF_FLAT[:-2], GlobalAvgPool(), Dense(b_std=0.3)), (6, 7, 2)),
+    "without biases": ((Conv(), Erf(), Conv(), Erf(), *FLAT), (6, 5, 2)),
+    "then ReLU": ((Conv(), Erf(), BIASED, Relu(), *TOP), (5, 6, 2)),
+    "behind ReLU": ((Conv(), Relu(), BIASED, Erf(), *FLAT), (5, 6, 2)),
+    "erf of erf": ((Conv(), Erf(), Erf(), Conv(), Erf(), Relu(), *TOP), (5, 6, 2)),
+    "first": ((Erf(), Conv(), Relu(), *TOP), (5, 6, 3)),
+    "in the tail": ((BIASED, Relu(), Flatten(), Dense(), Erf(), Dense(b_std=0.1)), (5, 6, 2)),
+    "in the tail behind GAP": ((BIASED, Relu(), *TOP, Erf(), Dense(b_std=0.1)), (5, 6, 2)),
+    "mixed tail": (
+        (BIASED, Erf(), *TOP, Erf(), Dense(b_std=0.1), Relu(), Dense(trainable=False)),
+        (5, 6, 2),
+    ),
+    "saturated": ((Conv(W_std=30.0, b_std=0.1), Erf(), Conv(), Erf(), *FLAT), (5, 6, 2)),
+    "fc-2": ((Dense(), Erf()) * 2 + (Dense(),), (5, 4, 3)),
+    "fc-10 with biases": ((Dense(b_std=0.1), Erf()) * 10 + (Dense(b_std=0.1),), (5, 4, 3)),
+    "wide": ((Dense(b_std=0.1), Erf()) * 2 + (Dense(),), (64, 64, 16)),
+    "nearly linear": ((Conv(W_std=0.01), Erf(), Conv(), Relu(), *FLAT), (5, 6, 2)),
+}
+PLAIN = {
+    "ReLU behind GAP": ((Conv(), Relu(), *TOP, Relu(), Dense(b_std=0.1)), (5, 6, 2)),
+    "deep tail behind GAP": ((Conv(), Relu(), *TOP, *DEEP_FC * 4, Dense()), (5, 6, 2)),
+    "deep tail behind Flatten": ((Conv(), Relu(), *FLAT, *DEEP_FC * 4, Dense()), (5, 6, 2)),
+    "first fixed": ((FIXED, Relu(), Conv(), Relu(), *TOP), (5, 6, 2)),
+    "middle fixed": ((Conv(), Relu(), FIXED, Relu(), Conv(), Relu(), *FLAT), (5, 6, 2)),
+    "all fixed": ((FIXED, Relu(), FIXED, Relu(), Flatten(), Dense(trainable=False)), (5, 6, 2)),
+    "biases everywhere": ((BIASED, Relu()) * 3 + (GlobalAvgPool(), Dense(b_std=1.0)), (6, 5, 2)),
+    "large bias": ((Conv(b_std=10.0), Relu()) * 2 + FLAT, (6, 5, 2)),
+    "1-pixel filters": ((Conv(1), Relu(), Conv(1, b_std=0.1), Relu(), *TOP), (5, 6, 3)),
+    "5-pixel filters": ((Conv(5), Relu(), Conv(5), Relu(), *TOP), (8, 6, 2)),
+    "7-pixel filters": ((Conv(7), Relu(), Conv(1), Relu(), Conv(7), Relu(), *FLAT), (8, 10, 2)),
+    "filters over the edge": ((Conv(9), Relu(), Conv(7, b_std=0.5), Relu(), *TOP), (3, 4, 2)),
+    "16 channels": ((Conv(), Relu(), Conv(), Relu(), *TOP), (6, 5, 16)),
+    "small weights": ((Conv(W_std=1e-3), Relu()) * 3 + TOP, (5, 6, 2)),
+    "large weights": ((Conv(W_std=1e3), Relu()) * 3 + TOP, (5, 6, 2)),
+    "40 layers": ((Conv(), Relu()) * 40 + TOP, (4, 5, 2)),
+    "40 layers, flat": ((Conv(), Relu()) * 40 + FLAT, (4, 5, 2)),
+    "40 growing layers": ((Conv(W_std=2.5), Relu()) * 40 + FLAT, (4, 5, 2)),
+    "40 wide filters": ((Conv(7), Relu()) * 40 + TOP, (5, 6, 2)),
+}
+ONE = (Conv(5), Relu(), BIASED, Relu())
+EDGES = {
+    f"{end} of {shape}": ((*ONE, *tail), shape)
+    for shape in [(1, 1, 5), (1, 9, 2), (8, 1, 3), (2, 1, 1), (1, 1, 16), (3, 11, 16)]
+    for end, tail in (("GAP", TOP), ("Flatten", FLAT))
+}
+CONNECTED = {
+    "fc-2": ("fc-2", (5, 4, 3)),
+    "fc-10": ("fc-10", (5, 4, 3)),
+    "fc-21": ("fc-21", (5, 4, 3)),
+    "fc-10 with biases": ((*DEEP_FC * 10, Dense(b_std=0.1)), (5, 4, 3)),
+    "fc-21 with biases": ((*DEEP_FC * 21, Dense(b_std=0.1)), (5, 4, 3)),
+    "one pixel": ("fc-2", (1, 1, 3)),
+    "wide": ("fc-3", (64, 64, 16)),
+}
+
+
+def cases(table):
+    return pytest.mark.parametrize(("arch", "shape"), table.values(), ids=table.keys())
+
+
+@cases(POOLED)
+def test_average_pools_are_near_the_oracle(arch, shape):
+    check_cpu(arch, *two_sets(shape))
+
+
+@cases(SIGNED)
+def test_erf_and_linear_networks_are_near_the_oracle(arch, shape):
+    check_cpu(arch, *two_sets(shape), signed=True)
+
+
+@cases(PLAIN)
+def test_convolutions_are_near_the_oracle(arch, shape):
+    check_cpu(arch, *two_sets(shape))
+
+
+@cases(EDGES)
+def test_thin_and_deep_images_are_near_the_oracle(arch, shape):
+    check_cpu(arch, *two_sets(shape))
+
+
+@cases(CONNECTED)
+def test_fully_connected_networks_are_near_the_oracle(arch, shape):
+    check_cpu(arch, *two_sets(shape))
+
+
+@pytest.mark.parametrize(
+    ("arch", "shape"),
+    [("cnn-3", (28, 28, 1)), ("myrtle-5", (32, 32, 3)), (("AvgPool(4)", *ONE, *TOP), (64, 64, 2))],
+    ids=["cnn-3", "myrtle-5", "64 pixels"],
+)
+def test_full_size_pair_is_near_the_oracle(arch, shape):
+    x = awkward_images(shape)
+    expected = {
+        kind: kernel_matrix(arch, x[[0]], x[[1]], kind=kind, backend="reference", dtype="float64")
+        for kind in KINDS
+    }
+    check_cpu(arch, x[[0]], x[[1]], expected)
+
+
+@pytest.mark.parametrize("arch", [POOLED["ragged twice"][0], ERF_FLAT, "cntk-gap-4"], ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_blocks_threads_and_symmetry_do_not_change_a_bit(arch, dtype):
+    x = awkward_images((8, 9, 2), 41)
+    whole = cpu_entries(arch, x, x.copy(), dtype)["ntk"]
+    own = kernel_matrix(arch, x, backend="cpu", dtype=dtype, threads=1)
+    assert (own == own.T).all()
+    assert (np.triu(own) == np.triu(whole)).all()
+    rows, columns = (np.array_split(np.arange(len(x)), k) for k in (2, 3))
+    parts = [
+        np.hstack([cpu_entries(arch, x[r], x[c], dtype)["ntk"] for c in columns]) for r in rows
+    ]
+    assert (np.vstack(parts) == whole).all()
+
+
+STAX = {
+    "cnn-3": ("cnn-3", (9, 12, 2)),
+    "ragged twice": POOLED["ragged twice"],
+    "erf around a pool": SIGNED["around a pool"],
+    "erf, flat": SIGNED["flat"],
+    "ReLU behind GAP": PLAIN["ReLU behind GAP"],
+}
+
+
+@cases(STAX)
+def test_neural_tangents_agrees(arch, shape):
+    x, y = two_sets(shape, near=False)
+    found = cpu_entries(arch, x, y, "float64")
+    for kind in KINDS:
+        expected = kernel_matrix(arch, x, y, kind=kind, backend="stax", dtype="float64")
+        assert_close(found[kind], expected, RTOL["float64"])
+
+
+@pytest.mark.parametrize("arch", [POOLED["tail behind a pool"][0], ERF_FLAT, "fc-10"], ids=str)
+def test_oracle_is_the_reference_where_float64_has_the_digits(arch):
+    x, y = two_sets((8, 7, 2), near=False)
+    oracle = extended_entries(arch, x, y)
+    for kind in KINDS:
+        expected = kernel_matrix(arch, x, y, kind=kind, backend="reference", dtype="float64")
+        assert_close(oracle[kind], expected, 1e-13)
+
+
+WEIGHTS = {
+    "W_std": st.sampled_from([2**0.5, 0.5, 3.0]),
+    "b_std": st.sampled_from([0.0, 0.1, 1.0]),
+    "trainable": st.sampled_from([True, True, False]),
+}
+DENSE = st.builds(Dense, **WEIGHTS)
+CONV = st.builds(Conv, size=st.sampled_from([3, 5, 1, 7]), **WEIGHTS)
+NONLINEAR = st.sampled_from([Relu(), Erf(), Relu(), None])
+POOL = st.sampled_from([None, AvgPool(2), AvgPool(3), AvgPool(1)])
+BLOCKS = st.lists(
+    st.tuples(st.one_of(CONV, CONV, DENSE), POOL, NONLINEAR, POOL), min_size=1, max_size=3
+)
+
+
+@st.composite
+def networks(draw: st.DrawFn) -> tuple[Architecture, tuple[int, int, int]]:
+    """A network of a few blocks and the shape of images that fit it."""
+    H, W, C = draw(st.integers(1, 9)), draw(st.integers(1, 9)), draw(st.sampled_from([2, 3, 16]))
+    layers: list[Layer] = []
+    P, Q = H, W
+    for layer in (layer for block in draw(BLOCKS) for layer in block if layer is not None):
+        if isinstance(layer, AvgPool):
+            if layer.size > min(P, Q):
+                continue
+            P, Q = P // layer.size, Q // layer.size
+        layers.append(layer)
+    layers.append(draw(st.sampled_from([GlobalAvgPool(), Flatten()])))
+    layers += draw(st.lists(st.one_of(DENSE, st.sampled_from([Relu(), Erf()])), max_size=2))
+    return Architecture((*layers, draw(DENSE))), (H, W, C)
+
+
+@settings(max_examples=40)
+@given(networks(), st.integers(0, 2**16))
+def test_any_small_network_is_near_the_oracle(network, seed):
+    arch, shape = network
+    check_cpu(arch, *two_sets(shape, seed), signed=True)
