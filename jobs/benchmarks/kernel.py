@@ -1,6 +1,6 @@
 """Kernel entries of the cpu backend against neural-tangents, in one process and in turns.
 
-    python jobs/benchmarks/kernel.py                         # every case, about half an hour
+    python jobs/benchmarks/kernel.py                         # every case, many minutes
     python jobs/benchmarks/kernel.py --case cntk-gap-11:32x32x3 --repeats 9 --name gap11
     python jobs/benchmarks/kernel.py --alone cntk-gap-11:8x8x1            # cpu only, one core
     python jobs/benchmarks/kernel.py --markdown results/kernel.json       # the table of a README
@@ -9,7 +9,9 @@ Both get the same images and all cores, and medians of alternating repeats are c
 the range of the ratio over the repeats. neural-tangents runs as its users run it: its jitted
 kernel function in float32, NTK alone, in batches of the size that suits it best. The cpu
 backend computes NTK and NNGP in one pass, in blocks of whole lanes of columns and with rows
-for every thread. Compiling is not timed, and neither is what either of them does once an image.
+for every thread. Compiling is not timed. ``prepare``, which a tile's many entries share, is timed
+apart and recorded for an image; neural-tangents computes its diagonals with every call, and
+larger batches share them.
 
 The bound beside the result, from counting operations: a cell of a full layer (ReLU duals, NTK
 and NNGP, 3 × 3 sums) issues 17 vector instructions to the multiply pipes and a square root, two
@@ -29,7 +31,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +62,9 @@ TABLE = {  # columns and their widths in a terminal
 }
 HEADER, WIDTHS = tuple(TABLE), tuple(TABLE.values())
 
-# Operations of a cell and full layer: ReLU duals, NTK and NNGP, 3 × 3 sums. An addition, a
-# multiplication or a square root counts 1, a fused multiply-add 2
+# Operations of a cell and full layer (ReLU duals, NTK and NNGP, 3 × 3 sums): 10 additions, 4
+# multiplications, 13 fused multiply-adds that count 2, and a square root. The first ReLU, where
+# correlations may be negative, takes a few more, which are not counted.
 FLOPS = 41
 LANES = 16  # columns a block of the cpu backend holds a whole number of
 SHORTEST = 0.05  # seconds that one timing takes at least
@@ -122,12 +125,14 @@ class Block:
         rows: Entries in a column.
         columns: Entries in a row.
         calls: Calls in one timing.
+        prepare_ms: Milliseconds that an image took before, if it was prepared.
     """
 
     run: Callable[[], np.ndarray]
     rows: int
     columns: int
     calls: int = 1
+    prepare_ms: float | None = None
 
     def ms(self) -> float:
         """Time it; milliseconds an entry."""
@@ -143,7 +148,7 @@ class Block:
         start = time.perf_counter()
         self.run()
         calls = math.ceil(SHORTEST / (time.perf_counter() - start))
-        return Block(self.run, self.rows, self.columns, calls)
+        return replace(self, calls=calls)
 
 
 def cpu_block(case: Case, threads: int, edge: int) -> Block:
@@ -151,10 +156,13 @@ def cpu_block(case: Case, threads: int, edge: int) -> Block:
     backend = get_backend("cpu", dtype="float32", threads=threads)
 
     def block(rows: int, columns: int) -> Block:
-        a = backend.prepare(case.arch, case.images(rows, seed=1))
-        b = backend.prepare(case.arch, case.images(columns, seed=2))
-        found = Block(lambda: backend.block(a, b, ("ntk", "nngp"))["ntk"], rows, columns)
-        return found.warmed()
+        x, y = case.images(rows, seed=1), case.images(columns, seed=2)
+        start = time.perf_counter()
+        a, b = backend.prepare(case.arch, x), backend.prepare(case.arch, y)
+        ms = (time.perf_counter() - start) / (rows + columns) * 1e3
+        return Block(
+            lambda: backend.block(a, b, ("ntk", "nngp"))["ntk"], rows, columns, prepare_ms=ms
+        ).warmed()
 
     if not case.arch.is_spatial:
         return block(edge, edge)
@@ -228,6 +236,7 @@ def measure(case: Case, args: argparse.Namespace) -> dict[str, Any]:
         pairs = [p / c for p, c in zip(times["peer"], times["cpu"], strict=True)]
         row["ratio_range"] = [min(pairs), max(pairs)]
     row["cpu_ms"] = statistics.median(times["cpu"])
+    row["cpu_prepare_ms_per_image"] = blocks["cpu"].prepare_ms
     row["cpu_ns_per_cell_layer_core"] = row["share_of_peak"] = None
     row["peak_gflops"] = max(peaks)
     if case.cells:
@@ -259,9 +268,11 @@ def read_case(text: str, cores: int, peer: bool) -> Case:
     name, _, size = text.partition(":")
     try:
         height, width, channels = (int(x) for x in size.split("x"))
-        return Case(name, Architecture.parse(name), (height, width, channels), cores, peer)
+        arch = Architecture.parse(name)
+        arch.check_image(height, width)
+        return Case(name, arch, (height, width, channels), cores, peer)
     except (ValueError, InputError) as error:
-        raise ValueError(f"case {text!r} is not PRESET:HxWxC: {error}") from error
+        raise ValueError(f"case {text!r} should be PRESET:HxWxC: {error}") from error
 
 
 def cells_of(row: dict[str, Any]) -> list[str]:

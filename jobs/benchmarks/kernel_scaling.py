@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import statistics
@@ -36,6 +37,8 @@ from ntkdist.kernels import get_backend
 
 KINDS = ("ntk", "nngp")
 DIAGONAL = ((8, 8, 1), (14, 14, 1))  # images of the diagonal tiles
+COLUMNS = 16  # of the processes' blocks
+SHORTEST = 0.5  # seconds that the processes work in one turn
 STAGES = ("import", "prepare", "block")
 # Prints seconds of the stages of a fresh process; the images need no random numbers
 START = """
@@ -103,17 +106,18 @@ def processes(args: argparse.Namespace) -> list[dict[str, Any]]:
         theirs.close()
         pipes.append(ours)
         workers.append(worker)
-    entries = [pipe.recv() for pipe in pipes]  # both are warm
+    calls = math.ceil(SHORTEST / min(pipe.recv() for pipe in pipes))  # now both are warm
+    entries = calls * args.rows * COLUMNS  # of each process
     rates: dict[str, list[float]] = {"one": [], "two": []}
     for _ in range(args.repeats):
         for name, busy in (("one", 1), ("two", 2)):
             for pipe in pipes[:busy]:
-                pipe.send(busy)
+                pipe.send((busy, calls))
             spans = [pipe.recv() for pipe in pipes[:busy]]
             seconds = max(end for _, end in spans) - min(start for start, _ in spans)
-            rates[name].append(sum(entries[:busy]) / seconds)
+            rates[name].append(busy * entries / seconds)
     for pipe, worker in zip(pipes, workers, strict=True):
-        pipe.send(0)
+        pipe.send((0, 0))
         worker.join()
     one, two = (statistics.median(rates[name]) for name in ("one", "two"))
     pairs = [b / a for a, b in zip(rates["one"], rates["two"], strict=True)]
@@ -124,22 +128,34 @@ def processes(args: argparse.Namespace) -> list[dict[str, Any]]:
         flush=True,
     )
     row = {"part": "processes", "arch": args.arch, "shape": list(args.shape), "ratio": two / one}
-    row |= {"ratio_range": [min(pairs), max(pairs)], "entries_each": entries[0]}
+    row |= {"ratio_range": [min(pairs), max(pairs)], "entries_each": entries}
     return [row | {"entries_per_second": rates}]
 
 
 def work(pipe: Connection, barrier: Any, arch: str, shape: tuple[int, ...], rows: int) -> None:
-    """Compute one block for every number received: 2 waits for the other process, 0 ends."""
+    """Send the seconds of a block; then compute blocks as told, until told to end.
+
+    What is received is (processes at work, calls): 2 waits for the other one, 0 ends. What
+    is sent back is when the first call started and when the last one ended.
+    """
     backend = get_backend("cpu", dtype="float32", threads=1)
     parsed = Architecture.parse(arch)
-    a, b = (backend.prepare(parsed, images(n, shape, n)) for n in (rows, 16))
+    a, b = (
+        backend.prepare(parsed, images(n, shape, seed)) for seed, n in ((1, rows), (2, COLUMNS))
+    )
     backend.block(a, b, KINDS)  # compiles
-    pipe.send(rows * 16)
-    while busy := pipe.recv():
+    start = time.monotonic()  # one clock for all processes
+    backend.block(a, b, KINDS)
+    pipe.send(time.monotonic() - start)
+    while True:
+        busy, calls = pipe.recv()
+        if not busy:
+            return
         if busy == 2:
             barrier.wait()
-        start = time.monotonic()  # one clock for all processes
-        backend.block(a, b, KINDS)
+        start = time.monotonic()
+        for _ in range(calls):
+            backend.block(a, b, KINDS)
         pipe.send((start, time.monotonic()))
 
 

@@ -3,11 +3,11 @@
 A state cell holds Δ = (a² + b²)/2 − K (see ``duals``) and Θ of one pixel of a row image with one
 pixel of the column images, one column image per lane. Both are in units of their own:
 a linear layer adds neighbours up without scaling and a ReLU maps to twice its value, and the
-per-image arrays are divided by the unit of their layer once, in ``prepare``.
+per-image numbers are divided by the unit of their layer once, in ``prepare``.
 
-Per image and pixel behind a layer with variance a² stand in memory, in the layer's unit:
-``root`` a/√2 (erf: √(½ + a²)), ``inverse`` 1/a (erf: 1/√(1 + 2a²)), both 0 for a = 0, and for
-row images ``twice``, 2·root.
+Per image and pixel behind a layer with variance a² stand together, in the layer's unit:
+the root a/√2 (erf: √(½ + a²)); 1/a (erf: 1/√(1 + 2a²)), 0 for a = 0; and, for row images, twice
+the root, or for erf arccos(2a²/(1 + 2a²))/π.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ntkdist.kernels._vector import (
     fms,
     fnma,
     four_over_pi,
+    integer,
     load,
     magnitude,
     number,
@@ -32,35 +33,50 @@ from ntkdist.kernels._vector import (
     word,
 )
 
-# columns of the sweep table: what a sweep does, and where it finds per-image numbers
-KIND, THETA, TRAINED, FOLD, SIZE, POOL, ROOT, INVERSE, TWICE, ANGLE, HALF, SIDE, FRESH = range(13)
-SWEEP_FIELDS = 13
-# what is applied to the state in front of the linear layer
+# columns of the sweep table: what a sweep does, and where it finds per-image numbers of rows
+# and of columns
+KIND, THETA, TRAINED, FOLD, SIZE, POOL, CELLS, CELLS_B, HALF, HALF_B, SIDE, SIDE_B = range(12)
+SWEEP_FIELDS = 12
+# KIND: what is applied to the state in front of the linear layer
 PIXELS, POOLED, LINEAR, RELU, ERF = range(5)
+# THETA: is zero, begins to be K, or is there
+NONE, FRESH, THERE = range(3)
 
+CELL = 2 * BYTES  # Δ and Θ
+NUMBERS = 3  # of a pixel behind a layer, in a row image
+NUMBERS_B, NUMBERS_B_ERF = 2, 3  # in column images
 CHANNELS = 64  # summed in one go; wide inputs are summed in two levels to stay accurate
 
 
 @numba.njit(inline="always")
-def relu_start(theta, fold, delta_at, theta_at, root_a, inverse_a, twice_a, root_b, inverse_b, unit):
+def field(sweep, name):
+    """Return an entry of the sweep at an address; arrays would count references in the loops."""
+    return integer(sweep + 8 * name)
+
+
+@numba.njit(inline="always")
+def relu_start(theta, fold, cell, a, b, unit):
     """Read a cell: Δ, e = ab − K, w = 1 − c, s, √s, Θ + K, and ab.
 
     The square root is started here, so that a loop can overlap it with the cell before.
     """
+    width = word(unit)
     one = splat(unit)
-    b = load(root_b, unit)
-    m = splat(number(inverse_a, unit)) * load(inverse_b, unit)
-    d = splat(number(root_a, unit)) - b
-    old = load(delta_at, unit)
+    second = load(b, unit)
+    m = splat(number(a + width, unit)) * load(b + BYTES, unit)
+    d = splat(number(a, unit)) - second
+    old = load(cell, unit)
     e = fnma(d, d, old)
     w = e * m
     s = magnitude(w)
-    ab = splat(number(twice_a, unit)) * b
+    ab = splat(number(a + 2 * width, unit)) * second
     if fold:
         s = where_above(w, one, magnitude(one + one - w), s)
     total = e
-    if theta:
-        total = fma(splat(number(twice_a, unit)), b, load(theta_at, unit) - e)
+    if theta == FRESH:
+        total = fms(splat(number(a + 2 * width, unit)), second, e)
+    if theta == THERE:
+        total = fma(splat(number(a + 2 * width, unit)), second, load(cell + BYTES, unit) - e)
     return old, e, w, s, sqrt(s), total, ab
 
 
@@ -83,28 +99,37 @@ def relu_end(fold, old, e, w, s, t, total, ab, unit):
 
 
 @numba.njit(inline="always")
-def erf_cell(theta, delta, tangent, scale, trained, root_a, inverse_a, angle_a, b, inv_b, angle_b, unit):
-    """Return Δ and Θ behind an erf in true units; ``scale`` is the unit of ``delta``.
+def _tangent(theta, cell, scale, K, trained, unit):
+    """Return Θ behind a linear layer in true units: scale·Θ + trained·K."""
+    if theta == THERE:
+        return fma(splat(trained), K, splat(scale) * load(cell + BYTES, unit))
+    return splat(trained) * K
+
+
+@numba.njit(inline="always")
+def erf_cell(theta, cell, scale, trained, a, b, unit):
+    """Return Δ and Θ behind an erf in true units; ``scale`` is the unit of the cell.
 
     z = 2K/√((1+2A)(1+2B)) enters as 1 − z, which needs no cancellation:
     (1 + 2Δ − ½(√(1+2A) − √(1+2B))²)/√((1+2A)(1+2B)). Then E[σσ] = 1 − 2 arccos(z)/π.
     """
+    width = word(unit)
     one = splat(unit)
     two = one + one
-    a = splat(number(root_a, unit))
-    m = splat(number(inverse_a, unit)) * inv_b
-    d = a - b
-    w = fnma(d, d, fma(splat(scale) * two, delta, one)) * m
+    first, second = splat(number(a, unit)), load(b, unit)
+    m = splat(number(a + width, unit)) * load(b + BYTES, unit)
+    d = first - second
+    w = fnma(d, d, fma(splat(scale) * two, load(cell, unit), one)) * m
     s = where_above(w, one, two - w, w)
     q = sqrt(s) * arccos_over_pi(s)
     q = where_above(w, one, one - q, q)
-    new = two * q - (splat(number(angle_a, unit)) + angle_b)
+    angles = splat(number(a + 2 * width, unit)) + load(b + 2 * BYTES, unit)
+    new = two * q - angles
+    tangent = new
     if theta:
-        K = (one - w) * (a * b)
-        total = fma(splat(trained), K, splat(scale) * tangent)
-        slope = m / sqrt(s * (two - s))
-        return new, total * slope * four_over_pi(unit)
-    return new, new
+        total = _tangent(theta, cell, scale, (one - w) * (first * second), trained, unit)
+        tangent = total * (m / sqrt(s * (two - s))) * four_over_pi(unit)
+    return new, tangent
 
 
 @numba.njit(inline="always")
@@ -121,101 +146,87 @@ def half_distance(x, y, channels, width, unit):
 
 
 @numba.njit(inline="always")
-def _relu_cells(
-    theta, fold, add, delta, tangent, step, root_a, inv_a, twice_a, root_b, inv_b,
-    j0, j1, width, to_delta, to_tangent, unit,
-):  # fmt: skip
-    for j in range(j0, j1):
-        at, near, to = j * BYTES, j * width, (j - j0) * BYTES
-        old, e, w, s, t, total, ab = relu_start(
-            False, fold, delta + at, tangent, root_a + near, inv_a + near, twice_a + near,
-            root_b + at, inv_b + at, unit,
-        )  # fmt: skip
+def _relu_cells(theta, fold, trained, cell, a, b, count, to, unit):
+    for j in range(count):
+        at, near = j * CELL, j * NUMBERS * word(unit)
+        old, e, w, s, t, total, ab = relu_start(NONE, fold, cell + at, a + near, b + at, unit)
         if theta:
-            total = fma(splat(add), ab - e, load(tangent + j * step, unit))
+            total = _tangent(theta, cell + at, unit, ab - e, trained, unit)
         D, T = relu_end(fold, old, e, w, s, t, total, ab, unit)
-        store(D, to_delta + to)
+        store(D, to + at)
         if theta:
-            store(T, to_tangent + to)
+            store(T, to + at + BYTES)
 
 
 @numba.njit(nogil=True)
-def activate(
-    sweep, channels, scale, a, b, delta, tangent, step, W, i, i2, j0, j1, shift, to_delta, to_tangent, unit
-):  # fmt: skip
+def activate(sweep, channels, scale, a, b, cell, W, i, i2, j0, j1, shift, to, unit):
     """Apply what stands in front of a linear layer to the cells j0 ≤ j < j1 of a row.
 
     Args:
-        sweep: A row of the sweep table.
+        sweep: Address of a row of the sweep table.
         channels: Channels of a pixel.
         scale: The unit of the state (erf only).
         a: Address of the row image's numbers.
         b: Address of the column images' vectors.
-        delta: Address of the state's Δ, row i.
-        tangent: Address of the state's Θ, row i.
-        step: Bytes from one cell of Θ to the next; 0 reads one zero everywhere.
+        cell: Address of the state's cell (i, 0).
         W: Columns of an image.
         i: Row of the row image's pixels.
         i2: Row of the column images' pixels.
         j0: First cell.
         j1: Behind the last cell.
         shift: Column of the column images' pixel less that of the row image's.
-        to_delta: Where to store Δ, one cell after the other.
-        to_tangent: Where to store Θ.
+        to: Where to store the cells, one after the other.
         unit: 1 in the dtype.
     """
     width = word(unit)
-    kind, theta = sweep[KIND], sweep[THETA]
-    here, there = i * W, i2 * W + shift
+    kind, theta = field(sweep, KIND), field(sweep, THETA)
+    here, there, count = i * W + j0, i2 * W + j0 + shift, j1 - j0
     if kind == PIXELS:
-        for j in range(j0, j1):
+        for j in range(count):
             x, y = a + (here + j) * channels * width, b + (there + j) * channels * BYTES
-            store(half_distance(x, y, channels, width, unit), to_delta + (j - j0) * BYTES)
+            store(half_distance(x, y, channels, width, unit), to + j * CELL)
         return
+    cell += j0 * CELL
     if kind == POOLED:
-        ca, cb = a + (sweep[ROOT] + here) * width, b + (sweep[ROOT] + there) * BYTES
-        for j in range(j0, j1):
-            D = load(delta + j * BYTES, unit) - splat(number(ca + j * width, unit))
-            store(D - load(cb + j * BYTES, unit), to_delta + (j - j0) * BYTES)
+        a += (field(sweep, CELLS) + here) * width
+        b += (field(sweep, CELLS_B) + there) * BYTES
+        for j in range(count):
+            at = j * CELL
+            D = load(cell + at, unit) - splat(number(a + j * width, unit))
+            store(D - load(b + j * BYTES, unit), to + at)
             if theta:
-                store(load(tangent + j * step, unit), to_tangent + (j - j0) * BYTES)
+                store(load(cell + at + BYTES, unit), to + at + BYTES)
         return
-    root_a, root_b = a + (sweep[ROOT] + here) * width, b + (sweep[ROOT] + there) * BYTES
-    twice_a = a + (sweep[TWICE] + here) * width
-    add = unit if sweep[TRAINED] else unit - unit
+    a += (field(sweep, CELLS) + here * NUMBERS) * width
+    trained = unit if field(sweep, TRAINED) else unit - unit
+    if kind == ERF:
+        b += (field(sweep, CELLS_B) + there * NUMBERS_B_ERF) * BYTES
+        for j in range(count):
+            at, near = j * CELL, j * NUMBERS * width
+            D, T = erf_cell(
+                theta, cell + at, scale, trained, a + near, b + j * NUMBERS_B_ERF * BYTES, unit
+            )
+            store(D, to + at)
+            if theta:
+                store(T, to + at + BYTES)
+        return
+    b += (field(sweep, CELLS_B) + there * NUMBERS_B) * BYTES
     if kind == LINEAR:
-        for j in range(j0, j1):
-            D = load(delta + j * BYTES, unit)
-            store(D, to_delta + (j - j0) * BYTES)
+        for j in range(count):
+            at, near = j * CELL, j * NUMBERS * width
+            D = load(cell + at, unit)
             if theta:
-                second = load(root_b + j * BYTES, unit)
-                d = splat(number(root_a + j * width, unit)) - second
-                K = fms(splat(number(twice_a + j * width, unit)), second, fnma(d, d, D))
-                T = fma(splat(add), K, load(tangent + j * step, unit))
-                store(T, to_tangent + (j - j0) * BYTES)
+                second = load(b + at, unit)
+                d = splat(number(a + near, unit)) - second
+                K = fms(splat(number(a + near + 2 * width, unit)), second, fnma(d, d, D))
+                store(_tangent(theta, cell + at, unit, K, trained, unit), to + at + BYTES)
+            store(D, to + at)
         return
-    inv_a, inv_b = a + (sweep[INVERSE] + here) * width, b + (sweep[INVERSE] + there) * BYTES
-    if kind == RELU:
-        if theta and sweep[FOLD]:
-            _relu_cells(True, True, add, delta, tangent, step, root_a, inv_a, twice_a, root_b, inv_b, j0, j1, width, to_delta, to_tangent, unit)  # fmt: skip
-        elif theta:
-            _relu_cells(True, False, add, delta, tangent, step, root_a, inv_a, twice_a, root_b, inv_b, j0, j1, width, to_delta, to_tangent, unit)  # fmt: skip
-        elif sweep[FOLD]:
-            _relu_cells(False, True, add, delta, tangent, step, root_a, inv_a, twice_a, root_b, inv_b, j0, j1, width, to_delta, to_tangent, unit)  # fmt: skip
-        else:
-            _relu_cells(False, False, add, delta, tangent, step, root_a, inv_a, twice_a, root_b, inv_b, j0, j1, width, to_delta, to_tangent, unit)  # fmt: skip
-        return
-    angle_a, angle_b = a + (sweep[ANGLE] + here) * width, b + (sweep[ANGLE] + there) * BYTES
-    for j in range(j0, j1):
-        at, near = j * BYTES, j * width
-        D = load(delta + at, unit)
-        T = D
-        if theta:
-            T = load(tangent + j * step, unit)
-        D, T = erf_cell(
-            theta, D, T, scale, add, root_a + near, inv_a + near, angle_a + near,
-            load(root_b + at, unit), load(inv_b + at, unit), load(angle_b + at, unit), unit,
-        )  # fmt: skip
-        store(D, to_delta + (j - j0) * BYTES)
-        if theta:
-            store(T, to_tangent + (j - j0) * BYTES)
+    if theta and field(sweep, FOLD):
+        _relu_cells(theta, True, trained, cell, a, b, count, to, unit)
+    elif theta:
+        _relu_cells(theta, False, trained, cell, a, b, count, to, unit)
+    elif field(sweep, FOLD):
+        _relu_cells(NONE, True, trained, cell, a, b, count, to, unit)
+    else:
+        _relu_cells(NONE, False, trained, cell, a, b, count, to, unit)

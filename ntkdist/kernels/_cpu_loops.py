@@ -27,21 +27,28 @@ import numba
 import numpy as np
 
 from ntkdist.kernels._cpu_cells import (
+    CELL,
+    CELLS,
+    CELLS_B,
     FOLD,
     FRESH,
     HALF,
-    INVERSE,
+    HALF_B,
     KIND,
+    NONE,
+    NUMBERS,
+    NUMBERS_B,
     POOL,
     POOLED,
     RELU,
-    ROOT,
     SIDE,
+    SIDE_B,
     SIZE,
+    THERE,
     THETA,
     TRAINED,
-    TWICE,
     activate,
+    field,
     relu_end,
     relu_start,
 )
@@ -58,24 +65,18 @@ def _wrap(index, edge):
 
 
 @numba.njit(nogil=True)
-def _clear(to, count, unit):
-    for k in range(count):
+def _clear(to, vectors, unit):
+    for k in range(vectors):
         store(splat(unit - unit), to + k * BYTES)
 
 
-@numba.njit(nogil=True)
-def _copy(at, to, count, unit):
-    for k in range(count):
-        store(load(at + k * BYTES, unit), to + k * BYTES)
-
-
 @numba.njit(inline="always")
-def _side(sweep, a, b, i, i2, j, j2, H, W, width, unit):
+def _side(sweep, a, b, i, i2, j, j2, H, W, unit):
     """Return the half variance of whichever image has a pixel where the other has none."""
     if 0 <= i < H and 0 <= j < W:
-        return splat(number(a + (sweep[HALF] + i * W + j) * width, unit))
+        return splat(number(a + (field(sweep, HALF) + i * W + j) * word(unit), unit))
     if 0 <= i2 < H and 0 <= j2 < W:
-        return load(b + (sweep[HALF] + i2 * W + j2) * BYTES, unit)
+        return load(b + (field(sweep, HALF_B) + i2 * W + j2) * BYTES, unit)
     return splat(unit - unit)
 
 
@@ -83,300 +84,238 @@ def _side(sweep, a, b, i, i2, j, j2, H, W, width, unit):
 def _side_row(sweep, a, b, i, i2, H, W, q, to, unit):
     """Store the sums along a row that only one of the images has: half variances, or zeros."""
     width = word(unit)
+    _clear(to, 2 * W, unit)
     if 0 <= i < H:
-        at = a + (sweep[SIDE] + i * W) * width
+        at = a + (field(sweep, SIDE) + i * W) * width
         for j in range(W):
-            store(splat(number(at + j * width, unit)), to + j * BYTES)
+            store(splat(number(at + j * width, unit)), to + j * CELL)
     elif 0 <= i2 < H:
-        at = b + (sweep[SIDE] + i2 * W) * BYTES
+        at = b + (field(sweep, SIDE_B) + i2 * W) * BYTES
         for j in range(W):
-            store(load(at + _wrap(j + q, W) * BYTES, unit), to + j * BYTES)
-    else:
-        for j in range(W):
-            store(splat(unit - unit), to + j * BYTES)
+            store(load(at + _wrap(j + q, W) * BYTES, unit), to + j * CELL)
 
 
 @numba.njit(inline="always")
-def _fused_row(
-    theta, fold, sweep, a, b, H, W, i, i2, q, delta, tangent, step,
-    out_delta, out_tangent, old, previous, unit,
-):  # fmt: skip
+def _emit(theta, D, T, old, previous, out, unit):
+    """Store the sum of three rows' sums; the newest takes the place of the oldest."""
+    store((load(old, unit) + load(previous, unit)) + D, out)
+    store(D, old)
+    if theta:
+        store((load(old + BYTES, unit) + load(previous + BYTES, unit)) + T, out + BYTES)
+        store(T, old + BYTES)
+
+
+@numba.njit(inline="always")
+def _fused_row(theta, fold, sweep, a, b, H, W, i, i2, q, cells, out, old, previous, unit):
     """Push row i through a ReLU and sums along the row; store the 3 × 3 sums of the row before.
 
-    ``old`` and ``previous`` are rows of such sums, Δ there and Θ two rows further; this row's
-    take the place of the older ones.
+    ``old`` and ``previous`` are rows of such sums; this row's take the place of the older ones.
     """
-    width = word(unit)
-    old_T, previous_T = old + 2 * W * BYTES, previous + 2 * W * BYTES
-    nothing = splat(unit - unit)
+    near = NUMBERS * word(unit)
     for part in range(2):
         j0, j1, shift = (0, W - q, q) if part == 0 else (W - q, W, q - W)
         if j0 == j1:
             continue
-        here, there = i * W, i2 * W + shift
-        root_a, root_b = a + (sweep[ROOT] + here) * width, b + (sweep[ROOT] + there) * BYTES
-        inv_a, inv_b = a + (sweep[INVERSE] + here) * width, b + (sweep[INVERSE] + there) * BYTES
-        twice_a = a + (sweep[TWICE] + here) * width
-        last_D = _side(sweep, a, b, i, i2, j0 - 1, j0 - 1 + shift, H, W, width, unit)
-        last_T = nothing
-        near, at = j0 * width, j0 * BYTES
-        cell = relu_start(
-            theta, fold, delta + at, tangent + j0 * step, root_a + near, inv_a + near,
-            twice_a + near, root_b + at, inv_b + at, unit,
-        )  # fmt: skip
-        D, T = relu_end(fold, cell[0], cell[1], cell[2], cell[3], cell[4], cell[5], cell[6], unit)
+        ra = a + field(sweep, CELLS) * word(unit) + i * W * near
+        rb = b + (field(sweep, CELLS_B) + (i2 * W + shift) * NUMBERS_B) * BYTES
+        last_D = _side(sweep, a, b, i, i2, j0 - 1, j0 - 1 + shift, H, W, unit)
+        last_T = splat(unit - unit)
+        old_D, e, w, s, t, total, ab = relu_start(
+            theta, fold, cells + j0 * CELL, ra + j0 * near, rb + j0 * CELL, unit
+        )
+        D, T = relu_end(fold, old_D, e, w, s, t, total, ab, unit)
         two_D, two_T = last_D + D, last_T + T
         for j in range(j0 + 1, j1):
-            near, at = j * width, j * BYTES
             last_D, last_T = D, T
-            cell = relu_start(
-                theta, fold, delta + at, tangent + j * step, root_a + near, inv_a + near,
-                twice_a + near, root_b + at, inv_b + at, unit,
-            )  # fmt: skip
-            D, T = relu_end(
-                fold, cell[0], cell[1], cell[2], cell[3], cell[4], cell[5], cell[6], unit
+            at = j * CELL
+            old_D, e, w, s, t, total, ab = relu_start(
+                theta, fold, cells + at, ra + j * near, rb + at, unit
             )
-            to = at - BYTES
-            sum_D = two_D + D
-            two_D = last_D + D
-            store((load(old + to, unit) + load(previous + to, unit)) + sum_D, out_delta + to)
-            store(sum_D, old + to)
-            if theta:
-                sum_T = two_T + T
-                two_T = last_T + T
-                store((load(old_T + to, unit) + load(previous_T + to, unit)) + sum_T, out_tangent + to)
-                store(sum_T, old_T + to)
-        to = (j1 - 1) * BYTES
-        sum_D = two_D + _side(sweep, a, b, i, i2, j1, j1 + shift, H, W, width, unit)
-        store((load(old + to, unit) + load(previous + to, unit)) + sum_D, out_delta + to)
-        store(sum_D, old + to)
-        if theta:
-            store((load(old_T + to, unit) + load(previous_T + to, unit)) + two_T, out_tangent + to)
-            store(two_T, old_T + to)
+            D, T = relu_end(fold, old_D, e, w, s, t, total, ab, unit)
+            at -= CELL
+            _emit(theta, two_D + D, two_T + T, old + at, previous + at, out + at, unit)
+            two_D, two_T = last_D + D, last_T + T
+        at = (j1 - 1) * CELL
+        two_D = two_D + _side(sweep, a, b, i, i2, j1, j1 + shift, H, W, unit)
+        _emit(theta, two_D, two_T, old + at, previous + at, out + at, unit)
 
 
 @numba.njit(nogil=True)
-def _fused_sweep(sweep, a, b, H, W, p, q, delta, source, step, tangent, ring, spare, unit):
-    """A ReLU and a 3 × 3 filter; Δ in place, Θ from ``source`` to ``tangent``."""
-    theta, fold = sweep[THETA], sweep[FOLD]
-    row = W * BYTES
+def _fused_sweep(sweep, a, b, H, W, p, q, state, ring, spare, unit):
+    """A ReLU and a 3 × 3 filter, in place."""
+    theta, fold = field(sweep, THETA), field(sweep, FOLD)
+    row = W * CELL
     for part in range(2):
         i0, i1, shift = (0, H - p, p) if part == 0 else (H - p, H, p - H)
         if i0 == i1:
             continue
         old, previous = ring, ring + row
         _side_row(sweep, a, b, i0 - 1, i0 - 1 + shift, H, W, q, previous, unit)
-        _clear(previous + 2 * row, W, unit)
         for i in range(i0, i1):
             i2 = i + shift
-            D, T = delta + i * row, source + i * W * step
-            to_D, to_T = (spare, spare) if i == i0 else (D - row, tangent + (i - 1) * row)
-            if theta and fold:
-                _fused_row(True, True, sweep, a, b, H, W, i, i2, q, D, T, step, to_D, to_T, old, previous, unit)  # fmt: skip
-            elif theta:
-                _fused_row(True, False, sweep, a, b, H, W, i, i2, q, D, T, step, to_D, to_T, old, previous, unit)  # fmt: skip
-            elif fold:
-                _fused_row(False, True, sweep, a, b, H, W, i, i2, q, D, T, step, to_D, to_T, old, previous, unit)  # fmt: skip
+            here = state + i * row
+            out = spare if i == i0 else here - row
+            if fold:
+                if theta == THERE:
+                    _fused_row(THERE, True, sweep, a, b, H, W, i, i2, q, here, out, old, previous, unit)  # fmt: skip
+                elif theta == FRESH:
+                    _fused_row(FRESH, True, sweep, a, b, H, W, i, i2, q, here, out, old, previous, unit)  # fmt: skip
+                else:
+                    _fused_row(NONE, True, sweep, a, b, H, W, i, i2, q, here, out, old, previous, unit)  # fmt: skip
+            elif theta == THERE:
+                _fused_row(THERE, False, sweep, a, b, H, W, i, i2, q, here, out, old, previous, unit)  # fmt: skip
+            elif theta == FRESH:
+                _fused_row(FRESH, False, sweep, a, b, H, W, i, i2, q, here, out, old, previous, unit)  # fmt: skip
             else:
-                _fused_row(False, False, sweep, a, b, H, W, i, i2, q, D, T, step, to_D, to_T, old, previous, unit)  # fmt: skip
+                _fused_row(NONE, False, sweep, a, b, H, W, i, i2, q, here, out, old, previous, unit)  # fmt: skip
             old, previous = previous, old
         _side_row(sweep, a, b, i1, i1 + shift, H, W, q, spare, unit)
-        for j in range(W):
-            at = j * BYTES
+        out = state + (i1 - 1) * row
+        for k in range(2 * W):
+            at = k * BYTES
             two = load(old + at, unit) + load(previous + at, unit)
-            store(two + load(spare + at, unit), delta + (i1 - 1) * row + at)
-            if theta:
-                at += 2 * row
-                two = load(old + at, unit) + load(previous + at, unit)
-                store(two, tangent + (i1 - 1) * row + j * BYTES)
+            store(two + load(spare + at, unit), out + at)
 
 
 @numba.njit(nogil=True)
-def _padded_row(
-    sweep, channels, scale, a, b, H, W, i, i2, q, delta, source, step, to_delta, to_tangent, unit
-):  # fmt: skip
-    """Store the sums along row i, of any odd number of cells; ``to_delta`` has room behind W."""
-    width = word(unit)
-    size = sweep[SIZE]
+def _padded_row(sweep, channels, scale, a, b, H, W, i, i2, q, cells, padded, to, unit):
+    """Store the sums along row i, of any odd number of cells; ``padded`` is working memory."""
+    size = field(sweep, SIZE)
     reach = size // 2
-    padded_D, padded_T = to_delta + W * BYTES, to_tangent + W * BYTES
+    vectors = 2 if field(sweep, THETA) else 1
     for part in range(2):
         j0, j1, shift = (0, W - q, q) if part == 0 else (W - q, W, q - W)
         if j0 == j1:
             continue
-        for k in range(reach):
-            for j, slot in ((j0 - reach + k, k), (j1 + k, reach + j1 - j0 + k)):
-                side = _side(sweep, a, b, i, i2, j, j + shift, H, W, width, unit)
-                store(side, padded_D + slot * BYTES)
-                _clear(padded_T + slot * BYTES, 1, unit)
+        for k in range(2 * reach):
+            j = j0 - reach + k if k < reach else j1 + k - reach
+            slot = padded + (j - j0 + reach) * CELL
+            store(_side(sweep, a, b, i, i2, j, j + shift, H, W, unit), slot)
+            store(splat(unit - unit), slot + BYTES)
         activate(
-            sweep, channels, scale, a, b, delta, source, step, W, i, i2, j0, j1, shift,
-            padded_D + reach * BYTES, padded_T + reach * BYTES, unit,
+            sweep, channels, scale, a, b, cells, W, i, i2, j0, j1, shift,
+            padded + reach * CELL, unit,
         )  # fmt: skip
-        for j in range(j0, j1):
-            at = (j - j0) * BYTES
-            total = load(padded_D + at, unit)
-            for k in range(1, size):
-                total = total + load(padded_D + at + k * BYTES, unit)
-            store(total, to_delta + j * BYTES)
-        if sweep[THETA]:
-            for j in range(j0, j1):
-                at = (j - j0) * BYTES
-                total = load(padded_T + at, unit)
+        for j in range(j1 - j0):
+            for v in range(vectors):
+                at = padded + j * CELL + v * BYTES
+                total = load(at, unit)
                 for k in range(1, size):
-                    total = total + load(padded_T + at + k * BYTES, unit)
-                store(total, to_tangent + j * BYTES)
-
-
-@numba.njit(nogil=True)
-def _sum_rows(ring, size, W, to, unit):
-    """Store the sums of the ``size`` rows of a ring, in its order."""
-    for j in range(W):
-        at = ring + j * BYTES
-        total = load(at, unit)
-        for k in range(1, size):
-            total = total + load(at + k * W * BYTES, unit)
-        store(total, to + j * BYTES)
+                    total = total + load(at + k * CELL, unit)
+                store(total, to + (j0 + j) * CELL + v * BYTES)
 
 
 @numba.njit(nogil=True)
 def _general_sweep(
-    sweep, channels, scale, a, b, H, W, p, q, delta_from, delta, source, step, tangent,
-    ring, spare, unit,
+    sweep, channels, scale, a, b, H, W, p, q, source, state, ring, spare, unit
 ):  # fmt: skip
-    """Anything in front of a filter of any odd size."""
-    size = sweep[SIZE]
+    """Anything in front of a filter of any odd size, from ``source`` to ``state``."""
+    size = field(sweep, SIZE)
     reach = size // 2
-    row = W * BYTES
-    ring_T, spare_T = ring + size * row, spare + (2 * W + 2 * reach) * BYTES
+    row = W * CELL
     for part in range(2):
         i0, i1, shift = (0, H - p, p) if part == 0 else (H - p, H, p - H)
         if i0 == i1:
             continue
         for r in range(i0 - reach, i1 + reach):
-            slot = (r - i0 + reach) % size * row
+            slot = ring + (r - i0 + reach) % size * row
             if i0 <= r < i1:
-                _padded_row(
-                    sweep, channels, scale, a, b, H, W, r, r + shift, q, delta_from + r * row,
-                    source + r * W * step, step, spare, spare_T, unit,
-                )  # fmt: skip
-                _copy(spare, ring + slot, W, unit)
-                if sweep[THETA]:
-                    _copy(spare_T, ring_T + slot, W, unit)
+                cells = source + r * row
+                _padded_row(sweep, channels, scale, a, b, H, W, r, r + shift, q, cells, spare, slot, unit)  # fmt: skip
             else:
-                _side_row(sweep, a, b, r, r + shift, H, W, q, ring + slot, unit)
-                if sweep[THETA]:
-                    _clear(ring_T + slot, W, unit)
+                _side_row(sweep, a, b, r, r + shift, H, W, q, slot, unit)
             if r >= i0 + reach:
-                to = (r - reach) * row
-                _sum_rows(ring, size, W, delta + to, unit)
-                if sweep[THETA]:
-                    _sum_rows(ring_T, size, W, tangent + to, unit)
+                for k in range(2 * W):
+                    at = k * BYTES
+                    total = load(ring + at, unit)
+                    for n in range(1, size):
+                        total = total + load(ring + n * row + at, unit)
+                    store(total, state + (r - reach) * row + at)
 
 
 @numba.njit(nogil=True)
-def _whole_row(
-    sweep, channels, scale, a, b, W, i, i2, q, delta, source, step, to_delta, to_tangent, unit
-):  # fmt: skip
+def _whole_row(sweep, channels, scale, a, b, W, i, i2, q, cells, to, unit):
     """Store row i of what stands in front of the linear layer."""
     for part in range(2):
         j0, j1, shift = (0, W - q, q) if part == 0 else (W - q, W, q - W)
         if j0 < j1:
             activate(
-                sweep, channels, scale, a, b, delta, source, step, W, i, i2, j0, j1, shift,
-                to_delta + j0 * BYTES, to_tangent + j0 * BYTES, unit,
-            )  # fmt: skip
+                sweep, channels, scale, a, b, cells, W, i, i2, j0, j1, shift, to + j0 * CELL, unit
+            )
 
 
 @numba.njit(nogil=True)
-def _total(at, W, sums, unit):
-    """Add a row to the sums of every lane: along the row in the dtype, then in float64."""
-    total = load(at, unit)
+def _total(row, W, sums, unit):
+    """Add a row of cells to float64 sums per lane; along the row the sum is in the dtype."""
+    D, T = load(row, unit), load(row + BYTES, unit)
     for j in range(1, W):
-        total = total + load(at + j * BYTES, unit)
-    store(total, at)
+        D = D + load(row + j * CELL, unit)
+        T = T + load(row + j * CELL + BYTES, unit)
+    store(D, row)
+    store(T, row + BYTES)
     width = word(unit)
     for lane in range(BYTES // width):
-        sums[lane] += number(at + lane * width, unit)
+        sums[0, lane] += number(row + lane * width, unit)
+        sums[1, lane] += number(row + BYTES + lane * width, unit)
 
 
 @numba.njit(nogil=True)
-def _pool_row(size, i, i2, H, W, q, pool, theta_offset, theta, row, row_T, unit):
+def _pool_row(size, i, i2, H, W, q, pool, theta, row, unit):
     """Add a row of cells to the windows they belong to."""
     rows, columns = H // size, W // size
     I, I2 = i // size, i2 // size
     if I >= rows or I2 >= rows:
         return
-    here = pool + (((I2 - I) % rows * columns * rows + I) * columns) * BYTES
+    here = pool + ((I2 - I) % rows * columns * rows + I) * columns * CELL
     for j in range(W):
         J, J2 = j // size, _wrap(j + q, W) // size
         if J >= columns or J2 >= columns:
             continue
-        to = here + ((J2 - J) % columns * rows * columns + J) * BYTES
-        store(load(to, unit) + load(row + j * BYTES, unit), to)
+        to = here + ((J2 - J) % columns * rows * columns + J) * CELL
+        store(load(to, unit) + load(row + j * CELL, unit), to)
         if theta:
-            to += theta_offset
-            store(load(to, unit) + load(row_T + j * BYTES, unit), to)
+            store(load(to + BYTES, unit) + load(row + j * CELL + BYTES, unit), to + BYTES)
 
 
 @numba.njit(nogil=True)
 def _blocks(
-    a, b, channels, blocks, upto, sweeps, scales, factors, classes, state, pools, theta, sums, unit
+    a, b, channels, blocks, upto, sweeps, scales, factors, classes, state, pools, sums, unit
 ):  # fmt: skip
     """Run the first ``upto`` blocks of a row image with one vector of column images."""
     for n in range(upto):
         H, W = blocks[n, HEIGHT], blocks[n, WIDTH]
-        row = W * BYTES
-        zero, delta = state, state + BYTES
-        tangent = delta + H * row
-        ring = tangent + H * row
-        last = sweeps[blocks[n, LAST] - 1]
-        size = last[POOL]
+        row = W * CELL
+        ring = state + H * row
+        size = field(sweeps[blocks[n, LAST] - 1].ctypes.data, POOL)
+        pool = pools
         if size:
-            h, w = H // size, W // size
-            pool = pools + blocks[n + 1, POOLS] * BYTES
-            _clear(pool, (2 if theta else 1) * (h * w) ** 2, unit)
+            pool = pools + blocks[n + 1, POOLS] * CELL
+            _clear(pool, 2 * ((H // size) * (W // size)) ** 2, unit)
         for cls in classes[blocks[n, CLASS] : blocks[n, CLASS_END]]:
             p, q = cls // W, cls % W
             for k in range(blocks[n, FIRST], blocks[n, LAST]):
-                sweep = sweeps[k]
-                most = max(3, sweep[SIZE])
-                spare = ring + 2 * most * row
-                spare_T = spare + row
-                delta_from, source, step = delta, tangent, BYTES
-                if sweep[KIND] == POOLED:
-                    delta_from = pools + (blocks[n, POOLS] + cls * H * W) * BYTES
-                    source = delta_from + (H * W) ** 2 * BYTES
-                if sweep[FRESH]:
-                    source, step = zero, 0
-                if sweep[KIND] == RELU and sweep[SIZE] == 3 and (sweep[TRAINED] or not sweep[THETA]):
-                    _fused_sweep(sweep, a, b, H, W, p, q, delta, source, step, tangent, ring, spare, unit)  # fmt: skip
-                elif sweep[SIZE] > 1:
-                    _general_sweep(
-                        sweep, channels, scales[k], a, b, H, W, p, q, delta_from, delta, source,
-                        step, tangent, ring, spare, unit,
-                    )  # fmt: skip
+                sweep = sweeps[k].ctypes.data
+                box, theta = field(sweep, SIZE), field(sweep, THETA)
+                source, spare = state, ring + max(2, box) * row
+                if field(sweep, KIND) == POOLED:
+                    source = pools + (blocks[n, POOLS] + cls * H * W) * CELL
+                plain = field(sweep, TRAINED) or not theta
+                if box == 3 and field(sweep, KIND) == RELU and plain:
+                    _fused_sweep(sweep, a, b, H, W, p, q, state, ring, spare, unit)
+                elif box > 1:
+                    _general_sweep(sweep, channels, scales[k], a, b, H, W, p, q, source, state, ring, spare, unit)  # fmt: skip
                 else:
                     for i in range(H):
                         i2 = _wrap(i + p, H)
-                        here = i * row
-                        to, to_T = delta + here, tangent + here
-                        if sweep[SIZE] == 0:
-                            to, to_T = spare, spare_T
-                        _whole_row(
-                            sweep, channels, scales[k], a, b, W, i, i2, q, delta_from + here,
-                            source + i * W * step, step, to, to_T, unit,
-                        )  # fmt: skip
-                        if size and sweep[SIZE] == 0:
-                            _pool_row(size, i, i2, H, W, q, pool, (h * w) ** 2 * BYTES, sweep[THETA], to, to_T, unit)  # fmt: skip
-                        elif sweep[SIZE] == 0:
-                            _total(to, W, sums[0], unit)
-                            if sweep[THETA]:
-                                _total(to_T, W, sums[1], unit)
+                        to = state + i * row if box else spare
+                        _whole_row(sweep, channels, scales[k], a, b, W, i, i2, q, source + i * row, to, unit)  # fmt: skip
+                        if box == 0 and size:
+                            _pool_row(size, i, i2, H, W, q, pool, theta, to, unit)
+                        elif box == 0:
+                            _total(to, W, sums, unit)
                 if factors[k] != unit:  # keeps the units of deep networks within range
-                    factor = splat(factors[k])
-                    for j in range((2 if sweep[THETA] else 1) * H * W):
-                        store(load(delta + j * BYTES, unit) * factor, delta + j * BYTES)
+                    for j in range(2 * H * W):
+                        store(load(state + j * BYTES, unit) * splat(factors[k]), state + j * BYTES)
 
 
 @numba.njit(nogil=True)
@@ -398,7 +337,6 @@ def entries(
     factors,
     classes,
     room,
-    theta,
     first,
     out_delta,
     out_theta,
@@ -407,29 +345,28 @@ def entries(
 
     Args:
         rows: (n, numbers) of the dtype, what ``prepare`` knows of row images.
-        columns: (m, vectors, LANES), of column images, one per lane, on vectors' borders.
+        columns: (m, vectors, lanes), of column images, one per lane, on vectors' borders.
         channels: Channels of a pixel.
         blocks: (number of blocks, 7) integers, see the constants above.
         sweeps: (number of sweeps, ``SWEEP_FIELDS``) integers.
         scales: The unit of the state in front of each sweep.
         factors: What the state behind each sweep is multiplied by.
         classes: p·W + q of the displacement classes to visit, block by block.
-        room: Vectors of working memory: for one class, for all pooled arrays.
-        theta: Whether Θ is wanted.
+        room: Cells of working memory: for one class, for all pooled arrays.
         first: (n,) first vector of columns to compute for each row.
-        out_delta: (n, m, LANES) float64.
-        out_theta: (n, m, LANES) float64.
+        out_delta: (n, m, lanes) float64.
+        out_theta: (n, m, lanes) float64.
     """
     unit = scales.dtype.type(1)
-    kept, state = _work(scales, room[0])
-    kept_pools, pools = _work(scales, room[1])
+    kept, state = _work(scales, 2 * room[0])
+    kept_pools, pools = _work(scales, 2 * room[1])
     sums = np.zeros((2, BYTES // scales.itemsize))
     for n in range(rows.shape[0]):
         for m in range(first[n], columns.shape[0]):
             sums[:] = 0.0
             _blocks(
                 rows[n].ctypes.data, columns[m].ctypes.data, channels, blocks, len(blocks), sweeps,
-                scales, factors, classes, state, pools, theta, sums, unit,
+                scales, factors, classes, state, pools, sums, unit,
             )  # fmt: skip
             out_delta[n, m] = sums[0]
             out_theta[n, m] = sums[1]
@@ -459,16 +396,16 @@ def self_windows(
     """
     unit = scales.dtype.type(1)
     lanes = BYTES // scales.itemsize
-    kept, state = _work(scales, room[0])
-    kept_pools, pools = _work(scales, room[1])
+    kept, state = _work(scales, 2 * room[0])
+    kept_pools, pools = _work(scales, 2 * room[1])
     sums = np.zeros((2, lanes))
     for n in range(rows.shape[0]):
         m, lane = (first + n) // lanes, (first + n) % lanes
         _blocks(
             rows[n].ctypes.data, columns[m].ctypes.data, channels, blocks, upto, sweeps,
-            scales, factors, classes, state, pools, False, sums, unit,
+            scales, factors, classes, state, pools, sums, unit,
         )  # fmt: skip
-        at = pools + blocks[upto, POOLS] * BYTES + lane * scales.itemsize
+        at = pools + blocks[upto, POOLS] * CELL + lane * scales.itemsize
         for k in range(out.shape[1]):
-            out[n, k] = number(at + k * BYTES, unit)
+            out[n, k] = number(at + k * CELL, unit)
     kept[0] = kept_pools[0]

@@ -16,7 +16,6 @@ from ntkdist.kernels._chain import Chain, Link
 # about 1, so that squares of the state stay within float32.
 _RANGE = 40
 _KIND = {"": cells.LINEAR, "relu": cells.RELU, "erf": cells.ERF}
-_NUMBERS = ("half", "side", "root", "inverse", "angle")
 
 
 @dataclass(frozen=True)
@@ -33,13 +32,12 @@ class Plan:
         factors: For ``entries``.
         classes: For ``entries``.
         room: For ``entries``.
-        offsets: For each link, where ``half``, ``side``, ``root``, ``inverse``, ``angle`` and
-            ``twice`` start in an image's numbers.
+        offsets: For each link, where ``half``, ``side`` and ``cells`` start in a row's numbers.
         centers: For each block behind a pool, where the means over its windows start.
         units: For each link, the unit in front of its linear layer and the one behind it.
         unit: The unit at the end.
         pool_units: For each block, the unit of its input.
-        shared: Numbers an image has as column; ``twice`` comes behind, for rows alone.
+        columns: Which of a row's numbers make the vectors of a column image.
         numbers: Numbers an image has as row.
         count: Cells that the sums at the end run over.
     """
@@ -58,14 +56,14 @@ class Plan:
     units: tuple[tuple[float, float], ...]
     unit: float
     pool_units: tuple[float, ...]
-    shared: int
+    columns: np.ndarray
     numbers: int
     count: int
 
     def without_theta(self) -> np.ndarray:
         """Return ``sweeps`` for Δ alone."""
         sweeps = self.sweeps.copy()
-        sweeps[:, [cells.THETA, cells.FRESH]] = 0
+        sweeps[:, cells.THETA] = cells.NONE
         return sweeps
 
     def windows_in_front_of(self, upto: int) -> tuple[np.ndarray, np.ndarray]:
@@ -110,14 +108,14 @@ def plan_of(chain: Chain, shape: tuple[int, int, int], dtype: str) -> Plan:
         layout.end(block.pool)
         blocks.append([H, W, first, len(layout.sweeps), 0, 0, 0])
         most = max([3, *(link.size for link in block.links)])
-        state = max(state, 1 + 2 * H * W + 2 * most * W + 2 * (2 * W + most))
+        state = max(state, H * W + most * W + W + most)
         count = H * W
         if block.pool:
             H, W = H // block.pool, W // block.pool
             layout.unit /= block.pool**4
     table = np.array(blocks, np.int64)
     # where pooled arrays start: block n reads what block n − 1 adds up
-    sizes = [2 * (int(h) * int(w)) ** 2 for h, w in table[1:, :2]]
+    sizes = [(int(h) * int(w)) ** 2 for h, w in table[1:, :2]]
     table[1:, loops.POOLS] = np.cumsum([0, *sizes])[:-1]
     radius = None if chain.pooled else 0
     for n in range(len(table) - 1, -1, -1):
@@ -129,19 +127,12 @@ def plan_of(chain: Chain, shape: tuple[int, int, int], dtype: str) -> Plan:
         classes.append(np.add.outer(near[0] * w, near[1]).ravel())
     classes.reverse()
     _number_classes(table, classes)
-    sweeps = np.array(layout.sweeps, np.int64)
-    shared = layout.taken
-    offsets = []
-    for where, area in zip(layout.offsets, layout.areas, strict=True):
-        offsets.append({**where, "twice": layout.taken})
-        layout.taken += area
-    for sweep, k in layout.behind:
-        sweeps[sweep, cells.TWICE] = offsets[k]["twice"]
     return Plan(
-        chain, shape, dtype, table, sweeps, np.array(layout.scales, dtype),
+        chain, shape, dtype, table, np.array(layout.sweeps, np.int64), np.array(layout.scales, dtype),
         np.array(layout.factors, dtype), np.concatenate(classes),
-        np.array([state, sum(sizes)], np.int64), tuple(offsets), tuple(layout.centers),
-        tuple(layout.units), layout.unit, tuple(pool_units), shared, layout.taken,
+        np.array([state, sum(sizes)], np.int64), tuple(layout.offsets), tuple(layout.centers),
+        tuple(layout.units), layout.unit, tuple(pool_units),
+        np.concatenate(layout.columns), layout.numbers,
         count * len(classes[-1]),
     )  # fmt: skip
 
@@ -149,8 +140,7 @@ def plan_of(chain: Chain, shape: tuple[int, int, int], dtype: str) -> Plan:
 class _Layout:
     """Sweeps in order, and where each finds an image's numbers, while a plan is made."""
 
-    def __init__(self, taken: int) -> None:
-        self.taken = taken
+    def __init__(self, pixels: int) -> None:
         self.unit = 1.0
         self.theta = False
         self.fold = True
@@ -158,33 +148,31 @@ class _Layout:
         self.scales: list[float] = []
         self.factors: list[float] = []
         self.offsets: list[dict[str, int]] = []
-        self.areas: list[int] = []
         self.units: list[tuple[float, float]] = []
         self.centers: list[int] = []
-        self.behind: list[tuple[int, int]] = []
-        self.sweep = np.zeros(cells.SWEEP_FIELDS, np.int64)
-        self.scale = 1.0
+        self.columns = [np.arange(pixels)]
+        self.numbers = self.vectors = pixels
+        self._begin(cells.PIXELS)
 
     def start(self, area: int, *, pooled: bool) -> None:
         """Begin with pixels, or with means over windows."""
-        self.sweep = np.zeros(cells.SWEEP_FIELDS, np.int64)
-        self.sweep[cells.KIND] = cells.PIXELS
+        self._begin(cells.PIXELS)
         if pooled:
-            self.sweep[[cells.KIND, cells.ROOT]] = cells.POOLED, self.taken
-            self.centers.append(self.taken)
-            self.taken += area
-        self.sweep[cells.THETA] = self.theta
-        self.scale = self.unit
+            self._begin(cells.POOLED)
+            self.centers.append(self.numbers)
+            self.sweep[[cells.CELLS, cells.CELLS_B]] = self._take(area)
+        self.sweep[cells.THETA] = cells.THERE if self.theta else cells.NONE
 
     def link(self, link: Link, area: int) -> None:
         """End the sweep with a linear layer, and begin one with what stands behind it."""
-        where = {}
-        for name in _NUMBERS:
-            where[name] = self.taken
-            self.taken += area if name != "angle" or link.activation == "erf" else 0
-        self.offsets.append(where)
-        self.areas.append(area)
-        self.sweep[[cells.SIZE, cells.HALF, cells.SIDE]] = link.size, where["half"], where["side"]
+        half, side = self._take(area), self._take(area)
+        kind = _KIND[link.activation]
+        per_pixel = cells.NUMBERS_B_ERF if kind == cells.ERF else cells.NUMBERS_B
+        behind = self._take(area, cells.NUMBERS, per_pixel)
+        self.offsets.append({"half": half[0], "side": side[0], "cells": behind[0]})
+        self.sweep[[cells.HALF, cells.HALF_B]] = half
+        self.sweep[[cells.SIDE, cells.SIDE_B]] = side
+        self.sweep[cells.SIZE] = link.size
         before = self.unit
         self.unit *= link.W_std**2 / link.size**2
         power = math.floor(math.log2(self.unit))
@@ -192,16 +180,14 @@ class _Layout:
         self.unit /= factor
         self.units.append((before, self.unit))
         self._close(factor)
-        fresh = link.trainable and not self.theta
-        self.theta = self.theta or link.trainable
-        self.sweep = np.zeros(cells.SWEEP_FIELDS, np.int64)
-        self.sweep[cells.KIND] = _KIND[link.activation]
-        self.sweep[[cells.THETA, cells.TRAINED, cells.FRESH]] = self.theta, link.trainable, fresh
-        self.sweep[cells.FOLD] = self.fold
-        for field, name in ((cells.ROOT, "root"), (cells.INVERSE, "inverse"), (cells.ANGLE, "angle")):
-            self.sweep[field] = where[name]
-        self.behind.append((len(self.sweeps), len(self.offsets) - 1))
-        self.scale = self.unit
+        self._begin(kind)
+        self.sweep[[cells.CELLS, cells.CELLS_B]] = behind
+        self.sweep[[cells.TRAINED, cells.FOLD]] = link.trainable, self.fold
+        if self.theta:
+            self.sweep[cells.THETA] = cells.THERE
+        elif link.trainable:
+            self.sweep[cells.THETA] = cells.FRESH
+            self.theta = True
         if link.activation:
             # a covariance is not negative behind a ReLU, and stays so through linear layers
             self.fold = link.activation == "erf"
@@ -211,6 +197,20 @@ class _Layout:
         """End the sweep with a pool, or with the sums at the end."""
         self.sweep[cells.POOL] = pool
         self._close(1.0)
+
+    def _take(self, area: int, numbers: int = 1, vectors: int = 1) -> tuple[int, int]:
+        """Reserve numbers for each pixel, of which columns keep the first; say where."""
+        at = self.numbers, self.vectors
+        kept = np.arange(area)[:, None] * numbers + np.arange(vectors)
+        self.columns.append(self.numbers + kept.ravel())
+        self.numbers += area * numbers
+        self.vectors += area * vectors
+        return at
+
+    def _begin(self, kind: int) -> None:
+        self.sweep = np.zeros(cells.SWEEP_FIELDS, np.int64)
+        self.sweep[cells.KIND] = kind
+        self.scale = self.unit
 
     def _close(self, factor: float) -> None:
         self.sweeps.append(self.sweep)

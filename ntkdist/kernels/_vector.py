@@ -111,6 +111,16 @@ def word(typingctx, unit):
 
 
 @intrinsic
+def integer(typingctx, address):
+    """Return the 64-bit integer at ``address``."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.load(_at(builder, args[0], ir.IntType(64)), align=8)
+
+    return types.int64(_INDEX), generate
+
+
+@intrinsic
 def number(typingctx, address, unit):
     """Return the one number at ``address``."""
     kind = _BY_SCALAR[unit]

@@ -73,7 +73,7 @@ class CpuState:
     @cached_property
     def lanes(self) -> np.ndarray:
         """(vectors, numbers, lanes) with one image per vector lane, for column images."""
-        return to_lanes(self.rows[:, : self.plan.shared])
+        return to_lanes(self.rows[:, self.plan.columns])
 
 
 def to_lanes(rows: np.ndarray) -> np.ndarray:
@@ -158,7 +158,7 @@ class CpuBackend:
         def run(group: slice) -> None:
             entries(  # type: ignore[call-arg]  # the compiled function's signature is not typed
                 rows[group], lanes, plan.shape[2], plan.blocks, sweeps, plan.scales, plan.factors,
-                plan.classes, plan.room, theta, first[group], delta[group], tangent[group],
+                plan.classes, plan.room, first[group], delta[group], tangent[group],
             )  # fmt: skip
 
         self.spread_out(run, n)
@@ -216,19 +216,16 @@ class _Preparation:
         self._put(where["side"], box_sum(self.A / 2 / before, 1, link.size))
         A = scale * box_sum(self.A, link.size, link.size) + link.b_std**2
         if link.activation == "erf":
-            self._put(where["root"], np.sqrt(0.5 + A))
-            self._put(where["inverse"], 1 / np.sqrt(1 + 2 * A))
-            self._put(where["angle"], np.arccos(2 * A / (1 + 2 * A)) / np.pi)
-            self.A = 2 / np.pi * np.arcsin(2 * A / (1 + 2 * A))
-            return
-        root = np.sqrt(A / 2 / behind).astype(self.rows.dtype)
-        # 2·root is exact, and 1/a comes from the rounded root, so that equal images meet exactly
-        some = np.where(root > 0, root, 1).astype(np.float64)
-        inverse = np.where(root > 0, np.sqrt(0.5) / some, 0.0)
-        self._put(where["root"], root)
-        self._put(where["inverse"], inverse)
-        self._put(where["twice"], 2 * root)
-        self.A = A / 2 if link.activation == "relu" else A
+            near = 2 * A / (1 + 2 * A)
+            cells = np.sqrt(0.5 + A), 1 / np.sqrt(1 + 2 * A), np.arccos(near) / np.pi
+            self.A = 2 / np.pi * np.arcsin(near)
+        else:
+            # from the rounded root, so that equal images meet exactly
+            root = np.sqrt(A / 2 / behind).astype(self.rows.dtype).astype(np.float64)
+            inverse = np.divide(np.sqrt(0.5), root, out=np.zeros_like(root), where=root > 0)
+            cells = root, inverse, 2 * root
+            self.A = A / 2 if link.activation == "relu" else A
+        self._put(where["cells"], np.stack(cells, axis=-1))
 
     def _pool(self, n: int) -> None:
         """Average over windows: mean K(x, x) = mean a² − mean Δ(x, x) over pairs of pixels."""
@@ -237,7 +234,7 @@ class _Preparation:
         plan = self.plan
         blocks, classes = plan.windows_in_front_of(n)
         H, W = (int(x) for x in plan.blocks[n, :2])
-        lanes, sweeps = to_lanes(self.rows[:, : plan.shared]), plan.without_theta()
+        lanes, sweeps = to_lanes(self.rows[:, plan.columns]), plan.without_theta()
         found = np.zeros((len(self.rows), H * W), self.rows.dtype)
 
         def run(group: slice) -> None:
@@ -254,7 +251,7 @@ class _Preparation:
 
     def _self_entries(self) -> np.ndarray:
         """Return the mean over all pairs of positions of Δ(x, x), (n,) float64."""
-        lanes = to_lanes(self.rows[:, : self.plan.shared])
+        lanes = to_lanes(self.rows[:, self.plan.columns])
         width = lanes.shape[2]
         found = np.empty(len(self.rows))
         for group in range(len(lanes)):
