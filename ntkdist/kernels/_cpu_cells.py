@@ -146,6 +146,23 @@ def half_distance(x, y, channels, width, unit):
 
 
 @numba.njit(inline="always")
+def start(kind, theta, fold, cell, a, b, channels, unit):
+    """Read a cell of a row image and column images, pixels or ReLU; see ``relu_start``."""
+    if kind == PIXELS:
+        D = half_distance(a, b, channels, word(unit), unit)
+        return D, D, D, D, D, D, D
+    return relu_start(theta, fold, cell, a, b, unit)
+
+
+@numba.njit(inline="always")
+def end(kind, fold, old, e, w, s, t, total, ab, unit):
+    """Return what ``start`` began."""
+    if kind == PIXELS:
+        return old, old
+    return relu_end(fold, old, e, w, s, t, total, ab, unit)
+
+
+@numba.njit(inline="always")
 def _relu_cells(theta, fold, trained, cell, a, b, count, to, unit):
     for j in range(count):
         at, near = j * CELL, j * NUMBERS * word(unit)

@@ -38,6 +38,7 @@ from ntkdist.kernels._cpu_cells import (
     NONE,
     NUMBERS,
     NUMBERS_B,
+    PIXELS,
     POOL,
     POOLED,
     RELU,
@@ -48,9 +49,11 @@ from ntkdist.kernels._cpu_cells import (
     THETA,
     TRAINED,
     activate,
+    end,
     field,
     relu_end,
     relu_start,
+    start,
 )
 from ntkdist.kernels._vector import BYTES, load, number, splat, store, word
 
@@ -80,101 +83,150 @@ def _side(sweep, a, b, i, i2, j, j2, H, W, unit):
     return splat(unit - unit)
 
 
+@numba.njit(inline="always")
+def _side_sum(sweep, a, b, i, i2, j, H, W, q, unit):
+    """Return the sum of sides around cell j of a row that one of the images, or none, has."""
+    if 0 <= i < H:
+        return splat(number(a + (field(sweep, SIDE) + i * W + j) * word(unit), unit))
+    if 0 <= i2 < H:
+        return load(b + (field(sweep, SIDE_B) + i2 * W + _wrap(j + q, W)) * BYTES, unit)
+    return splat(unit - unit)
+
+
 @numba.njit(nogil=True)
 def _side_row(sweep, a, b, i, i2, H, W, q, to, unit):
-    """Store the sums along a row that only one of the images has: half variances, or zeros."""
-    width = word(unit)
-    _clear(to, 2 * W, unit)
-    if 0 <= i < H:
-        at = a + (field(sweep, SIDE) + i * W) * width
-        for j in range(W):
-            store(splat(number(at + j * width, unit)), to + j * CELL)
-    elif 0 <= i2 < H:
-        at = b + (field(sweep, SIDE_B) + i2 * W) * BYTES
-        for j in range(W):
-            store(load(at + _wrap(j + q, W) * BYTES, unit), to + j * CELL)
+    """Store a row of such sums, with Θ = 0."""
+    for j in range(W):
+        store(_side_sum(sweep, a, b, i, i2, j, H, W, q, unit), to + j * CELL)
+        store(splat(unit - unit), to + j * CELL + BYTES)
 
 
 @numba.njit(inline="always")
-def _emit(theta, D, T, old, previous, out, unit):
-    """Store the sum of three rows' sums; the newest takes the place of the oldest."""
-    store((load(old, unit) + load(previous, unit)) + D, out)
-    store(D, old)
+def _emit(theta, D, T, old, previous, new, out, at, unit):
+    """Store the sums of three rows' sums, the newest of them ``D`` and ``T``, and these."""
+    store((load(old + at, unit) + load(previous + at, unit)) + D, out + at)
+    store(D, new + at)
     if theta:
-        store((load(old + BYTES, unit) + load(previous + BYTES, unit)) + T, out + BYTES)
-        store(T, old + BYTES)
+        at += BYTES
+        store((load(old + at, unit) + load(previous + at, unit)) + T, out + at)
+        store(T, new + at)
 
 
 @numba.njit(inline="always")
-def _fused_row(theta, fold, sweep, a, b, H, W, i, i2, q, cells, out, old, previous, unit):
-    """Push row i through a ReLU and sums along the row; store the 3 × 3 sums of the row before.
+def _fused_row(
+    kind, theta, fold, sweep, channels, a, b, H, W, i, i2, q, cells, out, old, previous, new, unit
+):  # fmt: skip
+    """Push row i through pixels or a ReLU and sums along the row; sum rows for the one before.
 
-    ``old`` and ``previous`` are rows of such sums; this row's take the place of the older ones.
+    ``old``, ``previous`` and ``new`` are rows of sums along the row; row i's go into ``new``.
+    Cells are started while the one before them is finished, so what is known one cell later
+    is stored two cells later. Before a part's first cell that goes to the cell left of it: in
+    front of the row, or to the end of the left part, which therefore comes second.
     """
-    near = NUMBERS * word(unit)
+    width = word(unit)
+    near, far = NUMBERS * width, NUMBERS_B * BYTES
+    if kind == PIXELS:
+        near, far = channels * width, channels * BYTES
     for part in range(2):
-        j0, j1, shift = (0, W - q, q) if part == 0 else (W - q, W, q - W)
+        j0, j1, shift = (0, W - q, q) if part == 1 else (W - q, W, q - W)
         if j0 == j1:
             continue
-        ra = a + field(sweep, CELLS) * word(unit) + i * W * near
-        rb = b + (field(sweep, CELLS_B) + (i2 * W + shift) * NUMBERS_B) * BYTES
+        x = a + field(sweep, CELLS) * width + (i * W + j0) * near
+        y = b + field(sweep, CELLS_B) * BYTES + (i2 * W + j0 + shift) * far
         last_D = _side(sweep, a, b, i, i2, j0 - 1, j0 - 1 + shift, H, W, unit)
         last_T = splat(unit - unit)
-        old_D, e, w, s, t, total, ab = relu_start(
-            theta, fold, cells + j0 * CELL, ra + j0 * near, rb + j0 * CELL, unit
+        two_D, two_T = last_D, last_T
+        c0, c1, c2, c3, c4, c5, c6 = start(
+            kind, theta, fold, cells + j0 * CELL, x, y, channels, unit
         )
-        D, T = relu_end(fold, old_D, e, w, s, t, total, ab, unit)
-        two_D, two_T = last_D + D, last_T + T
-        for j in range(j0 + 1, j1):
-            last_D, last_T = D, T
-            at = j * CELL
-            old_D, e, w, s, t, total, ab = relu_start(
-                theta, fold, cells + at, ra + j * near, rb + at, unit
+        for j in range(1, j1 - j0):
+            D, T = end(kind, fold, c0, c1, c2, c3, c4, c5, c6, unit)
+            c0, c1, c2, c3, c4, c5, c6 = start(
+                kind, theta, fold, cells + (j0 + j) * CELL, x + j * near, y + j * far, channels, unit
             )
-            D, T = relu_end(fold, old_D, e, w, s, t, total, ab, unit)
-            at -= CELL
-            _emit(theta, two_D + D, two_T + T, old + at, previous + at, out + at, unit)
+            at = (j0 + j - 2) * CELL
+            _emit(theta, two_D + D, two_T + T, old, previous, new, out, at, unit)
             two_D, two_T = last_D + D, last_T + T
-        at = (j1 - 1) * CELL
-        two_D = two_D + _side(sweep, a, b, i, i2, j1, j1 + shift, H, W, unit)
-        _emit(theta, two_D, two_T, old + at, previous + at, out + at, unit)
+            last_D, last_T = D, T
+        D, T = end(kind, fold, c0, c1, c2, c3, c4, c5, c6, unit)
+        at = (j1 - 2) * CELL
+        _emit(theta, two_D + D, two_T + T, old, previous, new, out, at, unit)
+        two_D = last_D + D + _side(sweep, a, b, i, i2, j1, j1 + shift, H, W, unit)
+        _emit(theta, two_D, last_T + T, old, previous, new, out, at + CELL, unit)
 
 
 @numba.njit(nogil=True)
-def _fused_sweep(sweep, a, b, H, W, p, q, state, ring, spare, unit):
-    """A ReLU and a 3 × 3 filter, in place."""
-    theta, fold = field(sweep, THETA), field(sweep, FOLD)
-    row = W * CELL
+def _fused_sweep(sweep, channels, a, b, H, W, p, q, state, ring, spare, unit):
+    """Pixels or a ReLU, and a 3 × 3 filter, in place."""
+    kind, theta, fold = field(sweep, KIND), field(sweep, THETA), field(sweep, FOLD)
+    row = (W + 1) * CELL
     for part in range(2):
         i0, i1, shift = (0, H - p, p) if part == 0 else (H - p, H, p - H)
         if i0 == i1:
             continue
-        old, previous = ring, ring + row
+        old, previous, new = ring, ring + row, ring + 2 * row
         _side_row(sweep, a, b, i0 - 1, i0 - 1 + shift, H, W, q, previous, unit)
         for i in range(i0, i1):
             i2 = i + shift
-            here = state + i * row
-            out = spare if i == i0 else here - row
-            if fold:
-                if theta == THERE:
-                    _fused_row(THERE, True, sweep, a, b, H, W, i, i2, q, here, out, old, previous, unit)  # fmt: skip
-                elif theta == FRESH:
-                    _fused_row(FRESH, True, sweep, a, b, H, W, i, i2, q, here, out, old, previous, unit)  # fmt: skip
-                else:
-                    _fused_row(NONE, True, sweep, a, b, H, W, i, i2, q, here, out, old, previous, unit)  # fmt: skip
-            elif theta == THERE:
-                _fused_row(THERE, False, sweep, a, b, H, W, i, i2, q, here, out, old, previous, unit)  # fmt: skip
-            elif theta == FRESH:
-                _fused_row(FRESH, False, sweep, a, b, H, W, i, i2, q, here, out, old, previous, unit)  # fmt: skip
+            cells = state + i * row
+            out = spare if i == i0 else cells - row
+            if kind == PIXELS:
+                _fused_row(PIXELS, NONE, False, sweep, channels, a, b, H, W, i, i2, q, cells, out, old, previous, new, unit)  # fmt: skip
+            elif fold and theta:
+                _fused_row(RELU, FRESH, True, sweep, channels, a, b, H, W, i, i2, q, cells, out, old, previous, new, unit)  # fmt: skip
+            elif fold:
+                _fused_row(RELU, NONE, True, sweep, channels, a, b, H, W, i, i2, q, cells, out, old, previous, new, unit)  # fmt: skip
+            elif theta:
+                _fused_row(RELU, THERE, False, sweep, channels, a, b, H, W, i, i2, q, cells, out, old, previous, new, unit)  # fmt: skip
             else:
-                _fused_row(NONE, False, sweep, a, b, H, W, i, i2, q, here, out, old, previous, unit)  # fmt: skip
-            old, previous = previous, old
-        _side_row(sweep, a, b, i1, i1 + shift, H, W, q, spare, unit)
+                _fused_row(RELU, NONE, False, sweep, channels, a, b, H, W, i, i2, q, cells, out, old, previous, new, unit)  # fmt: skip
+            old, previous, new = previous, new, old
         out = state + (i1 - 1) * row
-        for k in range(2 * W):
-            at = k * BYTES
-            two = load(old + at, unit) + load(previous + at, unit)
-            store(two + load(spare + at, unit), out + at)
+        for j in range(W):
+            at = j * CELL
+            side = _side_sum(sweep, a, b, i1, i1 + shift, j, H, W, q, unit)
+            store((load(old + at, unit) + load(previous + at, unit)) + side, out + at)
+            if theta:
+                at += BYTES
+                store(load(old + at, unit) + load(previous + at, unit), out + at)
+
+
+@numba.njit(inline="always")
+def _relu_sums(theta, sweep, a, b, H, W, p, q, state, to, unit):
+    near, far = NUMBERS * word(unit), NUMBERS_B * BYTES
+    class_D = class_T = splat(unit - unit)
+    for i in range(H):
+        row_D = row_T = splat(unit - unit)
+        i2 = _wrap(i + p, H)
+        x = a + field(sweep, CELLS) * word(unit) + i * W * near
+        for part in range(2):
+            j0, j1, shift = (0, W - q, q) if part == 0 else (W - q, W, q - W)
+            y = b + field(sweep, CELLS_B) * BYTES + (i2 * W + shift) * far
+            cells = state + i * (W + 1) * CELL
+            for j in range(j0, j1):
+                c0, c1, c2, c3, c4, c5, c6 = relu_start(
+                    theta, False, cells + j * CELL, x + j * near, y + j * far, unit
+                )
+                D, T = relu_end(False, c0, c1, c2, c3, c4, c5, c6, unit)
+                row_D, row_T = row_D + D, row_T + T
+        class_D, class_T = class_D + row_D, class_T + row_T
+    store(class_D, to)
+    if theta:
+        store(class_T, to + BYTES)
+
+
+@numba.njit(nogil=True)
+def _relu_sum_sweep(sweep, a, b, H, W, p, q, state, spare, sums, unit):
+    """A ReLU and the sums at the end: along rows and over rows in the dtype, then in float64."""
+    _clear(spare, 2, unit)
+    if field(sweep, THETA):
+        _relu_sums(THERE, sweep, a, b, H, W, p, q, state, spare, unit)
+    else:
+        _relu_sums(NONE, sweep, a, b, H, W, p, q, state, spare, unit)
+    width = word(unit)
+    for lane in range(BYTES // width):
+        sums[0, lane] += number(spare + lane * width, unit)
+        sums[1, lane] += number(spare + BYTES + lane * width, unit)
 
 
 @numba.njit(nogil=True)
@@ -207,12 +259,12 @@ def _padded_row(sweep, channels, scale, a, b, H, W, i, i2, q, cells, padded, to,
 
 @numba.njit(nogil=True)
 def _general_sweep(
-    sweep, channels, scale, a, b, H, W, p, q, source, state, ring, spare, unit
+    sweep, channels, scale, a, b, H, W, p, q, source, pitch, state, ring, spare, unit
 ):  # fmt: skip
-    """Anything in front of a filter of any odd size, from ``source`` to ``state``."""
+    """Anything in front of a filter of any odd size, from rows ``pitch`` apart to ``state``."""
     size = field(sweep, SIZE)
     reach = size // 2
-    row = W * CELL
+    row = (W + 1) * CELL
     for part in range(2):
         i0, i1, shift = (0, H - p, p) if part == 0 else (H - p, H, p - H)
         if i0 == i1:
@@ -220,7 +272,7 @@ def _general_sweep(
         for r in range(i0 - reach, i1 + reach):
             slot = ring + (r - i0 + reach) % size * row
             if i0 <= r < i1:
-                cells = source + r * row
+                cells = source + r * pitch
                 _padded_row(sweep, channels, scale, a, b, H, W, r, r + shift, q, cells, spare, slot, unit)  # fmt: skip
             else:
                 _side_row(sweep, a, b, r, r + shift, H, W, q, slot, unit)
@@ -284,7 +336,7 @@ def _blocks(
     """Run the first ``upto`` blocks of a row image with one vector of column images."""
     for n in range(upto):
         H, W = blocks[n, HEIGHT], blocks[n, WIDTH]
-        row = W * CELL
+        row = (W + 1) * CELL
         ring = state + H * row
         size = field(sweeps[blocks[n, LAST] - 1].ctypes.data, POOL)
         pool = pools
@@ -296,25 +348,33 @@ def _blocks(
             for k in range(blocks[n, FIRST], blocks[n, LAST]):
                 sweep = sweeps[k].ctypes.data
                 box, theta = field(sweep, SIZE), field(sweep, THETA)
-                source, spare = state, ring + max(2, box) * row
+                source, pitch, spare = state, row, ring + max(3, box) * row
                 if field(sweep, KIND) == POOLED:
                     source = pools + (blocks[n, POOLS] + cls * H * W) * CELL
-                plain = field(sweep, TRAINED) or not theta
-                if box == 3 and field(sweep, KIND) == RELU and plain:
-                    _fused_sweep(sweep, a, b, H, W, p, q, state, ring, spare, unit)
+                    pitch = W * CELL
+                fold = field(sweep, FOLD)
+                # what nearly all sweeps are: a ReLU behind a ReLU, and the first two layers
+                plain = field(sweep, KIND) == RELU and (field(sweep, TRAINED) or not theta)
+                if plain and theta == FRESH and not fold:
+                    for j in range(H * (W + 1)):
+                        store(splat(unit - unit), state + j * CELL + BYTES)
+                if box == 3 and (field(sweep, KIND) == PIXELS or (plain and not (fold and theta == THERE))):  # fmt: skip
+                    _fused_sweep(sweep, channels, a, b, H, W, p, q, state, ring, spare, unit)
+                elif box == 0 and plain and not fold and not size:
+                    _relu_sum_sweep(sweep, a, b, H, W, p, q, state, spare, sums, unit)
                 elif box > 1:
-                    _general_sweep(sweep, channels, scales[k], a, b, H, W, p, q, source, state, ring, spare, unit)  # fmt: skip
+                    _general_sweep(sweep, channels, scales[k], a, b, H, W, p, q, source, pitch, state, ring, spare, unit)  # fmt: skip
                 else:
                     for i in range(H):
                         i2 = _wrap(i + p, H)
                         to = state + i * row if box else spare
-                        _whole_row(sweep, channels, scales[k], a, b, W, i, i2, q, source + i * row, to, unit)  # fmt: skip
+                        _whole_row(sweep, channels, scales[k], a, b, W, i, i2, q, source + i * pitch, to, unit)  # fmt: skip
                         if box == 0 and size:
                             _pool_row(size, i, i2, H, W, q, pool, theta, to, unit)
                         elif box == 0:
                             _total(to, W, sums, unit)
                 if factors[k] != unit:  # keeps the units of deep networks within range
-                    for j in range(2 * H * W):
+                    for j in range(2 * H * (W + 1)):
                         store(load(state + j * BYTES, unit) * splat(factors[k]), state + j * BYTES)
 
 
@@ -366,7 +426,7 @@ def entries(
             sums[:] = 0.0
             _blocks(
                 rows[n].ctypes.data, columns[m].ctypes.data, channels, blocks, len(blocks), sweeps,
-                scales, factors, classes, state, pools, sums, unit,
+                scales, factors, classes, state + CELL, pools, sums, unit,
             )  # fmt: skip
             out_delta[n, m] = sums[0]
             out_theta[n, m] = sums[1]
@@ -403,7 +463,7 @@ def self_windows(
         m, lane = (first + n) // lanes, (first + n) % lanes
         _blocks(
             rows[n].ctypes.data, columns[m].ctypes.data, channels, blocks, upto, sweeps,
-            scales, factors, classes, state, pools, sums, unit,
+            scales, factors, classes, state + CELL, pools, sums, unit,
         )  # fmt: skip
         at = pools + blocks[upto, POOLS] * CELL + lane * scales.itemsize
         for k in range(out.shape[1]):
