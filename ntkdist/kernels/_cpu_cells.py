@@ -25,6 +25,7 @@ from ntkdist.kernels._vector import (
     load,
     magnitude,
     number,
+    polynomial,
     sine_gap_over_pi,
     splat,
     sqrt,
@@ -81,21 +82,22 @@ def relu_start(theta, fold, cell, a, b, unit):
 
 
 @numba.njit(inline="always")
-def relu_end(fold, old, e, w, s, t, total, ab, unit):
+def relu_end(fold, P, R, old, e, w, s, t, total, ab, unit):
     """Return twice the Δ and Θ behind a ReLU.
 
     With θ = arccos|c|: 2Δ' = Δ − (ab/π)(sin θ − |c|θ) and 2E[σ̇σ̇] = 1 − θ/π for c ≥ 0;
+    ``P`` and ``R`` are the coefficients of the two polynomials (see ``duals``);
     for c < 0 the sum Δ + K = Δ − e + ab stands in Δ's place, and θ/π is the slope.
     """
     one = splat(unit)
-    p = arccos_over_pi(s)
+    p = polynomial(P, s)
     slope = fnma(t, p, one)
     kept, f = old, e
     if fold:
         slope = where_above(w, one, t * p, slope)
         kept = where_above(w, one, (old - e) + ab, old)
         f = where_above(w, one, (ab + ab) - e, e)
-    return fnma(f * t, sine_gap_over_pi(s), kept), total * slope
+    return fnma(f * t, polynomial(R, s), kept), total * slope
 
 
 @numba.njit(inline="always")
@@ -107,7 +109,7 @@ def _tangent(theta, cell, scale, K, trained, unit):
 
 
 @numba.njit(inline="always")
-def erf_cell(theta, cell, scale, trained, a, b, unit):
+def erf_cell(theta, P, cell, scale, trained, a, b, unit):
     """Return Δ and Θ behind an erf in true units; ``scale`` is the unit of the cell.
 
     z = 2K/√((1+2A)(1+2B)) enters as 1 − z, which needs no cancellation:
@@ -121,7 +123,7 @@ def erf_cell(theta, cell, scale, trained, a, b, unit):
     d = first - second
     w = fnma(d, d, fma(splat(scale) * two, load(cell, unit), one)) * m
     s = where_above(w, one, two - w, w)
-    q = sqrt(s) * arccos_over_pi(s)
+    q = sqrt(s) * polynomial(P, s)
     q = where_above(w, one, one - q, q)
     angles = splat(number(a + 2 * width, unit)) + load(b + 2 * BYTES, unit)
     new = two * q - angles
@@ -155,32 +157,33 @@ def start(kind, theta, fold, cell, a, b, channels, unit):
 
 
 @numba.njit(inline="always")
-def end(kind, fold, old, e, w, s, t, total, ab, unit):
+def end(kind, fold, P, R, old, e, w, s, t, total, ab, unit):
     """Return what ``start`` began."""
     if kind == PIXELS:
         return old, old
-    return relu_end(fold, old, e, w, s, t, total, ab, unit)
+    return relu_end(fold, P, R, old, e, w, s, t, total, ab, unit)
 
 
 @numba.njit(inline="always")
-def _relu_cells(theta, fold, trained, cell, a, b, count, to, unit):
+def _relu_cells(theta, fold, P, R, trained, cell, a, b, count, to, unit):
     for j in range(count):
         at, near = j * CELL, j * NUMBERS * word(unit)
         old, e, w, s, t, total, ab = relu_start(NONE, fold, cell + at, a + near, b + at, unit)
         if theta:
             total = _tangent(theta, cell + at, unit, ab - e, trained, unit)
-        D, T = relu_end(fold, old, e, w, s, t, total, ab, unit)
+        D, T = relu_end(fold, P, R, old, e, w, s, t, total, ab, unit)
         store(D, to + at)
         if theta:
             store(T, to + at + BYTES)
 
 
 @numba.njit(nogil=True)
-def activate(sweep, channels, scale, a, b, cell, W, i, i2, j0, j1, shift, to, unit):
+def activate(sweep, table, channels, scale, a, b, cell, W, i, i2, j0, j1, shift, to, unit):
     """Apply what stands in front of a linear layer to the cells j0 ≤ j < j1 of a row.
 
     Args:
         sweep: Address of a row of the sweep table.
+        table: Address of ``coefficients``.
         channels: Channels of a pixel.
         scale: The unit of the state (erf only).
         a: Address of the row image's numbers.
@@ -215,13 +218,14 @@ def activate(sweep, channels, scale, a, b, cell, W, i, i2, j0, j1, shift, to, un
                 store(load(cell + at + BYTES, unit), to + at + BYTES)
         return
     a += (field(sweep, CELLS) + here * NUMBERS) * width
+    P, R = arccos_over_pi(table, unit), sine_gap_over_pi(table, unit)
     trained = unit if field(sweep, TRAINED) else unit - unit
     if kind == ERF:
         b += (field(sweep, CELLS_B) + there * NUMBERS_B_ERF) * BYTES
         for j in range(count):
             at, near = j * CELL, j * NUMBERS * width
             D, T = erf_cell(
-                theta, cell + at, scale, trained, a + near, b + j * NUMBERS_B_ERF * BYTES, unit
+                theta, P, cell + at, scale, trained, a + near, b + j * NUMBERS_B_ERF * BYTES, unit
             )
             store(D, to + at)
             if theta:
@@ -240,10 +244,10 @@ def activate(sweep, channels, scale, a, b, cell, W, i, i2, j0, j1, shift, to, un
             store(D, to + at)
         return
     if theta and field(sweep, FOLD):
-        _relu_cells(theta, True, trained, cell, a, b, count, to, unit)
+        _relu_cells(theta, True, P, R, trained, cell, a, b, count, to, unit)
     elif theta:
-        _relu_cells(theta, False, trained, cell, a, b, count, to, unit)
+        _relu_cells(theta, False, P, R, trained, cell, a, b, count, to, unit)
     elif field(sweep, FOLD):
-        _relu_cells(NONE, True, trained, cell, a, b, count, to, unit)
+        _relu_cells(NONE, True, P, R, trained, cell, a, b, count, to, unit)
     else:
-        _relu_cells(NONE, False, trained, cell, a, b, count, to, unit)
+        _relu_cells(NONE, False, P, R, trained, cell, a, b, count, to, unit)

@@ -55,7 +55,16 @@ from ntkdist.kernels._cpu_cells import (
     relu_start,
     start,
 )
-from ntkdist.kernels._vector import BYTES, load, number, splat, store, word
+from ntkdist.kernels._vector import (
+    BYTES,
+    arccos_over_pi,
+    load,
+    number,
+    sine_gap_over_pi,
+    splat,
+    store,
+    word,
+)
 
 # columns of the table of blocks; POOLS: where the block's input stands in the pools' buffer
 HEIGHT, WIDTH, FIRST, LAST, CLASS, CLASS_END, POOLS = range(7)
@@ -114,7 +123,8 @@ def _emit(theta, D, T, old, previous, new, out, at, unit):
 
 @numba.njit(inline="always")
 def _fused_row(
-    kind, theta, fold, sweep, channels, a, b, H, W, i, i2, q, cells, out, old, previous, new, unit
+    kind, theta, fold, P, R, sweep, channels, a, b, H, W, i, i2, q, cells, out, old, previous, new,
+    unit,
 ):  # fmt: skip
     """Push row i through pixels or a ReLU and sums along the row; sum rows for the one before.
 
@@ -140,7 +150,7 @@ def _fused_row(
             kind, theta, fold, cells + j0 * CELL, x, y, channels, unit
         )
         for j in range(1, j1 - j0):
-            D, T = end(kind, fold, c0, c1, c2, c3, c4, c5, c6, unit)
+            D, T = end(kind, fold, P, R, c0, c1, c2, c3, c4, c5, c6, unit)
             c0, c1, c2, c3, c4, c5, c6 = start(
                 kind, theta, fold, cells + (j0 + j) * CELL, x + j * near, y + j * far, channels, unit
             )
@@ -148,7 +158,7 @@ def _fused_row(
             _emit(theta, two_D + D, two_T + T, old, previous, new, out, at, unit)
             two_D, two_T = last_D + D, last_T + T
             last_D, last_T = D, T
-        D, T = end(kind, fold, c0, c1, c2, c3, c4, c5, c6, unit)
+        D, T = end(kind, fold, P, R, c0, c1, c2, c3, c4, c5, c6, unit)
         at = (j1 - 2) * CELL
         _emit(theta, two_D + D, two_T + T, old, previous, new, out, at, unit)
         two_D = last_D + D + _side(sweep, a, b, i, i2, j1, j1 + shift, H, W, unit)
@@ -156,9 +166,10 @@ def _fused_row(
 
 
 @numba.njit(nogil=True)
-def _fused_sweep(sweep, channels, a, b, H, W, p, q, state, ring, spare, unit):
+def _fused_sweep(sweep, table, channels, a, b, H, W, p, q, state, ring, spare, unit):
     """Pixels or a ReLU, and a 3 × 3 filter, in place."""
     kind, theta, fold = field(sweep, KIND), field(sweep, THETA), field(sweep, FOLD)
+    P, R = arccos_over_pi(table, unit), sine_gap_over_pi(table, unit)
     row = (W + 1) * CELL
     for part in range(2):
         i0, i1, shift = (0, H - p, p) if part == 0 else (H - p, H, p - H)
@@ -171,15 +182,15 @@ def _fused_sweep(sweep, channels, a, b, H, W, p, q, state, ring, spare, unit):
             cells = state + i * row
             out = spare if i == i0 else cells - row
             if kind == PIXELS:
-                _fused_row(PIXELS, NONE, False, sweep, channels, a, b, H, W, i, i2, q, cells, out, old, previous, new, unit)  # fmt: skip
+                _fused_row(PIXELS, NONE, False, P, R, sweep, channels, a, b, H, W, i, i2, q, cells, out, old, previous, new, unit)  # fmt: skip
             elif fold and theta:
-                _fused_row(RELU, FRESH, True, sweep, channels, a, b, H, W, i, i2, q, cells, out, old, previous, new, unit)  # fmt: skip
+                _fused_row(RELU, FRESH, True, P, R, sweep, channels, a, b, H, W, i, i2, q, cells, out, old, previous, new, unit)  # fmt: skip
             elif fold:
-                _fused_row(RELU, NONE, True, sweep, channels, a, b, H, W, i, i2, q, cells, out, old, previous, new, unit)  # fmt: skip
+                _fused_row(RELU, NONE, True, P, R, sweep, channels, a, b, H, W, i, i2, q, cells, out, old, previous, new, unit)  # fmt: skip
             elif theta:
-                _fused_row(RELU, THERE, False, sweep, channels, a, b, H, W, i, i2, q, cells, out, old, previous, new, unit)  # fmt: skip
+                _fused_row(RELU, THERE, False, P, R, sweep, channels, a, b, H, W, i, i2, q, cells, out, old, previous, new, unit)  # fmt: skip
             else:
-                _fused_row(RELU, NONE, False, sweep, channels, a, b, H, W, i, i2, q, cells, out, old, previous, new, unit)  # fmt: skip
+                _fused_row(RELU, NONE, False, P, R, sweep, channels, a, b, H, W, i, i2, q, cells, out, old, previous, new, unit)  # fmt: skip
             old, previous, new = previous, new, old
         out = state + (i1 - 1) * row
         for j in range(W):
@@ -192,7 +203,7 @@ def _fused_sweep(sweep, channels, a, b, H, W, p, q, state, ring, spare, unit):
 
 
 @numba.njit(inline="always")
-def _relu_sums(theta, sweep, a, b, H, W, p, q, state, to, unit):
+def _relu_sums(theta, P, R, sweep, a, b, H, W, p, q, state, to, unit):
     near, far = NUMBERS * word(unit), NUMBERS_B * BYTES
     class_D = class_T = splat(unit - unit)
     for i in range(H):
@@ -207,7 +218,7 @@ def _relu_sums(theta, sweep, a, b, H, W, p, q, state, to, unit):
                 c0, c1, c2, c3, c4, c5, c6 = relu_start(
                     theta, False, cells + j * CELL, x + j * near, y + j * far, unit
                 )
-                D, T = relu_end(False, c0, c1, c2, c3, c4, c5, c6, unit)
+                D, T = relu_end(False, P, R, c0, c1, c2, c3, c4, c5, c6, unit)
                 row_D, row_T = row_D + D, row_T + T
         class_D, class_T = class_D + row_D, class_T + row_T
     store(class_D, to)
@@ -216,13 +227,14 @@ def _relu_sums(theta, sweep, a, b, H, W, p, q, state, to, unit):
 
 
 @numba.njit(nogil=True)
-def _relu_sum_sweep(sweep, a, b, H, W, p, q, state, spare, sums, unit):
+def _relu_sum_sweep(sweep, table, a, b, H, W, p, q, state, spare, sums, unit):
     """A ReLU and the sums at the end: along rows and over rows in the dtype, then in float64."""
     _clear(spare, 2, unit)
+    P, R = arccos_over_pi(table, unit), sine_gap_over_pi(table, unit)
     if field(sweep, THETA):
-        _relu_sums(THERE, sweep, a, b, H, W, p, q, state, spare, unit)
+        _relu_sums(THERE, P, R, sweep, a, b, H, W, p, q, state, spare, unit)
     else:
-        _relu_sums(NONE, sweep, a, b, H, W, p, q, state, spare, unit)
+        _relu_sums(NONE, P, R, sweep, a, b, H, W, p, q, state, spare, unit)
     width = word(unit)
     for lane in range(BYTES // width):
         sums[0, lane] += number(spare + lane * width, unit)
@@ -230,7 +242,7 @@ def _relu_sum_sweep(sweep, a, b, H, W, p, q, state, spare, sums, unit):
 
 
 @numba.njit(nogil=True)
-def _padded_row(sweep, channels, scale, a, b, H, W, i, i2, q, cells, padded, to, unit):
+def _padded_row(sweep, table, channels, scale, a, b, H, W, i, i2, q, cells, padded, to, unit):
     """Store the sums along row i, of any odd number of cells; ``padded`` is working memory."""
     size = field(sweep, SIZE)
     reach = size // 2
@@ -245,7 +257,7 @@ def _padded_row(sweep, channels, scale, a, b, H, W, i, i2, q, cells, padded, to,
             store(_side(sweep, a, b, i, i2, j, j + shift, H, W, unit), slot)
             store(splat(unit - unit), slot + BYTES)
         activate(
-            sweep, channels, scale, a, b, cells, W, i, i2, j0, j1, shift,
+            sweep, table, channels, scale, a, b, cells, W, i, i2, j0, j1, shift,
             padded + reach * CELL, unit,
         )  # fmt: skip
         for j in range(j1 - j0):
@@ -259,7 +271,7 @@ def _padded_row(sweep, channels, scale, a, b, H, W, i, i2, q, cells, padded, to,
 
 @numba.njit(nogil=True)
 def _general_sweep(
-    sweep, channels, scale, a, b, H, W, p, q, source, pitch, state, ring, spare, unit
+    sweep, table, channels, scale, a, b, H, W, p, q, source, pitch, state, ring, spare, unit
 ):  # fmt: skip
     """Anything in front of a filter of any odd size, from rows ``pitch`` apart to ``state``."""
     size = field(sweep, SIZE)
@@ -273,7 +285,7 @@ def _general_sweep(
             slot = ring + (r - i0 + reach) % size * row
             if i0 <= r < i1:
                 cells = source + r * pitch
-                _padded_row(sweep, channels, scale, a, b, H, W, r, r + shift, q, cells, spare, slot, unit)  # fmt: skip
+                _padded_row(sweep, table, channels, scale, a, b, H, W, r, r + shift, q, cells, spare, slot, unit)  # fmt: skip
             else:
                 _side_row(sweep, a, b, r, r + shift, H, W, q, slot, unit)
             if r >= i0 + reach:
@@ -286,14 +298,15 @@ def _general_sweep(
 
 
 @numba.njit(nogil=True)
-def _whole_row(sweep, channels, scale, a, b, W, i, i2, q, cells, to, unit):
+def _whole_row(sweep, table, channels, scale, a, b, W, i, i2, q, cells, to, unit):
     """Store row i of what stands in front of the linear layer."""
     for part in range(2):
         j0, j1, shift = (0, W - q, q) if part == 0 else (W - q, W, q - W)
         if j0 < j1:
             activate(
-                sweep, channels, scale, a, b, cells, W, i, i2, j0, j1, shift, to + j0 * CELL, unit
-            )
+                sweep, table, channels, scale, a, b, cells, W, i, i2, j0, j1, shift,
+                to + j0 * CELL, unit,
+            )  # fmt: skip
 
 
 @numba.njit(nogil=True)
@@ -331,7 +344,8 @@ def _pool_row(size, i, i2, H, W, q, pool, theta, row, unit):
 
 @numba.njit(nogil=True)
 def _blocks(
-    a, b, channels, blocks, upto, sweeps, scales, factors, classes, state, pools, sums, unit
+    a, b, channels, blocks, upto, sweeps, scales, factors, classes, table,
+    state, pools, sums, unit,
 ):  # fmt: skip
     """Run the first ``upto`` blocks of a row image with one vector of column images."""
     for n in range(upto):
@@ -359,16 +373,16 @@ def _blocks(
                     for j in range(H * (W + 1)):
                         store(splat(unit - unit), state + j * CELL + BYTES)
                 if box == 3 and (field(sweep, KIND) == PIXELS or (plain and not (fold and theta == THERE))):  # fmt: skip
-                    _fused_sweep(sweep, channels, a, b, H, W, p, q, state, ring, spare, unit)
+                    _fused_sweep(sweep, table, channels, a, b, H, W, p, q, state, ring, spare, unit)
                 elif box == 0 and plain and not fold and not size:
-                    _relu_sum_sweep(sweep, a, b, H, W, p, q, state, spare, sums, unit)
+                    _relu_sum_sweep(sweep, table, a, b, H, W, p, q, state, spare, sums, unit)
                 elif box > 1:
-                    _general_sweep(sweep, channels, scales[k], a, b, H, W, p, q, source, pitch, state, ring, spare, unit)  # fmt: skip
+                    _general_sweep(sweep, table, channels, scales[k], a, b, H, W, p, q, source, pitch, state, ring, spare, unit)  # fmt: skip
                 else:
                     for i in range(H):
                         i2 = _wrap(i + p, H)
                         to = state + i * row if box else spare
-                        _whole_row(sweep, channels, scales[k], a, b, W, i, i2, q, source + i * pitch, to, unit)  # fmt: skip
+                        _whole_row(sweep, table, channels, scales[k], a, b, W, i, i2, q, source + i * pitch, to, unit)  # fmt: skip
                         if box == 0 and size:
                             _pool_row(size, i, i2, H, W, q, pool, theta, to, unit)
                         elif box == 0:
@@ -396,6 +410,7 @@ def entries(
     scales,
     factors,
     classes,
+    table,
     room,
     first,
     out_delta,
@@ -412,6 +427,7 @@ def entries(
         scales: The unit of the state in front of each sweep.
         factors: What the state behind each sweep is multiplied by.
         classes: p·W + q of the displacement classes to visit, block by block.
+        table: ``coefficients`` of the dtype.
         room: Cells of working memory: for one class, for all pooled arrays.
         first: (n,) first vector of columns to compute for each row.
         out_delta: (n, m, lanes) float64.
@@ -426,7 +442,7 @@ def entries(
             sums[:] = 0.0
             _blocks(
                 rows[n].ctypes.data, columns[m].ctypes.data, channels, blocks, len(blocks), sweeps,
-                scales, factors, classes, state + CELL, pools, sums, unit,
+                scales, factors, classes, table.ctypes.data, state + CELL, pools, sums, unit,
             )  # fmt: skip
             out_delta[n, m] = sums[0]
             out_theta[n, m] = sums[1]
@@ -436,7 +452,7 @@ def entries(
 
 @numba.njit(nogil=True, cache=True)
 def self_windows(
-    rows, columns, channels, blocks, upto, sweeps, scales, factors, classes, room, first, out
+    rows, columns, channels, blocks, upto, sweeps, scales, factors, classes, table, room, first, out
 ):
     """Fill out[n] with the sums over windows of Δ of row image n and itself in front of a block.
 
@@ -450,6 +466,7 @@ def self_windows(
         scales: As for ``entries``.
         factors: As for ``entries``.
         classes: As for ``entries``.
+        table: As for ``entries``.
         room: As for ``entries``.
         first: Index among ``columns`` of the first row image.
         out: (n, H·W) of the block.
@@ -463,7 +480,7 @@ def self_windows(
         m, lane = (first + n) // lanes, (first + n) % lanes
         _blocks(
             rows[n].ctypes.data, columns[m].ctypes.data, channels, blocks, upto, sweeps,
-            scales, factors, classes, state + CELL, pools, sums, unit,
+            scales, factors, classes, table.ctypes.data, state + CELL, pools, sums, unit,
         )  # fmt: skip
         at = pools + blocks[upto, POOLS] * CELL + lane * scales.itemsize
         for k in range(out.shape[1]):

@@ -86,16 +86,20 @@ def _align(kind: Lanes) -> int:
     return kind.scalar.bitwidth // 8
 
 
+def _splatted(builder: Any, kind: Lanes, scalar: Any) -> Any:
+    undefined = ir.Constant(kind.llvm, ir.Undefined)
+    single = builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), kind.llvm.count), [0] * kind.llvm.count)
+    return builder.shuffle_vector(single, undefined, mask)
+
+
 @intrinsic
 def splat(typingctx, x):
     """Return the number ``x`` in every lane."""
     kind = _BY_SCALAR[x]
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        undefined = ir.Constant(kind.llvm, ir.Undefined)
-        single = builder.insert_element(undefined, args[0], ir.Constant(ir.IntType(32), 0))
-        mask = ir.Constant(ir.VectorType(ir.IntType(32), kind.llvm.count), [0] * kind.llvm.count)
-        return builder.shuffle_vector(single, undefined, mask)
+        return _splatted(builder, kind, args[0])
 
     return kind(x), generate
 
@@ -250,22 +254,52 @@ for _symbol, _name in (
     _operator(_symbol, _name)
 
 
-def _polynomial(table: dict[str, tuple[float, ...]], what: str) -> Any:
+def _table(first: int, counts: dict[str, int], what: str) -> Any:
     @intrinsic
-    def evaluate(typingctx, s):
-        coefficients = [c / math.pi for c in table[s.scalar.name]]
+    def read(typingctx, address, unit):
+        kind, count = _BY_SCALAR[unit], counts[unit.name]
+        start = first * (len(ARCCOS[unit.name]))
 
         def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            value = s.constant(coefficients[-1])
-            for c in reversed(coefficients[:-1]):
-                value = _call(builder, s, "fma", [value, args[0], s.constant(c)])
-            return value
+            vectors = []
+            for k in range(start, start + count):
+                at = builder.add(args[0], args[0].type(k * _align(kind)))
+                scalar = builder.load(_at(builder, at, kind.element), align=_align(kind))
+                vectors.append(_splatted(builder, kind, scalar))
+            return context.make_tuple(builder, sig.return_type, vectors)
 
-        return s(s), generate
+        return types.UniTuple(kind, count)(_INDEX, unit), generate
 
-    evaluate.__doc__ = what
-    return evaluate
+    read.__doc__ = what
+    return read
 
 
-arccos_over_pi = _polynomial(ARCCOS, "Return P(s)/π with arccos(1 − s) = √s·P(s).")
-sine_gap_over_pi = _polynomial(SINE_GAP, "Return R(s)/π with sin θ − θ cos θ = s√s·R(s).")
+def coefficients(dtype: str) -> np.ndarray:
+    """Return the coefficients of both polynomials over π; the loops keep them in registers."""
+    return np.array([*ARCCOS[dtype], *SINE_GAP[dtype]], np.float64).astype(dtype) / math.pi
+
+
+arccos_over_pi = _table(
+    0,
+    {dtype: len(c) for dtype, c in ARCCOS.items()},
+    "Return the coefficients of P/π, arccos(1 − s) = √s·P(s), in vectors.",
+)
+sine_gap_over_pi = _table(
+    1,
+    {dtype: len(c) for dtype, c in SINE_GAP.items()},
+    "Return the coefficients of R/π, sin θ − θ cos θ = s√s·R(s), in vectors.",
+)
+
+
+@intrinsic
+def polynomial(typingctx, table, s):
+    """Return the polynomial with these coefficients, lowest power first, at s (Horner)."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        parts = [builder.extract_value(args[0], k) for k in range(table.count)]
+        value = parts[-1]
+        for part in reversed(parts[:-1]):
+            value = _call(builder, s, "fma", [value, args[1], part])
+        return value
+
+    return s(table, s), generate

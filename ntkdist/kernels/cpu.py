@@ -18,7 +18,7 @@ from ntkdist.architecture import Architecture, Dense, Erf, Relu
 from ntkdist.errors import InputError
 from ntkdist.kernels._chain import Chain, Link, chain_of
 from ntkdist.kernels._plan import Plan, plan_of
-from ntkdist.kernels._vector import BYTES, LANES
+from ntkdist.kernels._vector import BYTES, LANES, coefficients
 from ntkdist.kernels.backend import as_images, check_kinds, check_pair
 from ntkdist.kernels.duals import erf_dual, relu_dual
 
@@ -158,7 +158,7 @@ class CpuBackend:
         def run(group: slice) -> None:
             entries(  # type: ignore[call-arg]  # the compiled function's signature is not typed
                 rows[group], lanes, plan.shape[2], plan.blocks, sweeps, plan.scales, plan.factors,
-                plan.classes, plan.room, first[group], delta[group], tangent[group],
+                plan.classes, coefficients(self.dtype), plan.room, first[group], delta[group], tangent[group],
             )  # fmt: skip
 
         self.spread_out(run, n)
@@ -240,7 +240,7 @@ class _Preparation:
         def run(group: slice) -> None:
             self_windows(  # type: ignore[call-arg]
                 self.rows[group], lanes, plan.shape[2], blocks, n, sweeps, plan.scales,
-                plan.factors, classes, plan.room, group.start, found[group],
+                plan.factors, classes, coefficients(plan.dtype), plan.room, group.start, found[group],
             )  # fmt: skip
 
         self.backend.spread_out(run, len(self.rows))
