@@ -49,13 +49,13 @@ NUMBERS_B, NUMBERS_B_ERF = 2, 3  # in column images
 CHANNELS = 64  # summed in one go; wide inputs are summed in two levels to stay accurate
 
 
-@numba.njit(inline="always")
+@numba.njit(nogil=True, forceinline=True)
 def field(sweep, name):
     """Return an entry of the sweep at an address; arrays would count references in the loops."""
     return integer(sweep + 8 * name)
 
 
-@numba.njit(inline="always")
+@numba.njit(nogil=True, forceinline=True)
 def relu_start(theta, fold, cell, a, b, unit):
     """Read a cell: Δ, e = ab − K, w = 1 − c, s, √s, Θ + K, and ab.
 
@@ -81,7 +81,7 @@ def relu_start(theta, fold, cell, a, b, unit):
     return old, e, w, s, sqrt(s), total, ab
 
 
-@numba.njit(inline="always")
+@numba.njit(nogil=True, forceinline=True)
 def relu_end(fold, P, R, old, e, w, s, t, total, ab, unit):
     """Return twice the Δ and Θ behind a ReLU.
 
@@ -100,7 +100,7 @@ def relu_end(fold, P, R, old, e, w, s, t, total, ab, unit):
     return fnma(f * t, polynomial(R, s), kept), total * slope
 
 
-@numba.njit(inline="always")
+@numba.njit(nogil=True, forceinline=True)
 def _tangent(theta, cell, scale, K, trained, unit):
     """Return Θ behind a linear layer in true units: scale·Θ + trained·K."""
     if theta == THERE:
@@ -108,7 +108,7 @@ def _tangent(theta, cell, scale, K, trained, unit):
     return splat(trained) * K
 
 
-@numba.njit(inline="always")
+@numba.njit(nogil=True, forceinline=True)
 def erf_cell(theta, P, cell, scale, trained, a, b, unit):
     """Return Δ and Θ behind an erf in true units; ``scale`` is the unit of the cell.
 
@@ -134,20 +134,23 @@ def erf_cell(theta, P, cell, scale, trained, a, b, unit):
     return new, tangent
 
 
-@numba.njit(inline="always")
+@numba.njit(nogil=True, forceinline=True)
 def half_distance(x, y, channels, width, unit):
     """Return Σ (x − y)² over the channels: x numbers in a row, y vectors in a row."""
     total = splat(unit - unit)
-    for start in range(0, channels, CHANNELS):
+    for c in range(min(channels, CHANNELS)):
+        d = splat(number(x + c * width, unit)) - load(y + c * BYTES, unit)
+        total = fma(d, d, total)
+    for first in range(CHANNELS, channels, CHANNELS):
         part = splat(unit - unit)
-        for c in range(start, min(channels, start + CHANNELS)):
+        for c in range(first, min(channels, first + CHANNELS)):
             d = splat(number(x + c * width, unit)) - load(y + c * BYTES, unit)
             part = fma(d, d, part)
         total = total + part
     return total
 
 
-@numba.njit(inline="always")
+@numba.njit(nogil=True, forceinline=True)
 def start(kind, theta, fold, cell, a, b, channels, unit):
     """Read a cell of a row image and column images, pixels or ReLU; see ``relu_start``."""
     if kind == PIXELS:
@@ -156,7 +159,7 @@ def start(kind, theta, fold, cell, a, b, channels, unit):
     return relu_start(theta, fold, cell, a, b, unit)
 
 
-@numba.njit(inline="always")
+@numba.njit(nogil=True, forceinline=True)
 def end(kind, fold, P, R, old, e, w, s, t, total, ab, unit):
     """Return what ``start`` began."""
     if kind == PIXELS:
@@ -164,7 +167,7 @@ def end(kind, fold, P, R, old, e, w, s, t, total, ab, unit):
     return relu_end(fold, P, R, old, e, w, s, t, total, ab, unit)
 
 
-@numba.njit(inline="always")
+@numba.njit(nogil=True, forceinline=True)
 def _relu_cells(theta, fold, P, R, trained, cell, a, b, count, to, unit):
     for j in range(count):
         at, near = j * CELL, j * NUMBERS * word(unit)

@@ -70,7 +70,7 @@ from ntkdist.kernels._vector import (
 HEIGHT, WIDTH, FIRST, LAST, CLASS, CLASS_END, POOLS = range(7)
 
 
-@numba.njit(inline="always")
+@numba.njit(nogil=True, forceinline=True)
 def _wrap(index, edge):
     """Return index modulo edge for 0 ≤ index < 2·edge, without a division."""
     return index - edge if index >= edge else index
@@ -82,7 +82,7 @@ def _clear(to, vectors, unit):
         store(splat(unit - unit), to + k * BYTES)
 
 
-@numba.njit(inline="always")
+@numba.njit(nogil=True, forceinline=True)
 def _side(sweep, a, b, i, i2, j, j2, H, W, unit):
     """Return the half variance of whichever image has a pixel where the other has none."""
     if 0 <= i < H and 0 <= j < W:
@@ -92,7 +92,7 @@ def _side(sweep, a, b, i, i2, j, j2, H, W, unit):
     return splat(unit - unit)
 
 
-@numba.njit(inline="always")
+@numba.njit(nogil=True, forceinline=True)
 def _side_sum(sweep, a, b, i, i2, j, H, W, q, unit):
     """Return the sum of sides around cell j of a row that one of the images, or none, has."""
     if 0 <= i < H:
@@ -110,7 +110,7 @@ def _side_row(sweep, a, b, i, i2, H, W, q, to, unit):
         store(splat(unit - unit), to + j * CELL + BYTES)
 
 
-@numba.njit(inline="always")
+@numba.njit(nogil=True, forceinline=True)
 def _emit(theta, D, T, old, previous, new, out, at, unit):
     """Store the sums of three rows' sums, the newest of them ``D`` and ``T``, and these."""
     store((load(old + at, unit) + load(previous + at, unit)) + D, out + at)
@@ -121,7 +121,7 @@ def _emit(theta, D, T, old, previous, new, out, at, unit):
         store(T, new + at)
 
 
-@numba.njit(inline="always")
+@numba.njit(nogil=True, forceinline=True)
 def _fused_row(
     kind, theta, fold, P, R, sweep, channels, a, b, H, W, i, i2, q, cells, out, old, previous, new,
     unit,
@@ -181,7 +181,11 @@ def _fused_sweep(sweep, table, channels, a, b, H, W, p, q, state, ring, spare, u
             i2 = i + shift
             cells = state + i * row
             out = spare if i == i0 else cells - row
-            if kind == PIXELS:
+            if kind == PIXELS and channels == 1:
+                _fused_row(PIXELS, NONE, False, P, R, sweep, 1, a, b, H, W, i, i2, q, cells, out, old, previous, new, unit)  # fmt: skip
+            elif kind == PIXELS and channels == 3:
+                _fused_row(PIXELS, NONE, False, P, R, sweep, 3, a, b, H, W, i, i2, q, cells, out, old, previous, new, unit)  # fmt: skip
+            elif kind == PIXELS:
                 _fused_row(PIXELS, NONE, False, P, R, sweep, channels, a, b, H, W, i, i2, q, cells, out, old, previous, new, unit)  # fmt: skip
             elif fold and theta:
                 _fused_row(RELU, FRESH, True, P, R, sweep, channels, a, b, H, W, i, i2, q, cells, out, old, previous, new, unit)  # fmt: skip
@@ -202,7 +206,7 @@ def _fused_sweep(sweep, table, channels, a, b, H, W, p, q, state, ring, spare, u
                 store(load(old + at, unit) + load(previous + at, unit), out + at)
 
 
-@numba.njit(inline="always")
+@numba.njit(nogil=True, forceinline=True)
 def _relu_sums(theta, P, R, sweep, a, b, H, W, p, q, state, to, unit):
     near, far = NUMBERS * word(unit), NUMBERS_B * BYTES
     class_D = class_T = splat(unit - unit)
