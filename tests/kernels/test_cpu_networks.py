@@ -237,4 +237,6 @@ def networks(draw: st.DrawFn) -> tuple[Architecture, tuple[int, int, int]]:
 @given(networks(), st.integers(0, 2**16))
 def test_any_small_network_is_near_the_oracle(network, seed):
     arch, shape = network
-    check_cpu(arch, *two_sets(shape, seed), signed=True)
+    x, y = two_sets(shape, seed, near=False)
+    # not the image of zeros: in a network with biases its Θ may be 0, which has no digits
+    check_cpu(arch, x[:-1], y, signed=True)
