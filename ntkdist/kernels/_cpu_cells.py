@@ -6,8 +6,8 @@ a linear layer adds neighbours up without scaling and a ReLU maps to twice its v
 per-image numbers are divided by the unit of their layer once, in ``prepare``.
 
 Per image and pixel behind a layer with variance a² stand together, in the layer's unit:
-the root a/√2 (erf: √(½ + a²)); 1/a (erf: 1/√(1 + 2a²)), 0 for a = 0; and, for row images, twice
-the root, or for erf arccos(2a²/(1 + 2a²))/π.
+the root a/√2; 1/a, or 0 for a = 0; and, for row images, twice the root. In front of an erf that
+is √(½ + a²), 1/√(1 + 2a²), a², and half the variance behind it.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from ntkdist.kernels._vector import (
     fms,
     fnma,
     four_over_pi,
+    half,
     integer,
     load,
     magnitude,
     number,
     polynomial,
+    root_half,
     sine_gap_over_pi,
     splat,
     sqrt,
@@ -44,9 +46,9 @@ PIXELS, POOLED, LINEAR, RELU, ERF = range(5)
 NONE, FRESH, THERE = range(3)
 
 CELL = 2 * BYTES  # Δ and Θ
-NUMBERS = 3  # of a pixel behind a layer, in a row image
-NUMBERS_B, NUMBERS_B_ERF = 2, 3  # in column images
-CHANNELS = 64  # summed in one go; wide inputs are summed in two levels to stay accurate
+NUMBERS, NUMBERS_B = 3, 2  # of a pixel behind a layer, in row and in column images
+NUMBERS_ERF = 4  # in both
+CHANNELS = 64  # summed in one go; wide inputs are summed in levels to stay accurate
 
 
 @numba.njit(nogil=True, forceinline=True)
@@ -109,28 +111,41 @@ def _tangent(theta, cell, scale, K, trained, unit):
 
 
 @numba.njit(nogil=True, forceinline=True)
+def half_erf(w, z, P, unit):
+    """Return E[σσ]/2 = arcsin(z)/π for the erf from z and w = 1 − z.
+
+    arcsin z = z·P(2z²)/√2 where z is small, and π/2 − √w·P(w) where it is not.
+    """
+    one, h = splat(unit), half(unit)
+    z2 = z * z
+    small = z * polynomial(P, z2 + z2) * root_half(unit)
+    s = where_above(w, one, one + one - w, w)
+    large = h - sqrt(s) * polynomial(P, s)
+    large = where_above(w, one, splat(unit - unit) - large, large)
+    return where_above(h * h, z2, small, large)
+
+
+@numba.njit(nogil=True, forceinline=True)
 def erf_cell(theta, P, cell, scale, trained, a, b, unit):
     """Return Δ and Θ behind an erf in true units; ``scale`` is the unit of the cell.
 
-    z = 2K/√((1+2A)(1+2B)) enters as 1 − z, which needs no cancellation:
-    (1 + 2Δ − ½(√(1+2A) − √(1+2B))²)/√((1+2A)(1+2B)). Then E[σσ] = 1 − 2 arccos(z)/π.
+    1 − z with z = 2K/√((1+2A)(1+2B)) needs no cancellation:
+    (1 + 2Δ − ½(√(1+2A) − √(1+2B))²)/√((1+2A)(1+2B)).
     """
     width = word(unit)
     one = splat(unit)
-    two = one + one
-    first, second = splat(number(a, unit)), load(b, unit)
     m = splat(number(a + width, unit)) * load(b + BYTES, unit)
-    d = first - second
-    w = fnma(d, d, fma(splat(scale) * two, load(cell, unit), one)) * m
-    s = where_above(w, one, two - w, w)
-    q = sqrt(s) * polynomial(P, s)
-    q = where_above(w, one, one - q, q)
-    angles = splat(number(a + 2 * width, unit)) + load(b + 2 * BYTES, unit)
-    new = two * q - angles
+    d = splat(number(a, unit)) - load(b, unit)
+    delta = splat(scale) * load(cell, unit)
+    twice_K = (splat(number(a + 2 * width, unit)) + load(b + 2 * BYTES, unit)) - (delta + delta)
+    w = fnma(d, d, (delta + delta) + one) * m
+    E = half_erf(w, twice_K * m, P, unit)
+    new = (splat(number(a + 3 * width, unit)) + load(b + 3 * BYTES, unit)) - (E + E)
     tangent = new
     if theta:
-        total = _tangent(theta, cell, scale, (one - w) * (first * second), trained, unit)
-        tangent = total * (m / sqrt(s * (two - s))) * four_over_pi(unit)
+        total = _tangent(theta, cell, scale, half(unit) * twice_K, trained, unit)
+        slope = m / sqrt(magnitude(w * (one + one - w)))
+        tangent = total * slope * four_over_pi(unit)
     return new, tangent
 
 
@@ -141,12 +156,18 @@ def half_distance(x, y, channels, width, unit):
     for c in range(min(channels, CHANNELS)):
         d = splat(number(x + c * width, unit)) - load(y + c * BYTES, unit)
         total = fma(d, d, total)
-    for first in range(CHANNELS, channels, CHANNELS):
-        part = splat(unit - unit)
-        for c in range(first, min(channels, first + CHANNELS)):
-            d = splat(number(x + c * width, unit)) - load(y + c * BYTES, unit)
-            part = fma(d, d, part)
-        total = total + part
+    if channels > CHANNELS:
+        whole = total
+        total = splat(unit - unit)
+        for first in range(CHANNELS, channels, CHANNELS):
+            if first % CHANNELS**2 == 0:
+                whole, total = whole + total, splat(unit - unit)
+            part = splat(unit - unit)
+            for c in range(first, min(channels, first + CHANNELS)):
+                d = splat(number(x + c * width, unit)) - load(y + c * BYTES, unit)
+                part = fma(d, d, part)
+            total = total + part
+        total = whole + total
     return total
 
 
@@ -220,20 +241,19 @@ def activate(sweep, table, channels, scale, a, b, cell, W, i, i2, j0, j1, shift,
             if theta:
                 store(load(cell + at + BYTES, unit), to + at + BYTES)
         return
-    a += (field(sweep, CELLS) + here * NUMBERS) * width
     P, R = arccos_over_pi(table, unit), sine_gap_over_pi(table, unit)
     trained = unit if field(sweep, TRAINED) else unit - unit
     if kind == ERF:
-        b += (field(sweep, CELLS_B) + there * NUMBERS_B_ERF) * BYTES
+        a += (field(sweep, CELLS) + here * NUMBERS_ERF) * width
+        b += (field(sweep, CELLS_B) + there * NUMBERS_ERF) * BYTES
         for j in range(count):
-            at, near = j * CELL, j * NUMBERS * width
-            D, T = erf_cell(
-                theta, P, cell + at, scale, trained, a + near, b + j * NUMBERS_B_ERF * BYTES, unit
-            )
+            at, near, far = j * CELL, j * NUMBERS_ERF * width, j * NUMBERS_ERF * BYTES
+            D, T = erf_cell(theta, P, cell + at, scale, trained, a + near, b + far, unit)
             store(D, to + at)
             if theta:
                 store(T, to + at + BYTES)
         return
+    a += (field(sweep, CELLS) + here * NUMBERS) * width
     b += (field(sweep, CELLS_B) + there * NUMBERS_B) * BYTES
     if kind == LINEAR:
         for j in range(count):

@@ -51,6 +51,7 @@ from ntkdist.kernels._cpu_cells import (
     activate,
     end,
     field,
+    half_erf,
     relu_end,
     relu_start,
     start,
@@ -490,3 +491,23 @@ def self_windows(
         for k in range(out.shape[1]):
             out[n, k] = number(at + k * CELL, unit)
     kept[0] = kept_pools[0]
+
+
+@numba.njit(nogil=True, cache=True)
+def half_erf_variances(variances, inverses, table, out):
+    """Fill ``out`` with half the variances behind an erf, as the loops compute covariances.
+
+    Equal images then meet exactly: Δ = 0.
+
+    Args:
+        variances: (vectors, lanes) variances A in front.
+        inverses: Like ``variances``; 1/√(1 + 2A).
+        table: ``coefficients`` of the dtype.
+        out: Like ``variances``.
+    """
+    unit = table.dtype.type(1)
+    P = arccos_over_pi(table.ctypes.data, unit)
+    for k in range(variances.shape[0]):
+        A, inverse = load(variances[k].ctypes.data, unit), load(inverses[k].ctypes.data, unit)
+        m = inverse * inverse
+        store(half_erf(splat(unit) * m, (A + A) * m, P, unit), out[k].ctypes.data)

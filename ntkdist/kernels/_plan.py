@@ -168,8 +168,8 @@ class _Layout:
         """End the sweep with a linear layer, and begin one with what stands behind it."""
         half, side = self._take(area), self._take(area)
         kind = _KIND[link.activation]
-        per_pixel = cells.NUMBERS_B_ERF if kind == cells.ERF else cells.NUMBERS_B
-        behind = self._take(area, cells.NUMBERS, per_pixel)
+        numbers = (cells.NUMBERS_ERF,) * 2 if kind == cells.ERF else (cells.NUMBERS, cells.NUMBERS_B)
+        behind = self._take(area, *numbers)
         self.offsets.append({"half": half[0], "side": side[0], "cells": behind[0]})
         self.sweep[[cells.HALF, cells.HALF_B]] = half
         self.sweep[[cells.SIDE, cells.SIDE_B]] = side

@@ -227,6 +227,8 @@ def _constant(value: float) -> Any:
     return constant
 
 
+half = _constant(0.5)
+root_half = _constant(math.sqrt(0.5))
 four_over_pi = _constant(4 / math.pi)
 
 

@@ -14,13 +14,13 @@ from functools import cached_property
 
 import numpy as np
 
-from ntkdist.architecture import Architecture, Dense, Erf, Relu
+from ntkdist.architecture import Architecture, Dense, Erf, Layer, Relu
 from ntkdist.errors import InputError
 from ntkdist.kernels._chain import Chain, Link, chain_of
 from ntkdist.kernels._plan import Plan, plan_of
 from ntkdist.kernels._vector import BYTES, LANES, coefficients
 from ntkdist.kernels.backend import as_images, check_kinds, check_pair
-from ntkdist.kernels.duals import erf_dual, relu_dual
+from ntkdist.kernels.duals import erf_dual, relu_distance
 
 _ROWS_AT_ONCE = 4  # few, so that the triangle of a diagonal tile spreads evenly over threads
 
@@ -40,6 +40,20 @@ def window_mean(x: np.ndarray, size: int) -> np.ndarray:
     h, w = H // size, W // size
     cut = x[:, : h * size, : w * size]
     return cut.reshape(n, h, size, w, size).mean(axis=(2, 4))
+
+
+def contrast(x: np.ndarray) -> np.ndarray:
+    """Return what to divide each of (n, H, W, C) images by; 1 for an empty one.
+
+    The largest pixel times the power of two that brings the mean square near 1: images that
+    differ in a few pixels get the same, so that windows they share stay equal to the bit, and
+    so do copies of different contrast.
+    """
+    largest = np.abs(x).max(axis=(1, 2, 3))
+    largest[largest == 0] = 1.0
+    square = np.mean((x / largest[:, None, None, None]) ** 2, axis=(1, 2, 3))
+    square[square == 0] = 1.0
+    return largest * 2.0 ** np.round(np.log2(square) / 2)
 
 
 @dataclass(frozen=True)
@@ -133,12 +147,16 @@ class CpuBackend:
         delta, theta = self.sums(a.plan, a.rows, b.lanes, first, theta="ntk" in kinds)
         width = len(b)
         delta, theta = delta[:, :width], theta[:, :width]
-        K = (a.spread[:, None] + b.spread[None, :]) / 2 - delta
+        pixels = (a.spread[:, None] + b.spread[None, :]) / 2
         # without biases a zero image has no variance at all, and no kernel with anything
         some = (a.spread > 0)[:, None] & (b.spread > 0)[None, :]
         scale = np.where(some, a.norm[:, None] * b.norm[None, :], 0.0)
-        K, theta = scale * K, scale * theta
-        K, theta = _vector_layers(a, b, K, theta)
+        K, theta = scale * (pixels - delta), scale * theta
+        if a.plan.chain.bends_behind:
+            own = (a.variance * a.norm**2)[:, None] + (b.variance * b.norm**2)[None, :]
+            K, theta = _vector_layers(a, b, own / 2 - K, theta)
+        else:
+            K, theta = _linear_layers(a.plan.chain.tail, K, theta)
         found = {"ntk": theta, "nngp": K}
         if a is b:
             found = {kind: np.triu(x) + np.triu(x, 1).T for kind, x in found.items()}
@@ -183,8 +201,7 @@ class _Preparation:
         self.backend = backend
         self.norm = np.ones(n)
         if chain.homogeneous:
-            self.norm = np.sqrt(np.mean(x * x, axis=(1, 2, 3)))
-            self.norm[self.norm == 0] = 1.0
+            self.norm = contrast(x)
             x = x / self.norm[:, None, None, None]
         self.plan = plan_of(chain, (H, W, C), backend.dtype)
         self.rows = np.zeros((n, self.plan.numbers), backend.dtype)
@@ -216,16 +233,27 @@ class _Preparation:
         self._put(where["side"], box_sum(self.A / 2 / before, 1, link.size))
         A = scale * box_sum(self.A, link.size, link.size) + link.b_std**2
         if link.activation == "erf":
-            near = 2 * A / (1 + 2 * A)
-            cells = np.sqrt(0.5 + A), 1 / np.sqrt(1 + 2 * A), np.arccos(near) / np.pi
-            self.A = 2 / np.pi * np.arcsin(near)
+            inverse = 1 / np.sqrt(1 + 2 * A)
+            cells = np.sqrt(0.5 + A), inverse, A, self._half_erf(A, inverse)
+            self.A = 2 / np.pi * np.arcsin(2 * A / (1 + 2 * A))
         else:
             # from the rounded root, so that equal images meet exactly
             root = np.sqrt(A / 2 / behind).astype(self.rows.dtype).astype(np.float64)
             inverse = np.divide(np.sqrt(0.5), root, out=np.zeros_like(root), where=root > 0)
-            cells = root, inverse, 2 * root
+            cells = (root, inverse, 2 * root)
             self.A = A / 2 if link.activation == "relu" else A
         self._put(where["cells"], np.stack(cells, axis=-1))
+
+    def _half_erf(self, *arrays: np.ndarray) -> np.ndarray:
+        from ntkdist.kernels._cpu_loops import half_erf_variances
+
+        dtype, shape = self.rows.dtype, arrays[0].shape
+        lanes = LANES[dtype.name]
+        vectors = -(-arrays[0].size // lanes)
+        padded = [np.resize(x.astype(dtype), (vectors, lanes)) for x in arrays]
+        found = np.empty_like(padded[0])
+        half_erf_variances(*padded, coefficients(dtype.name), found)
+        return found.ravel()[: arrays[0].size].reshape(shape)
 
     def _pool(self, n: int) -> None:
         """Average over windows: mean K(x, x) = mean a² − mean Δ(x, x) over pairs of pixels."""
@@ -265,17 +293,40 @@ class _Preparation:
 
 
 def _vector_layers(
-    a: CpuState, b: CpuState, K: np.ndarray, theta: np.ndarray
+    a: CpuState, b: CpuState, delta: np.ndarray, theta: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Apply the layers behind Flatten or GlobalAvgPool to (n_a, n_b) float64 matrices."""
+    """Apply the layers behind the mean over positions to (n_a, n_b) float64; return K and Θ.
+
+    Args:
+        a: The row images.
+        b: The column images.
+        delta: (A + B)/2 − K behind the mean.
+        theta: Θ behind the mean.
+    """
     A, B = (a.variance * a.norm**2)[:, None], (b.variance * b.norm**2)[None, :]
     for layer in a.plan.chain.tail:
-        if isinstance(layer, (Relu, Erf)):
-            dual = relu_dual if isinstance(layer, Relu) else erf_dual
-            K, slope = dual(K, A, B)
-            theta, A, B = theta * slope, dual(A, A, A)[0], dual(B, B, B)[0]
+        if isinstance(layer, Relu):
+            delta, slope = relu_distance(delta, A, B)
+            theta, A, B = theta * slope, A / 2, B / 2
+        elif isinstance(layer, Erf):
+            K, slope = erf_dual((A + B) / 2 - delta, A, B)
+            theta, A, B = theta * slope, erf_dual(A, A, A)[0], erf_dual(B, B, B)[0]
+            delta = (A + B) / 2 - K
         elif isinstance(layer, Dense):
             scale, bias = layer.W_std**2, layer.b_std**2
-            K, A, B = scale * K + bias, scale * A + bias, scale * B + bias
-            theta = scale * theta + (K if layer.trainable else 0.0)
+            delta, A, B = scale * delta, scale * A + bias, scale * B + bias
+            theta = scale * theta
+            if layer.trainable:
+                theta = theta + ((A + B) / 2 - delta)
+    return (A + B) / 2 - delta, theta
+
+
+def _linear_layers(
+    tail: Sequence[Layer], K: np.ndarray, theta: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Apply dense layers alone to (n_a, n_b) float64 K and Θ."""
+    for layer in tail:
+        assert isinstance(layer, Dense)
+        K = layer.W_std**2 * K + layer.b_std**2
+        theta = layer.W_std**2 * theta + (K if layer.trainable else 0.0)
     return K, theta

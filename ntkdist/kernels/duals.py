@@ -94,6 +94,36 @@ def relu_dual(K: np.ndarray, A: np.ndarray, B: np.ndarray) -> tuple[np.ndarray, 
     return E_sigma, E_derivative
 
 
+def relu_distance(
+    delta: np.ndarray, A: np.ndarray, B: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what a ReLU makes of Δ = (A + B)/2 − K, and E[σ̇(u)σ̇(v)].
+
+    The same function as ``relu_dual`` without its cancellation near c = 1.
+
+    Args:
+        delta: Any shape, float64, not negative.
+        A: Variances of u, broadcastable to ``delta``.
+        B: Variances of v, broadcastable to ``delta``.
+
+    Returns:
+        Half the squared distance behind the ReLU and the expectation, shaped like ``delta``.
+    """
+    a, b = np.sqrt(A), np.sqrt(B)
+    ab = a * b
+    e = delta - (a - b) ** 2 / 2
+    w = np.divide(e, ab, out=np.zeros(np.broadcast_shapes(e.shape, ab.shape)), where=ab > 0)
+    w = np.clip(w, 0, 2)
+    s = np.minimum(w, 2 - w)
+    angle = np.sqrt(s) * np.polynomial.polynomial.polyval(s, ARCCOS["float64"])
+    gap = s * np.sqrt(s) * np.polynomial.polynomial.polyval(s, SINE_GAP["float64"])
+    above = w > 1
+    # sin θ − cθ for the supplementary angle is larger by π|c|
+    gap = np.where(above, gap + np.pi * (w - 1), gap)
+    angle = np.where(above, np.pi - angle, angle)
+    return delta / 2 - ab * gap / (2 * np.pi), (np.pi - angle) / (2 * np.pi)
+
+
 def erf_dual(K: np.ndarray, A: np.ndarray, B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return E[σ(u)σ(v)] and E[σ̇(u)σ̇(v)] for σ = erf, (u, v) ~ N(0, [[A, K], [K, B]]).
 
