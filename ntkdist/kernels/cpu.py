@@ -3,6 +3,12 @@
 Covers every network of Conv (odd size, SAME, stride 1), Dense, Relu, Erf, AvgPool, Flatten and
 GlobalAvgPool, in float32 and float64. ``prepare`` computes in float64 what depends on one image
 alone; ``_plan`` lays it out, and ``_cpu_loops`` reads it.
+
+Errors in float32 are about 1e-6 of an entry, also between near duplicates, to any depth and at
+any contrast. Two limits: with biases or erf a network is not homogeneous, and where two images
+differ in contrast by more than about 100 times K is a small difference of Δ and the
+variances; and an average over windows of nearly equal images leaves 1 − c a few roundings of
+the dtype, so a ReLU behind it can be off by 1e-4. ``dtype="float64"`` has room for both.
 """
 
 from __future__ import annotations
@@ -16,13 +22,15 @@ import numpy as np
 
 from ntkdist.architecture import Architecture, Dense, Erf, Layer, Relu
 from ntkdist.errors import InputError
+from ntkdist.kernels import _cpu_dense, _cpu_loops
 from ntkdist.kernels._chain import Chain, Link, chain_of
 from ntkdist.kernels._plan import Plan, plan_of
 from ntkdist.kernels._vector import BYTES, LANES, coefficients
 from ntkdist.kernels.backend import as_images, check_kinds, check_pair
 from ntkdist.kernels.duals import erf_dual, relu_distance
 
-_ROWS_AT_ONCE = 4  # few, so that the triangle of a diagonal tile spreads evenly over threads
+# few, so that the triangle of a diagonal tile spreads evenly over threads
+_ROWS_AT_ONCE, _DENSE_ROWS_AT_ONCE = 4, 64
 
 
 def box_sum(x: np.ndarray, rows: int, columns: int) -> np.ndarray:
@@ -166,29 +174,33 @@ class CpuBackend:
         self, plan: Plan, rows: np.ndarray, lanes: np.ndarray, first: np.ndarray, *, theta: bool
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the means of Δ and Θ behind the blocks, (n, vectors · lanes) float64."""
-        from ntkdist.kernels._cpu_loops import entries
-
         n = len(rows)
         delta = np.zeros((n, lanes.shape[0], lanes.shape[2]))
         tangent = np.zeros_like(delta)
-        sweeps = plan.sweeps if theta else plan.without_theta()
+        sweeps, table = plan.sweeps if theta else plan.without_theta(), coefficients(self.dtype)
+        dense = not plan.chain.spatial
 
-        def run(group: slice) -> None:
-            entries(  # type: ignore[call-arg]  # the compiled function's signature is not typed
-                rows[group], lanes, plan.shape[2], plan.blocks, sweeps, plan.scales, plan.factors,
-                plan.classes, coefficients(self.dtype), plan.room, first[group], delta[group], tangent[group],
-            )  # fmt: skip
+        def run(part: slice) -> None:
+            given = rows[part], lanes, plan.shape[2]
+            found = first[part], delta[part], tangent[part]
+            units = plan.scales, plan.factors
+            if dense:
+                _cpu_dense.dense_entries(*given, sweeps, *units, table, *found)
+            else:
+                _cpu_loops.entries(
+                    *given, plan.blocks, sweeps, *units, plan.classes, table, plan.room, *found
+                )
 
-        self.spread_out(run, n)
+        self.spread_out(run, n, _DENSE_ROWS_AT_ONCE if dense else _ROWS_AT_ONCE)
         scale = plan.unit / plan.count
         return delta.reshape(n, -1) * scale, tangent.reshape(n, -1) * scale
 
-    def spread_out(self, run: Callable[[slice], None], n: int) -> None:
+    def spread_out(self, run: Callable[[slice], None], n: int, group: int = _ROWS_AT_ONCE) -> None:
         """Call ``run`` for groups of rows, on all threads."""
         if min(self.threads, n) == 1:
             run(slice(0, n))
             return
-        groups = [slice(i, min(n, i + _ROWS_AT_ONCE)) for i in range(0, n, _ROWS_AT_ONCE)]
+        groups = [slice(i, min(n, i + group)) for i in range(0, n, group)]
         with ThreadPoolExecutor(min(self.threads, n)) as pool:
             list(pool.map(run, groups))
 
@@ -245,20 +257,16 @@ class _Preparation:
         self._put(where["cells"], np.stack(cells, axis=-1))
 
     def _half_erf(self, *arrays: np.ndarray) -> np.ndarray:
-        from ntkdist.kernels._cpu_loops import half_erf_variances
-
         dtype, shape = self.rows.dtype, arrays[0].shape
         lanes = LANES[dtype.name]
         vectors = -(-arrays[0].size // lanes)
         padded = [np.resize(x.astype(dtype), (vectors, lanes)) for x in arrays]
         found = np.empty_like(padded[0])
-        half_erf_variances(*padded, coefficients(dtype.name), found)
+        _cpu_loops.half_erf_variances(*padded, coefficients(dtype.name), found)
         return found.ravel()[: arrays[0].size].reshape(shape)
 
     def _pool(self, n: int) -> None:
         """Average over windows: mean K(x, x) = mean a² − mean Δ(x, x) over pairs of pixels."""
-        from ntkdist.kernels._cpu_loops import self_windows
-
         plan = self.plan
         blocks, classes = plan.windows_in_front_of(n)
         H, W = (int(x) for x in plan.blocks[n, :2])
@@ -266,7 +274,7 @@ class _Preparation:
         found = np.zeros((len(self.rows), H * W), self.rows.dtype)
 
         def run(group: slice) -> None:
-            self_windows(  # type: ignore[call-arg]
+            _cpu_loops.self_windows(
                 self.rows[group], lanes, plan.shape[2], blocks, n, sweeps, plan.scales,
                 plan.factors, classes, coefficients(plan.dtype), plan.room, group.start, found[group],
             )  # fmt: skip
