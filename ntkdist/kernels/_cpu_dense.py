@@ -52,14 +52,15 @@ def _add(part, at, unit):
 
 
 @numba.njit(nogil=True)
-def _distances(x0, x1, x2, x3, y0, y1, channels, sums, unit):
-    """Add Σ (x − y)² of four rows and two vectors of columns to cells at ``sums``.
+def _distances(x0, x1, x2, x3, y0, y1, channels, cells, pitch, unit):
+    """Add Σ (x − y)² of four rows and two vectors of columns to the Δ of their cells.
 
     Args:
         x0: Address of a row image's numbers; so ``x1`` to ``x3``.
         y0: Address of column images' vectors; so ``y1``.
         channels: How many numbers.
-        sums: Address of 8 vectors, x0·y0, x0·y1, x1·y0 and so on.
+        cells: Address of the cell of x0 and y0; that of y1 is the next.
+        pitch: Bytes from one row's cells to the next's.
         unit: 1 in the dtype.
     """
     width = word(unit)
@@ -75,14 +76,14 @@ def _distances(x0, x1, x2, x3, y0, y1, channels, sums, unit):
         c0, c1 = fma(x - u, x - u, c0), fma(x - v, x - v, c1)
         x = splat(number(x3 + k * width, unit))
         d0, d1 = fma(x - u, x - u, d0), fma(x - v, x - v, d1)
-    _add(a0, sums, unit)
-    _add(a1, sums + BYTES, unit)
-    _add(b0, sums + 2 * BYTES, unit)
-    _add(b1, sums + 3 * BYTES, unit)
-    _add(c0, sums + 4 * BYTES, unit)
-    _add(c1, sums + 5 * BYTES, unit)
-    _add(d0, sums + 6 * BYTES, unit)
-    _add(d1, sums + 7 * BYTES, unit)
+    _add(a0, cells, unit)
+    _add(a1, cells + CELL, unit)
+    _add(b0, cells + pitch, unit)
+    _add(b1, cells + pitch + CELL, unit)
+    _add(c0, cells + 2 * pitch, unit)
+    _add(c1, cells + 2 * pitch + CELL, unit)
+    _add(d0, cells + 3 * pitch, unit)
+    _add(d1, cells + 3 * pitch + CELL, unit)
 
 
 @numba.njit(nogil=True, forceinline=True)
@@ -140,59 +141,57 @@ def dense_entries(
     width = scales.itemsize
     n, m = rows.shape[0], columns.shape[0]
     stride = columns.shape[1] * BYTES
-    # per group of rows: their cells, then sums of two levels
-    kept = np.zeros((2 * ROWS * VECTORS + 16 + 1) * (BYTES // width), scales.dtype)
+    groups = -(-n // ROWS)
+    kept = np.zeros((groups * ROWS * VECTORS * 2 + 1) * (BYTES // width), scales.dtype)
     cells = kept.ctypes.data + (-kept.ctypes.data) % BYTES
-    sums = cells + ROWS * VECTORS * CELL
-    whole = sums + 8 * BYTES
+    row_of_cells = VECTORS * CELL
     x, b = rows.ctypes.data, columns.ctypes.data
     pitch = rows.shape[1] * width
     for start in range(0, m, VECTORS):
         stop = min(m, start + VECTORS)
-        for row in range(0, n, ROWS):
-            last = min(n, row + ROWS) - 1
+        if first[0] >= stop:
+            break  # the rows behind begin even later
+        for k in range(groups * ROWS * VECTORS * 2):
+            store(splat(unit - unit), cells + k * BYTES)
+        for c in range(0, channels, CHANNELS):
+            if c % CHANNELS**2 == 0:  # the second level of the sums stands in Θ's place
+                for k in range(groups * ROWS * VECTORS):
+                    _add(load(cells + k * CELL, unit), cells + k * CELL + BYTES, unit)
+                    store(splat(unit - unit), cells + k * CELL)
+            count = min(CHANNELS, channels - c)
+            for v in range(start, stop, 2):
+                y0, y1 = b + v * stride + c * BYTES, b + min(v + 1, stop - 1) * stride + c * BYTES
+                for group in range(groups):
+                    row, last = group * ROWS, min(n, group * ROWS + ROWS) - 1
+                    if first[row] >= stop:
+                        break
+                    x0, x3 = x + row * pitch + c * width, x + last * pitch + c * width
+                    x1, x2 = min(x0 + pitch, x3), min(x0 + 2 * pitch, x3)
+                    at = cells + row * row_of_cells + (v - start) * CELL
+                    _distances(x0, x1, x2, x3, y0, y1, count, at, row_of_cells, unit)
+        for row in range(n):
             begin = max(start, first[row])
             if begin >= stop:
-                continue
-            x0, x3 = x + row * pitch, x + last * pitch
-            x1, x2 = min(x0 + pitch, x3), min(x0 + 2 * pitch, x3)
-            for v in range(begin, stop, 2):
-                y0, y1 = b + v * stride, b + min(v + 1, stop - 1) * stride
-                for k in range(16):
-                    store(splat(unit - unit), sums + k * BYTES)
-                for c in range(0, channels, CHANNELS):
-                    if c % CHANNELS**2 == 0:
-                        for k in range(8):
-                            _add(load(sums + k * BYTES, unit), whole + k * BYTES, unit)
-                            store(splat(unit - unit), sums + k * BYTES)
-                    at, to = c * width, c * BYTES
-                    _distances(
-                        x0 + at, x1 + at, x2 + at, x3 + at, y0 + to, y1 + to,
-                        min(CHANNELS, channels - c), sums, unit,
-                    )  # fmt: skip
-                for k in range(8):
-                    total = load(sums + k * BYTES, unit) + load(whole + k * BYTES, unit)
-                    slot = k // 2 * VECTORS + v - start + k % 2
-                    if v + k % 2 < stop:
-                        store(total * splat(factors[0]), cells + slot * CELL)
-            for r in range(last - row + 1):
-                here = cells + (r * VECTORS + begin - start) * CELL
-                for k in range(1, len(sweeps)):
-                    sweep = sweeps[k].ctypes.data
-                    _layer(
-                        sweep, table.ctypes.data, scales[k], x0 + r * pitch, b + begin * stride,
-                        stride, here, stop - begin, unit,
-                    )  # fmt: skip
-                    if factors[k] != unit:
-                        for v in range(2 * (stop - begin)):
-                            at = here + v * BYTES
-                            store(load(at, unit) * splat(factors[k]), at)
-                tangent = field(sweeps[len(sweeps) - 1].ctypes.data, THETA)
-                for v in range(begin, stop):
-                    for lane in range(BYTES // width):
-                        at = here + (v - begin) * CELL + lane * width
-                        out_delta[row + r, v, lane] = number(at, unit)
-                        if tangent:
-                            out_theta[row + r, v, lane] = number(at + BYTES, unit)
+                break
+            here = cells + row * row_of_cells + (begin - start) * CELL
+            for v in range(stop - begin):
+                at = here + v * CELL
+                total = load(at, unit) + load(at + BYTES, unit)
+                store(total * splat(factors[0]), at)
+                store(splat(unit - unit), at + BYTES)
+            for k in range(1, len(sweeps)):
+                _layer(
+                    sweeps[k].ctypes.data, table.ctypes.data, scales[k], x + row * pitch,
+                    b + begin * stride, stride, here, stop - begin, unit,
+                )  # fmt: skip
+                if factors[k] != unit:
+                    for v in range(2 * (stop - begin)):
+                        at = here + v * BYTES
+                        store(load(at, unit) * splat(factors[k]), at)
+            for v in range(begin, stop):
+                for lane in range(BYTES // width):
+                    at = here + (v - begin) * CELL + lane * width
+                    out_delta[row, v, lane] = number(at, unit)
+                    out_theta[row, v, lane] = number(at + BYTES, unit)
     # an address does not keep its array alive; a last use behind the loops does
     kept[0] = rows[0, 0] + columns[0, 0, 0]

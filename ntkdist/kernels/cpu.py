@@ -22,7 +22,7 @@ import numpy as np
 
 from ntkdist.architecture import Architecture, Dense, Erf, Layer, Relu
 from ntkdist.errors import InputError
-from ntkdist.kernels import _cpu_dense, _cpu_loops
+from ntkdist.kernels import _cpu_dense, _cpu_finish, _cpu_loops
 from ntkdist.kernels._chain import Chain, Link, chain_of
 from ntkdist.kernels._plan import Plan, plan_of
 from ntkdist.kernels._vector import BYTES, LANES, coefficients
@@ -151,51 +151,51 @@ class CpuBackend:
         """Compute (n_a, n_b) entries of each kind; ``a is b`` computes half of them."""
         kinds = check_kinds(kinds)
         check_pair(a.plan.shape, b.plan.shape)
-        first = np.arange(len(a)) // LANES[self.dtype] if a is b else np.zeros(len(a), np.int64)
-        delta, theta = self.sums(a.plan, a.rows, b.lanes, first, theta="ntk" in kinds)
-        width = len(b)
-        delta, theta = delta[:, :width], theta[:, :width]
-        pixels = (a.spread[:, None] + b.spread[None, :]) / 2
-        # without biases a zero image has no variance at all, and no kernel with anything
-        some = (a.spread > 0)[:, None] & (b.spread > 0)[None, :]
-        scale = np.where(some, a.norm[:, None] * b.norm[None, :], 0.0)
-        K, theta = scale * (pixels - delta), scale * theta
-        if a.plan.chain.bends_behind:
-            own = (a.variance * a.norm**2)[:, None] + (b.variance * b.norm**2)[None, :]
-            K, theta = _vector_layers(a, b, own / 2 - K, theta)
-        else:
-            K, theta = _linear_layers(a.plan.chain.tail, K, theta)
-        found = {"ntk": theta, "nngp": K}
+        n, m = len(a), len(b)
+        chain = a.plan.chain
+        lanes, first = b.lanes, np.zeros(n, np.int64)
         if a is b:
-            found = {kind: np.triu(x) + np.triu(x, 1).T for kind, x in found.items()}
-        return {kind: found[kind].astype(self.dtype) for kind in kinds}
-
-    def sums(
-        self, plan: Plan, rows: np.ndarray, lanes: np.ndarray, first: np.ndarray, *, theta: bool
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the means of Δ and Θ behind the blocks, (n, vectors · lanes) float64."""
-        n = len(rows)
-        delta = np.zeros((n, lanes.shape[0], lanes.shape[2]))
-        tangent = np.zeros_like(delta)
-        sweeps, table = plan.sweeps if theta else plan.without_theta(), coefficients(self.dtype)
-        dense = not plan.chain.spatial
+            first = np.arange(n) // LANES[self.dtype]
+        tail: Sequence[Layer] = () if chain.bends_behind else chain.tail
+        last = _linear(tail)
+        wide = "float64" if chain.bends_behind else self.dtype
+        K, theta = np.empty((n, m), wide), np.empty((n, m), wide)
 
         def run(part: slice) -> None:
-            given = rows[part], lanes, plan.shape[2]
-            found = first[part], delta[part], tangent[part]
-            units = plan.scales, plan.factors
-            if dense:
-                _cpu_dense.dense_entries(*given, sweeps, *units, table, *found)
-            else:
-                _cpu_loops.entries(
-                    *given, plan.blocks, sweeps, *units, plan.classes, table, plan.room, *found
-                )
+            delta, tangent = self._sums(a.plan, a.rows[part], lanes, first[part], "ntk" in kinds)
+            _cpu_finish.finish(
+                delta, tangent, a.plan.unit / a.plan.count, a.spread[part], b.spread,
+                a.norm[part], b.norm, last, K[part], theta[part],
+            )  # fmt: skip
 
-        self.spread_out(run, n, _DENSE_ROWS_AT_ONCE if dense else _ROWS_AT_ONCE)
-        scale = plan.unit / plan.count
-        return delta.reshape(n, -1) * scale, tangent.reshape(n, -1) * scale
+        self._spread_out(run, n, _ROWS_AT_ONCE if chain.spatial else _DENSE_ROWS_AT_ONCE)
+        if chain.bends_behind:
+            K, theta = _vector_layers(a, b, K, theta)
+            K, theta = K.astype(self.dtype), theta.astype(self.dtype)
+        found = {"ntk": theta, "nngp": K}
+        if a is b:
+            _cpu_finish.mirror(K)
+            _cpu_finish.mirror(theta)
+        return {kind: found[kind] for kind in kinds}
 
-    def spread_out(self, run: Callable[[slice], None], n: int, group: int = _ROWS_AT_ONCE) -> None:
+    def _sums(
+        self, plan: Plan, rows: np.ndarray, lanes: np.ndarray, first: np.ndarray, theta: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the sums of Δ and Θ behind the blocks, (n, vectors · lanes) float64."""
+        shape = len(rows), lanes.shape[0], lanes.shape[2]
+        delta, tangent = np.zeros(shape), np.zeros(shape)
+        sweeps, table = plan.sweeps if theta else plan.without_theta(), coefficients(self.dtype)
+        given, units = (rows, lanes, plan.shape[2]), (plan.scales, plan.factors)
+        if plan.chain.spatial:
+            _cpu_loops.entries(
+                *given, plan.blocks, sweeps, *units, plan.classes, table, plan.room, first,
+                delta, tangent,
+            )  # fmt: skip
+        else:
+            _cpu_dense.dense_entries(*given, sweeps, *units, table, first, delta, tangent)
+        return delta.reshape(len(rows), -1), tangent.reshape(len(rows), -1)
+
+    def _spread_out(self, run: Callable[[slice], None], n: int, group: int = _ROWS_AT_ONCE) -> None:
         """Call ``run`` for groups of rows, on all threads."""
         if min(self.threads, n) == 1:
             run(slice(0, n))
@@ -279,7 +279,7 @@ class _Preparation:
                 plan.factors, classes, coefficients(plan.dtype), plan.room, group.start, found[group],
             )  # fmt: skip
 
-        self.backend.spread_out(run, len(self.rows))
+        self.backend._spread_out(run, len(self.rows))
         self._put(plan.centers[n - 1], found / 2)
         means = window_mean(self.A, plan.chain.blocks[n - 1].pool)
         inside = plan.pool_units[n] * found.astype(np.float64).reshape(-1, H, W)
@@ -293,25 +293,26 @@ class _Preparation:
         for group in range(len(lanes)):
             part = slice(group * width, min(len(found), (group + 1) * width))
             rows = self.rows[part]
-            delta, _ = self.backend.sums(
-                self.plan, rows, lanes[group : group + 1], np.zeros(len(rows), np.int64), theta=False
+            delta, _ = self.backend._sums(
+                self.plan, rows, lanes[group : group + 1], np.zeros(len(rows), np.int64), False
             )
-            found[part] = np.diag(delta)
+            found[part] = np.diag(delta) * self.plan.unit / self.plan.count
         return found
 
 
 def _vector_layers(
-    a: CpuState, b: CpuState, delta: np.ndarray, theta: np.ndarray
+    a: CpuState, b: CpuState, K: np.ndarray, theta: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Apply the layers behind the mean over positions to (n_a, n_b) float64; return K and Θ.
 
     Args:
         a: The row images.
         b: The column images.
-        delta: (A + B)/2 − K behind the mean.
+        K: K behind the mean.
         theta: Θ behind the mean.
     """
     A, B = (a.variance * a.norm**2)[:, None], (b.variance * b.norm**2)[None, :]
+    delta = (A + B) / 2 - K
     for layer in a.plan.chain.tail:
         if isinstance(layer, Relu):
             delta, slope = relu_distance(delta, A, B)
@@ -329,12 +330,13 @@ def _vector_layers(
     return (A + B) / 2 - delta, theta
 
 
-def _linear_layers(
-    tail: Sequence[Layer], K: np.ndarray, theta: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Apply dense layers alone to (n_a, n_b) float64 K and Θ."""
+def _linear(tail: Sequence[Layer]) -> np.ndarray:
+    """Return what dense layers do to K and Θ; see ``finish``."""
+    alpha, beta, gamma, mixed, rest = 1.0, 0.0, 1.0, 0.0, 0.0
     for layer in tail:
         assert isinstance(layer, Dense)
-        K = layer.W_std**2 * K + layer.b_std**2
-        theta = layer.W_std**2 * theta + (K if layer.trainable else 0.0)
-    return K, theta
+        scale = layer.W_std**2
+        alpha, beta = scale * alpha, scale * beta + layer.b_std**2
+        trained = float(layer.trainable)
+        gamma, mixed, rest = scale * gamma, scale * mixed + trained * alpha, scale * rest + trained * beta
+    return np.array([alpha, beta, gamma, mixed, rest])
