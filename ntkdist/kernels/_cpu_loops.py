@@ -93,22 +93,24 @@ def _side(sweep, a, b, i, i2, j, j2, H, W, unit):
     return splat(unit - unit)
 
 
-@numba.njit(nogil=True, forceinline=True)
-def _side_sum(sweep, a, b, i, i2, j, H, W, q, unit):
-    """Return the sum of sides around cell j of a row that one of the images, or none, has."""
-    if 0 <= i < H:
-        return splat(number(a + (field(sweep, SIDE) + i * W + j) * word(unit), unit))
-    if 0 <= i2 < H:
-        return load(b + (field(sweep, SIDE_B) + i2 * W + _wrap(j + q, W)) * BYTES, unit)
-    return splat(unit - unit)
-
-
 @numba.njit(nogil=True)
 def _side_row(sweep, a, b, i, i2, H, W, q, to, unit):
-    """Store a row of such sums, with Θ = 0."""
-    for j in range(W):
-        store(_side_sum(sweep, a, b, i, i2, j, H, W, q, unit), to + j * CELL)
-        store(splat(unit - unit), to + j * CELL + BYTES)
+    """Store the sums along a row that only one of the images has: half variances, or zeros."""
+    nothing = splat(unit - unit)
+    if 0 <= i < H:
+        at = a + (field(sweep, SIDE) + i * W) * word(unit)
+        for j in range(W):
+            store(splat(number(at + j * word(unit), unit)), to + j * CELL)
+            store(nothing, to + j * CELL + BYTES)
+    elif 0 <= i2 < H:
+        for part in range(2):
+            j0, j1, shift = (0, W - q, q) if part == 0 else (W - q, W, q - W)
+            at = b + (field(sweep, SIDE_B) + i2 * W + shift) * BYTES
+            for j in range(j0, j1):
+                store(load(at + j * BYTES, unit), to + j * CELL)
+                store(nothing, to + j * CELL + BYTES)
+    else:
+        _clear(to, 2 * W, unit)
 
 
 @numba.njit(nogil=True, forceinline=True)
@@ -167,6 +169,13 @@ def _fused_row(
 
 
 @numba.njit(nogil=True)
+def _last_row(old, previous, new, vectors, out, unit):
+    for k in range(vectors):
+        at = k * BYTES
+        store((load(old + at, unit) + load(previous + at, unit)) + load(new + at, unit), out + at)
+
+
+@numba.njit(nogil=True)
 def _fused_sweep(sweep, table, channels, a, b, H, W, p, q, state, ring, spare, unit):
     """Pixels or a ReLU, and a 3 × 3 filter, in place."""
     kind, theta, fold = field(sweep, KIND), field(sweep, THETA), field(sweep, FOLD)
@@ -197,14 +206,8 @@ def _fused_sweep(sweep, table, channels, a, b, H, W, p, q, state, ring, spare, u
             else:
                 _fused_row(RELU, NONE, False, P, R, sweep, channels, a, b, H, W, i, i2, q, cells, out, old, previous, new, unit)  # fmt: skip
             old, previous, new = previous, new, old
-        out = state + (i1 - 1) * row
-        for j in range(W):
-            at = j * CELL
-            side = _side_sum(sweep, a, b, i1, i1 + shift, j, H, W, q, unit)
-            store((load(old + at, unit) + load(previous + at, unit)) + side, out + at)
-            if theta:
-                at += BYTES
-                store(load(old + at, unit) + load(previous + at, unit), out + at)
+        _side_row(sweep, a, b, i1, i1 + shift, H, W, q, new, unit)
+        _last_row(old, previous, new, 2 * W, state + (i1 - 1) * row, unit)
 
 
 @numba.njit(nogil=True, forceinline=True)
