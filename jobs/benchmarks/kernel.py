@@ -67,7 +67,8 @@ HEADER, WIDTHS = tuple(TABLE), tuple(TABLE.values())
 # correlations may be negative, takes a few more, which are not counted.
 FLOPS = 41
 LANES = 16  # columns a block of the cpu backend holds a whole number of
-SHORTEST = 0.05  # seconds that one timing takes at least
+SETTLE = 0.1  # seconds before each timing, in which the other side's threads go to sleep
+SHORTEST = 0.3  # seconds that one timing takes at least
 LARGEST_BATCH = 2**28  # bytes of one array of neural-tangents' state
 LARGEST_DIFFERENCE = 1e-2  # relative; beyond it the two do not compute the same thing
 
@@ -136,6 +137,7 @@ class Block:
 
     def ms(self) -> float:
         """Time it; milliseconds an entry."""
+        time.sleep(SETTLE)
         start = time.perf_counter()
         for _ in range(self.calls):
             self.run()

@@ -333,21 +333,38 @@ def _total(row, W, sums, unit):
 
 
 @numba.njit(nogil=True)
-def _pool_row(size, i, i2, H, W, q, pool, theta, row, unit):
+def _pool_offsets(size, H, W, q, offsets):
+    """Find where the cells of a row go, relative to their windows' row; −1 for a ragged rest."""
+    rows, columns = H // size, W // size
+    for j in range(W):
+        J, J2 = j // size, _wrap(j + q, W) // size
+        inside = J < columns and J2 < columns
+        offsets[j] = ((J2 - J) % columns * rows * columns + J) * CELL if inside else -1
+
+
+@numba.njit(nogil=True)
+def _pool_row(size, i, i2, H, W, offsets, pool, theta, row, unit):
     """Add a row of cells to the windows they belong to."""
     rows, columns = H // size, W // size
     I, I2 = i // size, i2 // size
     if I >= rows or I2 >= rows:
         return
     here = pool + ((I2 - I) % rows * columns * rows + I) * columns * CELL
-    for j in range(W):
-        J, J2 = j // size, _wrap(j + q, W) // size
-        if J >= columns or J2 >= columns:
-            continue
-        to = here + ((J2 - J) % columns * rows * columns + J) * CELL
-        store(load(to, unit) + load(row + j * CELL, unit), to)
-        if theta:
-            store(load(to + BYTES, unit) + load(row + j * CELL + BYTES, unit), to + BYTES)
+    j = 0
+    while j < W:
+        offset = offsets[j]
+        at = row + j * CELL
+        D, T = load(at, unit), load(at + BYTES, unit)
+        j += 1
+        while j < W and offsets[j] == offset:
+            at += CELL
+            D, T = D + load(at, unit), T + load(at + BYTES, unit)
+            j += 1
+        if offset >= 0:
+            to = here + offset
+            store(load(to, unit) + D, to)
+            if theta:
+                store(load(to + BYTES, unit) + T, to + BYTES)
 
 
 @numba.njit(nogil=True)
@@ -365,8 +382,11 @@ def _blocks(
         if size:
             pool = pools + blocks[n + 1, POOLS] * CELL
             _clear(pool, 2 * ((H // size) * (W // size)) ** 2, unit)
+        offsets = np.empty(W, np.int64)
         for cls in classes[blocks[n, CLASS] : blocks[n, CLASS_END]]:
             p, q = cls // W, cls % W
+            if size:
+                _pool_offsets(size, H, W, q, offsets)
             for k in range(blocks[n, FIRST], blocks[n, LAST]):
                 sweep = sweeps[k].ctypes.data
                 box, theta = field(sweep, SIZE), field(sweep, THETA)
@@ -392,7 +412,7 @@ def _blocks(
                         to = state + i * row if box else spare
                         _whole_row(sweep, table, channels, scales[k], a, b, W, i, i2, q, source + i * pitch, to, unit)  # fmt: skip
                         if box == 0 and size:
-                            _pool_row(size, i, i2, H, W, q, pool, theta, to, unit)
+                            _pool_row(size, i, i2, H, W, offsets, pool, theta, to, unit)
                         elif box == 0:
                             _total(to, W, sums, unit)
                 if factors[k] != unit:  # keeps the units of deep networks within range
@@ -445,8 +465,10 @@ def entries(
     kept, state = _work(scales, 2 * room[0])
     kept_pools, pools = _work(scales, 2 * room[1])
     sums = np.zeros((2, BYTES // scales.itemsize))
-    for n in range(rows.shape[0]):
-        for m in range(first[n], columns.shape[0]):
+    for m in range(columns.shape[0]):  # outside: a column's numbers stay in cache for all rows
+        for n in range(rows.shape[0]):
+            if m < first[n]:
+                continue
             sums[:] = 0.0
             _blocks(
                 rows[n].ctypes.data, columns[m].ctypes.data, channels, blocks, len(blocks), sweeps,

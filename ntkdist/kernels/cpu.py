@@ -29,8 +29,9 @@ from ntkdist.kernels._vector import BYTES, LANES, coefficients
 from ntkdist.kernels.backend import as_images, check_kinds, check_pair
 from ntkdist.kernels.duals import erf_dual, relu_distance
 
-# few, so that the triangle of a diagonal tile spreads evenly over threads
-_ROWS_AT_ONCE, _DENSE_ROWS_AT_ONCE = 4, 64
+# Rows that a thread takes at once: few, so that the triangle of a diagonal tile spreads evenly;
+# more where an entry is cheap, so that what is read of a column image serves many of them.
+_ROWS_POOLED, _ROWS_ALIGNED, _ROWS_DENSE = 4, 16, 64
 
 
 def box_sum(x: np.ndarray, rows: int, columns: int) -> np.ndarray:
@@ -168,7 +169,7 @@ class CpuBackend:
                 a.norm[part], b.norm, last, K[part], theta[part],
             )  # fmt: skip
 
-        self._spread_out(run, n, _ROWS_AT_ONCE if chain.spatial else _DENSE_ROWS_AT_ONCE)
+        self._spread_out(run, n, _rows_at_once(chain))
         if chain.bends_behind:
             K, theta = _vector_layers(a, b, K, theta)
             K, theta = K.astype(self.dtype), theta.astype(self.dtype)
@@ -195,7 +196,7 @@ class CpuBackend:
             _cpu_dense.dense_entries(*given, sweeps, *units, table, first, delta, tangent)
         return delta.reshape(len(rows), -1), tangent.reshape(len(rows), -1)
 
-    def _spread_out(self, run: Callable[[slice], None], n: int, group: int = _ROWS_AT_ONCE) -> None:
+    def _spread_out(self, run: Callable[[slice], None], n: int, group: int = _ROWS_POOLED) -> None:
         """Call ``run`` for groups of rows, on all threads."""
         if min(self.threads, n) == 1:
             run(slice(0, n))
@@ -203,6 +204,12 @@ class CpuBackend:
         groups = [slice(i, min(n, i + group)) for i in range(0, n, group)]
         with ThreadPoolExecutor(min(self.threads, n)) as pool:
             list(pool.map(run, groups))
+
+
+def _rows_at_once(chain: Chain) -> int:
+    if not chain.spatial:
+        return _ROWS_DENSE
+    return _ROWS_POOLED if chain.pooled else _ROWS_ALIGNED
 
 
 class _Preparation:
