@@ -173,18 +173,22 @@ def half_distance(x, y, channels, width, unit):
 
 @numba.njit(nogil=True, forceinline=True)
 def start(kind, theta, fold, cell, a, b, channels, unit):
-    """Read a cell of a row image and column images, pixels or ReLU; see ``relu_start``."""
+    """Read a cell of a row image and column images: pixels, windows or ReLU (``relu_start``)."""
     if kind == PIXELS:
         D = half_distance(a, b, channels, word(unit), unit)
         return D, D, D, D, D, D, D
+    if kind == POOLED:
+        D = (load(cell, unit) - splat(number(a, unit))) - load(b, unit)
+        T = load(cell + BYTES, unit)
+        return D, T, D, D, D, D, D
     return relu_start(theta, fold, cell, a, b, unit)
 
 
 @numba.njit(nogil=True, forceinline=True)
 def end(kind, fold, P, R, old, e, w, s, t, total, ab, unit):
-    """Return what ``start`` began."""
-    if kind == PIXELS:
-        return old, old
+    """Return Δ and Θ of what ``start`` began."""
+    if kind == PIXELS or kind == POOLED:
+        return old, e
     return relu_end(fold, P, R, old, e, w, s, t, total, ab, unit)
 
 
@@ -236,10 +240,11 @@ def activate(sweep, table, channels, scale, a, b, cell, W, i, i2, j0, j1, shift,
         b += (field(sweep, CELLS_B) + there) * BYTES
         for j in range(count):
             at = j * CELL
-            D = load(cell + at, unit) - splat(number(a + j * width, unit))
-            store(D - load(b + j * BYTES, unit), to + at)
-            if theta:
-                store(load(cell + at + BYTES, unit), to + at + BYTES)
+            D, T, _, _, _, _, _ = start(
+                POOLED, theta, False, cell + at, a + j * width, b + j * BYTES, 1, unit
+            )
+            store(D, to + at)
+            store(T, to + at + BYTES)
         return
     P, R = arccos_over_pi(table, unit), sine_gap_over_pi(table, unit)
     trained = unit if field(sweep, TRAINED) else unit - unit

@@ -140,6 +140,8 @@ def _fused_row(
     near, far = NUMBERS * width, NUMBERS_B * BYTES
     if kind == PIXELS:
         near, far = channels * width, channels * BYTES
+    if kind == POOLED:
+        near, far = width, BYTES
     for part in range(2):
         j0, j1, shift = (0, W - q, q) if part == 1 else (W - q, W, q - W)
         if j0 == j1:
@@ -176,8 +178,10 @@ def _last_row(old, previous, new, vectors, out, unit):
 
 
 @numba.njit(nogil=True)
-def _fused_sweep(sweep, table, channels, a, b, H, W, p, q, state, ring, spare, unit):
-    """Pixels or a ReLU, and a 3 × 3 filter, in place."""
+def _fused_sweep(
+    sweep, table, channels, a, b, H, W, p, q, source, pitch, state, ring, spare, unit
+):  # fmt: skip
+    """Pixels, windows or a ReLU, from rows ``pitch`` apart, and a 3 × 3 filter to ``state``."""
     kind, theta, fold = field(sweep, KIND), field(sweep, THETA), field(sweep, FOLD)
     P, R = arccos_over_pi(table, unit), sine_gap_over_pi(table, unit)
     row = (W + 1) * CELL
@@ -189,14 +193,18 @@ def _fused_sweep(sweep, table, channels, a, b, H, W, p, q, state, ring, spare, u
         _side_row(sweep, a, b, i0 - 1, i0 - 1 + shift, H, W, q, previous, unit)
         for i in range(i0, i1):
             i2 = i + shift
-            cells = state + i * row
-            out = spare if i == i0 else cells - row
+            cells = source + i * pitch
+            out = spare if i == i0 else state + (i - 1) * row
             if kind == PIXELS and channels == 1:
                 _fused_row(PIXELS, NONE, False, P, R, sweep, 1, a, b, H, W, i, i2, q, cells, out, old, previous, new, unit)  # fmt: skip
             elif kind == PIXELS and channels == 3:
                 _fused_row(PIXELS, NONE, False, P, R, sweep, 3, a, b, H, W, i, i2, q, cells, out, old, previous, new, unit)  # fmt: skip
             elif kind == PIXELS:
                 _fused_row(PIXELS, NONE, False, P, R, sweep, channels, a, b, H, W, i, i2, q, cells, out, old, previous, new, unit)  # fmt: skip
+            elif kind == POOLED and theta:
+                _fused_row(POOLED, THERE, False, P, R, sweep, channels, a, b, H, W, i, i2, q, cells, out, old, previous, new, unit)  # fmt: skip
+            elif kind == POOLED:
+                _fused_row(POOLED, NONE, False, P, R, sweep, channels, a, b, H, W, i, i2, q, cells, out, old, previous, new, unit)  # fmt: skip
             elif fold and theta:
                 _fused_row(RELU, FRESH, True, P, R, sweep, channels, a, b, H, W, i, i2, q, cells, out, old, previous, new, unit)  # fmt: skip
             elif fold:
@@ -343,17 +351,20 @@ def _pool_offsets(size, H, W, q, offsets):
 
 
 @numba.njit(nogil=True)
-def _pool_row(size, i, i2, H, W, offsets, pool, theta, row, unit):
-    """Add a row of cells to the windows they belong to."""
+def _pool_rows(size, i, i2, H, W, offsets, pool, theta, row, held, pitch, unit):
+    """Add ``held`` rows of cells, ``pitch`` apart, to the windows that they all belong to."""
     rows, columns = H // size, W // size
     I, I2 = i // size, i2 // size
     if I >= rows or I2 >= rows:
         return
+    for k in range(1, held):
+        for v in range(2 * W):
+            at = row + v * BYTES
+            store(load(at, unit) + load(at + k * pitch, unit), at)
     here = pool + ((I2 - I) % rows * columns * rows + I) * columns * CELL
     j = 0
     while j < W:
-        offset = offsets[j]
-        at = row + j * CELL
+        offset, at = offsets[j], row + j * CELL
         D, T = load(at, unit), load(at + BYTES, unit)
         j += 1
         while j < W and offsets[j] == offset:
@@ -365,6 +376,49 @@ def _pool_row(size, i, i2, H, W, offsets, pool, theta, row, unit):
             store(load(to, unit) + D, to)
             if theta:
                 store(load(to + BYTES, unit) + T, to + BYTES)
+
+
+@numba.njit(nogil=True, forceinline=True)
+def _relu_row(theta, fold, P, R, sweep, a, b, W, i, i2, q, cells, to, unit):
+    near, far = NUMBERS * word(unit), NUMBERS_B * BYTES
+    x = a + field(sweep, CELLS) * word(unit) + i * W * near
+    for part in range(2):
+        j0, j1, shift = (0, W - q, q) if part == 0 else (W - q, W, q - W)
+        y = b + field(sweep, CELLS_B) * BYTES + (i2 * W + shift) * far
+        for j in range(j0, j1):
+            c0, c1, c2, c3, c4, c5, c6 = relu_start(
+                theta, fold, cells + j * CELL, x + j * near, y + j * far, unit
+            )
+            D, T = relu_end(fold, P, R, c0, c1, c2, c3, c4, c5, c6, unit)
+            store(D, to + j * CELL)
+            store(T, to + j * CELL + BYTES)
+
+
+@numba.njit(nogil=True)
+def _relu_pool_sweep(
+    sweep, table, a, b, H, W, p, q, size, offsets, pool, state, ring, unit
+):  # fmt: skip
+    """A ReLU and an average pool; rows for the same windows wait for each other."""
+    theta, fold = field(sweep, THETA), field(sweep, FOLD)
+    P, R = arccos_over_pi(table, unit), sine_gap_over_pi(table, unit)
+    row = (W + 1) * CELL
+    held = 0
+    for i in range(H):
+        i2 = _wrap(i + p, H)
+        cells, to = state + i * row, ring + held * row
+        if fold and theta:
+            _relu_row(FRESH, True, P, R, sweep, a, b, W, i, i2, q, cells, to, unit)
+        elif fold:
+            _relu_row(NONE, True, P, R, sweep, a, b, W, i, i2, q, cells, to, unit)
+        elif theta:
+            _relu_row(THERE, False, P, R, sweep, a, b, W, i, i2, q, cells, to, unit)
+        else:
+            _relu_row(NONE, False, P, R, sweep, a, b, W, i, i2, q, cells, to, unit)
+        held += 1
+        more = i + 1 < H and (i + 1) // size == i // size
+        if not more or _wrap(i + 1 + p, H) // size != i2 // size:
+            _pool_rows(size, i, i2, H, W, offsets, pool, theta, ring, held, row, unit)
+            held = 0
 
 
 @numba.njit(nogil=True)
@@ -400,8 +454,10 @@ def _blocks(
                 if plain and theta == FRESH and not fold:
                     for j in range(H * (W + 1)):
                         store(splat(unit - unit), state + j * CELL + BYTES)
-                if box == 3 and (field(sweep, KIND) == PIXELS or (plain and not (fold and theta == THERE))):  # fmt: skip
-                    _fused_sweep(sweep, table, channels, a, b, H, W, p, q, state, ring, spare, unit)
+                if box == 3 and (field(sweep, KIND) <= POOLED or (plain and not (fold and theta == THERE))):  # fmt: skip
+                    _fused_sweep(sweep, table, channels, a, b, H, W, p, q, source, pitch, state, ring, spare, unit)  # fmt: skip
+                elif box == 0 and size and plain and not (fold and theta == THERE):
+                    _relu_pool_sweep(sweep, table, a, b, H, W, p, q, size, offsets, pool, state, ring, unit)  # fmt: skip
                 elif box == 0 and plain and not fold and not size:
                     _relu_sum_sweep(sweep, table, a, b, H, W, p, q, state, spare, sums, unit)
                 elif box > 1:
@@ -412,7 +468,7 @@ def _blocks(
                         to = state + i * row if box else spare
                         _whole_row(sweep, table, channels, scales[k], a, b, W, i, i2, q, source + i * pitch, to, unit)  # fmt: skip
                         if box == 0 and size:
-                            _pool_row(size, i, i2, H, W, offsets, pool, theta, to, unit)
+                            _pool_rows(size, i, i2, H, W, offsets, pool, theta, to, 1, row, unit)
                         elif box == 0:
                             _total(to, W, sums, unit)
                 if factors[k] != unit:  # keeps the units of deep networks within range

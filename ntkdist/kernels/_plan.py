@@ -107,7 +107,7 @@ def plan_of(chain: Chain, shape: tuple[int, int, int], dtype: str) -> Plan:
             layout.link(link, H * W)
         layout.end(block.pool)
         blocks.append([H, W, first, len(layout.sweeps), 0, 0, 0])
-        most = max([3, *(link.size for link in block.links)])
+        most = max([3, block.pool, *(link.size for link in block.links)])
         # a spare cell in front of every row, and a row with the filter's reach on both sides
         state = max(state, (H + most + 1) * (W + 1) + 1 + most)
         count = H * W
