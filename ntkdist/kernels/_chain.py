@@ -118,7 +118,7 @@ def chain_of(arch: Architecture) -> Chain | str:
         match layer:
             case Flatten() if not spatial:
                 continue
-            case (Dense() | Relu() | Erf()) if ended:
+            case Dense() | Relu() | Erf() if ended:
                 tail.append(layer)
             case Flatten() | GlobalAvgPool():
                 ended, pooled = True, isinstance(layer, GlobalAvgPool)

@@ -187,7 +187,7 @@ def start(kind, theta, fold, cell, a, b, channels, unit):
 @numba.njit(nogil=True, forceinline=True)
 def end(kind, fold, P, R, old, e, w, s, t, total, ab, unit):
     """Return Δ and Θ of what ``start`` began."""
-    if kind == PIXELS or kind == POOLED:
+    if kind <= POOLED:
         return old, e
     return relu_end(fold, P, R, old, e, w, s, t, total, ab, unit)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from ntkdist.kernels._compile import compiled
 from ntkdist.kernels._cpu_cells import (
     CELL,
     CELLS,
@@ -56,8 +57,12 @@ def _distances(x0, x1, x2, x3, y0, y1, channels, cells, pitch, unit):
     """Add Σ (x − y)² of four rows and two vectors of columns to the Δ of their cells.
 
     Args:
-        x0: Address of a row image's numbers; so ``x1`` to ``x3``.
-        y0: Address of column images' vectors; so ``y1``.
+        x0: Address of a row image's numbers.
+        x1: Of the next one's.
+        x2: Of the third's.
+        x3: Of the fourth's.
+        y0: Address of column images' vectors.
+        y1: Of the next ones'.
         channels: How many numbers.
         cells: Address of the cell of x0 and y0; that of y1 is the next.
         pitch: Bytes from one row's cells to the next's.
@@ -119,7 +124,7 @@ def _layer(sweep, table, scale, a, b, stride, cells, count, unit):
         _relu_cells(NONE, False, P, R, a, b, stride, cells, count, unit)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def dense_entries(
     rows, columns, channels, sweeps, scales, factors, table, first, out_delta, out_theta
 ):

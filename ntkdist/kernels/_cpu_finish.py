@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import numba
+from ntkdist.kernels._compile import compiled
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def finish(delta, theta, scale, spread_a, spread_b, norm_a, norm_b, last, K, T):
     """Fill a block of K and Θ from the sums of Δ and Θ.
 
@@ -32,7 +32,7 @@ def finish(delta, theta, scale, spread_a, spread_b, norm_a, norm_b, last, K, T):
             T[i, j] = gamma * both * scale * theta[i, j] + mixed * k + rest
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def mirror(K):
     """Copy what stands above the diagonal of (n, n) below it."""
     n, edge = K.shape[0], 64

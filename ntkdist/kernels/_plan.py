@@ -108,7 +108,7 @@ def plan_of(chain: Chain, shape: tuple[int, int, int], dtype: str) -> Plan:
         layout.end(block.pool)
         blocks.append([H, W, first, len(layout.sweeps), 0, 0, 0])
         most = max([3, block.pool, *(link.size for link in block.links)])
-        # a spare cell in front of every row, and a row with the filter's reach on both sides
+        # a spare cell in front of every row, and a row with the reach on both sides
         state = max(state, (H + most + 1) * (W + 1) + 1 + most)
         count = H * W
         if block.pool:
@@ -168,7 +168,9 @@ class _Layout:
         """End the sweep with a linear layer, and begin one with what stands behind it."""
         half, side = self._take(area), self._take(area)
         kind = _KIND[link.activation]
-        numbers = (cells.NUMBERS_ERF,) * 2 if kind == cells.ERF else (cells.NUMBERS, cells.NUMBERS_B)
+        numbers = (
+            (cells.NUMBERS_ERF,) * 2 if kind == cells.ERF else (cells.NUMBERS, cells.NUMBERS_B)
+        )
         behind = self._take(area, *numbers)
         self.offsets.append({"half": half[0], "side": side[0], "cells": behind[0]})
         self.sweep[[cells.HALF, cells.HALF_B]] = half

@@ -9,9 +9,6 @@ with every operation in the order written, so that results have the same bits on
 ``load`` and ``store`` take addresses as integers. The caller keeps the arrays alive, and aligned
 to ``BYTES``: a vector that straddles two cache lines costs double. Where a function takes
 ``unit``, the number 1 of a dtype, it says which vector is meant.
-
-Numba's cache on disk looks at the file of the compiled function alone: after a change here or
-in ``duals``, touch ``_cpu_loops.py`` and ``_cpu_dense.py`` too.
 """
 
 from __future__ import annotations

@@ -253,7 +253,7 @@ class _Preparation:
         A = scale * box_sum(self.A, link.size, link.size) + link.b_std**2
         if link.activation == "erf":
             inverse = 1 / np.sqrt(1 + 2 * A)
-            cells = np.sqrt(0.5 + A), inverse, A, self._half_erf(A, inverse)
+            cells: tuple[np.ndarray, ...] = np.sqrt(0.5 + A), inverse, A, self._half_erf(A, inverse)
             self.A = 2 / np.pi * np.arcsin(2 * A / (1 + 2 * A))
         else:
             # from the rounded root, so that equal images meet exactly
@@ -283,7 +283,8 @@ class _Preparation:
         def run(group: slice) -> None:
             _cpu_loops.self_windows(
                 self.rows[group], lanes, plan.shape[2], blocks, n, sweeps, plan.scales,
-                plan.factors, classes, coefficients(plan.dtype), plan.room, group.start, found[group],
+                plan.factors, classes, coefficients(plan.dtype), plan.room, group.start,
+                found[group],
             )  # fmt: skip
 
         self.backend._spread_out(run, len(self.rows))
@@ -345,5 +346,9 @@ def _linear(tail: Sequence[Layer]) -> np.ndarray:
         scale = layer.W_std**2
         alpha, beta = scale * alpha, scale * beta + layer.b_std**2
         trained = float(layer.trainable)
-        gamma, mixed, rest = scale * gamma, scale * mixed + trained * alpha, scale * rest + trained * beta
+        gamma, mixed, rest = (
+            scale * gamma,
+            scale * mixed + trained * alpha,
+            scale * rest + trained * beta,
+        )
     return np.array([alpha, beta, gamma, mixed, rest])

@@ -94,9 +94,7 @@ def relu_dual(K: np.ndarray, A: np.ndarray, B: np.ndarray) -> tuple[np.ndarray, 
     return E_sigma, E_derivative
 
 
-def relu_distance(
-    delta: np.ndarray, A: np.ndarray, B: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def relu_distance(delta: np.ndarray, A: np.ndarray, B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return what a ReLU makes of Δ = (A + B)/2 − K, and E[σ̇(u)σ̇(v)].
 
     The same function as ``relu_dual`` without its cancellation near c = 1.

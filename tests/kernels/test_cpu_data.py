@@ -95,7 +95,7 @@ def test_pooled_networks_are_near_the_oracle(pixels, name, recipe, arch):
     check_cpu(arch, *rows_and_columns(pixels[name], recipe, 11), signed=signed)
 
 
-# with biases contrast is part of the network: in float32 pairs of it may be 100 apart, not a million
+# with biases the contrast is part of the network; float32 is for pairs not too far apart
 SCALED = [("cntk-gap-21", 1e-3, 1e3)] + [
     (arch, *scales)
     for arch in ((*BIASED, *TOP), NETWORKS["pools and a tail"])
