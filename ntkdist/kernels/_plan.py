@@ -129,8 +129,8 @@ def plan_of(chain: Chain, shape: tuple[int, int, int], dtype: str) -> Plan:
     classes.reverse()
     _number_classes(table, classes)
     return Plan(
-        chain, shape, dtype, table, np.array(layout.sweeps, np.int64), np.array(layout.scales, dtype),
-        np.array(layout.factors, dtype), np.concatenate(classes),
+        chain, shape, dtype, table, np.array(layout.sweeps, np.int64),
+        np.array(layout.scales, dtype), np.array(layout.factors, dtype), np.concatenate(classes),
         np.array([state, sum(sizes)], np.int64), tuple(layout.offsets), tuple(layout.centers),
         tuple(layout.units), layout.unit, tuple(pool_units),
         np.concatenate(layout.columns), layout.numbers,

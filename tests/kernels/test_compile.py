@@ -4,6 +4,7 @@ import sys
 from ntkdist.kernels import _compile
 
 BLOCK = """
+import time
 import numpy as np
 started = time.perf_counter()
 from ntkdist import Architecture
