@@ -155,7 +155,7 @@ def dense_entries(
     for start in range(0, m, VECTORS):
         stop = min(m, start + VECTORS)
         if first[0] >= stop:
-            break  # the rows behind begin even later
+            continue  # below the diagonal
         for k in range(groups * ROWS * VECTORS * 2):
             store(splat(unit - unit), cells + k * BYTES)
         for c in range(0, channels, CHANNELS):

@@ -186,10 +186,8 @@ def fused_sweep(
                 _fused_row(PIXELS, NONE, False, 3, P, R, *row)
             elif kind == PIXELS:
                 _fused_row(PIXELS, NONE, False, channels, P, R, *row)
-            elif kind == POOLED and theta:
-                _fused_row(POOLED, THERE, False, channels, P, R, *row)
             elif kind == POOLED:
-                _fused_row(POOLED, NONE, False, channels, P, R, *row)
+                _fused_row(POOLED, theta, False, channels, P, R, *row)
             elif fold and theta:
                 _fused_row(RELU, FRESH, True, channels, P, R, *row)
             elif fold:

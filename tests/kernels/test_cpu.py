@@ -93,6 +93,16 @@ def test_diagonal_block_is_symmetric_and_equals_the_full_one(arch):
     assert (np.triu(K) == np.triu(full)).all()
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("arch", ["fc-2", "cntk-v-3"])
+def test_large_diagonal_block_equals_the_full_one(arch, threads):
+    x = awkward_images((3, 2, 1), 300)
+    K = kernel_matrix(arch, x, backend="cpu", threads=threads)
+    full = kernel_matrix(arch, x, x.copy(), backend="cpu", threads=threads)
+    assert (K == K.T).all()
+    assert (np.triu(K) == np.triu(full)).all()
+
+
 def test_both_kinds_come_from_one_pass():
     backend = get_backend("cpu")
     state = backend.prepare(Architecture.parse("cntk-gap-4"), awkward_images((5, 5, 1), 6))
