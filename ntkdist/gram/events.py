@@ -151,11 +151,13 @@ class WorkerStarted(Event):
         worker: Its name.
         pid: Its process.
         host: Its machine.
+        threads: How many threads it computes with.
     """
 
     worker: str
     pid: int = 0
     host: str = ""
+    threads: int = 1
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ class GramProgress:
         self._bar: Any = None
         self._task: Any = None
         self._workers: set[str] = set()
+        self._threads = 1
         self._begun: float | None = None
         self._said = 0.0
         self._total = self._first = self._done = self._failed = self._entries = 0
@@ -50,6 +51,7 @@ class GramProgress:
                 if self._done == self._first:
                     self._begun = self._clock()  # rates are of computing, not of starting up
                 self._workers.add(event.worker)
+                self._threads = event.threads
             case WorkerLost():
                 self._workers.discard(event.worker)
                 self._note(f"worker {event.worker} lost: {event.reason}")
@@ -101,7 +103,8 @@ class GramProgress:
             left = (self._total - self._done - self._failed) * seconds / new
             parts.append(f"{_duration(left)} left")
         workers = len(self._workers)
-        parts.append(f"{workers} worker{'' if workers == 1 else 's'}")
+        each = f" of {self._threads} threads" if self._threads > 1 else ""
+        parts.append(f"{workers} worker{'' if workers == 1 else 's'}{each}")
         if self._failed:
             parts.append(f"{self._failed} failed")
         return ", ".join(parts)

@@ -105,7 +105,7 @@ class TileWorker:
             )
         self._thread_pools = ThreadpoolController()  # 1 ms: once, not per tile
         self._backend = backend
-        return {"pid": os.getpid(), "host": socket.gethostname()}
+        return {"pid": os.getpid(), "host": socket.gethostname(), "threads": self.job.threads}
 
     def attempt(self, key: TileKey, attempt: int = 1) -> TileRecord:
         """Compute a tile like ``compute``, with any ``Exception`` in the record instead."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ _SOURCES = (
 )
 
 
+@lru_cache(maxsize=1)
 def sources_digest() -> str:
-    """Return a digest of everything that goes into the compiled loops."""
+    """Return a digest of everything that goes into the compiled loops, as it was first asked."""
     digest = hashlib.sha256()
     for name in _SOURCES:
         digest.update(Path(__file__).with_name(name).read_bytes())
@@ -39,6 +41,7 @@ class _Cache(FunctionCache):
 
 def compiled(function: Callable[..., Any]) -> Any:
     """Compile without the interpreter's lock, once per machine and version of the sources."""
+    sources_digest()  # now: later the files might be newer than what was imported
     dispatcher = numba.njit(nogil=True)(function)
     dispatcher._cache = _Cache(function)
     return dispatcher

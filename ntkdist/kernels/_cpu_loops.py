@@ -90,7 +90,7 @@ def _blocks(
                 fold = field(sweep, FOLD)
                 # nearly all sweeps are a ReLU behind a ReLU, or one of the first two layers
                 plain = field(sweep, KIND) == RELU and (field(sweep, TRAINED) or not theta)
-                if plain and theta == FRESH and not fold:
+                if plain and theta == FRESH and not fold and box != 3:
                     for j in range(H * (W + 1)):
                         store(splat(unit - unit), state + j * CELL + BYTES)
                 usual = plain and not (fold and theta == THERE)

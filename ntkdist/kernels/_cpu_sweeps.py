@@ -192,8 +192,10 @@ def fused_sweep(
                 _fused_row(RELU, FRESH, True, channels, P, R, *row)
             elif fold:
                 _fused_row(RELU, NONE, True, channels, P, R, *row)
-            elif theta:
+            elif theta == THERE:
                 _fused_row(RELU, THERE, False, channels, P, R, *row)
+            elif theta == FRESH:
+                _fused_row(RELU, FRESH, False, channels, P, R, *row)
             else:
                 _fused_row(RELU, NONE, False, channels, P, R, *row)
             old, previous, new = previous, new, old

@@ -31,6 +31,15 @@ def test_lines_come_first_last_and_at_most_every_half_minute(every: float, lines
         assert "40 s left, 1 worker" in written[1]
 
 
+def test_threads_of_a_worker_are_said() -> None:
+    stream = io.StringIO()
+    with GramProgress(stream) as progress:
+        progress(GramStarted(1, 0, 100, 1, "cpu", "inline"))
+        progress(WorkerStarted("w0", threads=2))
+        progress(TileDone("r0000c0000", "w0", 1.0, 40_000, 1, 10_000))
+    assert "1 worker of 2 threads" in stream.getvalue()
+
+
 def test_failures_are_said_at_once() -> None:
     stream = io.StringIO()
     with GramProgress(stream) as progress:

@@ -160,7 +160,7 @@ class Actors:
             self._drop(slot, answer["error"])
             return
         slot.ready = True
-        self._emit(WorkerStarted(slot.name, answer["pid"], answer["host"]))
+        self._emit(WorkerStarted(slot.name, **answer))
 
     def _lost(self, slot: Slot, error: Exception) -> None:
         reason = _one_line(error)

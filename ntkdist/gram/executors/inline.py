@@ -50,7 +50,7 @@ class InlineExecutor:
             job = dataclasses.replace(job, threads=self.threads)
         worker = self.make_worker(job, self.name)
         worker.start()
-        emit(WorkerStarted(self.name, os.getpid(), socket.gethostname()))
+        emit(WorkerStarted(self.name, os.getpid(), socket.gethostname(), job.threads))
         ledger = Ledger(keys, emit, retries=self.retries)
         while not stop.is_set():
             taken = ledger.take(self.name)
