@@ -133,15 +133,9 @@ def _fused_row(
         )
         for j in range(1, j1 - j0):
             D, T = end(kind, fold, P, R, c0, c1, c2, c3, c4, c5, c6, unit)
+            at = cells + (j0 + j) * CELL
             c0, c1, c2, c3, c4, c5, c6 = start(
-                kind,
-                theta,
-                fold,
-                cells + (j0 + j) * CELL,
-                x + j * near,
-                y + j * far,
-                channels,
-                unit,
+                kind, theta, fold, at, x + j * near, y + j * far, channels, unit
             )
             at = (j0 + j - 2) * CELL
             _emit(theta, two_D + D, two_T + T, old, previous, new, out, at, unit)
@@ -203,6 +197,15 @@ def fused_sweep(
         _last_row(old, previous, new, 2 * W, state + (i1 - 1) * pitch_out, unit)
 
 
+@numba.njit(nogil=True)
+def _add_lanes(cell, sums, unit):
+    """Add a cell's Δ and Θ to float64 sums per lane."""
+    width = word(unit)
+    for lane in range(BYTES // width):
+        sums[0, lane] += number(cell + lane * width, unit)
+        sums[1, lane] += number(cell + BYTES + lane * width, unit)
+
+
 @numba.njit(nogil=True, forceinline=True)
 def _relu_sums(theta, P, R, sweep, a, b, H, W, p, q, state, to, unit):
     near, far = NUMBERS * word(unit), NUMBERS_B * BYTES
@@ -236,10 +239,7 @@ def relu_sum_sweep(sweep, table, a, b, H, W, p, q, state, spare, sums, unit):
         _relu_sums(THERE, P, R, sweep, a, b, H, W, p, q, state, spare, unit)
     else:
         _relu_sums(NONE, P, R, sweep, a, b, H, W, p, q, state, spare, unit)
-    width = word(unit)
-    for lane in range(BYTES // width):
-        sums[0, lane] += number(spare + lane * width, unit)
-        sums[1, lane] += number(spare + BYTES + lane * width, unit)
+    _add_lanes(spare, sums, unit)
 
 
 @numba.njit(nogil=True)
@@ -321,10 +321,7 @@ def total(row, W, sums, unit):
         T = T + load(row + j * CELL + BYTES, unit)
     store(D, row)
     store(T, row + BYTES)
-    width = word(unit)
-    for lane in range(BYTES // width):
-        sums[0, lane] += number(row + lane * width, unit)
-        sums[1, lane] += number(row + BYTES + lane * width, unit)
+    _add_lanes(row, sums, unit)
 
 
 @numba.njit(nogil=True)
