@@ -17,6 +17,7 @@ _SOURCES = (
     "_vector.py",
     "_cpu_cells.py",
     "_cpu_sweeps.py",
+    "_cpu_pools.py",
     "_cpu_loops.py",
     "_cpu_dense.py",
     "_cpu_finish.py",

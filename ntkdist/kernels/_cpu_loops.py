@@ -42,13 +42,11 @@ from ntkdist.kernels._cpu_cells import (
     field,
     half_erf,
 )
+from ntkdist.kernels._cpu_pools import pool_offsets, pool_rows, relu_pool_sweep
 from ntkdist.kernels._cpu_sweeps import (
     clear,
     fused_sweep,
     general_sweep,
-    pool_offsets,
-    pool_rows,
-    relu_pool_sweep,
     relu_sum_sweep,
     total,
     whole_row,
