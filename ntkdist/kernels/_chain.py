@@ -1,4 +1,4 @@
-"""Networks as the CPU backend reads them: blocks of linear layers between average pools."""
+"""Networks as the CPU and CUDA backends read them: blocks of linear layers between average pools."""
 
 from __future__ import annotations
 
@@ -137,6 +137,6 @@ def chain_of(arch: Architecture) -> Chain | str:
             case Conv():
                 return f"{layer!r} is not an odd filter with stride 1 and SAME padding"
             case _:
-                return f"{type(layer).__name__} is not covered by the cpu backend"
+                return f"{type(layer).__name__} is covered by neither the cpu nor the cuda backend"
     blocks.append(Block(tuple(links)))
     return Chain(tuple(blocks), pooled, tuple(tail), spatial)

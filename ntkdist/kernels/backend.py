@@ -13,10 +13,13 @@ import numpy as np
 
 from ntkdist.architecture import Architecture
 from ntkdist.errors import InputError, did_you_mean
+from ntkdist.kernels._chain import chain_of
+from ntkdist.kernels.cuda_device import cuda_unavailable, simulated
 
 KINDS = ("ntk", "nngp")
 NAMES = ("cuda", "cpu", "stax", "reference")
 DTYPES = ("float32", "float64")
+CUDA_ARITHMETIC = "cuda-1"  # here, so that a driver without a GPU knows it
 
 
 class Backend(Protocol):
@@ -85,7 +88,7 @@ def get_backend(name: str, *, dtype: str = "float32", threads: int = 1) -> Backe
     """Create a backend by name.
 
     Args:
-        name: ``cpu``, ``stax`` or ``reference``.
+        name: ``cuda``, ``cpu``, ``stax`` or ``reference``.
         dtype: ``float32`` or ``float64``.
         threads: How many threads it may use.
 
@@ -99,6 +102,12 @@ def get_backend(name: str, *, dtype: str = "float32", threads: int = 1) -> Backe
         raise InputError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     if threads < 1:
         raise InputError(f"threads={threads} must be at least 1")
+    if name == "cuda":
+        if reason := cuda_unavailable():
+            raise InputError(f"backend 'cuda': {reason}; or take backend cpu")
+        from ntkdist.kernels.cuda import CudaBackend
+
+        return CudaBackend(dtype=dtype, threads=threads)
     if name == "cpu":
         from ntkdist.kernels.cpu import CpuBackend
 
@@ -111,8 +120,6 @@ def get_backend(name: str, *, dtype: str = "float32", threads: int = 1) -> Backe
         from ntkdist.kernels.reference import ReferenceBackend
 
         return ReferenceBackend(dtype=dtype, threads=threads)
-    if name == "cuda":
-        raise InputError("backend 'cuda' is not part of this version; take cpu, stax or auto")
     raise InputError(
         f"backend {name!r} is unknown; take auto or one of {', '.join(NAMES)}"
         + did_you_mean(name, ("auto", *NAMES))
@@ -132,7 +139,8 @@ def select_backend(
     Args:
         arch: The network.
         image_shape: (H, W, C).
-        name: ``auto`` takes the cpu backend, else stax; other names are taken as they are.
+        name: ``auto`` takes cuda where there is a GPU, else cpu, else stax; other names are
+            taken as they are.
         dtype: ``float32`` or ``float64``.
         threads: How many threads it may use.
 
@@ -151,7 +159,9 @@ def select_backend(
             raise InputError(f"backend {name!r} cannot compute this: {why_not}; take auto")
         return Selection(backend, f"{name}: asked for by name")
     refusals = []
-    for candidate in ("cpu", "stax"):
+    # never the simulator, which is for tests, nor a word about a GPU that nobody expects
+    names = ("cpu", "stax") if simulated() or cuda_unavailable() else ("cuda", "cpu", "stax")
+    for candidate in names:
         try:
             backend = get_backend(candidate, dtype=dtype, threads=threads)
         except InputError as error:
@@ -163,6 +173,31 @@ def select_backend(
             return Selection(backend, reason + (f" ({'; '.join(refusals)})" if refusals else ""))
         refusals.append(f"{candidate} cannot: {why_not}")
     raise InputError(f"no backend can compute this network: {'; '.join(refusals)}")
+
+
+def arithmetic_of(name: str) -> str:
+    """Return the arithmetic of a backend that need not be usable here.
+
+    Args:
+        name: ``cuda``, ``cpu``, ``stax`` or ``reference``.
+
+    Returns:
+        What the backend's ``arithmetic`` is.
+
+    Raises:
+        InputError: If the name is unknown, or the backend cannot be imported here.
+    """
+    if name == "cuda":
+        return CUDA_ARITHMETIC
+    return get_backend(name).arithmetic
+
+
+def coverage(name: str, arch: Architecture, image_shape: tuple[int, int, int]) -> str | None:
+    """Return why a backend, which need not be usable here, cannot compute a network; else None."""
+    if name == "cuda":
+        chain = chain_of(arch)
+        return chain if isinstance(chain, str) else None
+    return get_backend(name).supports(arch, image_shape)
 
 
 def check_kinds(kinds: Sequence[str]) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from ntkdist.errors import InputError
 from ntkdist.kernels import _cpu_dense, _cpu_finish, _cpu_loops
 from ntkdist.kernels._chain import Chain, Link, chain_of
 from ntkdist.kernels._plan import Plan, plan_of
+from ntkdist.kernels._tail import linear_tail
 from ntkdist.kernels._vector import BYTES, LANES, coefficients
 from ntkdist.kernels.backend import as_images, check_kinds, check_pair
 from ntkdist.kernels.duals import erf_dual, relu_distance
@@ -158,7 +159,7 @@ class CpuBackend:
         if a is b:
             first = np.arange(n) // LANES[self.dtype]
         tail: Sequence[Layer] = () if chain.bends_behind else chain.tail
-        last = _linear(tail)
+        last = linear_tail(tail)
         wide = "float64" if chain.bends_behind else self.dtype
         K, theta = np.empty((n, m), wide), np.empty((n, m), wide)
 
@@ -336,19 +337,3 @@ def _vector_layers(
             if layer.trainable:
                 theta = theta + ((A + B) / 2 - delta)
     return (A + B) / 2 - delta, theta
-
-
-def _linear(tail: Sequence[Layer]) -> np.ndarray:
-    """Return what dense layers do to K and Θ; see ``finish``."""
-    alpha, beta, gamma, mixed, rest = 1.0, 0.0, 1.0, 0.0, 0.0
-    for layer in tail:
-        assert isinstance(layer, Dense)
-        scale = layer.W_std**2
-        alpha, beta = scale * alpha, scale * beta + layer.b_std**2
-        trained = float(layer.trainable)
-        gamma, mixed, rest = (
-            scale * gamma,
-            scale * mixed + trained * alpha,
-            scale * rest + trained * beta,
-        )
-    return np.array([alpha, beta, gamma, mixed, rest])

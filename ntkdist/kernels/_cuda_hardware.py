@@ -1,0 +1,121 @@
+"""``_cuda_intrinsics`` on a GPU: a team is a warp."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from llvmlite import ir
+from numba import cuda, types
+from numba.cuda import libdevice
+from numba.cuda.extending import intrinsic
+
+LANES = 32
+_ALL = 0xFFFFFFFF
+
+
+def device(function: Any) -> Any:
+    """Return a function that kernels call."""
+    return cuda.jit(function, device=True)
+
+
+def kernel(function: Any, **options: Any) -> Any:
+    """Return a function as kernel."""
+    return cuda.jit(function, **options)
+
+
+def _access(name: str, *, read_only: bool) -> Any:
+    def typed(typingctx: Any, start: Any, by: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            value = builder.load(builder.gep(args[0], [args[1]], inbounds=True))
+            if read_only:  # through the read-only cache
+                value.set_metadata("invariant.load", builder.module.add_metadata([]))
+            return value
+
+        return start.dtype(start, types.int64), generate
+
+    typed.__name__ = typed.__qualname__ = name
+    return intrinsic(typed)
+
+
+fetch = _access("fetch", read_only=True)
+peek = _access("peek", read_only=False)
+
+
+@intrinsic
+def pointer(typingctx: Any, array: Any, at: Any) -> Any:
+    """Return a pointer to an element of a contiguous array, counted from its first."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        return builder.gep(data, [args[1]], inbounds=True)
+
+    return types.CPointer(array.dtype)(array, types.int64), generate
+
+
+@intrinsic
+def advance(typingctx: Any, start: Any, by: Any) -> Any:
+    """Return a pointer ``by`` elements further."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.gep(args[0], [args[1]], inbounds=True)
+
+    return start(start, types.int64), generate
+
+
+@intrinsic
+def put(typingctx: Any, start: Any, by: Any, value: Any) -> Any:
+    """Store an element ``by`` behind a pointer."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store(args[2], builder.gep(args[0], [args[1]], inbounds=True))
+        return context.get_dummy_value()
+
+    return types.void(start, types.int64, start.dtype), generate
+
+
+@device
+def beside(d: Any, t: Any, e: Any, u: Any) -> tuple[Any, Any, Any, Any]:
+    """Return e and u of the lane to the left, d and t of that to the right; own ones at the ends."""
+    return (
+        cuda.shfl_up_sync(_ALL, e, 1),
+        cuda.shfl_up_sync(_ALL, u, 1),
+        cuda.shfl_down_sync(_ALL, d, 1),
+        cuda.shfl_down_sync(_ALL, t, 1),
+    )
+
+
+@device
+def over_lanes(value: Any) -> Any:
+    """Return the sum of all lanes' values, added in the same order in each."""
+    value += cuda.shfl_xor_sync(_ALL, value, 1)
+    value += cuda.shfl_xor_sync(_ALL, value, 2)
+    value += cuda.shfl_xor_sync(_ALL, value, 4)
+    value += cuda.shfl_xor_sync(_ALL, value, 8)
+    return value + cuda.shfl_xor_sync(_ALL, value, 16)
+
+
+@device
+def barrier() -> None:
+    """Wait for the lanes of a team; what they stored is seen by all."""
+    cuda.syncwarp()
+
+
+@intrinsic
+def _fast_inverse_root(typingctx: Any, x: Any) -> Any:
+    """Return 1/√x of a normal float32 by the special function alone."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.FunctionType(ir.FloatType(), [ir.FloatType()])
+        code = ir.InlineAsm(kind, "rsqrt.approx.ftz.f32 $0, $1;", "=f,f")
+        return builder.call(code, args)
+
+    return types.float32(types.float32), generate
+
+
+def inverse_root(dtype: str) -> Any:
+    """Return the function 1/√x of a dtype; x at least 1e-37 in float32."""
+    return _fast_inverse_root if dtype == "float32" else libdevice.rsqrt
+
+
+root = math.sqrt

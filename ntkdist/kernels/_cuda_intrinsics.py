@@ -1,0 +1,72 @@
+"""What GPU kernels are written with: pointers, shuffles, device functions (numba-cuda).
+
+A team is the threads that work on one displacement class together: the lanes of a warp, which
+need no barrier in a block. The same names work on Numba's simulator
+(NUMBA_ENABLE_CUDASIM=1), which has no warps: there a team is a block of its own, and its
+shuffles go through a list.
+
+* ``LANES``: threads of a team.
+* ``device``, ``kernel``: decorators.
+* ``pointer(array, at)``, ``advance(start, by)``, ``fetch(start, by)`` (of what no kernel is
+  writing), ``peek(start, by)``, ``put(start, by, value)``: as in C, counted in elements.
+* ``beside(d, t, e, u)``: e and u of the lane to the left, d and t of the lane to the right.
+* ``over_lanes(x)``: the sum over the lanes, in one order.
+* ``barrier()``: what lanes stored is seen by the team.
+* ``inverse_root(dtype)``: the function 1/√x of a dtype; ``root(x)``.
+"""
+
+from __future__ import annotations
+
+from numba.core import config
+
+SIMULATED = bool(config.ENABLE_CUDASIM)
+
+if SIMULATED:
+    from ntkdist.kernels._cuda_simulator import (
+        LANES,
+        advance,
+        barrier,
+        beside,
+        device,
+        fetch,
+        inverse_root,
+        kernel,
+        over_lanes,
+        peek,
+        pointer,
+        put,
+        root,
+    )
+else:
+    from ntkdist.kernels._cuda_hardware import (
+        LANES,
+        advance,
+        barrier,
+        beside,
+        device,
+        fetch,
+        inverse_root,
+        kernel,
+        over_lanes,
+        peek,
+        pointer,
+        put,
+        root,
+    )
+
+__all__ = [
+    "LANES",
+    "SIMULATED",
+    "advance",
+    "barrier",
+    "beside",
+    "device",
+    "fetch",
+    "inverse_root",
+    "kernel",
+    "over_lanes",
+    "peek",
+    "pointer",
+    "put",
+    "root",
+]

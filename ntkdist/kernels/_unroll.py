@@ -1,0 +1,155 @@
+"""Loops written out, so that a compiler keeps small arrays in registers (Python source to source).
+
+A thread of a GPU keeps an array in registers only if every index is known when it is compiled,
+and Numba gives no way to ask for a loop to be unrolled. So a kernel is written as
+ordinary Python with two marks: ``for r in unroll(n)`` and ``x, y = registers(n)``. ``written_out``
+repeats the loops' bodies, makes a variable of every element, and drops branches whose
+condition is known. What it returns is plain Python again, for Numba and for its simulator.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import inspect
+import linecache
+import textwrap
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def unroll(count: int) -> range:
+    """Mark a loop to write out; only known to ``written_out``."""
+    return range(count)
+
+
+def registers(count: int) -> Any:
+    """Mark arrays to keep in registers, as many as there are names in front of the equals sign."""
+    raise NotImplementedError("only known to written_out")
+
+
+def written_out(
+    function: Callable[..., Any], constants: Mapping[str, Any], names: Mapping[str, Any]
+) -> Callable[..., Any]:
+    """Return ``function`` with its marked loops and arrays written out.
+
+    Args:
+        function: Plain Python; its source must be at hand.
+        constants: Integers and booleans that are known, by name.
+        names: Further globals of the function, such as typed constants.
+
+    Returns:
+        A new function.
+
+    Raises:
+        ValueError: If a mark's count or an index of a marked array is not known.
+    """
+    source = textwrap.dedent(inspect.getsource(function))
+    tree = ast.parse(source)
+    (definition,) = tree.body
+    assert isinstance(definition, ast.FunctionDef)
+    definition.decorator_list = []
+    definition.args.args = [_plain(argument) for argument in definition.args.args]
+    definition.returns = None
+    definition.body = _Writer(dict(constants)).statements(definition.body)
+    ast.fix_missing_locations(tree)
+    text = ast.unparse(tree)
+    marks = "_".join(f"{name}{value}" for name, value in constants.items())
+    place = f"<{function.__module__}.{function.__name__} {marks}>"
+    # for tracebacks, and for Numba, which reads the source of what it compiles
+    linecache.cache[place] = (len(text), None, text.splitlines(True), place)
+    # the function's own globals last: the simulator looks for its module among them
+    scope = {**names, **function.__globals__}
+    exec(compile(text, place, "exec"), scope)  # our own source  # noqa: S102
+    made: Callable[..., Any] = scope[function.__name__]
+    return made
+
+
+def _plain(argument: ast.arg) -> ast.arg:
+    return ast.arg(argument.arg)
+
+
+class _Writer(ast.NodeTransformer):
+    """Rewrites statements under what is known; a loop's variable is known in each copy."""
+
+    def __init__(self, known: dict[str, Any]) -> None:
+        self.known = known
+        self.arrays: set[str] = set()
+
+    def statements(self, body: list[ast.stmt]) -> list[ast.stmt]:
+        found: list[ast.stmt] = []
+        for statement in body:
+            new = self.visit(statement)
+            found += new if isinstance(new, list) else [] if new is None else [new]
+        return found
+
+    def value(self, node: ast.expr) -> Any:
+        """Return what an expression is if only known names are in it, else raise ``ValueError``."""
+        if any(isinstance(x, (ast.Call, ast.Subscript, ast.Attribute)) for x in ast.walk(node)):
+            raise ValueError("not a known value")
+        for name in (x.id for x in ast.walk(node) if isinstance(x, ast.Name)):
+            if name not in self.known:
+                raise ValueError(f"{name} is not known")
+        code = compile(ast.Expression(copy.deepcopy(node)), "<known>", "eval")
+        return eval(code, {"__builtins__": {}}, self.known)  # names and operators only
+
+    def visit_For(self, node: ast.For) -> Any:
+        call = node.iter
+        if not (isinstance(call, ast.Call) and getattr(call.func, "id", "") == "unroll"):
+            node.iter = self.visit(call)
+            node.body = self.statements(node.body)
+            return node
+        assert isinstance(node.target, ast.Name)
+        found: list[ast.stmt] = []
+        outside = self.known.get(node.target.id)
+        for index in range(self.value(call.args[0])):
+            self.known[node.target.id] = index
+            found += self.statements(copy.deepcopy(node.body))
+        self.known.pop(node.target.id, None)
+        if outside is not None:
+            self.known[node.target.id] = outside
+        return found
+
+    def visit_While(self, node: ast.While) -> Any:
+        node.test = self.visit(node.test)
+        node.body = self.statements(node.body)
+        return node
+
+    def visit_If(self, node: ast.If) -> Any:
+        try:
+            chosen = node.body if self.value(node.test) else node.orelse
+        except ValueError:
+            node.test = self.visit(node.test)
+            node.body = self.statements(node.body)
+            node.orelse = self.statements(node.orelse)
+            return node
+        return self.statements(chosen)
+
+    def visit_IfExp(self, node: ast.IfExp) -> Any:
+        try:
+            return self.visit(node.body if self.value(node.test) else node.orelse)
+        except ValueError:
+            return self.generic_visit(node)
+
+    def visit_Assign(self, node: ast.Assign) -> Any:
+        if isinstance(node.value, ast.Call) and getattr(node.value.func, "id", "") == "registers":
+            self.arrays |= {x.id for x in ast.walk(node.targets[0]) if isinstance(x, ast.Name)}
+            return None
+        return self.generic_visit(node)
+
+    def visit_Subscript(self, node: ast.Subscript) -> Any:
+        if isinstance(node.value, ast.Name) and node.value.id in self.arrays:
+            return ast.copy_location(
+                ast.Name(f"{node.value.id}_{self.value(node.slice)}", node.ctx), node
+            )
+        return self.generic_visit(node)
+
+    def visit_Name(self, node: ast.Name) -> Any:
+        if isinstance(node.ctx, ast.Load) and node.id in self.known:
+            return ast.copy_location(ast.Constant(self.known[node.id]), node)
+        return node
+
+    def visit_Expr(self, node: ast.Expr) -> Any:
+        if isinstance(node.value, ast.Constant):  # a docstring
+            return None
+        return self.generic_visit(node)
