@@ -1,4 +1,4 @@
-"""Networks as the CPU and CUDA backends read them: blocks of linear layers between average pools."""
+"""Networks as the fast backends read them: blocks of linear layers between average pools."""
 
 from __future__ import annotations
 

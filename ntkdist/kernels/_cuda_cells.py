@@ -25,7 +25,7 @@ MOST = 1.5
 
 
 @lru_cache(maxsize=4)
-def cell_functions(dtype: str) -> dict[str, Callable[..., Any]]:
+def cell_functions(dtype: str) -> dict[str, Any]:
     """Return the device functions for a dtype.
 
     ``relu`` and ``relu_signed`` (for correlations of both signs) take Δ, Θ, the two roots and 1 if
@@ -120,13 +120,13 @@ def cell_functions(dtype: str) -> dict[str, Callable[..., Any]]:
     return found
 
 
-def _polynomial(name: str, coefficients: list[Any]) -> Callable[..., Any]:
+def _polynomial(name: str, coefficients: list[Any]) -> Any:
     """Return a device function of s by Horner's rule, its coefficients constants in the code."""
     text = f"c{len(coefficients) - 1}"
     for k in range(len(coefficients) - 2, -1, -1):
         text = f"({text}) * s + c{k}"
     scope: dict[str, Any] = {f"c{k}": value for k, value in enumerate(coefficients)}
-    exec(f"def {name}(s):\n    return {text}\n", scope)  # our own text  # noqa: S102
+    exec(f"def {name}(s):\n    return {text}\n", scope)  # our own text
     found: Callable[..., Any] = device(scope[name])
     return found
 

@@ -8,7 +8,6 @@ the digits that |x|² + |y|² − 2xy loses between near duplicates.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -29,7 +28,7 @@ LEVEL = 4  # times DEPTH numbers are added up before they join the sum of those 
 
 
 @lru_cache(maxsize=4)
-def dense_kernel(dtype: str) -> Callable[..., Any]:
+def dense_kernel(dtype: str) -> Any:
     """Return the kernel for a dtype; its arguments are those of ``_dense``."""
     names = {
         **cell_functions(dtype),

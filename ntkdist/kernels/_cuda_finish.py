@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -16,7 +15,7 @@ from ntkdist.kernels._unroll import written_out
 
 
 @lru_cache(maxsize=4)
-def finish_kernels(dtype: str) -> dict[str, Callable[..., Any]]:
+def finish_kernels(dtype: str) -> dict[str, Any]:
     """Return ``gather`` and ``finish`` for entries of a dtype."""
     cells = cell_functions("float64")
     names = {
@@ -103,9 +102,7 @@ def _finish(
                 B = 2 * half_erf(1 / (1 + 2 * B), 2 * B / (1 + 2 * B))
                 delta = (A + B) / 2 - K
             else:
-                delta, T = relu_signed(
-                    delta, T, math.sqrt(A / 2), math.sqrt(B / 2), np.float64(0)
-                )
+                delta, T = relu_signed(delta, T, math.sqrt(A / 2), math.sqrt(B / 2), np.float64(0))
                 delta, T, A, B = delta / 2, T / 2, A / 2, B / 2
         K = (A + B) / 2 - delta
     put(pointer(K_out, 0), index, real(K))

@@ -14,7 +14,6 @@ depends on the network and the images' size alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
@@ -75,7 +74,7 @@ def columns_of(W: int) -> int:
 
 
 @lru_cache(maxsize=64)
-def fused_kernel(spec: Fused) -> Callable[..., Any]:
+def fused_kernel(spec: Fused) -> Any:
     """Return the kernel for blocks of one kind; its arguments are those of ``_fused``."""
     known = asdict(spec)
     del known["dtype"]
@@ -152,7 +151,9 @@ def _fused(
             some_left[c] = zero if ja[c] + jb[c] == 0 else one - link_left[c]
             some_right[c] = zero if ja[c] + jb[c] == 2 * W - 2 else one - link_right[c]
             left[c] = advance(pa[c], -1) if ja[c] > 0 else advance(pb[c], -1 if jb[c] > 0 else 0)
-            right[c] = advance(pa[c], 1) if ja[c] < W - 1 else advance(pb[c], 1 if jb[c] < W - 1 else 0)
+            right[c] = (
+                advance(pa[c], 1) if ja[c] < W - 1 else advance(pb[c], 1 if jb[c] < W - 1 else 0)
+            )
         for phase in unroll(3):  # pixels or windows; the first ReLU; those behind it
             if phase == 0 or (phase == 1 and layers > 1) or (phase == 2 and layers > 2):
                 for sweep in range(phase, last if phase == 2 else phase + 1):
@@ -191,7 +192,10 @@ def _fused(
                             x[0], y[0], x[columns - 1], y[columns - 1]
                         )
                         for c in unroll(columns):
-                            ld, lt = (x[c - 1] if c > 0 else from_d), (y[c - 1] if c > 0 else from_t)
+                            ld, lt = (
+                                (x[c - 1] if c > 0 else from_d),
+                                (y[c - 1] if c > 0 else from_t),
+                            )
                             rd = x[c + 1] if c < columns - 1 else next_d
                             rt = y[c + 1] if c < columns - 1 else next_t
                             new_d[c] = along(

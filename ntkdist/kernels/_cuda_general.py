@@ -1,7 +1,7 @@
 """The GPU kernels for every block: any filter, any nonlinearity, images of any size.
 
-``general_kernel``: a team of lanes takes a chunk of displacement classes of one pair, one class at a
-time, with the state in device memory, where the caches hold it. Slower than
+``general_kernel``: a team of lanes takes a chunk of displacement classes of one pair, one class
+at a time, with the state in device memory, where the caches hold it. Slower than
 ``_cuda_fused``, which takes the blocks that matter.
 
 ``pool_kernel``: an average pool. A window of one image with a window of the other averages over
@@ -11,7 +11,6 @@ same order.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -39,14 +38,14 @@ TRAINED, FACTOR, SCALE = range(3)
 
 
 @lru_cache(maxsize=4)
-def general_kernel(dtype: str) -> Callable[..., Any]:
+def general_kernel(dtype: str) -> Any:
     """Return the kernel for a dtype; its arguments are those of ``_general``."""
     names = {**cell_functions(dtype), "zero": np.dtype(dtype).type(0)}
     return kernel(written_out(_general, {}, names))
 
 
 @lru_cache(maxsize=4)
-def pool_kernel(dtype: str) -> Callable[..., Any]:
+def pool_kernel(dtype: str) -> Any:
     """Return the kernel for a dtype; its arguments are those of ``_pool``."""
     return kernel(written_out(_pool, {}, {"zero": np.dtype(dtype).type(0)}))
 

@@ -76,7 +76,7 @@ def put(typingctx: Any, start: Any, by: Any, value: Any) -> Any:
 
 @device
 def beside(d: Any, t: Any, e: Any, u: Any) -> tuple[Any, Any, Any, Any]:
-    """Return e and u of the lane to the left, d and t of that to the right; own ones at the ends."""
+    """Return e and u of the lane to the left, d and t of that to the right; own at an end."""
     return (
         cuda.shfl_up_sync(_ALL, e, 1),
         cuda.shfl_up_sync(_ALL, u, 1),

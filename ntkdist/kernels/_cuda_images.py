@@ -7,7 +7,6 @@ with their rows twice, one copy below the other, so that rows i + p need no wrap
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -20,7 +19,7 @@ from ntkdist.kernels._unroll import written_out
 
 
 @lru_cache(maxsize=8)
-def image_kernels(dtype: str) -> dict[str, Callable[..., Any]]:
+def image_kernels(dtype: str) -> dict[str, Any]:
     """Return ``contrast``, ``pixels``, ``link``, ``windows`` and ``mean`` for a dtype."""
     real = np.dtype(dtype).type
     names = {
@@ -70,7 +69,7 @@ def _contrast(x, n, count, homogeneous, bad, norm):
         square /= count
         if square == 0:
             square = np.float64(1)
-        found = math.ldexp(largest, int(math.floor(math.log2(square) / 2 + 0.5)))
+        found = math.ldexp(largest, math.floor(math.log2(square) / 2 + 0.5))
     put(pointer(norm, 0), image, found)
 
 

@@ -163,8 +163,21 @@ def layout_of(chain: Chain, shape: tuple[int, int, int], dtype: str) -> Layout:
             )  # fmt: skip
         blocks.append(
             Block(
-                H, W, pitch, plane, copy, table, np.ascontiguousarray(planes), units, fused_units,
-                fused, block.pool, Classes.of(ids, H, W), links, centers, _windows(plan, n),
+                H,
+                W,
+                pitch,
+                plane,
+                copy,
+                table,
+                np.ascontiguousarray(planes),
+                units,
+                fused_units,
+                fused,
+                block.pool,
+                Classes.of(ids, H, W),
+                links,
+                centers,
+                _windows(plan, n),
             )
         )
     return Layout(plan, tuple(blocks), tuple(offsets), size)

@@ -14,13 +14,16 @@ from numba import cuda
 # a barrier costs more than all that happens between two of them
 LANES = 4
 
+
 def device(function: Any) -> Any:
     """Return a function that kernels call; here as it is."""
     return function
 
+
 def kernel(function: Any, **options: Any) -> Any:
     """Return a function as kernel."""
     return cuda.jit(function)
+
 
 class _Pointer:
     """An element of an array, as C sees it, with the array's bounds."""
@@ -31,15 +34,18 @@ class _Pointer:
         self.array = array
         self.at = at
 
+
 def pointer(array: Any, at: int) -> _Pointer:
     """Return a pointer to an element of a contiguous array, counted from its first."""
     while not isinstance(array, np.ndarray):  # the simulator's wrappers
         array = array.__dict__.get("_item", None) or array._ary
     return _Pointer(array.reshape(-1), at)
 
+
 def advance(start: _Pointer, by: int) -> _Pointer:
     """Return a pointer ``by`` elements further."""
     return _Pointer(start.array, start.at + by)
+
 
 def fetch(start: _Pointer, by: int) -> Any:
     """Return the element ``by`` behind a pointer, of an array that no kernel writes to."""
@@ -48,6 +54,7 @@ def fetch(start: _Pointer, by: int) -> Any:
         raise IndexError(f"element {at} of {len(start.array)}")
     return start.array[at]
 
+
 def put(start: _Pointer, by: int, value: Any) -> None:
     """Store an element ``by`` behind a pointer."""
     at = start.at + by
@@ -55,10 +62,12 @@ def put(start: _Pointer, by: int, value: Any) -> None:
         raise IndexError(f"element {at} of {len(start.array)}")
     start.array[at] = value
 
+
 peek = fetch
 
 _slots: list[list[Any]] = [[None] * LANES, [None] * LANES]
 _turns = [0] * LANES
+
 
 def _exchange(value: Any) -> list[Any]:
     """Return every lane's value; two lists take turns, so one barrier is enough."""
@@ -70,8 +79,9 @@ def _exchange(value: Any) -> list[Any]:
     thread.syncthreads()
     return slots
 
+
 def beside(d: Any, t: Any, e: Any, u: Any) -> tuple[Any, Any, Any, Any]:
-    """Return e and u of the lane to the left, d and t of that to the right; own ones at the ends."""
+    """Return e and u of the lane to the left, d and t of that to the right; own at an end."""
     lane: int = threading.current_thread().threadIdx.x  # type: ignore[attr-defined]
     slots = _exchange((d, t, e, u))
     return (*slots[max(0, lane - 1)][2:], *slots[min(LANES - 1, lane + 1)][:2])
@@ -84,9 +94,11 @@ def over_lanes(value: Any) -> Any:
         slots = [x + y for x, y in zip(slots[::2], slots[1::2], strict=True)]
     return slots[0]
 
+
 def barrier() -> None:
     """Wait for the lanes of a team; what they stored is seen by all."""
     threading.current_thread().syncthreads()  # type: ignore[attr-defined]
+
 
 def inverse_root(dtype: str) -> Any:
     """Return the function 1/√x of a dtype."""

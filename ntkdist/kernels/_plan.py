@@ -12,8 +12,8 @@ from ntkdist.kernels import _cpu_cells as cells
 from ntkdist.kernels import _cpu_loops as loops
 from ntkdist.kernels._chain import Chain, Link
 
-# Units are powers of what the layers scale by; one that leaves 2^±_RANGE is brought back to
-# about 1, so that squares of the state stay within float32.
+# Units are powers of what the layers scale by. Where they have drifted from the variances by more
+# than 2^±_RANGE, the state is brought back to about 1, so that its squares stay within float32.
 _RANGE = 40
 _KIND = {"": cells.LINEAR, "relu": cells.RELU, "erf": cells.ERF}
 
@@ -142,7 +142,7 @@ class _Layout:
     """Sweeps in order, and where each finds an image's numbers, while a plan is made."""
 
     def __init__(self, pixels: int) -> None:
-        self.unit = 1.0
+        self.unit = self.variance = 1.0  # of an image whose pixels have variance 1
         self.theta = False
         self.fold = True
         self.sweeps: list[np.ndarray] = []
@@ -178,7 +178,8 @@ class _Layout:
         self.sweep[cells.SIZE] = link.size
         before = self.unit
         self.unit *= link.W_std**2 / link.size**2
-        power = math.floor(math.log2(self.unit))
+        self.variance = link.W_std**2 * self.variance + link.b_std**2
+        power = math.floor(math.log2(self.unit / self.variance))
         factor = 1.0 if abs(power) < _RANGE else 2.0**power
         self.unit /= factor
         self.units.append((before, self.unit))
@@ -195,6 +196,7 @@ class _Layout:
             # a covariance is not negative behind a ReLU, and stays so through linear layers
             self.fold = link.activation == "erf"
             self.unit = self.unit / 2 if link.activation == "relu" else 1.0
+            self.variance = self.variance / 2 if link.activation == "relu" else 1.0
 
     def end(self, pool: int) -> None:
         """End the sweep with a pool, or with the sums at the end."""

@@ -60,7 +60,7 @@ def written_out(
     linecache.cache[place] = (len(text), None, text.splitlines(True), place)
     # the function's own globals last: the simulator looks for its module among them
     scope = {**names, **function.__globals__}
-    exec(compile(text, place, "exec"), scope)  # our own source  # noqa: S102
+    exec(compile(text, place, "exec"), scope)  # our own source
     made: Callable[..., Any] = scope[function.__name__]
     return made
 

@@ -13,7 +13,7 @@ PyTorch array); they are read where they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -189,9 +189,7 @@ class CudaBackend:
             _put(block.table), _put(block.units), block.last, sums,
         )  # fmt: skip
 
-    def _run(
-        self, layout: Layout, A: Any, B: Any, pairs: Any, classes: Sequence[Classes]
-    ) -> Any:
+    def _run(self, layout: Layout, A: Any, B: Any, pairs: Any, classes: Sequence[Classes]) -> Any:
         """Run the first blocks, as many as classes are given, on pairs (n, 2) of images.
 
         Returns:
@@ -257,9 +255,7 @@ class _Preparation:
         bad = cuda.device_array(n, np.int64)
         _each(self.kernels["contrast"], n)(x, n, H * W * C, chain.homogeneous, bad, self.norm)
         if (wrong := np.flatnonzero(bad.copy_to_host())).size:
-            raise InputError(
-                f"image {wrong[0]} holds NaN or infinite pixels; clean or drop it"
-            )
+            raise InputError(f"image {wrong[0]} holds NaN or infinite pixels; clean or drop it")
         self.A = cuda.device_array((n, H, W), np.float64)
         first = self.layout.blocks[0]
         _each(self.kernels["pixels"], n * H * W)(
@@ -346,9 +342,9 @@ def _put(values: np.ndarray) -> Any:
     return cuda.to_device(np.ascontiguousarray(values))
 
 
-def _each(function: Callable[..., Any], count: int) -> Any:
+def _each(function: Any, count: int) -> Any:
     """Return a kernel set up to run one thread for each of ``count`` things."""
-    return function[max(1, -(-count // _SIMPLE)), _SIMPLE]  # type: ignore[index]
+    return function[max(1, -(-count // _SIMPLE)), _SIMPLE]
 
 
 def _resident_blocks() -> int:

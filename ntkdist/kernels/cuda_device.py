@@ -69,7 +69,7 @@ def simulated() -> bool:
 
 
 def cuda_unavailable() -> str | None:
-    """Return None if kernels can run on a GPU (or on the simulator), else why not and the remedy."""
+    """Return None if kernels can run on a GPU or on the simulator, else why not and the remedy."""
     if simulated():
         return None
     if importlib.util.find_spec("numba_cuda") is None:

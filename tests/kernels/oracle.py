@@ -1,10 +1,12 @@
-"""The reference recursion in extended precision, and the cpu backend held against it.
+"""The reference recursion in extended precision, and the fast backends held against it.
 
 Where two images correlate to within 1e-8 somewhere in a network, or exactly, float64 leaves
 the reference fewer than ten digits of the angle: its derivative is infinite at correlation 1.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -67,13 +69,20 @@ def _relu_dual(K: np.ndarray, A: np.ndarray, B: np.ndarray) -> tuple[np.ndarray,
     return ab * (np.sqrt((1 - c) * (1 + c)) / (2 * PI) + c * slope), slope
 
 
+def entries_by(
+    name: str, arch: ArchitectureSpec, x: np.ndarray, y: np.ndarray, dtype: str
+) -> dict[str, np.ndarray]:
+    """Return (n, m) entries of both kinds in ``dtype`` by a backend."""
+    arch = Architecture.parse(arch)
+    backend = select_backend(arch, x.shape[1:], name=name, dtype=dtype, threads=2).backend
+    return backend.block(backend.prepare(arch, x), backend.prepare(arch, y), KINDS)
+
+
 def cpu_entries(
     arch: ArchitectureSpec, x: np.ndarray, y: np.ndarray, dtype: str
 ) -> dict[str, np.ndarray]:
     """Return (n, m) entries of both kinds in ``dtype`` by the cpu backend."""
-    arch = Architecture.parse(arch)
-    cpu = select_backend(arch, x.shape[1:], name="cpu", dtype=dtype, threads=2).backend
-    return cpu.block(cpu.prepare(arch, x), cpu.prepare(arch, y), KINDS)
+    return entries_by("cpu", arch, x, y, dtype)
 
 
 def check_cpu(
@@ -84,22 +93,38 @@ def check_cpu(
     *,
     signed: bool = False,
 ) -> None:
-    """Assert that the cpu backend's entries of both kinds are near the oracle's.
+    """Assert that the cpu backend's entries are near the oracle's; see ``check``."""
+    check("cpu", arch, x, y, expected, signed=signed)
+
+
+def check(
+    name: str,
+    arch: ArchitectureSpec,
+    x: np.ndarray,
+    y: np.ndarray,
+    expected: dict[str, np.ndarray] | None = None,
+    *,
+    signed: bool = False,
+    dtypes: Iterable[str] = tuple(RTOL),
+) -> None:
+    """Assert that a backend's entries of both kinds are near the oracle's.
 
     Args:
+        name: Of the backend.
         arch: The network.
         x: (n, H, W, C) row images.
         y: (m, H, W, C) column images.
         expected: Entries of pairs without near duplicates, if they are known.
         signed: Entries are sums of both signs and may cancel to any fraction of what was
             summed: measure the error against their largest possible size.
+        dtypes: In which.
     """
     arch = Architecture.parse(arch)
     no_slack = dict.fromkeys(KINDS, np.zeros(())) if expected else None
     expected = expected or extended_entries(arch, x, y)
     size = _sizes(arch, x, y) if signed else dict.fromkeys(KINDS, 0.0)
-    for dtype in RTOL:
-        found = cpu_entries(arch, x, y, dtype)
+    for dtype in dtypes:
+        found = entries_by(name, arch, x, y, dtype)
         slack = no_slack or _slack(arch, x, y, expected, dtype)
         for kind in KINDS:
             assert found[kind].dtype == dtype

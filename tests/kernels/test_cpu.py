@@ -118,7 +118,10 @@ def test_both_kinds_come_from_one_pass():
         (["Conv(4)", "Relu", "Flatten", "Dense"], "not an odd filter"),
         (["Conv(3, stride=2)", "Relu", "Flatten", "Dense"], "not an odd filter with stride 1"),
         (["Conv(3, padding='VALID')", "Relu", "Flatten", "Dense"], "not an odd filter"),
-        ([{"Residual": {"branch": ["Conv"]}}, "Flatten", "Dense"], "Residual is covered by neither"),
+        (
+            [{"Residual": {"branch": ["Conv"]}}, "Flatten", "Dense"],
+            "Residual is covered by neither",
+        ),
     ],
     ids=str,
 )

@@ -216,10 +216,16 @@ BLOCKS = st.lists(
 )
 
 
+SEEDS = st.integers(0, 2**16)
+
+
 @st.composite
-def networks(draw: st.DrawFn) -> tuple[Architecture, tuple[int, int, int]]:
+def networks(
+    draw: st.DrawFn, rows: int = 9, columns: int = 9
+) -> tuple[Architecture, tuple[int, int, int]]:
     """A network of a few blocks and the shape of images that fit it."""
-    H, W, C = draw(st.integers(1, 9)), draw(st.integers(1, 9)), draw(st.sampled_from([2, 3, 16]))
+    H, W = draw(st.integers(1, rows)), draw(st.integers(1, columns))
+    C = draw(st.sampled_from([2, 3, 16]))
     layers: list[Layer] = []
     P, Q = H, W
     for layer in (layer for block in draw(BLOCKS) for layer in block if layer is not None):
@@ -234,7 +240,7 @@ def networks(draw: st.DrawFn) -> tuple[Architecture, tuple[int, int, int]]:
 
 
 @settings(max_examples=40)
-@given(networks(), st.integers(0, 2**16))
+@given(networks(), SEEDS)
 def test_any_small_network_is_near_the_oracle(network, seed):
     arch, shape = network
     x, y = two_sets(shape, seed, near=False)

@@ -1,0 +1,268 @@
+"""The cuda backend over the cases of the cpu backend: on a GPU at their sizes, else simulated.
+
+The simulator runs Python threads, so there the images are smaller and fewer; networks, dtypes and
+tolerances are the same.
+"""
+
+import dataclasses
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from numba import cuda
+
+from ntkdist import Architecture, kernel_matrix
+from ntkdist.errors import InputError
+from ntkdist.kernels import cuda as backend_module
+from ntkdist.kernels import get_backend
+from ntkdist.kernels._cuda_intrinsics import SIMULATED
+from tests.kernels import test_cpu, test_cpu_networks
+from tests.kernels.images import awkward_images, two_sets
+from tests.kernels.oracle import KINDS, check, entries_by
+from tests.kernels.test_cpu_networks import (
+    CONNECTED,
+    EDGES,
+    ERF_FLAT,
+    PLAIN,
+    POOLED,
+    SIGNED,
+    STAX,
+    TOP,
+)
+from tests.tolerances import RTOL, assert_close
+
+SMALL = {
+    "ragged twice": (9, 5, 2),
+    "ragged thirds": (4, 7, 3),
+    "thirds": (6, 3, 2),
+    "ragged halves": (5, 4, 2),
+    "halved": (4, 6, 2),
+    "pool on pool": (5, 6, 2),
+    "unlike pools": (7, 6, 1),
+    "pool first": (6, 5, 3),
+    "dense between pools": (4, 5, 2),
+    "wide filter on few pixels": (8, 5, 2),
+    "biases and fixed layers": (5, 6, 2),
+    "cnn-3": (8, 8, 3),
+    "cnn-3 ragged": (4, 5, 2),
+    "40 layers": (3, 2, 2),
+    "40 wide filters": (3, 2, 2),
+    "7-pixel filters": (5, 4, 2),
+    "5-pixel filters": (4, 5, 2),
+    "erf around a pool": (4, 5, 2),
+    "around a pool": (4, 5, 2),
+    "ReLU behind GAP": (3, 4, 2),
+    "GAP of (3, 11, 16)": (3, 5, 16),
+}
+DTYPES = tuple(RTOL)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick_threads():
+    """Let the simulator's threads take turns often; it waits for them in a loop."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
+
+
+def sized(name, shape):
+    """Return the shape of a case's images."""
+    if not SIMULATED:
+        return shape
+    if name in SMALL:
+        return SMALL[name]
+    return tuple(min(size, most) for size, most in zip(shape, (5, 4, 16), strict=True))
+
+
+def sets(shape, seed=0, *, near=True):
+    """Return rows and columns: a duplicate, a near duplicate, zero patches; all on a GPU."""
+    x, y = two_sets(shape, seed, near=near)
+    if not SIMULATED:
+        return x, y
+    return (x[[0, 4]], y[[0, 1]]) if near else (x[[0, 1]], y[[0, 2]])
+
+
+def cases(table):
+    return pytest.mark.parametrize(
+        ("arch", "shape"),
+        [(arch, sized(name, shape)) for name, (arch, shape) in table.items()],
+        ids=table.keys(),
+    )
+
+
+@cases(POOLED)
+def test_average_pools_are_near_the_oracle(arch, shape):
+    check("cuda", arch, *sets(shape), dtypes=DTYPES)
+
+
+@cases(SIGNED)
+def test_erf_and_linear_networks_are_near_the_oracle(arch, shape):
+    check("cuda", arch, *sets(shape), signed=True)
+
+
+@cases(PLAIN)
+def test_convolutions_are_near_the_oracle(arch, shape):
+    check("cuda", arch, *sets(shape))
+
+
+@cases(EDGES)
+def test_thin_and_deep_images_are_near_the_oracle(arch, shape):
+    check("cuda", arch, *sets(shape))
+
+
+@cases(CONNECTED)
+def test_fully_connected_networks_are_near_the_oracle(arch, shape):
+    check("cuda", arch, *two_sets(shape))
+
+
+@cases({f"{arch} {shape}": (arch, shape) for arch, shape in test_cpu.CASES})
+def test_presets_are_near_the_oracle_at_every_depth(arch, shape):
+    check("cuda", arch, *sets(shape))
+
+
+@pytest.mark.parametrize("arch", ["cntk-gap-4", "cnn-2", "fc-2"])
+def test_zero_and_constant_images_are_near_the_oracle(arch):
+    x, y = two_sets((4, 4, 1))
+    check("cuda", arch, x[[2, 5]], y[[2, 0]])
+    assert (entries_by("cuda", arch, x[[5]], y, "float32")["ntk"] == 0).all()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("arch", ["cntk-gap-4", "cntk-gap-21", "cntk-v-21", "cnn-3", "myrtle-5"])
+def test_full_size_pairs_are_near_the_reference(arch):
+    x = awkward_images((32, 32, 3), 5)
+    for dtype in DTYPES:
+        found = kernel_matrix(arch, x[[0]], x[[1, 4]], backend="cuda", dtype=dtype)
+        expected = kernel_matrix(arch, x[[0]], x[[1, 4]], backend="cpu", dtype="float64")
+        assert_close(found, expected, RTOL[dtype])
+
+
+@cases(STAX)
+def test_neural_tangents_agrees(arch, shape):
+    x, y = sets(shape, near=False)
+    found = entries_by("cuda", arch, x, y, "float64")
+    for kind in KINDS:
+        expected = kernel_matrix(arch, x, y, kind=kind, backend="stax", dtype="float64")
+        assert_close(found[kind], expected, RTOL["float64"])
+
+
+def small_networks():
+    return test_cpu_networks.networks(*((4, 4) if SIMULATED else (9, 9)))
+
+
+@settings(max_examples=12 if SIMULATED else 40)
+@given(small_networks(), test_cpu_networks.SEEDS)
+def test_any_small_network_is_near_the_oracle(network, seed):
+    arch, shape = network
+    x, y = sets(shape, seed, near=False)
+    check("cuda", arch, x, y, signed=True, dtypes=DTYPES[:1])
+
+
+@pytest.mark.parametrize("arch", ["cntk-gap-4", PLAIN["biases everywhere"][0]], ids=str)
+def test_registers_and_memory_hold_the_same_state(arch, monkeypatch):
+    """The general kernel must agree with the fused one, which is tested above."""
+    x, y = sets((4, 5, 2))
+    fused = entries_by("cuda", arch, x, y, "float64")
+    layout_of = backend_module.layout_of
+
+    def general(*args):
+        layout = layout_of(*args)
+        blocks = tuple(dataclasses.replace(block, fused=None) for block in layout.blocks)
+        assert blocks != layout.blocks
+        return dataclasses.replace(layout, blocks=blocks)
+
+    monkeypatch.setattr(backend_module, "layout_of", general)
+    found = entries_by("cuda", arch, x, y, "float64")
+    for kind in KINDS:
+        assert_close(found[kind], fused[kind], RTOL["float64"])
+
+
+@pytest.mark.parametrize(
+    ("arch", "n"),
+    [(POOLED["halved"][0], 3), ((*ERF_FLAT[:4], *TOP), 3), ("cntk-gap-4", 4), ("fc-3", 11)],
+    ids=str,
+)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_runs_blocks_batches_and_symmetry_do_not_change_a_bit(arch, n, dtype, monkeypatch):
+    x = awkward_images((4, 3, 2), max(n, 5))[:n]
+    whole = entries_by("cuda", arch, x, x.copy(), dtype)
+    again = entries_by("cuda", arch, x, x.copy(), dtype)
+    monkeypatch.setattr(backend_module, "_MOST_PAIRS", 2)
+    own = {kind: kernel_matrix(arch, x, kind=kind, backend="cuda", dtype=dtype) for kind in KINDS}
+    parts = [entries_by("cuda", arch, x[:2], x[k:], dtype) for k in (0, n - 1)]
+    for kind in KINDS:
+        assert (again[kind] == whole[kind]).all()
+        assert (own[kind] == own[kind].T).all()
+        assert (np.triu(own[kind]) == np.triu(whole[kind])).all()
+        for part, k in zip(parts, (0, n - 1), strict=True):
+            assert (part[kind] == whole[kind][:2, k:]).all()
+
+
+def test_both_kinds_come_from_one_pass():
+    backend = get_backend("cuda")
+    state = backend.prepare(Architecture.parse("cntk-gap-4"), awkward_images((3, 3, 1), 5)[:2])
+    both = backend.block(state, state, ("nngp", "ntk"))
+    assert list(both) == ["ntk", "nngp"]
+    for kind, found in both.items():
+        assert (found == backend.block(state, state, (kind,))[kind]).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_arrays_on_the_device_are_taken_and_given(dtype):
+    backend = get_backend("cuda")
+    arch = Architecture.parse("cnn-1")
+    x = awkward_images((3, 4, 2), 5).astype(dtype)
+    on_host = backend.prepare(arch, x)
+    there = cuda.to_device(x)
+    state = backend.prepare(arch, there)
+    found = backend.block_on_device(state, state, ("ntk",))["ntk"]
+    assert not isinstance(found, np.ndarray)
+    assert (found.copy_to_host() == backend.block(on_host, on_host)["ntk"]).all()
+    assert (there.copy_to_host() == x).all()
+
+
+@pytest.mark.gpu
+def test_arrays_of_jax_on_the_gpu_are_read_where_they_are():
+    jnp = pytest.importorskip("jax.numpy")
+    x = awkward_images((6, 5, 2), 5).astype(np.float32)
+    there = jnp.asarray(x)
+    if not hasattr(there, "__cuda_array_interface__"):
+        pytest.skip("jax has no GPU here")
+    view = backend_module._on_device(there)
+    assert view.__cuda_array_interface__["data"] == there.__cuda_array_interface__["data"]
+    found = kernel_matrix("cntk-gap-4", there, backend="cuda")
+    assert (found == kernel_matrix("cntk-gap-4", x, backend="cuda")).all()
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.ones((2, 3, 3)), r"\(2, 3, 3\)"),
+        (np.full((2, 3, 3, 1), np.nan), "image 0 holds NaN"),
+        (
+            np.where(np.arange(3)[:, None, None, None] == 2, np.inf, np.ones((3, 3, 3, 1))),
+            "image 2",
+        ),
+        (np.ones((2, 3, 3, 1), np.int32), "float32 or float64"),
+    ],
+)
+def test_bad_images_are_named_on_the_device_too(images, message):
+    backend, arch = get_backend("cuda"), Architecture.parse("cntk-gap-4")
+    with pytest.raises(InputError, match=message):
+        backend.prepare(arch, cuda.to_device(images))
+
+
+def test_what_is_not_covered_is_said():
+    backend = get_backend("cuda")
+    arch = Architecture.parse(["Conv(3, stride=2)", "Relu", "Flatten", "Dense"])
+    assert "not an odd filter with stride 1" in backend.supports(arch, (8, 8, 1))
+    with pytest.raises(InputError, match="backend 'cuda'"):
+        backend.prepare(arch, np.ones((2, 8, 8, 1)))
+
+
+def test_too_little_memory_is_said_with_the_numbers(monkeypatch):
+    monkeypatch.setattr(backend_module, "_free_bytes", lambda: 1000)
+    with pytest.raises(InputError, match=r"one pair of images needs .* MiB .* or take backend cpu"):
+        kernel_matrix(POOLED["halved"][0], np.ones((1, 4, 6, 2)), backend="cuda")
