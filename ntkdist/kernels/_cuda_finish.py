@@ -83,8 +83,9 @@ def _finish(
         T = linear[2] * T + linear[3] * K + linear[4]
         K = linear[0] * K + linear[1]
     else:
-        A = variance_a[i] * norm_a[i] * norm_a[i]
-        B = variance_b[j] * norm_b[j] * norm_b[j]
+        # in K's order of operations, so that Δ of equal images is zero
+        A = (norm_a[i] * norm_a[i]) * variance_a[i]
+        B = (norm_b[j] * norm_b[j]) * variance_b[j]
         delta = (A + B) / 2 - K
         for k in range(bends):
             if layers[k, 0] == LINEAR:
@@ -94,12 +95,13 @@ def _finish(
                 T = layers[k, 1] * T + layers[k, 3] * ((A + B) / 2 - delta)
             elif layers[k, 0] == ERF:
                 d = math.sqrt(0.5 + A) - math.sqrt(0.5 + B)
-                m_ab = 1 / (math.sqrt(1 + 2 * A) * math.sqrt(1 + 2 * B))
+                root_a, root_b = math.sqrt(1 + 2 * A), math.sqrt(1 + 2 * B)
+                # variances in K's order of operations, so that Δ of equal images is zero
+                m_ab, m_a, m_b = 1 / (root_a * root_b), 1 / (root_a * root_a), 1 / (root_b * root_b)
                 w = (2 * delta + 1 - d * d) * m_ab
                 K = 2 * half_erf(w, (A + B - 2 * delta) * m_ab)
                 T *= 4 / math.pi * m_ab / math.sqrt(abs(w * (2 - w)))
-                A = 2 * half_erf(1 / (1 + 2 * A), 2 * A / (1 + 2 * A))
-                B = 2 * half_erf(1 / (1 + 2 * B), 2 * B / (1 + 2 * B))
+                A, B = 2 * half_erf(m_a, (A + A) * m_a), 2 * half_erf(m_b, (B + B) * m_b)
                 delta = (A + B) / 2 - K
             else:
                 delta, T = relu_signed(delta, T, math.sqrt(A / 2), math.sqrt(B / 2), np.float64(0))

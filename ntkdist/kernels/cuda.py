@@ -13,6 +13,7 @@ PyTorch array); they are read where they are.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -278,7 +279,8 @@ class _Preparation:
         if chain.pooled and chain.bends_behind:
             inside = np.empty(self.n)
             for part, found in self._with_itself(len(layout.blocks)):
-                inside[part] = found.copy_to_host()[:, :, 0].sum(axis=1)
+                # chunk by chunk, as for an entry
+                inside[part] = functools.reduce(np.add, found.copy_to_host()[:, :, 0].T)
             inside *= layout.plan.unit / layout.plan.count
             variance = _put(np.maximum(spread.copy_to_host() - inside, 0.0))
         return CudaState(layout, self.numbers, spread, variance, self.norm)
