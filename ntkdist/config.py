@@ -58,18 +58,22 @@ class GramConfig:
 
     Attributes:
         kinds: ntk, nngp or both.
-        backend: auto, cpu, stax or reference.
+        backend: auto, cuda, cpu, stax or reference.
+        mix_backends: Let in tiles of another backend than the run was begun with, and on a
+            cluster cpu actors beside those with a GPU. Entries then agree to float32's
+            rounding, about 1e-6, instead of to the bit.
         dtype: float32 or float64.
         tile: Edge of a tile in images, or auto: 5 to 30 s a tile by a quick measurement.
         memory: Most memory one worker's tile may take.
         executor: ray, or inline for this process.
-        workers: How many Ray actors, or auto: one per core.
+        workers: How many Ray actors, or auto: one per GPU for cuda, else one per core.
         address: A Ray cluster to join; None starts one here.
         threads: Threads per worker, or auto: 1 per Ray actor, all cores inline.
     """
 
     kinds: tuple[str, ...] = ("ntk",)
     backend: str = "auto"
+    mix_backends: bool = False
     dtype: str = "float32"
     tile: int | Literal["auto"] = "auto"
     memory: str = "1GiB"

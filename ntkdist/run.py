@@ -38,7 +38,16 @@ SCHEMA = 1
 _KEY = "ntkdist"
 # Settings that change how a run is computed or analysed but not what its Gram matrix is.
 _FREE = {"run", "factor", "labels"}
-_FREE_GRAM = {"executor", "workers", "address", "threads", "memory", "tile", "backend"}
+_FREE_GRAM = {
+    "executor",
+    "workers",
+    "address",
+    "threads",
+    "memory",
+    "tile",
+    "backend",
+    "mix_backends",
+}
 
 
 @dataclass(frozen=True)
@@ -219,25 +228,42 @@ class Run:
 
 
 def _describe(config: RunConfig, inputs: Inputs) -> Manifest:
-    from ntkdist.kernels import select_backend
-
     arch = Architecture.parse(config.architecture)
-    shape = inputs.images.shape[1:]
-    chosen = select_backend(arch, shape, name=config.gram.backend, dtype=config.gram.dtype)
+    name, arithmetic, reason = _choose_backend(config, arch, inputs.images.shape[1:])
     return Manifest(
         schema=SCHEMA,
         config=config.to_dict(),
         fingerprint=fingerprint(
-            inputs.images, arch, config.gram.kinds, config.gram.dtype, chosen.backend.arithmetic
+            inputs.images, arch, config.gram.kinds, config.gram.dtype, arithmetic
         ),
-        backend=chosen.backend.name,
-        arithmetic=chosen.backend.arithmetic,
-        reason=chosen.reason,
+        backend=name,
+        arithmetic=arithmetic,
+        reason=reason,
         num_classes=inputs.num_classes,
         class_names=inputs.class_names,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=_versions(),
     )
+
+
+def _choose_backend(
+    config: RunConfig, arch: Architecture, shape: tuple[int, ...]
+) -> tuple[str, str, str]:
+    """Return name, arithmetic and reason of the backend that the run is begun with."""
+    from ntkdist.kernels.backend import arithmetic_of, coverage, select_backend
+    from ntkdist.kernels.cuda_device import cuda_unavailable
+
+    image = (int(shape[0]), int(shape[1]), int(shape[2]))
+    settings = config.gram
+    if settings.backend == "cuda" and settings.executor == "ray" and cuda_unavailable():
+        # the GPUs are the workers'; this machine may have none
+        if arch.is_spatial:
+            arch.check_image(*image[:2])
+        if why_not := coverage("cuda", arch, image):
+            raise InputError(f"backend 'cuda' cannot compute this: {why_not}; take auto")
+        return "cuda", arithmetic_of("cuda"), "cuda: asked for by name, on the workers' GPUs"
+    chosen = select_backend(arch, image, name=settings.backend, dtype=settings.dtype)
+    return chosen.backend.name, chosen.backend.arithmetic, chosen.reason
 
 
 def _versions() -> dict[str, str]:
@@ -284,15 +310,19 @@ def _refuse_change(manifest: Manifest, config: RunConfig) -> None:
         for name in _FREE:
             both.pop(name, None)
         both["gram"] = {k: v for k, v in both["gram"].items() if k not in _FREE_GRAM}
-    if config.gram.backend not in ("auto", manifest.backend):
+    mixed = config.gram.mix_backends
+    if config.gram.backend not in ("auto", manifest.backend) and not mixed:
         old["gram"]["backend"], new["gram"]["backend"] = manifest.backend, config.gram.backend
     changed = differences(old, new)
     if changed:
         name, was, now = changed[0]
         more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+        remedy = "give another --run, or the old value"
+        if name == "gram.backend":
+            remedy += ", or allow both in one matrix with --gram.mix_backends"
         raise InputError(
             f"{config.run}: holds a run with {name}={was!r}, now {name}={now!r} is asked{more}; "
-            "give another --run, or the old value"
+            f"{remedy}"
         )
 
 

@@ -60,8 +60,11 @@ def describe(url: str) -> str:
             continue
         store = GramStore.open(address, "r", run.fingerprint)
         total, missing = store.tiling.count, len(store.missing())
+        by = store.count_by_arithmetic()
+        mixed = ", ".join(f"{count} by {name}" for name, count in by.items())
         lines.append(
             f"gram      {kind}: {total - missing} of {total} tiles of edge {store.tiling.edge}"
+            + (f" ({mixed})" if len(by) > 1 else "")
         )
         if missing:
             open_stage = open_stage or "gram"

@@ -59,6 +59,32 @@ def remove(address: str) -> None:
         fs.rm_file(inside)
 
 
+def write_text(address: str, text: str) -> None:
+    """Write a small object, whole or not at all."""
+    path = local_path(address)
+    if path is None:
+        fs, inside = filesystem(address)
+        fs.pipe_file(inside, text.encode())
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
+
+
+def read_text(address: str) -> str | None:
+    """Read a small object; None if it is not there."""
+    path = local_path(address)
+    try:
+        if path is not None:
+            return path.read_text(encoding="utf-8")
+        fs, inside = filesystem(address)
+        found: bytes = fs.cat_file(inside)
+        return found.decode()
+    except FileNotFoundError:
+        return None
+
+
 def list_objects(address: str) -> list[str]:
     """List the objects below an address that hold at least one byte.
 

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from ntkdist.architecture import Architecture
 from ntkdist.errors import InputError
 from ntkdist.gram._states import state_bytes
 from ntkdist.gram.tiling import Tiling
-from ntkdist.kernels.backend import Backend
+from ntkdist.kernels.backend import Backend, get_backend
 
 LANE = 16
 """Edges are multiples of this where that costs nothing; backends work in such groups."""
@@ -110,6 +111,13 @@ def choose_edge(
         expected,
         f"edge {edge}: {rate:.3g} entries/s measured, {expected:.2g} s a tile; bound by {why}",
     )
+
+
+def choose_edge_there(
+    name: str, dtype: str, arch: str, images: np.ndarray, **more: Any
+) -> TileChoice:
+    """Choose like ``choose_edge`` with a backend created here, which may be another machine."""
+    return choose_edge(get_backend(name, dtype=dtype), Architecture.parse(arch), images, **more)
 
 
 def _measure(

@@ -112,6 +112,7 @@ class TileDone(Event):
         bytes: Of the tile's entries, all kinds, before compression.
         attempt: As in ``TileStarted``.
         entries: Kernel entries of the tile (of one kind).
+        backend: The arithmetic it was computed with, as in ``cuda-1``.
     """
 
     key: str
@@ -120,6 +121,7 @@ class TileDone(Event):
     bytes: int
     attempt: int
     entries: int = 0
+    backend: str = ""
 
 
 @dataclass(frozen=True)

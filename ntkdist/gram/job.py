@@ -18,7 +18,7 @@ class GramJob:
         architecture: Canonical text of the network.
         backend: Name of the kernel backend, never ``auto``.
         arithmetic: What the driver's backend reported; a worker whose backend reports
-            another one refuses to work, so that one matrix never mixes arithmetics.
+            another one refuses to work.
         dtype: ``float32`` or ``float64``.
         outputs: (kind, address of its store) for each kind of kernel.
         edge: Rows and columns of a tile.
@@ -27,6 +27,8 @@ class GramJob:
             the rows' images and a symmetric matrix.
         threads: Threads of one worker's backend and BLAS.
         kinds: The kinds of kernel; may be left out, ``outputs`` names them.
+        mix: Whether tiles of another arithmetic than the stores' are let in; each is
+            recorded (``GramStore.made_by``).
         cache_bytes: What a worker may keep of prepared states; the two of the tile at
             hand stay whatever they take.
     """
@@ -42,6 +44,7 @@ class GramJob:
     columns: str | None = None
     threads: int = 1
     kinds: tuple[str, ...] = ()
+    mix: bool = False
     cache_bytes: int = 256 * 2**20
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ there and the fingerprint in the metadata is the one asked for.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -154,13 +155,15 @@ class GramStore:
 
     # -- writing ------------------------------------------------------------------
 
-    def write(self, key: TileKey, block: np.ndarray) -> None:
+    def write(self, key: TileKey, block: np.ndarray, made_by: str | None = None) -> None:
         """Store one finished tile.
 
         Args:
             key: Which; in the block upper triangle if the matrix is symmetric.
             block: Its entries, of exactly the tile's shape. A diagonal tile's upper
                 triangle is mirrored first, so that it is symmetric to the bit.
+            made_by: The arithmetic it was computed with, where a job mixes several; it is
+                recorded in front of the tile if it is not the store's own.
 
         Raises:
             StoreError: If the key is not a tile of this store, the shape is not the
@@ -184,6 +187,8 @@ class GramStore:
         if self.tiling.symmetric and key.row == key.col:
             block = np.triu(block) + np.triu(block, 1).T
         try:
+            if made_by is not None:
+                self._record(key, made_by)
             self._array[self.tiling.slices(key)] = block
         except OSError as error:
             raise write_error(error, self.path_of(key)) from error
@@ -227,8 +232,19 @@ class GramStore:
         self._check_key(key)
         try:
             _address.remove(self.path_of(key))
+            _address.remove(self._record_of(key))
         except OSError as error:
             raise write_error(error, self.path_of(key)) from error
+
+    def _record_of(self, key: TileKey) -> str:
+        return _address.join(self.address, "made_by", str(key))
+
+    def _record(self, key: TileKey, made_by: str) -> None:
+        # before the tile: a record whose tile is absent is read by nobody
+        if made_by == self.arithmetic:
+            _address.remove(self._record_of(key))
+        else:
+            _address.write_text(self._record_of(key), made_by)
 
     def _check_key(self, key: TileKey) -> None:
         if key in self.tiling:
@@ -264,6 +280,34 @@ class GramStore:
         """Return the tiles still to compute, row by row."""
         done = self.done()
         return [key for key in self.tiling.keys() if key not in done]  # noqa: SIM118
+
+    @property
+    def arithmetic(self) -> str:
+        """The arithmetic of every tile that has no record of another; empty if not said."""
+        return str(self.attributes.get("arithmetic", ""))
+
+    def made_by(self, key: TileKey) -> str:
+        """Return the arithmetic that one stored tile was computed with, as in ``cuda-1``.
+
+        Raises:
+            StoreError: If the key is not a tile of this store, or the tile is absent.
+        """
+        self._check_key(key)
+        if not _address.exists(self.path_of(key)):
+            raise self._missing(key)
+        return _address.read_text(self._record_of(key)) or self.arithmetic
+
+    def count_by_arithmetic(self) -> dict[str, int]:
+        """Return how many stored tiles each arithmetic made, the most first."""
+        done = self.done()
+        others = {
+            key
+            for name in _address.list_objects(_address.join(self.address, "made_by"))
+            if not name.startswith(".") and (key := TileKey.parse(name)) in done
+        }
+        found = Counter({self.arithmetic: len(done) - len(others)})
+        found.update(self.made_by(key) for key in others)
+        return {name: count for name, count in found.most_common() if count}
 
     # -- reading ------------------------------------------------------------------
 

@@ -33,6 +33,7 @@ class TileRecord:
         seconds: What it took, reading and writing included.
         bytes: Of the entries, all kinds, before compression.
         entries: Kernel entries of one kind.
+        backend: The arithmetic it was computed with.
         error: None if the tile is stored; else the error in one line.
         traceback: Where it was raised.
     """
@@ -43,6 +44,7 @@ class TileRecord:
     seconds: float
     bytes: int = 0
     entries: int = 0
+    backend: str = ""
     error: str | None = None
     traceback: str = ""
 
@@ -94,6 +96,13 @@ class TileWorker:
         self._stores = {
             kind: GramStore.open(address, "r+", job.fingerprint) for kind, address in job.outputs
         }
+        for kind, store in self._stores.items():
+            if store.arithmetic not in ("", job.arithmetic) and not job.mix:
+                raise InputError(
+                    f"worker {self.name}: the tiles of {kind} are computed by {store.arithmetic},"
+                    f" its own would be by {job.arithmetic}; take that backend, or allow both with"
+                    " gram.mix_backends"
+                )
         self._tiling = next(iter(self._stores.values())).tiling
         self._rows = _open_images(job.images)
         self._cols = self._rows if job.columns is None else _open_images(job.columns)
@@ -118,6 +127,7 @@ class TileWorker:
                 self.name,
                 attempt,
                 time.perf_counter() - start,
+                backend=self.job.arithmetic,
                 error=f"{type(error).__name__}: {error}",
                 traceback=traceback.format_exc(),
             )
@@ -136,6 +146,7 @@ class TileWorker:
             StoreError: If the images cannot be read, an entry is not finite, or the
                 tile cannot be written.
         """
+        job = self.job
         if self._backend is None:
             self.start()
         assert self._backend is not None
@@ -150,7 +161,7 @@ class TileWorker:
         for kind in self.job.kinds:
             _check_finite(blocks[kind], kind, key, rows, cols)
         for kind, store in self._stores.items():
-            store.write(key, blocks[kind])
+            store.write(key, blocks[kind], job.arithmetic if job.mix else None)
         return TileRecord(
             str(key),
             self.name,
@@ -158,6 +169,7 @@ class TileWorker:
             time.perf_counter() - start,
             bytes=sum(blocks[kind].nbytes for kind in self.job.kinds),
             entries=blocks[self.job.kinds[0]].size,
+            backend=job.arithmetic,
         )
 
     def _state(self, axis: str, part: slice) -> Any:

@@ -6,6 +6,7 @@ nothing where its own result is there and made from the same things.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -126,18 +127,19 @@ class Pipeline:
         with self._stage("gram") as detail:
             executor, threads = self._executor()
             n = run.array("inputs", "images").shape[0]
-            edge, why = self._edge(n, executor.workers or _cores())
+            edge, why = self._edge(n, executor)
             outputs = tuple((kind, run.address("gram", kind)) for kind in settings.kinds)
             job = GramJob(
                 images=run.address("inputs", "images"),
                 architecture=self.config.architecture,
-                backend=run.manifest.backend,
-                arithmetic=run.manifest.arithmetic,
+                backend=self._backend,
+                arithmetic=self._arithmetic(),
                 dtype=settings.dtype,
                 outputs=outputs,
                 edge=edge,
                 fingerprint=run.fingerprint,
                 threads=threads,
+                mix=settings.mix_backends,
             )
             summary = compute_gram(
                 job,
@@ -149,6 +151,19 @@ class Pipeline:
             )
             detail += [f"{summary.computed} of {summary.done} tiles computed", why]
 
+    @property
+    def _backend(self) -> str:
+        """The run's backend, or the one asked for beside it."""
+        asked, settings = self.config.gram.backend, self.config.gram
+        return asked if settings.mix_backends and asked != "auto" else self.run.manifest.backend
+
+    def _arithmetic(self) -> str:
+        from ntkdist.kernels.backend import arithmetic_of
+
+        if self._backend == self.run.manifest.backend:
+            return self.run.manifest.arithmetic
+        return arithmetic_of(self._backend)
+
     def _executor(self) -> tuple[Executor, int]:
         from ntkdist.gram.executors.inline import InlineExecutor
         from ntkdist.gram.executors.ray import RayExecutor
@@ -158,14 +173,16 @@ class Pipeline:
             threads = _cores() if settings.threads == "auto" else settings.threads
             return InlineExecutor(), threads
         threads = 1 if settings.threads == "auto" else settings.threads
-        return RayExecutor(settings.workers, settings.address, threads), threads
+        gpus = 1 if self._backend == "cuda" else 0
+        return RayExecutor(settings.workers, settings.address, threads, num_gpus=gpus), threads
 
-    def _edge(self, n: int, workers: int) -> tuple[int, str]:
+    def _edge(self, n: int, executor: Executor) -> tuple[int, str]:
         """Return the edge of a tile: the stored one, the one asked for, or a measured one."""
-        from ntkdist.gram.autotile import choose_edge
+        from ntkdist.gram.autotile import choose_edge_there
+        from ntkdist.gram.executors.ray import RayExecutor
         from ntkdist.gram.store import GramStore
         from ntkdist.gram.tiling import Tiling
-        from ntkdist.kernels import get_backend
+        from ntkdist.kernels.cuda_device import cuda_unavailable, devices
         from ntkdist.linalg import parse_memory
 
         run, settings = self.run, self.config.gram
@@ -183,17 +200,22 @@ class Pipeline:
             return stored, "as stored"
         if settings.tile != "auto":
             return Tiling.from_target(n, settings.tile).edge, "as asked"
-        backend = get_backend(run.manifest.backend, dtype=settings.dtype, threads=1)
-        sample = np.asarray(run.array("inputs", "images")[: min(n, 512)])
-        choice = choose_edge(
-            backend,
-            run.architecture,
-            sample,
-            n,
+        on_gpu = self._backend == "cuda"
+        measure = functools.partial(
+            choose_edge_there,
+            self._backend,
+            settings.dtype,
+            self.config.architecture,
+            np.asarray(run.array("inputs", "images")[: min(n, 512)]),
+            n=n,
             memory=parse_memory(settings.memory),
-            workers=workers,
+            workers=executor.workers or (max(1, len(devices())) if on_gpu else _cores()),
             kinds=settings.kinds,
         )
+        if on_gpu and cuda_unavailable() and isinstance(executor, RayExecutor):
+            choice = executor.call(measure)  # this machine has no GPU to measure
+        else:
+            choice = measure()
         return choice.edge, choice.reason
 
     def gram_store(self, kind: str = "ntk") -> GramStore:

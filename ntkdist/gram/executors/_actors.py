@@ -39,12 +39,28 @@ class TileActor:
         return dataclasses.asdict(self._worker.attempt(TileKey.parse(key), attempt))
 
 
+@dataclass(frozen=True)
+class Team:
+    """Workers of one kind.
+
+    Attributes:
+        name: First letter of their names.
+        job: What they compute, with their backend.
+        options: Options of the actor class (resources, environment).
+    """
+
+    name: str
+    job: GramJob
+    options: dict[str, Any]
+
+
 @dataclass
 class Slot:
     """One worker, through all its deaths.
 
     Attributes:
         name: Its name in events.
+        team: What kind of worker it is.
         actor: The Ray handle.
         starting: The answer to ``start`` that is waited for.
         ready: Whether it takes tiles.
@@ -54,6 +70,7 @@ class Slot:
     """
 
     name: str
+    team: Team
     actor: Any
     starting: Any = None
     ready: bool = False
@@ -67,42 +84,44 @@ class Actors:
 
     Args:
         ray: The ``ray`` module, connected.
-        job: What to compute.
         ledger: The books.
         emit: Told every event.
-        options: Options of the actor class (resources, environment).
         max_losses: Deaths in a row after which a worker is given up.
     """
 
     def __init__(
         self,
         ray: Any,
-        job: GramJob,
         ledger: Ledger,
         emit: Callable[[Any], None],
         *,
-        options: dict[str, Any],
         max_losses: int,
     ) -> None:
         self._ray = ray
-        self._job = job.to_json()
         self._ledger = ledger
         self._emit = emit
-        # Ray restarts an actor whose process or node dies, on another node if need be
-        self._class = ray.remote(TileActor).options(max_restarts=-1, **options)
         self._max_losses = max_losses
         self._named = 0
         self.slots: list[Slot] = []
         self.last_reason = ""
 
-    def add(self, count: int) -> None:
+    def add(self, count: int, team: Team) -> None:
         """Ask for more workers; each takes tiles as soon as the cluster has room for it."""
         for _ in range(count):
-            name = f"w{self._named:03d}"
+            name = f"{team.name}{self._named:03d}"
             self._named += 1
-            slot = Slot(name, self._class.remote(self._job, name))
+            slot = Slot(name, team, self._actor(name, team))
             slot.starting = slot.actor.start.remote()
             self.slots.append(slot)
+
+    def count(self, team: Team) -> int:
+        """Return how many workers a team has."""
+        return sum(slot.team is team for slot in self.slots)
+
+    def _actor(self, name: str, team: Team) -> Any:
+        # Ray restarts an actor whose process or node dies, on another node if need be
+        options = self._ray.remote(TileActor).options(max_restarts=-1, **team.options)
+        return options.remote(team.job.to_json(), name)
 
     def in_flight(self) -> list[TileKey]:
         """Return the tiles that workers have."""
@@ -175,7 +194,7 @@ class Actors:
             self._drop(slot, f"given up after {slot.losses} deaths in a row: {reason}")
             return
         if isinstance(error, self._ray.exceptions.ActorDiedError):  # for good
-            slot.actor = self._class.remote(self._job, slot.name)
+            slot.actor = self._actor(slot.name, slot.team)
         slot.wake = time.monotonic() + min(_LONGEST_WAIT, 0.25 * 2 ** (slot.losses - 1))
 
     def _wake(self) -> None:

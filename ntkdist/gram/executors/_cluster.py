@@ -34,7 +34,7 @@ def cluster(
     Args:
         address: Of a running cluster, or None.
         cpus: Logical CPUs of a local cluster.
-        gpus: GPUs of a local cluster.
+        gpus: GPUs of a local cluster; 0 leaves it to Ray to find them.
         environment: More environment variables for the workers of a cluster that is
             started here; elsewhere each actor must ask for them.
 

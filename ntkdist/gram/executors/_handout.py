@@ -115,6 +115,7 @@ class Ledger:
                     record.bytes,
                     record.attempt,
                     record.entries,
+                    record.backend,
                 )
             )
             return

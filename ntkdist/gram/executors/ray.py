@@ -15,11 +15,12 @@ from typing import Any
 from ntkdist.errors import InputError, StageError
 from ntkdist.gram.events import Interrupted
 from ntkdist.gram.executors import ExecutorSummary
-from ntkdist.gram.executors._actors import Actors
+from ntkdist.gram.executors._actors import Actors, Team
 from ntkdist.gram.executors._cluster import actor_environment, cluster, cores, package_path
 from ntkdist.gram.executors._handout import Ledger
 from ntkdist.gram.job import GramJob
 from ntkdist.gram.tiling import TileKey
+from ntkdist.kernels.backend import arithmetic_of
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +34,8 @@ class RayExecutor:
 
     Args:
         workers: How many actors; ``auto`` takes every core (or GPU) of the cluster,
-            those that join later too.
+            those that join later too. A job that mixes backends gets cpu actors on cores
+            that are left beside them.
         address: Of a running cluster; None starts one on this machine (or takes
             RAY_ADDRESS, or the Ray this process has already initialised).
         threads: Threads, and Ray CPUs, of one actor; None takes the job's.
@@ -102,20 +104,22 @@ class RayExecutor:
             gpus=gpus,
             environment=environment | package_path(),
         ) as (ray, local):
+            if local and self._num_gpus and not ray.cluster_resources().get("GPU"):
+                raise InputError(
+                    f"backend {job.backend!r} needs a GPU for each worker, and Ray finds none on"
+                    " this machine; give --gram.address of a cluster that has some, or take"
+                    " --gram.backend cpu"
+                )
             resources: dict[str, Any] = {"num_cpus": threads, "num_gpus": self._num_gpus}
             if not local:
                 resources["runtime_env"] = {"env_vars": environment}
+            teams = [Team("w", job, resources)]
+            if job.mix and self._num_gpus:
+                teams.append(_cpu_team(job, threads))
             ledger = Ledger(keys, emit, retries=self._retries)
-            actors = Actors(
-                ray,
-                job,
-                ledger,
-                emit,
-                options=resources,
-                max_losses=self._max_losses,
-            )
+            actors = Actors(ray, ledger, emit, max_losses=self._max_losses)
             try:
-                self._drive(ray, actors, ledger, emit, stop, threads, len(keys))
+                self._drive(ray, actors, teams, ledger, emit, stop, threads, len(keys))
             finally:
                 actors.close()
         return ledger.summary()
@@ -124,13 +128,15 @@ class RayExecutor:
         self,
         ray: Any,
         actors: Actors,
+        teams: Sequence[Team],
         ledger: Ledger,
         emit: Callable[[Any], None],
         stop: threading.Event,
         threads: int,
         tiles: int,
     ) -> None:
-        actors.add(min(tiles, self._room(ray, threads)))
+        for team, room in zip(teams, self._room(ray, threads), strict=False):
+            actors.add(min(tiles - len(actors.slots), room), team)
         told = False
         begun = grown = time.monotonic()
         while actors.in_flight() or (ledger.waiting and not stop.is_set()):
@@ -149,25 +155,67 @@ class RayExecutor:
             now = time.monotonic()
             if now - grown >= _GROW_SECONDS:
                 grown = now
-                more = min(ledger.waiting, self._room(ray, threads) - len(actors.slots))
                 if self._wanted == "auto" and not stop.is_set():
-                    actors.add(max(0, more))
+                    for team, room in zip(teams, self._room(ray, threads), strict=False):
+                        more = min(ledger.waiting, room - actors.count(team))
+                        actors.add(max(0, more), team)
             if now - begun >= _PATIENCE_SECONDS and not any(slot.ready for slot in actors.slots):
                 begun = now
                 _log.warning(
                     "no worker has started yet: each asks the cluster for %d CPU and %g GPU,"
-                    " which has %s",
+                    " which has %s; add nodes that have them, or take another --gram.backend",
                     threads,
                     self._num_gpus,
                     ray.cluster_resources(),
                 )
 
-    def _room(self, ray: Any, threads: int) -> int:
-        """Return how many workers to have on the cluster as it is now."""
-        if isinstance(self._wanted, int):
-            return self._wanted
+    def _room(self, ray: Any, threads: int) -> tuple[int, int]:
+        """Return how many workers to have on the cluster as it is now, and cpu actors beside."""
         resources = ray.cluster_resources()
-        room = int(resources.get("CPU", 0) // threads)
-        if self._num_gpus:
+        cpus = int(resources.get("CPU", 0) // threads)
+        room = cpus
+        if isinstance(self._wanted, int):
+            room = self._wanted
+        elif self._num_gpus:
             room = min(room, int(resources.get("GPU", 0) / self._num_gpus))
-        return max(1, room)
+        room = max(1, room)
+        return room, max(0, cpus - room)
+
+    def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Run a function once on a worker's node, with a worker's resources.
+
+        Args:
+            function: Of this package, importable on every node.
+            args: Its arguments, which travel through Ray.
+
+        Returns:
+            What it returns.
+
+        Raises:
+            StageError: If it raised there, or its worker died.
+        """
+        threads = self._threads or 1
+        environment = actor_environment(threads=threads, gpus=self._num_gpus) | package_path()
+        with cluster(
+            self._address, cpus=max(threads, cores()), gpus=0, environment=environment
+        ) as (
+            ray,
+            local,
+        ):
+            options: dict[str, Any] = {"num_cpus": threads, "num_gpus": self._num_gpus}
+            if not local:
+                options["runtime_env"] = {"env_vars": environment}
+            try:
+                return ray.get(ray.remote(function).options(**options).remote(*args))
+            except ray.exceptions.RayError as error:
+                raise StageError(f"on a worker: {' '.join(str(error).split())[-400:]}") from error
+
+
+def _cpu_team(job: GramJob, threads: int) -> Team:
+    """Return workers for the cores beside the GPUs."""
+    environment = actor_environment(threads=threads, gpus=0) | {"CUDA_VISIBLE_DEVICES": ""}
+    return Team(
+        "c",
+        dataclasses.replace(job, backend="cpu", arithmetic=arithmetic_of("cpu")),
+        {"num_cpus": threads, "num_gpus": 0, "runtime_env": {"env_vars": environment}},
+    )
