@@ -241,10 +241,10 @@ class GramStore:
 
     def _record(self, key: TileKey, made_by: str) -> None:
         # before the tile: a record whose tile is absent is read by nobody
+        place = self._record_of(key)
         if made_by == self.arithmetic:
-            _address.remove(self._record_of(key))
-        else:
-            _address.write_text(self._record_of(key), made_by)
+            return _address.remove(place)
+        return _address.write_text(place, made_by)
 
     def _check_key(self, key: TileKey) -> None:
         if key in self.tiling:
@@ -287,11 +287,7 @@ class GramStore:
         return str(self.attributes.get("arithmetic", ""))
 
     def made_by(self, key: TileKey) -> str:
-        """Return the arithmetic that one stored tile was computed with, as in ``cuda-1``.
-
-        Raises:
-            StoreError: If the key is not a tile of this store, or the tile is absent.
-        """
+        """Return the arithmetic of one stored tile, as in ``cuda-1``, or raise ``StoreError``."""
         self._check_key(key)
         if not _address.exists(self.path_of(key)):
             raise self._missing(key)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ntkdist.architecture import Architecture
 from ntkdist.config import DataConfig, GramConfig, RunConfig
 from ntkdist.errors import InputError, StageError
 from ntkdist.gram.compute import compute_gram
@@ -24,6 +25,8 @@ from ntkdist.run import Run
 from ntkdist.status import describe
 from tests.gram.fakes import FakeBackend, fake_executor, make_job, random_images
 from tests.tolerances import RTOL, assert_close
+
+DEEP = str(Architecture.parse("cntk-gap-11"))
 
 
 class Interrupting:
@@ -144,7 +147,7 @@ def test_gpu_and_cpu_actors_share_a_matrix(tmp_path, two_gpus):
     """The reference backend stands for the one that has the GPUs, slow enough for all to start."""
     images = np.random.default_rng(0).normal(size=(36, 8, 8, 1)).astype("f4")
     own = arithmetic_of("reference")
-    job, tiling = make_job(tmp_path, images, 2, backend="reference", arithmetic=own)
+    job, tiling = make_job(tmp_path, images, 2, backend="reference", arithmetic=own, arch=DEEP)
     told: list[object] = []
     compute_gram(
         dataclasses.replace(job, mix=True),
@@ -161,7 +164,9 @@ def test_gpu_and_cpu_actors_share_a_matrix(tmp_path, two_gpus):
     done = [e for e in told if isinstance(e, TileDone)]
     assert all(e.backend == store.made_by(TileKey.parse(e.key)) for e in done)
     assert all((e.worker[0] == "c") == (e.backend != own) for e in done)
-    alone, _ = make_job(tmp_path / "alone", images, 2, backend="cpu", arithmetic="cpu-2")
+    alone, _ = make_job(
+        tmp_path / "alone", images, 2, backend="cpu", arithmetic=arithmetic_of("cpu"), arch=DEEP
+    )
     compute_gram(alone, InlineExecutor(), tiling=tiling)
     assert_close(store[:, :], GramStore.open(alone.outputs[0][1])[:, :], RTOL["float32"])
 

@@ -1,0 +1,123 @@
+import builtins
+import importlib.util
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from ntkdist import Architecture
+from ntkdist.errors import InputError
+from ntkdist.kernels import cuda_device, get_backend, select_backend
+from ntkdist.kernels.backend import arithmetic_of, coverage
+from ntkdist.kernels.cuda_device import cuda_unavailable, devices, kernel_reports
+
+
+@pytest.fixture
+def real(monkeypatch):
+    """Look for a GPU as if there were no simulator."""
+    monkeypatch.delenv("NUMBA_ENABLE_CUDASIM", raising=False)
+
+
+def test_a_machine_without_numba_cuda_says_so(real, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "numba_cuda" else find(name)
+    )
+    assert "pip install ntkdist[cuda]" in cuda_unavailable()
+    assert devices() == []
+    with pytest.raises(InputError, match=r"backend 'cuda': numba-cuda is not installed.*cpu"):
+        get_backend("cuda")
+
+
+def test_a_machine_without_a_gpu_says_so_in_a_fresh_process():
+    code = """
+import importlib.util
+importlib.util.find_spec = lambda name: name
+from ntkdist.kernels.cuda_device import cuda_unavailable
+print(cuda_unavailable())
+"""
+    import os
+
+    environment = {k: v for k, v in os.environ.items() if k != "NUMBA_ENABLE_CUDASIM"}
+    environment["CUDA_VISIBLE_DEVICES"] = ""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+    )
+    assert "no NVIDIA GPU is visible" in done.stdout or "CUDA cannot be used" in done.stdout
+
+
+def test_auto_never_takes_the_simulator():
+    arch = Architecture.parse("cntk-gap-4")
+    if cuda_device.simulated():
+        assert select_backend(arch, (8, 8, 1)).backend.name == "cpu"
+    else:
+        assert (select_backend(arch, (8, 8, 1)).backend.name == "cuda") == (
+            cuda_unavailable() is None
+        )
+
+
+def test_auto_takes_the_gpu_where_there_is_one(real, monkeypatch):
+    """The simulator stands for the GPU."""
+    monkeypatch.setattr("ntkdist.kernels.backend.cuda_unavailable", lambda: None)
+    chosen = select_backend(Architecture.parse("cntk-gap-4"), (8, 8, 1))
+    assert chosen.backend.name == "cuda"
+    assert "the fastest that covers" in chosen.reason
+    strided = Architecture.parse(["Conv(3, stride=2)", "Relu", "Flatten", "Dense"])
+    chosen = select_backend(strided, (8, 8, 1))
+    assert chosen.backend.name == "stax"
+    assert "cuda cannot" in chosen.reason
+
+
+def test_arithmetic_and_coverage_are_known_without_a_gpu(monkeypatch):
+    monkeypatch.setattr("ntkdist.kernels.backend.cuda_unavailable", lambda: "no GPU here")
+    assert arithmetic_of("cuda") == "cuda-1"
+    assert arithmetic_of("cpu") == get_backend("cpu").arithmetic
+    with pytest.raises(InputError, match="'gpu' is unknown"):
+        arithmetic_of("gpu")
+    strided = Architecture.parse(["Conv(3, stride=2)", "Relu", "Flatten", "Dense"])
+    for name in ("cuda", "cpu"):
+        assert coverage(name, Architecture.parse("cnn-2"), (8, 8, 1)) is None
+        assert "stride 1" in coverage(name, strided, (8, 8, 1))
+
+
+@pytest.mark.skipif(not cuda_device.simulated(), reason="on the simulator only")
+def test_the_simulator_says_what_it_is():
+    (device,) = devices()
+    assert device.simulated
+    assert device.driver == "simulator"
+    assert kernel_reports("cntk-gap-4", (4, 4, 1)) == []
+
+
+@pytest.mark.gpu
+def test_kernels_of_a_network_are_reported():
+    (device, *_) = devices()
+    assert device.free <= device.memory
+    assert not device.simulated
+    names = {r.name.split()[0]: r for r in kernel_reports("cnn-3", (32, 32, 3))}
+    assert set(names) == {"fused", "pool"}
+    for report in names.values():
+        assert 0 < report.registers <= 255
+        assert report.blocks >= 1
+        assert 0 < report.occupancy <= 1
+
+
+def test_what_a_backend_yields_as_kernels_covers_every_block():
+    backend = get_backend("cuda")
+    layers = ["Conv", "Relu", {"AvgPool": {"size": 2}}, "Conv(5)", "Relu", "GlobalAvgPool", "Dense"]
+    for arch, expected in (
+        (layers, ["fused 4 × 4", "pool 4 × 4", "general 2 × 2"]),
+        ("fc-2", ["dense"]),
+    ):
+        state = backend.prepare(Architecture.parse(arch), np.ones((1, 4, 4, 1)))
+        assert [name for name, *_ in backend.kernels(state)] == expected
+
+
+def test_the_driver_version_is_read_where_there_is_one(monkeypatch, tmp_path):
+    file = tmp_path / "version"
+    file.write_text(
+        "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release\n"
+    )
+    opened = builtins.open
+    monkeypatch.setattr(builtins, "open", lambda path, **kwargs: opened(file, **kwargs))
+    assert cuda_device._driver() == "580.159.04"

@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+
+from ntkdist.kernels._unroll import registers, unroll, written_out
+
+
+def sums(x, flag):
+    """Sum every row, and all but the first row with its neighbour in front."""
+    total, last = registers(rows)  # noqa: F821
+    found = start  # noqa: F821
+    for r in unroll(rows):  # noqa: F821
+        total[r] = 0
+        for k in range(x.shape[1]):
+            total[r] += x[r, k]
+        if r > 0:
+            last[r] = total[r] + total[r - 1]
+        else:
+            last[0] = total[0]
+    for r in unroll(rows):  # noqa: F821
+        found = found + (last[r] if wanted else total[r])  # noqa: F821
+        if flag:
+            found += 1
+    return found
+
+
+@pytest.mark.parametrize(("wanted", "flag"), [(True, 0), (False, 1)])
+def test_marked_loops_and_arrays_are_written_out(wanted, flag):
+    x = np.arange(12).reshape(4, 3)
+    made = written_out(sums, {"rows": 4, "wanted": wanted}, {"start": 1})
+    row_sums = x.sum(axis=1)
+    by_hand = 1 + (2 * row_sums.sum() - row_sums[-1] if wanted else row_sums.sum()) + 4 * flag
+    assert made(x, flag) == by_hand
+
+
+def test_what_is_written_out_has_neither_loop_nor_array():
+    import dis
+
+    made = written_out(sums, {"rows": 3, "wanted": True}, {"start": 0})
+    names = {i.argval for i in dis.get_instructions(made) if i.opname.startswith("STORE_FAST")}
+    assert {"total_0", "total_2", "last_2"} <= names
+    assert "r" not in names
+    assert "unroll" not in made.__code__.co_names
+
+
+def bad(x):
+    y = registers(2)
+    for k in range(x):
+        y[k] = x
+    return y[0]
+
+
+def test_an_index_that_is_not_known_is_refused():
+    with pytest.raises(ValueError, match="k is not known"):
+        written_out(bad, {}, {})
