@@ -85,6 +85,12 @@ def _near(edge: int, radius: int) -> np.ndarray:
     return far[np.minimum(far, edge - far) <= radius]
 
 
+def _box(x: np.ndarray, size: int) -> np.ndarray:
+    """Sum (H, W) over a window of ``size`` × ``size`` around each pixel, zeros outside."""
+    rows, columns = (np.abs(np.subtract.outer(*(np.arange(n),) * 2)) <= size // 2 for n in x.shape)
+    return np.asarray(rows @ x @ columns)
+
+
 def _number_classes(blocks: np.ndarray, classes: list[np.ndarray]) -> None:
     ends = np.cumsum([len(x) for x in classes])
     blocks[: len(classes), loops.CLASS_END] = ends
@@ -97,6 +103,7 @@ def plan_of(chain: Chain, shape: tuple[int, int, int], dtype: str) -> Plan:
     H, W, C = shape
     chain = chain.on(H, W)
     layout = _Layout(H * W * C)
+    layout.variance = np.ones((H, W))  # of an image whose pixels have variance 1
     blocks, pool_units, classes = [], [], []
     state = 0
     for n, block in enumerate(chain.blocks):
@@ -114,6 +121,7 @@ def plan_of(chain: Chain, shape: tuple[int, int, int], dtype: str) -> Plan:
         if block.pool:
             H, W = H // block.pool, W // block.pool
             layout.unit /= block.pool**4
+            layout.variance = np.full((H, W), layout.variance.mean())
     table = np.array(blocks, np.int64)
     # where pooled arrays start: block n reads what block n − 1 adds up
     sizes = [(int(h) * int(w)) ** 2 for h, w in table[1:, :2]]
@@ -142,7 +150,8 @@ class _Layout:
     """Sweeps in order, and where each finds an image's numbers, while a plan is made."""
 
     def __init__(self, pixels: int) -> None:
-        self.unit = self.variance = 1.0  # of an image whose pixels have variance 1
+        self.unit = 1.0
+        self.variance = np.ones((1, 1))
         self.theta = False
         self.fold = True
         self.sweeps: list[np.ndarray] = []
@@ -177,9 +186,10 @@ class _Layout:
         self.sweep[[cells.SIDE, cells.SIDE_B]] = side
         self.sweep[cells.SIZE] = link.size
         before = self.unit
-        self.unit *= link.W_std**2 / link.size**2
-        self.variance = link.W_std**2 * self.variance + link.b_std**2
-        power = math.floor(math.log2(self.unit / self.variance))
+        scale = link.W_std**2 / link.size**2
+        self.unit *= scale
+        self.variance = scale * _box(self.variance, link.size) + link.b_std**2
+        power = math.floor(math.log2(self.unit / self.variance.mean()))
         factor = 1.0 if abs(power) < _RANGE else 2.0**power
         self.unit /= factor
         self.units.append((before, self.unit))
@@ -196,7 +206,10 @@ class _Layout:
             # a covariance is not negative behind a ReLU, and stays so through linear layers
             self.fold = link.activation == "erf"
             self.unit = self.unit / 2 if link.activation == "relu" else 1.0
-            self.variance = self.variance / 2 if link.activation == "relu" else 1.0
+            if link.activation == "relu":
+                self.variance = self.variance / 2
+            else:
+                self.variance = np.ones_like(self.variance)
 
     def end(self, pool: int) -> None:
         """End the sweep with a pool, or with the sums at the end."""
