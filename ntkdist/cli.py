@@ -34,6 +34,7 @@ Recompute = Annotated[
     tuple[str, ...],
     Parameter(name="--recompute", help="Tiles to compute again, such as r0003c0012.", negative=()),
 ]
+Quick = Annotated[bool, Parameter(name="--quick", help="Measure no speed.", negative=())]
 
 
 @app.command
@@ -82,6 +83,15 @@ def status(target: Target = None, *, settings: Settings = _DEFAULTS) -> None:
     print(describe(settings.run))
 
 
+@app.command
+def doctor(target: Target = None, *, quick: Quick = False, settings: Settings = _DEFAULTS) -> None:
+    """Describe this machine, and whether and how fast a run can be done on it; writes nothing."""
+    from ntkdist.doctor import diagnose
+
+    for line in diagnose(settings, quick=quick):
+        print(line, flush=True)
+
+
 def _execute(settings: RunConfig, stages: Sequence[str], recompute: Sequence[str] = ()) -> None:
     from ntkdist.console import StageLines
     from ntkdist.gram.progress import GramProgress
@@ -101,6 +111,8 @@ def _base(command: Callable[..., Any], target: str | None) -> dict[str, Any]:
     """Return the settings that the command line goes over: of a run file, or of a run."""
     if command is demo:
         return DEMO.to_dict()
+    if target is None and command is doctor:
+        return _DEFAULTS.to_dict()
     if target is None:
         raise InputError(
             f"{command.__name__}: give a run file (jobs/mnist.yaml) or the folder of a run"

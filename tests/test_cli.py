@@ -26,6 +26,7 @@ EVERYTHING = {
     "gram": {
         "kinds": ["ntk", "nngp"],
         "backend": "reference",
+        "mix_backends": True,
         "dtype": "float64",
         "tile": 60,
         "memory": "2GiB",
@@ -161,6 +162,8 @@ def test_bad_data_is_one_line_and_writes_nothing(tmp_path, capsys):
         (["demo", "--noise.rate", "2"], "noise.rate=2.0 must be"),
         (["demo", "--run", "/proc/nothing"], "cannot be written"),
         (["status", "nowhere"], "there is no run here"),
+        (["doctor", "nowhere"], "there is no run here"),
+        (["doctor", "--architecture", "cntk-gp-4"], "did you mean 'cntk-gap-4'"),
     ],
     ids=str,
 )

@@ -1,0 +1,297 @@
+"""What this machine is, whether a run can be done on it, and about how long that takes.
+
+Reads only. A run that is there brings its stored images; the images of any other are read from
+their source, once, and not stored.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import shutil
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+from ntkdist.architecture import Architecture
+from ntkdist.config import RunConfig
+from ntkdist.errors import InputError, StoreError
+from ntkdist.gram.autotile import choose_edge
+from ntkdist.gram.executors._cluster import cores
+from ntkdist.gram.store import GramStore
+from ntkdist.inputs import load_inputs
+from ntkdist.kernels import Backend, cuda_device, get_backend, select_backend
+from ntkdist.kernels.cuda_device import DeviceInfo, KernelReport
+from ntkdist.linalg import parse_memory
+from ntkdist.run import Run
+
+PACKAGES = ("numpy", "numba", "numba-cuda", "zarr", "ray", "dask")
+_SAMPLE = 512  # images to measure with, as for the edge of a tile
+_HALF_MADE = {"zarr.json", "inputs"}  # what a creation that was killed leaves
+
+
+def diagnose(config: RunConfig, *, quick: bool = False) -> Iterator[str]:
+    """Describe machine and run line by line, in the order in which it is found out.
+
+    Args:
+        config: The run.
+        quick: Leave out the measurement, and with it the projected time.
+
+    Yields:
+        Lines of ``status``'s form: a name, and what there is to say.
+
+    Raises:
+        InputError: Where the run cannot be done: bad data, a network or backend that cannot be
+            computed here, a place that cannot be written, or no room there for the Gram.
+    """
+    yield _line("python", f"{platform.python_version()} on {platform.platform()}")
+    yield _line("packages", ", ".join(f"{name} {_version(name)}" for name in PACKAGES))
+    yield _line("machine", f"{cores()} cores, {_memory()} memory")
+    free = _free_space(config.run)
+    if free is None:
+        yield _line("disk", f"{config.run}: free space is not known there")
+    else:
+        yield _line("disk", f"{_size(free)} free for {config.run}")
+    ray = _ray_problem()
+    yield _line("ray", ray or "can be imported")
+    devices = cuda_device.devices()
+    for device in devices:
+        yield _line("gpu", _describe_gpu(device))
+    if not devices:
+        yield _line("gpu", f"none: {cuda_device.cuda_unavailable()}")
+
+    subject = _Subject.of(config)
+    n, *shape = subject.images.shape
+    yield _line("run", subject.about)
+    yield _line("images", f"{' × '.join(map(str, (n, *shape)))}, {config.data.source}")
+    if ray and config.gram.executor == "ray":
+        raise InputError(f"gram.executor=ray: {ray}; or take --gram.executor inline")
+    backend, reason, workers = _backend(config, subject, devices)
+    yield _line("backend", reason)
+    on_gpu = backend.name == "cuda" and not any(device.simulated for device in devices)
+    if on_gpu:
+        arch = Architecture.parse(config.architecture)
+        for report in cuda_device.kernel_reports(arch, subject.shape, config.gram.dtype):
+            yield _line("kernel", _describe_kernel(report))
+    todo = missing_entries(subject.run, config, n)
+    yield _line("gram", _check_room(config, todo, free))
+    if backend.name == "cuda" and not on_gpu:
+        yield _line("time", "not measured; simulator: for tests, no speed")
+    elif quick:
+        yield _line("time", "not measured")
+    elif todo:
+        yield from _projection(config, subject, backend, todo, workers)
+    yield _line("verdict", "the run can be done here" if todo else "the Gram is done")
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What is to be computed.
+
+    Attributes:
+        run: The run, where it is there already.
+        images: (N, H, W, C) float32, an array or a Zarr array.
+        about: One sentence.
+    """
+
+    run: Run | None
+    images: np.ndarray
+    about: str
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of the images."""
+        _, H, W, C = self.images.shape
+        return H, W, C
+
+    @classmethod
+    def of(cls, config: RunConfig) -> _Subject:
+        """Find the run, or read what a new one would store."""
+        try:
+            Run.open(config.run)
+        except StoreError as error:
+            raise InputError(str(error)) from error
+        except InputError as error:
+            _check_new_place(config.run, error)
+            return cls(None, load_inputs(config).images, f"{config.run}: new")
+        run = Run.create(config)  # there already: this refuses other settings and writes nothing
+        about = f"{run.url} ({run.fingerprint[:12]}), created {run.manifest.created}"
+        return cls(run, run.array("inputs", "images"), about)  # type: ignore[arg-type]
+
+
+def _check_new_place(url: str, why_no_run: InputError) -> None:
+    """Raise ``InputError`` unless a new run can be written at ``url``; writes nothing."""
+    if "://" in url:
+        return
+    if os.path.isfile(url):
+        raise InputError(f"{url}: is a file; give a folder for the run")
+    if os.path.isdir(url) and not set(os.listdir(url)) <= _HALF_MADE:
+        raise InputError(f"{why_no_run}; the folder is not empty: a new run needs another --run")
+    if not os.access(_nearest(url), os.W_OK | os.X_OK):
+        raise InputError(f"{url}: cannot be written; give another --run or change its rights")
+
+
+def _backend(
+    config: RunConfig, subject: _Subject, devices: list[DeviceInfo]
+) -> tuple[Backend, str, int]:
+    """Return the backend that a worker would take, why, and how many workers there would be."""
+    settings = config.gram
+    inline = settings.executor == "inline"
+    threads = settings.threads
+    if threads == "auto":
+        threads = cores() if inline else 1
+    if subject.run is not None:
+        manifest = subject.run.manifest
+        backend = get_backend(manifest.backend, dtype=settings.dtype, threads=threads)
+        reason = manifest.reason
+    else:
+        arch = Architecture.parse(config.architecture)
+        chosen = select_backend(
+            arch, subject.shape, name=settings.backend, dtype=settings.dtype, threads=threads
+        )
+        backend, reason = chosen.backend, chosen.reason
+    here = len(devices) if backend.name == "cuda" else max(1, cores() // threads)
+    if inline:
+        return backend, reason, 1
+    return backend, reason, here if settings.workers == "auto" else min(settings.workers, here)
+
+
+def missing_entries(run: Run | None, config: RunConfig, n: int) -> int:
+    """Count the entries that are still to be computed; all kinds come out of one pass.
+
+    Args:
+        run: The run, or None for a new one.
+        config: Its configuration.
+        n: Images.
+
+    Returns:
+        Of a new run N(N + 1)/2; else those of the tiles that are missing for some kind.
+    """
+    whole = n * (n + 1) // 2
+    if run is None:
+        return whole
+    tiles = {}
+    for kind in config.gram.kinds:
+        address = run.address("gram", kind)
+        if not GramStore.exists(address):
+            return whole
+        store = GramStore.open(address, "r", run.fingerprint)
+        for key in store.missing():
+            rows, cols = store.tiling.tile_shape(key)
+            tiles[key] = rows * (rows + 1) // 2 if key.row == key.col else rows * cols
+    return sum(tiles.values())
+
+
+def _check_room(config: RunConfig, todo: int, free: int | None) -> str:
+    """Say what the missing entries take; raises ``InputError`` where there is no room."""
+    needed = todo * np.dtype(config.gram.dtype).itemsize * len(config.gram.kinds)
+    said = f"{todo:,} entries to compute, at most {_size(needed)} to store"
+    if free is not None and needed > free:
+        raise InputError(
+            f"{config.run}: the Gram takes up to {_size(needed)}, {_size(free)} are free there; "
+            "give a --run with more room, or fewer images by --data.n"
+        )
+    return said
+
+
+def _projection(
+    config: RunConfig, subject: _Subject, backend: Backend, todo: int, workers: int
+) -> Iterator[str]:
+    n = subject.images.shape[0]
+    choice = choose_edge(
+        backend,
+        Architecture.parse(config.architecture),
+        np.asarray(subject.images[: min(n, _SAMPLE)]),
+        n,
+        memory=parse_memory(config.gram.memory),
+        workers=workers,
+        kinds=config.gram.kinds,
+    )
+    rate = choice.entries_per_second
+    who = "GPU" if backend.name == "cuda" else "process" if backend.threads > 1 else "core"
+    yield _line("rate", f"{rate:,.4g} entries/s measured on one {who}, {backend.name} backend")
+    what = f"{workers} {who if workers == 1 else {'process': 'processes'}.get(who, who + 's')}"
+    where = f"; the cluster at {config.gram.address} may have others" if config.gram.address else ""
+    yield _line("time", f"about {_duration(todo / rate / workers)} for the Gram on {what}{where}")
+
+
+def _line(name: str, text: str) -> str:
+    return f"{name:<10}{text}"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _memory() -> str:
+    from distributed.system import MEMORY_LIMIT  # of the machine, its cgroup and its rlimit
+
+    return _size(MEMORY_LIMIT)
+
+
+def _ray_problem() -> str | None:
+    """Return why Ray cannot be imported, with the remedy."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            importlib.import_module("ray")
+    except ImportError as error:
+        return f"cannot be imported ({' '.join(str(error).split())}); pip install ray"
+    return None
+
+
+def _nearest(url: str) -> Path:
+    """Return the folder, or the first one above it that is there."""
+    path = Path(url).absolute()
+    return next(folder for folder in (path, *path.parents) if folder.exists())
+
+
+def _free_space(url: str) -> int | None:
+    """Return the bytes that are free where a run is or would be; None where that is unknown."""
+    return None if "://" in url else shutil.disk_usage(_nearest(url)).free
+
+
+def _describe_gpu(device: DeviceInfo) -> str:
+    if device.simulated:
+        return f"{device.index}: {device.name}; simulator: for tests, no speed"
+    return (
+        f"{device.index}: {device.name}, compute capability {device.compute_capability}, driver "
+        f"{device.driver}, {_size(device.free)} of {_size(device.memory)} free, "
+        f"{device.multiprocessors} multiprocessors"
+    )
+
+
+def _describe_kernel(report: KernelReport) -> str:
+    return (
+        f"{report.name}: {report.threads} threads a block ({report.shape}), "
+        f"{report.registers} registers, {report.local} bytes a thread spilled, "
+        f"{report.shared} bytes of shared memory, {report.blocks} blocks a multiprocessor, "
+        f"occupancy {report.occupancy:.0%}"
+    )
+
+
+def _size(count: int) -> str:
+    """Return bytes in the unit that suits them."""
+    value, units = float(count), ["bytes", "KiB", "MiB", "GiB", "TiB"]
+    while value >= 1024 and len(units) > 1:
+        value /= 1024
+        units.pop(0)
+    return f"{value:.4g} {units[0]}"
+
+
+def _duration(seconds: float) -> str:
+    """Return seconds as hours, with seconds or minutes beside where those say more."""
+    hours = f"{seconds / 3600:.2g} hours"
+    if seconds < 120:
+        return f"{seconds:.2g} seconds ({hours})"
+    return (
+        f"{seconds / 60:.0f} minutes ({hours})" if seconds < 7200 else f"{seconds / 3600:.3g} hours"
+    )
