@@ -26,6 +26,7 @@ from ntkdist.gram.executors._cluster import cores
 from ntkdist.gram.store import GramStore
 from ntkdist.inputs import load_inputs
 from ntkdist.kernels import Backend, cuda_device, get_backend, select_backend
+from ntkdist.kernels.backend import coverage
 from ntkdist.kernels.cuda_device import DeviceInfo, KernelReport
 from ntkdist.linalg import parse_memory
 from ntkdist.run import Run
@@ -71,21 +72,23 @@ def diagnose(config: RunConfig, *, quick: bool = False) -> Iterator[str]:
     yield _line("images", f"{' × '.join(map(str, (n, *shape)))}, {config.data.source}")
     if ray and config.gram.executor == "ray":
         raise InputError(f"gram.executor=ray: {ray}; or take --gram.executor inline")
-    backend, reason, workers = _backend(config, subject, devices)
-    yield _line("backend", reason)
-    on_gpu = backend.name == "cuda" and not any(device.simulated for device in devices)
-    if on_gpu:
+    choice = _Choice.of(config, subject, len(devices))
+    yield _line("backend", choice.reason)
+    simulated = choice.name == "cuda" and any(device.simulated for device in devices)
+    if choice.name == "cuda" and choice.backend is not None and not simulated:
         arch = Architecture.parse(config.architecture)
         for report in cuda_device.kernel_reports(arch, subject.shape, config.gram.dtype):
             yield _line("kernel", _describe_kernel(report))
     todo = missing_entries(subject.run, config, n)
     yield _line("gram", _check_room(config, todo, free))
-    if backend.name == "cuda" and not on_gpu:
+    if simulated:
         yield _line("time", "not measured; simulator: for tests, no speed")
+    elif choice.backend is None:
+        yield _line("time", f"not measured: the GPUs are those of the cluster {_cluster(config)}")
     elif quick:
         yield _line("time", "not measured")
     elif todo:
-        yield from _projection(config, subject, backend, todo, workers)
+        yield from _projection(config, subject, choice.backend, todo, choice.workers)
     yield _line("verdict", "the run can be done here" if todo else "the Gram is done")
 
 
@@ -136,29 +139,62 @@ def _check_new_place(url: str, why_no_run: InputError) -> None:
         raise InputError(f"{url}: cannot be written; give another --run or change its rights")
 
 
-def _backend(
-    config: RunConfig, subject: _Subject, devices: list[DeviceInfo]
-) -> tuple[Backend, str, int]:
-    """Return the backend that a worker would take, why, and how many workers there would be."""
-    settings = config.gram
-    inline = settings.executor == "inline"
-    threads = settings.threads
-    if threads == "auto":
-        threads = cores() if inline else 1
-    if subject.run is not None:
-        manifest = subject.run.manifest
-        backend = get_backend(manifest.backend, dtype=settings.dtype, threads=threads)
-        reason = manifest.reason
-    else:
+@dataclass(frozen=True)
+class _Choice:
+    """The backend that workers would take.
+
+    Attributes:
+        name: Its name.
+        reason: Why it is taken.
+        backend: It itself; None where the workers' machines have GPUs and this one has none.
+        workers: How many there would be on this machine.
+    """
+
+    name: str
+    reason: str
+    backend: Backend | None
+    workers: int
+
+    @classmethod
+    def of(cls, config: RunConfig, subject: _Subject, gpus: int) -> _Choice:
+        """Choose as ``Run.create`` and the Gram stage do."""
+        settings = config.gram
+        inline = settings.executor == "inline"
+        threads = settings.threads
+        if threads == "auto":
+            threads = cores() if inline else 1
         arch = Architecture.parse(config.architecture)
-        chosen = select_backend(
-            arch, subject.shape, name=settings.backend, dtype=settings.dtype, threads=threads
-        )
-        backend, reason = chosen.backend, chosen.reason
-    here = len(devices) if backend.name == "cuda" else max(1, cores() // threads)
-    if inline:
-        return backend, reason, 1
-    return backend, reason, here if settings.workers == "auto" else min(settings.workers, here)
+        elsewhere = _cluster(config) is not None and cuda_device.cuda_unavailable() is not None
+        backend = None
+        if subject.run is not None:
+            manifest = subject.run.manifest
+            name, reason = manifest.backend, manifest.reason
+            if settings.mix_backends and settings.backend not in ("auto", name):
+                name, reason = settings.backend, f"{settings.backend}: beside {name}, as asked"
+        elif settings.backend == "cuda" and elsewhere:
+            if arch.is_spatial:
+                arch.check_image(*subject.shape[:2])
+            if why_not := coverage("cuda", arch, subject.shape):
+                raise InputError(f"backend 'cuda' cannot compute this: {why_not}; take auto")
+            name, reason = "cuda", "cuda: asked for by name, on the workers' GPUs"
+        else:
+            chosen = select_backend(
+                arch, subject.shape, name=settings.backend, dtype=settings.dtype, threads=threads
+            )
+            name, reason, backend = chosen.backend.name, chosen.reason, chosen.backend
+        if backend is None and not (name == "cuda" and elsewhere):
+            backend = get_backend(name, dtype=settings.dtype, threads=threads)
+        workers = gpus if name == "cuda" else max(1, cores() // threads)
+        if settings.workers != "auto":
+            workers = min(settings.workers, workers)
+        return cls(name, reason, backend, 1 if inline else workers)
+
+
+def _cluster(config: RunConfig) -> str | None:
+    """Return the address of the cluster that the workers run on, if they do not run here."""
+    if config.gram.executor == "inline":
+        return None
+    return config.gram.address or os.environ.get("RAY_ADDRESS") or None
 
 
 def missing_entries(run: Run | None, config: RunConfig, n: int) -> int:
@@ -216,7 +252,8 @@ def _projection(
     who = "GPU" if backend.name == "cuda" else "process" if backend.threads > 1 else "core"
     yield _line("rate", f"{rate:,.4g} entries/s measured on one {who}, {backend.name} backend")
     what = f"{workers} {who if workers == 1 else {'process': 'processes'}.get(who, who + 's')}"
-    where = f"; the cluster at {config.gram.address} may have others" if config.gram.address else ""
+    cluster = _cluster(config)
+    where = f"; the cluster {cluster} may have others" if cluster else ""
     yield _line("time", f"about {_duration(todo / rate / workers)} for the Gram on {what}{where}")
 
 

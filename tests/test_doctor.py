@@ -13,7 +13,7 @@ from ntkdist import Run, cli, doctor
 from ntkdist.config import DataConfig, FactorConfig, GramConfig, RunConfig
 from ntkdist.doctor import diagnose, missing_entries
 from ntkdist.errors import InputError
-from ntkdist.kernels import Selection, cuda_device
+from ntkdist.kernels import Selection, backend, cuda_device
 from ntkdist.kernels.cpu import CpuBackend
 from ntkdist.kernels.cuda_device import DeviceInfo, KernelReport
 from ntkdist.pipeline import Pipeline
@@ -26,7 +26,9 @@ NO_GPU = "no NVIDIA GPU is visible; check nvidia-smi and CUDA_VISIBLE_DEVICES"
 
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch):
-    """Pretend that there is no GPU, nor a simulator of one."""
+    """Pretend that there is no GPU, nor a simulator of one, nor a cluster."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(backend, "cuda_unavailable", lambda: NO_GPU)
     monkeypatch.setattr(cuda_device, "devices", lambda: [])
     monkeypatch.setattr(cuda_device, "cuda_unavailable", lambda: NO_GPU)
 
@@ -118,7 +120,19 @@ def test_time_is_entries_over_rate_and_workers(config, gpus, monkeypatch):
     ((_, _, images, n), options), *more = asked
     assert (images.shape, n, options["workers"], more) == ((N, 4, 4, 1), N, 2, [])
     found = told(with_gram(config, executor="ray", workers=1, address="10.0.0.1:6379"))
-    assert found["time"][0].startswith("about 21.7 hours for the Gram on 1 GPU; the cluster at")
+    assert found["time"][0].startswith("about 21.7 hours for the Gram on 1 GPU; the cluster 10")
+
+
+def test_gpus_of_a_cluster_are_not_asked_for_here(config):
+    far = with_gram(config, executor="ray", backend="cuda", address="10.0.0.1:6379")
+    found = told(far)
+    assert found["backend"] == ["cuda: asked for by name, on the workers' GPUs"]
+    assert found["time"] == ["not measured: the GPUs are those of the cluster 10.0.0.1:6379"]
+    with pytest.raises(InputError, match="stride"):
+        told(dataclasses.replace(far, architecture="[Conv(stride=2), Relu(), Flatten(), Dense()]"))
+    for here in (with_gram(far, address=None), with_gram(far, executor="inline")):
+        with pytest.raises(InputError, match=r"backend 'cuda': .*nvidia-smi"):
+            told(here)
 
 
 def test_the_simulator_is_not_timed(config, gpus, monkeypatch):

@@ -7,10 +7,11 @@ from typing import Any
 
 from llvmlite import ir
 from numba import cuda, types
-from numba.cuda import libdevice
+from numba.cuda import dispatcher, libdevice
 from numba.cuda.extending import intrinsic
 
 LANES = 32
+dispatcher.config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # a small tile is no mistake
 _ALL = 0xFFFFFFFF
 
 

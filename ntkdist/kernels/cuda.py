@@ -337,7 +337,7 @@ def _on_device(images: Any) -> Any:
         if not x.is_c_contiguous():
             raise InputError("images on the device are not contiguous; make a copy in C order")
         return x
-    return _put(np.ascontiguousarray(as_images(images)))
+    return _put(as_images(np.asarray(images)))
 
 
 def _put(values: np.ndarray) -> Any:

@@ -160,9 +160,10 @@ def kernel_reports(
 def _report(name: str, shape: str, threads: int, function: Any) -> KernelReport:
     from numba import cuda
 
-    (registers,) = set(function.get_regs_per_thread().values())
-    (local,) = set(function.get_local_mem_per_thread().values())
-    (shared,) = set(function.get_shared_mem_per_block().values())
+    # of whichever types the network needs; they hardly differ
+    registers = max(function.get_regs_per_thread().values())
+    local = max(function.get_local_mem_per_thread().values())
+    shared = max(function.get_shared_mem_per_block().values())
     device = cuda.get_current_device()
     warps = -(-threads // _WARP)
     # registers are given to warps in portions of 256

@@ -24,10 +24,11 @@ def kernel_matrix(
 
     Args:
         arch: A preset name, a list of layers, canonical text, or an ``Architecture``.
-        x1: (n, H, W, C) images.
+        x1: (n, H, W, C) images. What is on a GPU already (``__cuda_array_interface__``) is read
+            there by the cuda backend.
         x2: (m, H, W, C) images; None means ``x1``, and half of the entries are computed.
         kind: ``ntk`` or ``nngp``.
-        backend: ``auto``, ``cpu``, ``stax`` or ``reference``.
+        backend: ``auto``, ``cuda``, ``cpu``, ``stax`` or ``reference``.
         dtype: ``float32`` or ``float64``.
         threads: Threads to use; None takes all cores.
 
@@ -40,11 +41,14 @@ def kernel_matrix(
     """
     (kind,) = check_kinds([kind])
     arch = Architecture.parse(arch)
-    x1 = np.asarray(x1)
+    if not hasattr(x1, "__cuda_array_interface__"):
+        x1 = np.asarray(x1)
     threads = threads or len(os.sched_getaffinity(0))
     if x1.ndim != 4:
-        as_images(x1)  # raises with the shape that is needed
+        as_images(np.asarray(x1))  # raises with the shape that is needed
     chosen = select_backend(arch, x1.shape[1:], name=backend, dtype=dtype, threads=threads).backend
-    a = chosen.prepare(arch, x1)
-    b = a if x2 is None else chosen.prepare(arch, np.asarray(x2))
+    a = chosen.prepare(arch, x1 if chosen.name == "cuda" else np.asarray(x1))
+    b = a
+    if x2 is not None:
+        b = chosen.prepare(arch, x2 if chosen.name == "cuda" else np.asarray(x2))
     return chosen.block(a, b, (kind,))[kind]
