@@ -118,7 +118,7 @@ class CpuBackend:
     """Kernel entries on CPU cores; see ``backend.Backend`` for the protocol."""
 
     name = "cpu"
-    arithmetic = "cpu-2"
+    arithmetic = "cpu-3"
 
     def __init__(self, *, dtype: str = "float32", threads: int = 1) -> None:
         self.dtype = dtype

@@ -150,6 +150,9 @@ class Pipeline:
                 recompute=recompute,
             )
             detail += [f"{summary.computed} of {summary.done} tiles computed", why]
+            by = self.gram_store(settings.kinds[0]).count_by_arithmetic()
+            if len(by) > 1:
+                detail.append(" and ".join(f"{count} by {name}" for name, count in by.items()))
 
     @property
     def _backend(self) -> str:

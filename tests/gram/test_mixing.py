@@ -14,7 +14,7 @@ from ntkdist.architecture import Architecture
 from ntkdist.config import DataConfig, GramConfig, RunConfig
 from ntkdist.errors import InputError, StageError
 from ntkdist.gram.compute import compute_gram
-from ntkdist.gram.events import TileDone, WorkerStarted
+from ntkdist.gram.events import TileDone, WorkerStarted, read_events
 from ntkdist.gram.executors.inline import InlineExecutor
 from ntkdist.gram.executors.ray import RayExecutor
 from ntkdist.gram.store import GramStore
@@ -200,7 +200,13 @@ def test_a_run_on_the_gpu_can_go_on_without_one_if_it_may_mix(tmp_path):
         pipeline.execute(["gram"], recompute=["r0000c0001"])
     store = pipeline.gram_store()
     assert store.count_by_arithmetic() == {"cuda-1": 2, arithmetic_of("cpu"): 1}
-    assert "2 by cuda-1, 1 by cpu-2" in describe(config.run)
+    assert f"2 by cuda-1, 1 by {arithmetic_of('cpu')}" in describe(config.run)
+    said = [
+        e["detail"]
+        for e in read_events(config.run)
+        if e["event"] == "StageDone" and e["stage"] == "gram"
+    ]
+    assert said[-1].endswith(f"2 by cuda-1 and 1 by {arithmetic_of('cpu')}")
     assert_close(store[:, :], first, RTOL["float32"])
 
 
