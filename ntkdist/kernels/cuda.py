@@ -25,6 +25,7 @@ from ntkdist.architecture import Architecture, Dense, Erf
 from ntkdist.errors import InputError
 from ntkdist.kernels import _cuda_dense as dense
 from ntkdist.kernels._chain import Chain, Link, chain_of
+from ntkdist.kernels._cuda_batches import batch_size, pairs_of
 from ntkdist.kernels._cuda_cells import ERF, LINEAR, RELU
 from ntkdist.kernels._cuda_finish import finish_kernels
 from ntkdist.kernels._cuda_fused import fused_kernel
@@ -34,12 +35,9 @@ from ntkdist.kernels._cuda_intrinsics import LANES, SIMULATED
 from ntkdist.kernels._cuda_plan import Block, Classes, Layout, layout_of
 from ntkdist.kernels._tail import linear_tail
 from ntkdist.kernels.backend import CUDA_ARITHMETIC, as_images, check_kinds, check_pair
-from ntkdist.kernels.cuda_device import SIMULATED_BYTES
 
 _THREADS = LANES if SIMULATED else 128  # of a block: a team in the simulator, else four warps
 _SIMPLE = 1 if SIMULATED else 256  # of a block of threads that know nothing of each other
-_SHARE = 0.5  # of the free memory, for what lies between the blocks of a batch of pairs
-_MOST_PAIRS = 2**22  # of a batch
 _KIND = {"": LINEAR, "relu": RELU, "erf": ERF}
 
 
@@ -140,7 +138,7 @@ class CudaBackend:
         plan, chain = a.layout.plan, a.layout.plan.chain
         sums = cuda.device_array((n, m, 2), np.float64)
         if chain.spatial:
-            for pairs in _pairs(n, m, a is b, _batch(a.layout, len(a.layout.blocks))):
+            for pairs in pairs_of(n, m, a is b, batch_size(a.layout, len(a.layout.blocks))):
                 self._sums(a, b, pairs, sums)
         else:
             self._dense(a, b, sums)
@@ -317,7 +315,7 @@ class _Preparation:
         classes = tuple(block.classes for block in layout.blocks)
         if upto < len(layout.blocks):
             classes = layout.blocks[upto].windows
-        batch = _batch(layout, upto, classes)
+        batch = batch_size(layout, upto, classes)
         for start in range(0, self.n, batch):
             part = slice(start, min(self.n, start + batch))
             pairs = _put(np.repeat(np.arange(part.start, part.stop)[:, None], 2, axis=1))
@@ -352,45 +350,6 @@ def _each(function: Any, count: int) -> Any:
 def _resident_blocks() -> int:
     """Return how many blocks of teams keep the device busy."""
     return 4 if SIMULATED else 8 * int(cuda.get_current_device().MULTIPROCESSOR_COUNT)
-
-
-def _free_bytes() -> int:
-    return SIMULATED_BYTES if SIMULATED else int(cuda.current_context().get_memory_info().free)
-
-
-def _batch(layout: Layout, upto: int, classes: Sequence[Classes] | None = None) -> int:
-    """Return how many pairs to run at a time, from the memory that is free now."""
-    itemsize = np.dtype(layout.plan.dtype).itemsize
-    a_pair = 0
-    for n, block in enumerate(layout.blocks[:upto]):
-        of_block = classes[n] if classes else block.classes
-        a_pair += 16 * (len(of_block.starts) - 1)
-        if block.pool:
-            a_pair += 2 * itemsize * len(of_block.ids) * block.pixels
-            a_pair += 2 * itemsize * ((block.H // block.pool) * (block.W // block.pool)) ** 2
-    batch = int(min(_SHARE * _free_bytes() / a_pair, _MOST_PAIRS))
-    if batch < 1:
-        raise InputError(
-            f"one pair of images needs {a_pair / 2**20:.0f} MiB between pools, the GPU has "
-            f"{_free_bytes() / 2**20:.0f} MiB free; free some, or take backend cpu"
-        )
-    return batch
-
-
-def _pairs(n: int, m: int, symmetric: bool, batch: int) -> Iterator[np.ndarray]:
-    """Yield the pairs of a block, (≤ batch, 2), row by row; of a symmetric one the upper half."""
-    waiting: list[np.ndarray] = []
-    count = 0
-    for i in range(n):
-        columns = np.arange(i if symmetric else 0, m)
-        waiting.append(np.stack([np.full(len(columns), i), columns], axis=1))
-        count += len(columns)
-        while count >= batch:
-            together = np.concatenate(waiting)
-            yield together[:batch]
-            waiting, count = [together[batch:]], count - batch
-    if count:
-        yield np.concatenate(waiting)
 
 
 def _tail_table(chain: Chain) -> np.ndarray:

@@ -14,8 +14,8 @@ from numba import cuda
 
 from ntkdist import Architecture, kernel_matrix
 from ntkdist.errors import InputError
+from ntkdist.kernels import _cuda_batches, get_backend
 from ntkdist.kernels import cuda as backend_module
-from ntkdist.kernels import get_backend
 from ntkdist.kernels._cuda_intrinsics import SIMULATED
 from tests.kernels import test_cpu, test_cpu_networks
 from tests.kernels.images import awkward_images, two_sets
@@ -195,7 +195,7 @@ def test_runs_blocks_batches_and_symmetry_do_not_change_a_bit(arch, n, dtype, mo
     x = awkward_images((4, 3, 2), max(n, 5))[:n]
     whole = entries_by("cuda", arch, x, x.copy(), dtype)
     again = entries_by("cuda", arch, x, x.copy(), dtype)
-    monkeypatch.setattr(backend_module, "_MOST_PAIRS", 2)
+    monkeypatch.setattr(_cuda_batches, "MOST_PAIRS", 2)
     own = {kind: kernel_matrix(arch, x, kind=kind, backend="cuda", dtype=dtype) for kind in KINDS}
     parts = [entries_by("cuda", arch, x[:2], x[k:], dtype) for k in (0, n - 1)]
     for kind in KINDS:
@@ -269,6 +269,6 @@ def test_what_is_not_covered_is_said():
 
 
 def test_too_little_memory_is_said_with_the_numbers(monkeypatch):
-    monkeypatch.setattr(backend_module, "_free_bytes", lambda: 1000)
+    monkeypatch.setattr(_cuda_batches, "free_bytes", lambda: 1000)
     with pytest.raises(InputError, match=r"one pair of images needs .* MiB .* or take backend cpu"):
         kernel_matrix(POOLED["halved"][0], np.ones((1, 4, 6, 2)), backend="cuda")
