@@ -135,6 +135,19 @@ def test_zero_and_constant_images_are_near_the_oracle(arch):
     assert (entries_by("cuda", arch, x[[5]], y, "float32")["ntk"] == 0).all()
 
 
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_ill_scaled_images_keep_their_digits(scale):
+    x, y = sets(sized("", (6, 7, 2)))
+    check("cuda", "cntk-gap-11", x[:1] * scale, y)
+
+
+@pytest.mark.parametrize("arch", ["cntk-gap-4", "cntk-v-21"])
+def test_pixels_on_a_zero_background_keep_their_digits(arch):
+    x = np.clip(awkward_images(sized("", (10, 10, 1)), 8), 0, None)
+    x[:, :2], x[:, :, :1] = 0, 0
+    check("cuda", arch, x[[0, 5]], x[[4, 6]])
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("arch", ["cntk-gap-4", "cntk-gap-21", "cntk-v-21", "cnn-3", "myrtle-5"])
 def test_full_size_pairs_are_near_the_reference(arch):
