@@ -42,7 +42,7 @@ def one_pixel_changed(images):
     for image in near:
         flat = image.reshape(-1)
         k = np.argmin(np.abs(flat.astype(int) - 128))
-        flat[k] += 1
+        flat[k] = flat[k] + 1 if flat[k] < 255 else 254
     return near
 
 
