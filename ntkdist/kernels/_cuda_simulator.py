@@ -5,11 +5,14 @@ Device functions are plain functions here, and pointers know their array's bound
 
 from __future__ import annotations
 
+import sys
 import threading
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numba import cuda
+from numba import cuda, types
+from numba.np import numpy_support
 
 # a barrier costs more than all that happens between two of them
 LANES = 4
@@ -22,7 +25,27 @@ def device(function: Any) -> Any:
 
 def kernel(function: Any, **options: Any) -> Any:
     """Return a function as kernel."""
+    _share_arrays()
     return cuda.jit(function)
+
+
+@lru_cache(maxsize=1)
+def _share_arrays() -> None:
+    """Give all threads of a block the same shared array, whenever they ask for it.
+
+    The simulator looks an array up by the line that asks for it and stores a new one in two
+    steps, between which another thread may store its own; here it is one step.
+    """
+    from numba.cuda.simulator.kernelapi import FakeCUDAShared
+
+    def array(self: Any, shape: Any, dtype: Any) -> np.ndarray:
+        frame = sys._getframe(1)
+        line = frame.f_code.co_filename, frame.f_lineno
+        if isinstance(dtype, types.Type):
+            dtype = numpy_support.as_dtype(dtype)
+        return self._allocations.setdefault(line, np.empty(shape, dtype))
+
+    FakeCUDAShared.array = array
 
 
 class _Pointer:
