@@ -149,6 +149,11 @@ class GramStore:
         return self.tiling.shape
 
     @property
+    def chunks(self) -> tuple[int, int]:
+        """Rows and columns of a tile, under the name that arrays have for it."""
+        return self.tiling.edge, self.tiling.edge
+
+    @property
     def dtype(self) -> np.dtype:
         """Type of the entries."""
         return np.dtype(self._array.dtype)

@@ -5,24 +5,44 @@ Knows arrays and stores, nothing of kernels or runs. Heavy libraries are importe
 
 from __future__ import annotations
 
+from ntkdist.linalg.cg import CgResult, cg_solve
 from ntkdist.linalg.cholesky import factorize
-from ntkdist.linalg.events import InverseBlockDone, PanelDone, PanelStarted, RidgeTried
+from ntkdist.linalg.events import (
+    BandDone,
+    InverseBlockDone,
+    IterationDone,
+    PanelDone,
+    PanelStarted,
+    RidgeTried,
+    SketchDone,
+)
 from ntkdist.linalg.factor import CholeskyFactor
 from ntkdist.linalg.inverse import InverseStore
-from ntkdist.linalg.outcomes import RIDGE_LADDER, NotPositiveDefiniteError, Outcome
+from ntkdist.linalg.outcomes import (
+    RIDGE_LADDER,
+    NotConvergedError,
+    NotPositiveDefiniteError,
+    Outcome,
+)
 from ntkdist.linalg.panels import PanelPlan, parse_memory, plan_panels
 
 __all__ = [
     "RIDGE_LADDER",
+    "BandDone",
+    "CgResult",
     "CholeskyFactor",
     "InverseBlockDone",
     "InverseStore",
+    "IterationDone",
+    "NotConvergedError",
     "NotPositiveDefiniteError",
     "Outcome",
     "PanelDone",
     "PanelPlan",
     "PanelStarted",
     "RidgeTried",
+    "SketchDone",
+    "cg_solve",
     "factorize",
     "parse_memory",
     "plan_panels",

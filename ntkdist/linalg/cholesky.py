@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable
 from typing import Any, NoReturn
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
 from ntkdist.linalg import groups
 from ntkdist.linalg.events import Listener, PanelDone, PanelStarted
 from ntkdist.linalg.factor import CholeskyFactor
-from ntkdist.linalg.outcomes import Outcome, not_positive_definite
+from ntkdist.linalg.outcomes import Outcome, not_finite, not_positive_definite, not_symmetric
 from ntkdist.linalg.panel_tasks import (
     DiagonalDone,
     PanelFailure,
@@ -22,12 +21,10 @@ from ntkdist.linalg.panel_tasks import (
     read_row,
 )
 from ntkdist.linalg.panels import PanelPlan, parse_memory, plan_panels
-from ntkdist.linalg.ridge import suggest_ridge
-from ntkdist.linalg.schedule import Scheduler, task_runner
+from ntkdist.linalg.ridge import check_ridge, suggest_ridge
+from ntkdist.linalg.schedule import Runner, Scheduler, task_runner
 from ntkdist.linalg.source import Source, survey_ranges, survey_rows
 from ntkdist.linalg.store import KIND, FactorStore, panel_digest
-
-Runner = Callable[..., list[Any]]
 
 
 def factorize(
@@ -77,25 +74,23 @@ def factorize(
         StoreError: A stored panel is damaged, or the store refuses to be written.
     """
     source = Source(a)
-    if not (isinstance(ridge, int | float | np.floating) and math.isfinite(ridge) and ridge >= 0):
-        raise InputError(Outcome.BAD_RIDGE.message(ridge=ridge))
-    ridge = float(ridge)
+    ridge = check_ridge(ridge)
     limit = parse_memory(memory_limit)
     address = groups.address_of(url)
     notify: Listener = on_event or (lambda event: None)
 
     with task_runner(scheduler) as run:
-        old = FactorStore.open(address)
-        plan = plan_panels(source.n, limit) if old is None or overwrite else old[0].plan
+        old = None if overwrite else FactorStore.open(address)
+        plan = plan_panels(source.n, limit) if old is None else old[0].plan
         print_of = source.fingerprint() if fingerprint is None else fingerprint
-        if old is not None and not overwrite:
+        if old is not None:
             store, attributes = old
             wanted = {"n": source.n, "ridge": ridge, "fingerprint": print_of}
-            refuse_other(address, "a factor", attributes, wanted)
+            groups.refuse_other(address, "a factor", attributes, wanted)
             store.prepare()
         else:
-            attributes = _survey(source, plan, run, limit, ridge, print_of)
-            store = FactorStore.create(address, plan, attributes)
+            attributes, sums = _survey(source, plan, run, limit, ridge, print_of)
+            store = FactorStore.create(address, plan, attributes, sums)
         shift = attributes["ridge_absolute"]
         failure = _resume(source, store, shift, run, limit, notify)
         if failure is not None:
@@ -103,25 +98,10 @@ def factorize(
     return CholeskyFactor.open(address, memory_limit=limit, scheduler=scheduler)
 
 
-def refuse_other(url: str, kind: str, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Refuse to go on where what is stored was made from something else.
-
-    Raises:
-        InputError: Names the first field that differs, its stored and its new value.
-    """
-    for field, new in wanted.items():
-        if stored[field] != new:
-            raise InputError(
-                Outcome.DIFFERENT.message(
-                    url=url, kind=kind, field=field, old=stored[field], new=new
-                )
-            )
-
-
 def _survey(
     source: Source, plan: PanelPlan, run: Runner, limit: int, ridge: float, fingerprint: str
-) -> dict[str, Any]:
-    """Take one pass over the matrix; return the attributes of its factor."""
+) -> tuple[dict[str, Any], NDArray[np.float64]]:
+    """Take one pass over the matrix; return its factor's attributes, and its column sums."""
     from dask import delayed
 
     matrix = delayed(source, pure=False, traverse=False)
@@ -131,23 +111,22 @@ def _survey(
     sums = np.zeros(source.n)
     for part in parts:
         if part.bad is not None:
-            raise _not_finite(part.bad)
+            raise not_finite(part.bad)
+        if part.skew is not None:
+            raise not_symmetric(part.skew)
         sums[part.start :] += part.sums
     diagonal = np.concatenate([part.diagonal for part in parts])
     mean = float(diagonal.mean())
     shift = ridge * mean
-    return {
+    sums += np.abs(diagonal + shift)
+    attributes = {
         "ridge": ridge,
         "ridge_absolute": shift,
         "mean_diagonal": mean,
-        "norm1": float((sums + np.abs(diagonal + shift)).max()),
+        "norm1": float(sums.max()),
         "fingerprint": fingerprint,
     }
-
-
-def _not_finite(bad: tuple[int, int, float]) -> InputError:
-    row, col, value = bad
-    return InputError(Outcome.NOT_FINITE.message(row=row, col=col, value=value))
+    return attributes, sums
 
 
 def _resume(
@@ -160,18 +139,20 @@ def _resume(
 ) -> PanelFailure | None:
     """Compute the panels that have no record, and record each."""
     plan = store.plan
-    total = sum(plan.flops(k) for k in range(plan.count))
+    count = plan.first_count
+    total = sum(plan.flops(k) for k in range(count))
     done = store.records()
-    store.forget(len(done))
+    if len(done) < count:
+        store.forget(len(done))
     share = 0.0
-    for k in range(plan.count):
+    for k in range(count):
         flops = plan.flops(k)
         share += flops / total
         resumed = k < len(done)
         if resumed:
             seconds = float(done[k]["seconds"])
         else:
-            notify(PanelStarted(k, plan.count))
+            notify(PanelStarted(k, count))
             began = time.perf_counter()
             outcome = compute_panel(source, store, k, shift, run, limit)
             if isinstance(outcome, PanelFailure):
@@ -179,7 +160,7 @@ def _resume(
             seconds = time.perf_counter() - began
             store.record(k, {"index": k, "seconds": seconds, **outcome})
         rate = flops / max(seconds, 1e-9) / 1e9
-        notify(PanelDone(k, plan.count, seconds, rate, resumed, min(share, 1.0)))
+        notify(PanelDone(k, count, seconds, rate, resumed, min(share, 1.0)))
     return None
 
 
@@ -245,7 +226,7 @@ def _explain(
         for r0, r1 in survey_ranges(source.n, source.edge, plan.block):
             found = survey_rows(source, r0, r1, plan.block)
             if found.bad is not None:
-                raise _not_finite(found.bad)
+                raise not_finite(found.bad)
         raise InputError(Outcome.OVERFLOW.message())
 
     def fails(shift: float) -> bool:

@@ -72,7 +72,8 @@ class InverseBlockDone:
 
     Args:
         stage: ``"columns"`` (the triangle being computed; only where the factor has several
-            panels) or ``"rows"`` (the rows that readers see).
+            panels), ``"rows"`` (the rows that readers see) or ``"diagonal"`` (when only the
+            diagonal is computed).
         index: Block number within the stage, from 0.
         count: How many blocks the stage has.
         seconds: Wall-clock seconds since the stage's previous block (0 where resumed).
@@ -88,5 +89,70 @@ class InverseBlockDone:
     timestamp: float = field(default_factory=time.time, compare=False)
 
 
-Event = PanelStarted | PanelDone | RidgeTried | InverseBlockDone
+@dataclass(frozen=True)
+class BandDone:
+    """Rows appended to a factor are stored and recorded as whole.
+
+    Args:
+        index: Band number among those appended, from 0.
+        rows: How many rows it has.
+        n: Rows of the factor now.
+        seconds: Wall-clock seconds the band took.
+        gflops: Its rate in 10^9 floating point operations per second.
+        fraction: Share (0 to 1) of the rows to append that are done.
+        timestamp: Seconds since the epoch.
+    """
+
+    index: int
+    rows: int
+    n: int
+    seconds: float
+    gflops: float
+    fraction: float
+    timestamp: float = field(default_factory=time.time, compare=False)
+
+
+@dataclass(frozen=True)
+class SketchDone:
+    """The preconditioner of conjugate gradients is built.
+
+    Args:
+        rank: How many eigenpairs it holds.
+        largest: The largest eigenvalue found.
+        smallest: The smallest one.
+        seconds: Wall-clock seconds it took (0 where resumed).
+        timestamp: Seconds since the epoch.
+    """
+
+    rank: int
+    largest: float
+    smallest: float
+    seconds: float
+    timestamp: float = field(default_factory=time.time, compare=False)
+
+
+@dataclass(frozen=True)
+class IterationDone:
+    """One step of an iterative method is done: one pass over the matrix.
+
+    Args:
+        method: ``"cg"`` or ``"eigen"``.
+        index: Step number, from 1.
+        residual: The largest relative residual after it (for ``"eigen"``: NaN, not known yet).
+        tolerance: Where it stops.
+        seconds: Wall-clock seconds of the step.
+        timestamp: Seconds since the epoch.
+    """
+
+    method: str
+    index: int
+    residual: float
+    tolerance: float
+    seconds: float
+    timestamp: float = field(default_factory=time.time, compare=False)
+
+
+Event = (
+    PanelStarted | PanelDone | RidgeTried | InverseBlockDone | BandDone | SketchDone | IterationDone
+)
 Listener = Callable[[Event], object]

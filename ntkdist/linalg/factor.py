@@ -11,13 +11,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from ntkdist.errors import InputError, StoreError
 from ntkdist.linalg import groups
+from ntkdist.linalg.append import NewRows, append_rows
 from ntkdist.linalg.events import Listener
 from ntkdist.linalg.inverse import InverseStore, check_indices
-from ntkdist.linalg.invert import compute_inverse
+from ntkdist.linalg.invert import compute_inverse, inverse_diagonal
+from ntkdist.linalg.operator import SymmetricOperator, check_vectors
 from ntkdist.linalg.outcomes import Outcome
 from ntkdist.linalg.panels import ITEM, parse_memory
-from ntkdist.linalg.schedule import Scheduler
+from ntkdist.linalg.refine import refine
+from ntkdist.linalg.schedule import Scheduler, task_runner
 from ntkdist.linalg.solve import backward, forward, inverse_norm1
+from ntkdist.linalg.source import Source
 from ntkdist.linalg.store import HOW, KIND, FactorStore
 
 _REMEDY = "compute it with ntkdist.linalg.factorize"
@@ -32,9 +36,10 @@ class CholeskyFactor:
     Args:
         store: The panels.
         attributes: The group's attributes.
-        records: One record per panel.
+        records: One record per panel of the first band.
+        bands: One record per band appended.
         memory_limit: Bytes for kept panels and for batches of columns.
-        scheduler: Where :meth:`inverse` runs its tasks.
+        scheduler: Where its tasks run.
     """
 
     def __init__(
@@ -42,12 +47,14 @@ class CholeskyFactor:
         store: FactorStore,
         attributes: dict[str, Any],
         records: list[dict[str, Any]],
+        bands: list[dict[str, Any]],
         memory_limit: int,
         scheduler: Scheduler,
     ) -> None:
         self._store = store
         self._attributes = attributes
         self._records = records
+        self._bands = bands
         self._limit = memory_limit
         self._scheduler = scheduler
         store.keep = store.kept_bytes() <= memory_limit
@@ -61,7 +68,8 @@ class CholeskyFactor:
         Args:
             url: Folder or fsspec URL it was computed into.
             memory_limit: Bytes (or ``"2GiB"``) for panels kept in memory and for column batches.
-            scheduler: As for :func:`ntkdist.linalg.factorize`; used by :meth:`inverse`.
+            scheduler: As for :func:`ntkdist.linalg.factorize`; used by :meth:`inverse`,
+                :meth:`diagonal_of_inverse` and for refinement.
 
         Returns:
             The factor.
@@ -76,18 +84,15 @@ class CholeskyFactor:
             raise StoreError(Outcome.ABSENT.message(url=address, kind=KIND, remedy=_REMEDY))
         store, attributes = opened
         records = store.records()
-        if len(records) < store.plan.count:
+        count = store.plan.first_count
+        if len(records) < count:
             raise StoreError(
                 Outcome.INCOMPLETE.message(
-                    kind=KIND,
-                    url=address,
-                    done=len(records),
-                    count=store.plan.count,
-                    parts="panels",
-                    how=HOW,
+                    kind=KIND, url=address, done=len(records), count=count, parts="panels", how=HOW
                 )
             )
-        return cls(store, attributes, records, parse_memory(memory_limit), scheduler)
+        bands = store.bands()[: len(store.plan.added)]
+        return cls(store, attributes, records, bands, parse_memory(memory_limit), scheduler)
 
     @property
     def url(self) -> str:
@@ -132,34 +137,45 @@ class CholeskyFactor:
     @property
     def min_pivot(self) -> float:
         """Smallest pivot (L_ii squared): how near the matrix is to not being definite."""
-        return min(float(record["min_pivot"]) for record in self._records)
+        return min(float(record["min_pivot"]) for record in self._all_records())
 
-    def solve(self, b: ArrayLike) -> NDArray[np.float64]:
+    def solve(self, b: ArrayLike, *, matrix: Any = None, steps: int = 3) -> NDArray[np.float64]:
         """Solve (A + ridge) X = B; equivalent to ``scipy.linalg.cho_solve``.
+
+        With the ``matrix`` at hand the solution is refined: corrected by its residual (in float64)
+        as long as that shrinks it. Each step is one pass over the matrix and one solve.
 
         Args:
             b: (N,) or (N, K) real, finite.
+            matrix: A, as it was given to ``factorize``; None solves once.
+            steps: Most refinement steps.
 
         Returns:
             X, of b's shape, float64.
 
         Raises:
-            InputError: ``b`` has another length or is not finite.
-            StoreError: A stored panel is damaged.
+            InputError: ``b`` has another length or is not finite, or the matrix another shape.
+            StoreError: A stored panel or the matrix is damaged.
         """
-        given = np.asarray(b)
-        if given.ndim not in (1, 2) or given.shape[0] != self.n:
-            raise InputError(
-                f"the right-hand side has shape {given.shape}; it must be ({self.n},) "
-                f"or ({self.n}, K)"
-            )
-        x = np.array(given, dtype=np.float64, order="C").reshape(self.n, -1)
-        if not np.isfinite(x).all():
-            row, col = (int(v) for v in np.argwhere(~np.isfinite(x))[0])
-            raise InputError(f"entry ({row}, {col}) of the right-hand side is {x[row, col]}")
+        rhs = check_vectors(b, self.n)
+        x = self._substitute(rhs.copy())
+        if matrix is not None:
+            source = Source(matrix)
+            if source.n != self.n:
+                raise InputError(
+                    f"the matrix has {source.n} rows and the factor {self.n}; pass the matrix "
+                    "that was factored"
+                )
+            with task_runner(self._scheduler) as run:
+                product = SymmetricOperator(source, run, memory_limit=self._limit)
+                shift = self.ridge_absolute
+                x = refine(lambda v: product(v) + shift * v, self._substitute, rhs, x, steps)
+        return x.reshape(np.shape(b))
+
+    def _substitute(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         forward(self._store, x)
         backward(self._store, x)
-        return x.reshape(given.shape)
+        return x
 
     def inverse_columns(self, indices: Sequence[int] | NDArray[np.integer]) -> NDArray[np.float64]:
         """Compute columns of (A + ridge)⁻¹ without the rest of it.
@@ -186,6 +202,74 @@ class CholeskyFactor:
             backward(self._store, x)
             out[:, start : start + len(some)] = x
         return out
+
+    def diagonal_of_inverse(self, *, on_event: Listener | None = None) -> NDArray[np.float64]:
+        """Compute the diagonal of (A + ridge)⁻¹ without the rest of it.
+
+        N³/3 operations, half of those of the whole inverse and no room on disk. With G = H⁻¹Y it
+        gives leave-one-out residuals: G_ik / A_ii.
+
+        Args:
+            on_event: Called with an ``InverseBlockDone`` (stage ``"diagonal"``) for each block.
+
+        Returns:
+            (N,) float64.
+
+        Raises:
+            StoreError: A stored panel is damaged.
+        """
+        return inverse_diagonal(
+            self._store, memory_limit=self._limit, scheduler=self._scheduler, on_event=on_event
+        )
+
+    def append(
+        self,
+        rows: Any,
+        *,
+        fingerprint: str | None = None,
+        on_event: Listener | None = None,
+    ) -> CholeskyFactor:
+        """Extend the factor by rows of a larger matrix, in O(N²m) operations.
+
+        The factor at the same url then is that of the larger matrix; this object still is the
+        smaller one's. The absolute ridge stays what it is (``ridge`` remains relative to the mean
+        of the first rows' diagonal). Rows that do not fit the memory limit together go in
+        bands; after an interruption the same call with the larger matrix goes on behind the last
+        band. An inverse stored beside the panels is dropped.
+
+        Args:
+            rows: The larger matrix (N + m, N + m), of which the upper triangle is used, or its
+                last rows (m, N + m), at least all new ones: NumPy, Dask or Zarr array, or anything
+                with ``.shape``, ``.dtype`` and two-dimensional basic slicing.
+            fingerprint: What identifies the larger matrix; None hashes a sample of it, or of
+                its rows.
+            on_event: Called with a ``BandDone`` for each band stored.
+
+        Returns:
+            The factor of the larger matrix, opened; an unchanged one where there is nothing new.
+
+        Raises:
+            InputError: The rows have another shape or are not finite; the factor was extended
+                meanwhile; or the memory limit is too small.
+            NotPositiveDefiniteError: There is no factor with these rows; this one is kept.
+            StoreError: Something stored is damaged, or the store refuses to be written.
+        """
+        now = CholeskyFactor.open(self.url, memory_limit=self._limit, scheduler=self._scheduler)
+        if now.digest() != self.digest():
+            raise InputError(
+                f"the factor at {self.url} has {now.n} rows by now and is not the one that was "
+                "opened; open it again"
+            )
+        new = NewRows(rows, self.n)
+        append_rows(
+            self._store,
+            self._attributes,
+            new,
+            fingerprint=new.fingerprint(self.fingerprint) if fingerprint is None else fingerprint,
+            memory_limit=self._limit,
+            on_event=on_event,
+        )
+        return CholeskyFactor.open(self.url, memory_limit=self._limit, scheduler=self._scheduler)
 
     def inverse(
         self, url: Any = None, *, on_event: Listener | None = None, overwrite: bool = False
@@ -219,7 +303,7 @@ class CholeskyFactor:
 
     def logdet(self) -> float:
         """Return log det (A + ridge)."""
-        return 2.0 * sum(float(record["log_diagonal"]) for record in self._records)
+        return 2.0 * sum(float(record["log_diagonal"]) for record in self._all_records())
 
     def condition_estimate(self) -> float:
         """Estimate the 1-norm condition number of A + ridge.
@@ -234,7 +318,9 @@ class CholeskyFactor:
 
     def digest(self) -> str:
         """Return a sha256 (hex) that changes with any bit of the factor."""
-        return hashlib.sha256("".join(r["sha256"] for r in self._records).encode()).hexdigest()
+        parts = [str(record["sha256"]) for record in self._records]
+        parts += [part for band in self._bands for part in band["sha256"]]
+        return hashlib.sha256("".join(parts).encode()).hexdigest()
 
     def verify(self) -> None:
         """Read every panel and compare it with the sha256 of its record.
@@ -242,7 +328,14 @@ class CholeskyFactor:
         Raises:
             StoreError: A panel is damaged; names it.
         """
-        self._store.release()
+        reason = "differs from the sha256 recorded for it"
         for k, record in enumerate(self._records):
             if self._store.digest(k) != record["sha256"]:
-                raise self._store.damaged(k, "lower", "differs from the sha256 recorded for it")
+                raise self._store.damaged(k, "lower", reason)
+        for band, record in enumerate(self._bands, start=1):
+            for k, expected in enumerate(record["sha256"]):
+                if self._store.digest(k, band) != expected:
+                    raise self._store.damaged(k, f"added/{band:05d}/{k:05d}", reason, band)
+
+    def _all_records(self) -> list[dict[str, Any]]:
+        return [*self._records, *self._bands]

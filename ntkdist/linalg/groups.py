@@ -7,6 +7,8 @@ written in one step, so a record is there or it is not; the data it speaks of wa
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,10 +17,11 @@ from numpy.typing import NDArray
 from ntkdist.errors import InputError, StoreError
 from ntkdist.linalg.outcomes import Outcome
 
-SCHEMA = 1
+SCHEMA = 2
 #: Everything this room puts into a group, in the order it is removed: records before data.
 _MEMBERS = (
-    "panels", "row_blocks", "column_blocks", "inverse", "lower", "rows", "columns", "diagonal",
+    "bands", "panels", "row_blocks", "column_blocks", "states", "sketch", "inverse", "added",
+    "iterates", "basis", "values", "lower", "column_sums", "rows", "columns", "diagonal",
 )  # fmt: skip
 
 
@@ -30,19 +33,20 @@ def address_of(url: Any) -> str:
     return str(url).rstrip("/").removeprefix("file://")
 
 
-def open_group(url: str, kind: str, *, mode: str = "r") -> Any | None:
+def open_group(url: str, kind: str, *, mode: str = "r", any_schema: bool = False) -> Any | None:
     """Open the group of one kind of result.
 
     Args:
         url: Folder or fsspec URL.
         kind: What it has to be (its attribute ``kind``).
         mode: Zarr's mode, ``"r"`` or ``"r+"``.
+        any_schema: Whether one of an older schema is opened too (to be dropped).
 
     Returns:
         The group; None where nothing (or an empty group) is there.
 
     Raises:
-        InputError: Something else is there, or a newer schema wrote it.
+        InputError: Something else is there, or another schema wrote it.
     """
     import zarr
     from zarr.errors import ContainsArrayError, GroupNotFoundError
@@ -66,6 +70,10 @@ def open_group(url: str, kind: str, *, mode: str = "r") -> Any | None:
         raise InputError(
             Outcome.NEWER_SCHEMA.message(url=url, old=attributes["schema"], new=SCHEMA)
         )
+    if attributes["schema"] < SCHEMA and not any_schema:
+        raise InputError(
+            Outcome.OLDER_SCHEMA.message(url=url, old=attributes["schema"], new=SCHEMA, kind=kind)
+        )
     return group
 
 
@@ -73,6 +81,21 @@ def _has_members(group: Any) -> bool:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about other files in the folder, which are no members
         return bool(group.nmembers())
+
+
+def refuse_other(url: str, kind: str, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Refuse to go on where what is stored was made from something else.
+
+    Raises:
+        InputError: Names the first field that differs, its stored and its new value.
+    """
+    for field, new in wanted.items():
+        if stored[field] != new:
+            raise InputError(
+                Outcome.DIFFERENT.message(
+                    url=url, kind=kind, field=field, old=stored[field], new=new
+                )
+            )
 
 
 def create_group(url: str, kind: str, attributes: dict[str, Any]) -> Any:
@@ -98,7 +121,7 @@ def _emptied(url: str, kind: str) -> Any:
     import zarr
 
     # member by member: Zarr's overwrite=True would delete whatever else is in the folder
-    open_group(url, kind)
+    open_group(url, kind, any_schema=True)
     group = zarr.open_group(url, mode="a", zarr_format=3)
     for name in _MEMBERS:
         if name in group:
@@ -110,37 +133,61 @@ def create_array(group: Any, name: str, **layout: Any) -> None:
     """Create a float64 array with checksums, unless an earlier start did.
 
     The fill value is NaN: a lost chunk then shows as NaN, never as plausible zeros.
+
+    Raises:
+        StoreError: The store refused, for instance because the disk is full.
     """
     from zarr.codecs import Crc32cCodec
 
     if name not in group:
-        group.create_array(
-            name, dtype="float64", fill_value=np.nan, compressors=[Crc32cCodec()], **layout
-        )
+        with _refusals(group, name):
+            group.create_array(
+                name, dtype="float64", fill_value=np.nan, compressors=[Crc32cCodec()], **layout
+            )
 
 
 def write_record(group: Any, series: str, index: int, fields: dict[str, Any]) -> None:
-    """Mark one part as whole; its data must be stored already."""
-    group.create_group(record_name(series, index), overwrite=True, attributes=fields)
+    """Mark one part as whole; its data must be stored already.
+
+    Raises:
+        StoreError: The store refused.
+    """
+    name = record_name(series, index)
+    with _refusals(group, name):
+        group.create_group(name, overwrite=True, attributes=fields)
 
 
-def read_records(group: Any, series: str, count: int) -> list[dict[str, Any]]:
+@contextmanager
+def _refusals(group: Any, name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        url = str(group.store_path).removeprefix("file://")
+        raise StoreError(Outcome.WRITE_FAILED.message(what=name, url=url, reason=error)) from error
+
+
+def read_records(group: Any, series: str) -> list[dict[str, Any]]:
     """Return the records of parts 0, 1, ... up to the first missing one."""
     found: list[dict[str, Any]] = []
-    for index in range(count):
-        name = record_name(series, index)
-        if name not in group:
-            break
+    while (name := record_name(series, len(found))) in group:
         found.append(dict(group[name].attrs))
     return found
 
 
-def drop_records(group: Any, series: str, start: int, count: int) -> None:
+def drop_records(group: Any, series: str, start: int) -> None:
     """Remove the records from ``start`` on, last one first."""
-    for index in range(count - 1, start - 1, -1):
-        name = record_name(series, index)
-        if name in group:
-            del group[name]
+    for index in reversed(record_indices(group, series)):
+        if index >= start:
+            del group[record_name(series, index)]
+
+
+def record_indices(group: Any, series: str) -> list[int]:
+    """Return which parts have a record, in order, gaps included."""
+    if series not in group:
+        return []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about what is left of a record removed by hand
+        return sorted(int(name) for name in group[series].group_keys() if name.isdecimal())
 
 
 def record_name(series: str, index: int) -> str:

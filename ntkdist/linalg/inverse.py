@@ -49,7 +49,7 @@ class InverseStore:
             raise StoreError(Outcome.ABSENT.message(url=address, kind=KIND, remedy=remedy))
         plan = _plan_of(group)
         count = len(plan.blocks(0, plan.n))
-        done = len(groups.read_records(group, ROW_RECORDS, count))
+        done = len(groups.read_records(group, ROW_RECORDS))
         if done < count:
             raise StoreError(
                 Outcome.INCOMPLETE.message(

@@ -7,18 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from ntkdist.errors import InputError
 from ntkdist.linalg import _blas, groups
 from ntkdist.linalg.events import InverseBlockDone, Listener
 from ntkdist.linalg.inverse import HOW, KIND, ROW_RECORDS, InverseStore
-from ntkdist.linalg.outcomes import Outcome
-from ntkdist.linalg.panels import ITEM
+from ntkdist.linalg.panels import ITEM, LARGEST_BLOCK, PanelPlan
 from ntkdist.linalg.schedule import Scheduler, one_blas_thread, task_runner
 from ntkdist.linalg.solve import backward, forward
-from ntkdist.linalg.source import Matrix
+from ntkdist.linalg.source import Matrix, Vector
 from ntkdist.linalg.store import FactorStore
 
 COLUMN_RECORDS = "column_blocks"
+_BATCH = 16  # blocks between two records or events
 
 
 def compute_inverse(
@@ -54,28 +53,24 @@ def compute_inverse(
         StoreError: A stored part is damaged, or the store refuses to be written.
     """
     notify: Listener = on_event or (lambda event: None)
-    plan = factor.plan
-    group = groups.open_group(url, KIND, mode="r+")
-    if group is None or overwrite:
+    plan = PanelPlan(factor.plan.n, factor.plan.width, factor.plan.block)
+    group = None if overwrite else groups.open_group(url, KIND, mode="r+")
+    if group is None:
         cut = {"n": plan.n, "panel_width": plan.width, "block": plan.block}
         group = groups.create_group(url, KIND, {**cut, "factor": digest})
-    elif group.attrs["factor"] != digest:
-        raise InputError(
-            Outcome.DIFFERENT.message(
-                url=url, kind="the inverse", field="factor", old=group.attrs["factor"], new=digest
-            )
-        )
+    else:
+        groups.refuse_other(url, "the inverse", dict(group.attrs), {"factor": digest})
     n, block = plan.n, plan.block
     groups.create_array(group, "rows", shape=(n, n), chunks=(1, n), shards=(block, n))
     groups.create_array(group, "diagonal", shape=(n,), chunks=(block,))
     blocks = plan.blocks(0, n)
-    done = len(groups.read_records(group, ROW_RECORDS, len(blocks)))
+    done = len(groups.read_records(group, ROW_RECORDS))
     for index in range(done):
         notify(InverseBlockDone("rows", index, len(blocks), 0.0, True))
     if done < len(blocks):
-        groups.drop_records(group, ROW_RECORDS, done, len(blocks))
+        groups.drop_records(group, ROW_RECORDS, done)
         lower: Matrix | groups.CheckedArray
-        if plan.count == 1:
+        if factor.plan.count == 1:
             factor.release()  # what LAPACK overwrites is read afresh
             lower = factor.diagonal(0)
             _blas.inverse_from_lower(lower)
@@ -83,7 +78,7 @@ def compute_inverse(
             lower = _compute_columns(factor, url, group, memory_limit, scheduler, notify)
         _store_rows(InverseStore(url, plan), group, lower, done, notify)
     if "columns" in group:
-        groups.drop_records(group, COLUMN_RECORDS, 0, len(blocks))
+        groups.drop_records(group, COLUMN_RECORDS, 0)
         del group["columns"]
     return InverseStore.open(url)
 
@@ -99,15 +94,15 @@ def _compute_columns(
     """Compute the lower triangle in square chunks, a batch of block columns at a time."""
     from dask import delayed
 
-    plan = factor.plan
+    plan = PanelPlan(factor.plan.n, factor.plan.width, factor.plan.block)
     n, edge = plan.n, plan.block
     groups.create_array(group, "columns", shape=(n, n), chunks=(edge, edge))
     blocks = plan.blocks(0, n)
-    done = len(groups.read_records(group, COLUMN_RECORDS, len(blocks)))
-    groups.drop_records(group, COLUMN_RECORDS, done, len(blocks))
+    done = len(groups.read_records(group, COLUMN_RECORDS))
+    groups.drop_records(group, COLUMN_RECORDS, done)
     for index in range(done):
         notify(InverseBlockDone("columns", index, len(blocks), 0.0, True))
-    for k in range(plan.count):
+    for k in range(factor.plan.count):
         factor.hold(k)
     free = memory_limit - (factor.kept_bytes() if factor.keep else 0)
     each = ITEM * (2 * n * edge + plan.width**2) + plan.task_bytes()
@@ -116,17 +111,74 @@ def _compute_columns(
     source = delayed(factor, pure=False, traverse=False)
     target = delayed(columns, pure=False, traverse=False)
     task = delayed(_column_block, pure=False)
-    batch = 16  # blocks between two records
     with task_runner(scheduler) as run:
-        for start in range(done, len(blocks), batch):
+        for start in range(done, len(blocks), _BATCH):
             began = time.perf_counter()
-            some = range(start, min(start + batch, len(blocks)))
+            some = range(start, min(start + _BATCH, len(blocks)))
             run([task(source, target, *blocks[index]) for index in some], at_once)
             seconds = (time.perf_counter() - began) / len(some)
             for index in some:
                 groups.write_record(group, COLUMN_RECORDS, index, {"seconds": seconds})
                 notify(InverseBlockDone("columns", index, len(blocks), seconds, False))
     return columns
+
+
+def inverse_diagonal(
+    factor: FactorStore,
+    *,
+    memory_limit: int,
+    scheduler: Scheduler = None,
+    on_event: Listener | None = None,
+) -> Vector:
+    """Compute diag((L Lᵀ)⁻¹): the squared column norms of L⁻¹, a block of columns at a time.
+
+    Args:
+        factor: The factor.
+        memory_limit: Bytes; decides how many columns go together.
+        scheduler: As for :func:`ntkdist.linalg.factorize`.
+        on_event: Called with an ``InverseBlockDone`` for each batch of blocks.
+
+    Returns:
+        (N,) float64.
+
+    Raises:
+        StoreError: A stored panel is damaged.
+    """
+    from dask import delayed
+
+    notify: Listener = on_event or (lambda event: None)
+    n = factor.plan.n
+    for k in range(factor.plan.count):
+        factor.hold(k)
+    free = memory_limit - (factor.kept_bytes() if factor.keep else 0)
+    edge = max(1, min(2 * LARGEST_BLOCK, free // (4 * ITEM * n), n))
+    blocks = [(c, min(c + edge, n)) for c in range(0, n, edge)]
+    each = ITEM * (n * edge + factor.plan.width**2) + factor.plan.task_bytes()
+    at_once = max(1, free // each)
+    source = delayed(factor, pure=False, traverse=False)
+    task = delayed(_column_norms, pure=False)
+    out = np.empty(n)
+    with task_runner(scheduler) as run:
+        for start in range(0, len(blocks), _BATCH):
+            began = time.perf_counter()
+            some = blocks[start : start + _BATCH]
+            for (c0, c1), norms in zip(
+                some, run([task(source, *block) for block in some], at_once), strict=True
+            ):
+                out[c0:c1] = norms
+            seconds = time.perf_counter() - began
+            index = start + len(some) - 1
+            notify(InverseBlockDone("diagonal", index, len(blocks), seconds, False))
+    return out
+
+
+def _column_norms(factor: FactorStore, c0: int, c1: int) -> Vector:
+    """Return the squared norms of columns c0:c1 of L⁻¹."""
+    x = np.zeros((factor.plan.n - c0, c1 - c0))
+    np.fill_diagonal(x, 1.0)
+    with one_blas_thread():
+        forward(factor, x, c0)
+    return np.einsum("ij,ij->j", x, x)
 
 
 def _column_block(factor: FactorStore, columns: groups.CheckedArray, c0: int, c1: int) -> None:

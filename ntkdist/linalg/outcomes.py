@@ -1,4 +1,4 @@
-"""Every way a factorisation can end badly, as data: the value is the whole message.
+"""Every way a factorisation or a solver can end, as data: the value is the whole message.
 
 The messages say what happened, why that is likely, and what to pass instead. The fields in
 braces are filled by :meth:`Outcome.message`.
@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import enum
 
-from ntkdist.errors import NtkdistError
+from ntkdist.errors import InputError, NtkdistError
 
 #: Ridges tried, in order, when one has to be suggested; relative to mean(diag).
 RIDGE_LADDER: tuple[float, ...] = tuple(float(f"1e-{k}") for k in range(12, -1, -1))
 
 
 class Outcome(enum.Enum):
-    """What went wrong; ``.value`` is the message with its fields in braces."""
+    """How it ended; ``.value`` is the message with its fields in braces."""
 
     NOT_SQUARE = "the matrix has shape {shape}; it must be square (N, N) with N >= 1"
     NOT_REAL = "the matrix has dtype {dtype}; pass real numbers (float32 or float64)"
     NOT_FINITE = (
         "entry ({row}, {col}) of the matrix's upper triangle is {value}; a missing or failed tile "
         "reads as NaN: compute it again, then start the factorisation again"
+    )
+    NOT_SYMMETRIC = (
+        "entry ({row}, {col}) of the matrix is {value:.9g} and its mirror image ({col}, {row}) is "
+        "{other:.9g}: the matrix is not symmetric. A tile of it may be damaged or of another run: "
+        "compute it again; or pass the upper triangle alone (NaN below), or (A + A.T) / 2"
     )
     OVERFLOW = (
         "the factorisation overflowed float64 although every entry of the matrix is finite; "
@@ -44,6 +49,10 @@ class Outcome(enum.Enum):
     NEWER_SCHEMA = (
         "{url} was written in schema {old}, and this version reads up to {new}; "
         "upgrade ntkdist or choose another url"
+    )
+    OLDER_SCHEMA = (
+        "{url} was written in schema {old}, and this version reads schema {new}; choose another "
+        "url, or pass overwrite=True to compute the {kind} again"
     )
     UNWRITABLE = "{url} cannot be written: {reason}"
     WRITE_FAILED = (
@@ -69,6 +78,38 @@ class Outcome(enum.Enum):
         "the matrix is not positive definite: pivot {pivot} of {n} is {value:.6g} at ridge "
         "{ridge:g}, and no ridge up to 1 (relative to the mean of the diagonal, {mean:.6g}) "
         "passes: this is no kernel matrix with rounding errors: check how it was computed"
+    )
+
+    BAD_SETTING = "{name} is {value}; pass {allowed}"
+    LITTLE_FOR_VECTORS = (
+        "memory_limit {given} is below the {need} that {vectors} vectors of {n} rows need; raise "
+        "memory_limit to at least {need_bytes} bytes{remedy}"
+    )
+    INDEFINITE = (
+        "the matrix is not positive definite at ridge {ridge:g}: a search direction p of iteration "
+        "{iteration} has pᵀAp = {value:.6g}; pass a larger ridge (relative to the mean of the "
+        "diagonal, {mean:.6g})"
+    )
+    BAD_ROWS = (
+        "the rows to append have shape {shape}; the factor has {n} rows, so pass the larger matrix "
+        "(N, N) with N >= {n}, or its last m rows, (m, {n} + m)"
+    )
+    BAD_BAND = (
+        "the matrix with the appended rows is not positive definite: pivot {row} is {value:.6g} "
+        "(row {row} has {entry:.6g} on its diagonal) at ridge {ridge:g}. The factor of the first "
+        "{n} rows is kept. Likely causes: an appended image that equals one that is there, or "
+        "rounding; drop it, or factorize the larger matrix anew with a larger ridge"
+    )
+    CONVERGED = "converged: relative residual {residual:.3g} after {iterations} iterations"
+    TOO_MANY_ITERATIONS = (
+        "no convergence: relative residual {residual:.3g} after {iterations} iterations, asked for "
+        "{tolerance:g}; start it again with a larger max_iterations (it goes on where a url was "
+        "given), a larger rank of the preconditioner (now {rank}), or a larger ridge"
+    )
+    STAGNATED = (
+        "no further progress: the true relative residual stays at {residual:.3g} after "
+        "{iterations} iterations, asked for {tolerance:g}; rounding allows no less for a matrix of "
+        "this condition: pass a larger tolerance or a larger ridge, or factorize it"
     )
 
     def message(self, **fields: object) -> str:
@@ -116,6 +157,21 @@ class NotPositiveDefiniteError(NtkdistError):
         return (type(self), (str(self),), self.__dict__)
 
 
+class NotConvergedError(NtkdistError):
+    """An iterative solver stopped short of its tolerance.
+
+    Args:
+        message: The whole message.
+        result: What it had reached (a ``CgResult``).
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, result: object = None) -> None:
+        super().__init__(message)
+        self.result = result
+
+
 def not_positive_definite(
     *, pivot: int, value: float, n: int, ridge: float, mean: float, suggested: float | None
 ) -> NotPositiveDefiniteError:
@@ -139,3 +195,15 @@ def not_positive_definite(
     return NotPositiveDefiniteError(
         text, pivot=pivot, value=value, ridge=ridge, suggested_ridge=suggested
     )
+
+
+def not_finite(bad: tuple[int, int, float]) -> InputError:
+    """Build the error for an entry (row, column, value) that is not finite."""
+    row, col, value = bad
+    return InputError(Outcome.NOT_FINITE.message(row=row, col=col, value=value))
+
+
+def not_symmetric(skew: tuple[int, int, float, float]) -> InputError:
+    """Build the error for an entry (row, column, value, mirror) whose mirror image differs."""
+    row, col, value, other = skew
+    return InputError(Outcome.NOT_SYMMETRIC.message(row=row, col=col, value=value, other=other))

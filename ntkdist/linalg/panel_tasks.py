@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ntkdist.linalg import _blas
-from ntkdist.linalg.schedule import one_blas_thread
+from ntkdist.linalg.schedule import one_blas_thread, side_by_side
 from ntkdist.linalg.source import Matrix, Source
 from ntkdist.linalg.store import FactorStore
 
@@ -85,13 +85,16 @@ def factor_diagonal(
         value = float(diagonal[pivot] - done @ done)
         finite = bool(np.isfinite(value))
         return DiagonalDone(failure=PanelFailure(first + pivot if finite else None, value)), None
+
+    def store_rows(rows: tuple[int, int]) -> bytes | None:
+        r0, r1 = rows
+        values = lower[r0 - first : r1 - first]
+        return store.write_rows(k, r0, r1, values) if np.isfinite(values).all() else None
+
+    digests = side_by_side(store_rows, store.plan.blocks(first, past))
+    if None in digests:
+        return DiagonalDone(failure=PanelFailure(None)), None
     roots = lower.diagonal()
-    digests = []
-    for r0, r1 in store.plan.blocks(first, past):
-        rows = lower[r0 - first : r1 - first]
-        if not np.isfinite(rows).all():
-            return DiagonalDone(failure=PanelFailure(None)), None
-        digests.append(store.write_rows(k, r0, r1, rows))
     summary = DiagonalDone(
         tuple(digests), float(np.log(roots).sum()), float(np.square(roots).min())
     )

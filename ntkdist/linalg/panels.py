@@ -8,7 +8,10 @@ alone, so that the same call gives the same bits on any number of workers.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from bisect import bisect_right
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import accumulate
 
 from ntkdist.errors import InputError
 from ntkdist.linalg.outcomes import Outcome
@@ -28,33 +31,84 @@ COPIES_PER_TASK = 4
 class PanelPlan:
     """The cut of an N x N factor.
 
+    The rows factored together are the first band; rows appended later are bands of their own,
+    with panels and chunks that start anew, so that nothing that is stored has to move.
+
     Args:
-        n: Rows of the matrix.
-        width: Columns of every panel but the last.
+        first: Rows of the first band.
+        width: Columns of every panel but the last of a band.
         block: Edge of the stored chunks; divides ``width``.
+        added: Rows of each band appended since.
     """
 
-    n: int
+    first: int
     width: int
     block: int
+    added: tuple[int, ...] = ()
+
+    @cached_property
+    def bands(self) -> tuple[tuple[int, int], ...]:
+        """The first row of each band and the one past its last."""
+        stops = list(accumulate((self.first, *self.added)))
+        return tuple(zip([0, *stops], stops, strict=False))
+
+    @cached_property
+    def edges(self) -> tuple[int, ...]:
+        """The first column of each panel, and N."""
+        starts = [c for start, stop in self.bands for c in range(start, stop, self.width)]
+        return (*starts, self.n)
+
+    @property
+    def n(self) -> int:
+        """Rows of the matrix."""
+        return self.first + sum(self.added)
 
     @property
     def count(self) -> int:
         """How many panels there are."""
-        return -(-self.n // self.width)
+        return len(self.edges) - 1
+
+    @property
+    def first_count(self) -> int:
+        """How many panels the first band has."""
+        return -(-self.first // self.width)
 
     def columns(self, k: int) -> tuple[int, int]:
         """Return the first column of panel ``k`` and the one past its last."""
-        return k * self.width, min((k + 1) * self.width, self.n)
+        return self.edges[k], self.edges[k + 1]
+
+    def panel_of(self, column: int) -> int:
+        """Return the panel that holds a column."""
+        return bisect_right(self.edges, column) - 1
+
+    def band_of(self, row: int) -> int:
+        """Return the band that holds a row."""
+        return bisect_right([stop for _, stop in self.bands], row)
+
+    def by_band(self, start: int, stop: int) -> list[tuple[int, int, int]]:
+        """Return (band, first, past last) for the rows from ``start`` to ``stop``."""
+        return [
+            (band, max(first, start), min(past, stop))
+            for band, (first, past) in enumerate(self.bands)
+            if max(first, start) < min(past, stop)
+        ]
 
     def blocks(self, start: int, stop: int) -> list[tuple[int, int]]:
         """Return the (first, past last) rows of the chunks from ``start`` to ``stop``."""
-        return [(r, min(r + self.block, stop)) for r in range(start, stop, self.block)]
+        return [
+            (r, min(r + self.block, past))
+            for _, first, past in self.by_band(start, stop)
+            for r in range(first, past, self.block)
+        ]
+
+    def grown(self, rows: int) -> PanelPlan:
+        """Return the cut with one more band."""
+        return replace(self, added=(*self.added, rows))
 
     def flops(self, k: int) -> float:
-        """Return the floating point operations of panel ``k``, left-looking."""
+        """Return the floating point operations of panel ``k`` of the first band, left-looking."""
         first, past = self.columns(k)
-        w, below = past - first, self.n - past
+        w, below = past - first, self.first - past
         return w * w * first + w**3 / 3 + 2.0 * below * w * first + below * w * w
 
     def shared_bytes(self) -> int:

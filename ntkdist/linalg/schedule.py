@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 from ntkdist.errors import InputError, NtkdistError, did_you_mean
 
+Runner = Callable[..., list[Any]]  # what task_runner yields
 Scheduler = Any  # None, a name, an address, a callable, or a distributed Client
 
 _lock = threading.Lock()
@@ -53,7 +55,7 @@ def one_blas_thread() -> Iterator[None]:
 
 
 @contextmanager
-def task_runner(scheduler: Scheduler) -> Iterator[Callable[..., list[Any]]]:
+def task_runner(scheduler: Scheduler) -> Iterator[Runner]:
     """Resolve a scheduler and yield a function that computes Delayed objects on it.
 
     Args:
@@ -110,6 +112,19 @@ def task_runner(scheduler: Scheduler) -> Iterator[Callable[..., list[Any]]]:
     finally:
         if client is not None:
             client.close()
+
+
+def side_by_side(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+    """Apply a function to each item on as many threads as there are cores, results in order.
+
+    For reading and writing inside a task that has the machine to itself.
+    """
+    from dask.system import CPU_COUNT
+
+    if len(items) < 2 or CPU_COUNT < 2:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(CPU_COUNT) as pool:
+        return list(pool.map(function, items))
 
 
 def _thread_count() -> int:

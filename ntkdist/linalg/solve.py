@@ -23,7 +23,7 @@ def forward(store: FactorStore, x: Matrix, first: int = 0) -> None:
         first: Where the rows begin.
     """
     plan = store.plan
-    for k in range(first // plan.width, plan.count):
+    for k in range(plan.panel_of(first), plan.count):
         start, past = plan.columns(k)
         skip = max(first - start, 0)  # columns of the panel left of ``first``
         store.hold(k)
@@ -44,7 +44,7 @@ def backward(store: FactorStore, x: Matrix, first: int = 0) -> None:
         first: Where the rows begin.
     """
     plan = store.plan
-    for k in range(plan.count - 1, first // plan.width - 1, -1):
+    for k in range(plan.count - 1, plan.panel_of(first) - 1, -1):
         start, past = plan.columns(k)
         skip = max(first - start, 0)
         store.hold(k)

@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 
 from ntkdist.errors import InputError, NtkdistError, StoreError
 from ntkdist.linalg.outcomes import Outcome
+from ntkdist.linalg.schedule import side_by_side
 
 Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]
 
+#: Largest |A_ij - A_ji|, relative to the largest entry around, that rounding explains.
+ASYMMETRY = 1e-5
 #: Row ranges of the survey: enough to spread, few enough that their sums stay small.
 _SURVEY_PARTS = 64
 _LARGEST_PIECE = 2048
@@ -57,12 +60,16 @@ class Source:
         Raises:
             StoreError: The array could not be read there.
         """
+        return np.asarray(self.raw(r0, r1, c0, c1), dtype=np.float64)
+
+    def raw(self, r0: int, r1: int, c0: int, c1: int) -> NDArray[Any]:
+        """Read like :meth:`block`, in the array's own dtype."""
         try:
             part = self._array[r0:r1, c0:c1]
             if hasattr(part, "__dask_graph__"):
                 # inside a task already: a nested pool would multiply threads and memory
                 part = part.compute(scheduler="synchronous")
-            return np.asarray(part, dtype=np.float64)
+            return np.asarray(part)
         except NtkdistError:
             raise
         except (OSError, ValueError, KeyError, RuntimeError) as error:
@@ -71,6 +78,28 @@ class Source:
                     rows=f"{r0}:{r1}", cols=f"{c0}:{c1}", reason=f"{type(error).__name__}: {error}"
                 )
             ) from error
+
+    def mirror(self, r0: int, r1: int, c0: int, c1: int) -> Matrix | None:
+        """Read what lies below the diagonal, mirrored: A[c0:c1, r0:r1]ᵀ.
+
+        Returns:
+            (r1 - r0, c1 - c0) float64; None where the array has nothing of its own there (a
+            symmetric store answers with its upper triangle) or is lazy.
+        """
+        import zarr
+
+        if not isinstance(self._array, (np.ndarray, zarr.Array)):
+            return None
+        return self.block(c0, c1, r0, r1).T
+
+    def diagonal(self) -> Vector:
+        """Read the diagonal, (N,) float64."""
+        step = self.edge if self.edge > 1 else 256
+        parts = [
+            np.diagonal(self.block(r, min(r + step, self.n), r, min(r + step, self.n)))
+            for r in range(0, self.n, step)
+        ]
+        return np.concatenate(parts)
 
     def fill_lower(self, out: Matrix, first: int, step: int) -> None:
         """Write the lower triangle of a diagonal block, mirrored from the upper one.
@@ -82,12 +111,13 @@ class Source:
         """
         w = out.shape[0]
         step = max(step, min(self.edge, _LARGEST_PIECE))  # a chunk is decoded once, not often
-        for r in range(0, w, step):
-            rows = min(r + step, w)
-            for c in range(r, w, step):
-                cols = min(c + step, w)
-                piece = self.block(first + r, first + rows, first + c, first + cols).T
-                out[c:cols, r:rows] = np.tril(piece) if c == r else piece
+
+        def fill(corner: tuple[int, int]) -> None:
+            (r, c), rows, cols = corner, min(corner[0] + step, w), min(corner[1] + step, w)
+            piece = self.block(first + r, first + rows, first + c, first + cols).T
+            out[c:cols, r:rows] = np.tril(piece) if c == r else piece
+
+        side_by_side(fill, [(r, c) for r in range(0, w, step) for c in range(r, w, step)])
 
     def fingerprint(self) -> str:
         """Hash of shape, dtype, diagonal, first row and last column.
@@ -105,6 +135,30 @@ class Source:
         return f"sample-sha256:{digest.hexdigest()}"
 
 
+class KeptSource(Source):
+    """A source that keeps what it read, in this process; elsewhere it reads anew.
+
+    Args:
+        source: The matrix; its upper triangle has to fit the memory.
+    """
+
+    def __init__(self, source: Source) -> None:
+        super().__init__(source._array)
+        self._kept: dict[tuple[int, int, int, int], NDArray[Any]] | None = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": None}
+
+    def raw(self, r0: int, r1: int, c0: int, c1: int) -> NDArray[Any]:
+        """Return rows r0:r1 and columns c0:c1, read once."""
+        if self._kept is None or isinstance(self._array, np.ndarray):
+            return super().raw(r0, r1, c0, c1)
+        piece = self._kept.get((r0, r1, c0, c1))
+        if piece is None:
+            piece = self._kept[r0, r1, c0, c1] = super().raw(r0, r1, c0, c1)
+        return piece
+
+
 @dataclass(frozen=True)
 class Survey:
     """What one pass over the upper triangle finds.
@@ -115,12 +169,14 @@ class Survey:
         sums: (N - start,) sums of |entry| off the diagonal: by column, and by row for the rows
             looked at, so that all parts together give every column's sum of the full matrix.
         bad: (row, column, value) of the first entry that is not finite, row by row; or None.
+        skew: (row, column, value, value of its mirror image) where the two differ; or None.
     """
 
     start: int
     diagonal: Vector
     sums: Vector
-    bad: tuple[int, int, float] | None
+    bad: tuple[int, int, float] | None = None
+    skew: tuple[int, int, float, float] | None = None
 
 
 def survey_ranges(n: int, edge: int, block: int) -> list[tuple[int, int]]:
@@ -131,7 +187,10 @@ def survey_ranges(n: int, edge: int, block: int) -> list[tuple[int, int]]:
 
 
 def survey_rows(source: Source, r0: int, r1: int, block: int) -> Survey:
-    """Look at the upper triangle's rows r0:r1: diagonal, sums of magnitudes, finiteness.
+    """Look at the upper triangle's rows r0:r1: diagonal, sums of magnitudes, what is wrong.
+
+    What an array in memory or a Zarr array has below the diagonal (neither NaN nor all zeros) must
+    mirror what is above.
 
     Args:
         source: The matrix.
@@ -140,7 +199,7 @@ def survey_rows(source: Source, r0: int, r1: int, block: int) -> Survey:
         block: Rows read at a time (rounded to the source's chunks).
 
     Returns:
-        What was found; it stops at the strip with the first entry that is not finite.
+        What was found; it stops at the strip with the first entry that is wrong.
     """
     n, edge = source.n, source.edge
     height = max(1, block // edge) * edge
@@ -149,6 +208,7 @@ def survey_rows(source: Source, r0: int, r1: int, block: int) -> Survey:
     for r in range(r0, r1, height):
         rows = min(r + height, r1)
         bad: tuple[int, int, float] | None = None
+        skew: tuple[int, int, float, float] | None = None
         c = r
         while c < n:
             # the first piece ends with the diagonal, later ones are wider
@@ -157,18 +217,49 @@ def survey_rows(source: Source, r0: int, r1: int, block: int) -> Survey:
             if c == r:
                 diagonal[r - r0 : rows - r0] = np.diagonal(piece)
                 magnitude = np.abs(np.triu(piece, 1))
+                mirror: Matrix | None = piece.T
             else:
                 magnitude = np.abs(piece)
+                mirror = source.mirror(r, rows, c, cols)
             with np.errstate(over="ignore"):  # an infinite sum is looked into below
                 sums[c - r0 : cols - r0] += magnitude.sum(axis=0)
                 by_row = magnitude.sum(axis=1)
                 sums[r - r0 : rows - r0] += by_row
             if not (np.isfinite(by_row).all() and (c > r or np.isfinite(np.diagonal(piece)).all())):
                 bad = _earliest(bad, _first_bad(piece, r, c))
+            elif skew is None and mirror is not None:
+                skew = first_skew(piece, mirror, r, c)
             c = cols
-        if bad is not None:
-            return Survey(r0, diagonal, sums, bad)
-    return Survey(r0, diagonal, sums, None)
+        if bad is not None or skew is not None:
+            return Survey(r0, diagonal, sums, bad, skew)
+    return Survey(r0, diagonal, sums)
+
+
+def first_skew(
+    piece: Matrix, mirror: Matrix, row: int, col: int
+) -> tuple[int, int, float, float] | None:
+    """Compare a piece above the diagonal with what lies below, where there is something.
+
+    Args:
+        piece: (m, n) float64, rows ``row``.. and columns ``col``.. of the matrix.
+        mirror: (m, n) float64, what is stored for it below the diagonal.
+        row: First row.
+        col: First column; equal to ``row`` for a piece on the diagonal.
+
+    Returns:
+        (row, column, value, value of its mirror image) of the first entry that differs, or None.
+    """
+    if row == col:
+        piece, mirror = np.triu(piece, 1), np.triu(mirror, 1)
+    if not mirror.any():
+        return None  # zeros: only the upper triangle was stored
+    gap = np.abs(piece - mirror)  # NaN: nothing was stored there
+    with np.errstate(invalid="ignore"):
+        wrong = gap > ASYMMETRY * np.abs(piece).max()
+    if not wrong.any():
+        return None
+    i, j = (int(v) for v in np.unravel_index(np.argmax(wrong), wrong.shape))
+    return row + i, col + j, float(piece[i, j]), float(mirror[i, j])
 
 
 def _first_bad(piece: Matrix, row: int, col: int) -> tuple[int, int, float] | None:

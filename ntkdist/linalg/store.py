@@ -1,4 +1,8 @@
-"""The stored factor: a lower triangle in square chunks, one record a finished panel."""
+"""The stored factor: a lower triangle in square chunks, one record a finished panel or band.
+
+The rows factored together lie in one array; the rows of a later band in one array a panel, so
+that chunks begin where panels and bands do and nothing that is stored has to move.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ntkdist.errors import StoreError
 from ntkdist.linalg import groups
@@ -16,14 +21,17 @@ from ntkdist.linalg.source import Matrix
 
 KIND = "factor"
 HOW = "the factorisation"
+APPENDING = "the appending"
 RECORDS = "panels"
+BAND_RECORDS = "bands"
+ADDED = "added"
 _STRIP_BYTES = 64 << 20
 
 
 class FactorStore:
     """Panels of L on disk, by panel number and rows.
 
-    Picklable: a task in another process opens the array itself; panels kept in memory stay
+    Picklable: a task in another process opens the arrays itself; panels kept in memory stay
     where they are.
 
     Args:
@@ -35,19 +43,22 @@ class FactorStore:
         self.url = url
         self.plan = plan
         self.keep = False
-        self._lower = groups.CheckedArray(url, "lower", KIND, HOW)
+        self._arrays: dict[str, groups.CheckedArray] = {}
         self._kept: dict[int, Matrix] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_kept": {}, "keep": False}
+        return {**self.__dict__, "_arrays": {}, "_kept": {}, "keep": False}
 
     @classmethod
-    def create(cls, url: str, plan: PanelPlan, attributes: dict[str, Any]) -> FactorStore:
+    def create(
+        cls, url: str, plan: PanelPlan, attributes: dict[str, Any], sums: NDArray[np.float64]
+    ) -> FactorStore:
         """Write the metadata of a new factor, in place of an old one."""
         cut = {"n": plan.n, "panel_width": plan.width, "block": plan.block}
-        groups.create_group(url, KIND, {**cut, **attributes})
+        group = groups.create_group(url, KIND, {**cut, **attributes})
         store = cls(url, plan)
         store.prepare()
+        store.write_sums(group, sums)
         return store
 
     @classmethod
@@ -55,14 +66,19 @@ class FactorStore:
         """Open what an earlier start created.
 
         Returns:
-            The store and the group's attributes; None where nothing is there.
+            The store and its attributes, those of the last band over those of the group; None
+            where nothing is there.
         """
         group = groups.open_group(url, KIND)
         if group is None:
             return None
-        attributes = group.attrs.asdict()
+        attributes = dict(group.attrs)
         plan = PanelPlan(attributes["n"], attributes["panel_width"], attributes["block"])
-        return cls(url, plan), attributes
+        if len(groups.read_records(group, RECORDS)) == plan.count:  # bands stand on all panels
+            for band in groups.read_records(group, BAND_RECORDS):
+                plan = plan.grown(band["rows"])
+                attributes |= band["attributes"]
+        return cls(url, plan), {**attributes, "n": plan.n}
 
     @property
     def group(self) -> Any:
@@ -75,21 +91,65 @@ class FactorStore:
         return group
 
     def prepare(self) -> None:
-        """Create the array where a start was killed before it did."""
-        n, block = self.plan.n, self.plan.block
+        """Create the array of the first band where a start was killed before it did."""
+        n, block = self.plan.first, self.plan.block
         groups.create_array(self.group, "lower", shape=(n, n), chunks=(block, block))
 
+    def prepare_band(self) -> None:
+        """Create the arrays of the last band, in place of those of an unfinished one."""
+        group, plan = self.group, self.plan
+        band = len(plan.added)
+        start, stop = plan.bands[band]
+        groups.drop_records(group, BAND_RECORDS, band - 1)
+        name = f"{ADDED}/{band:05d}"
+        if name in group:
+            del group[name]
+        for k in range(plan.count):
+            first, past = plan.columns(k)
+            edges = tuple(min(plan.block, size) for size in (stop - start, past - first))
+            groups.create_array(
+                group, f"{name}/{k:05d}", shape=(stop - start, past - first), chunks=edges
+            )
+
+    def write_sums(self, group: Any, sums: NDArray[np.float64]) -> None:
+        """Store the column sums of magnitudes, which give the norm once rows are appended."""
+        name = "column_sums" if not self.plan.added else f"{ADDED}/{len(self.plan.added):05d}/sums"
+        groups.create_array(group, name, shape=sums.shape, chunks=sums.shape)
+        group[name][:] = sums
+
+    def sums(self) -> NDArray[np.float64]:
+        """Read the column sums of |entry| off the diagonal, (N,) float64.
+
+        Raises:
+            StoreError: They are damaged or missing.
+        """
+        name = "column_sums" if not self.plan.added else f"{ADDED}/{len(self.plan.added):05d}/sums"
+        where = (slice(0, self.plan.n),)
+        values = self._open(name).read("column sums", "zarr.json", where)
+        if np.isnan(values).any():
+            raise self._open(name).damaged("column sums", "zarr.json", f"{name}/c/0", "is missing")
+        return values
+
     def records(self) -> list[dict[str, Any]]:
-        """Return the records of the finished panels, up to the first missing one."""
-        return groups.read_records(self.group, RECORDS, self.plan.count)
+        """Return the records of the first band's panels, up to the first missing one."""
+        return groups.read_records(self.group, RECORDS)
+
+    def bands(self) -> list[dict[str, Any]]:
+        """Return the records of the bands appended."""
+        return groups.read_records(self.group, BAND_RECORDS)
 
     def record(self, k: int, fields: dict[str, Any]) -> None:
         """Mark panel ``k`` as whole."""
         groups.write_record(self.group, RECORDS, k, fields)
 
+    def record_band(self, fields: dict[str, Any]) -> None:
+        """Mark the last band as whole."""
+        groups.write_record(self.group, BAND_RECORDS, len(self.plan.added) - 1, fields)
+
     def forget(self, start: int) -> None:
-        """Drop the records from panel ``start`` on."""
-        groups.drop_records(self.group, RECORDS, start, self.plan.count)
+        """Drop the records from panel ``start`` of the first band on, and of what stands on it."""
+        groups.drop_records(self.group, BAND_RECORDS, 0)
+        groups.drop_records(self.group, RECORDS, start)
 
     def write_rows(self, k: int, r0: int, r1: int, values: Matrix) -> bytes:
         """Store rows r0:r1 of panel ``k``.
@@ -101,16 +161,17 @@ class FactorStore:
             values: (r1 - r0, width of the panel) float64, zero above the diagonal.
 
         Returns:
-            sha256 of the rows' bytes.
+            sha256 of the rows' bytes, without chunks above the diagonal (which are not written).
         """
         first, past = self.plan.columns(k)
-        past = min(past, r1)  # chunks above the diagonal are never written
-        where = (slice(r0, r1), slice(first, past))
-        self._lower.write(f"panel {k}", where, values[:, : past - first])
-        return _sha256(values)
+        past = min(past, r1)
+        array, row, col = self._place(k, r0)
+        where = (slice(r0 - row, r1 - row), slice(first - col, past - col))
+        array.write(f"panel {k}", where, values[:, : past - first])
+        return _sha256(values[:, : past - first])
 
     def rows(self, k: int, r0: int, r1: int) -> Matrix:
-        """Read rows r0:r1 of panel ``k``, below its diagonal block.
+        """Read rows r0:r1 of panel ``k``, below its diagonal block and within one band.
 
         Returns:
             (r1 - r0, width of the panel) float64; may be shared: do not write to it.
@@ -143,8 +204,9 @@ class FactorStore:
         if k not in self._kept:
             blocks = max(1, _STRIP_BYTES // (ITEM * self.plan.block * (past - first)))
             height = blocks * self.plan.block
-        for r0 in range(past, self.plan.n, height):
-            yield r0, min(r0 + height, self.plan.n)
+        for _, start, stop in self.plan.by_band(past, self.plan.n):
+            for r0 in range(start, stop, height):
+                yield r0, min(r0 + height, stop)
 
     def hold(self, k: int) -> None:
         """Keep panel ``k`` in memory from now on, where the factor fits there."""
@@ -166,20 +228,23 @@ class FactorStore:
         cuts = [self.plan.columns(k) for k in range(self.plan.count)]
         return sum(ITEM * (self.plan.n - first) * (past - first) for first, past in cuts)
 
-    def digest(self, k: int) -> str:
-        """Return the sha256 of panel ``k`` as stored now; see :func:`panel_digest`."""
+    def digest(self, k: int, band: int = 0) -> str:
+        """Return the sha256 of panel ``k``'s rows in a band, as stored now.
+
+        See :func:`panel_digest`.
+        """
         first, past = self.plan.columns(k)
-        diagonal = self.diagonal(k)
+        start, stop = self.plan.bands[band]
         parts = [
-            _sha256(diagonal[r0 - first : r1 - first]) for r0, r1 in self.plan.blocks(first, past)
+            _sha256(self._read(k, r0, r1, first, min(past, r1)))
+            for r0, r1 in self.plan.blocks(max(first, start), stop)
         ]
-        for r0, r1 in self.plan.blocks(past, self.plan.n):
-            parts.append(_sha256(self.rows(k, r0, r1)))
         return panel_digest(parts)
 
-    def damaged(self, k: int, key: str, reason: str) -> StoreError:
+    def damaged(self, k: int, key: str, reason: str, band: int = 0) -> StoreError:
         """Build the error for a part of panel ``k`` that cannot be trusted."""
-        return self._lower.damaged(f"panel {k}", groups.record_name(RECORDS, k), key, reason)
+        array, _, _ = self._place(k, self.plan.bands[band][0])
+        return array.damaged(f"panel {k}", _record_of(k, band), key, reason)
 
     def _fill_diagonal(self, k: int, out: Matrix) -> None:
         first, past = self.plan.columns(k)
@@ -187,15 +252,31 @@ class FactorStore:
             out[r0 - first : r1 - first, : r1 - first] = self._read(k, r0, r1, first, r1)
 
     def _read(self, k: int, r0: int, r1: int, c0: int, c1: int) -> Matrix:
-        where = (slice(r0, r1), slice(c0, c1))
-        values = self._lower.read(f"panel {k}", groups.record_name(RECORDS, k), where)
+        array, row, col = self._place(k, r0)
+        band = self.plan.band_of(r0)
+        where = (slice(r0 - row, r1 - row), slice(c0 - col, c1 - col))
+        values = array.read(f"panel {k}", _record_of(k, band), where)
         block = self.plan.block
         corners = values[::block, ::block]
         if np.isnan(corners).any():
             i, j = (int(v) for v in np.argwhere(np.isnan(corners))[0])
-            key = self._lower.key(r0 // block + i, c0 // block + j)
-            raise self.damaged(k, key, "is missing")
+            key = array.key(where[0].start // block + i, where[1].start // block + j)
+            raise self.damaged(k, key, "is missing", band)
         return values
+
+    def _place(self, k: int, row: int) -> tuple[groups.CheckedArray, int, int]:
+        """Return the array that holds a row of panel ``k``, and its own first row and column."""
+        band = self.plan.band_of(row)
+        if band == 0:
+            return self._open("lower"), 0, 0
+        start, _ = self.plan.bands[band]
+        return self._open(f"{ADDED}/{band:05d}/{k:05d}"), start, self.plan.columns(k)[0]
+
+    def _open(self, name: str) -> groups.CheckedArray:
+        if name not in self._arrays:
+            how = APPENDING if name.startswith(ADDED) else HOW
+            self._arrays[name] = groups.CheckedArray(self.url, name, KIND, how)
+        return self._arrays[name]
 
 
 def panel_digest(parts: list[bytes]) -> str:
@@ -204,6 +285,12 @@ def panel_digest(parts: list[bytes]) -> str:
     Two levels, so that the tasks that compute the row blocks hash them too.
     """
     return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def _record_of(k: int, band: int) -> str:
+    if band:
+        return groups.record_name(BAND_RECORDS, band - 1)
+    return groups.record_name(RECORDS, k)
 
 
 def _sha256(values: Matrix) -> bytes:

@@ -154,7 +154,7 @@ def test_the_store_is_checksummed_square_chunks_of_the_panels(tmp_path):
     attributes = dict(zarr.open_group(str(tmp_path / "f"), mode="r").attrs)
     assert attributes["n"] == 450
     assert attributes["panel_width"] == factor.panel_width
-    assert attributes["schema"] == 1
+    assert attributes["schema"] == 2
 
 
 def test_events_count_the_panels_and_their_share(tmp_path):

@@ -175,11 +175,24 @@ def test_nothing_foreign_is_touched(tmp_path):
     assert zarr.open_array(str(tmp_path / "bare" / "inner"), mode="r").shape == (3,)
 
 
-def test_a_newer_schema_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("schema", "text"),
+    [
+        (3, "written in schema 3, and this version reads up to 2; upgrade"),
+        (1, "written in schema 1, and this version reads schema 2; .* pass overwrite=True"),
+    ],
+)
+def test_another_schema_is_refused(tmp_path, schema, text):
     factorize(spd(40), tmp_path)
-    zarr.open_group(str(tmp_path), mode="r+").attrs["schema"] = 2
-    with pytest.raises(InputError, match="written in schema 2, and this version reads up to 1"):
+    zarr.open_group(str(tmp_path), mode="r+").attrs["schema"] = schema
+    with pytest.raises(InputError, match=text):
         CholeskyFactor.open(tmp_path)
+
+
+def test_an_older_schema_can_be_overwritten(tmp_path):
+    expected = factorize(spd(40), tmp_path).digest()
+    zarr.open_group(str(tmp_path), mode="r+").attrs["schema"] = 1
+    assert factorize(spd(40), tmp_path, overwrite=True).digest() == expected
 
 
 def flip(path: Path) -> None:

@@ -1,0 +1,255 @@
+"""Rows appended to a stored factor: a bordered update in O(N²m), not O(N³).
+
+With A = L Lᵀ known, [A Bᵀ; B C] has the factor [L 0; X S] where X = B L⁻ᵀ and S Sᵀ = C − X Xᵀ
+(Golub and Van Loan 2013, section 4.2.5). What is stored of L stays as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from typing import Any
+
+import numpy as np
+
+from ntkdist.errors import InputError
+from ntkdist.linalg import _blas
+from ntkdist.linalg.events import BandDone, Listener
+from ntkdist.linalg.outcomes import (
+    NotPositiveDefiniteError,
+    Outcome,
+    not_finite,
+    not_symmetric,
+)
+from ntkdist.linalg.panels import ITEM, format_bytes
+from ntkdist.linalg.schedule import side_by_side
+from ntkdist.linalg.solve import forward
+from ntkdist.linalg.source import Matrix, Source, Vector, first_skew
+from ntkdist.linalg.store import FactorStore, panel_digest
+
+#: Arrays of a band's size that are held: the rows, their transpose, a strip, copies in the codec.
+_COPIES = 4
+
+
+class NewRows:
+    """The rows of a larger matrix behind those that a factor has, whichever way they are given.
+
+    Args:
+        rows: (N + m, N + m) real symmetric, of which the upper triangle is used; or its last
+            rows alone, (m or more, N + m).
+        n: N, the rows that the factor has already.
+
+    Attributes:
+        total: N + m.
+
+    Raises:
+        InputError: It has another shape, or is not real.
+    """
+
+    def __init__(self, rows: Any, n: int) -> None:
+        shape = tuple(getattr(rows, "shape", ()))
+        if len(shape) != 2 or shape[1] < n or not shape[1] - n <= shape[0] <= shape[1]:
+            raise InputError(Outcome.BAD_ROWS.message(shape=shape, n=n))
+        self.total = int(shape[1])
+        self._offset = int(shape[1] - shape[0])
+        self._square = Source(rows) if self._offset == 0 else None
+        if np.dtype(rows.dtype).kind not in "fiu":
+            raise InputError(Outcome.NOT_REAL.message(dtype=rows.dtype))
+        self._rows = rows
+
+    def fingerprint(self, before: str) -> str:
+        """Return what identifies the larger matrix.
+
+        Args:
+            before: What identifies the matrix without these rows.
+        """
+        if self._square is not None:
+            return self._square.fingerprint()
+        digest = hashlib.sha256(before.encode())
+        digest.update(np.ascontiguousarray(self._read_rows(self.total - 1, self.total)).tobytes())
+        return f"sample-sha256:{digest.hexdigest()}"
+
+    def read(self, r0: int, r1: int) -> Matrix:
+        """Read rows r0:r1 of the larger matrix up to column r1, (r1 - r0, r1) float64, new.
+
+        Raises:
+            InputError: An entry is not finite, or the rows' own square is not symmetric.
+            StoreError: They could not be read.
+        """
+        out = np.empty((r1 - r0, r1))
+        if self._square is not None:
+            self._read_columns(out, r0, r1)
+        else:
+            out[...] = self._read_rows(r0, r1)[:, :r1]
+        if not np.isfinite(out).all():
+            i, j = (int(v) for v in np.argwhere(~np.isfinite(out))[0])
+            # named where the upper triangle has it
+            low, high = sorted((r0 + i, j))
+            raise not_finite((low, high, float(out[i, j])))
+        square = out[:, r0:]
+        skew = first_skew(np.ascontiguousarray(square.T), np.ascontiguousarray(square), r0, r0)
+        if skew is not None:
+            raise not_symmetric(skew)
+        return out
+
+    def _read_rows(self, r0: int, r1: int) -> Any:
+        part = self._rows[r0 - self._offset : r1 - self._offset, : self.total]
+        return part.compute() if hasattr(part, "__dask_graph__") else np.asarray(part)
+
+    def _read_columns(self, out: Matrix, r0: int, r1: int) -> None:
+        assert self._square is not None  # for the type checker
+        source = self._square
+        step = max(1, 1024 // source.edge) * source.edge
+
+        def copy(c: int) -> None:
+            past = min(c + step, r1)
+            out[:, c:past] = source.block(c, past, r0, r1).T
+
+        side_by_side(copy, list(range(0, r1, step)))
+
+
+def append_rows(
+    store: FactorStore,
+    attributes: dict[str, Any],
+    new: NewRows,
+    *,
+    fingerprint: str,
+    memory_limit: int,
+    on_event: Listener | None,
+) -> None:
+    """Append the new rows to the factor, a band that fits the limit at a time.
+
+    Each band is recorded when it is whole, so that after an interruption the same call goes on
+    behind the last one.
+
+    Args:
+        store: The factor, complete; its plan is not changed.
+        attributes: Its attributes.
+        new: The rows.
+        fingerprint: What identifies the larger matrix.
+        memory_limit: Bytes.
+        on_event: Called with a ``BandDone`` for each band.
+
+    Raises:
+        InputError: The rows do not fit, or the limit is too small for one.
+        NotPositiveDefiniteError: The larger matrix has no factor at this ridge.
+        StoreError: Something stored is damaged, or the store refuses to be written.
+    """
+    notify: Listener = on_event or (lambda event: None)
+    first, done = store.plan.n, store.plan.n
+    while done < new.total:
+        began = time.perf_counter()
+        stop = min(done + _band_rows(done, store, memory_limit), new.total)
+        given = new.read(done, stop)
+        sums = store.sums()
+        grown = FactorStore(store.url, store.plan.grown(stop - done))
+        attributes = _append_band(store, grown, given, sums, attributes, fingerprint, began)
+        seconds = time.perf_counter() - began
+        m = stop - done
+        flops = float(m) * done * done + float(m) * m * done + m**3 / 3
+        index, done = len(store.plan.added), stop
+        store = FactorStore(store.url, grown.plan)
+        share = (done - first) / (new.total - first)
+        notify(BandDone(index, m, done, seconds, flops / max(seconds, 1e-9) / 1e9, share))
+
+
+def _band_rows(n: int, store: FactorStore, memory_limit: int) -> int:
+    """Return how many rows one band may have."""
+    # rows that end on the chunk grid, where there is room
+    room = memory_limit // (_COPIES * ITEM * n)
+    if room < 1:
+        need = _COPIES * ITEM * n
+        raise InputError(
+            Outcome.LITTLE_FOR_VECTORS.message(
+                given=format_bytes(memory_limit), need=format_bytes(need), vectors=1, n=n,
+                need_bytes=need, remedy="",
+            )
+        )  # fmt: skip
+    block = store.plan.block
+    return room if room < block else room // block * block
+
+
+def _append_band(
+    store: FactorStore,
+    grown: FactorStore,
+    given: Matrix,
+    sums: Vector,
+    attributes: dict[str, Any],
+    fingerprint: str,
+    began: float,
+) -> dict[str, Any]:
+    """Factor, store and record one band; return the attributes of the larger factor."""
+    n, m = store.plan.n, len(given)
+    shift = attributes["ridge_absolute"]
+    square = np.ascontiguousarray(given[:, n:])
+    np.fill_diagonal(square, square.diagonal() + shift)
+    # column sums of magnitudes, for the norm of the larger matrix
+    sizes = np.abs(given[:, :n])
+    sums = np.concatenate(
+        [sums + sizes.sum(axis=0), sizes.sum(axis=1) + np.abs(square).sum(axis=1)]
+    )
+    del sizes
+    left = np.ascontiguousarray(given[:, :n].T)
+    forward(store, left)  # L⁻¹ Bᵀ = Xᵀ
+    left = np.ascontiguousarray(left.T)
+    diagonal = square.diagonal().copy()
+    _blas.subtract_gram(square, left)
+    schur = square.diagonal().copy()
+    pivot = _blas.cholesky_lower(square)
+    if pivot >= 0:
+        value = float(schur[pivot] - square[pivot, :pivot] @ square[pivot, :pivot])
+        raise NotPositiveDefiniteError(
+            Outcome.BAD_BAND.message(
+                row=n + pivot, n=n, value=value, entry=diagonal[pivot], ridge=attributes["ridge"]
+            ),
+            pivot=n + pivot,
+            value=value,
+            ridge=attributes["ridge"],
+        )
+    if not (np.isfinite(left).all() and np.isfinite(square.diagonal()).all()):
+        raise InputError(Outcome.OVERFLOW.message())
+    lower = np.hstack([left, np.tril(square)])
+    del left
+    grown.prepare_band()
+    digests = _store_band(grown, lower)
+    group = grown.group
+    grown.write_sums(group, sums)
+    roots = square.diagonal()
+    new = {
+        "fingerprint": fingerprint,
+        "norm1": float(sums.max()),
+    }
+    grown.record_band(
+        {
+            "rows": m,
+            "sha256": digests,
+            "min_pivot": float(np.square(roots).min()),
+            "log_diagonal": float(np.log(roots).sum()),
+            "seconds": time.perf_counter() - began,
+            "attributes": new,
+        }
+    )
+    if "inverse" in group:
+        del group["inverse"]  # of the smaller matrix
+    return {**attributes, **new}
+
+
+def _store_band(grown: FactorStore, lower: Matrix) -> list[str]:
+    """Store the last band's rows; return the digest of each panel's part."""
+    plan = grown.plan
+    start, stop = plan.bands[-1]
+    tasks = [
+        (k, r0, r1)
+        for k in range(plan.count)
+        for r0, r1 in plan.blocks(max(plan.columns(k)[0], start), stop)
+    ]
+
+    def write(task: tuple[int, int, int]) -> bytes:
+        k, r0, r1 = task
+        first, past = plan.columns(k)
+        return grown.write_rows(k, r0, r1, lower[r0 - start : r1 - start, first:past])
+
+    parts: dict[int, list[bytes]] = {}
+    for (k, _, _), digest in zip(tasks, side_by_side(write, tasks), strict=True):
+        parts.setdefault(k, []).append(digest)
+    return [panel_digest(parts[k]) for k in range(plan.count)]
