@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ntkdist.linalg.cg import CgResult, cg_solve
 from ntkdist.linalg.cholesky import factorize
+from ntkdist.linalg.eigen import Eigenpairs, top_eigenpairs
 from ntkdist.linalg.events import (
     BandDone,
     InverseBlockDone,
@@ -31,6 +32,7 @@ __all__ = [
     "BandDone",
     "CgResult",
     "CholeskyFactor",
+    "Eigenpairs",
     "InverseBlockDone",
     "InverseStore",
     "IterationDone",
@@ -46,4 +48,5 @@ __all__ = [
     "factorize",
     "parse_memory",
     "plan_panels",
+    "top_eigenpairs",
 ]

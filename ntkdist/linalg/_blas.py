@@ -95,19 +95,22 @@ def subtract_product(
     )
 
 
-def subtract_gram(c: Matrix, a: Matrix) -> None:
-    """C <- C - A Aᵀ in place, lower triangle only.
+def subtract_gram(c: Matrix, a: Matrix, *, transposed: bool = False) -> None:
+    """C <- C - A Aᵀ (or C - Aᵀ A) in place, lower triangle only.
 
     Args:
         c: (n, n) float64; its upper triangle is neither read nor written.
-        a: (n, k) float64.
+        a: (n, k) float64, or (k, n) where ``transposed``.
+        transposed: Multiply Aᵀ by A.
     """
-    n, k = a.shape
+    n, k = a.shape[::-1] if transposed else a.shape
+    if c.shape != (n, n):
+        raise ValueError(f"shapes do not fit: {c.shape} and {a.shape}")
     if not (n and k):
         return
     _routine("dsyrk", 10)(
         b"U",
-        b"T",
+        b"N" if transposed else b"T",
         _int(n),
         _int(k),
         _real(-1.0),

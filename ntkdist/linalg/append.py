@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
 from ntkdist.linalg import _blas
@@ -27,7 +28,7 @@ from ntkdist.linalg.solve import forward
 from ntkdist.linalg.source import Matrix, Source, Vector, first_skew
 from ntkdist.linalg.store import FactorStore, panel_digest
 
-#: Arrays of a band's size that are held: the rows, their transpose, a strip, copies in the codec.
+#: Arrays of a band's size that are held: the rows, a strip of the factor or two, what is written.
 _COPIES = 4
 
 
@@ -69,43 +70,48 @@ class NewRows:
         digest.update(np.ascontiguousarray(self._read_rows(self.total - 1, self.total)).tobytes())
         return f"sample-sha256:{digest.hexdigest()}"
 
-    def read(self, r0: int, r1: int) -> Matrix:
-        """Read rows r0:r1 of the larger matrix up to column r1, (r1 - r0, r1) float64, new.
+    def read(self, r0: int, r1: int) -> tuple[Matrix, Matrix]:
+        """Read what rows r0:r1 of the larger matrix have up to column r1.
+
+        Args:
+            r0: First row.
+            r1: Past the last row.
+
+        Returns:
+            (r0, r1 - r0) float64, the columns r0:r1 above the diagonal block, and
+            (r1 - r0, r1 - r0), the diagonal block; both new.
 
         Raises:
-            InputError: An entry is not finite, or the rows' own square is not symmetric.
+            InputError: An entry is not finite, or the diagonal block is not symmetric.
             StoreError: They could not be read.
         """
-        out = np.empty((r1 - r0, r1))
+        above = np.empty((r0, r1 - r0))
         if self._square is not None:
-            self._read_columns(out, r0, r1)
+            source = self._square
+            step = max(1, 1024 // source.edge) * source.edge
+
+            def copy(c: int) -> None:
+                past = min(c + step, r0)
+                above[c:past] = source.block(c, past, r0, r1)
+
+            side_by_side(copy, list(range(0, r0, step)))
+            square = np.array(source.block(r0, r1, r0, r1))
         else:
-            out[...] = self._read_rows(r0, r1)[:, :r1]
-        if not np.isfinite(out).all():
-            i, j = (int(v) for v in np.argwhere(~np.isfinite(out))[0])
-            # named where the upper triangle has it
-            low, high = sorted((r0 + i, j))
-            raise not_finite((low, high, float(out[i, j])))
-        square = out[:, r0:]
-        skew = first_skew(np.ascontiguousarray(square.T), np.ascontiguousarray(square), r0, r0)
+            rows = self._read_rows(r0, r1)
+            above[...] = rows[:, :r0].T
+            square = np.array(rows[:, r0:r1].T, dtype=np.float64, order="C")
+        for part, first in ((above, 0), (np.triu(square), r0)):
+            if not np.isfinite(part).all():
+                i, j = (int(v) for v in np.argwhere(~np.isfinite(part))[0])
+                raise not_finite((first + i, r0 + j, float(part[i, j])))
+        skew = first_skew(square, np.ascontiguousarray(square.T), r0, r0)
         if skew is not None:
             raise not_symmetric(skew)
-        return out
+        return above, np.triu(square) + np.triu(square, 1).T
 
-    def _read_rows(self, r0: int, r1: int) -> Any:
+    def _read_rows(self, r0: int, r1: int) -> NDArray[Any]:
         part = self._rows[r0 - self._offset : r1 - self._offset, : self.total]
-        return part.compute() if hasattr(part, "__dask_graph__") else np.asarray(part)
-
-    def _read_columns(self, out: Matrix, r0: int, r1: int) -> None:
-        assert self._square is not None  # for the type checker
-        source = self._square
-        step = max(1, 1024 // source.edge) * source.edge
-
-        def copy(c: int) -> None:
-            past = min(c + step, r1)
-            out[:, c:past] = source.block(c, past, r0, r1).T
-
-        side_by_side(copy, list(range(0, r1, step)))
+        return np.asarray(part.compute() if hasattr(part, "__dask_graph__") else part)
 
 
 def append_rows(
@@ -140,10 +146,9 @@ def append_rows(
     while done < new.total:
         began = time.perf_counter()
         stop = min(done + _band_rows(done, store, memory_limit), new.total)
-        given = new.read(done, stop)
-        sums = store.sums()
+        above, square = new.read(done, stop)
         grown = FactorStore(store.url, store.plan.grown(stop - done))
-        attributes = _append_band(store, grown, given, sums, attributes, fingerprint, began)
+        attributes = _append_band(store, grown, above, square, attributes, fingerprint, began)
         seconds = time.perf_counter() - began
         m = stop - done
         flops = float(m) * done * done + float(m) * m * done + m**3 / 3
@@ -172,69 +177,64 @@ def _band_rows(n: int, store: FactorStore, memory_limit: int) -> int:
 def _append_band(
     store: FactorStore,
     grown: FactorStore,
-    given: Matrix,
-    sums: Vector,
+    above: Matrix,
+    square: Matrix,
     attributes: dict[str, Any],
     fingerprint: str,
     began: float,
 ) -> dict[str, Any]:
     """Factor, store and record one band; return the attributes of the larger factor."""
-    n, m = store.plan.n, len(given)
-    shift = attributes["ridge_absolute"]
-    square = np.ascontiguousarray(given[:, n:])
-    np.fill_diagonal(square, square.diagonal() + shift)
-    # column sums of magnitudes, for the norm of the larger matrix
-    sizes = np.abs(given[:, :n])
-    sums = np.concatenate(
-        [sums + sizes.sum(axis=0), sizes.sum(axis=1) + np.abs(square).sum(axis=1)]
-    )
-    del sizes
-    left = np.ascontiguousarray(given[:, :n].T)
-    forward(store, left)  # L⁻¹ Bᵀ = Xᵀ
-    left = np.ascontiguousarray(left.T)
+    n, m = above.shape
+    np.fill_diagonal(square, square.diagonal() + attributes["ridge_absolute"])
+    sums = _grown_sums(store.sums(), above, square)
+    forward(store, above)  # L⁻¹ Bᵀ = Xᵀ
     diagonal = square.diagonal().copy()
-    _blas.subtract_gram(square, left)
+    _blas.subtract_gram(square, above, transposed=True)
     schur = square.diagonal().copy()
     pivot = _blas.cholesky_lower(square)
     if pivot >= 0:
         value = float(schur[pivot] - square[pivot, :pivot] @ square[pivot, :pivot])
-        raise NotPositiveDefiniteError(
-            Outcome.BAD_BAND.message(
-                row=n + pivot, n=n, value=value, entry=diagonal[pivot], ridge=attributes["ridge"]
-            ),
-            pivot=n + pivot,
-            value=value,
-            ridge=attributes["ridge"],
+        text = Outcome.BAD_BAND.message(
+            row=n + pivot, n=n, value=value, entry=diagonal[pivot], ridge=attributes["ridge"]
         )
-    if not (np.isfinite(left).all() and np.isfinite(square.diagonal()).all()):
+        raise NotPositiveDefiniteError(
+            text, pivot=n + pivot, value=value, ridge=attributes["ridge"]
+        )
+    if not (np.isfinite(above).all() and np.isfinite(square.diagonal()).all()):
         raise InputError(Outcome.OVERFLOW.message())
-    lower = np.hstack([left, np.tril(square)])
-    del left
     grown.prepare_band()
-    digests = _store_band(grown, lower)
+    digests = _store_band(grown, above, np.tril(square))
     group = grown.group
     grown.write_sums(group, sums)
     roots = square.diagonal()
-    new = {
-        "fingerprint": fingerprint,
-        "norm1": float(sums.max()),
+    new = {"fingerprint": fingerprint, "norm1": float(sums.max())}
+    record = {
+        "rows": m,
+        "sha256": digests,
+        "min_pivot": float(np.square(roots).min()),
+        "log_diagonal": float(np.log(roots).sum()),
+        "seconds": time.perf_counter() - began,
+        "attributes": new,
     }
-    grown.record_band(
-        {
-            "rows": m,
-            "sha256": digests,
-            "min_pivot": float(np.square(roots).min()),
-            "log_diagonal": float(np.log(roots).sum()),
-            "seconds": time.perf_counter() - began,
-            "attributes": new,
-        }
-    )
+    grown.record_band(record)
     if "inverse" in group:
         del group["inverse"]  # of the smaller matrix
     return {**attributes, **new}
 
 
-def _store_band(grown: FactorStore, lower: Matrix) -> list[str]:
+def _grown_sums(sums: Vector, above: Matrix, square: Matrix) -> Vector:
+    """Return the column sums of magnitudes of the larger matrix, for its norm."""
+    beside = np.empty(len(above))
+    below = np.abs(square).sum(axis=0)
+    step = 1024
+    for r in range(0, len(above), step):
+        sizes = np.abs(above[r : r + step])
+        beside[r : r + step] = sizes.sum(axis=1)
+        below += sizes.sum(axis=0)
+    return np.concatenate([sums + beside, below])
+
+
+def _store_band(grown: FactorStore, above: Matrix, square: Matrix) -> list[str]:
     """Store the last band's rows; return the digest of each panel's part."""
     plan = grown.plan
     start, stop = plan.bands[-1]
@@ -247,7 +247,11 @@ def _store_band(grown: FactorStore, lower: Matrix) -> list[str]:
     def write(task: tuple[int, int, int]) -> bytes:
         k, r0, r1 = task
         first, past = plan.columns(k)
-        return grown.write_rows(k, r0, r1, lower[r0 - start : r1 - start, first:past])
+        if past <= start:
+            rows = np.ascontiguousarray(above[first:past, r0 - start : r1 - start].T)
+        else:
+            rows = square[r0 - start : r1 - start, first - start : past - start]
+        return grown.write_rows(k, r0, r1, rows)
 
     parts: dict[int, list[bytes]] = {}
     for (k, _, _), digest in zip(tasks, side_by_side(write, tasks), strict=True):

@@ -262,7 +262,7 @@ class CholeskyFactor:
             )
         new = NewRows(rows, self.n)
         append_rows(
-            self._store,
+            FactorStore(self.url, self._store.plan),  # which keeps nothing: each part is used once
             self._attributes,
             new,
             fingerprint=new.fingerprint(self.fingerprint) if fingerprint is None else fingerprint,

@@ -72,7 +72,7 @@ def compute_inverse(
         lower: Matrix | groups.CheckedArray
         if factor.plan.count == 1:
             factor.release()  # what LAPACK overwrites is read afresh
-            lower = factor.diagonal(0)
+            lower = factor.whole()
             _blas.inverse_from_lower(lower)
         else:
             lower = _compute_columns(factor, url, group, memory_limit, scheduler, notify)
@@ -102,10 +102,8 @@ def _compute_columns(
     groups.drop_records(group, COLUMN_RECORDS, done)
     for index in range(done):
         notify(InverseBlockDone("columns", index, len(blocks), 0.0, True))
-    for k in range(factor.plan.count):
-        factor.hold(k)
     free = memory_limit - (factor.kept_bytes() if factor.keep else 0)
-    each = ITEM * (2 * n * edge + plan.width**2) + plan.task_bytes()
+    each = ITEM * (2 * n * edge + 2 * n * plan.block)  # x, its copy in the codec, two strips
     at_once = max(1, free // each)
     columns = groups.CheckedArray(url, "columns", KIND, HOW)
     source = delayed(factor, pure=False, traverse=False)
@@ -148,12 +146,10 @@ def inverse_diagonal(
 
     notify: Listener = on_event or (lambda event: None)
     n = factor.plan.n
-    for k in range(factor.plan.count):
-        factor.hold(k)
     free = memory_limit - (factor.kept_bytes() if factor.keep else 0)
     edge = max(1, min(2 * LARGEST_BLOCK, free // (4 * ITEM * n), n))
     blocks = [(c, min(c + edge, n)) for c in range(0, n, edge)]
-    each = ITEM * (n * edge + factor.plan.width**2) + factor.plan.task_bytes()
+    each = ITEM * (n * edge + 2 * n * factor.plan.block)
     at_once = max(1, free // each)
     source = delayed(factor, pure=False, traverse=False)
     task = delayed(_column_norms, pure=False)

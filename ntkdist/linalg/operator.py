@@ -68,12 +68,22 @@ class SymmetricOperator:
         Returns:
             The product, of x's shape.
         """
-        from dask import delayed
-
         given = x
         x = np.ascontiguousarray(x.reshape(self.n, -1))
         if self._centered:
             x = x - x.mean(axis=0)
+        y = self._multiply(x)
+        if self._centered:
+            y -= y.mean(axis=0)
+        return y.reshape(given.shape)
+
+    def mean_of_sums(self) -> float:
+        """Return 1ᵀA1/N of A itself, one pass."""
+        return float(self._multiply(np.ones((self.n, 1))).mean())
+
+    def _multiply(self, x: Matrix) -> Matrix:
+        from dask import delayed
+
         matrix = delayed(self._source, pure=False, traverse=False)
         right = delayed(x, pure=False, traverse=False)
         multiply = delayed(multiply_rows, pure=False)
@@ -89,9 +99,7 @@ class SymmetricOperator:
             for (r0, _), part in zip(parts[start : start + lot], found, strict=True):
                 y[r0:] += part
         self.passes += 1
-        if self._centered:
-            y -= y.mean(axis=0)
-        return y.reshape(given.shape)
+        return y
 
     def _parts(self, k: int) -> list[tuple[int, int]]:
         """Cut the rows into parts with about equal shares of the upper triangle."""

@@ -106,6 +106,11 @@ class Outcome(enum.Enum):
         "{tolerance:g}; start it again with a larger max_iterations (it goes on where a url was "
         "given), a larger rank of the preconditioner (now {rank}), or a larger ridge"
     )
+    EIGEN_NOT_CONVERGED = (
+        "no convergence: the largest residual of an eigenpair is {residual:.3g} of the largest "
+        "eigenvalue after {passes} passes of method {method!r}, asked for {tolerance:g}; pass a "
+        "larger tolerance, fewer eigenpairs, or method='lanczos'"
+    )
     STAGNATED = (
         "no further progress: the true relative residual stays at {residual:.3g} after "
         "{iterations} iterations, asked for {tolerance:g}; rounding allows no less for a matrix of "

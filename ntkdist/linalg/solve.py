@@ -1,4 +1,4 @@
-"""Forward and backward substitution over stored panels, and what can be had from them."""
+"""Forward and backward substitution over a stored factor, and what can be had from them."""
 
 from __future__ import annotations
 
@@ -22,17 +22,12 @@ def forward(store: FactorStore, x: Matrix, first: int = 0) -> None:
         x: (N - first, K) float64, rows from ``first`` on; overwritten.
         first: Where the rows begin.
     """
-    plan = store.plan
-    for k in range(plan.panel_of(first), plan.count):
-        start, past = plan.columns(k)
-        skip = max(first - start, 0)  # columns of the panel left of ``first``
-        store.hold(k)
-        part = x[max(start, first) - first : past - first]
-        _blas.solve_lower(store.diagonal(k)[skip:, skip:], part)
-        for r0, r1 in store.strips(k):
-            _blas.subtract_product(
-                x[r0 - first : r1 - first], store.rows(k, r0, r1)[:, skip:], part
-            )
+    for r0, r1, strip in store.strips(first):
+        top = max(r0, first)
+        rows = strip[top - r0 :]
+        part = x[top - first : r1 - first]
+        _blas.subtract_product(part, rows[:, first:top], x[: top - first])
+        _blas.solve_lower(rows[:, top:], part)
 
 
 def backward(store: FactorStore, x: Matrix, first: int = 0) -> None:
@@ -43,16 +38,12 @@ def backward(store: FactorStore, x: Matrix, first: int = 0) -> None:
         x: (N - first, K) float64, rows from ``first`` on; overwritten.
         first: Where the rows begin.
     """
-    plan = store.plan
-    for k in range(plan.count - 1, plan.panel_of(first) - 1, -1):
-        start, past = plan.columns(k)
-        skip = max(first - start, 0)
-        store.hold(k)
-        part = x[max(start, first) - first : past - first]
-        for r0, r1 in store.strips(k):
-            below = x[r0 - first : r1 - first]
-            _blas.subtract_product(part, store.rows(k, r0, r1)[:, skip:], below, ta=True)
-        _blas.solve_lower(store.diagonal(k)[skip:, skip:], part, transposed=True)
+    for r0, r1, strip in store.strips(first, upwards=True):
+        top = max(r0, first)
+        rows = strip[top - r0 :]
+        part = x[top - first : r1 - first]
+        _blas.solve_lower(rows[:, top:], part, transposed=True)
+        _blas.subtract_product(x[: top - first], rows[:, first:top], part, ta=True)
 
 
 def inverse_norm1(solve: Callable[[NDArray[np.float64]], NDArray[np.float64]], n: int) -> float:

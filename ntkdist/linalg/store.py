@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from ntkdist.errors import StoreError
 from ntkdist.linalg import groups
 from ntkdist.linalg.outcomes import Outcome
 from ntkdist.linalg.panels import ITEM, PanelPlan
+from ntkdist.linalg.schedule import side_by_side
 from ntkdist.linalg.source import Matrix
 
 KIND = "factor"
@@ -25,14 +27,16 @@ APPENDING = "the appending"
 RECORDS = "panels"
 BAND_RECORDS = "bands"
 ADDED = "added"
-_STRIP_BYTES = 64 << 20
 
 
 class FactorStore:
     """Panels of L on disk, by panel number and rows.
 
-    Picklable: a task in another process opens the arrays itself; panels kept in memory stay
-    where they are.
+    Picklable: a task in another process opens the arrays itself; what is kept in memory stays
+    where it is.
+
+    Attributes:
+        keep: Whether strips stay in memory once they were read.
 
     Args:
         url: The group's folder or URL.
@@ -174,59 +178,75 @@ class FactorStore:
         """Read rows r0:r1 of panel ``k``, below its diagonal block and within one band.
 
         Returns:
-            (r1 - r0, width of the panel) float64; may be shared: do not write to it.
+            (r1 - r0, width of the panel) float64.
 
         Raises:
             StoreError: A chunk is damaged or missing.
         """
-        first, past = self.plan.columns(k)
-        if k in self._kept:
-            return self._kept[k][r0 - first : r1 - first]
-        return self._read(k, r0, r1, first, past)
+        return self._read(k, r0, r1, *self.plan.columns(k))
 
-    def diagonal(self, k: int) -> Matrix:
-        """Read the diagonal block of panel ``k``, zero above the diagonal.
+    def whole(self) -> Matrix:
+        """Read all of L, (N, N) float64, zero above the diagonal.
 
         Raises:
             StoreError: A chunk is damaged or missing.
         """
-        first, past = self.plan.columns(k)
-        if k in self._kept:
-            return self._kept[k][: past - first]
-        out = np.zeros((past - first, past - first))
-        self._fill_diagonal(k, out)
+        out = np.zeros((self.plan.n, self.plan.n))
+
+        def fill(rows: tuple[int, int]) -> None:
+            r0, r1 = rows
+            out[r0:r1, :r1] = self.strip(r0, r1)
+
+        side_by_side(fill, self.plan.blocks(0, self.plan.n))
         return out
 
-    def strips(self, k: int) -> Iterator[tuple[int, int]]:
-        """Yield the row ranges below panel ``k``'s diagonal in which to read it."""
-        first, past = self.plan.columns(k)
-        height = self.plan.n
-        if k not in self._kept:
-            blocks = max(1, _STRIP_BYTES // (ITEM * self.plan.block * (past - first)))
-            height = blocks * self.plan.block
-        for _, start, stop in self.plan.by_band(past, self.plan.n):
-            for r0 in range(start, stop, height):
-                yield r0, min(r0 + height, stop)
+    def strip(self, r0: int, r1: int) -> Matrix:
+        """Read one row of chunks, L[r0:r1, :r1], zero above the diagonal.
 
-    def hold(self, k: int) -> None:
-        """Keep panel ``k`` in memory from now on, where the factor fits there."""
-        if not self.keep or k in self._kept:
-            return
-        first, past = self.plan.columns(k)
-        panel = np.zeros((self.plan.n - first, past - first))
-        self._fill_diagonal(k, panel)
-        for r0, r1 in self.strips(k):
-            panel[r0 - first : r1 - first] = self.rows(k, r0, r1)
-        self._kept[k] = panel
+        Args:
+            r0: First row, one of ``plan.blocks``.
+            r1: Past its last row.
+
+        Returns:
+            (r1 - r0, r1) float64; may be shared: do not write to it.
+
+        Raises:
+            StoreError: A chunk is damaged or missing.
+        """
+        if r0 in self._kept:
+            return self._kept[r0]
+        values = self._read_strip(r0, r1)
+        if self.keep:
+            self._kept[r0] = values
+        return values
+
+    def strips(self, first: int, *, upwards: bool = False) -> Iterator[tuple[int, int, Matrix]]:
+        """Yield (r0, r1, L[r0:r1, :r1]) for the rows of chunks from row ``first`` on.
+
+        The next one is read while the caller works on this one.
+
+        Args:
+            first: A row; the first strip is the one that holds it.
+            upwards: From the last strip to the first.
+        """
+        blocks = [block for block in self.plan.blocks(0, self.plan.n) if block[1] > first]
+        if upwards:
+            blocks.reverse()
+        with ThreadPoolExecutor(1) as ahead:
+            waiting = ahead.submit(self.strip, *blocks[0])
+            for here, following in zip(blocks, [*blocks[1:], None], strict=True):
+                values = waiting.result()
+                if following is not None:
+                    waiting = ahead.submit(self.strip, *following)
+                yield *here, values
 
     def release(self) -> None:
-        """Give back the memory of the panels kept."""
+        """Give back the memory of the strips kept."""
         self._kept.clear()
 
     def kept_bytes(self) -> int:
-        """Return the bytes all panels take in memory."""
-        cuts = [self.plan.columns(k) for k in range(self.plan.count)]
-        return sum(ITEM * (self.plan.n - first) * (past - first) for first, past in cuts)
+        """Return the bytes all strips take in memory."""
+        return sum(ITEM * (r1 - r0) * r1 for r0, r1 in self.plan.blocks(0, self.plan.n))
 
     def digest(self, k: int, band: int = 0) -> str:
         """Return the sha256 of panel ``k``'s rows in a band, as stored now.
@@ -246,10 +266,21 @@ class FactorStore:
         array, _, _ = self._place(k, self.plan.bands[band][0])
         return array.damaged(f"panel {k}", _record_of(k, band), key, reason)
 
-    def _fill_diagonal(self, k: int, out: Matrix) -> None:
-        first, past = self.plan.columns(k)
-        for r0, r1 in self.plan.blocks(first, past):
-            out[r0 - first : r1 - first, : r1 - first] = self._read(k, r0, r1, first, r1)
+    def _read_strip(self, r0: int, r1: int) -> Matrix:
+        if self.plan.band_of(r0) == 0:
+            array, _, _ = self._place(0, r0)
+            try:
+                values = array.read("strip", "", (slice(r0, r1), slice(0, r1)))
+            except StoreError:
+                pass  # read again panel by panel below, which names the damaged one
+            else:
+                if not np.isnan(values[0, :: self.plan.block]).any():
+                    return values
+        out = np.zeros((r1 - r0, r1))
+        for k in range(self.plan.panel_of(r1 - 1) + 1):
+            first, past = self.plan.columns(k)
+            out[:, first : min(past, r1)] = self._read(k, r0, r1, first, min(past, r1))
+        return out
 
     def _read(self, k: int, r0: int, r1: int, c0: int, c1: int) -> Matrix:
         array, row, col = self._place(k, r0)
