@@ -7,6 +7,7 @@ hold under every scheduler, so that the synchronous and the threaded one give th
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,18 +32,34 @@ def _blas_pools() -> Any:
     return ThreadpoolController()  # looks through every loaded library: once is enough
 
 
+@cache
+def _limiter() -> ThreadPoolExecutor:
+    os.register_at_fork(after_in_child=_limiter.cache_clear)  # a child has no such thread
+    return ThreadPoolExecutor(1, thread_name_prefix="blas-limits")
+
+
+def _set_limit() -> Any:
+    from threadpoolctl import OpenBLASController
+
+    # a caller's own limit around us would otherwise keep ours from taking effect
+    OpenBLASController.clear_controlling_thread(force=True)
+    return _blas_pools().limit(limits=1, user_api="blas")
+
+
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
     """Limit BLAS to one thread in this process while any caller is inside.
 
     The limit of OpenBLAS belongs to the process, not to a thread: the first one in sets it and
-    the last one out puts it back, so that no task restores it under another.
+    the last one out puts it back, so that no task restores it under another. threadpoolctl lets
+    only the thread that set a limit lift it, and those two need not be one: a thread of our own
+    does both.
     """
     global _inside, _limit
 
     with _lock:
         if _inside == 0:
-            _limit = _blas_pools().limit(limits=1, user_api="blas")
+            _limit = _limiter().submit(_set_limit).result()
         _inside += 1
     try:
         yield
@@ -50,7 +67,7 @@ def one_blas_thread() -> Iterator[None]:
         with _lock:
             _inside -= 1
             if _inside == 0:
-                _limit.restore_original_limits()
+                _limiter().submit(_limit.restore_original_limits).result()
                 _limit = None
 
 
