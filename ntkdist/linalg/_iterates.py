@@ -121,9 +121,9 @@ class IterateStore:
         found = groups.read_records(self._group, SKETCH)
         if not found:
             return None
-        rank = found[0]["rank"]
-        basis = self._read("basis", SKETCH, 0, rank)
-        return Nystrom(basis, self._read("values", SKETCH, 0, rank), shift)
+        rank, tail = found[0]["rank"], found[0]["tail"]
+        basis, values = (self._read(name, SKETCH, 0, rank) for name in ("basis", "values"))
+        return Nystrom(basis, values, shift, tail)
 
     def keep_preconditioner(self, found: Nystrom) -> None:
         """Store the preconditioner.
@@ -136,7 +136,7 @@ class IterateStore:
                 del self._group[name]
             if found.rank:
                 self._write(name, values)
-        groups.write_record(self._group, SKETCH, 0, {"rank": found.rank})
+        groups.write_record(self._group, SKETCH, 0, {"rank": found.rank, "tail": found.tail})
 
     def _last(self) -> int | None:
         return max(groups.record_indices(self._group, STATES), default=None)

@@ -25,8 +25,8 @@ from ntkdist.linalg.source import Matrix, Source, Vector
 
 #: Directions whose share of the others' span exceeds 1 minus this are dropped.
 _DEPENDENT = 1e-10
-#: How often a recurrence that lost touch with the true residual is started afresh.
-_RESTARTS = 3
+#: Iterations in which the residual has to halve.
+_PATIENCE = 150
 #: Arrays of the right-hand sides' size that an iteration holds.
 _COPIES = 10
 
@@ -127,7 +127,10 @@ def cg_solve(
     if rank == "auto":
         rank = choose_rank(n, limit)
     _check(
-        "rank", rank, isinstance(rank, int | np.integer) and 0 <= rank <= n, f"'auto' or 0 to {n}"
+        "rank",
+        rank,
+        isinstance(rank, int | np.integer) and 0 <= rank <= n,
+        f"'auto' or an integer from 0 to {n}",
     )
     rank = int(rank)
     _check_memory(n, k, rank, limit)
@@ -209,20 +212,24 @@ class _Solver:
         inverse = self._preconditioner(rank, seed)
         if state is None:
             state = self._restart(np.zeros_like(self.system.rhs), self.system.rhs.copy(), inverse)
-        for attempt in range(_RESTARTS + 1):
+        before = math.inf
+        while True:
             state, outcome = self._iterate(state, inverse)
             r = self.system.rhs - self.system.apply(state.x)
             residuals = self.system.relative(r)
             state = State(state.x, state.r, state.p, state.history, residuals)
-            if residuals.max() <= self.system.tolerance:
+            worst = float(residuals.max())
+            if worst <= self.system.tolerance:
                 outcome = Outcome.CONVERGED
-                break
-            if outcome is Outcome.TOO_MANY_ITERATIONS:
-                break
-            outcome = Outcome.STAGNATED
-            if attempt < _RESTARTS:
+            elif outcome is not Outcome.TOO_MANY_ITERATIONS and worst <= before / 2:
+                # the recurrence lost touch with the true residual: afresh from there
                 fresh = self._restart(state.x, r, inverse)
                 state = State(fresh.x, fresh.r, fresh.p, state.history, residuals)
+                before = worst
+                continue
+            elif outcome is not Outcome.TOO_MANY_ITERATIONS:
+                outcome = Outcome.STAGNATED
+            break
         self._save(state)
         return _result(state, outcome, inverse.rank)
 
@@ -245,9 +252,10 @@ class _Solver:
         return State(x, r, _orthonormal(inverse(r)), (), None)
 
     def _iterate(self, state: State, inverse: Nystrom) -> tuple[State, Outcome]:
-        """Iterate until the recurrence's residual is small enough, or no direction is left."""
+        """Iterate until the recurrence's residual is small enough, or does not fall any more."""
         tolerance = self.system.tolerance
         saved = time.monotonic()
+        best, patience = math.inf, _PATIENCE
         while self.system.relative(state.r).max() > tolerance and state.p.shape[1]:
             if len(state.history) >= self.max_iterations:
                 return state, Outcome.TOO_MANY_ITERATIONS
@@ -255,6 +263,9 @@ class _Solver:
             state = self._step(state, inverse)
             if not math.isfinite(state.history[-1]):
                 raise InputError(Outcome.OVERFLOW.message())
+            patience -= 1
+            if state.history[-1] <= best / 2:
+                best, patience = state.history[-1], _PATIENCE
             if time.monotonic() - saved >= self.save_every:
                 self._save(state)
                 saved = time.monotonic()
@@ -265,6 +276,8 @@ class _Solver:
             except BaseException:
                 self._save(state)
                 raise
+            if patience == 0:
+                return state, Outcome.STAGNATED
         return state, Outcome.CONVERGED
 
     def _step(self, state: State, inverse: Nystrom) -> State:

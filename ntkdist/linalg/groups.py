@@ -195,6 +195,13 @@ def record_name(series: str, index: int) -> str:
     return f"{series}/{index:05d}"
 
 
+def _buffer(out: NDArray[np.float64]) -> Any:
+    from zarr.core.buffer import default_buffer_prototype
+
+    prototype: Any = default_buffer_prototype()
+    return prototype.nd_buffer.from_ndarray_like(out)
+
+
 class CheckedArray:
     """Reads and writes one array of such a group, and says which part is damaged.
 
@@ -241,19 +248,32 @@ class CheckedArray:
                 Outcome.WRITE_FAILED.message(what=part, url=self.url, reason=error)
             ) from error
 
-    def read(self, part: str, record: str, where: tuple[slice, ...]) -> NDArray[np.float64]:
+    def read(
+        self,
+        part: str,
+        record: str,
+        where: tuple[slice, ...],
+        out: NDArray[np.float64] | None = None,
+    ) -> NDArray[np.float64]:
         """Read a region, checksums verified; a missing chunk reads as NaN.
 
         Args:
             part: What is being read, for messages.
             record: The record that marks it as whole, for messages.
             where: One slice per dimension.
+            out: Where to put it, of the region's shape; None takes new memory.
+
+        Returns:
+            The region, or ``out``.
 
         Raises:
             StoreError: A chunk in the region is damaged; names its key.
         """
         try:
-            return np.asarray(self.array[where])
+            if out is None:
+                return np.asarray(self.array[where])
+            self.array.get_basic_selection(where, out=_buffer(out))
+            return out
         except (ValueError, OSError, RuntimeError) as error:
             key, reason = self._find_damage(where) or (self.name, f"({error})")
             raise self.damaged(part, record, key, reason) from error

@@ -24,12 +24,14 @@ _COPIES = 6
 class Nystrom:
     """P⁻¹ ≈ (A + μ)⁻¹ from the top eigenpairs of a randomised Nyström approximation of A.
 
-    P⁻¹ = (λ_r + μ) U (Λ + μ)⁻¹ Uᵀ + (I − U Uᵀ).
+    P⁻¹ = (τ + μ) U (Λ + μ)⁻¹ Uᵀ + (I − U Uᵀ).
 
     Attributes:
         basis: U (N, r) float64, orthonormal columns; r may be 0, which preconditions nothing.
         values: Λ (r,) float64, descending.
         shift: μ, the absolute ridge.
+        tail: τ, what the eigenvalues behind these are taken to be: the smallest of Λ, or zero
+            where the matrix has no more.
 
     Source:
         Frangella, Tropp and Udell 2023, "Randomized Nyström preconditioning", algorithm 2.1 and
@@ -39,6 +41,7 @@ class Nystrom:
     basis: Matrix
     values: Vector
     shift: float
+    tail: float
 
     @classmethod
     def sketch(cls, multiply: SymmetricOperator, rank: int, shift: float, seed: int) -> Nystrom:
@@ -75,12 +78,14 @@ class Nystrom:
         basis, singular, _ = np.linalg.svd(b, full_matrices=False)
         values = np.maximum(singular**2 - nu, 0.0)
         kept = int(np.count_nonzero(values > _FLOOR * values[0])) if values[0] > 0 else 0
-        return cls(np.ascontiguousarray(basis[:, :kept]), values[:kept], shift)
+        exhausted = kept < rank and shift > 0
+        tail = float(values[kept - 1]) if kept and not exhausted else 0.0
+        return cls(np.ascontiguousarray(basis[:, :kept]), values[:kept], shift, tail)
 
     @classmethod
     def none(cls, n: int) -> Nystrom:
         """Return the one that changes nothing."""
-        return cls(np.zeros((n, 0)), np.zeros(0), 0.0)
+        return cls(np.zeros((n, 0)), np.zeros(0), 0.0, 0.0)
 
     @property
     def rank(self) -> int:
@@ -92,7 +97,7 @@ class Nystrom:
         if not self.rank:
             return r.copy()
         inside = self.basis.T @ r
-        weights = (self.values[-1] + self.shift) / (self.values + self.shift) - 1.0
+        weights = (self.tail + self.shift) / (self.values + self.shift) - 1.0
         return r + self.basis @ (weights[:, None] * inside)
 
 

@@ -49,9 +49,10 @@ class FactorStore:
         self.keep = False
         self._arrays: dict[str, groups.CheckedArray] = {}
         self._kept: dict[int, Matrix] = {}
+        self._spare: list[NDArray[np.float64]] = []
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_arrays": {}, "_kept": {}, "keep": False}
+        return {**self.__dict__, "_arrays": {}, "_kept": {}, "_spare": [], "keep": False}
 
     @classmethod
     def create(
@@ -213,17 +214,28 @@ class FactorStore:
         Raises:
             StoreError: A chunk is damaged or missing.
         """
+        return self._strip_into(r0, r1, None)
+
+    def _strip_into(self, r0: int, r1: int, buffer: NDArray[np.float64] | None) -> Matrix:
         if r0 in self._kept:
             return self._kept[r0]
-        values = self._read_strip(r0, r1)
+        out = None if buffer is None else buffer[: (r1 - r0) * r1].reshape(r1 - r0, r1)
+        values = self._read_strip(r0, r1, out)
         if self.keep:
             self._kept[r0] = values
         return values
 
+    def _buffer(self) -> NDArray[np.float64]:
+        try:
+            return self._spare.pop()  # several threads may ask
+        except IndexError:
+            return np.empty(self.plan.block * self.plan.n)
+
     def strips(self, first: int, *, upwards: bool = False) -> Iterator[tuple[int, int, Matrix]]:
         """Yield (r0, r1, L[r0:r1, :r1]) for the rows of chunks from row ``first`` on.
 
-        The next one is read while the caller works on this one.
+        The next one is read while the caller works on this one, which is gone afterwards: two
+        buffers take turns (memory fresh from the system costs more than the reading).
 
         Args:
             first: A row; the first strip is the one that holds it.
@@ -232,17 +244,20 @@ class FactorStore:
         blocks = [block for block in self.plan.blocks(0, self.plan.n) if block[1] > first]
         if upwards:
             blocks.reverse()
+        buffers = [self._buffer() for _ in range(2)] if not self.keep else [None, None]
         with ThreadPoolExecutor(1) as ahead:
-            waiting = ahead.submit(self.strip, *blocks[0])
-            for here, following in zip(blocks, [*blocks[1:], None], strict=True):
+            waiting = ahead.submit(self._strip_into, *blocks[0], buffers[0])
+            for turn, here in enumerate(blocks, start=1):
                 values = waiting.result()
-                if following is not None:
-                    waiting = ahead.submit(self.strip, *following)
+                if turn < len(blocks):
+                    waiting = ahead.submit(self._strip_into, *blocks[turn], buffers[turn % 2])
                 yield *here, values
+        self._spare.extend(buffer for buffer in buffers if buffer is not None)
 
     def release(self) -> None:
         """Give back the memory of the strips kept."""
         self._kept.clear()
+        self._spare.clear()
 
     def kept_bytes(self) -> int:
         """Return the bytes all strips take in memory."""
@@ -266,17 +281,17 @@ class FactorStore:
         array, _, _ = self._place(k, self.plan.bands[band][0])
         return array.damaged(f"panel {k}", _record_of(k, band), key, reason)
 
-    def _read_strip(self, r0: int, r1: int) -> Matrix:
+    def _read_strip(self, r0: int, r1: int, out: Matrix | None) -> Matrix:
         if self.plan.band_of(r0) == 0:
             array, _, _ = self._place(0, r0)
             try:
-                values = array.read("strip", "", (slice(r0, r1), slice(0, r1)))
+                values = array.read("strip", "", (slice(r0, r1), slice(0, r1)), out)
             except StoreError:
                 pass  # read again panel by panel below, which names the damaged one
             else:
                 if not np.isnan(values[0, :: self.plan.block]).any():
                     return values
-        out = np.zeros((r1 - r0, r1))
+        out = np.empty((r1 - r0, r1)) if out is None else out
         for k in range(self.plan.panel_of(r1 - 1) + 1):
             first, past = self.plan.columns(k)
             out[:, first : min(past, r1)] = self._read(k, r0, r1, first, min(past, r1))
