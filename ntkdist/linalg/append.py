@@ -23,7 +23,7 @@ from ntkdist.linalg.outcomes import (
     not_symmetric,
 )
 from ntkdist.linalg.panels import ITEM, format_bytes
-from ntkdist.linalg.schedule import side_by_side
+from ntkdist.linalg.schedule import blas_threads, side_by_side
 from ntkdist.linalg.solve import forward
 from ntkdist.linalg.source import Matrix, Source, Vector, first_skew
 from ntkdist.linalg.store import FactorStore, panel_digest
@@ -187,11 +187,12 @@ def _append_band(
     n, m = above.shape
     np.fill_diagonal(square, square.diagonal() + attributes["ridge_absolute"])
     sums = _grown_sums(store.sums(), above, square)
-    forward(store, above)  # L⁻¹ Bᵀ = Xᵀ
     diagonal = square.diagonal().copy()
-    _blas.subtract_gram(square, above, transposed=True)
-    schur = square.diagonal().copy()
-    pivot = _blas.cholesky_lower(square)
+    with blas_threads(attributes["blas_threads"]):
+        forward(store, above)  # L⁻¹ Bᵀ = Xᵀ
+        _blas.subtract_gram(square, above, transposed=True)
+        schur = square.diagonal().copy()
+        pivot = _blas.cholesky_lower(square)
     if pivot >= 0:
         value = float(schur[pivot] - square[pivot, :pivot] @ square[pivot, :pivot])
         text = Outcome.BAD_BAND.message(

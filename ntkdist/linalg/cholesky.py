@@ -22,7 +22,7 @@ from ntkdist.linalg.panel_tasks import (
 )
 from ntkdist.linalg.panels import PanelPlan, parse_memory, plan_panels
 from ntkdist.linalg.ridge import check_ridge, suggest_ridge
-from ntkdist.linalg.schedule import Runner, Scheduler, task_runner
+from ntkdist.linalg.schedule import Runner, Scheduler, task_runner, thread_count
 from ntkdist.linalg.source import Source, survey_ranges, survey_rows
 from ntkdist.linalg.store import KIND, FactorStore, panel_digest
 
@@ -42,13 +42,15 @@ def factorize(
 
     Equivalent to ``scipy.linalg.cholesky(a, lower=True)`` where one panel fits the limit (one
     LAPACK call). Start it again with the same arguments after an interruption: panels recorded
-    as whole are kept, and the factor is the same to the bit (given the same number of BLAS
-    threads). Before the first panel, one pass over the matrix checks that it is finite and
+    as whole are kept, and the factor is the same to the bit, whichever scheduler and however many
+    workers compute it (given the same BLAS and the number of its threads, which is stored).
+    Before the first panel, one pass over the matrix checks that it is finite and symmetric and
     takes its norm; nothing is written until that is done.
 
     Args:
         a: (N, N) real symmetric: NumPy, Dask or Zarr array, or anything with ``.shape``,
-            ``.dtype`` and two-dimensional basic slicing. Only the upper triangle is used. A Dask
+            ``.dtype`` and two-dimensional basic slicing. Only the upper triangle is used; what a
+            NumPy or Zarr array has below it (neither NaN nor zero) must mirror it. A Dask
             array is computed slice by slice, twice in all: store an expensive one first. On a
             cluster, pass a Zarr or Dask array: a NumPy array would travel with every panel.
         url: Folder or fsspec URL of the factor's own Zarr group.
@@ -68,8 +70,8 @@ def factorize(
         The factor, opened.
 
     Raises:
-        InputError: The matrix is not square, real and finite; the limit is too small; another
-            ridge, fingerprint or matrix is stored at ``url``; or ``url`` cannot be written.
+        InputError: The matrix is not square, real, symmetric and finite; the limit is too small;
+            another ridge, fingerprint or matrix is stored at ``url``; or it cannot be written.
         NotPositiveDefiniteError: There is no factor. ``url`` is left as an empty group.
         StoreError: A stored panel is damaged, or the store refuses to be written.
     """
@@ -91,8 +93,7 @@ def factorize(
         else:
             attributes, sums = _survey(source, plan, run, limit, ridge, print_of)
             store = FactorStore.create(address, plan, attributes, sums)
-        shift = attributes["ridge_absolute"]
-        failure = _resume(source, store, shift, run, limit, notify)
+        failure = _resume(source, store, attributes, run, limit, notify)
         if failure is not None:
             _explain(failure, source, store, attributes, run, limit, notify)
     return CholeskyFactor.open(address, memory_limit=limit, scheduler=scheduler)
@@ -124,6 +125,7 @@ def _survey(
         "ridge_absolute": shift,
         "mean_diagonal": mean,
         "norm1": float(sums.max()),
+        "blas_threads": thread_count(),
         "fingerprint": fingerprint,
     }
     return attributes, sums
@@ -132,7 +134,7 @@ def _survey(
 def _resume(
     source: Source,
     store: FactorStore,
-    shift: float,
+    attributes: dict[str, Any],
     run: Runner,
     limit: int,
     notify: Listener,
@@ -154,7 +156,8 @@ def _resume(
         else:
             notify(PanelStarted(k, count))
             began = time.perf_counter()
-            outcome = compute_panel(source, store, k, shift, run, limit)
+            shift, threads = attributes["ridge_absolute"], attributes["blas_threads"]
+            outcome = compute_panel(source, store, k, shift, run, limit, threads)
             if isinstance(outcome, PanelFailure):
                 return outcome
             seconds = time.perf_counter() - began
@@ -165,7 +168,13 @@ def _resume(
 
 
 def compute_panel(
-    source: Source, store: FactorStore, k: int, shift: float, run: Runner, limit: int
+    source: Source,
+    store: FactorStore,
+    k: int,
+    shift: float,
+    run: Runner,
+    limit: int,
+    threads: int,
 ) -> dict[str, Any] | PanelFailure:
     """Compute and store one panel; its record is left to the caller.
 
@@ -176,6 +185,7 @@ def compute_panel(
         shift: Absolute ridge.
         run: Computes Delayed objects.
         limit: Bytes; caps the tasks that run at once in this process.
+        threads: Of BLAS, for the diagonal block.
 
     Returns:
         ``sha256``, ``min_pivot`` and ``log_diagonal`` of the panel; or why it failed.
@@ -187,7 +197,9 @@ def compute_panel(
     matrix = delayed(source, pure=False, traverse=False)
     factor = delayed(store, pure=False, traverse=False)
     row = delayed(read_row, pure=False)(factor, k)
-    head, lower = delayed(factor_diagonal, pure=False, nout=2)(matrix, factor, k, shift, row)
+    head, lower = delayed(factor_diagonal, pure=False, nout=2)(
+        matrix, factor, k, shift, row, threads
+    )
     finish = delayed(finish_rows, pure=False)
     below = [
         finish(matrix, factor, k, r0, r1, row, lower)
@@ -221,6 +233,7 @@ def _explain(
     """Raise the error for a failed panel, and leave nothing of the factor behind."""
     store.forget(0)
     plan, mean, ridge = store.plan, attributes["mean_diagonal"], attributes["ridge"]
+    threads = attributes["blas_threads"]
     if failure.pivot is None:
         groups.clear_group(store.url, KIND)
         for r0, r1 in survey_ranges(source.n, source.edge, plan.block):
@@ -231,7 +244,7 @@ def _explain(
 
     def fails(shift: float) -> bool:
         return any(
-            isinstance(compute_panel(source, store, k, shift, run, limit), PanelFailure)
+            isinstance(compute_panel(source, store, k, shift, run, limit, threads), PanelFailure)
             for k in range(plan.count)
         )
 

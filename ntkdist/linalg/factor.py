@@ -19,7 +19,7 @@ from ntkdist.linalg.operator import SymmetricOperator, check_vectors
 from ntkdist.linalg.outcomes import Outcome
 from ntkdist.linalg.panels import ITEM, parse_memory
 from ntkdist.linalg.refine import refine
-from ntkdist.linalg.schedule import Scheduler, task_runner
+from ntkdist.linalg.schedule import Scheduler, blas_threads, task_runner
 from ntkdist.linalg.solve import backward, forward, inverse_norm1
 from ntkdist.linalg.source import Source
 from ntkdist.linalg.store import HOW, KIND, FactorStore
@@ -173,8 +173,9 @@ class CholeskyFactor:
         return x.reshape(np.shape(b))
 
     def _substitute(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        forward(self._store, x)
-        backward(self._store, x)
+        with blas_threads(self._attributes["blas_threads"]):
+            forward(self._store, x)
+            backward(self._store, x)
         return x
 
     def inverse_columns(self, indices: Sequence[int] | NDArray[np.integer]) -> NDArray[np.float64]:
@@ -198,8 +199,9 @@ class CholeskyFactor:
             x = np.zeros((self.n, len(some)))
             x[some, np.arange(len(some))] = 1.0
             first = int(some.min())
-            forward(self._store, x[first:], first)
-            backward(self._store, x)
+            with blas_threads(self._attributes["blas_threads"]):
+                forward(self._store, x[first:], first)
+                backward(self._store, x)
             out[:, start : start + len(some)] = x
         return out
 
@@ -295,6 +297,7 @@ class CholeskyFactor:
             self._store,
             self.digest(),
             address,
+            threads=self._attributes["blas_threads"],
             memory_limit=self._limit,
             scheduler=self._scheduler,
             on_event=on_event,

@@ -11,7 +11,7 @@ from ntkdist.linalg import _blas, groups
 from ntkdist.linalg.events import InverseBlockDone, Listener
 from ntkdist.linalg.inverse import HOW, KIND, ROW_RECORDS, InverseStore
 from ntkdist.linalg.panels import ITEM, LARGEST_BLOCK, PanelPlan
-from ntkdist.linalg.schedule import Scheduler, one_blas_thread, task_runner
+from ntkdist.linalg.schedule import Scheduler, blas_threads, task_runner
 from ntkdist.linalg.solve import backward, forward
 from ntkdist.linalg.source import Matrix, Vector
 from ntkdist.linalg.store import FactorStore
@@ -25,6 +25,7 @@ def compute_inverse(
     digest: str,
     url: str,
     *,
+    threads: int,
     memory_limit: int,
     scheduler: Scheduler = None,
     on_event: Listener | None = None,
@@ -40,6 +41,7 @@ def compute_inverse(
         factor: The factor.
         digest: What identifies the factor.
         url: Where the inverse goes.
+        threads: Of BLAS, where it is one call.
         memory_limit: Bytes; caps the tasks that run at once in this process.
         scheduler: As for :func:`ntkdist.linalg.factorize`.
         on_event: Called with an ``InverseBlockDone`` for each block.
@@ -73,7 +75,8 @@ def compute_inverse(
         if factor.plan.count == 1:
             factor.release()  # what LAPACK overwrites is read afresh
             lower = factor.whole()
-            _blas.inverse_from_lower(lower)
+            with blas_threads(threads):
+                _blas.inverse_from_lower(lower)
         else:
             lower = _compute_columns(factor, url, group, memory_limit, scheduler, notify)
         _store_rows(InverseStore(url, plan), group, lower, done, notify)
@@ -172,7 +175,7 @@ def _column_norms(factor: FactorStore, c0: int, c1: int) -> Vector:
     """Return the squared norms of columns c0:c1 of L⁻¹."""
     x = np.zeros((factor.plan.n - c0, c1 - c0))
     np.fill_diagonal(x, 1.0)
-    with one_blas_thread():
+    with blas_threads(1):
         forward(factor, x, c0)
     return np.einsum("ij,ij->j", x, x)
 
@@ -181,7 +184,7 @@ def _column_block(factor: FactorStore, columns: groups.CheckedArray, c0: int, c1
     """Compute and store columns c0:c1 of the inverse, from row c0 on."""
     x = np.zeros((factor.plan.n - c0, c1 - c0))
     np.fill_diagonal(x, 1.0)
-    with one_blas_thread():
+    with blas_threads(1):
         forward(factor, x, c0)
         backward(factor, x, c0)
     columns.write(f"columns {c0}:{c1}", (slice(c0, factor.plan.n), slice(c0, c1)), x)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
 from ntkdist.linalg.panels import ITEM
-from ntkdist.linalg.schedule import Runner, one_blas_thread
+from ntkdist.linalg.schedule import Runner, blas_threads
 from ntkdist.linalg.source import KeptSource, Matrix, Source
 
 #: Rows of a tile where the matrix has no chunks of its own.
@@ -128,7 +128,7 @@ def multiply_rows(source: Source, x: Matrix, r0: int, r1: int, step: int) -> Mat
     n = source.n
     out = np.zeros((n - r0, x.shape[1]))
     wide = np.empty((min(_SLAB, step), min(step, n)))
-    with one_blas_thread():
+    with blas_threads(1):
         for r in range(r0, r1, step):
             rows = min(r + step, r1)
             for c in range(r, n, step):

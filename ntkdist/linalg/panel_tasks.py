@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ntkdist.linalg import _blas
-from ntkdist.linalg.schedule import one_blas_thread, side_by_side
+from ntkdist.linalg.schedule import blas_threads, side_by_side
 from ntkdist.linalg.source import Matrix, Source
 from ntkdist.linalg.store import FactorStore
 
@@ -55,9 +55,9 @@ def read_row(store: FactorStore, k: int) -> list[Matrix]:
 
 
 def factor_diagonal(
-    source: Source, store: FactorStore, k: int, shift: float, row: list[Matrix]
+    source: Source, store: FactorStore, k: int, shift: float, row: list[Matrix], threads: int
 ) -> tuple[DiagonalDone, Matrix | None]:
-    """Factor and store the diagonal block of panel ``k``, with all BLAS threads.
+    """Factor and store the diagonal block of panel ``k``.
 
     Args:
         source: The matrix.
@@ -65,6 +65,7 @@ def factor_diagonal(
         k: Panel.
         shift: Absolute ridge, added to the diagonal.
         row: From :func:`read_row`.
+        threads: Of BLAS.
 
     Returns:
         What was done, and L[k, k] (w, w) float64 for the rows below (None where there are none
@@ -75,10 +76,11 @@ def factor_diagonal(
     source.fill_lower(lower, first, store.plan.block)
     diagonal = lower.diagonal().copy() + shift
     np.fill_diagonal(lower, diagonal)
-    for block in row:
-        _blas.subtract_gram(lower, block)
-    diagonal = lower.diagonal().copy()
-    pivot = _blas.cholesky_lower(lower)
+    with blas_threads(threads):
+        for block in row:
+            _blas.subtract_gram(lower, block)
+        diagonal = lower.diagonal().copy()
+        pivot = _blas.cholesky_lower(lower)
     if pivot >= 0:
         # row ``pivot`` of L is finished up to its diagonal; that entry may hold anything
         done = lower[pivot, :pivot]
@@ -128,7 +130,7 @@ def finish_rows(
         return None
     first, past = store.plan.columns(k)
     values = np.array(source.block(first, past, r0, r1).T, order="C")
-    with one_blas_thread():
+    with blas_threads(1):
         for j, block in enumerate(row):
             _blas.subtract_product(values, store.rows(j, r0, r1), block, tb=True)
         _blas.solve_lower(lower, values, transposed=True, from_right=True)

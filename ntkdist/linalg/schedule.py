@@ -1,8 +1,9 @@
 """Where Dask tasks run, and how many BLAS threads each of them gets.
 
-Tasks that run side by side get one BLAS thread each. The one task of a panel that runs alone
-(its diagonal block; the whole matrix where there is one panel) keeps all threads. Both rules
-hold under every scheduler, so that the synchronous and the threaded one give the same bits.
+Tasks that run side by side get one BLAS thread each. What runs alone (a panel's diagonal block;
+the whole matrix where there is one panel; substitutions) gets as many as Dask would use threads
+where the factor was begun, a number that is stored with it: LAPACK's bits depend on it. Both
+rules hold under every scheduler, so that all of them give the same bits.
 """
 
 from __future__ import annotations
@@ -38,28 +39,31 @@ def _limiter() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, thread_name_prefix="blas-limits")
 
 
-def _set_limit() -> Any:
+def _set_limit(count: int) -> Any:
     from threadpoolctl import OpenBLASController
 
     # a caller's own limit around us would otherwise keep ours from taking effect
     OpenBLASController.clear_controlling_thread(force=True)
-    return _blas_pools().limit(limits=1, user_api="blas")
+    return _blas_pools().limit(limits=count, user_api="blas")
 
 
 @contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """Limit BLAS to one thread in this process while any caller is inside.
+def blas_threads(count: int) -> Iterator[None]:
+    """Give BLAS so many threads in this process while any caller is inside.
 
     The limit of OpenBLAS belongs to the process, not to a thread: the first one in sets it and
     the last one out puts it back, so that no task restores it under another. threadpoolctl lets
     only the thread that set a limit lift it, and those two need not be one: a thread of our own
     does both.
+
+    Args:
+        count: How many; of callers that are inside together, the first one's counts.
     """
     global _inside, _limit
 
     with _lock:
         if _inside == 0:
-            _limit = _limiter().submit(_set_limit).result()
+            _limit = _limiter().submit(_set_limit, count).result()
         _inside += 1
     try:
         yield
@@ -114,7 +118,7 @@ def task_runner(scheduler: Scheduler) -> Iterator[Runner]:
 
     def run(tasks: Sequence[Any], at_most: int | None = None) -> list[Any]:
         options: dict[str, Any] = dict(chosen)
-        if threaded and at_most is not None and at_most < _thread_count():
+        if threaded and at_most is not None and at_most < thread_count():
             options["num_workers"] = at_most
         try:
             return list(dask.compute(*tasks, **options))
@@ -144,7 +148,8 @@ def side_by_side(function: Callable[[Any], Any], items: Sequence[Any]) -> list[A
         return list(pool.map(function, items))
 
 
-def _thread_count() -> int:
+def thread_count() -> int:
+    """Return how many threads Dask's threaded scheduler would use here."""
     import dask
     from dask.system import CPU_COUNT
 

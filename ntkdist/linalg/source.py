@@ -189,7 +189,7 @@ def survey_ranges(n: int, edge: int, block: int) -> list[tuple[int, int]]:
 def survey_rows(source: Source, r0: int, r1: int, block: int) -> Survey:
     """Look at the upper triangle's rows r0:r1: diagonal, sums of magnitudes, what is wrong.
 
-    What an array in memory or a Zarr array has below the diagonal (neither NaN nor all zeros) must
+    What an array in memory or a Zarr array has below the diagonal (neither NaN nor zero) must
     mirror what is above.
 
     Args:
@@ -251,11 +251,8 @@ def first_skew(
     """
     if row == col:
         piece, mirror = np.triu(piece, 1), np.triu(mirror, 1)
-    if not mirror.any():
-        return None  # zeros: only the upper triangle was stored
-    gap = np.abs(piece - mirror)  # NaN: nothing was stored there
-    with np.errstate(invalid="ignore"):
-        wrong = gap > ASYMMETRY * np.abs(piece).max()
+    # NaN and zero are what an array has where nothing was stored
+    wrong = (np.abs(piece - mirror) > ASYMMETRY * np.abs(piece).max()) & (mirror != 0)
     if not wrong.any():
         return None
     i, j = (int(v) for v in np.unravel_index(np.argmax(wrong), wrong.shape))

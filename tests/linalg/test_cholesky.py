@@ -95,11 +95,9 @@ def test_any_array_gives_the_same_factor(tmp_path, kind, limit):
 @pytest.mark.parametrize("limit", MODES.values(), ids=MODES)
 @pytest.mark.parametrize(
     "scheduler",
-    ["threads", pytest.param("processes", marks=pytest.mark.slow), dask.get, None],
+    ["threads", dask.get, None],
 )
 def test_schedulers_give_the_same_bits(tmp_path, limit, scheduler):
-    if scheduler == "processes" and limit != SMALL:
-        pytest.skip("one panel is one task")
     a = spd(400)
     expected = factorize(a, tmp_path / "s", memory_limit=limit, scheduler="synchronous")
     got = factorize(a, tmp_path / "f", memory_limit=limit, scheduler=scheduler)
@@ -119,21 +117,6 @@ def test_a_distributed_client_gives_the_same_bits(tmp_path):
         lazy = da.from_array(a, chunks=100)
         by_dask = factorize(lazy, tmp_path / "g", memory_limit=SMALL, scheduler=client)
     assert got.digest() == by_dask.digest() == expected.digest()
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # ray's own
-def test_ray_gives_the_same_bits(tmp_path):
-    import ray
-
-    a = spd(400)
-    expected = factorize(a, tmp_path / "s", memory_limit=SMALL)
-    ray.init(num_cpus=2, include_dashboard=False)
-    try:
-        got = factorize(a, tmp_path / "f", memory_limit=SMALL, scheduler="ray")
-    finally:
-        ray.shutdown()
-    assert got.digest() == expected.digest()
 
 
 def test_an_unknown_scheduler_is_named(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from ntkdist.linalg import _blas, factorize
-from ntkdist.linalg.schedule import one_blas_thread, side_by_side
+from ntkdist.linalg.schedule import blas_threads, side_by_side
 from tests.linalg.matrices import SMALL, spd
 
 
@@ -25,9 +25,9 @@ def two_threads():
 
 
 def test_a_task_has_one_thread_and_gives_the_others_back(two_threads):
-    with one_blas_thread():
+    with blas_threads(1):
         assert threads() == {1}
-        with one_blas_thread():
+        with blas_threads(1):
             assert threads() == {1}
         assert threads() == {1}
     assert threads() == {2}
@@ -40,7 +40,7 @@ def test_tasks_that_overlap_give_the_threads_back(two_threads):
     stay = threading.Event()
 
     def first() -> None:
-        with one_blas_thread():
+        with blas_threads(1):
             inside.set()
             leave.wait(30)
         gone.set()
@@ -49,7 +49,7 @@ def test_tasks_that_overlap_give_the_threads_back(two_threads):
     thread = threading.Thread(target=first)
     thread.start()
     assert inside.wait(30)
-    with one_blas_thread():
+    with blas_threads(1):
         leave.set()
         assert gone.wait(30)
         assert threads() == {1}
