@@ -91,6 +91,9 @@ class GramConfig:
             raise InputError(f"gram.kinds={list(self.kinds)} must hold ntk; add nngp beside it")
 
 
+SCHEDULERS = ("auto", "threads", "synchronous", "ray")
+
+
 @dataclass(frozen=True)
 class FactorConfig:
     """The Cholesky stage.
@@ -98,13 +101,21 @@ class FactorConfig:
     Attributes:
         ridge: Added to the diagonal, relative to its mean.
         memory_limit: Most memory a panel may take.
+        scheduler: Where Dask runs it: auto (threads here, or what Dask is configured with),
+            threads, synchronous, ray (on the Gram's cluster) or tcp://HOST:PORT.
     """
 
     ridge: float = 1e-3
     memory_limit: str = "2GiB"
+    scheduler: str = "auto"
 
     def __post_init__(self) -> None:
         _within("factor.ridge", self.ridge, 0.0, float("inf"))
+        if self.scheduler not in SCHEDULERS and "://" not in self.scheduler:
+            raise InputError(
+                f"factor.scheduler={self.scheduler!r} is not one of {', '.join(SCHEDULERS)} or an "
+                f"address tcp://HOST:PORT{did_you_mean(self.scheduler, SCHEDULERS)}"
+            )
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,17 @@ class StageLines:
             )
         elif name == "InverseBlockDone" and not event.resumed:
             self._now_and_then(f"inverse: {event.stage} {event.index + 1} of {event.count}")
+        elif name == "BandDone":
+            self._now_and_then(
+                f"append: {event.n} rows, {100 * event.fraction:.0f} %, {event.gflops:.1f} GFLOP/s"
+            )
+        elif name == "SketchDone":
+            self._line(f"preconditioner of rank {event.rank} in {event.seconds:.1f} s")
+        elif name == "IterationDone":
+            self._now_and_then(
+                f"{event.method}: pass {event.index}, residual {event.residual:.2e}, "
+                f"until {event.tolerance:.0e}, {event.seconds:.1f} s a pass"
+            )
         elif name == "RidgeTried":
             self._line(f"ridge {event.ridge:g}: {'passes' if event.passed else 'fails'}")
 

@@ -33,6 +33,7 @@ def test_round_trip_through_plain_values():
         ({"gram": 3}, "gram is 3; key: value"),
         ({"factor": {"ridge": -1}}, "factor.ridge=-1.0 must be at least 0"),
         ({"factor": {"ridge": "much"}}, "factor.ridge='much' must be a number"),
+        ({"factor": {"scheduler": "rey"}}, "factor.scheduler='rey' is not one of .*mean 'ray'"),
         ({"noise": {"rate": 1.5}}, "noise.rate=1.5 must be at least 0 and at most 1"),
         ({"labels": {"steps": -3}}, "labels.steps=-3"),
         ({"labels": {"method": "paper", "steps": "none"}}, "no end of its own"),

@@ -21,6 +21,8 @@ from ntkdist.errors import InputError, NtkdistError, did_you_mean
 Runner = Callable[..., list[Any]]  # what task_runner yields
 Scheduler = Any  # None, a name, an address, a callable, or a distributed Client
 
+_PATIENCE = "15s"  # for a scheduler to answer
+
 _lock = threading.Lock()
 _inside = 0
 _limit: Any = None
@@ -89,7 +91,7 @@ def task_runner(scheduler: Scheduler) -> Iterator[Runner]:
         threaded scheduler and means nothing to the others.
 
     Raises:
-        InputError: The name is not known.
+        InputError: The name is not known, or nobody answers at the address.
     """
     import dask
     import dask.base
@@ -105,7 +107,13 @@ def task_runner(scheduler: Scheduler) -> Iterator[Runner]:
         elif "://" in scheduler:
             from distributed import Client
 
-            scheduler = client = Client(scheduler, set_as_default=False)
+            try:
+                scheduler = client = Client(scheduler, set_as_default=False, timeout=_PATIENCE)
+            except (OSError, ValueError) as error:
+                raise InputError(
+                    f"no Dask scheduler answers at {scheduler} ({error}); start one with 'dask "
+                    "scheduler' and workers with 'dask worker', or leave the scheduler out"
+                ) from error
         elif scheduler not in dask.base.named_schedulers:
             known = [*dask.base.named_schedulers, "ray"]
             raise InputError(

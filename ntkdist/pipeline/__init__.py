@@ -240,6 +240,18 @@ class Pipeline:
             )
         return store
 
+    @contextmanager
+    def _scheduler(self) -> Iterator[str | None]:
+        """Yield what the factor stage's tasks run on, with a Ray to run them where it is asked."""
+        from ntkdist.gram.executors._cluster import cluster, package_path
+
+        name = self.config.factor.scheduler
+        if name != "ray":
+            yield None if name == "auto" else name
+            return
+        with cluster(self.config.gram.address, cpus=_cores(), gpus=0, environment=package_path()):
+            yield name
+
     def factor_address(self) -> str:
         """Return where the factor for this ridge is kept."""
         return self.run.address("factor", "ntk", f"ridge-{self.config.factor.ridge:g}")
@@ -249,13 +261,14 @@ class Pipeline:
         from ntkdist.linalg import factorize
 
         settings = self.config.factor
-        with self._stage("factor") as detail:
+        with self._stage("factor") as detail, self._scheduler() as scheduler:
             store = self.gram_store()
             factor = factorize(
                 store,
                 self.factor_address(),
                 ridge=settings.ridge,
                 memory_limit=settings.memory_limit,
+                scheduler=scheduler,
                 on_event=self._forward,
                 fingerprint=self.run.fingerprint,
             )

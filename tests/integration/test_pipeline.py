@@ -1,6 +1,7 @@
 """One run from images to report, started again, changed, interrupted."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,9 @@ from ntkdist.gram.events import read_events
 from ntkdist.gram.store import GramStore
 from ntkdist.pipeline import Pipeline, thumbnail
 from ntkdist.status import describe
+from tests.gram.conftest import ray_session
+
+__all__ = ["ray_session"]  # fixture
 
 
 def settings(folder, **changes):
@@ -101,6 +105,21 @@ def test_another_ridge_or_method_keeps_the_gram(finished):
         assert pipeline.run.attributes("labels")["summary"]["flips"] == 5
         assert pipeline.run.attributes("labels")["summary"]["ridge"] == 0.5
     assert computed(finished) == before
+
+
+@pytest.mark.filterwarnings("ignore")  # ray's own
+@pytest.mark.usefixtures("ray_session")
+def test_the_factor_stage_on_ray_gives_the_same_bits(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "factor")
+    settled = settings(tmp_path / "run", factor=FactorConfig(scheduler="ray"))
+    with Pipeline(settled) as pipeline:
+        assert pipeline.factor().digest() == digest_of(finished)
+
+
+def digest_of(folder):
+    with Pipeline(settings(folder)) as pipeline:
+        return pipeline.factor().digest()
 
 
 def test_another_tile_is_refused(finished):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
+from ntkdist.errors import InputError
 from ntkdist.linalg import CholeskyFactor, cg_solve, factorize, top_eigenpairs
 from tests.gram.conftest import ray_session
 from tests.linalg.kernels import exponential
@@ -102,3 +103,12 @@ def test_one_lapack_call_has_the_same_bits_in_a_worker(stored, tmp_path, address
     there = factorize(stored, tmp_path / "there", ridge=1e-3, scheduler=address)
     assert here.panel_count == 1
     assert there.digest() == here.digest()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # distributed's own
+def test_an_address_where_nobody_answers_is_said(stored, tmp_path, monkeypatch):
+    monkeypatch.setattr("ntkdist.linalg.schedule._PATIENCE", "1s")
+    text = r"no Dask scheduler answers at tcp://127\.0\.0\.1:1 .*start one with 'dask scheduler'"
+    with pytest.raises(InputError, match=text):
+        factorize(stored, tmp_path / "f", scheduler="tcp://127.0.0.1:1")
+    assert not (tmp_path / "f").exists()
