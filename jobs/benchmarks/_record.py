@@ -19,7 +19,7 @@ RESULTS = Path(__file__).parent / "results"
 
 PACKAGES = (
     *("numpy", "scipy", "numba", "llvmlite", "numba-cuda", "cupy-cuda12x", "cupy-cuda13x"),
-    *("jax", "jaxlib", "neural-tangents", "ray", "zarr"),
+    *("jax", "jaxlib", "neural-tangents", "ray", "zarr", "dask", "threadpoolctl"),
 )
 
 

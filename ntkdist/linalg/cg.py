@@ -208,7 +208,7 @@ class _Solver:
         """Go on from what is stored, or begin."""
         state = self.store.latest() if self.store is not None else None
         if state is not None and state.finished(self.system.tolerance):
-            return _result(state, Outcome.CONVERGED)
+            return _result(state, Outcome.CONVERGED, rank)
         inverse = self._preconditioner(rank, seed)
         if state is None:
             state = self._restart(np.zeros_like(self.system.rhs), self.system.rhs.copy(), inverse)
@@ -312,7 +312,7 @@ class _Solver:
             self.store.save(state)
 
 
-def _result(state: State, outcome: Outcome, rank: int = 0) -> CgResult:
+def _result(state: State, outcome: Outcome, rank: int) -> CgResult:
     residuals = np.zeros(0) if state.residuals is None else state.residuals
     return CgResult(state.x, outcome, residuals, np.array(state.history), rank, 0)
 

@@ -281,7 +281,8 @@ class CholeskyFactor:
         Symmetric to the bit. Takes twice the operations of the factorisation.
 
         Args:
-            url: Folder or fsspec URL of its own group; None puts it beside the panels.
+            url: Folder or fsspec URL of its own group; None puts it beside the panels, in place of
+                one of an earlier factor.
             on_event: Called with an ``InverseBlockDone`` for each block, from this thread.
             overwrite: Drop an inverse that is there and compute it anew.
 
@@ -293,6 +294,9 @@ class CholeskyFactor:
             StoreError: A stored part is damaged, or the store refuses to be written.
         """
         address = f"{self.url}/inverse" if url is None else groups.address_of(url)
+        if url is None and not overwrite:
+            found = groups.open_group(address, "inverse", any_schema=True)
+            overwrite = found is not None and found.attrs["factor"] != self.digest()
         return compute_inverse(
             self._store,
             self.digest(),

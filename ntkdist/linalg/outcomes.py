@@ -100,6 +100,10 @@ class Outcome(enum.Enum):
         "{n} rows is kept. Likely causes: an appended image that equals one that is there, or "
         "rounding; drop it, or factorize the larger matrix anew with a larger ridge"
     )
+    NO_SUMS = (
+        "the column sums of the factor at {url} cannot be read, and the norm of a larger matrix "
+        "needs them ({reason}); factorize with overwrite=True"
+    )
     CONVERGED = "converged: relative residual {residual:.3g} after {iterations} iterations"
     TOO_MANY_ITERATIONS = (
         "no convergence: relative residual {residual:.3g} after {iterations} iterations, asked for "

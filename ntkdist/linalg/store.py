@@ -118,9 +118,8 @@ class FactorStore:
 
     def write_sums(self, group: Any, sums: NDArray[np.float64]) -> None:
         """Store the column sums of magnitudes, which give the norm once rows are appended."""
-        name = "column_sums" if not self.plan.added else f"{ADDED}/{len(self.plan.added):05d}/sums"
-        groups.create_array(group, name, shape=sums.shape, chunks=sums.shape)
-        group[name][:] = sums
+        groups.create_array(group, self._sums_name, shape=sums.shape, chunks=sums.shape)
+        self._open(self._sums_name).write("column sums", (slice(0, len(sums)),), sums)
 
     def sums(self) -> NDArray[np.float64]:
         """Read the column sums of |entry| off the diagonal, (N,) float64.
@@ -128,12 +127,20 @@ class FactorStore:
         Raises:
             StoreError: They are damaged or missing.
         """
-        name = "column_sums" if not self.plan.added else f"{ADDED}/{len(self.plan.added):05d}/sums"
-        where = (slice(0, self.plan.n),)
-        values = self._open(name).read("column sums", "zarr.json", where)
+        name = self._sums_name
+        try:
+            values = self._open(name).read(name, "", (slice(0, self.plan.n),))
+        except StoreError as error:
+            raise StoreError(Outcome.NO_SUMS.message(url=self.url, reason=error)) from error
         if np.isnan(values).any():
-            raise self._open(name).damaged("column sums", "zarr.json", f"{name}/c/0", "is missing")
+            reason = f"{name} misses a chunk"
+            raise StoreError(Outcome.NO_SUMS.message(url=self.url, reason=reason))
         return values
+
+    @property
+    def _sums_name(self) -> str:
+        band = len(self.plan.added)
+        return f"{ADDED}/{band:05d}/sums" if band else "column_sums"
 
     def records(self) -> list[dict[str, Any]]:
         """Return the records of the first band's panels, up to the first missing one."""

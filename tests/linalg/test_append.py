@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -212,6 +213,30 @@ def test_the_inverse_of_the_smaller_matrix_is_dropped(tmp_path, matrix):
     with pytest.raises(StoreError, match="holds no inverse"):
         InverseStore.open(tmp_path / "f" / "inverse")
     assert_allclose(np.asarray(large.inverse()), np.linalg.inv(matrix), atol=1e-9)
+
+
+def test_a_stale_inverse_beside_the_panels_is_replaced(tmp_path, matrix):
+    """As after a kill between the band's record and the inverse's removal."""
+    small = factorize(matrix[:N, :N], tmp_path / "f")
+    small.inverse()
+    shutil.copytree(tmp_path / "f" / "inverse", tmp_path / "kept")
+    large = small.append(matrix)
+    shutil.copytree(tmp_path / "kept", tmp_path / "f" / "inverse")
+    assert_allclose(np.asarray(large.inverse()), np.linalg.inv(matrix), atol=1e-9)
+
+
+@pytest.mark.parametrize("loss", ["flipped", "missing"])
+def test_lost_column_sums_are_said(tmp_path, matrix, loss):
+    factor = factorize(matrix[:N, :N], tmp_path / "f")
+    chunk = tmp_path / "f" / "column_sums" / "c" / "0"
+    data = bytearray(chunk.read_bytes())
+    chunk.unlink()
+    if loss == "flipped":
+        data[40] ^= 1
+        chunk.write_bytes(data)
+    with pytest.raises(StoreError, match=r"column sums .* cannot be read.*overwrite=True"):
+        factor.append(matrix)
+    assert_allclose(factor.solve(np.ones(N)), CholeskyFactor.open(factor.url).solve(np.ones(N)))
 
 
 @pytest.mark.parametrize(
