@@ -200,13 +200,13 @@ def cg(folder: Path, n: int, repeats: int) -> dict[str, Any]:
     store, b = gram(folder, n), targets(n)
     row: dict[str, Any] = {"n": n, "right_hand_sides": 10, "ridge": 1e-3, "tolerance": 1e-8}
     with PeakMemory(os.getpid()) as peak:
-        seconds, helped = timed(lambda: cg_solve(store, b, ridge=1e-3, memory_limit="1.5GiB"))
+        seconds, helped = timed(lambda: cg_solve(store, b, ridge=1e-3, memory_limit="1.6GiB"))
     most = 3 * helped.iterations
     plain = cg_solve(store, b, ridge=1e-3, rank=0, max_iterations=most, throw=False)
     row |= {
         "rank": helped.rank, "iterations": helped.iterations, "passes": helped.passes,
         "seconds": seconds, "residual": float(helped.residuals.max()),
-        "peak_gib": peak.bytes / GIB, "memory_limit": "1.5GiB",
+        "peak_gib": peak.bytes / GIB, "memory_limit": "1.6GiB",
         "without_preconditioner": {
             "iterations": plain.iterations, "outcome": plain.outcome.name,
             "residual": float(plain.residuals.max()),

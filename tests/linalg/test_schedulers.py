@@ -79,13 +79,6 @@ def test_an_address(stored, expected, tmp_path, address):
     same(everything(stored, tmp_path, address), expected)
 
 
-def test_a_client_that_is_there(stored, expected, tmp_path, address):
-    from distributed import Client
-
-    with Client(address, set_as_default=True):
-        same(everything(stored, tmp_path, None), expected)
-
-
 @pytest.mark.filterwarnings("ignore")  # ray's own
 @pytest.mark.usefixtures("ray_session")
 def test_ray(stored, expected, tmp_path):
