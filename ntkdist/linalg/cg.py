@@ -154,7 +154,7 @@ def cg_solve(
             SymmetricOperator(source, run, memory_limit=limit), rhs, ridge, mean, tolerance
         )
         solver = _Solver(system, store, notify, max_iterations, save_every)
-        result = solver.solve(rank, seed, k)
+        result = solver.solve(rank, seed)
     x = result.x.reshape(np.shape(b))
     result = CgResult(
         x, result.outcome, result.residuals, result.history, result.rank, system.multiply.passes
@@ -204,7 +204,7 @@ class _Solver:
     max_iterations: int
     save_every: float
 
-    def solve(self, rank: int, seed: int, k: int) -> CgResult:
+    def solve(self, rank: int, seed: int) -> CgResult:
         """Go on from what is stored, or begin."""
         state = self.store.latest() if self.store is not None else None
         if state is not None and state.finished(self.system.tolerance):
@@ -290,7 +290,7 @@ class _Solver:
         inner = (inner + inner.T) / 2
         try:
             factor = cho_factor(inner)
-        except (np.linalg.LinAlgError, ValueError):  # ValueError: not finite
+        except np.linalg.LinAlgError:
             raise self._indefinite(inner, len(state.history) + 1) from None
         alpha = cho_solve(factor, p.T @ r)
         x = x + p @ alpha
@@ -301,7 +301,7 @@ class _Solver:
         return State(x, r, _orthonormal(directions), (*state.history, residual), None)
 
     def _indefinite(self, inner: Matrix, iteration: int) -> NotPositiveDefiniteError:
-        value = float(np.linalg.eigvalsh(inner)[0]) if np.isfinite(inner).all() else math.nan
+        value = float(np.linalg.eigvalsh(inner)[0])
         text = Outcome.INDEFINITE.message(
             ridge=self.system.ridge, iteration=iteration, value=value, mean=self.system.mean
         )

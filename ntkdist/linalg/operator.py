@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
+from ntkdist.linalg.outcomes import Outcome, not_finite
 from ntkdist.linalg.panels import ITEM
 from ntkdist.linalg.schedule import Runner, blas_threads
-from ntkdist.linalg.source import KeptSource, Matrix, Source
+from ntkdist.linalg.source import KeptSource, Matrix, Source, survey_ranges, survey_rows
 
 #: Rows of a tile where the matrix has no chunks of its own.
 _STEP = 1024
@@ -67,6 +68,10 @@ class SymmetricOperator:
 
         Returns:
             The product, of x's shape.
+
+        Raises:
+            InputError: The matrix has an entry that is not finite; names the first.
+            StoreError: The matrix cannot be read.
         """
         given = x
         x = np.ascontiguousarray(x.reshape(self.n, -1))
@@ -99,7 +104,17 @@ class SymmetricOperator:
             for (r0, _), part in zip(parts[start : start + lot], found, strict=True):
                 y[r0:] += part
         self.passes += 1
+        if not np.isfinite(y).all():
+            raise self._not_finite()
         return y
+
+    def _not_finite(self) -> InputError:
+        """Look for the entry that spoiled a product."""
+        for r0, r1 in survey_ranges(self.n, self._source.edge, self._step):
+            bad = survey_rows(self._source, r0, r1, self._step).bad
+            if bad is not None:
+                return not_finite(bad)
+        return InputError(Outcome.OVERFLOW.message())
 
     def _parts(self, k: int) -> list[tuple[int, int]]:
         """Cut the rows into parts with about equal shares of the upper triangle."""

@@ -21,7 +21,7 @@ class Outcome(enum.Enum):
     NOT_REAL = "the matrix has dtype {dtype}; pass real numbers (float32 or float64)"
     NOT_FINITE = (
         "entry ({row}, {col}) of the matrix's upper triangle is {value}; a missing or failed tile "
-        "reads as NaN: compute it again, then start the factorisation again"
+        "reads as NaN: compute it again, then start this again"
     )
     NOT_SYMMETRIC = (
         "entry ({row}, {col}) of the matrix is {value:.9g} and its mirror image ({col}, {row}) is "
@@ -29,8 +29,7 @@ class Outcome(enum.Enum):
         "compute it again; or pass the upper triangle alone (NaN below), or (A + A.T) / 2"
     )
     OVERFLOW = (
-        "the factorisation overflowed float64 although every entry of the matrix is finite; "
-        "scale the matrix down"
+        "float64 overflowed although every entry of the matrix is finite; scale the matrix down"
     )
     UNREADABLE = "rows {rows} and columns {cols} of the matrix could not be read: {reason}"
     BAD_RIDGE = "ridge is {ridge}; pass a finite number >= 0 (relative to the mean of the diagonal)"
