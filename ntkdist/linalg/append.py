@@ -238,23 +238,19 @@ def _grown_sums(sums: Vector, above: Matrix, square: Matrix) -> Vector:
 def _store_band(grown: FactorStore, above: Matrix, square: Matrix) -> list[str]:
     """Store the last band's rows; return the digest of each panel's part."""
     plan = grown.plan
-    start, stop = plan.bands[-1]
-    tasks = [
-        (k, r0, r1)
-        for k in range(plan.count)
-        for r0, r1 in plan.blocks(max(plan.columns(k)[0], start), stop)
-    ]
+    band = len(plan.added)
+    start, _ = plan.bands[band]
+    tasks = [(k, *chunk) for k in range(plan.count) for chunk in grown.chunks(k, band)]
 
-    def write(task: tuple[int, int, int]) -> bytes:
-        k, r0, r1 = task
-        first, past = plan.columns(k)
-        if past <= start:
-            rows = np.ascontiguousarray(above[first:past, r0 - start : r1 - start].T)
+    def write(task: tuple[int, int, int, int, int]) -> bytes:
+        k, r0, r1, c0, c1 = task
+        if c1 <= start:
+            values = np.ascontiguousarray(above[c0:c1, r0 - start : r1 - start].T)
         else:
-            rows = square[r0 - start : r1 - start, first - start : past - start]
-        return grown.write_rows(k, r0, r1, rows)
+            values = square[r0 - start : r1 - start, c0 - start : c1 - start]
+        return grown.write_chunk(k, r0, r1, c0, c1, values)
 
     parts: dict[int, list[bytes]] = {}
-    for (k, _, _), digest in zip(tasks, side_by_side(write, tasks), strict=True):
+    for (k, *_), digest in zip(tasks, side_by_side(write, tasks), strict=True):
         parts.setdefault(k, []).append(digest)
     return [panel_digest(parts[k]) for k in range(plan.count)]

@@ -125,13 +125,21 @@ class Source:
         A sample, so that a resume need not read the whole matrix: it notices another matrix,
         not a single changed entry. Callers who know better pass their own.
         """
-        digest = hashlib.sha256(f"{self.n} {self.dtype.str}".encode())
         step = self.edge if self.edge > 1 else 256
-        for r in range(0, self.n, step):
+
+        def sample(r: int) -> bytes:
             rows = min(r + step, self.n)
-            digest.update(np.diagonal(self.block(r, rows, r, rows)).tobytes())
-            digest.update(self.block(0, 1, r, rows).tobytes())
-            digest.update(self.block(r, rows, self.n - 1, self.n).tobytes())
+            return b"".join(
+                (
+                    np.diagonal(self.block(r, rows, r, rows)).tobytes(),
+                    self.block(0, 1, r, rows).tobytes(),
+                    self.block(r, rows, self.n - 1, self.n).tobytes(),
+                )
+            )
+
+        digest = hashlib.sha256(f"{self.n} {self.dtype.str}".encode())
+        for part in side_by_side(sample, list(range(0, self.n, step))):
+            digest.update(part)
         return f"sample-sha256:{digest.hexdigest()}"
 
 

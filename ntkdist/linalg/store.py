@@ -182,6 +182,27 @@ class FactorStore:
         array.write(f"panel {k}", where, values[:, : past - first])
         return _sha256(values[:, : past - first])
 
+    def write_chunk(self, k: int, r0: int, r1: int, c0: int, c1: int, values: Matrix) -> bytes:
+        """Store one chunk of an appended band; ``values`` is (r1 - r0, c1 - c0) float64.
+
+        Returns:
+            sha256 of its bytes.
+        """
+        array, row, col = self._place(k, r0)
+        array.write(f"panel {k}", (slice(r0 - row, r1 - row), slice(c0 - col, c1 - col)), values)
+        return _sha256(values)
+
+    def chunks(self, k: int, band: int) -> list[tuple[int, int, int, int]]:
+        """Return (r0, r1, c0, c1) of the chunks that panel ``k`` has in a band."""
+        first, past = self.plan.columns(k)
+        start, stop = self.plan.bands[band]
+        step = self.plan.block
+        return [
+            (r0, r1, c0, min(c0 + step, past, r1))
+            for r0, r1 in self.plan.blocks(max(first, start), stop)
+            for c0 in range(first, min(past, r1), step)
+        ]
+
     def rows(self, k: int, r0: int, r1: int) -> Matrix:
         """Read rows r0:r1 of panel ``k``, below its diagonal block and within one band.
 
@@ -275,11 +296,12 @@ class FactorStore:
 
         See :func:`panel_digest`.
         """
+        if band:
+            return panel_digest([_sha256(self._read(k, *chunk)) for chunk in self.chunks(k, band)])
         first, past = self.plan.columns(k)
-        start, stop = self.plan.bands[band]
         parts = [
             _sha256(self._read(k, r0, r1, first, min(past, r1)))
-            for r0, r1 in self.plan.blocks(max(first, start), stop)
+            for r0, r1 in self.plan.blocks(first, self.plan.first)
         ]
         return panel_digest(parts)
 
@@ -333,9 +355,10 @@ class FactorStore:
 
 
 def panel_digest(parts: list[bytes]) -> str:
-    """Return the sha256 (hex) over the sha256 of a panel's row blocks, top to bottom.
+    """Return the sha256 (hex) over the sha256 of a panel's parts, top to bottom.
 
-    Two levels, so that the tasks that compute the row blocks hash them too.
+    Parts are its rows of chunks in the first band, and its chunks in an appended one: two
+    levels, so that the tasks that compute the parts hash them too.
     """
     return hashlib.sha256(b"".join(parts)).hexdigest()
 
