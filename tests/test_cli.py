@@ -35,7 +35,7 @@ EVERYTHING = {
         "address": "auto",
         "threads": 2,
     },
-    "factor": {"ridge": 0.5, "memory_limit": "1GiB"},
+    "factor": {"ridge": 0.5, "memory_limit": "1GiB", "scheduler": "threads"},
     "labels": {"method": "paper", "steps": 7, "beta": 2.0},
 }
 

@@ -12,7 +12,14 @@ from ntkdist.errors import InputError
 from ntkdist.linalg.outcomes import Outcome, not_finite
 from ntkdist.linalg.panels import ITEM
 from ntkdist.linalg.schedule import Runner, blas_threads
-from ntkdist.linalg.source import KeptSource, Matrix, Source, survey_ranges, survey_rows
+from ntkdist.linalg.source import (
+    KeptSource,
+    Matrix,
+    Source,
+    mirrored,
+    survey_ranges,
+    survey_rows,
+)
 
 #: Rows of a tile where the matrix has no chunks of its own.
 _STEP = 1024
@@ -150,7 +157,7 @@ def multiply_rows(source: Source, x: Matrix, r0: int, r1: int, step: int) -> Mat
                 cols = min(c + step, n)
                 piece = source.raw(r, rows, c, cols)
                 if c == r:
-                    piece = np.triu(piece) + np.triu(piece, 1).T
+                    piece = mirrored(piece)
                 for s in range(r, rows, _SLAB):
                     past = min(s + _SLAB, rows)
                     slab = wide[: past - s, : cols - c]

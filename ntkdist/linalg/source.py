@@ -21,6 +21,7 @@ ASYMMETRY = 1e-5
 #: Row ranges of the survey: enough to spread, few enough that their sums stay small.
 _SURVEY_PARTS = 64
 _LARGEST_PIECE = 2048
+_MIRROR_EDGE = 64
 
 
 class Source:
@@ -141,6 +142,20 @@ class Source:
         for part in side_by_side(sample, list(range(0, self.n, step))):
             digest.update(part)
         return f"sample-sha256:{digest.hexdigest()}"
+
+
+def mirrored(piece: NDArray[Any]) -> NDArray[Any]:
+    """Return a copy of a diagonal block with its upper triangle mirrored below.
+
+    Block by block: ``np.triu`` on the whole would take longer than a product with it.
+    """
+    out = piece.copy()
+    for s in range(0, len(out), _MIRROR_EDGE):
+        e = min(s + _MIRROR_EDGE, len(out))
+        square = out[s:e, s:e]
+        square[...] = np.triu(square) + np.triu(square, 1).T
+        out[e:, s:e] = out[s:e, e:].T
+    return out
 
 
 class KeptSource(Source):

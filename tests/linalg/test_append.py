@@ -70,7 +70,7 @@ def test_appended_rows_make_the_factor_of_the_larger_matrix(tmp_path, matrix, fo
 
 
 @pytest.mark.parametrize("limit", MODES.values(), ids=MODES)
-@pytest.mark.parametrize("sizes", [(1,), (63, 64, 3)])
+@pytest.mark.parametrize("sizes", [(63, 64, 3)])
 def test_bands_on_bands_equal_one_factorisation(tmp_path, matrix, sizes, limit):
     factor = factorize(matrix[:N, :N], tmp_path / "f", memory_limit=limit)
     n = N
