@@ -40,7 +40,7 @@ class State:
 
     def finished(self, tolerance: float) -> bool:
         """Whether the true residuals are known and small enough."""
-        return self.residuals is not None and float(self.residuals.max()) <= tolerance
+        return self.residuals is not None and float(self.residuals.max(initial=0.0)) <= tolerance
 
 
 class IterateStore:

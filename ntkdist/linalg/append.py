@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
 from ntkdist.linalg import _blas
+from ntkdist.linalg._checks import check_room
 from ntkdist.linalg.events import BandDone, Listener
 from ntkdist.linalg.outcomes import (
     NotPositiveDefiniteError,
@@ -22,10 +23,10 @@ from ntkdist.linalg.outcomes import (
     not_finite,
     not_symmetric,
 )
-from ntkdist.linalg.panels import ITEM, format_bytes
+from ntkdist.linalg.panels import ITEM
 from ntkdist.linalg.schedule import blas_threads, side_by_side
 from ntkdist.linalg.solve import forward
-from ntkdist.linalg.source import Matrix, Source, Vector, first_skew
+from ntkdist.linalg.source import Matrix, Source, Vector, first_skew, read_region, real_dtype
 from ntkdist.linalg.store import FactorStore, panel_digest
 
 #: Arrays of a band's size that are held: the rows, a strip of the factor or two, what is written.
@@ -54,8 +55,7 @@ class NewRows:
         self.total = int(shape[1])
         self._offset = int(shape[1] - shape[0])
         self._square = Source(rows) if self._offset == 0 else None
-        if np.dtype(rows.dtype).kind not in "fiu":
-            raise InputError(Outcome.NOT_REAL.message(dtype=rows.dtype))
+        real_dtype(rows)
         self._rows = rows
 
     def fingerprint(self, before: str) -> str:
@@ -110,8 +110,7 @@ class NewRows:
         return above, np.triu(square) + np.triu(square, 1).T
 
     def _read_rows(self, r0: int, r1: int) -> NDArray[Any]:
-        part = self._rows[r0 - self._offset : r1 - self._offset, : self.total]
-        return np.asarray(part.compute() if hasattr(part, "__dask_graph__") else part)
+        return read_region(self._rows, r0 - self._offset, r1 - self._offset, 0, self.total)
 
 
 def append_rows(
@@ -160,16 +159,10 @@ def append_rows(
 
 def _band_rows(n: int, store: FactorStore, memory_limit: int) -> int:
     """Return how many rows one band may have."""
+    each = _COPIES * ITEM * n
+    check_room(each, memory_limit, vectors=1, n=n)
+    room = memory_limit // each
     # rows that end on the chunk grid, where there is room
-    room = memory_limit // (_COPIES * ITEM * n)
-    if room < 1:
-        need = _COPIES * ITEM * n
-        raise InputError(
-            Outcome.LITTLE_FOR_VECTORS.message(
-                given=format_bytes(memory_limit), need=format_bytes(need), vectors=1, n=n,
-                need_bytes=need, remedy="",
-            )
-        )  # fmt: skip
     block = store.plan.block
     return room if room < block else room // block * block
 
@@ -248,7 +241,7 @@ def _store_band(grown: FactorStore, above: Matrix, square: Matrix) -> list[str]:
             values = np.ascontiguousarray(above[c0:c1, r0 - start : r1 - start].T)
         else:
             values = square[r0 - start : r1 - start, c0 - start : c1 - start]
-        return grown.write_chunk(k, r0, r1, c0, c1, values)
+        return grown.write(k, r0, r1, c0, c1, values)
 
     parts: dict[int, list[bytes]] = {}
     for (k, *_), digest in zip(tasks, side_by_side(write, tasks), strict=True):

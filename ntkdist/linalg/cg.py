@@ -13,13 +13,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from ntkdist.errors import InputError
 from ntkdist.linalg import groups
+from ntkdist.linalg._checks import check_ridge, check_room, check_setting, check_vectors
 from ntkdist.linalg._iterates import IterateStore, State
 from ntkdist.linalg.events import IterationDone, Listener, SketchDone
 from ntkdist.linalg.nystrom import Nystrom, choose_rank, sketch_bytes
-from ntkdist.linalg.operator import SymmetricOperator, check_vectors
+from ntkdist.linalg.operator import SymmetricOperator
 from ntkdist.linalg.outcomes import NotConvergedError, NotPositiveDefiniteError, Outcome
-from ntkdist.linalg.panels import ITEM, format_bytes, parse_memory
-from ntkdist.linalg.ridge import check_ridge
+from ntkdist.linalg.panels import ITEM, parse_memory
 from ntkdist.linalg.schedule import Scheduler, task_runner
 from ntkdist.linalg.source import Matrix, Source, Vector
 
@@ -121,19 +121,21 @@ def cg_solve(
     rhs = check_vectors(b, source.n)
     n, k = rhs.shape
     ridge = check_ridge(ridge)
-    _check("tolerance", tolerance, 0 < tolerance < 1, "a number between 0 and 1")
-    _check("max_iterations", max_iterations, max_iterations >= 1, "an integer >= 1")
+    check_setting("tolerance", tolerance, 0 < tolerance < 1, "a number between 0 and 1")
+    check_setting("max_iterations", max_iterations, max_iterations >= 1, "an integer >= 1")
     limit = parse_memory(memory_limit)
     if rank == "auto":
         rank = choose_rank(n, limit)
-    _check(
+    check_setting(
         "rank",
         rank,
         isinstance(rank, int | np.integer) and 0 <= rank <= n,
         f"'auto' or an integer from 0 to {n}",
     )
     rank = int(rank)
-    _check_memory(n, k, rank, limit)
+    need = _COPIES * ITEM * n * k + sketch_bytes(n, rank)
+    remedy = ", or pass a smaller rank" if rank else ""
+    check_room(need, limit, vectors=k, n=n, remedy=remedy)
     notify: Listener = on_event or (lambda event: None)
 
     store: IterateStore | None = None
@@ -218,7 +220,7 @@ class _Solver:
             r = self.system.rhs - self.system.apply(state.x)
             residuals = self.system.relative(r)
             state = State(state.x, state.r, state.p, state.history, residuals)
-            worst = float(residuals.max())
+            worst = float(residuals.max(initial=0.0))
             if worst <= self.system.tolerance:
                 outcome = Outcome.CONVERGED
             elif outcome is not Outcome.TOO_MANY_ITERATIONS and worst <= before / 2:
@@ -256,7 +258,7 @@ class _Solver:
         tolerance = self.system.tolerance
         saved = time.monotonic()
         best, patience = math.inf, _PATIENCE
-        while self.system.relative(state.r).max() > tolerance and state.p.shape[1]:
+        while self.system.relative(state.r).max(initial=0.0) > tolerance and state.p.shape[1]:
             if len(state.history) >= self.max_iterations:
                 return state, Outcome.TOO_MANY_ITERATIONS
             began = time.perf_counter()
@@ -328,19 +330,3 @@ def _orthonormal(directions: Matrix) -> Matrix:
     q, upper, _ = qr(scaled, mode="economic", pivoting=True, check_finite=False)
     kept = int(np.count_nonzero(np.abs(np.diag(upper)) > _DEPENDENT * abs(upper[0, 0])))
     return np.ascontiguousarray(q[:, :kept])
-
-
-def _check(name: str, value: Any, fits: bool, allowed: str) -> None:
-    if not fits:
-        raise InputError(Outcome.BAD_SETTING.message(name=name, value=value, allowed=allowed))
-
-
-def _check_memory(n: int, k: int, rank: int, limit: int) -> None:
-    need = _COPIES * ITEM * n * k + sketch_bytes(n, rank)
-    if need > limit:
-        raise InputError(
-            Outcome.LITTLE_FOR_VECTORS.message(
-                given=format_bytes(limit), need=format_bytes(need), vectors=k, n=n,
-                need_bytes=need, remedy=", or pass a smaller rank" if rank else "",
-            )
-        )  # fmt: skip

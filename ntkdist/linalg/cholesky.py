@@ -8,11 +8,11 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.errors import InputError
 from ntkdist.linalg import groups
+from ntkdist.linalg._checks import check_ridge
 from ntkdist.linalg.events import Listener, PanelDone, PanelStarted
 from ntkdist.linalg.factor import CholeskyFactor
-from ntkdist.linalg.outcomes import Outcome, not_finite, not_positive_definite, not_symmetric
+from ntkdist.linalg.outcomes import not_finite, not_positive_definite, not_symmetric
 from ntkdist.linalg.panel_tasks import (
     DiagonalDone,
     PanelFailure,
@@ -21,9 +21,9 @@ from ntkdist.linalg.panel_tasks import (
     read_row,
 )
 from ntkdist.linalg.panels import PanelPlan, parse_memory, plan_panels
-from ntkdist.linalg.ridge import check_ridge, suggest_ridge
+from ntkdist.linalg.ridge import suggest_ridge
 from ntkdist.linalg.schedule import Runner, Scheduler, task_runner, thread_count
-from ntkdist.linalg.source import Source, survey_ranges, survey_rows
+from ntkdist.linalg.source import Source, spoiled, survey_ranges, survey_rows
 from ntkdist.linalg.store import KIND, FactorStore, panel_digest
 
 
@@ -236,11 +236,7 @@ def _explain(
     threads = attributes["blas_threads"]
     if failure.pivot is None:
         groups.clear_group(store.url, KIND)
-        for r0, r1 in survey_ranges(source.n, source.edge, plan.block):
-            found = survey_rows(source, r0, r1, plan.block)
-            if found.bad is not None:
-                raise not_finite(found.bad)
-        raise InputError(Outcome.OVERFLOW.message())
+        raise spoiled(source, plan.block)
 
     def fails(shift: float) -> bool:
         return any(

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.errors import InputError
+from ntkdist.linalg._checks import check_room, check_setting
 from ntkdist.linalg.events import IterationDone, Listener
 from ntkdist.linalg.operator import SymmetricOperator
 from ntkdist.linalg.outcomes import NotConvergedError, Outcome
-from ntkdist.linalg.panels import ITEM, format_bytes, parse_memory
+from ntkdist.linalg.panels import ITEM, parse_memory
 from ntkdist.linalg.schedule import Scheduler, task_runner
 from ntkdist.linalg.source import Matrix, Source, Vector
 
@@ -101,7 +101,8 @@ def top_eigenpairs(
     limit = parse_memory(memory_limit)
     _check(source.n, k, tolerance, method)
     block = min(max(2 * k, k + _EXTRA), source.n)
-    _check_memory(source.n, block, limit)
+    room = _COPIES * ITEM * source.n * block
+    check_room(room, limit, vectors=block, n=source.n, remedy=", or pass a smaller k")
     with task_runner(scheduler) as run:
         multiply = SymmetricOperator(source, run, memory_limit=limit, centered=centered)
         product = _Counted(multiply, tolerance, on_event or (lambda event: None))
@@ -217,16 +218,4 @@ def _check(n: int, k: int, tolerance: float, method: str) -> None:
         ("tolerance", tolerance, 0 < tolerance < 1, "a number between 0 and 1"),
         ("method", repr(method), method in METHODS, f"one of {', '.join(METHODS)}"),
     ):
-        if not good:
-            raise InputError(Outcome.BAD_SETTING.message(name=name, value=value, allowed=allowed))
-
-
-def _check_memory(n: int, block: int, limit: int) -> None:
-    need = _COPIES * ITEM * n * block
-    if need > limit:
-        raise InputError(
-            Outcome.LITTLE_FOR_VECTORS.message(
-                given=format_bytes(limit), need=format_bytes(need), vectors=block, n=n,
-                need_bytes=need, remedy=", or pass a smaller k",
-            )
-        )  # fmt: skip
+        check_setting(name, value, good, allowed)

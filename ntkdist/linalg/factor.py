@@ -11,11 +11,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from ntkdist.errors import InputError, StoreError
 from ntkdist.linalg import groups
+from ntkdist.linalg._checks import check_vectors
 from ntkdist.linalg.append import NewRows, append_rows
 from ntkdist.linalg.events import Listener
 from ntkdist.linalg.inverse import InverseStore, check_indices
 from ntkdist.linalg.invert import compute_inverse, inverse_diagonal
-from ntkdist.linalg.operator import SymmetricOperator, check_vectors
+from ntkdist.linalg.operator import SymmetricOperator
 from ntkdist.linalg.outcomes import Outcome
 from ntkdist.linalg.panels import ITEM, parse_memory
 from ntkdist.linalg.refine import refine

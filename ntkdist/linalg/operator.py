@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.errors import InputError
-from ntkdist.linalg.outcomes import Outcome, not_finite
 from ntkdist.linalg.panels import ITEM
 from ntkdist.linalg.schedule import Runner, blas_threads
-from ntkdist.linalg.source import (
-    KeptSource,
-    Matrix,
-    Source,
-    mirrored,
-    survey_ranges,
-    survey_rows,
-)
+from ntkdist.linalg.source import KeptSource, Matrix, Source, mirrored, spoiled
 
 #: Rows of a tile where the matrix has no chunks of its own.
 _STEP = 1024
@@ -99,29 +89,22 @@ class SymmetricOperator:
         matrix = delayed(self._source, pure=False, traverse=False)
         right = delayed(x, pure=False, traverse=False)
         multiply = delayed(multiply_rows, pure=False)
-        parts = self._parts(x.shape[1])
+        width = max(1, x.shape[1])
+        parts = self._parts(width)
         tasks = [multiply(matrix, right, r0, r1, self._step) for r0, r1 in parts]
         y = np.zeros_like(x)
         # the results of one lot at a time are held
-        each = ITEM * (self.n * x.shape[1] + _SLAB * self._step + self._step**2)
+        each = ITEM * (self.n * width + _SLAB * self._step + self._step**2)
         at_once = max(1, self._limit // each)
-        lot = max(at_once, int(_SHARE * self._limit) // (ITEM * self.n * x.shape[1]))
+        lot = max(at_once, int(_SHARE * self._limit) // (ITEM * self.n * width))
         for start in range(0, len(tasks), lot):
             found = self._run(tasks[start : start + lot], at_once)
             for (r0, _), part in zip(parts[start : start + lot], found, strict=True):
                 y[r0:] += part
         self.passes += 1
         if not np.isfinite(y).all():
-            raise self._not_finite()
+            raise spoiled(self._source, self._step)
         return y
-
-    def _not_finite(self) -> InputError:
-        """Look for the entry that spoiled a product."""
-        for r0, r1 in survey_ranges(self.n, self._source.edge, self._step):
-            bad = survey_rows(self._source, r0, r1, self._step).bad
-            if bad is not None:
-                return not_finite(bad)
-        return InputError(Outcome.OVERFLOW.message())
 
     def _parts(self, k: int) -> list[tuple[int, int]]:
         """Cut the rows into parts with about equal shares of the upper triangle."""
@@ -166,25 +149,3 @@ def multiply_rows(source: Source, x: Matrix, r0: int, r1: int, step: int) -> Mat
                     if c > r:
                         out[c - r0 : cols - r0] += slab.T @ x[s:past]
     return out
-
-
-def check_vectors(b: Any, n: int) -> Matrix:
-    """Return right-hand sides as a new (N, K) float64 array.
-
-    Args:
-        b: (N,) or (N, K) real, finite.
-        n: Rows of the matrix.
-
-    Raises:
-        InputError: Another shape, or an entry that is not finite.
-    """
-    given = np.asarray(b)
-    if given.ndim not in (1, 2) or given.shape[0] != n:
-        raise InputError(
-            f"the right-hand side has shape {given.shape}; it must be ({n},) or ({n}, K)"
-        )
-    x = np.array(given, dtype=np.float64, order="C").reshape(n, -1)
-    if not np.isfinite(x).all():
-        row, col = (int(v) for v in np.argwhere(~np.isfinite(x))[0])
-        raise InputError(f"entry ({row}, {col}) of the right-hand side is {x[row, col]}")
-    return x

@@ -36,7 +36,7 @@ class DiagonalDone:
     """What the driver needs to know of a factored diagonal block.
 
     Args:
-        digests: sha256 of its row blocks.
+        digests: sha256 of its chunks, a row of chunks each.
         log_diagonal: Sum of log L_ii.
         min_pivot: Smallest L_ii squared.
         failure: None where it succeeded; nothing was stored otherwise.
@@ -91,7 +91,7 @@ def factor_diagonal(
     def store_rows(rows: tuple[int, int]) -> bytes | None:
         r0, r1 = rows
         values = lower[r0 - first : r1 - first]
-        return store.write_rows(k, r0, r1, values) if np.isfinite(values).all() else None
+        return store.write(k, r0, r1, first, past, values) if np.isfinite(values).all() else None
 
     digests = side_by_side(store_rows, store.plan.blocks(first, past))
     if None in digests:
@@ -124,7 +124,7 @@ def finish_rows(
         lower: L[k, k]; None where it failed.
 
     Returns:
-        sha256 of the rows; None where there was nothing to do; a failure otherwise.
+        sha256 of the rows' chunks; None where there was nothing to do; a failure otherwise.
     """
     if lower is None:
         return None
@@ -136,4 +136,4 @@ def finish_rows(
         _blas.solve_lower(lower, values, transposed=True, from_right=True)
     if not np.isfinite(values).all():
         return PanelFailure(None)
-    return store.write_rows(k, r0, r1, values)
+    return store.write(k, r0, r1, first, past, values)

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
-from ntkdist.errors import InputError
 from ntkdist.linalg import _blas
 from ntkdist.linalg.events import Listener, RidgeTried
-from ntkdist.linalg.outcomes import RIDGE_LADDER, Outcome
+from ntkdist.linalg.outcomes import RIDGE_LADDER
 from ntkdist.linalg.panels import PanelPlan
 from ntkdist.linalg.source import Matrix, Source
-
-
-def check_ridge(ridge: Any) -> float:
-    """Return a ridge as a float.
-
-    Raises:
-        InputError: It is no finite number >= 0.
-    """
-    if not (isinstance(ridge, int | float | np.floating) and math.isfinite(ridge) and ridge >= 0):
-        raise InputError(Outcome.BAD_RIDGE.message(ridge=ridge))
-    return float(ridge)
 
 
 def suggest_ridge(

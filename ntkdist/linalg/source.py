@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError, NtkdistError, StoreError
-from ntkdist.linalg.outcomes import Outcome
+from ntkdist.linalg.outcomes import Outcome, not_finite
 from ntkdist.linalg.schedule import side_by_side
 
 Vector = NDArray[np.float64]
@@ -42,9 +42,7 @@ class Source:
         if len(shape) != 2 or shape[0] != shape[1] or shape[0] < 1:
             raise InputError(Outcome.NOT_SQUARE.message(shape=shape))
         self.n = int(shape[0])
-        self.dtype = np.dtype(array.dtype)
-        if self.dtype.kind not in "fiu":
-            raise InputError(Outcome.NOT_REAL.message(dtype=self.dtype))
+        self.dtype = real_dtype(array)
         self._array = array
 
     @property
@@ -65,20 +63,7 @@ class Source:
 
     def raw(self, r0: int, r1: int, c0: int, c1: int) -> NDArray[Any]:
         """Read like :meth:`block`, in the array's own dtype."""
-        try:
-            part = self._array[r0:r1, c0:c1]
-            if hasattr(part, "__dask_graph__"):
-                # inside a task already: a nested pool would multiply threads and memory
-                part = part.compute(scheduler="synchronous")
-            return np.asarray(part)
-        except NtkdistError:
-            raise
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise StoreError(
-                Outcome.UNREADABLE.message(
-                    rows=f"{r0}:{r1}", cols=f"{c0}:{c1}", reason=f"{type(error).__name__}: {error}"
-                )
-            ) from error
+        return read_region(self._array, r0, r1, c0, c1)
 
     def mirror(self, r0: int, r1: int, c0: int, c1: int) -> Matrix | None:
         """Read what lies below the diagonal, mirrored: A[c0:c1, r0:r1]ᵀ.
@@ -142,6 +127,40 @@ class Source:
         for part in side_by_side(sample, list(range(0, self.n, step))):
             digest.update(part)
         return f"sample-sha256:{digest.hexdigest()}"
+
+
+def real_dtype(array: Any) -> np.dtype[Any]:
+    """Return an array's dtype.
+
+    Raises:
+        InputError: It is not of real numbers.
+    """
+    dtype = np.dtype(array.dtype)
+    if dtype.kind not in "fiu":
+        raise InputError(Outcome.NOT_REAL.message(dtype=dtype))
+    return dtype
+
+
+def read_region(array: Any, r0: int, r1: int, c0: int, c1: int) -> NDArray[Any]:
+    """Read rows r0:r1 and columns c0:c1 of anything with basic slicing.
+
+    Raises:
+        StoreError: The array could not be read there.
+    """
+    try:
+        part = array[r0:r1, c0:c1]
+        if hasattr(part, "__dask_graph__"):
+            # inside a task already: a nested pool would multiply threads and memory
+            part = part.compute(scheduler="synchronous")
+        return np.asarray(part)
+    except NtkdistError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise StoreError(
+            Outcome.UNREADABLE.message(
+                rows=f"{r0}:{r1}", cols=f"{c0}:{c1}", reason=f"{type(error).__name__}: {error}"
+            )
+        ) from error
 
 
 def mirrored(piece: NDArray[Any]) -> NDArray[Any]:
@@ -256,6 +275,20 @@ def survey_rows(source: Source, r0: int, r1: int, block: int) -> Survey:
         if bad is not None or skew is not None:
             return Survey(r0, diagonal, sums, bad, skew)
     return Survey(r0, diagonal, sums)
+
+
+def spoiled(source: Source, block: int) -> InputError:
+    """Build the error for a matrix that made a result infinite or NaN: looks for the entry.
+
+    Args:
+        source: The matrix.
+        block: Rows read at a time.
+    """
+    for r0, r1 in survey_ranges(source.n, source.edge, block):
+        bad = survey_rows(source, r0, r1, block).bad
+        if bad is not None:
+            return not_finite(bad)
+    return InputError(Outcome.OVERFLOW.message())
 
 
 def first_skew(

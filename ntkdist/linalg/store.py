@@ -163,37 +163,29 @@ class FactorStore:
         groups.drop_records(self.group, BAND_RECORDS, 0)
         groups.drop_records(self.group, RECORDS, start)
 
-    def write_rows(self, k: int, r0: int, r1: int, values: Matrix) -> bytes:
-        """Store rows r0:r1 of panel ``k``.
+    def write(self, k: int, r0: int, r1: int, c0: int, c1: int, values: Matrix) -> bytes:
+        """Store a region of panel ``k``; chunks above the diagonal are left out.
 
         Args:
             k: Panel.
             r0: First row, on the chunk grid.
             r1: Past the last row, at most one chunk further.
-            values: (r1 - r0, width of the panel) float64, zero above the diagonal.
+            c0: First column, on the panel's chunk grid.
+            c1: Past the last column, at the end of a chunk.
+            values: (r1 - r0, c1 - c0) float64, zero above the diagonal.
 
         Returns:
-            sha256 of the rows' bytes, without chunks above the diagonal (which are not written).
+            The sha256 of each chunk, one after the other.
         """
-        first, past = self.plan.columns(k)
-        past = min(past, r1)
-        array, row, col = self._place(k, r0)
-        where = (slice(r0 - row, r1 - row), slice(first - col, past - col))
-        array.write(f"panel {k}", where, values[:, : past - first])
-        return _sha256(values[:, : past - first])
-
-    def write_chunk(self, k: int, r0: int, r1: int, c0: int, c1: int, values: Matrix) -> bytes:
-        """Store one chunk of an appended band; ``values`` is (r1 - r0, c1 - c0) float64.
-
-        Returns:
-            sha256 of its bytes.
-        """
+        c1 = min(c1, r1)
+        values = values[:, : c1 - c0]
         array, row, col = self._place(k, r0)
         array.write(f"panel {k}", (slice(r0 - row, r1 - row), slice(c0 - col, c1 - col)), values)
-        return _sha256(values)
+        step = self.plan.block
+        return b"".join(_sha256(values[:, c : c + step]) for c in range(0, c1 - c0, step))
 
-    def chunks(self, k: int, band: int) -> list[tuple[int, int, int, int]]:
-        """Return (r0, r1, c0, c1) of the chunks that panel ``k`` has in a band."""
+    def chunks(self, k: int, band: int = 0) -> list[tuple[int, int, int, int]]:
+        """Return (r0, r1, c0, c1) of the chunks that panel ``k`` has in a band, row by row."""
         first, past = self.plan.columns(k)
         start, stop = self.plan.bands[band]
         step = self.plan.block
@@ -296,14 +288,7 @@ class FactorStore:
 
         See :func:`panel_digest`.
         """
-        if band:
-            return panel_digest([_sha256(self._read(k, *chunk)) for chunk in self.chunks(k, band)])
-        first, past = self.plan.columns(k)
-        parts = [
-            _sha256(self._read(k, r0, r1, first, min(past, r1)))
-            for r0, r1 in self.plan.blocks(first, self.plan.first)
-        ]
-        return panel_digest(parts)
+        return panel_digest([_sha256(self._read(k, *chunk)) for chunk in self.chunks(k, band)])
 
     def damaged(self, k: int, key: str, reason: str, band: int = 0) -> StoreError:
         """Build the error for a part of panel ``k`` that cannot be trusted."""
@@ -355,10 +340,9 @@ class FactorStore:
 
 
 def panel_digest(parts: list[bytes]) -> str:
-    """Return the sha256 (hex) over the sha256 of a panel's parts, top to bottom.
+    """Return the sha256 (hex) over the sha256 of a panel's chunks, row by row.
 
-    Parts are its rows of chunks in the first band, and its chunks in an appended one: two
-    levels, so that the tasks that compute the parts hash them too.
+    Two levels, so that the tasks that compute the chunks hash them too.
     """
     return hashlib.sha256(b"".join(parts)).hexdigest()
 

@@ -89,6 +89,7 @@ def test_repeated_zero_and_easy_right_hand_sides(kernel, b):
     assert_allclose(result.x[:, 0], result.x[:, 2], rtol=1e-5, atol=1e-6)
     assert result.residuals.max() <= 1e-9
     assert cg_solve(kernel, np.zeros((N, 2))).iterations == 0
+    assert cg_solve(kernel, np.zeros((N, 0))).x.shape == (N, 0)
 
 
 @settings(max_examples=25)

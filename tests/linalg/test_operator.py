@@ -8,7 +8,8 @@ import zarr
 from numpy.testing import assert_allclose, assert_array_equal
 
 from ntkdist.errors import InputError, StoreError
-from ntkdist.linalg.operator import SymmetricOperator, check_vectors
+from ntkdist.linalg._checks import check_vectors
+from ntkdist.linalg.operator import SymmetricOperator
 from ntkdist.linalg.schedule import task_runner
 from ntkdist.linalg.source import KeptSource, Source
 from tests.linalg.matrices import spd, upper_only

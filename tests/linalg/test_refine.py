@@ -43,6 +43,11 @@ def test_the_ridge_belongs_to_the_matrix_that_is_solved(tmp_path):
     np.testing.assert_allclose(x, expected, rtol=1e-12)
 
 
+def test_no_right_hand_side_is_no_solution(tmp_path):
+    factor = factorize(spd(N), tmp_path / "f")
+    assert factor.solve(np.zeros((N, 0)), matrix=spd(N)).shape == (N, 0)
+
+
 def test_a_matrix_of_another_size_is_refused(tmp_path):
     factor = factorize(spd(N), tmp_path / "f")
     with pytest.raises(InputError, match=r"the matrix has 401 rows and the factor 400; pass"):
