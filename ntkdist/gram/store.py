@@ -16,6 +16,7 @@ import numpy as np
 
 from ntkdist.errors import InputError, StoreError
 from ntkdist.gram import _address
+from ntkdist.gram._makers import Makers
 from ntkdist.gram._metadata import SCHEMA_VERSION, Metadata, create_array, write_error
 from ntkdist.gram._selection import outer, parse_index
 from ntkdist.gram.tiling import TileKey, Tiling
@@ -43,6 +44,7 @@ class GramStore:
         self.kind = metadata.kind
         self.fingerprint = metadata.fingerprint
         self.attributes = metadata.attributes
+        self._makers = Makers(address, self.arithmetic)
 
     # -- opening ------------------------------------------------------------------
 
@@ -193,7 +195,7 @@ class GramStore:
             block = np.triu(block) + np.triu(block, 1).T
         try:
             if made_by is not None:
-                self._record(key, made_by)
+                self._makers.record(key, made_by)
             self._array[self.tiling.slices(key)] = block
         except OSError as error:
             raise write_error(error, self.path_of(key)) from error
@@ -237,19 +239,9 @@ class GramStore:
         self._check_key(key)
         try:
             _address.remove(self.path_of(key))
-            _address.remove(self._record_of(key))
+            self._makers.forget(key)
         except OSError as error:
             raise write_error(error, self.path_of(key)) from error
-
-    def _record_of(self, key: TileKey) -> str:
-        return _address.join(self.address, "made_by", str(key))
-
-    def _record(self, key: TileKey, made_by: str) -> None:
-        # before the tile: a record whose tile is absent is read by nobody
-        place = self._record_of(key)
-        if made_by == self.arithmetic:
-            return _address.remove(place)
-        return _address.write_text(place, made_by)
 
     def _check_key(self, key: TileKey) -> None:
         if key in self.tiling:
@@ -296,16 +288,12 @@ class GramStore:
         self._check_key(key)
         if not _address.exists(self.path_of(key)):
             raise self._missing(key)
-        return _address.read_text(self._record_of(key)) or self.arithmetic
+        return self._makers.of(key)
 
     def count_by_arithmetic(self) -> dict[str, int]:
         """Return how many stored tiles each arithmetic made, the most first."""
         done = self.done()
-        others = {
-            key
-            for name in _address.list_objects(_address.join(self.address, "made_by"))
-            if not name.startswith(".") and (key := TileKey.parse(name)) in done
-        }
+        others = self._makers.recorded() & done
         found = Counter({self.arithmetic: len(done) - len(others)})
         found.update(self.made_by(key) for key in others)
         return {name: count for name, count in found.most_common() if count}

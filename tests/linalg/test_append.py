@@ -23,6 +23,7 @@ from ntkdist.linalg import (
     factorize,
 )
 from tests.linalg.matrices import SMALL, spd, upper_only
+from tests.linalg.stopping import StopError, stop_at
 
 N, M = 450, 130
 MODES = {"one panel": "2GiB", "many panels": SMALL}
@@ -100,22 +101,14 @@ def test_a_small_limit_appends_band_by_band(tmp_path, matrix):
     assert_allclose(large._store.whole(), np.linalg.cholesky(matrix), rtol=0, atol=1e-13)
 
 
-class StopError(Exception):
-    pass
-
-
 @pytest.mark.parametrize("form", ["array", "rows"])
 def test_an_interrupted_append_goes_on_behind_the_last_band(tmp_path, matrix, form):
-    def stop(event: object) -> None:
-        if isinstance(event, BandDone) and event.index == 1:
-            raise StopError
-
     for name in ("f", "undisturbed"):
         factorize(matrix[:N, :N], tmp_path / name, memory_limit=SMALL)
     factor = CholeskyFactor.open(tmp_path / "f", memory_limit="600kB")
     rows = FORMS[form](matrix)
     with pytest.raises(StopError):
-        factor.append(rows, on_event=stop)
+        factor.append(rows, on_event=stop_at(BandDone, index=1))
     half = CholeskyFactor.open(tmp_path / "f", memory_limit="600kB")
     assert N < half.n < N + M
     assert_allclose(half.solve(np.ones(half.n)), np.linalg.solve(matrix[: half.n, : half.n],

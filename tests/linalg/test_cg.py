@@ -25,6 +25,7 @@ from ntkdist.linalg import (
 )
 from tests.linalg.kernels import exponential, gaussian
 from tests.linalg.matrices import spd, upper_only, with_eigenvalues
+from tests.linalg.stopping import StopError, stop_at
 
 N, K = 600, 4
 
@@ -124,24 +125,13 @@ def test_events_tell_the_sketch_and_every_residual(kernel, b):
     assert all(isinstance(e, IterationDone) and e.method == "cg" for e in steps)
 
 
-class StopError(Exception):
-    pass
-
-
-def stop_at(index: int):
-    def listen(event: object) -> None:
-        if isinstance(event, IterationDone) and event.index == index:
-            raise StopError
-
-    return listen
-
-
 @pytest.mark.parametrize("rank", [0, 20])
 @pytest.mark.parametrize("index", [1, 7])
 def test_an_interrupted_solve_goes_on_with_the_same_bits(tmp_path, kernel, b, rank, index):
     expected = cg_solve(kernel, b, rank=rank)
+    stop = stop_at(IterationDone, index=index)
     with pytest.raises(StopError):
-        cg_solve(kernel, b, rank=rank, url=tmp_path / "s", on_event=stop_at(index))
+        cg_solve(kernel, b, rank=rank, url=tmp_path / "s", on_event=stop)
     events: list = []
     result = cg_solve(kernel, b, rank=rank, url=tmp_path / "s", on_event=events.append)
     assert_array_equal(result.x, expected.x)
@@ -265,7 +255,7 @@ def test_bad_arguments_are_refused(kernel, b, change, text):
 @pytest.mark.parametrize("name", ["x", "p", "basis"])
 def test_a_damaged_iterate_is_named(tmp_path, kernel, b, name):
     with pytest.raises(StopError):
-        cg_solve(kernel, b, url=tmp_path / "s", on_event=stop_at(3))
+        cg_solve(kernel, b, url=tmp_path / "s", on_event=stop_at(IterationDone, index=3))
     folder = tmp_path / "s" / ("basis" if name == "basis" else f"iterates/00000/{name}")
     chunk = folder / "c" / "0" / "0"
     data = bytearray(chunk.read_bytes())
@@ -277,7 +267,7 @@ def test_a_damaged_iterate_is_named(tmp_path, kernel, b, name):
 
 def test_a_half_written_iterate_counts_for_nothing(tmp_path, kernel, b):
     with pytest.raises(StopError):
-        cg_solve(kernel, b, url=tmp_path / "s", on_event=stop_at(3))
+        cg_solve(kernel, b, url=tmp_path / "s", on_event=stop_at(IterationDone, index=3))
     zarr.open_group(str(tmp_path / "s"), mode="r+").create_group("iterates/00001")
     (tmp_path / "s" / "iterates" / "00001" / "x").mkdir()
     result = cg_solve(kernel, b, url=tmp_path / "s")

@@ -10,6 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from ntkdist.errors import InputError, StoreError
 from ntkdist.linalg import CholeskyFactor, InverseBlockDone, InverseStore, factorize
 from tests.linalg.matrices import SMALL, spd
+from tests.linalg.stopping import StopError, stop_at
 
 N = 450
 MODES = {
@@ -17,18 +18,6 @@ MODES = {
     "kept panels": (SMALL, "2GiB"),
     "streamed panels": (SMALL, "100kB"),
 }
-
-
-class StopError(Exception):
-    pass
-
-
-def stop_after(stage: str, index: int):
-    def listen(event: object) -> None:
-        if isinstance(event, InverseBlockDone) and (event.stage, event.index) == (stage, index):
-            raise StopError
-
-    return listen
 
 
 @pytest.fixture(scope="module")
@@ -99,16 +88,17 @@ def test_by_default_it_lies_beside_the_panels_and_is_kept(factors):
 
 
 @pytest.mark.parametrize(
-    ("stage", "index"), [("columns", 0), ("columns", 3), ("rows", 0), ("rows", 3)]
+    ("limit", "stage", "index"),
+    [
+        ("2GiB", "rows", 0),  # one panel: one row block, no columns stage
+        *((SMALL, stage, index) for stage in ("columns", "rows") for index in (0, 3)),
+    ],
 )
-@pytest.mark.parametrize("limit", ["2GiB", SMALL])
 def test_an_interrupted_inverse_resumes_to_the_same_bits(factors, tmp_path, stage, index, limit):
-    if limit == "2GiB" and (stage, index) != ("rows", 0):
-        pytest.skip("one panel: one row block, no columns stage")
     factor = CholeskyFactor.open(factors[limit], memory_limit="1MB")
     expected = np.asarray(factor.inverse(tmp_path / "whole"))
     with pytest.raises(StopError):
-        factor.inverse(tmp_path / "i", on_event=stop_after(stage, index))
+        factor.inverse(tmp_path / "i", on_event=stop_at(InverseBlockDone, stage=stage, index=index))
     if limit == SMALL:
         with pytest.raises(StoreError, match=r"has \d of 6 row blocks; start the inverse again"):
             InverseStore.open(tmp_path / "i")

@@ -14,20 +14,9 @@ from numpy.testing import assert_allclose
 from ntkdist.errors import InputError, StoreError
 from ntkdist.linalg import CholeskyFactor, PanelDone, PanelStarted, factorize
 from tests.linalg.matrices import SMALL, spd, stored_bytes
+from tests.linalg.stopping import StopError, stop_at
 
 N = 450
-
-
-class StopError(Exception):
-    pass
-
-
-def stop_after(index: int):
-    def listen(event: object) -> None:
-        if isinstance(event, PanelDone) and event.index == index:
-            raise StopError
-
-    return listen
 
 
 def computed(events: list) -> list[int]:
@@ -50,7 +39,7 @@ def undisturbed(matrix, tmp_path_factory) -> Path:
 def test_a_stopped_factorisation_resumes_at_the_next_panel(tmp_path, matrix, undisturbed, panel):
     url = tmp_path / "f"
     with pytest.raises(StopError):
-        factorize(matrix, url, memory_limit=SMALL, on_event=stop_after(panel))
+        factorize(matrix, url, memory_limit=SMALL, on_event=stop_at(PanelDone, index=panel))
     if panel < 5:
         with pytest.raises(StoreError, match=rf"has {panel + 1} of 6 panels; start the factor"):
             CholeskyFactor.open(url)
@@ -109,7 +98,7 @@ def test_a_finished_factor_is_not_computed_again(undisturbed, matrix):
 def test_the_stored_width_wins_over_a_new_limit(tmp_path, matrix, undisturbed):
     url = tmp_path / "f"
     with pytest.raises(StopError):
-        factorize(matrix, url, memory_limit=SMALL, on_event=stop_after(1))
+        factorize(matrix, url, memory_limit=SMALL, on_event=stop_at(PanelDone, index=1))
     factor = factorize(matrix, url, memory_limit="2GiB")
     assert factor.panel_count == 6
     assert stored_bytes(url) == stored_bytes(undisturbed)
@@ -118,7 +107,7 @@ def test_the_stored_width_wins_over_a_new_limit(tmp_path, matrix, undisturbed):
 def test_half_written_chunks_without_a_record_are_computed_again(tmp_path, matrix, undisturbed):
     url = tmp_path / "f"
     with pytest.raises(StopError):
-        factorize(matrix, url, memory_limit=SMALL, on_event=stop_after(2))
+        factorize(matrix, url, memory_limit=SMALL, on_event=stop_at(PanelDone, index=2))
     (url / "lower" / "c" / "4" / "3").write_bytes(b"torn")
     (url / "lower" / "c" / "3").mkdir(exist_ok=True)
     (url / "lower" / "c" / "3" / "3").write_bytes(b"")
@@ -231,7 +220,7 @@ def test_damage_is_found_named_and_repaired(tmp_path, matrix, undisturbed, loss)
 def test_damage_is_found_while_resuming(tmp_path, matrix):
     url = tmp_path / "f"
     with pytest.raises(StopError):
-        factorize(matrix, url, memory_limit=SMALL, on_event=stop_after(2))
+        factorize(matrix, url, memory_limit=SMALL, on_event=stop_at(PanelDone, index=2))
     flip(url / "lower" / "c" / "5" / "1")
     with pytest.raises(StoreError, match=r"panel 1 .* lower/c/5/1 fails its checksum"):
         factorize(matrix, url, memory_limit=SMALL)
@@ -262,7 +251,7 @@ def test_a_full_disk_keeps_what_is_done(tmp_path, matrix, undisturbed, monkeypat
 
     url = tmp_path / "f"
     with pytest.raises(StopError):
-        factorize(matrix, url, memory_limit=SMALL, on_event=stop_after(1))
+        factorize(matrix, url, memory_limit=SMALL, on_event=stop_at(PanelDone, index=1))
     real = CheckedArray.array.fget
     assert real is not None
     with monkeypatch.context() as patch:
