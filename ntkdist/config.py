@@ -99,18 +99,20 @@ class FactorConfig:
     """The Cholesky stage.
 
     Attributes:
-        ridge: Added to the diagonal, relative to its mean.
+        ridge: Added to the diagonal, relative to its mean; auto takes 1e-3 for the label method
+            posterior, and for the others the one under which the given labels are likeliest.
         memory_limit: Most memory a panel may take.
         scheduler: Where Dask runs it: auto (threads here, or what Dask is configured with),
             threads, synchronous, ray (on the Gram's cluster) or tcp://HOST:PORT.
     """
 
-    ridge: float = 1e-3
+    ridge: float | Literal["auto"] = 1e-3
     memory_limit: str = "2GiB"
     scheduler: str = "auto"
 
     def __post_init__(self) -> None:
-        _within("factor.ridge", self.ridge, 0.0, float("inf"))
+        if self.ridge != "auto":
+            _within("factor.ridge", self.ridge, 0.0, float("inf"))
         if self.scheduler not in SCHEDULERS and "://" not in self.scheduler:
             raise InputError(
                 f"factor.scheduler={self.scheduler!r} is not one of {', '.join(SCHEDULERS)} or an "
@@ -123,15 +125,27 @@ class LabelsConfig:
     """The label stage.
 
     Attributes:
-        method: exact (every flip lowers L(Z)) or paper (Algorithm 1).
-        steps: Most flips; auto stops at the estimated number of wrong labels, none runs
-            until no flip helps (exact only).
+        method: posterior (the class most probable given all labels), exact (every flip lowers
+            L(Z)) or paper (Algorithm 1).
+        steps: Most flips; auto stops at the estimated number of wrong labels (posterior:
+            where no other class is more probable), none runs until no flip helps.
         beta: Weight of the between-class term of L(Z).
+        noise_rate: Share of wrong labels, or auto to estimate it.
+        confidence: Probability that another class needs for a label to be changed.
+        locked: Text file of images whose labels are known to be right, one number a line.
+        flips_per_step: Flips from one scan of all rows (exact and paper).
+        blocks: Row blocks that the gradient is held in, or auto: as many as the factor stage's
+            memory limit asks for. With factor.scheduler tcp://HOST:PORT its workers hold them.
     """
 
-    method: Literal["exact", "paper"] = "exact"
+    method: Literal["posterior", "exact", "paper"] = "posterior"
     steps: int | Literal["auto", "none"] = "auto"
     beta: float = 1.0
+    noise_rate: float | Literal["auto"] = "auto"
+    confidence: float = 0.0
+    locked: str | None = None
+    flips_per_step: int = 1
+    blocks: int | Literal["auto"] = "auto"
 
     def __post_init__(self) -> None:
         if isinstance(self.steps, int) and self.steps < 0:
@@ -139,6 +153,12 @@ class LabelsConfig:
         if self.method == "paper" and self.steps == "none":
             raise InputError("labels.steps=none: method paper has no end of its own; give a number")
         _within("labels.beta", self.beta, 0.0, float("inf"))
+        if self.noise_rate != "auto":
+            _within("labels.noise_rate", self.noise_rate, 0.0, 1.0)
+        _within("labels.confidence", self.confidence, 0.0, 1.0)
+        _within("labels.flips_per_step", self.flips_per_step, 1, float("inf"))
+        if self.blocks != "auto":
+            _within("labels.blocks", self.blocks, 1, float("inf"))
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,10 @@ class StageLines:
                 f"{event.method}: pass {event.index}, residual {event.residual:.2e}, "
                 f"until {event.tolerance:.0e}, {event.seconds:.1f} s a pass"
             )
+        elif name == "FlipsMade":
+            self._now_and_then(
+                f"labels: {event.flips} flips, {event.rate:.0f} a second, L(Z) {event.loss:.5g}"
+            )
         elif name == "RidgeTried":
             self._line(f"ridge {event.ridge:g}: {'passes' if event.passed else 'fails'}")
 

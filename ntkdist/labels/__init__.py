@@ -3,6 +3,7 @@
 N images, K classes, Y (N, K) one-hot labels, H (N, N) the Gram matrix, G = H⁻¹Y, Z = YᵀG.
 """
 
+from ntkdist.labels._checkpoint import drop_checkpoint
 from ntkdist.labels.block_error import (
     BlockError,
     block_error,
@@ -11,31 +12,39 @@ from ntkdist.labels.block_error import (
 )
 from ntkdist.labels.class_matrix import class_matrix, one_hot
 from ntkdist.labels.inverse import ArrayInverse, Inverse, StoredInverse, as_inverse
-from ntkdist.labels.issues import find_label_issues, invert, label_report, pred_probs
+from ntkdist.labels.issues import find_label_issues, invert, label_report
 from ntkdist.labels.leave_one_out import NoiseModel, fit_noise, leave_one_out
-from ntkdist.labels.refurbish import METHODS, refurbish
+from ntkdist.labels.options import METHODS
+from ntkdist.labels.posterior import Posterior, class_posterior
+from ntkdist.labels.refurbish import refurbish
 from ntkdist.labels.result import Flip, RefurbishResult
+from ntkdist.labels.ridge import POSTERIOR_RIDGE, RidgeChoice, choose_ridge
 
 __all__ = [
     "METHODS",
+    "POSTERIOR_RIDGE",
     "ArrayInverse",
     "BlockError",
     "Flip",
     "Inverse",
     "NoiseModel",
+    "Posterior",
     "RefurbishResult",
+    "RidgeChoice",
     "StoredInverse",
     "as_inverse",
     "block_error",
     "block_error_gradient",
     "block_error_terms",
+    "choose_ridge",
     "class_matrix",
+    "class_posterior",
+    "drop_checkpoint",
     "find_label_issues",
     "fit_noise",
     "invert",
     "label_report",
     "leave_one_out",
     "one_hot",
-    "pred_probs",
     "refurbish",
 ]

@@ -50,7 +50,7 @@ class Columns:
         if index not in self._kept:
             wanted = [index]
             if self._batch > 1:
-                ahead = likely(2 * self._batch).tolist()
+                ahead = dict.fromkeys(likely(2 * self._batch).tolist())  # each once
                 wanted += [i for i in ahead if i != index and i not in self._kept]
             self._fetch(wanted[: self._batch])
         self._kept.move_to_end(index)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.labels._rows import RowBlock, Scan, Vector
-from ntkdist.labels.block_error import gradient_coefficients, reciprocal
+from ntkdist.labels._tables import Tables
+from ntkdist.labels.block_error import gradient_coefficients
 
 
-def scan(Z: NDArray[np.float64], counts: NDArray[np.int64], beta: float) -> Scan:
-    """Return the scan of one step of Algorithm 1.
+def tables(Z: NDArray[np.float64], counts: NDArray[np.int64], beta: float) -> Tables:
+    """Return the tables of one step of Algorithm 1.
 
     With m = −∂L/∂Y, b_i = m_i,a_i and c_i = max_j m_ij, a row's value is b_i − c_i ≤ 0 and its
     class is argmax_j m_ij (the smallest on ties); the step takes the lowest value. Classes
@@ -22,29 +22,19 @@ def scan(Z: NDArray[np.float64], counts: NDArray[np.int64], beta: float) -> Scan
         beta: β.
 
     Returns:
-        A function of a block: values (m,) and classes (m,).
+        The tables.
 
     Source:
         DeOliveira et al. 2025, Algorithm 1.
     """
-    n = counts.astype(np.float64)
-    slope, weight, offset = gradient_coefficients(Z, n, beta)
-    w = reciprocal(n)
-    targets = np.flatnonzero(counts)
-
-    def scan_block(block: RowBlock) -> tuple[Vector, NDArray[np.intp]]:
-        g = block.weighted(w)
-        lowest = np.full(len(g), np.inf)
-        classes = np.zeros(len(g), dtype=np.intp)
-        own = np.empty(len(g))
-        for k in targets:
-            gradient = block.G[k] * slope[k]
-            gradient -= g * weight[k]
-            gradient += offset[k]
-            np.copyto(own, gradient, where=block.labels == k)
-            better = gradient < lowest
-            np.copyto(lowest, gradient, where=better)
-            classes[better] = k
-        return lowest - own, classes
-
-    return scan_block
+    slope, weight, offset = gradient_coefficients(Z, counts.astype(np.float64), beta)
+    K = len(slope)
+    zero = np.zeros(K)
+    return Tables.of(
+        np.where(counts > 0, offset, np.inf) + np.zeros((K, 1)),
+        slope + np.zeros((K, 1)),
+        zero,
+        -weight,
+        np.stack([-offset, zero, -slope, weight], axis=1),
+        np.stack([np.ones(K), zero, zero], axis=1),
+    )

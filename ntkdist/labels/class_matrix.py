@@ -93,24 +93,41 @@ def class_matrix(
         DeOliveira et al. 2025 (Z = YᵀH⁻¹Y).
     """
     source = as_inverse(inverse)
+    checked = check_labels(labels, num_classes, source.shape[0])
+    G = product(source, one_hot(checked, num_classes))
+    return G, class_sums(G, checked)
+
+
+def product(inverse: Any, Y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return H⁻¹Y for targets of any kind.
+
+    Args:
+        inverse: H⁻¹ (N, N), an array or anything ``as_inverse`` takes.
+        Y: (N, K) float64, one-hot labels or probabilities.
+
+    Returns:
+        (N, K) float64.
+
+    Raises:
+        InputError: If it comes out with another shape, NaN or infinity.
+    """
+    source = as_inverse(inverse)
     n = source.shape[0]
-    checked = check_labels(labels, num_classes, n)
-    Y = one_hot(checked, num_classes)
     solve = getattr(source, "solve", None)
     if solve is not None:
         G = np.asarray(solve(Y), dtype=np.float64)
     else:
-        G = np.zeros((n, num_classes))
+        G = np.zeros(Y.shape)
         step = max(1, COLUMN_BYTES // (8 * n))
         for start in range(0, n, step):
             rows = np.arange(start, min(start + step, n))
             G += np.asarray(source.columns(rows), dtype=np.float64) @ Y[rows]
-    if G.shape != (n, num_classes) or not np.isfinite(G).all():
+    if G.shape != Y.shape or not np.isfinite(G).all():
         raise InputError(
             f"H⁻¹Y came out with shape {G.shape} or with NaN or infinity; "
-            f"expected finite ({n}, {num_classes}): check the inverse, or raise the ridge"
+            f"expected finite {Y.shape}: check the inverse, or raise the ridge"
         )
-    return G, class_sums(G, checked)
+    return G
 
 
 def class_sums(G: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
 from ntkdist.labels.class_matrix import check_labels
-from ntkdist.labels.inverse import ROW_BYTES, as_inverse, checked_diagonal
-from ntkdist.labels.leave_one_out import leave_one_out, probabilities
-from ntkdist.labels.refurbish import check_options, refurbish
+from ntkdist.labels.inverse import ROW_BYTES
+from ntkdist.labels.options import Options, check_locked
+from ntkdist.labels.refurbish import refurbish
 from ntkdist.labels.result import Flip, RefurbishResult
+from ntkdist.labels.ridge import POSTERIOR_RIDGE, choose_ridge
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,73 +22,51 @@ if TYPE_CHECKING:
     from ntkdist.architecture import ArchitectureSpec
 
 
-def label_report(
-    inverse: Any, labels: Any, result: RefurbishResult, num_classes: int
-) -> pd.DataFrame:
+def label_report(labels: Any, result: RefurbishResult) -> pd.DataFrame:
     """Return one row an image: its label, a better one, and how good the given one looks.
 
-    ``label_quality`` is the given label's entry of softmax(T·f_{−i}(x_i)): f_{−i} predicts
-    image i from all other images with their refurbished labels (its own label has no part in
-    it), and T is the scale under which the given labels were most likely (``NoiseModel``).
-    Sorting by it ascending lists the most suspicious labels first.
+    ``label_quality`` is the probability that the given label is right: what all other images
+    say of this one, weighed against the noise rate (``Posterior.quality``). Sorting by it
+    ascending lists the most suspicious labels first, whichever method chose the flips.
 
     Args:
-        inverse: H⁻¹ (N, N); only its diagonal is read.
         labels: (N,) the labels given to ``refurbish``.
         result: What ``refurbish`` returned for them.
-        num_classes: K.
 
     Returns:
         A table in the order of the images with the columns ``index``, ``given_label``,
         ``suggested_label``, ``label_quality`` (0 to 1, low = suspicious), ``is_label_issue``
-        (the refurbished label differs), ``round`` (the step of the image's last flip, −1 if
-        none) and ``delta_loss`` (the change of L(Z) by that flip, NaN if none).
+        (the refurbished label differs), ``abstained`` (no class was as probable as
+        ``confidence`` asks), ``round`` (the step of the image's last flip, −1 if none) and
+        ``delta_loss`` (the change of L(Z) by that flip, NaN if none).
 
     Raises:
-        InputError: If labels, result and inverse are not of the same images.
+        InputError: If labels and result are not of the same images.
     """
     import pandas as pd
 
-    source = as_inverse(inverse)
-    given = check_labels(labels, num_classes, source.shape[0])
-    if result.G.shape != (len(given), num_classes):
+    n, num_classes = result.G.shape
+    given = check_labels(labels, num_classes)
+    if len(given) != n:
         raise InputError(
-            f"the result is of {result.G.shape[0]} images and {result.G.shape[1]} classes, the "
-            f"labels of {len(given)} and {num_classes}; give the labels it was made from"
+            f"the result is of {n} images, {len(given)} labels are given; give the labels it "
+            "was made from"
         )
-    p = pred_probs(source, result)
-    rounds, deltas = np.full(len(given), -1), np.full(len(given), np.nan)
+    rounds, deltas = np.full(n, -1), np.full(n, np.nan)
     for flip in result.history:
         rounds[flip.index], deltas[flip.index] = flip.step, flip.delta_loss
     return pd.DataFrame(
         {
-            "index": np.arange(len(given)),
+            "index": np.arange(n),
             "given_label": given,
             "suggested_label": result.labels,
-            "label_quality": p[np.arange(len(given)), given],
+            "label_quality": result.posterior.quality,
             "is_label_issue": result.labels != given,
+            "abstained": result.abstained,
             "round": rounds,
             "delta_loss": deltas,
         }
     )
-
-
-def pred_probs(inverse: Any, result: RefurbishResult) -> NDArray[np.float64]:
-    """Return leave-one-out class probabilities, made with the refurbished labels.
-
-    Args:
-        inverse: H⁻¹ (N, N); only its diagonal is read.
-        result: What ``refurbish`` returned.
-
-    Returns:
-        (N, K) float64, rows sum to 1: softmax(T·f_{−i}(x_i)).
-
-    Raises:
-        InputError: If the inverse's diagonal is not positive.
-    """
-    diagonal = checked_diagonal(as_inverse(inverse))
-    predictions = leave_one_out(result.G, diagonal, result.labels)
-    return probabilities(predictions, result.noise.scale)
 
 
 def find_label_issues(
@@ -97,10 +76,13 @@ def find_label_issues(
     architecture: ArchitectureSpec = "cntk-gap-4",
     num_classes: int | None = None,
     preprocess: str = "standardize",
-    ridge: float = 1e-3,
-    method: str = "exact",
+    ridge: float | str = "auto",
+    method: str = "posterior",
     steps: int | str | None = "auto",
     beta: float = 1.0,
+    noise_rate: float | None = None,
+    locked: Any = None,
+    confidence: float = 0.0,
     backend: str = "auto",
     threads: int | None = None,
     on_event: Callable[[Flip], None] | None = None,
@@ -116,11 +98,14 @@ def find_label_issues(
         num_classes: K; None takes the largest label plus one.
         preprocess: ``none`` or steps of ``ntkdist.data.Preprocessor`` joined by ``+``;
             ``center+unit-norm`` suits fully connected networks.
-        ridge: λ ≥ 0 added to the Gram's diagonal, relative to its mean;
-            ``paper`` needs much of it (0.3), ``exact`` little.
-        method: ``exact`` or ``paper``.
-        steps: The most label changes; ``"auto"``; or None to run until no change lowers L(Z).
+        ridge: λ ≥ 0 added to the Gram's diagonal, relative to its mean; ``"auto"`` takes 1e-3
+            for ``posterior`` and the likeliest (``choose_ridge``) for the others.
+        method: ``posterior``, ``exact`` or ``paper``, as for ``refurbish``.
+        steps: The most label changes; ``"auto"``; or None for no bound.
         beta: Weight β ≥ 0 of the between-class term.
+        noise_rate: ε, 0 to 1; None estimates it from the Gram (``choose_ridge``).
+        locked: Labels known to be right, (N,) bool or indices.
+        confidence: Probability that another class needs for a label to be changed.
         backend: Kernel backend, ``auto`` for the fastest that covers the architecture.
         threads: Threads for the kernel; None takes all cores.
         on_event: Called with each ``Flip``.
@@ -135,8 +120,9 @@ def find_label_issues(
     from ntkdist.data import Preprocessor
     from ntkdist.kernels import kernel_matrix
 
-    check_options(method, steps, beta)
-    check_ridge(ridge)
+    Options(method=method, steps=steps, beta=beta, noise_rate=noise_rate, confidence=confidence)
+    if ridge != "auto":
+        check_ridge(ridge)
     images = np.asarray(images)
     if images.ndim == 3:
         images = images[..., None]
@@ -150,11 +136,26 @@ def find_label_issues(
     given = check_labels(given, num_classes, len(images))
     prepared = Preprocessor.fit(images, preprocess).apply(images)
     gram = kernel_matrix(architecture, prepared, backend=backend, threads=threads)
-    inverse = as_inverse(invert(gram, ridge))
+    lock = check_locked(locked, len(given))
+    found = choose_ridge(gram, given, num_classes)
+    if noise_rate is None:
+        noise_rate = found.noise.rate
+    if ridge == "auto":
+        ridge = POSTERIOR_RIDGE if method == "posterior" else found.ridge
     result = refurbish(
-        inverse, given, num_classes, method=method, steps=steps, beta=beta, on_step=on_event
+        invert(gram, float(ridge)),
+        given,
+        num_classes,
+        method=method,
+        steps=steps,
+        beta=beta,
+        noise_rate=noise_rate,
+        first_probs=found.pred_probs,
+        locked=lock,
+        confidence=confidence,
+        on_step=on_event,
     )
-    return label_report(inverse, given, result, num_classes)
+    return label_report(given, result)
 
 
 def invert(gram: NDArray[Any], ridge: float) -> NDArray[np.float64]:
@@ -206,7 +207,7 @@ def check_ridge(ridge: Any) -> None:
     """
     number = isinstance(ridge, (int, float, np.integer, np.floating))
     if not number or not np.isfinite(ridge) or ridge < 0:
-        raise InputError(f"ridge={ridge!r} must be finite and ≥ 0, relative to mean(diag)")
+        raise InputError(f"ridge={ridge!r} must be finite and ≥ 0, relative to mean(diag), or auto")
 
 
 def _largest(labels: NDArray[Any]) -> int:

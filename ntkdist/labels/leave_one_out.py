@@ -36,14 +36,14 @@ class NoiseModel:
 
 
 def leave_one_out(
-    G: NDArray[np.float64], diagonal: NDArray[np.float64], labels: NDArray[np.int64]
+    G: NDArray[np.float64], diagonal: NDArray[np.float64], Y: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Return the prediction for each image of the kernel regression on all the others.
 
     Args:
         G: (N, K) H⁻¹Y.
         diagonal: (N,) diagonal of H⁻¹.
-        labels: (N,) the labels that made G, in 0..K−1.
+        Y: (N, K) the targets that made G, one-hot labels or probabilities.
 
     Returns:
         (N, K) float64, f_{−i}(x_i) = Y_i − G_i/A_ii.
@@ -52,7 +52,7 @@ def leave_one_out(
         Rasmussen and Williams 2006, equation 5.12.
     """
     out = G / -diagonal[:, None]
-    out[np.arange(len(labels)), labels] += 1.0
+    out += Y
     return out
 
 
@@ -73,7 +73,12 @@ def probabilities(predictions: NDArray[np.float64], scale: float) -> NDArray[np.
     return logits
 
 
-def fit_noise(predictions: NDArray[np.float64], labels: NDArray[np.int64]) -> NoiseModel:
+def fit_noise(
+    predictions: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    rate: float | None = None,
+    locked: NDArray[np.bool_] | None = None,
+) -> NoiseModel:
     """Return the noise rate and softmax scale under which the labels are most likely.
 
     The likelihood of label a_i is (1 − ε) p_i,a + ε (1 − p_i,a)/(K − 1). With a few hundred
@@ -83,6 +88,8 @@ def fit_noise(predictions: NDArray[np.float64], labels: NDArray[np.int64]) -> No
     Args:
         predictions: (N, K) leave-one-out predictions made with these labels.
         labels: (N,) given labels in 0..K−1.
+        rate: ε where it is known; None finds the likeliest.
+        locked: (N,) bool, labels known to be right; ε is the share among the others.
 
     Returns:
         The model; rate 0 where there is one class only.
@@ -90,13 +97,14 @@ def fit_noise(predictions: NDArray[np.float64], labels: NDArray[np.int64]) -> No
     from scipy.optimize import minimize_scalar
 
     K = predictions.shape[1]
-    if K == 1:
-        return NoiseModel(0.0, 1.0, 0.0)
+    if K == 1 or not len(labels):
+        return NoiseModel(rate or 0.0, 1.0, 0.0)
     rows = np.arange(len(labels))
 
     def at(log_scale: float) -> tuple[float, float]:
         p = probabilities(predictions, float(np.exp(log_scale)))[rows, labels]
-        return _likeliest_rate(p, (1 - p) / (K - 1))
+        wrong = (1 - p) / (K - 1)
+        return _likeliest_rate(p, wrong if locked is None else np.where(locked, p, wrong), rate)
 
     # A coarse look first: the likelihood may have a second, lower hill.
     grid = np.linspace(*LOG_SCALES, 17)
@@ -107,23 +115,26 @@ def fit_noise(predictions: NDArray[np.float64], labels: NDArray[np.int64]) -> No
         method="bounded",
         options={"xatol": 1e-3},
     )
-    rate, likelihood = at(float(found.x))
-    return NoiseModel(rate, float(np.exp(found.x)), likelihood)
+    found_rate, likelihood = at(float(found.x))
+    return NoiseModel(found_rate, float(np.exp(found.x)), likelihood)
 
 
-def _likeliest_rate(right: NDArray[np.float64], wrong: NDArray[np.float64]) -> tuple[float, float]:
-    """Return (ε, mean log-likelihood) for the mixture (1 − ε)·right + ε·wrong.
+def _likeliest_rate(
+    right: NDArray[np.float64], wrong: NDArray[np.float64], rate: float | None
+) -> tuple[float, float]:
+    """Return (ε, mean log-likelihood) for the mixture (1 − ε)·right + ε·wrong, ε given or found.
 
     The log-likelihood is concave in ε: bisection on the sign of its slope.
     """
-    low, high = 0.0, 1.0
     tiny = np.finfo(np.float64).tiny
     gap = wrong - right
-    for _ in range(40):
+    if rate is None:
+        low, high = 0.0, 1.0
+        for _ in range(40):
+            middle = (low + high) / 2
+            if float(np.sum(gap / np.maximum(right + middle * gap, tiny))) > 0:
+                low = middle
+            else:
+                high = middle
         rate = (low + high) / 2
-        if float(np.sum(gap / np.maximum(right + rate * gap, tiny))) > 0:
-            low = rate
-        else:
-            high = rate
-    rate = (low + high) / 2
     return rate, float(np.mean(np.log(np.maximum(right + rate * gap, tiny))))

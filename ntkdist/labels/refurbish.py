@@ -1,25 +1,26 @@
-"""Refurbishment: change one label at a time so that L(Z) falls."""
+"""Refurbishment: change labels one at a time, with the history of every change."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ntkdist.errors import InputError, did_you_mean
-from ntkdist.labels import _exact, _paper
+from ntkdist.labels._checkpoint import Checkpoint, State, fingerprint
 from ntkdist.labels._columns import Columns
-from ntkdist.labels._rows import Rows, moved
-from ntkdist.labels.block_error import check_beta, left_out_terms, sums
+from ntkdist.labels._descent import Descent
+from ntkdist.labels._rows import weights_of
+from ntkdist.labels._workers import place_rows
+from ntkdist.labels.block_error import left_out_terms, sums
 from ntkdist.labels.class_matrix import check_labels, class_matrix
 from ntkdist.labels.inverse import as_inverse, checked_diagonal
-from ntkdist.labels.leave_one_out import fit_noise, leave_one_out
+from ntkdist.labels.options import METHODS, Options, check_locked, check_probs
+from ntkdist.labels.posterior import ROUNDS, Posterior, class_posterior
 from ntkdist.labels.result import Flip, RefurbishResult
 
-METHODS = {"exact": _exact.scan, "paper": _paper.scan}
-# A fall of L(Z) smaller than this part of its terms is rounding, not a gain.
-ROUNDING = 1e-12
+__all__ = ["METHODS", "refurbish"]
 
 
 def refurbish(
@@ -30,103 +31,192 @@ def refurbish(
     method: str = "exact",
     steps: int | str | None = None,
     beta: float = 1.0,
+    noise_rate: float | None = None,
+    first_probs: Any = None,
+    locked: Any = None,
+    confidence: float = 0.0,
     blocks: int = 1,
+    flips_per_step: int = 1,
+    client: Any = None,
+    checkpoint: str | None = None,
+    checkpoint_every: int = 500,
     on_step: Callable[[Flip], None] | None = None,
 ) -> RefurbishResult:
-    """Change labels one at a time so that L(Z) falls, and return every change.
+    """Change labels one at a time towards a labelling that fits the kernel better.
+
+    ``posterior`` (this package's own) gives each image the class that is most probable given
+    all labels and the noise rate (``class_posterior``), the surest change first. It works best
+    at a small ridge, 1e-3, whatever the noise. ``steps`` bounds the number of changes; by
+    itself it ends where no other class is more probable than the given one.
 
     ``exact`` (this package's own) takes the flip with the most negative change of L(Z),
     class sizes included. It cannot cycle and ends by itself when no flip lowers L(Z). It
     takes no image out of a class with two members or fewer and puts none into a class
     without members, because L(Z) leaves such classes' terms out and would fall for that
-    reason alone.
+    reason alone. Run to the end it also changes correct labels of unusual images;
+    ``steps="auto"`` ends as soon as as many labels differ from the given ones as are
+    estimated wrong. Its best ridge depends on the noise (``choose_ridge``).
 
     ``paper`` is Algorithm 1: the row whose label the gradient most wants changed goes to
     the class the gradient most wants. It has no end of its own and may change the same
-    labels back and forth, so it needs ``steps``. Classes without members are no targets
-    (their gradient is 0/0).
+    labels back and forth, so it needs ``steps``; ``"auto"`` takes as many as labels are
+    estimated wrong. Classes without members are no targets (their gradient is 0/0).
 
-    ``steps="auto"`` is this package's own rule. The noise rate ε is estimated from the
-    leave-one-out predictions of the given labels (``NoiseModel``); ``exact`` then ends as
-    soon as ε·N labels differ from the given ones, ``paper`` after ε·N steps. Run to the
-    end, ``exact`` also changes correct labels of unusual images; this rule is what keeps
-    most of those. The estimate assumes wrong labels of any kind equally often, and needs
-    more than a few hundred images where most labels are wrong (``fit_noise``).
-
-    Ties go to the smallest image, then the smallest class.
+    The noise rate is estimated from leave-one-out predictions under this inverse
+    (``NoiseModel``), better from the Gram itself (``choose_ridge``): with most labels wrong a
+    small ridge alone says it within 0.1 at best. It assumes wrong labels of any kind equally
+    often. Ties go to the smallest image, then the smallest class.
 
     Args:
         inverse: H⁻¹ (N, N), float: an array, or anything ``as_inverse`` takes.
         labels: (N,) given labels, integers in 0..K−1.
         num_classes: K.
-        method: ``exact`` or ``paper``.
-        steps: The most label changes; ``"auto"``; or None to run until no change lowers
-            L(Z) (``exact`` only).
+        method: ``posterior``, ``exact`` or ``paper``.
+        steps: The most label changes; ``"auto"``; or None for no bound (not ``paper``).
         beta: Weight β ≥ 0 of the between-class term; not published, 1 is our choice.
+        noise_rate: ε, 0 to 1; None estimates it.
+        first_probs: (N, K) class probabilities that an image's own label has no part in, to
+            begin the posterior with (``RidgeChoice.pred_probs``, or another model's
+            out-of-sample predictions); None makes them from this inverse.
+        locked: Labels known to be right: (N,) bool or indices. They are never changed and
+            count as certain.
+        confidence: Images for which no other class has at least this probability keep their
+            label; those for which the given one has not either are ``abstained``.
         blocks: Number of row blocks that G is held in; any number gives the same flips.
+        flips_per_step: Flips made from one scan of all rows, each judged anew with those
+            before it; above 1 the order of flips changes somewhat, and scans are saved.
+        client: A Dask ``distributed.Client`` whose workers hold the blocks; None keeps them
+            in this process. Any number of workers gives the same flips.
+        checkpoint: Folder or URL where the state is kept every ``checkpoint_every`` flips; a
+            call with the same inputs goes on from there with the same flips.
+        checkpoint_every: Flips between two kept states, at least 1.
         on_step: Called with each ``Flip`` after it was made.
 
     Returns:
-        The labels, the history of flips, the losses, and why it ended.
+        The labels, the history of flips, the losses, the probabilities, and why it ended.
 
     Raises:
         InputError: For labels, an inverse, or options that do not fit.
+        StageError: If a worker that held rows was lost.
+        StoreError: If the kept state is damaged.
 
     Source:
         DeOliveira et al. 2025, Algorithm 1 (``paper``); ``exact`` is derived from their L(Z).
     """
-    check_options(method, steps, beta, blocks)
-    beta = float(beta)
+    options = Options(
+        method=method,
+        steps=steps,
+        beta=beta,
+        noise_rate=noise_rate,
+        confidence=confidence,
+        blocks=blocks,
+        flips_per_step=flips_per_step,
+        checkpoint_every=checkpoint_every,
+    )
     source = as_inverse(inverse)
     given = check_labels(labels, num_classes, source.shape[0])
+    lock = check_locked(locked, len(given))
     diagonal = checked_diagonal(source)
     G, Z = class_matrix(source, given, num_classes)
-    noise = fit_noise(leave_one_out(G, diagonal, given), given)
-    estimate = round(noise.rate * len(given))
+    posterior = class_posterior(
+        source,
+        diagonal,
+        G,
+        given,
+        noise_rate=noise_rate,
+        first_probs=check_probs(first_probs, G.shape),
+        rounds=ROUNDS if method == "posterior" else 1,
+        locked=lock,
+    )
+    keep = lock | (_surest(posterior, given)[0] < confidence)
 
-    rows = Rows(G, diagonal, given, blocks)
+    kept, start = None, None
+    if checkpoint is not None:
+        decides = {"G": G, "diagonal": diagonal, "given": given, "keep": keep}
+        settings = [method, float(beta), flips_per_step]
+        kept = Checkpoint(checkpoint, fingerprint(**decides, settings=settings))
+        start = kept.load()
+    if start is None:
+        h = G @ weights_of(np.bincount(given, minlength=num_classes))
+        start = State(G, h, Z, given.copy(), ())
+    rows = place_rows(start.G, diagonal, start.labels, keep, start.h, blocks, client)
     del G  # the blocks hold their own
-    columns = Columns(source)
-    current = given.copy()
+    descent = Descent(
+        rows,
+        Columns(source),
+        given,
+        start.labels.copy(),
+        start.Z,
+        float(beta),
+        list(start.history),
+        kept,
+        int(checkpoint_every),
+    )
+    stopped = _run(descent, options, posterior, keep, int((~lock).sum()), on_step)
     counts = np.bincount(given, minlength=num_classes)
+    intra, inter = sums(Z, counts.astype(np.float64), float(beta))
     left_out = left_out_terms(counts)
-    intra, inter = sums(Z, counts.astype(np.float64), beta)
-    losses, history, changed = [intra - inter], list[Flip](), 0
-    by_changes = steps == "auto" and method == "exact"
-    limit = estimate if steps == "auto" else None if steps is None else int(steps)
-    while True:
-        if limit is not None and (changed if by_changes else len(history)) >= limit:
-            stopped = _why_enough(limit, steps == "auto", by_changes)
-            break
-        value, index, new = rows.best(METHODS[method](Z, counts, beta))
-        # Algorithm 1 acts on any gradient; a descent must not take rounding for a gain.
-        least = ROUNDING * (abs(intra) + abs(inter)) if method == "exact" else 0.0
-        if not value < -least:
-            stopped = _why_none(method, counts)
-            break
-        g, a, old = rows.row(index)
-        rows.flip(index, old, new, columns.get(index, rows.likely))
-        Z = moved(Z, g, a, old, new)
-        counts[old] -= 1
-        counts[new] += 1
-        changed += int(new != given[index]) - int(old != given[index])
-        current[index] = new
-        intra, inter = sums(Z, counts.astype(np.float64), beta)
-        losses.append(intra - inter)
-        flip = Flip(len(history) + 1, index, old, new, losses[-1] - losses[-2], losses[-1])
-        history.append(flip)
-        if on_step is not None:
-            on_step(flip)
-    left_out += tuple(m for m in left_out_terms(counts) if m not in left_out)
+    left_out += tuple(m for m in left_out_terms(descent.counts) if m not in left_out)
     return RefurbishResult(
-        labels=current,
-        history=tuple(history),
-        losses=np.array(losses),
-        G=rows.whole(),
-        noise=noise,
+        labels=descent.labels,
+        history=tuple(descent.history),
+        losses=np.array([intra - inter, *(f.loss for f in descent.history)]),
+        G=descent.finish(),
+        noise=posterior.noise,
+        posterior=posterior,
+        abstained=~lock & (posterior.probabilities.max(axis=1) < confidence),
         left_out=left_out,
         stopped=stopped,
     )
+
+
+def _run(
+    descent: Descent,
+    options: Options,
+    posterior: Posterior,
+    keep: NDArray[np.bool_],
+    unlocked: int,
+    on_step: Callable[[Flip], None] | None,
+) -> str:
+    """Make flips until one of the ends is reached; return which, in words."""
+    auto, steps = options.steps == "auto", options.steps
+    flips: Iterator[Flip]
+    if options.method == "posterior":
+        probability, other = _surest(posterior, descent.given)
+        current = posterior.probabilities[np.arange(len(keep)), descent.given]
+        wanted = np.flatnonzero(~keep & (probability > current))
+        # the surest first: by what is left for the given label, then by image
+        wanted = wanted[np.argsort(current[wanted], kind="stable")]
+        done = len(descent.history)
+        flips = descent.plan(wanted[done:], other[wanted[done:]])
+        limit = None if auto or steps is None else int(steps)
+    else:
+        flips = descent.choose(options.method, options.flips_per_step)
+        limit = (
+            round(posterior.noise.rate * unlocked)
+            if auto
+            else None
+            if steps is None
+            else int(steps)
+        )
+    by_changes = auto and options.method == "exact"
+    while limit is None or (descent.changed if by_changes else len(descent.history)) < limit:
+        flip = next(flips, None)
+        if flip is None:
+            return _why_none(options.method, descent.counts)
+        if on_step is not None:
+            on_step(flip)
+    return _why_enough(int(limit), auto, by_changes)
+
+
+def _surest(
+    posterior: Posterior, given: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return each image's most probable class other than the given one, and its probability."""
+    q = posterior.probabilities.copy()
+    q[np.arange(len(given)), given] = -1.0
+    classes = q.argmax(axis=1)
+    return q.max(axis=1), classes.astype(np.int64)
 
 
 def _why_enough(limit: int, auto: bool, by_changes: bool) -> str:
@@ -137,45 +227,11 @@ def _why_enough(limit: int, auto: bool, by_changes: bool) -> str:
     return f"the {limit} steps asked for were taken"
 
 
-def _why_none(method: str, counts: np.ndarray) -> str:
+def _why_none(method: str, counts: NDArray[np.int64]) -> str:
     if np.count_nonzero(counts) < 2:
         return "all labels are of one class: there is no other class to change to"
-    if method == "paper":
-        return "the gradient wants no label changed"
-    return "no change of one label lowers L(Z)"
-
-
-def check_options(method: str, steps: int | str | None, beta: float, blocks: int = 1) -> None:
-    """Refuse options ``refurbish`` would refuse, before anything costly is done.
-
-    Args:
-        method: As for ``refurbish``.
-        steps: As for ``refurbish``.
-        beta: As for ``refurbish``.
-        blocks: As for ``refurbish``.
-
-    Raises:
-        InputError: For the first that does not fit.
-    """
-    check_beta(beta)
-    if method not in METHODS:
-        raise InputError(
-            f"method={method!r} is not one of {', '.join(METHODS)}"
-            + did_you_mean(str(method), METHODS)
-        )
-    if isinstance(steps, str):
-        if steps != "auto":
-            raise InputError(
-                f"steps={steps!r} must be a whole number ≥ 0, 'auto' or None"
-                + did_you_mean(steps, ["auto"])
-            )
-    elif steps is None:
-        if method == "paper":
-            raise InputError(
-                "method='paper' does not stop by itself: give steps (a number, or 'auto' for "
-                "as many as labels are estimated wrong)"
-            )
-    elif isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 0:
-        raise InputError(f"steps={steps!r} must be a whole number ≥ 0, 'auto' or None")
-    if isinstance(blocks, bool) or not isinstance(blocks, (int, np.integer)) or blocks < 1:
-        raise InputError(f"blocks={blocks!r} must be a whole number ≥ 1")
+    return {
+        "paper": "the gradient wants no label changed",
+        "exact": "no change of one label lowers L(Z)",
+        "posterior": "no other label is more probable than the one an image has",
+    }[method]

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.labels.leave_one_out import NoiseModel
+from ntkdist.labels.posterior import Posterior
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +45,9 @@ class RefurbishResult:
         history: Every flip in order.
         losses: (steps+1,) float64, L(Z) before the first and after each step.
         G: (N, K) float64, H⁻¹Y of the labels after the last step.
-        noise: The estimated noise rate and softmax scale of the given labels.
+        noise: The noise rate, estimated where it was not given, and its softmax scale.
+        posterior: What all labels together say about each image.
+        abstained: (N,) bool, no class is as probable as ``confidence`` asks.
         left_out: Terms of L(Z) left out as 0/0 at the start or at the end, as messages.
         stopped: Why it ended, in words.
     """
@@ -54,8 +57,19 @@ class RefurbishResult:
     losses: NDArray[np.float64]
     G: NDArray[np.float64]
     noise: NoiseModel
+    posterior: Posterior
+    abstained: NDArray[np.bool_]
     left_out: tuple[str, ...]
     stopped: str
+
+    def to_pred_probs(self) -> NDArray[np.float64]:
+        """Return out-of-sample class probabilities, as cleanlab and its like take them.
+
+        Returns:
+            (N, K) float64, rows sum to 1: leave-one-out predictions, so that an image's own
+            label has no part in its row.
+        """
+        return self.posterior.pred_probs.copy()
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return the history as a table, one row a flip: step, index, old, new, delta_loss, loss.

@@ -23,6 +23,7 @@ from ntkdist.config import RunConfig
 from ntkdist.errors import InputError, InterruptedRunError, StageError
 from ntkdist.gram.events import EventLog, RunStarted, StageDone, StageStarted, Subscribers
 from ntkdist.pipeline._findings import summarise, thumbnail, write_table
+from ntkdist.pipeline._labels import FlipProgress, read_locked
 from ntkdist.run import Run
 
 if TYPE_CHECKING:
@@ -254,7 +255,40 @@ class Pipeline:
 
     def factor_address(self) -> str:
         """Return where the factor for this ridge is kept."""
-        return self.run.address("factor", "ntk", f"ridge-{self.config.factor.ridge:g}")
+        return self.run.address("factor", "ntk", f"ridge-{self.ridge():g}")
+
+    def ridge(self) -> float:
+        """Return the ridge asked for, or chosen."""
+        from ntkdist.labels import POSTERIOR_RIDGE
+
+        ridge = self.config.factor.ridge
+        if ridge != "auto":
+            return float(ridge)
+        if self.config.labels.method == "posterior":
+            return POSTERIOR_RIDGE
+        return self.choice()["ridge"]
+
+    def choice(self) -> dict[str, Any]:
+        """Return the likeliest ridge and the noise rate of the given labels, kept in the run."""
+        from ntkdist.labels import choose_ridge
+
+        run = self.run
+        given = run.read("inputs", "labels")
+        key = hashlib.sha256(run.fingerprint.encode() + given.tobytes()).hexdigest()
+        found = run.attributes("noise")
+        if found.get("fingerprint") != key:
+            chosen = choose_ridge(self.gram_store(), given, run.num_classes)
+            found = {
+                "ridge": chosen.ridge,
+                "noise_rate": chosen.noise.rate,
+                "images": chosen.images,
+                "tried": [[r, n.rate, n.log_likelihood] for r, n in chosen.tried],
+                "fingerprint": key,
+            }
+            if chosen.pred_probs is not None:
+                run.write("noise/pred_probs", chosen.pred_probs)
+            run.write_attributes("noise", found)
+        return found
 
     def factor(self) -> CholeskyFactor:
         """Factor the Gram plus ridge, and store the inverse row by row."""
@@ -266,7 +300,7 @@ class Pipeline:
             factor = factorize(
                 store,
                 self.factor_address(),
-                ridge=settings.ridge,
+                ridge=self.ridge(),
                 memory_limit=settings.memory_limit,
                 scheduler=scheduler,
                 on_event=self._forward,
@@ -278,31 +312,50 @@ class Pipeline:
 
     def labels(self) -> None:
         """Refurbish the labels and store what was found."""
-        from ntkdist.labels import label_report, refurbish
+        from ntkdist.labels import drop_checkpoint, label_report, refurbish
         from ntkdist.linalg import CholeskyFactor, parse_memory
 
         run, settings = self.run, self.config.labels
         with self._stage("labels") as detail:
             given = run.read("inputs", "labels")
-            fingerprint = self._labels_fingerprint(given)
+            locked = read_locked(settings.locked, len(given))
+            fingerprint = self._labels_fingerprint(given, locked)
             if run.attributes("labels").get("fingerprint") == fingerprint:
                 detail.append("as stored")
                 return
             store = self.gram_store()
             limit = self.config.factor.memory_limit
             inverse: Any = CholeskyFactor.open(self.factor_address(), memory_limit=limit).inverse()
-            if 8 * len(given) ** 2 <= parse_memory(limit):
+            memory = parse_memory(limit)
+            if 8 * len(given) ** 2 <= memory:
                 inverse = np.asarray(inverse)  # read once; else row by row as flips need them
-            result = refurbish(
-                inverse,
-                given,
-                run.num_classes,
-                method=settings.method,
-                steps=None if settings.steps == "none" else settings.steps,
-                beta=settings.beta,
-                on_step=lambda flip: self._check_stop(),
-            )
-            table = label_report(inverse, given, result, run.num_classes)
+            # two of H⁻¹Y's size at work beside what stays
+            needed = -(-32 * len(given) * run.num_classes // memory)
+            choice = self.choice()
+            rate = settings.noise_rate
+            if rate == "auto":
+                rate = choice["noise_rate"]
+            sampled = choice["images"] < len(given)
+            first = None if sampled else run.read("noise", "pred_probs")
+            with self._label_client() as client:
+                result = refurbish(
+                    inverse,
+                    given,
+                    run.num_classes,
+                    method=settings.method,
+                    steps=None if settings.steps == "none" else settings.steps,
+                    beta=settings.beta,
+                    noise_rate=float(rate),
+                    first_probs=first,
+                    locked=locked,
+                    confidence=settings.confidence,
+                    blocks=needed if settings.blocks == "auto" else settings.blocks,
+                    flips_per_step=settings.flips_per_step,
+                    client=client,
+                    checkpoint=run.address("labels", "checkpoint"),
+                    on_step=FlipProgress(self._emit, self._check_stop),
+                )
+            table = label_report(given, result)
             run.write_attributes("labels", {"fingerprint": None, "summary": None})
             for name in table.columns.drop(["index", "given_label"]):
                 run.write(f"labels/{name}", table[name].to_numpy())
@@ -311,21 +364,36 @@ class Pipeline:
             history = result.to_dataframe()
             for name in history.columns:
                 run.write(f"labels/history/{name}", history[name].to_numpy())
-            summary = summarise(run, self.config, inverse, given, result)
+            summary = summarise(run, self.config, self.ridge(), inverse, given, result)
             summary["num_issues"] = int(table["is_label_issue"].sum())
             picture, bounds = thumbnail(store, given, run.num_classes)
             run.write("labels/gram_by_class", picture, {"boundaries": bounds})
             run.write_attributes("labels", {"summary": summary, "fingerprint": fingerprint})
             write_table(run, table)
+            drop_checkpoint(run.address("labels", "checkpoint"))
             detail.append(f"{summary['flips']} flips, {summary['num_issues']} suspicious labels")
 
-    def _labels_fingerprint(self, given: np.ndarray) -> str:
+    @contextmanager
+    def _label_client(self) -> Iterator[Any]:
+        """Yield a client of the cluster that holds the row blocks; None for this process."""
+        name = self.config.factor.scheduler
+        if "://" not in name:
+            yield None
+            return
+        from distributed import Client
+
+        with Client(name) as client:
+            yield client
+
+    def _labels_fingerprint(self, given: np.ndarray, locked: np.ndarray | None) -> str:
         settings = self.config.labels
         parts = [
             self.run.fingerprint,
-            self.config.factor.ridge,
+            self.ridge(),
             [settings.method, settings.steps, settings.beta],
+            [settings.noise_rate, settings.confidence, settings.flips_per_step],
             hashlib.sha256(given.tobytes()).hexdigest(),
+            None if locked is None else locked.tolist(),
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 

@@ -14,13 +14,14 @@ _THUMBNAIL = 400  # most bins of the Gram's picture by class
 
 
 def summarise(
-    run: Run, settings: RunConfig, inverse: Any, given: np.ndarray, result: Any
+    run: Run, settings: RunConfig, ridge: float, inverse: Any, given: np.ndarray, result: Any
 ) -> dict[str, Any]:
     """Store Z of the given, refurbished and true labels; return what to say about them.
 
     Args:
         run: Where to store.
         settings: The run's configuration.
+        ridge: The ridge of the inverse.
         inverse: (N, N) inverse Gram.
         given: (N,) given labels.
         result: What ``refurbish`` returned for them.
@@ -35,7 +36,7 @@ def summarise(
     losses: dict[str, float | None] = {"true": None}
     for name, labels in (("given", given), ("refurbished", result.labels), ("true", true)):
         if labels is not None:
-            _, Z = class_matrix(inverse, labels, K)
+            Z = class_matrix(inverse, labels, K)[1]
             run.write(f"labels/Z_{name}", Z)
             losses[name] = block_error(Z, np.bincount(labels, minlength=K), settings.labels.beta)
     summary: dict[str, Any] = {
@@ -43,11 +44,12 @@ def summarise(
         "method": settings.labels.method,
         "steps": settings.labels.steps,
         "beta": settings.labels.beta,
-        "ridge": settings.factor.ridge,
+        "ridge": ridge,
         "flips": len(result.history),
         "stopped": result.stopped,
         "left_out": list(result.left_out),
         "noise_rate": result.noise.rate,
+        "abstained": int(result.abstained.sum()),
         "block_error": losses,
         "corrupted": None,
         "restored_share": None,

@@ -164,11 +164,13 @@ def _labels(run: Run, findings: Findings | None) -> list[tuple[str, str]]:
         (
             "Labels",
             f"{method} method, {_limit(steps)}, β {number(beta)}, "
-            f"ridge {number(ridge)} of the mean diagonal",
+            f"ridge {ridge if ridge == 'auto' else number(ridge)} of the mean diagonal",
         )
     ]
     if stored.get("noise_rate") is not None:
         rows.append(("Noise estimated", f"{percent(stored['noise_rate'])} of the given labels"))
+    if stored.get("abstained"):
+        rows.append(("No sure class", f"{count(stored['abstained'])} images"))
     if stored.get("stopped"):
         rows.append(("Stopped because", str(stored["stopped"])))
     if stored.get("left_out"):
@@ -180,7 +182,7 @@ def _limit(steps: int | str | None) -> str:
     if steps is None or steps == "none":
         return "until no change helps"
     if steps == "auto":
-        return "stopped by the leave-one-out rule"
+        return "stopped by the estimated noise"
     return f"at most {count(int(steps))} changes"
 
 

@@ -15,7 +15,7 @@ def test_equals_fitting_without_each_image_in_turn():
     A, labels, _ = clustered(25, 4, 0.3, 0)
     H, Y = np.linalg.inv(A), np.eye(4)[labels]
     G, _ = class_matrix(A, labels, 4)
-    found = leave_one_out(G, np.diagonal(A), labels)
+    found = leave_one_out(G, np.diagonal(A), np.eye(4)[labels])
     for i in range(25):
         rest = np.delete(np.arange(25), i)
         expected = H[i, rest] @ np.linalg.solve(H[np.ix_(rest, rest)], Y[rest])
@@ -26,7 +26,10 @@ def test_the_own_label_has_no_part_in_it():
     A, labels, _ = clustered(25, 4, 0.3, 1)
     other = labels.copy()
     other[7] = (labels[7] + 1) % 4
-    rows = [leave_one_out(class_matrix(A, y, 4)[0], np.diagonal(A), y)[7] for y in (labels, other)]
+    rows = [
+        leave_one_out(class_matrix(A, y, 4)[0], np.diagonal(A), np.eye(4)[y])[7]
+        for y in (labels, other)
+    ]
     np.testing.assert_allclose(rows[0], rows[1], rtol=1e-9, atol=1e-11)
 
 
@@ -69,6 +72,17 @@ def test_one_class_has_no_noise():
 def test_likelihood_prefers_the_better_predictions():
     A, labels, _ = clustered(200, 4, 0.2, 3)
     G, _ = class_matrix(A, labels, 4)
-    good = leave_one_out(G, np.diagonal(A), labels)
+    good = leave_one_out(G, np.diagonal(A), np.eye(4)[labels])
     worse = good + 0.5 * np.random.default_rng(0).standard_normal(good.shape)
     assert fit_noise(good, labels).log_likelihood > fit_noise(worse, labels).log_likelihood
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.25])
+def test_a_known_rate_is_kept_and_the_scale_found_under_it(rate):
+    A, labels, _ = clustered(200, 4, 0.25, 3)
+    predictions = leave_one_out(class_matrix(A, labels, 4)[0], np.diagonal(A), np.eye(4)[labels])
+    fixed, free = fit_noise(predictions, labels, rate), fit_noise(predictions, labels)
+    assert fixed.rate == rate
+    assert fixed.log_likelihood <= free.log_likelihood + 1e-9
+    # labels that must all be right ask for unsure predictions
+    assert (fixed.scale < free.scale / 1.5) == (rate == 0.0)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ntkdist.errors import InputError
+from ntkdist.errors import InputError, StoreError
 from ntkdist.labels import (
     StoredInverse,
     _exact,
@@ -15,7 +15,7 @@ from ntkdist.labels import (
     class_matrix,
     refurbish,
 )
-from ntkdist.labels._rows import Rows, moved
+from ntkdist.labels._rows import Move, RowBlock, Rows, moved, weights_of
 
 from .oracle import clustered, loss
 from .test_inverse import ColumnsOnly
@@ -24,8 +24,15 @@ from .test_inverse import ColumnsOnly
 def scanned(module, A, labels, K, beta):
     G, Z = class_matrix(A, labels, K)
     counts = np.bincount(labels, minlength=K)
-    rows = Rows(G, np.diagonal(A).copy(), labels, 1)
-    return rows.blocks[0], module.scan(Z, counts, beta)(rows.blocks[0])
+    block = one_block(A, G, labels, counts)
+    return block, block.every(module.tables(Z, counts, beta))
+
+
+def one_block(A, G, labels, counts):
+    n = len(labels)
+    h = G @ weights_of(counts)
+    diagonal = np.diagonal(A).copy()
+    return Rows(0, G, diagonal, labels, np.zeros(n, bool), h).blocks[0]
 
 
 def naive_exact(A, labels, K, beta, steps):
@@ -107,7 +114,7 @@ def test_flips_are_those_of_the_method_written_out_plainly(method, naive, beta):
     np.testing.assert_array_equal(result.labels, end)
 
 
-@pytest.mark.parametrize("method", ["exact", "paper"])
+@pytest.mark.parametrize("method", ["posterior", "exact", "paper"])
 def test_losses_are_those_of_the_labels_along_the_way(method):
     A, labels, _ = clustered(60, 5, 0.4, 1)
     result = refurbish(A, labels, 5, method=method, steps=20)
@@ -146,7 +153,7 @@ def test_renaming_classes_renames_the_flips():
     assert [(i, order[o], order[n]) for i, o, n in moves(plain)] == moves(renamed)
 
 
-@pytest.mark.parametrize("method", ["exact", "paper"])
+@pytest.mark.parametrize("method", ["posterior", "exact", "paper"])
 @pytest.mark.parametrize("blocks", [2, 7, 16, 1000])
 def test_any_number_of_row_blocks_gives_the_same_flips_to_the_bit(method, blocks):
     A, labels, _ = clustered(203, 5, 0.4, 11)
@@ -186,8 +193,8 @@ def test_columns_from_a_store_or_any_source_give_the_same_flips():
     source = ColumnsOnly(A)
     other = refurbish(source, labels, 4)
     assert moves(memory) == moves(stored) == moves(other)
-    # one pass for G, then batches: far fewer fetches than flips
-    assert len(source.asked) - 1 < len(other.history) / 4
+    # one pass for G and one for the posterior, then batches: far fewer fetches than flips
+    assert len(source.asked) - 2 < len(other.history) / 4
 
 
 def test_after_many_flips_g_equals_a_fresh_one():
@@ -277,13 +284,16 @@ def test_paper_puts_nothing_into_a_class_without_members():
 
 
 @pytest.mark.parametrize("K", [1, 3])
-@pytest.mark.parametrize(("method", "steps"), [("exact", None), ("exact", "auto"), ("paper", 4)])
+@pytest.mark.parametrize(
+    ("method", "steps"),
+    [("posterior", "auto"), ("exact", None), ("exact", "auto"), ("paper", 4)],
+)
 def test_one_class_only_has_nothing_to_change_and_says_so(method, steps, K):
     A, _, _ = clustered(10, 1, 0.0, 0)
     result = refurbish(A, np.zeros(10, dtype=int), K, method=method, steps=steps)
     assert result.history == ()
     assert len(result.losses) == 1
-    if steps != "auto":
+    if method == "posterior" or steps != "auto":
         assert "one class" in result.stopped
     assert result.left_out
 
@@ -299,7 +309,10 @@ def test_the_given_labels_are_left_as_they_are():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"method": "exakt"}, "method='exakt' is not one of exact, paper; did you mean 'exact'"),
+        (
+            {"method": "exakt"},
+            "method='exakt' is not one of posterior, exact, paper; did you mean 'exact'",
+        ),
         ({"method": "paper"}, "does not stop by itself: give steps"),
         ({"steps": -1}, "steps=-1 must be a whole number ≥ 0"),
         ({"steps": 2.5}, "steps=2.5"),
@@ -308,6 +321,15 @@ def test_the_given_labels_are_left_as_they_are():
         ({"beta": -1.0}, "beta=-1.0"),
         ({"beta": float("nan")}, "beta=nan"),
         ({"blocks": 0}, "blocks=0 must be a whole number ≥ 1"),
+        ({"flips_per_step": 0}, "flips_per_step=0 must be a whole number ≥ 1"),
+        ({"checkpoint_every": 0.5}, "checkpoint_every=0.5 must be a whole number ≥ 1"),
+        ({"noise_rate": 1.5}, "noise_rate=1.5 must be from 0 to 1"),
+        ({"noise_rate": "auto"}, "noise_rate='auto' must be a number from 0 to 1"),
+        ({"first_probs": np.ones((20, 2))}, r"first_probs has shape \(20, 2\)"),
+        ({"first_probs": np.ones((20, 3))}, "first_probs: row 0 is no probabilities"),
+        ({"confidence": -0.1}, "confidence=-0.1 must be from 0 to 1"),
+        ({"locked": [3, 20]}, "locked names image 20; they are numbered 0 to 19"),
+        ({"locked": np.ones(19, bool)}, r"locked has type bool and shape \(19,\)"),
     ],
 )
 def test_refuses_options_that_do_not_fit(options, said):
@@ -335,3 +357,212 @@ def test_a_factor_stored_by_panels_serves_as_the_inverse(tmp_path):
     from_store, from_memory = refurbish(stored, labels, 3), refurbish(memory, labels, 3)
     assert moves(from_store) == moves(from_memory)
     assert len(from_store.history) > 3
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    n=st.integers(3, 60),
+    K=st.integers(2, 9),
+    beta=st.sampled_from([0.0, 1.0, 30.0]),
+    uneven=st.booleans(),
+)
+def test_screening_by_bounds_finds_what_looking_at_every_row_finds(seed, n, K, beta, uneven):
+    random = np.random.default_rng(seed)
+    A, _, _ = clustered(n, 3, 0.0, seed)
+    labels = random.integers(0, K, n)
+    if uneven:
+        labels[random.random(n) < 0.7] = 0
+    G, Z = class_matrix(A, labels, K)
+    counts = np.bincount(labels, minlength=K)
+    block = one_block(A, G, labels, counts)
+    for module in (_exact, _paper):
+        tables = module.tables(Z, counts, beta)
+        values, classes = block.every(tables)
+        found = block.best(tables)
+        if np.isinf(values).all():
+            assert found.index == -1
+            continue
+        assert found.index == int(np.argmin(values))
+        assert (found.value, found.new) == (values.min(), classes[found.index])
+        finite = np.isfinite(values)
+        assert (block._bound[finite] <= values[finite]).all()
+
+
+@pytest.mark.parametrize("method", ["exact", "paper"])
+def test_screened_flips_are_the_unscreened_ones_to_the_end(method, monkeypatch):
+    A, labels, _ = clustered(300, 30, 0.5, 13)
+    screened = refurbish(A, labels, 30, method=method, steps=400)
+
+    def unscreened(self, tables):
+        values, classes = self.every(tables)
+        place = int(np.argmin(values))
+        return self.candidate(place, values[place], classes[place])
+
+    monkeypatch.setattr("ntkdist.labels._rows.RowBlock.best", unscreened)
+    plain = refurbish(A, labels, 30, method=method, steps=400)
+    assert len(plain.history) > 100
+    assert screened.history == plain.history
+
+
+def test_the_least_entries_of_rows_are_followed_through_moves():
+    A, labels, _ = clustered(80, 6, 0.4, 3)
+    G, _ = class_matrix(A, labels, 6)
+    counts = np.bincount(labels, minlength=6)
+    block = one_block(A, G, labels, counts)
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        index = int(random.integers(80))
+        old, new = int(block.labels[index]), int((block.labels[index] + random.integers(1, 6)) % 6)
+        w = weights_of(counts)
+        before = (w[old], w[new])
+        counts[old] -= 1
+        counts[new] += 1
+        w = weights_of(counts)
+        block.move(Move(index, old, new, A[:, index].copy(), before, (w[old], w[new])))
+        assert (block._least == block.G.min(axis=0)).all()
+    np.testing.assert_allclose(block.h, w @ block.G, rtol=1e-9, atol=1e-11)
+    fresh, _ = class_matrix(A, block.labels, 6)
+    np.testing.assert_allclose(block.G.T, fresh, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", ["posterior", "exact", "paper"])
+def test_locked_labels_are_never_changed(method):
+    A, labels, true = clustered(120, 4, 0.4, 21)
+    wrong = np.flatnonzero(labels != true)
+    free = refurbish(A, labels, 4, method=method, steps=60)
+    touched = {flip.index for flip in free.history} & set(wrong.tolist())
+    locked = sorted(touched)[:10]
+    mask = np.zeros(120, bool)
+    mask[locked] = True
+    for trusted in (locked, mask):
+        result = refurbish(A, labels, 4, method=method, steps=60, locked=trusted)
+        assert not {flip.index for flip in result.history} & set(locked)
+        np.testing.assert_array_equal(result.labels[locked], labels[locked])
+        assert (result.posterior.probabilities[locked, labels[locked]] == 1).all()
+        assert len(result.history) > 0
+
+
+def test_confidence_leaves_what_is_not_sure_and_says_which():
+    A, labels, _ = clustered(200, 5, 0.5, 22, ridge=1.0)
+    bold = refurbish(A, labels, 5, method="posterior", steps="auto")
+    timid = refurbish(A, labels, 5, method="posterior", steps="auto", confidence=0.9)
+    assert 0 < len(timid.history) < len(bold.history)
+    for flip in timid.history:
+        assert timid.posterior.probabilities[flip.index, flip.new] >= 0.9
+    np.testing.assert_array_equal(timid.abstained, timid.posterior.probabilities.max(axis=1) < 0.9)
+    assert timid.abstained.any()
+    assert not bold.abstained.any()
+    nothing = refurbish(A, labels, 5, confidence=1.0)
+    assert nothing.history == ()
+
+
+@pytest.mark.parametrize("method", ["exact", "paper"])
+def test_several_flips_a_step_still_lower_the_loss_one_by_one(method):
+    A, labels, true = clustered(300, 6, 0.4, 14)
+    steps = None if method == "exact" else 100
+    one = refurbish(A, labels, 6, method=method, steps=steps)
+    many = refurbish(A, labels, 6, method=method, steps=steps, flips_per_step=8)
+    current = labels.copy()
+    for flip in many.history:
+        assert flip.old == current[flip.index]
+        current[flip.index] = flip.new
+        assert flip.loss == pytest.approx(loss(A, current, 6), rel=1e-9)
+    if method == "exact":
+        assert (np.diff(many.losses) < 0).all()
+        assert naive_exact(A, many.labels, 6, 1.0, 1)[0] == []
+    assert abs((many.labels == true).mean() - (one.labels == true).mean()) < 0.03
+
+
+def test_several_flips_a_step_look_at_all_rows_less_often(monkeypatch):
+    A, labels, _ = clustered(300, 6, 0.4, 14)
+    scans = []
+    plain = RowBlock.best
+    monkeypatch.setattr(
+        "ntkdist.labels._rows.RowBlock.best", lambda *a: scans.append(1) or plain(*a)
+    )
+    result = refurbish(A, labels, 6, flips_per_step=8)
+    assert len(scans) < len(result.history) / 3
+
+
+@pytest.mark.parametrize("method", ["posterior", "exact", "paper"])
+@pytest.mark.parametrize("flips_per_step", [1, 5])
+def test_killed_anywhere_it_goes_on_with_the_same_flips(tmp_path, method, flips_per_step):
+    A, labels, _ = clustered(250, 6, 0.5, 15)
+    options = {"method": method, "steps": 90, "flips_per_step": flips_per_step}
+    whole = refurbish(A, labels, 6, **options)
+    assert len(whole.history) > 70
+    made = []
+
+    def kill_at(step):
+        def listener(flip):
+            made.append(flip.step)
+            if flip.step == step:
+                raise KeyboardInterrupt
+
+        return listener
+
+    url = str(tmp_path / "state")
+    for step in (7, 33, 64):
+        with pytest.raises(KeyboardInterrupt):
+            refurbish(
+                A, labels, 6, checkpoint=url, checkpoint_every=10, on_step=kill_at(step), **options
+            )
+    made.clear()
+    last = refurbish(
+        A, labels, 6, checkpoint=url, checkpoint_every=10, on_step=kill_at(-1), **options
+    )
+    assert min(made) > 30  # what was kept was not done again
+    assert last.history == whole.history
+    np.testing.assert_array_equal(last.labels, whole.labels)
+    np.testing.assert_array_equal(last.losses, whole.losses)
+    np.testing.assert_array_equal(last.G, whole.G)
+
+
+def test_a_kept_state_of_other_labels_or_settings_is_not_taken(tmp_path):
+    A, labels, _ = clustered(120, 4, 0.4, 16)
+    url = str(tmp_path / "state")
+    refurbish(A, labels, 4, steps=20, checkpoint=url, checkpoint_every=5)
+    for change in ({"beta": 0.5}, {"method": "paper"}, {"locked": [0]}):
+        options = {"steps": 20, **change}
+        plain = refurbish(A, labels, 4, **options)
+        kept = refurbish(A, labels, 4, checkpoint=url, checkpoint_every=5, **options)
+        assert kept.history == plain.history
+    other = labels.copy()
+    other[:4] = (other[:4] + 1) % 4
+    kept = refurbish(A, other, 4, steps=20, checkpoint=url, checkpoint_every=5)
+    assert kept.history == refurbish(A, other, 4, steps=20).history
+
+
+def test_a_damaged_kept_state_is_named(tmp_path):
+    A, labels, _ = clustered(120, 4, 0.4, 16)
+    url = tmp_path / "state"
+    refurbish(A, labels, 4, steps=20, checkpoint=str(url), checkpoint_every=5)
+    for chunk in url.glob("*/G/c/0/0"):
+        chunk.write_bytes(chunk.read_bytes()[:-3] + b"abc")
+    with pytest.raises(StoreError, match=r"state/.*cannot be read.*delete .*state"):
+        refurbish(A, labels, 4, steps=30, checkpoint=str(url), checkpoint_every=5)
+
+
+def test_a_checkpoint_does_not_overwrite_something_else(tmp_path):
+    import zarr
+
+    zarr.open_group(str(tmp_path / "other"), mode="w").attrs["kind"] = "photographs"
+    A, labels, _ = clustered(20, 3, 0.3, 0)
+    with pytest.raises(InputError, match="holds something else; give a new or empty folder"):
+        refurbish(A, labels, 3, checkpoint=str(tmp_path / "other"))
+
+
+def test_cleanlab_takes_the_leave_one_out_probabilities():
+    from cleanlab.filter import find_label_issues
+    from cleanlab.rank import get_label_quality_scores
+
+    A, labels, true = clustered(300, 5, 0.2, 17)
+    result = refurbish(A, labels, 5, method="posterior", steps="auto")
+    p = result.to_pred_probs()
+    assert p.shape == (300, 5)
+    np.testing.assert_allclose(p.sum(axis=1), 1)
+    found = find_label_issues(labels, p)
+    assert (found == (labels != true)).mean() >= 0.97
+    scores = get_label_quality_scores(labels, p)
+    assert scores[labels != true].max() < np.median(scores[labels == true])

@@ -1,0 +1,142 @@
+"""A refurbishment half done, kept so that a kill costs at most the flips since the last state.
+
+Two slots are written in turn, and an attribute that says which of them is whole is set last, in
+one write. A state is everything that the next step reads, to the bit, so that a run that was
+killed makes the same flips as one that was not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ntkdist.errors import InputError, StoreError
+from ntkdist.labels.result import Flip
+
+KIND = "ntkdist refurbishment"
+_COLUMNS = tuple(Flip.__dataclass_fields__)
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """Everything that the next step reads.
+
+    Attributes:
+        G: (N, K) H⁻¹Y of the current labels.
+        h: (N,) Σ_d G_id/n_d as it was followed.
+        Z: (K, K) as it was followed.
+        labels: (N,) current labels.
+        history: Every flip so far.
+    """
+
+    G: NDArray[np.float64]
+    h: NDArray[np.float64]
+    Z: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    history: tuple[Flip, ...]
+
+
+def fingerprint(**inputs: Any) -> str:
+    """Return the sha256 of what decides the flips: arrays by their bytes, settings by name."""
+    digest = hashlib.sha256()
+    for name in sorted(inputs):
+        value = inputs[name]
+        if isinstance(value, np.ndarray):
+            digest.update(f"{name} {value.dtype} {value.shape}".encode())
+            digest.update(np.ascontiguousarray(value).data)
+        else:
+            digest.update(json.dumps([name, value]).encode())
+    return digest.hexdigest()
+
+
+class Checkpoint:
+    """The two slots at one address.
+
+    Args:
+        url: Folder or URL.
+        fingerprint: Of what decides the flips.
+
+    Raises:
+        InputError: Something else is at ``url``.
+    """
+
+    def __init__(self, url: str, fingerprint: str) -> None:
+        import zarr
+        from zarr.errors import ContainsArrayError, GroupNotFoundError
+
+        self.url = str(url).rstrip("/")
+        self.fingerprint = fingerprint
+        try:
+            found = dict(zarr.open_group(self.url, mode="r").attrs)
+        except (FileNotFoundError, GroupNotFoundError):
+            found = {"kind": KIND}
+        except ContainsArrayError as error:
+            raise InputError(f"{self.url}: holds an array; give a new folder") from error
+        if found.get("kind") != KIND:
+            raise InputError(f"{self.url}: holds something else; give a new or empty folder")
+        self._current = found.get("current") if found.get("fingerprint") == fingerprint else None
+
+    def load(self) -> State | None:
+        """Return the last whole state of the same inputs; None where there is none.
+
+        Raises:
+            StoreError: It is damaged.
+        """
+        import zarr
+
+        if self._current is None:
+            return None
+        try:
+            group = zarr.open_group(f"{self.url}/{self._current}", mode="r")
+            read = {name: np.asarray(group[name][...]) for name in group.array_keys()}  # type: ignore[index]
+            flips = zip(*(read[f"history_{name}"].tolist() for name in _COLUMNS), strict=True)
+            history = tuple(Flip(*row) for row in flips)
+            return State(read["G"], read["h"], read["Z"], read["labels"], history)
+        except Exception as error:
+            raise StoreError(
+                f"{self.url}/{self._current}: cannot be read ({error}); delete {self.url} to "
+                "begin the labels anew"
+            ) from error
+
+    def save(self, state: State) -> None:
+        """Write a state into the other slot, then make it the current one."""
+        import zarr
+        from zarr.codecs import BloscCodec, Crc32cCodec
+
+        slot = "b" if self._current == "a" else "a"
+        group = zarr.open_group(f"{self.url}/{slot}", mode="w")
+        arrays = {"G": state.G, "h": state.h, "Z": state.Z, "labels": state.labels}
+        for name in _COLUMNS:
+            kind = np.float64 if "loss" in name else np.int64
+            arrays[f"history_{name}"] = np.array([getattr(f, name) for f in state.history], kind)
+        for name, values in arrays.items():
+            chunk = tuple(max(1, s) for s in values.shape)
+            if values.ndim == 2:
+                chunk = (max(1, min(values.shape[0], 2**22 // (8 * values.shape[1]))), chunk[1])
+            array = group.create_array(
+                name,
+                shape=values.shape,
+                dtype=values.dtype,
+                chunks=chunk,
+                compressors=[BloscCodec(cname="lz4", shuffle="bitshuffle"), Crc32cCodec()],
+            )
+            array[...] = values
+        whole = {"kind": KIND, "fingerprint": self.fingerprint, "current": slot}
+        zarr.open_group(self.url, mode="a").attrs.update(whole)
+        self._current = slot
+
+
+def drop_checkpoint(url: str) -> None:
+    """Forget what is kept at ``url``, once the result is stored elsewhere.
+
+    Args:
+        url: What ``refurbish`` was given as ``checkpoint``; nothing need be there.
+    """
+    import zarr
+
+    zarr.open_group(str(url).rstrip("/"), mode="w").attrs["kind"] = KIND

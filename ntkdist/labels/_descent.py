@@ -1,0 +1,187 @@
+"""The loop of refurbishment: choose a flip, follow it in G, Z, class sizes and L, and again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ntkdist.labels._checkpoint import Checkpoint, State
+from ntkdist.labels._columns import Columns
+from ntkdist.labels._rows import TABLES, Candidate, Move, judged, moved, weights_of
+from ntkdist.labels._workers import Blocks
+from ntkdist.labels.block_error import sums
+from ntkdist.labels.result import Flip
+
+# A fall of L(Z) smaller than this part of its terms is rounding, not a gain.
+ROUNDING = 1e-12
+# Flips after which h is added up anew, so that rounding does not gather in it.
+WEIGH_EVERY = 1000
+# Planned flips that are taken together: their rows are asked for at once.
+PLANNED = 32
+# Of the likely next rows, so many are looked at for each further flip of a step.
+LOOKED_AT = 4
+
+
+@dataclass
+class Descent:
+    """The state of a refurbishment, whichever way its flips are chosen.
+
+    Attributes:
+        blocks: The rows of G.
+        columns: The columns of H⁻¹.
+        given: (N,) labels before the first flip.
+        labels: (N,) labels now.
+        Z: (K, K) now.
+        beta: β.
+        history: Every flip so far.
+        checkpoint: Where to keep the state; None for nowhere.
+        every: Flips between two kept states.
+    """
+
+    blocks: Blocks
+    columns: Columns
+    given: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    Z: NDArray[np.float64]
+    beta: float
+    history: list[Flip]
+    checkpoint: Checkpoint | None = None
+    every: int = 500
+    counts: NDArray[np.int64] = field(init=False)
+    changed: int = field(init=False)
+    loss: float = field(init=False)
+    size: float = field(init=False)
+    _pending: list[Move] = field(init=False, default_factory=list)
+    _weighed: int = field(init=False)
+    _kept: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.counts = np.bincount(self.labels, minlength=len(self.Z))
+        self._weighed = self._kept = len(self.history)
+        self.changed = int((self.labels != self.given).sum())
+        self._sum()
+
+    def _sum(self) -> None:
+        intra, inter = sums(self.Z, self.counts.astype(np.float64), self.beta)
+        self.loss, self.size = intra - inter, abs(intra) + abs(inter)
+
+    def choose(self, method: str, most: int) -> Iterator[Flip]:
+        """Make flips that ``exact`` or ``paper`` choose, up to ``most`` of them from one scan.
+
+        Args:
+            method: ``exact`` or ``paper``.
+            most: Flips a scan; each after the first is judged anew with those before it.
+
+        Yields:
+            Each flip, once made; ends where no flip helps.
+        """
+        while True:
+            self._settle()
+            chosen = self.blocks.best(method, (self.Z, self.counts, self.beta))
+            if not self._helps(method, chosen):
+                return
+            if most == 1:
+                yield self._make(chosen, self.blocks.likely)
+                continue
+            likely = self.blocks.likely(LOOKED_AT * most)
+            others = self.blocks.pick(likely[likely != chosen.index])
+            yield self._make(chosen, self.blocks.likely)
+            yield from self._further(method, others, most - 1)
+
+    def _further(self, method: str, others: list[Candidate], most: int) -> Iterator[Flip]:
+        """Make up to ``most`` flips of rows that were looked at before the last ones were made."""
+        tables = TABLES[method](self.Z, self.counts, self.beta)
+        order = [judged(self._updated(c), tables).value for c in others]
+        for place in np.argsort(order, kind="stable"):
+            if most == 0:
+                return
+            tables = TABLES[method](self.Z, self.counts, self.beta)
+            now = judged(self._updated(others[place]), tables)
+            if self._helps(method, now):
+                most -= 1
+                yield self._make(now, self.blocks.likely)
+
+    def plan(self, indices: NDArray[np.int64], classes: NDArray[np.int64]) -> Iterator[Flip]:
+        """Make flips decided beforehand, in their order.
+
+        Args:
+            indices: (F,) images, each once.
+            classes: (F,) the class each goes to.
+
+        Yields:
+            Each flip, once made.
+        """
+        for start in range(0, len(indices), PLANNED):
+            self._settle()
+            part = slice(start, start + PLANNED)
+
+            def likely(count: int, start: int = start) -> NDArray[np.int64]:
+                return indices[start : start + max(count, PLANNED)]
+
+            for row, new in zip(self.blocks.pick(indices[part]), classes[part], strict=True):
+                now = self._updated(row)
+                fields = (now.old, now.g, now.a, now.h)
+                yield self._make(Candidate(0.0, now.index, int(new), *fields), likely)
+
+    def _helps(self, method: str, candidate: Candidate) -> bool:
+        # Algorithm 1 acts on any gradient; a descent must not take rounding for a gain.
+        least = ROUNDING * self.size if method == "exact" else 0.0
+        return candidate.index >= 0 and candidate.value < -least
+
+    def _updated(self, row: Candidate) -> Candidate:
+        """Return a row as the moves that its block does not know yet leave it."""
+        g, h = row.g.copy(), row.h
+        for move in self._pending:
+            c = move.column[row.index]
+            a, b = g[move.old], g[move.new]
+            g[move.old], g[move.new] = a - c, b + c
+            h += ((a - c) * move.after[0] + (b + c) * move.after[1]) - (
+                a * move.before[0] + b * move.before[1]
+            )
+        return Candidate(row.value, row.index, row.new, int(self.labels[row.index]), g, row.a, h)
+
+    def _make(self, candidate: Candidate, likely: Callable[[int], NDArray[np.int64]]) -> Flip:
+        """Make a flip here; the blocks follow before they are asked again."""
+        index, old, new = candidate.index, candidate.old, candidate.new
+        column = self.columns.get(index, likely)
+        w = weights_of(self.counts)
+        before = (float(w[old]), float(w[new]))
+        self.Z = moved(self.Z, candidate.g, candidate.a, old, new)
+        self.counts[old] -= 1
+        self.counts[new] += 1
+        w = weights_of(self.counts)
+        after = (float(w[old]), float(w[new]))
+        self._pending.append(Move(index, old, new, column, before, after))
+        self.changed += int(new != self.given[index]) - int(old != self.given[index])
+        self.labels[index] = new
+        loss = self.loss
+        self._sum()
+        flip = Flip(len(self.history) + 1, index, old, new, self.loss - loss, self.loss)
+        self.history.append(flip)
+        return flip
+
+    def _settle(self) -> None:
+        """Let the blocks follow; from time to time add h up anew and keep the state.
+
+        Called between steps only, at points that depend on the flips alone: a descent that
+        goes on from a kept state makes the same additions.
+        """
+        done = len(self.history)
+        weights = None
+        if done // WEIGH_EVERY > self._weighed // WEIGH_EVERY:
+            weights, self._weighed = weights_of(self.counts), done
+        if self._pending or weights is not None:
+            self.blocks.follow(self._pending, weights)
+            self._pending = []
+        if self.checkpoint is not None and done - self._kept >= self.every:
+            G, h = self.blocks.whole()
+            self.checkpoint.save(State(G, h, self.Z, self.labels, tuple(self.history)))
+            self._kept = done
+
+    def finish(self) -> NDArray[np.float64]:
+        """Return G (N, K) after the last flip."""
+        self._settle()
+        return self.blocks.whole()[0]

@@ -1,0 +1,149 @@
+"""The compiled loops of a refurbishment step, over the rows of one block.
+
+Every number of a row comes from elementwise arithmetic in a fixed order, so that it does not
+depend, to the bit, on which block the row is in. G is (K, m), row k for class k.
+
+A step costs O(m), not O(mK): each row keeps the least entry of its G, which bounds its best
+value from below (``bounds``), and only rows whose bound can beat the best value found so far are
+looked at class by class. The result is that of looking at all (``every``).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+
+# Share of a bound's terms that rounding may take: far above it, far below any decision.
+SLACK = 1e-12
+
+compiled: Any = numba.njit(nogil=True, cache=True)
+
+
+@compiled
+def _value(i, G, diagonal, labels, h, offset, slope, curve, pull, own, push):  # type: ignore[no-untyped-def]
+    """Return (value, class) of row i's best move; (inf, 0) where it has none."""
+    o = labels[i]
+    g, a, h_i = G[o, i], diagonal[i], h[i]
+    force = push[o, 0] * h_i + push[o, 1] * a + push[o, 2] * g
+    lowest, place = np.inf, 0
+    for j in range(len(curve)):
+        value = offset[o, j] + G[j, i] * slope[o, j] + a * curve[j] + force * pull[j]
+        if value < lowest:
+            lowest, place = value, j
+    return lowest + (own[o, 0] + own[o, 1] * a + own[o, 2] * g + own[o, 3] * h_i), place
+
+
+@compiled
+def every(G, diagonal, labels, h, locked, offset, slope, curve, pull, own, push, low):  # type: ignore[no-untyped-def]
+    """Return value and class of every row's best move, (m,) and (m,); locked rows have none."""
+    m = len(labels)
+    values, classes = np.empty(m), np.zeros(m, dtype=np.int64)
+    for i in range(m):
+        if locked[i]:
+            values[i] = np.inf
+        else:
+            values[i], classes[i] = _value(
+                i, G, diagonal, labels, h, offset, slope, curve, pull, own, push
+            )
+    return values, classes
+
+
+@compiled
+def bounds(  # type: ignore[no-untyped-def]
+    G, diagonal, labels, h, locked, least, offset, slope, curve, pull, own, push, low, out
+):
+    """Write a lower bound of every row's best value into ``out`` (m,); return the lowest's row."""
+    lowest, place = np.inf, -1
+    for i in range(len(labels)):
+        o = labels[i]
+        if locked[i] or low[o, 0] == np.inf:
+            out[i] = np.inf
+            continue
+        g, a, h_i, l = G[o, i], diagonal[i], h[i], least[i]
+        alone = own[o, 0] + own[o, 1] * a + own[o, 2] * g + own[o, 3] * h_i
+        force = push[o, 0] * h_i + push[o, 1] * a + push[o, 2] * g
+        steep = l * (low[o, 4] if l < 0 else low[o, 1])
+        bent = a * low[o, 2]
+        pulled = force * (low[o, 3] if force >= 0 else low[o, 5])
+        size = abs(alone) + abs(low[o, 0]) + abs(steep) + abs(bent) + abs(pulled)
+        size += abs(own[o, 0]) + abs(own[o, 1] * a) + abs(own[o, 2] * g) + abs(own[o, 3] * h_i)
+        bound = alone + low[o, 0] + steep + bent + pulled - SLACK * size
+        out[i] = bound
+        if bound < lowest:
+            lowest, place = bound, i
+    return place
+
+
+@compiled
+def best(  # type: ignore[no-untyped-def]
+    G, diagonal, labels, h, offset, slope, curve, pull, own, push, low, bound, first
+):
+    """Return (value, row, class) of the best move, ties to the smallest row and class.
+
+    ``bound`` is what ``bounds`` wrote and ``first`` the row it returned.
+    """
+    value, kind = _value(first, G, diagonal, labels, h, offset, slope, curve, pull, own, push)
+    row = first
+    for i in range(len(labels)):
+        if bound[i] <= value and i != first:
+            now, j = _value(i, G, diagonal, labels, h, offset, slope, curve, pull, own, push)
+            if now < value or (now == value and i < row):
+                value, row, kind = now, i, j
+    return value, row, kind
+
+
+@compiled
+def weigh(G, w, h):  # type: ignore[no-untyped-def]
+    """Write h = Σ_d G_d w_d (m,), added class by class."""
+    for i in range(G.shape[1]):
+        h[i] = 0.0
+    for k in range(len(w)):
+        for i in range(G.shape[1]):
+            h[i] += G[k, i] * w[k]
+
+
+@compiled
+def least_entries(G, least, where):  # type: ignore[no-untyped-def]
+    """Write each row's least entry of G and its class, (m,) and (m,)."""
+    for i in range(G.shape[1]):
+        least[i], where[i] = G[0, i], 0
+    for k in range(1, G.shape[0]):
+        for i in range(G.shape[1]):
+            if G[k, i] < least[i]:
+                least[i], where[i] = G[k, i], k
+
+
+@compiled
+def move(G, h, least, where, column, old, new, w_old, w_new, w_old_after, w_new_after):  # type: ignore[no-untyped-def]
+    """Add a column of H⁻¹ (m,) to class ``new`` of G, take it from ``old``, and follow with h.
+
+    The weights 1/n of the two classes are given before and after the move.
+    """
+    K = G.shape[0]
+    for i in range(len(h)):
+        c = column[i]
+        a, b = G[old, i], G[new, i]
+        x, y = a - c, b + c
+        G[old, i], G[new, i] = x, y
+        h[i] += (x * w_old_after + y * w_new_after) - (a * w_old + b * w_new)
+        at = where[i]
+        if (at == old and x > a) or (at == new and y > b):
+            # the least entry has grown: look for it anew
+            l, p = G[0, i], 0
+            for k in range(1, K):
+                if G[k, i] < l:
+                    l, p = G[k, i], k
+            least[i], where[i] = l, p
+        else:
+            l, p = least[i], at
+            if at == old:
+                l = x
+            elif at == new:
+                l = y
+            if x < l:
+                l, p = x, old
+            if y < l:
+                l, p = y, new
+            least[i], where[i] = l, p

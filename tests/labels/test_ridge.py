@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import zarr
+
+from ntkdist.errors import InputError
+from ntkdist.labels import choose_ridge, class_matrix, fit_noise, invert, leave_one_out
+from ntkdist.labels.leave_one_out import probabilities
+from ntkdist.labels.ridge import LADDER
+
+from .oracle import clustered
+from .test_issues import digits, simple_gram
+
+
+def gram(n, K, noise, seed):
+    A, labels, true = clustered(n, K, noise, seed, ridge=1e-9)
+    H = np.linalg.inv(A)
+    return (H + H.T) / 2, labels, true
+
+
+def test_each_ridge_is_judged_as_its_own_inverse_judges_it():
+    H, labels, _ = gram(120, 4, 0.3, 0)
+    found = choose_ridge(H, labels, 4)
+    assert [ridge for ridge, _ in found.tried] == sorted(LADDER)
+    for ridge, model in found.tried:
+        A = invert(H, ridge)
+        G, _ = class_matrix(A, labels, 4)
+        expected = fit_noise(leave_one_out(G, np.diagonal(A), np.eye(4)[labels]), labels)
+        assert model.rate == pytest.approx(expected.rate, abs=1e-3)
+        assert model.log_likelihood == pytest.approx(expected.log_likelihood, abs=1e-5)
+    best = max(found.tried, key=lambda pair: pair[1].log_likelihood)
+    assert (found.ridge, found.noise) == best
+    assert found.images == 120
+    A = invert(H, found.ridge)
+    predictions = leave_one_out(class_matrix(A, labels, 4)[0], np.diagonal(A), np.eye(4)[labels])
+    expected_probs = probabilities(predictions, found.noise.scale)
+    np.testing.assert_allclose(found.pred_probs, expected_probs, atol=1e-6)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3, 0.6])
+def test_the_noise_rate_is_found(noise):
+    H, labels, _ = gram(500, 5, noise, 1)
+    assert choose_ridge(H, labels, 5).noise.rate == pytest.approx(noise, abs=0.05)
+
+
+def test_more_noise_asks_for_a_larger_ridge():
+    ridges = []
+    for noise in (0.0, 0.6):
+        images, labels, _ = digits(500, noise)
+        ridges.append(choose_ridge(simple_gram(images), labels, 10).ridge)
+    assert ridges[0] < ridges[1] / 5
+
+
+def test_a_sample_from_a_store_is_the_sample_from_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("ntkdist.labels.ridge.BAND_BYTES", 8 * 200 * 17)
+    H, labels, _ = gram(200, 4, 0.2, 3)
+    stored = zarr.create_array(str(tmp_path / "h"), shape=H.shape, chunks=(50, 50), dtype="f8")
+    stored[...] = H
+    memory = choose_ridge(H, labels, 4, max_images=90)
+    assert memory.images == 90
+    assert memory.pred_probs is None
+    assert choose_ridge(stored, labels, 4, max_images=90).tried == memory.tried
+    assert choose_ridge(H, labels, 4, max_images=90, seed=1).tried != memory.tried
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"ridges": ()}, r"ridges=\(\) must be finite numbers above 0"),
+        ({"ridges": (0.0, 1.0)}, "above 0"),
+        ({"max_images": 1}, "max_images=1 must be at least 2"),
+        ({"labels": [0, 1]}, "2 labels for a matrix of 3"),
+        ({"gram": np.full((3, 3), np.nan)}, "holds NaN or infinity"),
+    ],
+)
+def test_bad_input_is_refused(change, said):
+    given = {"gram": np.eye(3), "labels": [0, 1, 0], **change}
+    with pytest.raises(InputError, match=said):
+        choose_ridge(given.pop("gram"), given.pop("labels"), 2, **given)
