@@ -24,7 +24,7 @@ class DataConfig:
         n: How many images; None takes all.
         subset: first, or balanced (equal numbers per class, drawn by ``seed``).
         seed: Seed of the balanced draw.
-        preprocess: none, center, standardize, unit-norm, or several joined by ``+``;
+        preprocess: none, center, standardize, unit-norm, halve, or several joined by ``+``;
             statistics come from the whole split before ``n`` images are taken.
     """
 

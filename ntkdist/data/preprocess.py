@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ntkdist.data.dataset import check_pixels
 from ntkdist.errors import InputError, did_you_mean
 
-RECIPES = ("none", "standardize", "center", "unit-norm")
+RECIPES = ("none", "standardize", "center", "unit-norm", "halve")
 
 _BLOCK_VALUES = 1 << 23  # 64 MiB of float64
 
@@ -41,6 +41,8 @@ class Step:
         """Apply the step to images (N, H, W, C)."""
         if self.name == "unit-norm":
             return _unit_norm(x)
+        if self.name == "halve":
+            return _halve(x)
         return (x - np.asarray(self.shift)) / np.asarray(self.scale) if self.shift else x
 
 
@@ -52,7 +54,7 @@ class Preprocessor:
     0) of each channel over all pixels of the training set, a constant channel by 1;
     ``center`` subtracts the mean; ``unit-norm`` divides each image by its norm and
     multiplies by √(H·W·C), so that its mean square is 1, a zero image staying zero;
-    ``none`` does nothing. uint8 pixels are divided by 255 first, all others taken as
+    ``halve`` averages 2×2 pixels, for a kernel in a sixteenth of the time; ``none`` does nothing. uint8 pixels are divided by 255 first, all others taken as
     they are.
 
     Attributes:
@@ -77,10 +79,12 @@ class Preprocessor:
             The fitted preprocessor.
 
         Raises:
-            InputError: A step is unknown, or the images are not finite (N, H, W, C).
+            InputError: A step is unknown, the images are not finite (N, H, W, C), or have an odd
+            side where it has to be halved.
         """
         names = _parse(recipe)
         _check(images)
+        _check_halves(images.shape, names.count("halve"))
         steps: list[Step] = []
         for name in names:
             if name in ("standardize", "center"):
@@ -97,19 +101,23 @@ class Preprocessor:
             images: Shape (M, H, W, C) with the training set's C.
 
         Returns:
-            float32, same shape; every image depends on itself and the statistics only.
+            float32, same shape but for ``halve``; every image depends on itself and the
+            statistics only.
 
         Raises:
             InputError: The number of channels differs, or pixels are not finite or
                 leave the range of float32.
         """
         _check(images)
+        _check_halves(images.shape, sum(step.name == "halve" for step in self.steps))
         if images.shape[3] != self.channels:
             raise InputError(
                 f"images have {images.shape[3]} channels, but the training images had "
                 f"{self.channels}; convert them to the same colours"
             )
-        out = np.empty(images.shape, dtype=np.float32)
+        halvings = sum(step.name == "halve" for step in self.steps)
+        height, width = (side >> halvings for side in images.shape[1:3])
+        out = np.empty((len(images), height, width, self.channels), dtype=np.float32)
         limit = float(np.finfo(np.float32).max)
         start = 0
         for block in _blocks(images, self.steps):
@@ -141,6 +149,15 @@ def _check(images: NDArray[Any]) -> None:
     check_pixels(images)
 
 
+def _check_halves(shape: tuple[int, ...], times: int) -> None:
+    for side in shape[1:3]:
+        if side % (1 << times):
+            raise InputError(
+                f"images of {shape[1]}×{shape[2]} pixels cannot be halved {times} times: {side} is "
+                f"no multiple of {1 << times}; leave halve away"
+            )
+
+
 def _blocks(images: NDArray[Any], steps: tuple[Step, ...]) -> Iterator[NDArray[np.float64]]:
     """Yield the images in order as float64 blocks after the given steps."""
     count = max(1, _BLOCK_VALUES // math.prod(images.shape[1:]))
@@ -156,7 +173,8 @@ def _blocks(images: NDArray[Any], steps: tuple[Step, ...]) -> Iterator[NDArray[n
 
 def _measure(name: str, images: NDArray[Any], before: list[Step]) -> Step:
     steps, channels = tuple(before), range(images.shape[3])
-    count = math.prod(images.shape[:3])
+    halvings = sum(step.name == "halve" for step in before)
+    count = math.prod(images.shape[:3]) >> 2 * halvings
     total, squares, scale = np.zeros(len(channels)), np.zeros(len(channels)), np.ones(len(channels))
     low, high = np.full(len(channels), np.inf), np.full(len(channels), -np.inf)
     # One channel at a time: a sum over three axes at once is seven times slower and,
@@ -186,3 +204,7 @@ def _unit_norm(x: NDArray[np.float64]) -> NDArray[np.float64]:
     x = x / np.where(largest == 0.0, 1.0, largest)
     root_mean_square = np.sqrt(np.square(x).mean(axis=axes, keepdims=True))
     return x / np.where(root_mean_square == 0.0, 1.0, root_mean_square)
+
+
+def _halve(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return (x[:, ::2, ::2] + x[:, 1::2, ::2] + x[:, ::2, 1::2] + x[:, 1::2, 1::2]) / 4

@@ -147,3 +147,25 @@ def test_not_images():
 def test_pixels_beyond_float32():
     with pytest.raises(InputError, match=r"prepared pixels reach 1e\+60, above float32's 3.4e\+38"):
         prepared(np.array([1e60, 0.0]).reshape(2, 1, 1, 1), "none")
+
+
+def test_halve_averages_two_by_two_pixels_before_or_after_statistics():
+    images = np.random.default_rng(0).integers(0, 256, (5, 6, 4, 3)).astype(np.uint8)
+    out = Preprocessor.fit(images, "halve").apply(images)
+    expected = images.reshape(5, 3, 2, 2, 2, 3).mean(axis=(2, 4)) / 255
+    np.testing.assert_allclose(out, expected, rtol=1e-6)
+    both = Preprocessor.fit(images, "halve+standardize").apply(images)
+    np.testing.assert_allclose(both.mean(axis=(0, 1, 2)), 0, atol=1e-6)
+    np.testing.assert_allclose(both.std(axis=(0, 1, 2)), 1, rtol=1e-5)
+    assert Preprocessor.fit(images[:, :4], "halve+halve").apply(images[:, :4]).shape == (5, 1, 1, 3)
+
+
+def test_an_odd_side_cannot_be_halved():
+    images = np.zeros((2, 6, 4, 1))
+    fitted = Preprocessor.fit(images, "halve")
+    for act in (
+        lambda: Preprocessor.fit(images, "halve+halve"),
+        lambda: fitted.apply(np.zeros((2, 5, 4, 1))),
+    ):
+        with pytest.raises(InputError, match=r"cannot be halved \d times: \d is no multiple of"):
+            act()
