@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Dict
@@ -16,6 +17,9 @@ from cyclopts.config import Dict
 from ntkdist.architecture import Architecture
 from ntkdist.config import NoiseConfig, RunConfig, load_yaml
 from ntkdist.errors import InputError, NtkdistError
+
+if TYPE_CHECKING:
+    from ntkdist.pipeline import Pipeline
 
 _DEFAULTS = RunConfig()
 DEMO = RunConfig(run="runs/demo", noise=NoiseConfig(rate=0.3))
@@ -33,6 +37,22 @@ Settings = Annotated[RunConfig, Parameter(name="*")]
 Recompute = Annotated[
     tuple[str, ...],
     Parameter(name="--recompute", help="Tiles to compute again, such as r0003c0012.", negative=()),
+]
+Files = Annotated[
+    tuple[str, ...],
+    Parameter(
+        name="--files", help="Labels as .npy, or text with one class number a line.", negative=()
+    ),
+]
+Architectures = Annotated[
+    tuple[str, ...],
+    Parameter(
+        name="--architectures",
+        help="Presets or lists of layers, joined by commas or given one by one.",
+        converter=lambda _, tokens: tuple(x for t in tokens for x in _split(t.value)),
+        n_tokens=1,
+        negative=(),
+    ),
 ]
 Quick = Annotated[bool, Parameter(name="--quick", help="Measure no speed.", negative=())]
 
@@ -70,6 +90,41 @@ def labels(target: Target = None, *, settings: Settings = _DEFAULTS) -> None:
 
 
 @app.command
+def bias(target: Target = None, *, settings: Settings = _DEFAULTS) -> None:
+    """Rank classes and pairs of classes by how hard the kernel finds them."""
+    from ntkdist.pipeline.labelings import find_bias
+    from ntkdist.status import describe_bias
+
+    with _pipeline(settings) as pipeline:
+        print(describe_bias(find_bias(pipeline), pipeline.run.manifest.class_names))
+
+
+@app.command
+def labelings(target: Target = None, *, files: Files, settings: Settings = _DEFAULTS) -> None:
+    """Rank labelings of a run's images, such as pseudo-labels, by L(Z); lower is cleaner."""
+    from ntkdist.pipeline.labelings import score_labelings
+    from ntkdist.status import describe_labelings
+
+    with _pipeline(settings) as pipeline:
+        print(describe_labelings(score_labelings(pipeline, files)))
+
+
+@app.command
+def compare(
+    target: Target = None, *, architectures: Architectures, settings: Settings = _DEFAULTS
+) -> None:
+    """Rank architectures on a data set by what their kernels say, before any training."""
+    from ntkdist.console import StageLines
+    from ntkdist.gram.progress import GramProgress
+    from ntkdist.pipeline.compare import compare_architectures, folder_of
+    from ntkdist.status import describe_comparison
+
+    with GramProgress() as progress:
+        found = compare_architectures(settings, architectures, [progress, StageLines()])
+    print(describe_comparison(found, folder_of(settings)))
+
+
+@app.command
 def report(target: Target = None, *, settings: Settings = _DEFAULTS) -> None:
     """Write the report, one HTML file, and print its path."""
     _execute(settings, ("report",))
@@ -92,14 +147,21 @@ def doctor(target: Target = None, *, quick: Quick = False, settings: Settings = 
         print(line, flush=True)
 
 
-def _execute(settings: RunConfig, stages: Sequence[str], recompute: Sequence[str] = ()) -> None:
+@contextmanager
+def _pipeline(settings: RunConfig) -> Iterator[Pipeline]:
     from ntkdist.console import StageLines
     from ntkdist.gram.progress import GramProgress
     from ntkdist.pipeline import Pipeline
-    from ntkdist.status import describe_labels
 
     with GramProgress() as progress, Pipeline(settings, [progress, StageLines()]) as pipeline:
         print(f"backend {pipeline.run.manifest.reason}", file=sys.stderr)
+        yield pipeline
+
+
+def _execute(settings: RunConfig, stages: Sequence[str], recompute: Sequence[str] = ()) -> None:
+    from ntkdist.status import describe_labels
+
+    with _pipeline(settings) as pipeline:
         pipeline.execute(stages, recompute=recompute)
         if "labels" in stages:
             print(describe_labels(pipeline.run))
@@ -159,6 +221,18 @@ def main(tokens: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def _split(text: str) -> list[str]:
+    """Split at commas that are outside of brackets."""
+    parts, depth = [""], 0
+    for char in text:
+        depth += (char in "([") - (char in ")]")
+        if char == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += char
+    return [part.strip() for part in parts if part.strip()]
 
 
 def _one_line(error: CycloptsError) -> str:

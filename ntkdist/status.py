@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from ntkdist.gram.events import read_events
 from ntkdist.gram.store import GramStore
 from ntkdist.run import Run
+
+if TYPE_CHECKING:
+    from ntkdist.labels.bias import ClassBias
+    from ntkdist.pipeline.compare import Compared
+    from ntkdist.pipeline.labelings import Labeling
 
 
 def describe_labels(run: Run) -> str:
@@ -29,6 +37,67 @@ def describe_labels(run: Run) -> str:
             f"labels; label accuracy {before:.2%} -> {after:.2%}"
         )
     return "\n".join(lines)
+
+
+def describe_comparison(found: Sequence[Compared], folder: str) -> str:
+    """Return a table of architectures, best leave-one-out accuracy first, with their ranks."""
+    from ntkdist.pipeline.compare import ranks
+
+    place = ranks(found)
+    head = ("architecture", "accuracy", "log-lik.", "L(Z)", "separation", "noise", "Gram", "solve")
+    rows = [
+        (
+            one.name,
+            f"{one.accuracy:.2%} ({place['accuracy'][i]})",
+            f"{one.log_likelihood:.3f} ({place['log_likelihood'][i]})",
+            f"{one.block_error:.4g} ({place['block_error'][i]})",
+            f"{one.separation:.3f} ({place['separation'][i]})",
+            f"{one.noise_rate:.1%}",
+            f"{one.gram_seconds:.1f} s",
+            f"{one.factor_seconds:.1f} s",
+        )
+        for i, one in enumerate(found)
+    ]
+    notes = (
+        "leave-one-out accuracy and log-likelihood of the given labels: higher is better; L(Z) "
+        "times the mean diagonal: lower; separation of classes by kernel PCA: higher; rank in "
+        f"brackets; all in {folder}/compare.json"
+    )
+    return "\n".join([*_columns([head, *rows]), notes])
+
+
+def describe_labelings(found: Sequence[Labeling]) -> str:
+    """Return a table of labelings, the cleanest first."""
+    head = ("labels", "L(Z)", "differ from given", "estimated noise", "")
+    rows = [
+        (
+            one.name,
+            f"{one.block_error:.5g}",
+            f"{one.changed:.2%}",
+            f"{one.noise_rate:.1%}",
+            "; ".join(one.left_out),
+        )
+        for one in found
+    ]
+    return "\n".join(_columns([head, *rows]))
+
+
+def describe_bias(found: ClassBias, names: Sequence[str], most: int = 20) -> str:
+    """Return the ranking of classes, and the first pairs of the ranking of pairs."""
+    lines = ["classes, hardest first:"]
+    lines += [f"  {names[k]}" for k in found.intra]
+    pairs = [(int(k), int(d)) for k, d in found.inter]
+    lines.append(f"pairs, most entangled first ({min(most, len(pairs))} of {len(pairs)}):")
+    lines += [f"  {names[k]} – {names[d]}" for k, d in pairs[:most]]
+    return "\n".join(lines)
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return lines in which the cells of a column begin at the same place."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
 
 
 def describe(url: str) -> str:

@@ -54,7 +54,8 @@ class Preprocessor:
     0) of each channel over all pixels of the training set, a constant channel by 1;
     ``center`` subtracts the mean; ``unit-norm`` divides each image by its norm and
     multiplies by √(H·W·C), so that its mean square is 1, a zero image staying zero;
-    ``halve`` averages 2×2 pixels, for a kernel in a sixteenth of the time; ``none`` does nothing. uint8 pixels are divided by 255 first, all others taken as
+    ``halve`` averages 2×2 pixels, for a kernel in a sixteenth of the time; ``none`` does
+    nothing. uint8 pixels are divided by 255 first, all others taken as
     they are.
 
     Attributes:

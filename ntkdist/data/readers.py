@@ -1,4 +1,4 @@
-"""Image sets by a short text, such as ``digits``, ``npz:FILE`` or ``images:DIR``."""
+"""Image sets by a short text, such as ``digits``, ``npz:FILE`` or ``shapes``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from ntkdist.data import _cifar, _folders, _idx, _npz
+from ntkdist.data import _cifar, _folders, _idx, _npz, synthetic
 from ntkdist.data._paths import resolve
 from ntkdist.data.dataset import ImageSet
 from ntkdist.errors import InputError, did_you_mean
@@ -22,7 +22,10 @@ _READERS: dict[str, tuple[str, Callable[[Path, str], ImageSet]]] = {
     "images": ("DIR", _folders.read),
 }
 
-SOURCES = ("digits", *(f"{name}:{place}" for name, (place, _) in _READERS.items()))
+# sets that need no file
+_MADE = {"shapes": synthetic.shapes, "corners": synthetic.corners}
+
+SOURCES = ("digits", *(f"{name}:{place}" for name, (place, _) in _READERS.items()), *_MADE)
 
 
 def load(source: str, split: str = "train", *, root: str | None = None) -> ImageSet:
@@ -39,6 +42,8 @@ def load(source: str, split: str = "train", *, root: str | None = None) -> Image
               (fine labels).
             - ``images:DIR``: a folder of PNG or JPEG files for each class, or ``train``
               and ``test`` folders of these.
+            - ``shapes``, ``corners``: made here, 16×16×1 uint8, four classes, 2,000 training
+              and 500 test images (``ntkdist.data.synthetic``).
 
             ``~`` and environment variables are expanded: ``npz:$NTKDIST_DATA/mnist.npz``.
         split: ``train`` or ``test``.
@@ -59,6 +64,8 @@ def load(source: str, split: str = "train", *, root: str | None = None) -> Image
     name, colon, place = source.strip().partition(":")
     if name == "digits" and not colon:
         return _digits(split)
+    if name in _MADE and not colon:
+        return _MADE[name](split)
     if name not in _READERS:
         raise InputError(
             f"data source {source!r} is unknown; use {', '.join(SOURCES)}{_suggestion(source)}"
@@ -78,7 +85,7 @@ def _suggestion(source: str) -> str:
     name, _, place = source.partition(":")
     if source.endswith(".npz"):
         return f"; did you mean 'npz:{source}'?" if not place else f"; did you mean 'npz:{place}'?"
-    return did_you_mean(name.strip().lower(), ["digits", *_READERS])
+    return did_you_mean(name.strip().lower(), ["digits", *_READERS, *_MADE])
 
 
 def _digits(split: str) -> ImageSet:

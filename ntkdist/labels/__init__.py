@@ -4,6 +4,7 @@ N images, K classes, Y (N, K) one-hot labels, H (N, N) the Gram matrix, G = H⁻
 """
 
 from ntkdist.labels._checkpoint import drop_checkpoint
+from ntkdist.labels.bias import ClassBias, class_bias, rank_biased_overlap
 from ntkdist.labels.block_error import (
     BlockError,
     block_error,
@@ -13,6 +14,7 @@ from ntkdist.labels.block_error import (
 from ntkdist.labels.class_matrix import class_matrix, one_hot
 from ntkdist.labels.inverse import ArrayInverse, Inverse, StoredInverse, as_inverse
 from ntkdist.labels.issues import find_label_issues, invert, label_report
+from ntkdist.labels.kpca import ClassSeparation, class_separation
 from ntkdist.labels.leave_one_out import NoiseModel, fit_noise, leave_one_out
 from ntkdist.labels.options import METHODS
 from ntkdist.labels.posterior import Posterior, class_posterior
@@ -25,6 +27,8 @@ __all__ = [
     "POSTERIOR_RIDGE",
     "ArrayInverse",
     "BlockError",
+    "ClassBias",
+    "ClassSeparation",
     "Flip",
     "Inverse",
     "NoiseModel",
@@ -37,8 +41,10 @@ __all__ = [
     "block_error_gradient",
     "block_error_terms",
     "choose_ridge",
+    "class_bias",
     "class_matrix",
     "class_posterior",
+    "class_separation",
     "drop_checkpoint",
     "find_label_issues",
     "fit_noise",
@@ -46,5 +52,6 @@ __all__ = [
     "label_report",
     "leave_one_out",
     "one_hot",
+    "rank_biased_overlap",
     "refurbish",
 ]

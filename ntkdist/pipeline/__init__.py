@@ -290,8 +290,8 @@ class Pipeline:
             run.write_attributes("noise", found)
         return found
 
-    def factor(self) -> CholeskyFactor:
-        """Factor the Gram plus ridge, and store the inverse row by row."""
+    def factor(self, *, inverse: bool = True) -> CholeskyFactor:
+        """Factor the Gram plus ridge, and store the inverse row by row where it is wanted."""
         from ntkdist.linalg import factorize
 
         settings = self.config.factor
@@ -306,7 +306,8 @@ class Pipeline:
                 on_event=self._forward,
                 fingerprint=self.run.fingerprint,
             )
-            factor.inverse(on_event=self._forward)
+            if inverse:
+                factor.inverse(on_event=self._forward)
             detail.append(f"{factor.panel_count} panels, ridge {factor.ridge:g}")
         return factor
 

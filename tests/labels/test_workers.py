@@ -81,7 +81,7 @@ def test_a_lost_worker_is_said_and_the_state_is_kept(tmp_path):
             if flip.step == 33:
                 os.kill(sorted(client.run(os.getpid).values())[0], signal.SIGKILL)
 
-        with pytest.raises(StageError, match="a worker that held rows.*was lost.*last checkpoint"):
+        with pytest.raises(StageError, match=r"a worker that held rows.*was lost.*last checkpoint"):
             refurbish(A, labels, 5, blocks=4, client=client, on_step=kill, **kept)
     steps = []
     after = refurbish(A, labels, 5, on_step=lambda f: steps.append(f.step), **kept)

@@ -1,0 +1,138 @@
+"""Which classes the kernel finds hard and which pairs it confuses, and how rankings agree."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ntkdist.errors import InputError
+from ntkdist.labels.block_error import pair_reciprocal, reciprocal
+
+
+@dataclass(frozen=True, eq=False)
+class ClassBias:
+    """Rankings of classes and of pairs of classes.
+
+    Attributes:
+        intra: (M,) int64, classes with two members or more, the hardest first.
+        intra_scores: (K,) Z_kk/(n_k(n_k−1)); NaN where a class has fewer than two members.
+        inter: (P, 2) int64, pairs k < d of classes with members, the most entangled first.
+        inter_scores: (K, K) |Z_kd|/(n_k n_d), symmetric; NaN on the diagonal and where a class
+            has no members.
+    """
+
+    intra: NDArray[np.int64]
+    intra_scores: NDArray[np.float64]
+    inter: NDArray[np.int64]
+    inter_scores: NDArray[np.float64]
+
+
+def class_bias(Z: Any, counts: Any) -> ClassBias:
+    """Rank classes and pairs of classes by what Z = YᵀH⁻¹Y says of them.
+
+    Z_kk = y_kᵀH⁻¹y_k is the squared norm that the kernel's functions need to fit class k
+    against the rest: the larger, the harder, as a class whose images lie among those of others
+    asks for a wild function. Z_kd is negative where fitting one class is undone by the other:
+    the larger |Z_kd|, the more the two are entangled. Both are divided as in L(Z), so that
+    class sizes have no part in it. Ties go to the smaller class.
+
+    Args:
+        Z: (K, K) YᵀH⁻¹Y.
+        counts: (K,) class sizes.
+
+    Returns:
+        The rankings and their scores.
+
+    Raises:
+        InputError: For wrong shapes or values that are not finite.
+
+    Source:
+        DeOliveira et al. 2025 (rankings by Z_kk and |Z_kd|; their normalisation is not given).
+    """
+    Z, n = np.asarray(Z, dtype=np.float64), np.asarray(counts, dtype=np.float64)
+    if Z.ndim != 2 or Z.shape[0] != Z.shape[1] or n.shape != Z.shape[:1] or not len(n):
+        raise InputError(f"Z has shape {Z.shape} and counts {n.shape}; expected (K, K) and (K,)")
+    if not (np.isfinite(Z).all() and np.isfinite(n).all() and (n >= 0).all()):
+        raise InputError("Z and counts must be finite, and counts ≥ 0; check the inverse")
+    intra = np.where(n > 1, np.diagonal(Z) * pair_reciprocal(n), np.nan)
+    w = reciprocal(n)
+    inter = np.abs((Z + Z.T) / 2) * w[:, None] * w
+    inter[(n[:, None] == 0) | (n == 0)] = np.nan
+    np.fill_diagonal(inter, np.nan)
+    pairs = np.array(np.triu_indices(len(n), 1)).T
+    values = inter[pairs[:, 0], pairs[:, 1]]
+    pairs, values = pairs[np.isfinite(values)], values[np.isfinite(values)]
+    classes = np.flatnonzero(n > 1)
+    return ClassBias(
+        intra=classes[np.argsort(-intra[classes], kind="stable")].astype(np.int64),
+        intra_scores=intra,
+        inter=pairs[np.argsort(-values, kind="stable")].astype(np.int64),
+        inter_scores=inter,
+    )
+
+
+def rank_biased_overlap(a: Sequence[Any], b: Sequence[Any], p: float = 0.9) -> float:
+    """Return how far two rankings agree, 0 to 1, the first places counting most.
+
+    The extrapolated form for lists that end, RBO_EXT: at depth d the agreement of the first d
+    places counts p^(d−1); beyond the end of the shorter, then of the longer list, the last
+    agreement is taken to go on. p = 0.9 is this package's choice where a publication is
+    silent: the first ten places then carry 86 % of the weight.
+
+    Args:
+        a: Items, best first, each once.
+        b: Items, best first, each once; may be of another length.
+        p: Persistence, above 0 and below 1.
+
+    Returns:
+        1 for equal lists, 0 for lists without a common item.
+
+    Raises:
+        InputError: For p outside 0..1, an empty list, or an item that is there twice.
+
+    Source:
+        Webber, Moffat and Zobel 2010, equation 32.
+    """
+    if not 0 < p < 1:
+        raise InputError(f"p={p!r} must be above 0 and below 1 (0.9 is usual)")
+    first, second = _items("a", a), _items("b", b)
+    short, long = sorted((first, second), key=len)
+    s, l = len(short), len(long)
+    seen_short: set[Hashable] = set()
+    seen_long: set[Hashable] = set()
+    overlap = 0
+    weight, total, at_s = 1.0, 0.0, 0
+    for d in range(1, l + 1):
+        new = long[d - 1]
+        seen_long.add(new)
+        overlap += new in seen_short
+        if d <= s:
+            item = short[d - 1]
+            overlap += item in seen_long
+            seen_short.add(item)
+            at_s = overlap
+            agreement = overlap / d
+        else:
+            # the unseen part of the shorter list agrees as its last depth did
+            agreement = overlap / d + at_s * (d - s) / (s * d)
+        total += weight * agreement
+        weight *= p
+    beyond = (overlap - at_s) / l + at_s / s
+    return (1 - p) * total + beyond * weight
+
+
+def _items(name: str, given: Sequence[Any]) -> list[Hashable]:
+    items: list[Hashable] = [
+        tuple(np.ravel(x).tolist()) if isinstance(x, (np.ndarray, list, tuple)) else x
+        for x in given
+    ]
+    if not items:
+        raise InputError(f"ranking {name} is empty; give at least one item")
+    if len(set(items)) < len(items):
+        twice = next(x for x in items if items.count(x) > 1)
+        raise InputError(f"ranking {name} holds {twice!r} twice; each item has one place")
+    return items

@@ -1,0 +1,193 @@
+"""Architectures on one data set, ranked before any of them is trained."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ntkdist.architecture import Architecture
+from ntkdist.config import RunConfig
+from ntkdist.errors import InputError
+from ntkdist.pipeline import Pipeline
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What the kernel of one architecture says about a data set and its labels.
+
+    Attributes:
+        name: The architecture as it was asked for.
+        architecture: Its canonical text.
+        run: Where its run is kept.
+        accuracy: Share of images whose given label is the leave-one-out prediction of kernel
+            regression on all others (higher is better).
+        log_likelihood: Mean log-probability of a given label under those predictions at the
+            likeliest ridge, label noise allowed for (nats; higher is better).
+        ridge: That ridge, relative to the mean diagonal.
+        noise_rate: Share of wrong labels it suggests.
+        block_error: L(Z) of the given labels times the mean of the Gram's diagonal, so that
+            the scale of a kernel has no part in it (lower is better).
+        separation: Mean distance between classes over mean distance within, in the four
+            leading kernel principal components (higher is better).
+        gram_seconds: Seconds of tiles, added up over workers; those of an earlier start too.
+        factor_seconds: Seconds from the Gram to the solution, of this start.
+    """
+
+    name: str
+    architecture: str
+    run: str
+    accuracy: float
+    log_likelihood: float
+    ridge: float
+    noise_rate: float
+    block_error: float
+    separation: float
+    gram_seconds: float
+    factor_seconds: float
+
+
+# measure -> whether more is better
+MEASURES = {"accuracy": True, "log_likelihood": True, "block_error": False, "separation": True}
+
+
+def compare_architectures(
+    config: RunConfig,
+    architectures: Sequence[str],
+    subscribers: Sequence[Callable[[Any], None]] = (),
+) -> list[Compared]:
+    """Compute each architecture's kernel on one data set and rank them.
+
+    Each has a run of its own, RUN-compare/NAME, so that a comparison that is
+    stopped, or asked for again with more architectures, computes only what is missing.
+
+    Args:
+        config: The run's settings; its ``architecture`` has no part in this.
+        architectures: Presets or canonical texts, each different.
+        subscribers: Told every event of every run.
+
+    Returns:
+        One entry an architecture, the best leave-one-out accuracy first.
+
+    Raises:
+        InputError: For fewer than two, equal or unknown architectures, or bad settings.
+    """
+    parsed = [Architecture.parse(name) for name in architectures]
+    if len(parsed) < 2:
+        raise InputError(f"{len(parsed)} architectures; give at least two, joined by commas")
+    for place, arch in enumerate(parsed):
+        if arch in parsed[:place]:
+            first = architectures[parsed.index(arch)]
+            raise InputError(f"architecture {architectures[place]!r} is {first!r} again")
+    found = []
+    for name, arch in zip(architectures, parsed, strict=True):
+        run = f"{folder_of(config)}/{_slug(name, arch)}"
+        own = dataclasses.replace(config, run=run, architecture=str(arch))
+        with Pipeline(own, subscribers) as pipeline:
+            pipeline.gram()
+            found.append(_judge(name, pipeline))
+    found.sort(key=lambda one: -one.accuracy)
+    _store(folder_of(config), found)
+    return found
+
+
+def ranks(found: Sequence[Compared]) -> dict[str, list[int]]:
+    """Return the rank of each entry under each measure, 1 for the best; ties share the best."""
+    out = {}
+    for measure, more in MEASURES.items():
+        values = np.array([getattr(one, measure) for one in found])
+        values = -values if more else values
+        out[measure] = [int((values < value).sum()) + 1 for value in values]
+    return out
+
+
+def _judge(name: str, pipeline: Pipeline) -> Compared:
+    from ntkdist.labels import block_error, class_matrix, leave_one_out, one_hot
+    from ntkdist.labels.kpca import class_separation
+
+    run = pipeline.run
+    labels, K = run.read("inputs", "labels"), run.num_classes
+    store = pipeline.gram_store()
+    start = time.perf_counter()
+    choice = pipeline.choice()
+    factor = pipeline.factor(inverse=False)
+    diagonal = factor.diagonal_of_inverse()
+    G, Z = class_matrix(_Solved(factor, diagonal), labels, K)
+    seconds = time.perf_counter() - start
+    predicted = leave_one_out(G, diagonal, one_hot(labels, K)).argmax(axis=1)
+    likeliest = max(choice["tried"], key=lambda row: row[2])
+    scale = factor.ridge_absolute / factor.ridge if factor.ridge else _mean_diagonal(store)
+    separation = class_separation(store, labels, K)
+    return Compared(
+        name=name,
+        architecture=str(run.architecture),
+        run=run.url,
+        accuracy=float((predicted == labels).mean()),
+        log_likelihood=float(likeliest[2]),
+        ridge=float(likeliest[0]),
+        noise_rate=float(likeliest[1]),
+        block_error=scale * block_error(Z, np.bincount(labels, minlength=K)),
+        separation=float(separation.ratio_mean),
+        gram_seconds=_tile_seconds(run.url),
+        factor_seconds=seconds,
+    )
+
+
+class _Solved:
+    """A factor as the label methods take an inverse: solutions and the diagonal."""
+
+    def __init__(self, factor: Any, diagonal: np.ndarray) -> None:
+        self.shape = (factor.n, factor.n)
+        self._factor, self._diagonal = factor, diagonal
+
+    def diagonal(self) -> np.ndarray:
+        """Return the diagonal of H⁻¹ (N,)."""
+        return self._diagonal
+
+    def columns(self, indices: np.ndarray) -> np.ndarray:
+        """Return columns of H⁻¹ (N, m)."""
+        return self._factor.inverse_columns(indices)
+
+    def solve(self, b: np.ndarray) -> np.ndarray:
+        """Return H⁻¹b."""
+        return self._factor.solve(b)
+
+
+def _mean_diagonal(store: Any) -> float:
+    n = store.shape[0]
+    return float(np.mean([store[i : i + 1, i : i + 1][0, 0] for i in range(n)]))
+
+
+def _tile_seconds(url: str) -> float:
+    from ntkdist.gram.events import read_events
+
+    done = [event for event in read_events(url) if event["event"] == "TileDone"]
+    return float(sum(event["seconds"] for event in done))
+
+
+def _slug(name: str, arch: Architecture) -> str:
+    plain = all(c.isalnum() or c in "-_" for c in name)
+    return name if plain else hashlib.sha256(str(arch).encode()).hexdigest()[:12]
+
+
+def folder_of(config: RunConfig) -> str:
+    """Return where the runs of a comparison are kept."""
+    return f"{config.run.rstrip('/')}-compare"
+
+
+def _store(folder: str, found: Sequence[Compared]) -> None:
+    """Write compare.json beside the runs, where they are on a local disk."""
+    if "://" in folder:
+        return
+    path = os.path.join(folder, "compare.json")
+    rows = [dataclasses.asdict(one) for one in found]
+    with open(path + ".part", "w", encoding="utf-8") as file:
+        json.dump({"architectures": rows, "ranks": ranks(found)}, file, indent=1)
+    os.replace(path + ".part", path)
