@@ -1,0 +1,295 @@
+"""Label issues found here and by cleanlab: how well wrong labels are ranked, and how long it takes.
+
+Labels of a balanced subset are corrupted, and every method ranks the images from the most to the
+least suspicious. Average precision takes "the label is wrong" as the positive class (1 is
+perfect, the share of wrong labels is chance); F1 is that of the labels it calls issues. Seconds
+are those of one data set on the cores this process may use, from images to ranking.
+
+- ``cleanlab, CNN`` and ``cleanlab, logistic``: cleanlab with its defaults
+  (``get_label_quality_scores``, ``find_label_issues``) on 5-fold cross-validated probabilities of
+  a small CNN (``_small_cnn.py``) or of scikit-learn's logistic regression on standardised pixels.
+- ``ours, ARCHITECTURE``: ``ntkdist.find_label_issues`` with its defaults. Nothing is trained.
+- ``cleanlab on ours, ARCHITECTURE``: cleanlab with its defaults on our leave-one-out probabilities.
+  Its default score is the given label's probability, so the ranking is ours wherever our
+  ``label_quality`` is that; what cleanlab adds is which labels are issues.
+
+Noise is symmetric at three rates, or of pairs of classes that are easily confused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from _common import NAMES, figure, gram, parser, read, save, show, write
+
+import ntkdist
+from ntkdist.data import Preprocessor, asymmetric, symmetric
+from ntkdist.labels import POSTERIOR_RIDGE, choose_ridge, invert, label_report, refurbish
+
+# MNIST and CIFAR-10: Patrini et al. 2017. Fashion-MNIST: ours, its usual confusions (shirt →
+# T-shirt, pullover → coat, sandal → sneaker, sneaker → ankle boot).
+DIGITS = {2: 7, 3: 8, 5: 6, 6: 5, 7: 1}
+PAIRS = {
+    "mnist": DIGITS,
+    "digits": DIGITS,
+    "fashion_mnist": {6: 0, 2: 4, 5: 7, 7: 9},
+    "cifar10": {9: 1, 2: 0, 4: 7, 3: 5, 5: 3},
+}
+FOLDS = 5
+PEERS = ("cleanlab, CNN", "cleanlab, logistic")
+DEFAULTS = {
+    name: p.default for name, p in inspect.signature(ntkdist.find_label_issues).parameters.items()
+}
+
+
+class Found(NamedTuple):
+    """What one method says of every image.
+
+    Attributes:
+        quality: (N,) low = suspicious.
+        issues: (N,) bool, the labels it calls wrong.
+        seconds: From images to ranking.
+    """
+
+    quality: np.ndarray
+    issues: np.ndarray
+    seconds: float
+
+
+def by_cleanlab(labels: np.ndarray, probabilities: np.ndarray, seconds: float) -> Found:
+    """Return what cleanlab's defaults make of out-of-sample probabilities (N, K)."""
+    from cleanlab.filter import find_label_issues
+    from cleanlab.rank import get_label_quality_scores
+
+    start = time.perf_counter()
+    quality = get_label_quality_scores(labels, probabilities)
+    # more jobs would fork, which JAX's threads forbid; the result is the same
+    issues = find_label_issues(labels, probabilities, n_jobs=1)
+    return Found(quality, issues, seconds + time.perf_counter() - start)
+
+
+def cnn(images: np.ndarray, labels: np.ndarray, num_classes: int, seed: int) -> np.ndarray:
+    """Return cross-validated probabilities (N, K) of the small CNN."""
+    from _small_cnn import cross_validated
+
+    return cross_validated(images, labels, num_classes, folds=FOLDS, seed=seed)
+
+
+def logistic(images: np.ndarray, labels: np.ndarray, num_classes: int, seed: int) -> np.ndarray:
+    """Return cross-validated probabilities (N, K) of logistic regression."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
+    flat = images.reshape(len(images), -1)
+    return cross_val_predict(model, flat, labels, cv=folds, method="predict_proba")
+
+
+def by_ours(
+    kernel: np.ndarray, seconds: float, labels: np.ndarray, num_classes: int
+) -> list[Found]:
+    """Return what ``find_label_issues`` makes of a Gram matrix, then cleanlab of the same."""
+    start = time.perf_counter()
+    chosen = choose_ridge(kernel, labels, num_classes)
+    ridge = POSTERIOR_RIDGE if DEFAULTS["method"] == "posterior" else chosen.ridge
+    result = refurbish(
+        invert(kernel, ridge if DEFAULTS["ridge"] == "auto" else DEFAULTS["ridge"]),
+        labels,
+        num_classes,
+        noise_rate=chosen.noise.rate,
+        first_probs=chosen.pred_probs,
+        **{name: DEFAULTS[name] for name in ("method", "steps", "beta", "confidence")},
+    )
+    table = label_report(labels, result)
+    quality, issues = table["label_quality"].to_numpy(), table["is_label_issue"].to_numpy()
+    seconds += time.perf_counter() - start
+    return [
+        Found(quality, issues, seconds),
+        by_cleanlab(labels, result.to_pred_probs(), seconds),
+    ]
+
+
+def check_ours(raw: np.ndarray, labels: np.ndarray, num_classes: int) -> None:
+    """End if the steps of ``by_ours`` are not those of the public function."""
+    some = np.concatenate([np.flatnonzero(labels == k)[:20] for k in range(num_classes)])
+    images = Preprocessor.fit(raw[some], DEFAULTS["preprocess"]).apply(raw[some])
+    mine, _ = by_ours(gram("fc-2", images)[0], 0.0, labels[some], num_classes)
+    table = ntkdist.find_label_issues(raw[some], labels[some], architecture="fc-2")
+    if not np.allclose(table["label_quality"], mine.quality):
+        sys.exit("by_ours no longer does what ntkdist.find_label_issues does; make it the same")
+
+
+def kept(
+    compute: Callable[..., np.ndarray],
+    images: np.ndarray,
+    labels: np.ndarray,
+    num_classes: int,
+    seed: int,
+    cache: str | None,
+) -> tuple[np.ndarray, float]:
+    """Return a peer's probabilities and the seconds they took, from the cache if they are there."""
+    digest = hashlib.sha256(f"{compute.__name__} {images.shape} {seed}".encode())
+    digest.update((Path(__file__).parent / "_small_cnn.py").read_bytes())
+    for array in (images, labels):
+        digest.update(np.ascontiguousarray(array).data)
+    path = Path(cache or "", f"{compute.__name__}-{digest.hexdigest()[:24]}.npz")
+    if cache and path.exists():
+        found = np.load(path)
+        return found["probabilities"], float(found["seconds"])
+    start = time.perf_counter()
+    probabilities = compute(images, labels, num_classes, seed)
+    seconds = time.perf_counter() - start
+    if cache:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, probabilities=probabilities, seconds=seconds)
+    return probabilities, seconds
+
+
+def noises(name: str, rates: list[float], pairs: float) -> dict[str, Callable[..., Any]]:
+    """Return the kinds of noise: name → function of (labels, K, seed)."""
+    found: dict[str, Callable[..., Any]] = {}
+    for rate in rates:
+        found[f"{100 * rate:g} %"] = lambda y, K, seed, rate=rate: symmetric(y, K, rate, seed)
+    if pairs and name in PAIRS:
+        found[f"{100 * pairs:g} % of pairs"] = lambda y, K, seed: asymmetric(
+            y, K, pairs, PAIRS[name], seed
+        )
+    return found
+
+
+def measure(name: str, options: Any) -> list[dict[str, Any]]:
+    """Return one row for each noise, seed and method on one data set."""
+    from sklearn.metrics import average_precision_score, f1_score
+
+    data = read(name, options.data, options.n)
+    true, K = data.labels, data.num_classes
+    check_ours(data.raw, true, K)
+    kernels = {}
+    for architecture in options.architectures:
+        start = time.perf_counter()
+        images = Preprocessor.fit(data.raw, DEFAULTS["preprocess"]).apply(data.raw)
+        prepared = time.perf_counter() - start
+        kernel, seconds = gram(architecture, images, options.cache)
+        kernels[architecture] = kernel, prepared + seconds
+        print(f"{NAMES[name]}: {architecture}, {len(images)} images, Gram in {seconds:.0f} s")
+    rows = []
+    for noise, corrupt in noises(name, options.rates, options.pairs).items():
+        for seed in range(options.seeds):
+            noisy, wrong = corrupt(true, K, seed)
+            found = {}
+            for method, compute in zip(PEERS, (cnn, logistic), strict=True):
+                peer = kept(compute, data.images, noisy, K, seed, options.cache)
+                found[method] = by_cleanlab(noisy, *peer)
+            for architecture, (kernel, seconds) in kernels.items():
+                mine, combined = by_ours(kernel, seconds, noisy, K)
+                found[f"ours, {architecture}"] = mine
+                found[f"cleanlab on ours, {architecture}"] = combined
+            for method, one in found.items():
+                ap = average_precision_score(wrong, -one.quality)
+                row = {"set": name, "noise": noise, "seed": seed, "method": method}
+                row |= {"average_precision": round(float(ap), 4)}
+                row |= {"f1": round(float(f1_score(wrong, one.issues)), 4)}
+                row |= {"issues": int(one.issues.sum()), "wrong": int(wrong.sum())}
+                rows.append(row | {"seconds": round(one.seconds, 2)})
+    return rows
+
+
+def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return means over seeds, with the distance of ours to the better cleanlab peer."""
+    cells: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        cells.setdefault((row["set"], row["noise"], row["method"]), []).append(row)
+    means = []
+    for (name, noise, method), group in cells.items():
+        precisions = [row["average_precision"] for row in group]
+        mean = {"set": name, "noise": noise, "method": method, "lowest": min(precisions)}
+        mean |= {"highest": max(precisions)}
+        for key in ("average_precision", "f1", "seconds"):
+            mean[key] = round(float(np.mean([row[key] for row in group])), 4)
+        means.append(mean)
+    for mean in means:
+        same = [m for m in means if (m["set"], m["noise"]) == (mean["set"], mean["noise"])]
+        best = max(m["average_precision"] for m in same if m["method"] in PEERS)
+        ours = mean["method"] not in PEERS
+        mean["ahead"] = round(mean["average_precision"] - best, 4) if ours else None
+    return means
+
+
+def table_row(mean: dict[str, Any]) -> list[Any]:
+    """Return one line of the printed table."""
+    ahead, span = mean["ahead"], f"{mean['lowest']:.3f} to {mean['highest']:.3f}"
+    mark = None if ahead is None else f"{ahead:+.3f}" + ("" if ahead > 0 else " behind")
+    precision = f"{mean['average_precision']:.3f} ({span})"
+    cells = [NAMES[mean["set"]], mean["noise"], mean["method"], precision, f"{mean['f1']:.3f}"]
+    return [*cells, f"{mean['seconds']:.1f}", mark]
+
+
+def draw(means: list[dict[str, Any]], out: Path) -> Path:
+    """Write the SVG: average precision against noise, one panel a set."""
+    sets = list(dict.fromkeys(mean["set"] for mean in means))
+    drawn = figure(4.2 * len(sets) + 1.6, 3.6)
+    axes = drawn.subplots(1, len(sets), squeeze=False)[0]
+    for axis, name in zip(axes, sets, strict=True):
+        here = [m for m in means if m["set"] == name and "on ours" not in m["method"]]
+        places = list(dict.fromkeys(m["noise"] for m in here))
+        joined = [p for p in places if "pairs" not in p]
+        for method in dict.fromkeys(m["method"] for m in here):
+            level = {m["noise"]: m["average_precision"] for m in here if m["method"] == method}
+            style = "--" if method in PEERS else "-"
+            line = axis.plot(joined, [level[p] for p in joined], style, marker="o", label=method)
+            for place in places:
+                if place not in joined:
+                    axis.plot(place, level[place], "o", color=line[0].get_color())
+        axis.margins(x=0.15)
+        axis.set_title(NAMES[name])
+        axis.set_xlabel("wrong labels")
+    axes[0].set_ylabel("average precision")
+    drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper")
+    return save(drawn, out, "label_issues")
+
+
+def main() -> None:
+    """Measure, print the table, write JSON and SVG."""
+    choices = parser(
+        "Label issues: ntkdist against cleanlab.", sets=("mnist", "fashion_mnist"), n=2000, seeds=3
+    )
+    choices.add_argument(
+        "--architectures", nargs="+", default=[DEFAULTS["architecture"], "cnn-2", "fc-2"]
+    )
+    choices.add_argument("--rates", nargs="*", type=float, default=[0.1, 0.2, 0.3])
+    choices.add_argument("--pairs", type=float, default=0.3, help="rate of the pairs; 0: none")
+    options = choices.parse_args()
+    warnings.simplefilter("error", RuntimeWarning)
+
+    rows = [row for name in options.sets for row in measure(name, options)]
+    means = summarise(rows)
+    columns = ("set", "noise", "method", "average precision", "F1", "seconds", "to best peer")
+    cores = len(os.sched_getaffinity(0))
+    title = f"Label issues, {options.n} images, {options.seeds} seeds, {cores} core(s)"
+    show(title, columns, [table_row(mean) for mean in means])
+    behind = [m for m in means if m["ahead"] is not None and m["ahead"] <= 0]
+    for m in behind:
+        print(f"behind: {NAMES[m['set']]}, {m['noise']}, {m['method']} ({m['ahead']:+.3f})")
+    pairs = {name: {str(a): b for a, b in PAIRS[name].items()} for name in PAIRS}
+    settings = {key: DEFAULTS[key] for key in ("preprocess", "ridge", "method", "steps", "beta")}
+    more = {"n": options.n, "folds": FOLDS, "cores": cores, "defaults": settings, "pairs": pairs}
+    more["versions"] = {name: version(name) for name in ("cleanlab", "scikit-learn")}
+    print(write("label_issues", options.out, rows, more | {"means": means}))
+    print(draw(means, options.out))
+
+
+if __name__ == "__main__":
+    main()
