@@ -1,0 +1,218 @@
+"""The label stage of a run: its settings, its resumption, and the tools beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+import ntkdist.labels
+from ntkdist.cli import main
+from ntkdist.config import (
+    DataConfig,
+    FactorConfig,
+    GramConfig,
+    LabelsConfig,
+    NoiseConfig,
+    RunConfig,
+)
+from ntkdist.errors import InputError, InterruptedRunError
+from ntkdist.labels import POSTERIOR_RIDGE
+from ntkdist.pipeline import Pipeline
+from ntkdist.pipeline.compare import compare_architectures, ranks
+from ntkdist.pipeline.labelings import find_bias, score_labelings
+
+
+def settings(folder, **changes):
+    base = {
+        "run": str(folder),
+        "architecture": "fc-2",
+        "data": DataConfig(n=200),
+        "noise": NoiseConfig(0.3),
+        "gram": GramConfig(executor="inline", tile=100),
+    }
+    return RunConfig(**{**base, **changes})
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    config = settings(tmp_path_factory.mktemp("run") / "whole")
+    with Pipeline(config) as pipeline:
+        pipeline.execute(("gram", "factor", "labels"))
+    return config
+
+
+def labels_again(config, **changes):
+    own = dataclasses.replace(config, labels=LabelsConfig(**changes))
+    with Pipeline(own) as pipeline:
+        pipeline.execute(("factor", "labels"))
+        return pipeline.run.read("labels", "refurbished"), pipeline.run.attributes("labels")
+
+
+def test_the_noise_of_the_given_labels_is_estimated_once_and_kept(finished):
+    with Pipeline(finished) as pipeline:
+        choice = pipeline.choice()
+        summary = pipeline.run.attributes("labels")["summary"]
+        probs = pipeline.run.read("noise", "pred_probs")
+    assert summary["noise_rate"] == choice["noise_rate"] == pytest.approx(0.3, abs=0.08)
+    assert summary["ridge"] == POSTERIOR_RIDGE
+    assert choice["images"] == 200
+    np.testing.assert_allclose(probs.sum(axis=1), 1)
+
+
+def test_an_automatic_ridge_is_the_likeliest_for_exact_and_small_for_posterior(finished):
+    own = dataclasses.replace(finished, factor=FactorConfig(ridge="auto"))
+    with Pipeline(own) as pipeline:
+        assert pipeline.ridge() == POSTERIOR_RIDGE
+    own = dataclasses.replace(own, labels=LabelsConfig(method="exact"))
+    with Pipeline(own) as pipeline:
+        pipeline.execute(("factor", "labels"))
+        assert pipeline.ridge() == pipeline.choice()["ridge"] != POSTERIOR_RIDGE
+        summary = pipeline.run.attributes("labels")["summary"]
+    assert summary["ridge"] == pipeline.choice()["ridge"]
+    assert summary["accuracy_refurbished"] > summary["accuracy_given"] + 0.15
+
+
+def test_trusted_images_named_in_a_file_keep_their_labels(finished, tmp_path):
+    with Pipeline(finished) as pipeline:
+        given = pipeline.run.read("inputs", "labels")
+    plain, _ = labels_again(finished)
+    changed = np.flatnonzero(plain != given)[:5]
+    path = tmp_path / "trusted.txt"
+    path.write_text("\n".join(map(str, changed)) + "\n\n")
+    better, _ = labels_again(finished, locked=str(path))
+    np.testing.assert_array_equal(better[changed], given[changed])
+    assert (better != given).sum() > 20
+    for text, said in (("3\nfour\n", "line 2 is 'four'"), ("200\n", "line 1 is '200'.*0 to 199")):
+        path.write_text(text)
+        with pytest.raises(InputError, match=said):
+            labels_again(finished, locked=str(path))
+    with pytest.raises(InputError, match=r"labels.locked='.*none.txt': cannot be read"):
+        labels_again(finished, locked=str(tmp_path / "none.txt"))
+
+
+def test_a_known_noise_rate_and_confidence_go_in(finished):
+    _, sure = labels_again(finished, noise_rate=0.3, confidence=0.99)
+    _, all_of_them = labels_again(finished, noise_rate=0.3)
+    assert sure["summary"]["noise_rate"] == 0.3
+    assert 0 < sure["summary"]["flips"] < all_of_them["summary"]["flips"]
+    assert sure["summary"]["abstained"] > 0
+
+
+@pytest.mark.parametrize("method", ["posterior", "exact"])
+def test_stopped_in_the_middle_the_stage_goes_on_with_the_same_flips(finished, method, monkeypatch):
+    labels_again(finished, method=method, beta=0.75)
+    with Pipeline(finished) as pipeline:
+        whole = pipeline.run.read("labels", "history", "index")
+        losses = pipeline.run.read("labels", "losses")
+    labels_again(finished, method="paper", steps=1)  # another result in its place
+    monkeypatch.setattr("ntkdist.labels._descent.PLANNED", 8)
+    plain = ntkdist.labels.refurbish
+    monkeypatch.setattr(
+        "ntkdist.labels.refurbish", lambda *a, **k: plain(*a, **k, checkpoint_every=8)
+    )
+    own = dataclasses.replace(finished, labels=LabelsConfig(method=method, beta=0.75))
+    seen = []
+
+    def stopping(stop_at):
+        def listen(self, flip):
+            seen.append(flip.step)
+            if flip.step == stop_at:
+                raise InterruptedRunError("stopped by SIGTERM; what was finished is kept")
+
+        return listen
+
+    monkeypatch.setattr("ntkdist.pipeline._labels.FlipProgress.__call__", stopping(21))
+    with pytest.raises(InterruptedRunError), Pipeline(own) as pipeline:
+        pipeline.execute(("labels",))
+    monkeypatch.setattr("ntkdist.pipeline._labels.FlipProgress.__call__", stopping(-1))
+    seen.clear()
+    with Pipeline(own) as pipeline:
+        pipeline.execute(("labels",))
+        again = pipeline.run.read("labels", "history", "index")
+        np.testing.assert_array_equal(pipeline.run.read("labels", "losses"), losses)
+    assert min(seen) > 15
+    np.testing.assert_array_equal(again, whole)
+
+
+def test_labelings_are_ranked_by_how_clean_they_are(finished, tmp_path):
+    with Pipeline(finished) as pipeline:
+        true = pipeline.run.read("inputs", "labels_true")
+        random = np.random.default_rng(0).integers(0, 10, 200)
+        np.save(tmp_path / "random.npy", random)
+        better = true.copy()
+        better[:10] = (better[:10] + 1) % 10
+        np.savetxt(tmp_path / "better.txt", better, fmt="%d")
+        files = [str(tmp_path / name) for name in ("random.npy", "better.txt")]
+        found = score_labelings(pipeline, files)
+        assert [one.name for one in found] == ["true", files[1], "given", files[0]]
+        assert found[0].noise_rate < 0.1 < found[2].noise_rate
+        assert found[2].changed == 0
+        for name, content, said in (
+            ("short.txt", "1\n2\n", "2 labels for a matrix of 200"),
+            ("words.txt", "cat\n", "cannot be read as labels"),
+        ):
+            (tmp_path / name).write_text(content)
+            with pytest.raises(InputError, match=f"{name}.*{said}"):
+                score_labelings(pipeline, [str(tmp_path / name)])
+
+
+def test_bias_ranks_all_classes_and_pairs(finished):
+    with Pipeline(finished) as pipeline:
+        found = find_bias(pipeline)
+    assert sorted(found.intra) == list(range(10))
+    assert len({tuple(pair) for pair in found.inter}) == 45
+
+
+def test_architectures_are_compared_and_the_comparison_resumes(tmp_path):
+    config = settings(tmp_path / "set", noise=NoiseConfig(0.0))
+    found = compare_architectures(config, ["fc-2", "cnn-1"])
+    assert {one.name for one in found} == {"fc-2", "cnn-1"}
+    assert found[0].accuracy >= found[1].accuracy > 0.7
+    for one in found:
+        assert one.separation > 1
+        assert one.block_error > 0
+        assert one.gram_seconds > 0
+    events = []
+    again = compare_architectures(config, ["cnn-1", "fc-2", "fc-10"], [events.append])
+    by_name = {one.name: one for one in again}
+    for one in found:
+        assert by_name[one.name].accuracy == one.accuracy
+        assert by_name[one.name].separation == one.separation
+    tiles = [event for event in events if type(event).__name__ == "TileDone"]
+    assert len(tiles) == 3  # those of fc-10 alone
+    kept = json.loads((tmp_path / "set-compare" / "compare.json").read_text())
+    assert [row["name"] for row in kept["architectures"]] == [one.name for one in again]
+    assert kept["ranks"] == ranks(again)
+    assert sorted(kept["ranks"]["separation"]) == [1, 2, 3]
+
+
+def test_comparison_of_too_few_or_equal_architectures_is_refused(tmp_path):
+    config = settings(tmp_path / "set")
+    with pytest.raises(InputError, match="1 architectures; give at least two"):
+        compare_architectures(config, ["fc-2"])
+    with pytest.raises(InputError, match=r"architecture 'cntk-v-3' is 'cntk-v-3' again"):
+        compare_architectures(config, ["cntk-v-3", "cntk-v-3"])
+    assert not (tmp_path / "set-compare").exists()
+
+
+def test_the_tools_are_commands(finished, tmp_path, capsys):
+    np.savetxt(tmp_path / "other.txt", np.zeros(200), fmt="%d")
+    for command, words in (
+        (["bias", finished.run], "pairs, most entangled first (20 of 45):"),
+        (["labelings", finished.run, "--files", str(tmp_path / "other.txt")], "differ from given"),
+    ):
+        main(command)
+        assert words in capsys.readouterr().out
+    run_file = tmp_path / "run.yaml"
+    run_file.write_text(f"run: {tmp_path / 'set'}\ndata: {{n: 60}}\ngram: {{executor: inline}}\n")
+    main(["compare", str(run_file), "--architectures", "fc-1,[Flatten(), Dense()]"])
+    out = capsys.readouterr().out
+    assert "architecture" in out.splitlines()[0]
+    assert any(line.startswith("fc-1 ") for line in out.splitlines())
+    with pytest.raises(SystemExit) as stopped:
+        main(["compare", str(run_file), "--architectures", "fc-1"])
+    assert stopped.value.code == 2
+    assert "give at least two" in capsys.readouterr().err
