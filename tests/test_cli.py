@@ -36,7 +36,16 @@ EVERYTHING = {
         "threads": 2,
     },
     "factor": {"ridge": 0.5, "memory_limit": "1GiB", "scheduler": "threads"},
-    "labels": {"method": "paper", "steps": 7, "beta": 2.0},
+    "labels": {
+        "method": "paper",
+        "steps": 7,
+        "beta": 2.0,
+        "noise_rate": 0.25,
+        "confidence": 0.5,
+        "locked": "trusted.txt",
+        "flips_per_step": 4,
+        "blocks": 16,
+    },
 }
 
 

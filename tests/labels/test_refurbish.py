@@ -430,13 +430,14 @@ def test_the_least_entries_of_rows_are_followed_through_moves():
 def test_locked_labels_are_never_changed(method):
     A, labels, true = clustered(120, 4, 0.4, 21)
     wrong = np.flatnonzero(labels != true)
-    free = refurbish(A, labels, 4, method=method, steps=60)
+    free = refurbish(A, labels, 4, method=method, steps=60, noise_rate=0.4)
     touched = {flip.index for flip in free.history} & set(wrong.tolist())
     locked = sorted(touched)[:10]
     mask = np.zeros(120, bool)
     mask[locked] = True
     for trusted in (locked, mask):
-        result = refurbish(A, labels, 4, method=method, steps=60, locked=trusted)
+        known = {"noise_rate": 0.4, "locked": trusted}
+        result = refurbish(A, labels, 4, method=method, steps=60, **known)
         assert not {flip.index for flip in result.history} & set(locked)
         np.testing.assert_array_equal(result.labels[locked], labels[locked])
         assert (result.posterior.probabilities[locked, labels[locked]] == 1).all()
