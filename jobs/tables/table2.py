@@ -5,7 +5,8 @@
 Published: seconds for 100 epochs at width 10,000 on the full training sets. Here the networks are
 trained for real on the cores of this process, at the width, number of images and epochs of the
 options; the seconds of an epoch are measured and nothing is extrapolated. Operations grow with the
-width squared and with the number of images. The seconds of one Gram of the same images stand beside.
+width squared and with the number of images. The seconds of one Gram of the same images stand
+beside.
 """
 
 from __future__ import annotations
