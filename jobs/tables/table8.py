@@ -29,7 +29,8 @@ PUBLISHED = {
 }
 BARE = {"mnist": (79.61, 95.73, 93.65, 87.50)}
 RATES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7)
-PAPER_RIDGE = 0.3  # Algorithm 1 needs much: with less it flips the same few labels to and fro
+# Algorithm 1 needs much: with less it flips the same few labels to and fro. Chosen by its results.
+PAPER_RIDGE = 0.15
 
 
 def main() -> None:

@@ -330,15 +330,16 @@ class Pipeline:
             memory = parse_memory(limit)
             if 8 * len(given) ** 2 <= memory:
                 inverse = np.asarray(inverse)  # read once; else row by row as flips need them
-            # two of H⁻¹Y's size at work beside what stays
-            needed = -(-32 * len(given) * run.num_classes // memory)
+            blocks = settings.blocks
+            if blocks == "auto":  # G, its transpose and two of its size at work
+                blocks = -(-32 * len(given) * run.num_classes // memory)
             choice = self.choice()
             rate = settings.noise_rate
             if rate == "auto":
                 rate = choice["noise_rate"]
             sampled = choice["images"] < len(given)
             first = None if sampled else run.read("noise", "pred_probs")
-            with self._label_client() as client:
+            with self._label_client(blocks) as client:
                 result = refurbish(
                     inverse,
                     given,
@@ -350,7 +351,7 @@ class Pipeline:
                     first_probs=first,
                     locked=locked,
                     confidence=settings.confidence,
-                    blocks=needed if settings.blocks == "auto" else settings.blocks,
+                    blocks=blocks,
                     flips_per_step=settings.flips_per_step,
                     client=client,
                     checkpoint=run.address("labels", "checkpoint"),
@@ -375,10 +376,10 @@ class Pipeline:
             detail.append(f"{summary['flips']} flips, {summary['num_issues']} suspicious labels")
 
     @contextmanager
-    def _label_client(self) -> Iterator[Any]:
+    def _label_client(self, blocks: int) -> Iterator[Any]:
         """Yield a client of the cluster that holds the row blocks; None for this process."""
         name = self.config.factor.scheduler
-        if "://" not in name:
+        if "://" not in name or blocks == 1:
             yield None
             return
         from distributed import Client

@@ -216,3 +216,25 @@ def test_the_tools_are_commands(finished, tmp_path, capsys):
         main(["compare", str(run_file), "--architectures", "fc-1"])
     assert stopped.value.code == 2
     assert "give at least two" in capsys.readouterr().err
+
+
+def test_row_blocks_on_the_workers_of_a_cluster_give_the_same_flips(finished):
+    from distributed import LocalCluster
+
+    labels_again(finished, method="exact")
+    with Pipeline(finished) as pipeline:
+        here = pipeline.run.read("labels", "history", "index")
+    labels_again(finished, method="paper", steps=1)  # another result in its place
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0"
+    ) as cluster:
+        own = dataclasses.replace(
+            finished,
+            factor=FactorConfig(scheduler=cluster.scheduler_address),
+            labels=LabelsConfig(method="exact", blocks=16),
+        )
+        with Pipeline(own) as pipeline:
+            pipeline.execute(("labels",))
+            there = pipeline.run.read("labels", "history", "index")
+    assert len(here) > 20
+    np.testing.assert_array_equal(there, here)
