@@ -22,6 +22,24 @@ compiled: Any = numba.njit(nogil=True, cache=True)
 
 
 @compiled
+def ends(offset, slope, curve, pull, low):  # type: ignore[no-untyped-def]
+    """Write each class's least and largest coefficients over its targets (``Tables.low``)."""
+    K = len(curve)
+    for o in range(K):
+        low[o, :4] = np.inf
+        low[o, 4:] = -np.inf
+        for j in range(K):
+            if offset[o, j] == np.inf:
+                continue
+            low[o, 0] = min(low[o, 0], offset[o, j])
+            low[o, 1] = min(low[o, 1], slope[o, j])
+            low[o, 2] = min(low[o, 2], curve[j])
+            low[o, 3] = min(low[o, 3], pull[j])
+            low[o, 4] = max(low[o, 4], slope[o, j])
+            low[o, 5] = max(low[o, 5], pull[j])
+
+
+@compiled
 def _value(i, G, diagonal, labels, h, offset, slope, curve, pull, own, push):  # type: ignore[no-untyped-def]
     """Return (value, class) of row i's best move; (inf, 0) where it has none."""
     o = labels[i]

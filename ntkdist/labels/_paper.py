@@ -30,11 +30,11 @@ def tables(Z: NDArray[np.float64], counts: NDArray[np.int64], beta: float) -> Ta
     slope, weight, offset = gradient_coefficients(Z, counts.astype(np.float64), beta)
     K = len(slope)
     zero = np.zeros(K)
-    return Tables.of(
-        np.where(counts > 0, offset, np.inf) + np.zeros((K, 1)),
-        slope + np.zeros((K, 1)),
-        zero,
-        -weight,
-        np.stack([-offset, zero, -slope, weight], axis=1),
-        np.stack([np.ones(K), zero, zero], axis=1),
-    )
+    own, push = np.zeros((K, 4)), np.zeros((K, 3))
+    own[:, 0], own[:, 2], own[:, 3] = -offset, -slope, weight
+    push[:, 0] = 1.0
+    targets = np.empty((K, K))
+    targets[:] = np.where(counts > 0, offset, np.inf)
+    slopes = np.empty((K, K))
+    slopes[:] = slope
+    return Tables.of(targets, slopes, zero, -weight, own, push)

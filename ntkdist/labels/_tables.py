@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist.labels import _loops
+
 Vector = NDArray[np.float64]
 
 
@@ -46,24 +48,8 @@ class Tables:
         cls, offset: Vector, slope: Vector, curve: Vector, pull: Vector, own: Vector, push: Vector
     ) -> Tables:
         """Return the tables with their bounds."""
-        allowed = np.isfinite(offset)
-        if allowed.all():
-            ends = (
-                *(offset.min(1), slope.min(1), curve.min(), pull.min()),
-                *(slope.max(1), pull.max()),
-            )
-        else:
-            ends = (
-                offset.min(1),
-                np.where(allowed, slope, np.inf).min(1),
-                np.where(allowed, curve, np.inf).min(1),
-                np.where(allowed, pull, np.inf).min(1),
-                np.where(allowed, slope, -np.inf).max(1),
-                np.where(allowed, pull, -np.inf).max(1),
-            )
         low = np.empty((len(curve), 6))
-        for place, values in enumerate(ends):
-            low[:, place] = values
+        _loops.ends(offset, slope, curve, pull, low)
         return cls(offset, slope, curve, pull, own, push, low)
 
     @property

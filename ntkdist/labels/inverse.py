@@ -56,6 +56,8 @@ class ArrayInverse:
 
     def columns(self, indices: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the columns at ``indices``, (N, m) float64, read as rows (it is symmetric)."""
+        if len(indices) == 1:  # as it lies there, without a copy
+            return np.asarray(self._array[int(indices[0])], dtype=np.float64)[:, None]
         return np.asarray(self._array[indices], dtype=np.float64).T
 
     def solve(self, b: NDArray[np.float64]) -> NDArray[np.float64]:

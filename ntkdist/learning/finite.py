@@ -15,11 +15,11 @@ from ntkdist.architecture import Architecture, ArchitectureSpec
 from ntkdist.errors import InputError
 from ntkdist.learning._finite_checks import check_images, check_labels, check_number, check_whole
 from ntkdist.learning._finite_descent import (
-    RATES,
     check_loss,
     largest_curvature,
     mean_loss,
     programs,
+    stable_rate,
 )
 from ntkdist.learning._finite_network import FiniteNetwork, Params
 from ntkdist.learning._finite_trained import TrainedNetwork, outputs, split
@@ -80,7 +80,8 @@ def train(
         batch: Images of one step, at most; on CPUs 16 to 32 are fastest.
         learning_rate: A number, or ``auto``: 1/λ for ``mse`` and 2/λ for ``cross-entropy``, half
             of what plain gradient descent bears at initialisation, where λ is the largest
-            eigenvalue of JJᵀ/n, measured on the network itself on up to 128 images.
+            eigenvalue of JJᵀ/n, measured on the network itself on up to 128 images; less
+            where batch · (1 − momentum) is below 3.
         loss: ``cross-entropy``, or ``mse``: half the squared distance to the one-hot label less
             1/K.
         seed: Decides the weights and the order of the images.
@@ -94,7 +95,7 @@ def train(
 
     Raises:
         InputError: For images, labels or settings that do not fit, a network without trainable
-            layers, or a loss that diverges.
+            layers, a loss that diverges, or a network whose units all fell silent.
 
     Source:
         LeCun et al. 1998 (1/λ as a learning rate, λ by power iteration); Lee et al. 2019 (2/λ
@@ -123,7 +124,13 @@ def train(
         )
     auto = learning_rate == "auto"
     if auto:
-        learning_rate = RATES[loss] / largest_curvature(run.turn, trained, fixed, x, num_classes)
+        size = largest_curvature(run.turn, trained, fixed, x, num_classes)
+        if not 0 < size < math.inf:
+            raise InputError(
+                f"the outputs' derivatives have the norm {size:.3g} at initialisation, so that no "
+                "learning rate follows; are the images all 0, or too large for float32?"
+            )
+        learning_rate = stable_rate(size, loss, min(batch, len(x)), momentum)
     rate = float(learning_rate)
     limit = _DIVERGED * (
         1.0 + mean_loss(outputs(run.logits, trained, fixed, x[:batch], batch), y[:batch], loss)
@@ -146,6 +153,12 @@ def train(
             trained = now
             break
     f = outputs(run.logits, trained, fixed, x, batch)
+    if len(x) > 1 and not np.ptp(f, axis=0).any() and np.ptp(x, axis=0).any():
+        raise InputError(
+            f"every image has the same output after {len(losses)} epochs at "
+            f"learning_rate={rate:.3g}: no unit is active any more; give {rate / 4:.2g}, less "
+            "momentum or a larger width"
+        )
     if held is not None:
         found = outputs(run.logits, trained, fixed, held, batch).argmax(axis=1)
     return TrainedNetwork(

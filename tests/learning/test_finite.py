@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -23,60 +25,119 @@ def digits(n, seed=0):
 
 
 NETWORKS = {
-    "fc-2": Architecture.parse("fc-2"),
-    "cnn-2": Architecture.parse("cnn-2"),
-    "cntk-gap-4, ends fixed": Architecture.parse("cntk-gap-4"),
-    "biases, erf, pool": Architecture(
+    **{name: Architecture.parse(name) for name in ("fc-2", "cnn-2", "cnn-3", "cntk-gap-4")},
+    "biases, erf, ragged pool, a fixed layer": Architecture(
         (
             Conv(size=3, W_std=1.2, b_std=0.3),
             Erf(),
-            AvgPool(2),
+            AvgPool(3),
             Conv(size=3, W_std=1.4, b_std=0.1, trainable=False),
             Relu(),
             Flatten(),
             Dense(W_std=1.1, b_std=0.2),
         )
     ),
+    "strides, even filters, wrapped edges, a residual sum": Architecture(
+        (
+            Conv(size=4, stride=2),
+            Conv(size=2),
+            Residual((Relu(), Conv(padding="CIRCULAR", stride=2)), (Conv(size=1, stride=2),)),
+            Relu(),
+            Conv(size=2, padding="VALID"),
+            Flatten(),
+            Dense(),
+        )
+    ),
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("kind", ["nngp", "ntk"])
-def test_kernels_at_initialisation_tend_to_those_of_infinite_width(name, kind):
+@functools.cache
+def slopes(network: FiniteNetwork):
+    """Return (parameters that train, the others, images) → derivatives of the first output."""
     import jax
-    import jax.numpy as jnp
 
-    arch = NETWORKS[name]
+    def first_output(moving, fixed, x):
+        parts = iter(moving), iter(fixed)
+        params = tuple(next(parts[0] if trains else parts[1]) for trains in network.trainable())
+        return network.apply(params, x)[:, 0]
+
+    return jax.jit(jax.jacobian(first_output))
+
+
+def tangent_kernel(network: FiniteNetwork, seed: int, x: np.ndarray) -> np.ndarray:
+    """Return ∇f₀(x)∇f₀(x')ᵀ (n, n) of the first output over the layers that train."""
+    import jax
+
+    pairs = list(zip(network.init(seed, x.shape[1:]), network.trainable(), strict=True))
+    moving, fixed = ([p for p, trains in pairs if trains is which] for which in (True, False))
+    leaves = jax.tree.leaves(slopes(network)(moving, fixed, x))
+    J = np.concatenate([np.reshape(leaf, (len(x), -1)) for leaf in leaves], axis=1)
+    return J.astype(np.float64) @ J.T.astype(np.float64)
+
+
+def relative(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    scale = np.sqrt(np.diag(expected))
+    return (found - expected) / np.outer(scale, scale)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_kernels_at_initialisation_tend_to_those_of_infinite_width(name):
     x, _ = digits(3)
-    backend = "stax" if "erf" in name else "auto"
-    expected = kernel_matrix(arch, x, kind=kind, dtype="float64", backend=backend)
-    width, seeds, K = 256, 24, 4
-    network = FiniteNetwork(arch, width, K)
-    found = np.zeros((3, 3))
-    for seed in range(seeds):
-        params = network.init(seed, x.shape[1:])
-        if kind == "nngp":
-            f = np.asarray(network.apply(params, x), dtype=np.float64)
-            found += f @ f.T / K / seeds
-            continue
-        trains = network.trainable()
-        moving = [p for p, t in zip(params, trains, strict=True) if t]
+    seeds, outputs = range(16), 96
+    network = FiniteNetwork(NETWORKS[name], 128, outputs)
+    f = [np.asarray(network.apply(network.init(s, x.shape[1:]), x), np.float64) for s in seeds]
+    nngp = np.mean([one @ one.T / outputs for one in f], axis=0)
+    ntk = np.mean([tangent_kernel(network, s, x) for s in seeds], axis=0)
+    for kind, found in (("nngp", nngp), ("ntk", ntk)):
+        expected = kernel_matrix(network.arch, x, kind=kind, dtype="float64", backend="reference")
+        # 16 draws of about 1/sqrt(128) each, and for the NNGP of 1536 outputs
+        assert np.abs(relative(found, expected)).max() <= 0.12, kind
 
-        def outputs(part, params=params, trains=trains):
-            part = iter(part)
-            own = tuple(next(part) if t else p for p, t in zip(params, trains, strict=True))
-            return network.apply(own, jnp.asarray(x))[:, 0]
 
-        flat = [
-            np.asarray(leaf).reshape(3, -1).astype(np.float64)
-            for leaf in jax.tree.leaves(jax.jacobian(outputs)(moving))
-        ]
-        J = np.concatenate(flat, axis=1)
-        found += J @ J.T / seeds
-    scale = np.sqrt(np.outer(np.diag(expected), np.diag(expected)))
-    # nngp: 96 draws of an output, 1/sqrt(96) each; ntk: much less, and the width
-    limit = 0.4 if kind == "nngp" else 0.12
-    assert np.abs((found - expected) / scale).max() <= limit
+@pytest.mark.parametrize("name", NETWORKS)
+def test_outputs_equal_those_of_neural_tangents_for_the_same_weights(name):
+    import jax
+
+    x, _ = digits(3)
+    arch = NETWORKS[name]
+    network = FiniteNetwork(arch, 1, 1)  # to_stax has one channel everywhere
+    params = network.init(7, x.shape[1:])
+    init, apply, _ = arch.to_stax()
+    theirs, tree = jax.tree.flatten(init(jax.random.key(0), x.shape)[1])
+    ours = [  # it computes in float64 alone once it is imported
+        np.reshape(a, b.shape).astype(np.float64)
+        for a, b in zip(jax.tree.leaves(params), theirs, strict=True)
+    ]
+    expected = np.asarray(apply(jax.tree.unflatten(tree, ours), x.astype(np.float64)))
+    np.testing.assert_allclose(network.apply(params, x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_distance_from_infinite_width_falls_as_its_square_root():
+    x, _ = digits(3)
+    expected = kernel_matrix("fc-2", x, dtype="float64", backend="reference")
+    spread = []
+    for width in (32, 512):
+        found = [tangent_kernel(FiniteNetwork("fc-2", width, 1), s, x) for s in range(24)]
+        spread.append(np.sqrt(np.mean([relative(one, expected) ** 2 for one in found])))
+    assert 2.5 < spread[0] / spread[1] < 6.5  # sqrt(512 / 32) = 4
+
+
+def test_the_automatic_rate_is_that_of_the_infinite_kernel():
+    x, y = digits(100)
+    H = kernel_matrix("fc-2", x, dtype="float64", backend="reference")
+    top = np.linalg.eigvalsh(H)[-1] / len(x)
+    found = train("fc-2", x, y, 10, width=512, epochs=1, loss="mse")
+    assert found.learning_rate == pytest.approx(1 / top, rel=0.15)
+    assert train("fc-2", x, y, 10, width=512, epochs=1).learning_rate == pytest.approx(
+        2 * found.learning_rate
+    )
+
+
+@pytest.mark.parametrize(("batch", "momentum"), [(2, 0.9), (4, 0.95)])
+def test_the_automatic_rate_bears_small_batches(batch, momentum):
+    x, y = digits(128)
+    found = train("fc-2", x, y, 10, width=32, epochs=12, batch=batch, momentum=momentum)
+    assert found.loss < 0.6 * found.losses[0]
 
 
 def test_training_meets_all_labels_and_predicts_new_images():
@@ -137,20 +198,10 @@ def test_mean_loss_of_an_epoch_counts_each_image_once():
     assert found.losses[0] == pytest.approx(found.loss, rel=1e-5)
 
 
-def test_a_residual_sum_adds_its_branches():
-    x, _ = digits(4)
-    arch = Architecture(
-        (Conv(), Residual((Relu(), Conv()), ()), Flatten(), Dense())
-    )  # fmt: skip
-    network = FiniteNetwork(arch, 8, 3)
-    params = list(network.init(0, (8, 8, 1)))
-    whole = np.asarray(network.apply(tuple(params), x))
-    params[1] = (0 * params[1][0], None)
-    plain = FiniteNetwork(Architecture((Conv(), Flatten(), Dense())), 8, 3)
-    np.testing.assert_allclose(
-        network.apply(tuple(params), x), plain.apply((params[0], params[2]), x), rtol=1e-5
-    )
-    assert np.abs(whole - np.asarray(plain.apply((params[0], params[2]), x))).max() > 1e-3
+def test_a_network_without_active_units_is_told():
+    x, y = digits(40)
+    with pytest.raises(InputError, match=r"every image has the same output .* give 5"):
+        train("fc-10", x, y, 10, width=4, epochs=6, batch=4, learning_rate=20.0)
 
 
 @pytest.mark.parametrize(
@@ -169,6 +220,7 @@ def test_a_residual_sum_adds_its_branches():
         ({"architecture": Architecture((Dense(trainable=False),))}, "no layer is trainable"),
         ({"learning_rate": 1e6, "epochs": 3}, r"training diverged; give .* or 'auto'"),
         ({"architecture": "cnn-9"}, "cnn-9"),
+        ({"images": np.zeros((20, 8, 8, 1))}, "no learning rate follows"),
     ],
 )
 def test_bad_input_is_one_clear_error(change, said):
