@@ -14,6 +14,7 @@ store (paper, N = 20,000, rows of the stored inverse), workers (16 blocks on two
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import time
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from _matrices import digits, gram
-from _record import write
+from _record import RESULTS, write
 
 from ntkdist.data import symmetric
 from ntkdist.labels import invert, refurbish
@@ -200,8 +201,12 @@ def main() -> None:
         rows += PARTS[part](given.work, given.repeats)
     for name in ("labels-factor", "labels-inverse"):
         shutil.rmtree(given.work / name, ignore_errors=True)
-    if not given.part:
-        print(write("labels", rows, "python jobs/benchmarks/labels.py"))
+    path = RESULTS / "labels.json"
+    if path.exists():  # parts measured another time stay
+        new = {row["part"] for row in rows}
+        old = json.loads(path.read_text())["rows"]
+        rows = [row for row in old if row["part"] not in new] + rows
+    print(write("labels", rows, "python jobs/benchmarks/labels.py"))
 
 
 if __name__ == "__main__":

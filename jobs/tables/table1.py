@@ -3,15 +3,17 @@
     python jobs/tables/table1.py
 
 The NTK of a balanced subset of each set with each architecture, on the cores of this process, with
-compilation not counted. Published are the full training sets (60,000 or 50,000 images) on the
-authors' machines; ours for as many images follows from the entries a second measured here,
-N(N+1)/2 of them, and is marked as extrapolated. The architectures are not published in detail:
-the presets of these names are this package's.
+compilation not counted; the median of three, of one where one takes long. Published are the full
+training sets (60,000 or 50,000 images) on the authors' machines, which are not these; ours for as
+many images follows from the entries a second measured here, N(N+1)/2 of them, and is marked as
+extrapolated. The architectures are not published in detail: the presets of these names are
+this package's.
 """
 
 from __future__ import annotations
 
 import os
+import statistics
 from typing import Any
 
 import _common
@@ -24,6 +26,8 @@ PUBLISHED = {
 }
 FULL = {"mnist": 60000, "fashion_mnist": 60000, "cifar10": 50000, "cifar100": 50000}
 ARCHITECTURES = ("fc-2", "fc-10", "cnn-1", "cnn-2", "cnn-3")
+# no second run of what takes longer (seconds)
+LONG = 5.0
 
 
 def main() -> None:
@@ -31,13 +35,16 @@ def main() -> None:
     options = _common.parser(__doc__ or "", sets=_common.SETS, n=2000, seeds=1)
     options.add_argument("--pooled-n", type=int, default=400, help="images for cnn-3")
     given = options.parse_args()
-    cores = len(os.sched_getaffinity(0))
+    cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
     rows: list[dict[str, Any]] = []
     for name in given.sets:
         for place, architecture in enumerate(ARCHITECTURES):
             n = given.pooled_n if architecture == "cnn-3" else given.n
             images = _common.read(name, given.data, n).images
-            _, seconds = _common.gram(architecture, images)
+            runs = [_common.gram(architecture, images)[1]]
+            while len(runs) < 3 and runs[0] < LONG:
+                runs.append(_common.gram(architecture, images)[1])
+            seconds = statistics.median(runs)
             entries = n * (n + 1) / 2
             full = FULL[name]
             rows.append(
@@ -46,6 +53,7 @@ def main() -> None:
                     "architecture": architecture,
                     "n": n,
                     "seconds": seconds,
+                    "runs": runs,
                     "entries_per_second": entries / seconds,
                     "extrapolated_n": full,
                     "extrapolated_seconds": seconds * full * (full + 1) / 2 / entries,
@@ -65,8 +73,16 @@ def main() -> None:
         for r in rows
     ]
     columns = ["set", "architecture", "N", "seconds", "entries/s", "full set, extrapolated (s)"]
-    _common.show(f"Table 1, {cores} cores", [*columns, "published (s)"], table)
-    print(_common.write("table1", given.out, rows, {"cores": cores}))
+    title = f"Table 1: {cores} cores here; published: the authors' machines, the full training set"
+    _common.show(title, [*columns, "published (s)"], table)
+    more = {
+        "cores": cores,
+        "load_before": load,
+        "measured": "seconds, of n images on these cores",
+        "extrapolated": "extrapolated_seconds = seconds x M(M+1)/(n(n+1)), M = extrapolated_n",
+        "published": "full training sets, on the authors' machines",
+    }
+    print(_common.write("table1", given.out, rows, more))
     print(_common.save(_draw(rows, given), given.out, "table1"))
 
 
@@ -79,8 +95,12 @@ def _draw(rows: list[dict[str, Any]], given: Any) -> Any:
         (line,) = ax.plot(names, [r["extrapolated_seconds"] for r in mine], "o-")
         line.set_label(_common.NAMES[name])
         ax.plot(names, [r["published_seconds"] for r in mine], "x--", color=line.get_color())
-    ax.set(yscale="log", ylabel="seconds for the full training set")
-    ax.legend(frameon=False, title="ours, extrapolated (lines); published (dashed)", fontsize=8)
+    ax.set(yscale="log", xlabel="architecture", ylabel="seconds for the full training set")
+    ax.legend(
+        frameon=False,
+        title="ours, extrapolated (lines);\npublished, other machines (dashed)",
+        fontsize=8,
+    )
     return figure
 
 

@@ -76,7 +76,8 @@ def class_matrix(
     """Return G = H⁻¹Y and Z = YᵀG.
 
     An inverse with a ``solve`` method (a factor, or one array in memory) is asked
-    once for all classes; any other is read once, column batch by column batch.
+    once for all classes; any other is read once, by ranges of rows where it has ``rows``, else
+    column batch by column batch.
 
     Args:
         inverse: H⁻¹ (N, N), an array or anything ``as_inverse`` takes.
@@ -113,15 +114,19 @@ def product(inverse: Any, Y: NDArray[np.float64]) -> NDArray[np.float64]:
     """
     source = as_inverse(inverse)
     n = source.shape[0]
-    solve = getattr(source, "solve", None)
+    solve, rows = getattr(source, "solve", None), getattr(source, "rows", None)
     if solve is not None:
         G = np.asarray(solve(Y), dtype=np.float64)
     else:
         G = np.zeros(Y.shape)
         step = max(1, COLUMN_BYTES // (8 * n))
         for start in range(0, n, step):
-            rows = np.arange(start, min(start + step, n))
-            G += np.asarray(source.columns(rows), dtype=np.float64) @ Y[rows]
+            stop = min(start + step, n)
+            if rows is not None:  # neighbours are read together
+                G[start:stop] = np.asarray(rows(start, stop), dtype=np.float64) @ Y
+            else:
+                wanted = np.arange(start, stop)
+                G += np.asarray(source.columns(wanted), dtype=np.float64) @ Y[wanted]
     if G.shape != Y.shape or not np.isfinite(G).all():
         raise InputError(
             f"H⁻¹Y came out with shape {G.shape} or with NaN or infinity; "

@@ -19,8 +19,9 @@ ASYMMETRY = 1e-5
 class Inverse(Protocol):
     """The symmetric inverse of a Gram matrix, read by columns.
 
-    Two optional attributes make it faster: ``solve(b) -> H⁻¹b`` for many right-hand
-    sides at once, and ``columns_at_once``, the number of columns worth fetching together.
+    Three optional attributes make it faster: ``solve(b) -> H⁻¹b`` for many right-hand
+    sides at once, ``rows(start, stop)`` for neighbouring rows (stop − start, N), and
+    ``columns_at_once``, the number of columns worth fetching together.
 
     Attributes:
         shape: (N, N).
@@ -94,6 +95,10 @@ class StoredInverse:
                 parts.append(np.diagonal(block, offset=rows.start).copy())
             self._diagonal = np.concatenate(parts)
         return self._diagonal.copy()
+
+    def rows(self, start: int, stop: int) -> NDArray[np.float64]:
+        """Return rows ``start`` to ``stop``, (stop − start, N) float64, in one read."""
+        return np.asarray(self._array[start:stop], dtype=np.float64)
 
     def columns(self, indices: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the columns at ``indices``, (N, m) float64, one row read each."""
