@@ -4,7 +4,7 @@
 
 Ratio of the mean distance between classes to that within, in the four leading kernel principal
 components, and of the standard deviations, for a fully connected and a convolutional kernel. Pixels
-are divided by 255 and not standardised: the publication names no preprocessing, and this one, chosen
+are divided by 255, not standardised: the publication names no preprocessing, and this one, chosen
 by looking at the ratios, agrees best with it (standardised pixels give the published winner on four
 of the six sets). Its Shapes and Corners are not described; those here are made by
 ntkdist.data.synthetic, whose settings were chosen by looking at these ratios too.

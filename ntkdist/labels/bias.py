@@ -37,8 +37,10 @@ def class_bias(Z: Any, counts: Any) -> ClassBias:
     Z_kk = y_kᵀH⁻¹y_k is the squared norm that the kernel's functions need to fit class k
     against the rest: the larger, the harder, as a class whose images lie among those of others
     asks for a wild function. Z_kd is negative where fitting one class is undone by the other:
-    the larger |Z_kd|, the more the two are entangled. Both are divided as in L(Z), so that
-    class sizes have no part in it. Ties go to the smaller class.
+    the larger |Z_kd|, the more the two are entangled. Z_kd above 0 means the contrary and is small
+    as a rule. Leave-one-out predictions confuse the pairs in this order; they err on the classes in
+    this order less surely, where errors or images of a class are few. Both scores are divided as in
+    L(Z), so that class sizes have no part in it. Ties go to the smaller class.
 
     Args:
         Z: (K, K) YᵀH⁻¹Y.

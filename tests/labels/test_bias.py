@@ -93,6 +93,33 @@ def test_the_class_in_the_middle_is_hardest_and_neighbours_are_most_entangled():
     assert found.inter_scores[0, 2] == pytest.approx(abs(Z[0, 2]) / (40 * 30))
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_most_entangled_pairs_are_those_confused_when_left_out(seed):
+    random = np.random.default_rng(seed)
+    K, n = 8, 240
+    labels = np.repeat(np.arange(K), n // K)
+    x = random.standard_normal((K, 3))[labels] + 0.8 * random.standard_normal((n, 3))
+    H = np.exp(-((x[:, None] - x) ** 2).sum(axis=2) / 4)
+    A = inverse_of(H, 1e-1)
+    _, Z = class_matrix(A, labels, K)
+    found = class_bias(Z, np.full(K, n // K))
+    H = H + 1e-1 * np.eye(n)
+    confused = np.zeros((K, K))
+    for i in range(n):  # predicted from all others, not from Z
+        others = np.delete(np.arange(n), i)
+        f = np.linalg.solve(H[np.ix_(others, others)], H[others, i]) @ np.eye(K)[labels[others]]
+        confused[labels[i], f.argmax()] += 1
+    upper = np.triu_indices(K, 1)
+    mistakes = (confused + confused.T)[upper]
+    worst = np.array(upper).T[np.argsort(-mistakes, kind="stable")]
+    assert rank_biased_overlap(found.inter, worst) > 0.6
+    assert rank_biased_overlap(found.inter[::-1], worst) < 0.3
+    errors = 1 - np.diagonal(confused) / (n // K)
+    hardest = np.argsort(-errors, kind="stable")
+    assert rank_biased_overlap(found.intra, hardest) > 0.75
+    assert rank_biased_overlap(found.intra[::-1], hardest) < 0.65
+
+
 def test_classes_without_members_have_no_place():
     Z = np.diag([1.0, 2.0, 3.0, 0.0])
     found = class_bias(Z, [5, 1, 4, 0])
