@@ -5,8 +5,7 @@ describe them. These are a reading of the names: all that follows (sizes, number
 noise) is this package's choice and says nothing about the images of that paper. It was made by
 looking at the ratios of two kernels: that classes are about as hard to separate as published, and
 that a convolutional kernel separates Shapes better and Corners worse than a fully connected one,
-is built in and no finding. Other readings (filled shapes, larger shifts, shapes darker than the
-background half the time) turn the order on Shapes round.
+is built in and no finding.
 """
 
 from __future__ import annotations
