@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.labels._checkpoint import Checkpoint, State
+from ntkdist.labels._classes import moved, sums
 from ntkdist.labels._columns import Columns
-from ntkdist.labels._rows import TABLES, Candidate, Move, judged, moved, weights_of
+from ntkdist.labels._rows import TABLES, Candidate, Classes, Move, judged
 from ntkdist.labels._workers import Blocks
-from ntkdist.labels.block_error import sums
+from ntkdist.labels.block_error import reciprocal
 from ntkdist.labels.result import Flip
 
 # A fall of L(Z) smaller than this part of its terms is rounding, not a gain.
@@ -65,8 +66,11 @@ class Descent:
         self._sum()
 
     def _sum(self) -> None:
-        intra, inter = sums(self.Z, self.counts.astype(np.float64), self.beta)
+        intra, inter = sums(*self._classes())
         self.loss, self.size = intra - inter, abs(intra) + abs(inter)
+
+    def _classes(self) -> Classes:
+        return self.Z, self.counts.astype(np.float64), self.beta
 
     def choose(self, method: str, most: int) -> Iterator[Flip]:
         """Make flips that ``exact`` or ``paper`` choose, up to ``most`` of them from one scan.
@@ -79,8 +83,10 @@ class Descent:
             Each flip, once made; ends where no flip helps.
         """
         while True:
-            self._settle()
-            chosen = self.blocks.best(method, (self.Z, self.counts, self.beta))
+            if self._due():
+                self._settle()
+            chosen = self.blocks.best(self._pending, method, self._classes())
+            self._pending = []
             if not self._helps(method, chosen):
                 return
             if most == 1:
@@ -93,12 +99,12 @@ class Descent:
 
     def _further(self, method: str, others: list[Candidate], most: int) -> Iterator[Flip]:
         """Make up to ``most`` flips of rows that were looked at before the last ones were made."""
-        tables = TABLES[method](self.Z, self.counts, self.beta)
+        tables = TABLES[method](*self._classes())
         order = [judged(self._updated(c), tables).value for c in others]
         for place in np.argsort(order, kind="stable"):
             if most == 0:
                 return
-            tables = TABLES[method](self.Z, self.counts, self.beta)
+            tables = TABLES[method](*self._classes())
             now = judged(self._updated(others[place]), tables)
             if self._helps(method, now):
                 most -= 1
@@ -136,25 +142,22 @@ class Descent:
         g, h = row.g.copy(), row.h
         for move in self._pending:
             c = move.column[row.index]
-            a, b = g[move.old], g[move.new]
-            g[move.old], g[move.new] = a - c, b + c
-            h += ((a - c) * move.after[0] + (b + c) * move.after[1]) - (
-                a * move.before[0] + b * move.before[1]
-            )
+            old, new, w_old, w_new, w_old_after, w_new_after = move.change
+            a, b = g[old], g[new]
+            g[old], g[new] = x, y = a - c, b + c
+            h += (x * w_old_after + y * w_new_after) - (a * w_old + b * w_new)
         return Candidate(row.value, row.index, row.new, int(self.labels[row.index]), g, row.a, h)
 
     def _make(self, candidate: Candidate, likely: Callable[[int], NDArray[np.int64]]) -> Flip:
         """Make a flip here; the blocks follow before they are asked again."""
         index, old, new = candidate.index, candidate.old, candidate.new
         column = self.columns.get(index, likely)
-        w = weights_of(self.counts)
-        before = (float(w[old]), float(w[new]))
+        before = self._weights(old, new)
         self.Z = moved(self.Z, candidate.g, candidate.a, old, new)
         self.counts[old] -= 1
         self.counts[new] += 1
-        w = weights_of(self.counts)
-        after = (float(w[old]), float(w[new]))
-        self._pending.append(Move(index, old, new, column, before, after))
+        change = (old, new, *before, *self._weights(old, new))
+        self._pending.append(Move(index, column, change))
         self.changed += int(new != self.given[index]) - int(old != self.given[index])
         self.labels[index] = new
         loss = self.loss
@@ -162,6 +165,17 @@ class Descent:
         flip = Flip(len(self.history) + 1, index, old, new, self.loss - loss, self.loss)
         self.history.append(flip)
         return flip
+
+    def _weights(self, old: int, new: int) -> tuple[float, float]:
+        """Return 1/n of two classes; 0 for one without members."""
+        a, b = int(self.counts[old]), int(self.counts[new])
+        return (1.0 / a if a else 0.0), (1.0 / b if b else 0.0)
+
+    def _due(self) -> bool:
+        """Say whether it is time to add h up anew, or to keep the state."""
+        done = len(self.history)
+        weigh = done // WEIGH_EVERY > self._weighed // WEIGH_EVERY
+        return weigh or (self.checkpoint is not None and done - self._kept >= self.every)
 
     def _settle(self) -> None:
         """Let the blocks follow; from time to time add h up anew and keep the state.
@@ -172,7 +186,7 @@ class Descent:
         done = len(self.history)
         weights = None
         if done // WEIGH_EVERY > self._weighed // WEIGH_EVERY:
-            weights, self._weighed = weights_of(self.counts), done
+            weights, self._weighed = reciprocal(self.counts), done
         if self._pending or weights is not None:
             self.blocks.follow(self._pending, weights)
             self._pending = []

@@ -1,47 +1,36 @@
 """The compiled loops of a refurbishment step, over the rows of one block.
 
 Every number of a row comes from elementwise arithmetic in a fixed order, so that it does not
-depend, to the bit, on which block the row is in. G is (K, m), row k for class k.
+depend, to the bit, on which block the row is in.
 
 A step costs O(m), not O(mK): each row keeps the least entry of its G, which bounds its best
 value from below (``bounds``), and only rows whose bound can beat the best value found so far are
 looked at class by class. The result is that of looking at all (``every``).
+
+Three tuples go from loop to loop:
+
+    state   G (K, m) with row k for class k; diagonal (m,) of H⁻¹; labels (m,); h (m,) Σ_d G_id/n_d;
+            locked (m,); least (m,), each row's least entry of G, and where (m,), its class
+    tables  what the step needs of the classes (``_classes``)
+    change  what a move does: the class left and the class entered, 1/n of the two before the move,
+            and after it
 """
 
 from __future__ import annotations
 
-from typing import Any
-
-import numba
 import numpy as np
+
+from ntkdist.labels._classes import compiled
 
 # Share of a bound's terms that rounding may take: far above it, far below any decision.
 SLACK = 1e-12
 
-compiled: Any = numba.njit(nogil=True, cache=True)
-
 
 @compiled
-def ends(offset, slope, curve, pull, low):  # type: ignore[no-untyped-def]
-    """Write each class's least and largest coefficients over its targets (``Tables.low``)."""
-    K = len(curve)
-    for o in range(K):
-        low[o, :4] = np.inf
-        low[o, 4:] = -np.inf
-        for j in range(K):
-            if offset[o, j] == np.inf:
-                continue
-            low[o, 0] = min(low[o, 0], offset[o, j])
-            low[o, 1] = min(low[o, 1], slope[o, j])
-            low[o, 2] = min(low[o, 2], curve[j])
-            low[o, 3] = min(low[o, 3], pull[j])
-            low[o, 4] = max(low[o, 4], slope[o, j])
-            low[o, 5] = max(low[o, 5], pull[j])
-
-
-@compiled
-def _value(i, G, diagonal, labels, h, offset, slope, curve, pull, own, push):  # type: ignore[no-untyped-def]
+def _value(i, state, tables):  # type: ignore[no-untyped-def]
     """Return (value, class) of row i's best move; (inf, 0) where it has none."""
+    G, diagonal, labels, h, _, _, _ = state
+    offset, slope, curve, pull, own, push, _ = tables
     o = labels[i]
     g, a, h_i = G[o, i], diagonal[i], h[i]
     force = push[o, 0] * h_i + push[o, 1] * a + push[o, 2] * g
@@ -54,40 +43,74 @@ def _value(i, G, diagonal, labels, h, offset, slope, curve, pull, own, push):  #
 
 
 @compiled
-def every(G, diagonal, labels, h, locked, offset, slope, curve, pull, own, push, low):  # type: ignore[no-untyped-def]
+def _bound(i, state, tables):  # type: ignore[no-untyped-def]
+    """Return a lower bound of row i's best value; inf where it has no move."""
+    G, diagonal, labels, h, locked, least, _ = state
+    _, _, _, _, own, push, low = tables
+    o = labels[i]
+    if locked[i] or low[o, 0] == np.inf:
+        return np.inf
+    g, a, h_i, l = G[o, i], diagonal[i], h[i], least[i]
+    by_a, by_g, by_h = own[o, 1] * a, own[o, 2] * g, own[o, 3] * h_i
+    alone = own[o, 0] + by_a + by_g + by_h
+    force = push[o, 0] * h_i + push[o, 1] * a + push[o, 2] * g
+    steep = l * (low[o, 4] if l < 0 else low[o, 1])
+    bent = a * low[o, 2]
+    pulled = force * (low[o, 3] if force >= 0 else low[o, 5])
+    size = abs(alone) + abs(low[o, 0]) + abs(steep) + abs(bent) + abs(pulled)
+    size += abs(own[o, 0]) + abs(by_a) + abs(by_g) + abs(by_h)
+    return alone + low[o, 0] + steep + bent + pulled - SLACK * size
+
+
+@compiled
+def _follow(i, state, c, change):  # type: ignore[no-untyped-def]
+    """Follow a move in row i, whose entry of the moved row's column of H⁻¹ is c."""
+    G, _, _, h, _, least, where = state
+    old, new, w_old, w_new, w_old_after, w_new_after = change
+    a, b = G[old, i], G[new, i]
+    x, y = a - c, b + c
+    G[old, i], G[new, i] = x, y
+    h[i] += (x * w_old_after + y * w_new_after) - (a * w_old + b * w_new)
+    at = where[i]
+    if (at == old and x > a) or (at == new and y > b):
+        # the least entry has grown: look for it anew
+        l, p = G[0, i], 0
+        for k in range(1, G.shape[0]):
+            if G[k, i] < l:
+                l, p = G[k, i], k
+    else:
+        l, p = least[i], at
+        if at == old:
+            l = x
+        elif at == new:
+            l = y
+        if x < l:
+            l, p = x, old
+        if y < l:
+            l, p = y, new
+    least[i], where[i] = l, p
+
+
+@compiled
+def every(state, tables):  # type: ignore[no-untyped-def]
     """Return value and class of every row's best move, (m,) and (m,); locked rows have none."""
-    m = len(labels)
+    locked = state[4]
+    m = len(locked)
     values, classes = np.empty(m), np.zeros(m, dtype=np.int64)
     for i in range(m):
         if locked[i]:
             values[i] = np.inf
         else:
-            values[i], classes[i] = _value(
-                i, G, diagonal, labels, h, offset, slope, curve, pull, own, push
-            )
+            values[i], classes[i] = _value(i, state, tables)
     return values, classes
 
 
 @compiled
-def bounds(  # type: ignore[no-untyped-def]
-    G, diagonal, labels, h, locked, least, offset, slope, curve, pull, own, push, low, out
-):
+def bounds(state, tables, out):  # type: ignore[no-untyped-def]
     """Write a lower bound of every row's best value into ``out`` (m,); return the lowest's row."""
     lowest, place = np.inf, -1
-    for i in range(len(labels)):
-        o = labels[i]
-        if locked[i] or low[o, 0] == np.inf:
-            out[i] = np.inf
-            continue
-        g, a, h_i, l = G[o, i], diagonal[i], h[i], least[i]
-        alone = own[o, 0] + own[o, 1] * a + own[o, 2] * g + own[o, 3] * h_i
-        force = push[o, 0] * h_i + push[o, 1] * a + push[o, 2] * g
-        steep = l * (low[o, 4] if l < 0 else low[o, 1])
-        bent = a * low[o, 2]
-        pulled = force * (low[o, 3] if force >= 0 else low[o, 5])
-        size = abs(alone) + abs(low[o, 0]) + abs(steep) + abs(bent) + abs(pulled)
-        size += abs(own[o, 0]) + abs(own[o, 1] * a) + abs(own[o, 2] * g) + abs(own[o, 3] * h_i)
-        bound = alone + low[o, 0] + steep + bent + pulled - SLACK * size
+    for i in range(len(out)):
+        bound = _bound(i, state, tables)
         out[i] = bound
         if bound < lowest:
             lowest, place = bound, i
@@ -95,18 +118,36 @@ def bounds(  # type: ignore[no-untyped-def]
 
 
 @compiled
-def best(  # type: ignore[no-untyped-def]
-    G, diagonal, labels, h, offset, slope, curve, pull, own, push, low, bound, first
-):
+def move(state, column, change):  # type: ignore[no-untyped-def]
+    """Add a column of H⁻¹ (m,) to the class entered, take it from the one left, h following."""
+    for i in range(len(column)):
+        _follow(i, state, column[i], change)
+
+
+@compiled
+def move_and_bound(state, column, change, tables, out):  # type: ignore[no-untyped-def]
+    """Do as ``move`` and then ``bounds``, in one pass over the rows."""
+    lowest, place = np.inf, -1
+    for i in range(len(out)):
+        _follow(i, state, column[i], change)
+        bound = _bound(i, state, tables)
+        out[i] = bound
+        if bound < lowest:
+            lowest, place = bound, i
+    return place
+
+
+@compiled
+def best(state, tables, bound, first):  # type: ignore[no-untyped-def]
     """Return (value, row, class) of the best move, ties to the smallest row and class.
 
     ``bound`` is what ``bounds`` wrote and ``first`` the row it returned.
     """
-    value, kind = _value(first, G, diagonal, labels, h, offset, slope, curve, pull, own, push)
+    value, kind = _value(first, state, tables)
     row = first
-    for i in range(len(labels)):
+    for i in range(len(bound)):
         if bound[i] <= value and i != first:
-            now, j = _value(i, G, diagonal, labels, h, offset, slope, curve, pull, own, push)
+            now, j = _value(i, state, tables)
             if now < value or (now == value and i < row):
                 value, row, kind = now, i, j
     return value, row, kind
@@ -131,37 +172,3 @@ def least_entries(G, least, where):  # type: ignore[no-untyped-def]
         for i in range(G.shape[1]):
             if G[k, i] < least[i]:
                 least[i], where[i] = G[k, i], k
-
-
-@compiled
-def move(G, h, least, where, column, old, new, w_old, w_new, w_old_after, w_new_after):  # type: ignore[no-untyped-def]
-    """Add a column of H⁻¹ (m,) to class ``new`` of G, take it from ``old``, and follow with h.
-
-    The weights 1/n of the two classes are given before and after the move.
-    """
-    K = G.shape[0]
-    for i in range(len(h)):
-        c = column[i]
-        a, b = G[old, i], G[new, i]
-        x, y = a - c, b + c
-        G[old, i], G[new, i] = x, y
-        h[i] += (x * w_old_after + y * w_new_after) - (a * w_old + b * w_new)
-        at = where[i]
-        if (at == old and x > a) or (at == new and y > b):
-            # the least entry has grown: look for it anew
-            l, p = G[0, i], 0
-            for k in range(1, K):
-                if G[k, i] < l:
-                    l, p = G[k, i], k
-            least[i], where[i] = l, p
-        else:
-            l, p = least[i], at
-            if at == old:
-                l = x
-            elif at == new:
-                l = y
-            if x < l:
-                l, p = x, old
-            if y < l:
-                l, p = y, new
-            least[i], where[i] = l, p

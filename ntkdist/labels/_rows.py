@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.labels import _exact, _loops, _paper
-from ntkdist.labels._tables import Tables
-from ntkdist.labels.block_error import reciprocal
+from ntkdist.labels import _loops
+from ntkdist.labels._classes import exact_tables, paper_tables
 
 Vector: TypeAlias = NDArray[np.float64]
 
-TABLES = {"exact": _exact.tables, "paper": _paper.tables}
+Tables: TypeAlias = tuple[Vector, ...]
+# What a step has to know of the classes: Z (K, K), class sizes (K,) as floats, and β.
+Classes: TypeAlias = tuple[Vector, Vector, float]
+
+TABLES = {"exact": exact_tables, "paper": paper_tables}
 
 
 @dataclass(frozen=True)
@@ -51,23 +54,17 @@ class Move:
 
     Attributes:
         index: The row.
-        old: Its class before.
-        new: Its class after.
         column: (m,) the rows' part of its column of H⁻¹.
-        before: 1/n of the classes ``old`` and ``new`` before the move.
-        after: The same after it.
+        change: The class left, the class entered, 1/n of the two before the move, and after it.
     """
 
     index: int
-    old: int
-    new: int
     column: Vector
-    before: tuple[float, float]
-    after: tuple[float, float]
+    change: tuple[int, int, float, float, float, float]
 
     def part(self, rows: slice) -> Move:
         """Return the move with the column's part for ``rows`` alone."""
-        return Move(self.index, self.old, self.new, self.column[rows], self.before, self.after)
+        return Move(self.index, self.column[rows], self.change)
 
 
 @dataclass
@@ -83,6 +80,7 @@ class RowBlock:
         labels: (m,) int64, current classes.
         locked: (m,) bool, rows that keep their class.
         h: (m,) Σ_d G_id/n_d.
+        least: (m,) the least entry of each row of G.
     """
 
     start: int
@@ -91,15 +89,19 @@ class RowBlock:
     labels: NDArray[np.int64]
     locked: NDArray[np.bool_]
     h: Vector
-    _least: Vector = field(init=False)
-    _where: NDArray[np.int64] = field(init=False)
+    least: Vector = field(init=False)
     _bound: Vector = field(init=False)
+    _state: tuple[Any, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         m = len(self.labels)
-        self._least, self._where, self._bound = np.empty(m), np.empty(m, np.int64), np.empty(m)
-        self._bound.fill(np.inf)
-        _loops.least_entries(self.G, self._least, self._where)
+        self.least, where = np.empty(m), np.empty(m, np.int64)
+        _loops.least_entries(self.G, self.least, where)
+        self._bound = np.full(m, np.inf)
+        self._state = (
+            *(self.G, self.diagonal, self.labels, self.h),
+            *(self.locked, self.least, where),
+        )
 
     @property
     def rows(self) -> slice:
@@ -112,17 +114,25 @@ class RowBlock:
 
     def every(self, tables: Tables) -> tuple[Vector, NDArray[np.int64]]:
         """Return value and class of every row's best move, without a bound."""
-        state = (self.G, self.diagonal, self.labels, self.h)
-        return _loops.every(*state, self.locked, *tables.arrays)
+        return _loops.every(self._state, tables)
 
-    def best(self, tables: Tables) -> Candidate:
-        """Return the row with the lowest value, ties to the smallest row, then class."""
-        state = (self.G, self.diagonal, self.labels, self.h)
-        arrays = tables.arrays
-        first = _loops.bounds(*state, self.locked, self._least, *arrays, self._bound)
+    def best(self, tables: Tables, move: Move | None = None) -> Candidate:
+        """Return the row with the lowest value, ties to the smallest row, then class.
+
+        Args:
+            tables: Of the step.
+            move: To follow first, in the same pass over the rows.
+        """
+        if move is None:
+            first = _loops.bounds(self._state, tables, self._bound)
+        else:
+            self._relabel(move)
+            first = _loops.move_and_bound(
+                self._state, move.column, move.change, tables, self._bound
+            )
         if first < 0:
             return NOTHING
-        value, place, new = _loops.best(*state, *arrays, self._bound, first)
+        value, place, new = _loops.best(self._state, tables, self._bound, first)
         return self.candidate(place, value, new) if value < np.inf else NOTHING
 
     def candidate(self, place: int, value: float, new: int) -> Candidate:
@@ -146,10 +156,12 @@ class RowBlock:
 
     def move(self, move: Move) -> None:
         """Follow a move."""
-        state = (self.G, self.h, self._least, self._where)
-        _loops.move(*state, move.column, move.old, move.new, *move.before, *move.after)
+        self._relabel(move)
+        _loops.move(self._state, move.column, move.change)
+
+    def _relabel(self, move: Move) -> None:
         if self.rows.start <= move.index < self.rows.stop:
-            self.labels[move.index - self.start] = move.new
+            self.labels[move.index - self.start] = move.change[1]
 
 
 class Rows:
@@ -197,29 +209,35 @@ class Rows:
             weights: (K,) 1/n to add h up anew with afterwards; None leaves it.
         """
         for block in self.blocks:
-            rows = slice(block.start - self.start, block.rows.stop - self.start)
             for move in moves:
-                block.move(move.part(rows))
+                block.move(self._part(move, block))
             if weights is not None:
                 block.weigh(weights)
 
-    def best(self, method: str, state: tuple[Vector, NDArray[np.int64], float]) -> Candidate:
-        """Return the best move of all rows.
+    def best(self, moves: Sequence[Move], method: str, classes: Classes) -> Candidate:
+        """Return the best move of all rows, after the moves before it.
 
         Args:
+            moves: To follow first, in their order.
             method: ``exact`` or ``paper``.
-            state: Z (K, K), class sizes (K,) and β.
+            classes: Z (K, K), class sizes (K,) and β after those moves.
 
         Returns:
             The candidate, ties to the smallest row, then class.
         """
-        tables = TABLES[method](*state)
+        tables = TABLES[method](*classes)
+        self.follow(moves[:-1], None)
         chosen = NOTHING
         for block in self.blocks:
-            found = block.best(tables)
+            found = block.best(tables, self._part(moves[-1], block) if moves else None)
             if found.value < chosen.value:
                 chosen = found
         return chosen
+
+    def _part(self, move: Move, block: RowBlock) -> Move:
+        if len(self.blocks) == 1:
+            return move
+        return move.part(slice(block.start - self.start, block.rows.stop - self.start))
 
     def likely(self, count: int) -> tuple[Vector, NDArray[np.int64]]:
         """Return the lowest bounds of the last scan and their rows, ``count`` of each block."""
@@ -251,39 +269,7 @@ def judged(candidate: Candidate, tables: Tables) -> Candidate:
         The same row with another value and class.
     """
     one = (candidate.g[:, None].copy(), np.array([candidate.a]), np.array([candidate.old]))
-    rest = (np.array([candidate.h]), np.array([False]))
-    values, classes = _loops.every(*one, *rest, *tables.arrays)
+    rest = (np.array([candidate.h]), np.array([False]), np.empty(1), np.empty(1, np.int64))
+    values, classes = _loops.every((*one, *rest), tables)
     fields = (candidate.old, candidate.g, candidate.a, candidate.h)
     return Candidate(float(values[0]), candidate.index, int(classes[0]), *fields)
-
-
-def weights_of(counts: NDArray[np.int64]) -> Vector:
-    """Return 1/n (K,), 0 for empty classes."""
-    return reciprocal(counts.astype(np.float64))
-
-
-def moved(Z: NDArray[np.float64], g: Vector, a: float, old: int, new: int) -> NDArray[np.float64]:
-    """Return Z after one image moves from class ``old`` to ``new``.
-
-    With u = e_new − e_old: Z + u gᵀ + g uᵀ + a u uᵀ.
-
-    Args:
-        Z: (K, K) before.
-        g: (K,) the image's row of G before.
-        a: The image's diagonal entry of H⁻¹.
-        old: Its class before.
-        new: Its class after.
-
-    Returns:
-        (K, K), a new array.
-    """
-    out = Z.copy()
-    out[new] += g
-    out[:, new] += g
-    out[old] -= g
-    out[:, old] -= g
-    out[new, new] += a
-    out[old, old] += a
-    out[new, old] -= a
-    out[old, new] -= a
-    return out

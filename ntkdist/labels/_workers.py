@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import StageError
-from ntkdist.labels._rows import NOTHING, Candidate, Move, Rows, Vector
+from ntkdist.labels._rows import NOTHING, Candidate, Classes, Move, Rows, Vector
 
 
 class Blocks(Protocol):
@@ -19,8 +19,8 @@ class Blocks(Protocol):
     def follow(self, moves: Sequence[Move], weights: Vector | None) -> None:
         """Follow moves, with whole columns."""
 
-    def best(self, method: str, state: tuple[Vector, NDArray[np.int64], float]) -> Candidate:
-        """Return the best candidate."""
+    def best(self, moves: Sequence[Move], method: str, classes: Classes) -> Candidate:
+        """Follow moves, with whole columns, then return the best candidate."""
 
     def likely(self, count: int) -> NDArray[np.int64]:
         """Return rows that may be asked for soon, best first."""
@@ -51,18 +51,23 @@ class Gathered:
 
     def follow(self, moves: Sequence[Move], weights: Vector | None) -> None:
         """Follow moves, with whole columns."""
-        parts = []
-        for a, b in pairwise(self._edges.tolist()):
-            parts.append(([m.part(slice(a, b)) for m in moves], weights))
-        self._all("follow", *parts)
+        self._all("follow", *[(part, weights) for part in self._parts(moves)])
 
-    def best(self, method: str, state: tuple[Vector, NDArray[np.int64], float]) -> Candidate:
-        """Return the best candidate."""
+    def best(self, moves: Sequence[Move], method: str, classes: Classes) -> Candidate:
+        """Follow moves, with whole columns, then return the best candidate."""
         chosen = NOTHING
-        for found in self._all("best", *[(method, state)] * self._count):
+        each = [(part, method, classes) for part in self._parts(moves)]
+        for found in self._all("best", *each):
             if found.value < chosen.value:
                 chosen = found
         return chosen
+
+    def _parts(self, moves: Sequence[Move]) -> list[list[Move]]:
+        """Return what each holder needs of the moves."""
+        if self._count == 1:
+            return [list(moves)]
+        spans = [slice(a, b) for a, b in pairwise(self._edges.tolist())]
+        return [[move.part(span) for move in moves] for span in spans]
 
     def likely(self, count: int) -> NDArray[np.int64]:
         """Return rows that may be asked for soon, best first."""
@@ -85,7 +90,7 @@ class Gathered:
 class OnWorkers(Gathered):
     """Row blocks as actors on the workers of a Dask cluster: each keeps its rows of G.
 
-    A step is two messages to and from each worker. An actor's state goes with its worker:
+    A step is one message to and from each worker. An actor's state goes with its worker:
     what was done since the last checkpoint then is done again.
     """
 

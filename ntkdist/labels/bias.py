@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
-from ntkdist.labels.block_error import pair_reciprocal, reciprocal
+from ntkdist.labels.block_error import reciprocal
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,9 @@ def class_bias(Z: Any, counts: Any) -> ClassBias:
         raise InputError(f"Z has shape {Z.shape} and counts {n.shape}; expected (K, K) and (K,)")
     if not (np.isfinite(Z).all() and np.isfinite(n).all() and (n >= 0).all()):
         raise InputError("Z and counts must be finite, and counts ≥ 0; check the inverse")
-    intra = np.where(n > 1, np.diagonal(Z) * pair_reciprocal(n), np.nan)
+    several = n > 1
+    intra = np.full(len(n), np.nan)
+    np.divide(np.diagonal(Z), n * (n - 1), out=intra, where=several)
     w = reciprocal(n)
     inter = np.abs((Z + Z.T) / 2) * w[:, None] * w
     inter[(n[:, None] == 0) | (n == 0)] = np.nan
@@ -68,7 +70,7 @@ def class_bias(Z: Any, counts: Any) -> ClassBias:
     pairs = np.array(np.triu_indices(len(n), 1)).T
     values = inter[pairs[:, 0], pairs[:, 1]]
     pairs, values = pairs[np.isfinite(values)], values[np.isfinite(values)]
-    classes = np.flatnonzero(n > 1)
+    classes = np.flatnonzero(several)
     return ClassBias(
         intra=classes[np.argsort(-intra[classes], kind="stable")].astype(np.int64),
         intra_scores=intra,

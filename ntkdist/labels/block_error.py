@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
+from ntkdist.labels._classes import gradient_coefficients, sums
 
 
 @dataclass(frozen=True)
@@ -107,49 +108,6 @@ def block_error_gradient(G: Any, Z: Any, counts: Any, beta: float = 1.0) -> NDAr
     return G * slope - (G @ w)[:, None] * weight + offset
 
 
-def gradient_coefficients(
-    Z: NDArray[np.float64], n: NDArray[np.float64], beta: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Return (slope, weight, offset), each (K,): ∂L/∂Y_ik = slope_k G_ik − weight_k g_i + offset_k.
-
-    Here g_i = Σ_d G_id/n_d, so that one row costs O(K).
-
-    Args:
-        Z: (K, K).
-        n: (K,) class sizes as floats.
-        beta: β.
-
-    Returns:
-        The three vectors.
-    """
-    K = len(n)
-    B = pair_weight(K, beta)
-    w, r = reciprocal(n), pair_reciprocal(n)
-    z = np.diagonal(Z)
-    others = Z @ w - z * w
-    slope = 2 * r / K + 2 * B * w * w
-    offset = -z * (2 * n - 1) * r * r / K + 2 * B * w * w * others
-    return slope, 2 * B * w, offset
-
-
-def sums(Z: NDArray[np.float64], n: NDArray[np.float64], beta: float) -> tuple[float, float]:
-    """Return the two sums (intra, inter) of L(Z), unchecked.
-
-    Args:
-        Z: (K, K).
-        n: (K,) class sizes as floats.
-        beta: β.
-
-    Returns:
-        (1/K) Σ_k Z_kk/(n_k(n_k−1)) and β/(K²−K) Σ_{k≠d} Z_kd/(n_k n_d).
-    """
-    K = len(n)
-    z, w = np.diagonal(Z), reciprocal(n)
-    intra = float(z @ pair_reciprocal(n)) / K
-    inter = pair_weight(K, beta) * float(w @ ((Z - np.diag(z)) @ w))
-    return intra, inter
-
-
 def left_out_terms(counts: NDArray[Any]) -> tuple[str, ...]:
     """Return a message for each kind of term of L(Z) that is 0/0 for these class sizes.
 
@@ -172,19 +130,9 @@ def left_out_terms(counts: NDArray[Any]) -> tuple[str, ...]:
     return tuple(messages)
 
 
-def reciprocal(n: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return 1/n, and 0 for empty classes."""
-    return np.divide(1.0, n, out=np.zeros_like(n), where=n > 0)
-
-
-def pair_reciprocal(n: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return 1/(n(n−1)), and 0 for classes with fewer than two members."""
-    return np.divide(1.0, n * (n - 1), out=np.zeros_like(n), where=n > 1)
-
-
-def pair_weight(K: int, beta: float) -> float:
-    """Return B = β/(K²−K), and 0 where there is one class."""
-    return beta / (K * K - K) if K > 1 else 0.0
+def reciprocal(counts: NDArray[Any]) -> NDArray[np.float64]:
+    """Return 1/n (K,) float64 of class sizes (K,), and 0 for empty classes."""
+    return np.divide(1.0, counts, out=np.zeros(len(counts)), where=counts > 0)
 
 
 def check_beta(beta: Any) -> float:
@@ -206,7 +154,8 @@ def check_beta(beta: Any) -> float:
 
 
 def _checked(Z: Any, counts: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    Z, n = np.asarray(Z, dtype=np.float64), np.asarray(counts, dtype=np.float64)
+    # copies: a view of another layout, or a read-only one, would be compiled for anew
+    Z, n = (np.array(x, dtype=np.float64, order="C") for x in (Z, counts))
     if Z.ndim != 2 or Z.shape[0] != Z.shape[1] or n.shape != Z.shape[:1] or not len(n):
         raise InputError(f"Z has shape {Z.shape} and counts {n.shape}; expected (K, K) and (K,)")
     if not np.isfinite(Z).all():

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.labels._checkpoint import Checkpoint, State, fingerprint
+from ntkdist.labels._classes import sums
 from ntkdist.labels._columns import Columns
 from ntkdist.labels._descent import Descent
-from ntkdist.labels._rows import weights_of
 from ntkdist.labels._workers import place_rows
-from ntkdist.labels.block_error import left_out_terms, sums
+from ntkdist.labels.block_error import left_out_terms, reciprocal
 from ntkdist.labels.class_matrix import check_labels, class_matrix
 from ntkdist.labels.inverse import as_inverse, checked_diagonal
 from ntkdist.labels.options import METHODS, Options, check_locked, check_probs
@@ -137,7 +137,7 @@ def refurbish(
         kept = Checkpoint(checkpoint, fingerprint(**decides, settings=settings))
         start = kept.load()
     if start is None:
-        h = G @ weights_of(np.bincount(given, minlength=num_classes))
+        h = G @ reciprocal(np.bincount(given, minlength=num_classes))
         start = State(G, h, Z, given.copy(), ())
     rows = place_rows(start.G, diagonal, start.labels, keep, start.h, blocks, client)
     del G  # the blocks hold their own
