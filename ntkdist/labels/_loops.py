@@ -20,17 +20,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from ntkdist.labels._classes import compiled
+from ntkdist.labels._classes import compiled, inlined
 
 # Share of a bound's terms that rounding may take: far above it, far below any decision.
 SLACK = 1e-12
 
 
-@compiled
-def _value(i, state, tables):  # type: ignore[no-untyped-def]
+@inlined
+def _value(i, G, diagonal, labels, h, offset, slope, curve, pull, own, push):  # type: ignore[no-untyped-def]
     """Return (value, class) of row i's best move; (inf, 0) where it has none."""
-    G, diagonal, labels, h, _, _, _ = state
-    offset, slope, curve, pull, own, push, _ = tables
     o = labels[i]
     g, a, h_i = G[o, i], diagonal[i], h[i]
     force = push[o, 0] * h_i + push[o, 1] * a + push[o, 2] * g
@@ -42,11 +40,9 @@ def _value(i, state, tables):  # type: ignore[no-untyped-def]
     return lowest + (own[o, 0] + own[o, 1] * a + own[o, 2] * g + own[o, 3] * h_i), place
 
 
-@compiled
-def _bound(i, state, tables):  # type: ignore[no-untyped-def]
+@inlined
+def _bound(i, G, diagonal, labels, h, locked, least, own, push, low):  # type: ignore[no-untyped-def]
     """Return a lower bound of row i's best value; inf where it has no move."""
-    G, diagonal, labels, h, locked, least, _ = state
-    _, _, _, _, own, push, low = tables
     o = labels[i]
     if locked[i] or low[o, 0] == np.inf:
         return np.inf
@@ -62,10 +58,9 @@ def _bound(i, state, tables):  # type: ignore[no-untyped-def]
     return alone + low[o, 0] + steep + bent + pulled - SLACK * size
 
 
-@compiled
-def _follow(i, state, c, change):  # type: ignore[no-untyped-def]
+@inlined
+def _follow(i, G, h, least, where, c, change):  # type: ignore[no-untyped-def]
     """Follow a move in row i, whose entry of the moved row's column of H⁻¹ is c."""
-    G, _, _, h, _, least, where = state
     old, new, w_old, w_new, w_old_after, w_new_after = change
     a, b = G[old, i], G[new, i]
     x, y = a - c, b + c
@@ -94,23 +89,28 @@ def _follow(i, state, c, change):  # type: ignore[no-untyped-def]
 @compiled
 def every(state, tables):  # type: ignore[no-untyped-def]
     """Return value and class of every row's best move, (m,) and (m,); locked rows have none."""
-    locked = state[4]
+    G, diagonal, labels, h, locked, _, _ = state
+    offset, slope, curve, pull, own, push, _ = tables
     m = len(locked)
     values, classes = np.empty(m), np.zeros(m, dtype=np.int64)
     for i in range(m):
         if locked[i]:
             values[i] = np.inf
         else:
-            values[i], classes[i] = _value(i, state, tables)
+            values[i], classes[i] = _value(
+                i, G, diagonal, labels, h, offset, slope, curve, pull, own, push
+            )
     return values, classes
 
 
 @compiled
 def bounds(state, tables, out):  # type: ignore[no-untyped-def]
     """Write a lower bound of every row's best value into ``out`` (m,); return the lowest's row."""
+    G, diagonal, labels, h, locked, least, _ = state
+    _, _, _, _, own, push, low = tables
     lowest, place = np.inf, -1
     for i in range(len(out)):
-        bound = _bound(i, state, tables)
+        bound = _bound(i, G, diagonal, labels, h, locked, least, own, push, low)
         out[i] = bound
         if bound < lowest:
             lowest, place = bound, i
@@ -120,21 +120,9 @@ def bounds(state, tables, out):  # type: ignore[no-untyped-def]
 @compiled
 def move(state, column, change):  # type: ignore[no-untyped-def]
     """Add a column of H⁻¹ (m,) to the class entered, take it from the one left, h following."""
+    G, _, _, h, _, least, where = state
     for i in range(len(column)):
-        _follow(i, state, column[i], change)
-
-
-@compiled
-def move_and_bound(state, column, change, tables, out):  # type: ignore[no-untyped-def]
-    """Do as ``move`` and then ``bounds``, in one pass over the rows."""
-    lowest, place = np.inf, -1
-    for i in range(len(out)):
-        _follow(i, state, column[i], change)
-        bound = _bound(i, state, tables)
-        out[i] = bound
-        if bound < lowest:
-            lowest, place = bound, i
-    return place
+        _follow(i, G, h, least, where, column[i], change)
 
 
 @compiled
@@ -143,11 +131,13 @@ def best(state, tables, bound, first):  # type: ignore[no-untyped-def]
 
     ``bound`` is what ``bounds`` wrote and ``first`` the row it returned.
     """
-    value, kind = _value(first, state, tables)
+    G, diagonal, labels, h, _, _, _ = state
+    offset, slope, curve, pull, own, push, _ = tables
+    value, kind = _value(first, G, diagonal, labels, h, offset, slope, curve, pull, own, push)
     row = first
     for i in range(len(bound)):
         if bound[i] <= value and i != first:
-            now, j = _value(i, state, tables)
+            now, j = _value(i, G, diagonal, labels, h, offset, slope, curve, pull, own, push)
             if now < value or (now == value and i < row):
                 value, row, kind = now, i, j
     return value, row, kind

@@ -116,20 +116,9 @@ class RowBlock:
         """Return value and class of every row's best move, without a bound."""
         return _loops.every(self._state, tables)
 
-    def best(self, tables: Tables, move: Move | None = None) -> Candidate:
-        """Return the row with the lowest value, ties to the smallest row, then class.
-
-        Args:
-            tables: Of the step.
-            move: To follow first, in the same pass over the rows.
-        """
-        if move is None:
-            first = _loops.bounds(self._state, tables, self._bound)
-        else:
-            self._relabel(move)
-            first = _loops.move_and_bound(
-                self._state, move.column, move.change, tables, self._bound
-            )
+    def best(self, tables: Tables) -> Candidate:
+        """Return the row with the lowest value, ties to the smallest row, then class."""
+        first = _loops.bounds(self._state, tables, self._bound)
         if first < 0:
             return NOTHING
         value, place, new = _loops.best(self._state, tables, self._bound, first)
@@ -156,10 +145,7 @@ class RowBlock:
 
     def move(self, move: Move) -> None:
         """Follow a move."""
-        self._relabel(move)
         _loops.move(self._state, move.column, move.change)
-
-    def _relabel(self, move: Move) -> None:
         if self.rows.start <= move.index < self.rows.stop:
             self.labels[move.index - self.start] = move.change[1]
 
@@ -209,8 +195,9 @@ class Rows:
             weights: (K,) 1/n to add h up anew with afterwards; None leaves it.
         """
         for block in self.blocks:
+            rows = slice(block.start - self.start, block.rows.stop - self.start)
             for move in moves:
-                block.move(self._part(move, block))
+                block.move(move if len(self.blocks) == 1 else move.part(rows))
             if weights is not None:
                 block.weigh(weights)
 
@@ -226,18 +213,13 @@ class Rows:
             The candidate, ties to the smallest row, then class.
         """
         tables = TABLES[method](*classes)
-        self.follow(moves[:-1], None)
+        self.follow(moves, None)
         chosen = NOTHING
         for block in self.blocks:
-            found = block.best(tables, self._part(moves[-1], block) if moves else None)
+            found = block.best(tables)
             if found.value < chosen.value:
                 chosen = found
         return chosen
-
-    def _part(self, move: Move, block: RowBlock) -> Move:
-        if len(self.blocks) == 1:
-            return move
-        return move.part(slice(block.start - self.start, block.rows.stop - self.start))
 
     def likely(self, count: int) -> tuple[Vector, NDArray[np.int64]]:
         """Return the lowest bounds of the last scan and their rows, ``count`` of each block."""

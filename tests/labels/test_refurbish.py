@@ -394,9 +394,7 @@ def test_screened_flips_are_the_unscreened_ones_to_the_end(method, monkeypatch):
     A, labels, _ = clustered(300, 30, 0.5, 13)
     screened = refurbish(A, labels, 30, method=method, steps=400)
 
-    def unscreened(self, tables, move=None):
-        if move is not None:
-            self.move(move)
+    def unscreened(self, tables):
         values, classes = self.every(tables)
         place = int(np.argmin(values))
         return self.candidate(place, values[place], classes[place])
