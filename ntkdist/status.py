@@ -61,7 +61,8 @@ def describe_comparison(found: Sequence[Compared], folder: str) -> str:
     notes = (
         "leave-one-out accuracy and log-likelihood of the given labels: higher is better; L(Z) "
         "times the mean diagonal: lower; separation of classes by kernel PCA: higher; rank in "
-        f"brackets; all in {folder}/compare.json"
+        f"brackets; all in {folder}/compare.json, "
+        "a picture of the classes in compare.svg"
     )
     return "\n".join([*_columns([head, *rows]), notes])
 

@@ -96,12 +96,13 @@ def rank_biased_overlap(a: Sequence[Any], b: Sequence[Any], p: float = 0.9) -> f
         1 for equal lists, 0 for lists without a common item.
 
     Raises:
-        InputError: For p outside 0..1, an empty list, or an item that is there twice.
+        InputError: For p that is not a number above 0 and below 1, an empty list, or an item
+            that is there twice.
 
     Source:
         Webber, Moffat and Zobel 2010, equation 32.
     """
-    if not 0 < p < 1:
+    if not isinstance(p, (int, float, np.number)) or not 0 < p < 1:
         raise InputError(f"p={p!r} must be above 0 and below 1 (0.9 is usual)")
     first, second = _items("a", a), _items("b", b)
     short, long = sorted((first, second), key=len)

@@ -43,7 +43,13 @@ class ClassSeparation:
 
 
 def class_separation(
-    gram: Any, labels: Any, num_classes: int, components: int = 4
+    gram: Any,
+    labels: Any,
+    num_classes: int,
+    components: int = 4,
+    *,
+    memory_limit: int | str = "2GiB",
+    scheduler: Any = None,
 ) -> ClassSeparation:
     """Return how far apart classes are in the leading kernel principal components.
 
@@ -58,13 +64,16 @@ def class_separation(
         labels: (N,) integers in 0..K−1.
         num_classes: K.
         components: How many, 1 to N − 1; the publication takes 4.
+        memory_limit: Bytes (or ``"2GiB"``) for one process's work.
+        scheduler: Where Dask's tasks run, as for ``ntkdist.linalg.factorize``.
 
     Returns:
         The ratios and what they are made of.
 
     Raises:
-        InputError: For labels or components that do not fit, or where there are no two images
-            of one class or no two of different classes, whose mean distance would be 0/0.
+        InputError: For labels, components or a memory limit that do not fit, or where there are
+            no two images of one class or no two of different classes, whose mean distance would
+            be 0/0.
 
     Source:
         DeOliveira et al. 2025, Table 3; Schölkopf, Smola and Müller 1998 (kernel PCA).
@@ -82,7 +91,9 @@ def class_separation(
         raise InputError("all images are of one class: there is nothing to be apart from")
     if counts.max() < 2:
         raise InputError("no class has two images: there is no distance within a class")
-    found = top_eigenpairs(gram, int(components), centered=True)
+    found = top_eigenpairs(
+        gram, int(components), centered=True, memory_limit=memory_limit, scheduler=scheduler
+    )
     values, vectors = np.asarray(found.values), np.asarray(found.vectors)
     order = np.argsort(-values, kind="stable")
     values, vectors = values[order], vectors[:, order]

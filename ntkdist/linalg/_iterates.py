@@ -58,7 +58,7 @@ class IterateStore:
 
     @classmethod
     def open(cls, url: str, identity: dict[str, Any], *, overwrite: bool = False) -> IterateStore:
-        """Open what is there, or create it.
+        """Open what is there, or create it with these attributes.
 
         Raises:
             InputError: Something else is there, or it cannot be written.

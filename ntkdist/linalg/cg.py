@@ -20,7 +20,12 @@ from ntkdist.linalg.nystrom import Nystrom, choose_rank, sketch_bytes
 from ntkdist.linalg.operator import SymmetricOperator
 from ntkdist.linalg.outcomes import NotConvergedError, NotPositiveDefiniteError, Outcome
 from ntkdist.linalg.panels import ITEM, parse_memory
-from ntkdist.linalg.schedule import Scheduler, task_runner
+from ntkdist.linalg.schedule import (
+    Scheduler,
+    blas_threads_between,
+    task_runner,
+    thread_count,
+)
 from ntkdist.linalg.source import Matrix, Source, Vector
 
 #: Directions whose share of the others' span exceeds 1 minus this are dropped.
@@ -139,6 +144,7 @@ def cg_solve(
     notify: Listener = on_event or (lambda event: None)
 
     store: IterateStore | None = None
+    threads = thread_count()
     if url is not None:
         identity = {
             "n": n,
@@ -148,9 +154,11 @@ def cg_solve(
             "rank": rank,
             "seed": seed,
         }
-        store = IterateStore.open(groups.address_of(url), identity, overwrite=overwrite)
+        how = {"blas_threads": threads}
+        store = IterateStore.open(groups.address_of(url), identity | how, overwrite=overwrite)
         groups.refuse_other(store.url, "a solution", store.identity, identity)
-    with task_runner(scheduler) as run:
+        threads = store.identity.get("blas_threads", threads)  # older stores do not say
+    with task_runner(scheduler) as run, blas_threads_between(threads):
         mean = float(source.diagonal().mean())
         system = _System(
             SymmetricOperator(source, run, memory_limit=limit), rhs, ridge, mean, tolerance

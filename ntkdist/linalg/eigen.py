@@ -15,7 +15,12 @@ from ntkdist.linalg.events import IterationDone, Listener
 from ntkdist.linalg.operator import SymmetricOperator
 from ntkdist.linalg.outcomes import NotConvergedError, Outcome
 from ntkdist.linalg.panels import ITEM, parse_memory
-from ntkdist.linalg.schedule import Scheduler, task_runner
+from ntkdist.linalg.schedule import (
+    Scheduler,
+    blas_threads_between,
+    task_runner,
+    thread_count,
+)
 from ntkdist.linalg.source import Matrix, Source, Vector
 
 METHODS = ("auto", "lobpcg", "lanczos")
@@ -103,7 +108,7 @@ def top_eigenpairs(
     block = min(max(2 * k, k + _EXTRA), source.n)
     room = _COPIES * ITEM * source.n * block
     check_room(room, limit, vectors=block, n=source.n, remedy=", or pass a smaller k")
-    with task_runner(scheduler) as run:
+    with task_runner(scheduler) as run, blas_threads_between(thread_count()):
         multiply = SymmetricOperator(source, run, memory_limit=limit, centered=centered)
         product = _Counted(multiply, tolerance, on_event or (lambda event: None))
         total = _trace(source, product, centered)

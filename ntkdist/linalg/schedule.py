@@ -1,9 +1,10 @@
 """Where Dask tasks run, and how many BLAS threads each of them gets.
 
 Tasks that run side by side get one BLAS thread each. What runs alone (a panel's diagonal block;
-the whole matrix where there is one panel; substitutions) gets as many as Dask would use threads
-where the factor was begun, a number that is stored with it: LAPACK's bits depend on it. Both
-rules hold under every scheduler, so that all of them give the same bits.
+the whole matrix where there is one panel; substitutions; what an iteration does between two passes)
+gets as many as Dask would use threads where the result was begun, a number that is stored with it:
+LAPACK's bits depend on it. Both rules hold under every scheduler, so that all of them give the
+same bits, and in every process, whatever ``OPENBLAS_NUM_THREADS`` it was started with.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import Any
 
@@ -24,8 +25,6 @@ Scheduler = Any  # None, a name, an address, a callable, or a distributed Client
 _PATIENCE = "15s"  # for a scheduler to answer
 
 _lock = threading.Lock()
-_inside = 0
-_limit: Any = None
 
 
 @cache
@@ -41,40 +40,90 @@ def _limiter() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, thread_name_prefix="blas-limits")
 
 
-def _set_limit(count: int) -> Any:
+class _Inside:
+    """Callers that are inside together; the first one's count is that of all."""
+
+    def __init__(self) -> None:
+        self.callers = 0
+        self.count = 0
+
+    def enter(self, count: int) -> None:
+        if self.callers == 0:
+            self.count = count
+        self.callers += 1
+
+
+_tasks, _between = _Inside(), _Inside()
+_original: Any = None
+
+
+def _set_limit(count: int) -> None:
     from threadpoolctl import OpenBLASController
+
+    global _original
 
     # a caller's own limit around us would otherwise keep ours from taking effect
     OpenBLASController.clear_controlling_thread(force=True)
-    return _blas_pools().limit(limits=count, user_api="blas")
+    limit = _blas_pools().limit(limits=count, user_api="blas")
+    if _original is None:
+        _original = limit
+
+
+def _lift_limit() -> None:
+    from threadpoolctl import OpenBLASController
+
+    global _original
+
+    OpenBLASController.clear_controlling_thread(force=True)
+    _original.restore_original_limits()
+    _original = None
+
+
+def _apply() -> None:
+    """Set what the innermost callers want, or put back what was there before any came."""
+    if _tasks.callers or _between.callers:
+        count = _tasks.count if _tasks.callers else _between.count
+        _limiter().submit(_set_limit, count).result()
+    else:
+        _limiter().submit(_lift_limit).result()
 
 
 @contextmanager
-def blas_threads(count: int) -> Iterator[None]:
-    """Give BLAS so many threads in this process while any caller is inside.
-
-    The limit of OpenBLAS belongs to the process, not to a thread: the first one in sets it and
-    the last one out puts it back, so that no task restores it under another. threadpoolctl lets
-    only the thread that set a limit lift it, and those two need not be one: a thread of our own
-    does both.
-
-    Args:
-        count: How many; of callers that are inside together, the first one's counts.
-    """
-    global _inside, _limit
-
+def _limited(inside: _Inside, count: int) -> Iterator[None]:
+    # the limit of OpenBLAS belongs to the process, not to a thread: the first one in sets it and
+    # the last one out puts it back; threadpoolctl lets only the thread that set a limit lift it,
+    # and those two need not be one: a thread of our own does both
     with _lock:
-        if _inside == 0:
-            _limit = _limiter().submit(_set_limit, count).result()
-        _inside += 1
+        inside.enter(count)
+        if inside.callers == 1:
+            _apply()
     try:
         yield
     finally:
         with _lock:
-            _inside -= 1
-            if _inside == 0:
-                _limiter().submit(_limit.restore_original_limits).result()
-                _limit = None
+            inside.callers -= 1
+            if inside.callers == 0:
+                _apply()
+
+
+def blas_threads(count: int) -> AbstractContextManager[None]:
+    """Give BLAS so many threads in this process while any task is inside.
+
+    Args:
+        count: How many; of callers that are inside together, the first one's counts.
+    """
+    return _limited(_tasks, count)
+
+
+def blas_threads_between(count: int) -> AbstractContextManager[None]:
+    """Give BLAS so many threads in this process where no task is inside.
+
+    For what drives tasks and computes between them: tasks in this process set their own.
+
+    Args:
+        count: How many; of callers that are inside together, the first one's counts.
+    """
+    return _limited(_between, count)
 
 
 @contextmanager

@@ -242,7 +242,7 @@ class Pipeline:
         return store
 
     @contextmanager
-    def _scheduler(self) -> Iterator[str | None]:
+    def scheduler(self) -> Iterator[str | None]:
         """Yield what the factor stage's tasks run on, with a Ray to run them where it is asked."""
         from ntkdist.gram.executors._cluster import cluster, package_path
 
@@ -295,7 +295,7 @@ class Pipeline:
         from ntkdist.linalg import factorize
 
         settings = self.config.factor
-        with self._stage("factor") as detail, self._scheduler() as scheduler:
+        with self._stage("factor") as detail, self.scheduler() as scheduler:
             store = self.gram_store()
             factor = factorize(
                 store,

@@ -8,10 +8,11 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ntkdist.architecture import Architecture
 from ntkdist.config import RunConfig
@@ -39,6 +40,7 @@ class Compared:
             leading kernel principal components (higher is better).
         gram_seconds: Seconds of tiles, added up over workers; those of an earlier start too.
         factor_seconds: Seconds from the Gram to the solution, of this start.
+        points: (N, 2) the images in the two leading kernel principal components.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Compared:
     separation: float
     gram_seconds: float
     factor_seconds: float
+    points: NDArray[np.float64] = field(repr=False, compare=False)
 
 
 # measure -> whether more is better
@@ -66,7 +69,8 @@ def compare_architectures(
     """Compute each architecture's kernel on one data set and rank them.
 
     Each has a run of its own, RUN-compare/NAME, so that a comparison that is
-    stopped, or asked for again with more architectures, computes only what is missing.
+    stopped, or asked for again with more architectures, computes only what is missing. On a
+    local disk the figures are kept beside the runs in compare.json, a picture in compare.svg.
 
     Args:
         config: The run's settings; its ``architecture`` has no part in this.
@@ -93,8 +97,10 @@ def compare_architectures(
         with Pipeline(own, subscribers) as pipeline:
             pipeline.gram()
             found.append(_judge(name, pipeline))
+            labels = pipeline.run.read("inputs", "labels")
+            names = pipeline.run.manifest.class_names
     found.sort(key=lambda one: -one.accuracy)
-    _store(folder_of(config), found)
+    _store(folder_of(config), found, labels, names)
     return found
 
 
@@ -124,7 +130,9 @@ def _judge(name: str, pipeline: Pipeline) -> Compared:
     predicted = leave_one_out(G, diagonal, one_hot(labels, K)).argmax(axis=1)
     likeliest = max(choice["tried"], key=lambda row: row[2])
     scale = factor.ridge_absolute / factor.ridge if factor.ridge else _mean_diagonal(store)
-    separation = class_separation(store, labels, K)
+    with pipeline.scheduler() as where:
+        limit = pipeline.config.factor.memory_limit
+        separation = class_separation(store, labels, K, memory_limit=limit, scheduler=where)
     return Compared(
         name=name,
         architecture=str(run.architecture),
@@ -137,6 +145,7 @@ def _judge(name: str, pipeline: Pipeline) -> Compared:
         separation=float(separation.ratio_mean),
         gram_seconds=_tile_seconds(run.url),
         factor_seconds=seconds,
+        points=separation.projection[:, :2],
     )
 
 
@@ -182,12 +191,18 @@ def folder_of(config: RunConfig) -> str:
     return f"{config.run.rstrip('/')}-compare"
 
 
-def _store(folder: str, found: Sequence[Compared]) -> None:
-    """Write compare.json beside the runs, where they are on a local disk."""
+def _store(
+    folder: str, found: Sequence[Compared], labels: NDArray[np.int64], names: Sequence[str]
+) -> None:
+    """Write compare.json and compare.svg beside the runs, where they are on a local disk."""
+    from ntkdist.report.comparison import Panel, draw_comparison
+
     if "://" in folder:
         return
     path = os.path.join(folder, "compare.json")
-    rows = [dataclasses.asdict(one) for one in found]
+    rows = [{k: v for k, v in vars(one).items() if k != "points"} for one in found]
     with open(path + ".part", "w", encoding="utf-8") as file:
         json.dump({"architectures": rows, "ranks": ranks(found)}, file, indent=1)
     os.replace(path + ".part", path)
+    panels = [Panel(one.name, one.accuracy, one.separation, one.points) for one in found]
+    draw_comparison(panels, labels, names, os.path.join(folder, "compare.svg"))

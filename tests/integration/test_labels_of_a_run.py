@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -187,6 +188,12 @@ def test_architectures_are_compared_and_the_comparison_resumes(tmp_path):
     assert [row["name"] for row in kept["architectures"]] == [one.name for one in again]
     assert kept["ranks"] == ranks(again)
     assert sorted(kept["ranks"]["separation"]) == [1, 2, 3]
+    picture = ElementTree.parse(tmp_path / "set-compare" / "compare.svg")
+    clouds = picture.findall(".//{*}g[@id]")
+    clouds = [g for g in clouds if g.get("id", "").startswith("PathCollection")]
+    points = sum(len(cloud.findall(".//{*}use")) for cloud in clouds)
+    # every image once in every panel, and a mark for each class in the legend
+    assert points == 3 * len(again[0].points) + 10
 
 
 def test_comparison_of_too_few_or_equal_architectures_is_refused(tmp_path):

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import threading
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from ntkdist.linalg import _blas, factorize
-from ntkdist.linalg.schedule import blas_threads, side_by_side
+from ntkdist.linalg.schedule import blas_threads, blas_threads_between, side_by_side
 from tests.linalg.matrices import SMALL, spd
 
 
@@ -56,6 +57,27 @@ def test_tasks_that_overlap_give_the_threads_back(two_threads):
     assert threads() == {2}
     stay.set()
     thread.join()
+
+
+def test_what_runs_between_tasks_has_its_own_threads(two_threads):
+    with blas_threads_between(3):
+        assert threads() == {3}
+        with blas_threads(1):
+            assert threads() == {1}
+            with blas_threads_between(4):  # another one beside it: the first one's count stays
+                assert threads() == {1}
+        assert threads() == {3}
+    assert threads() == {2}
+
+
+def test_tasks_that_outlive_what_began_them_give_the_threads_back(two_threads):
+    with ExitStack() as outer, ExitStack() as inner:
+        outer.enter_context(blas_threads_between(3))
+        inner.enter_context(blas_threads(1))
+        outer.close()
+        assert threads() == {1}
+        inner.close()
+        assert threads() == {2}
 
 
 def test_a_factorisation_leaves_the_threads_as_they_were(tmp_path, two_threads):
