@@ -15,6 +15,7 @@ _MOST_POINTS = 800  # of a panel: more lie on one another
 _MOST_COLORS = 10  # more cannot be told apart
 _MOST_COLUMNS = 4
 _EDGE = 2.6  # inches of a panel
+_LONGEST_TITLE = 32  # characters that fit over it
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +33,11 @@ class Panel:
     accuracy: float
     separation: float
     points: NDArray[np.float64]
+
+
+def shorten(title: str) -> str:
+    """Return a name that fits over a panel; of a long canonical text, its beginning."""
+    return title if len(title) <= _LONGEST_TITLE else f"{title[: _LONGEST_TITLE - 2]} …"
 
 
 def draw_comparison(
@@ -67,16 +73,14 @@ def draw_comparison(
             for kind in range(classes):
                 x, y = panel.points[shown[labels[shown] == kind]].T
                 axes.scatter(x, y, s=6, color=colors(kind), linewidths=0, label=names[kind])
-            axes.set_title(
-                f"{panel.title}\n{100 * panel.accuracy:.1f} % right, {panel.separation:.2f} apart",
-                fontsize=FONT_SIZE - 3,
-            )
+            measures = f"{100 * panel.accuracy:.1f} % right, {panel.separation:.2f} apart"
+            axes.set_title(f"{shorten(panel.title)}\n{measures}", fontsize=FONT_SIZE - 3)
             axes.set(xticks=[], yticks=[])
         figure.supxlabel("first kernel principal component", fontsize=FONT_SIZE - 3)
         figure.supylabel("second", fontsize=FONT_SIZE - 3)
         figure.legend(
             *grid[0, 0].get_legend_handles_labels(),
-            loc="outside lower center", ncols=min(5, classes), fontsize=FONT_SIZE - 4,
+            loc="outside upper center", ncols=min(5, classes), fontsize=FONT_SIZE - 4,
             markerscale=2, frameon=False,
         )  # fmt: skip
         part = f"{path}.part"
