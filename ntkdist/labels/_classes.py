@@ -33,7 +33,7 @@ import numpy as np
 SMALLEST_CLASS = 2
 
 compiled: Any = numba.njit(nogil=True, cache=True)
-# For what a loop calls for each row: LLVM leaves larger functions as calls, ten times slower.
+# For what a loop calls for each row: LLVM leaves larger functions as calls, several times slower.
 inlined: Any = numba.njit(nogil=True, inline="always")
 
 
