@@ -90,6 +90,16 @@ def labels(target: Target = None, *, settings: Settings = _DEFAULTS) -> None:
 
 
 @app.command
+def predict(target: Target = None, *, settings: Settings = _DEFAULTS) -> None:
+    """Predict other images by kernel regression, with a ridge from the images trained on."""
+    from ntkdist.pipeline.predict import describe_predictions
+    from ntkdist.pipeline.predict import predict as predicted
+
+    with _pipeline(settings) as pipeline:
+        print(describe_predictions(predicted(pipeline)))
+
+
+@app.command
 def bias(target: Target = None, *, settings: Settings = _DEFAULTS) -> None:
     """Rank classes and pairs of classes by how hard the kernel finds them."""
     from ntkdist.pipeline.labelings import find_bias

@@ -162,6 +162,43 @@ class LabelsConfig:
 
 
 @dataclass(frozen=True)
+class PredictConfig:
+    """What is predicted, and with which labels.
+
+    Attributes:
+        on: Images to predict: test (the source's test split), rest (images of the split that the
+            run leaves out), holdout (a share of the run's own images, which are then not trained
+            on), or auto: the first of these that there is.
+        n: How many of the test split or the rest; None takes all.
+        share: Of the run's images that holdout takes, between 0 and 1.
+        seed: Seed of the draw.
+        labels: given, refurbished (as the label stage leaves them) or true (before the noise):
+            which labels are trained on.
+        ridge: Added to the diagonal, relative to its mean; auto chooses it by leave-one-out
+            predictions of the images trained on.
+        targets: centered (one-hot less 1/K) or one-hot.
+        kind: ntk or nngp, one of gram.kinds.
+    """
+
+    on: Literal["auto", "test", "rest", "holdout"] = "auto"
+    n: int | None = None
+    share: float = 0.2
+    seed: int = 0
+    labels: Literal["given", "refurbished", "true"] = "given"
+    ridge: float | Literal["auto"] = "auto"
+    targets: Literal["centered", "one-hot"] = "centered"
+    kind: Literal["ntk", "nngp"] = "ntk"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1:
+            raise InputError(f"predict.share={self.share} must lie between 0 and 1, such as 0.2")
+        if self.n is not None:
+            _within("predict.n", self.n, 2, float("inf"))
+        if self.ridge != "auto":
+            _within("predict.ridge", self.ridge, 0.0, float("inf"))
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Everything a run is made of.
 
@@ -173,6 +210,7 @@ class RunConfig:
         gram: The Gram stage.
         factor: The Cholesky stage.
         labels: The label stage.
+        predict: Predictions for other images.
     """
 
     run: str = "runs/digits"
@@ -182,6 +220,7 @@ class RunConfig:
     gram: GramConfig = field(default_factory=GramConfig)
     factor: FactorConfig = field(default_factory=FactorConfig)
     labels: LabelsConfig = field(default_factory=LabelsConfig)
+    predict: PredictConfig = field(default_factory=PredictConfig)
 
     def __post_init__(self) -> None:
         if not self.run:

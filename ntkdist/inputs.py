@@ -50,10 +50,10 @@ def load_inputs(config: RunConfig) -> Inputs:
         labels, _ = symmetric(labels, data.num_classes, config.noise.rate, config.noise.seed)
     images = preprocess.apply(raw)
     files = tuple(data.files[i] for i in chosen) if data.files else ()
-    return Inputs(images, _pictures(raw), labels, true, data.num_classes, data.class_names, files)
+    return Inputs(images, pictures_of(raw), labels, true, data.num_classes, data.class_names, files)
 
 
-def _pictures(raw: np.ndarray) -> np.ndarray:
+def pictures_of(raw: np.ndarray) -> np.ndarray:
     """Return pixels as uint8 for display, floats stretched over their whole range."""
     if raw.dtype == np.uint8:
         return raw

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 _KEY = "ntkdist"
 # Settings that change how a run is computed or analysed but not what its Gram matrix is.
-_FREE = {"run", "factor", "labels"}
+_FREE = {"run", "factor", "labels", "predict"}
 _FREE_GRAM = {
     "executor",
     "workers",

@@ -46,6 +46,16 @@ EVERYTHING = {
         "flips_per_step": 4,
         "blocks": 16,
     },
+    "predict": {
+        "on": "rest",
+        "n": 40,
+        "share": 0.5,
+        "seed": 2,
+        "labels": "true",
+        "ridge": 0.1,
+        "targets": "one-hot",
+        "kind": "nngp",
+    },
 }
 
 
@@ -76,7 +86,7 @@ def test_every_key_of_a_run_file_arrives(tmp_path, parsed):
     expected = RunConfig.from_dict({"run": str(tmp_path / "r"), **EVERYTHING})
     assert parsed("run", path) == expected
     defaults = RunConfig().to_dict()
-    for section in ("data", "noise", "gram", "factor", "labels"):
+    for section in ("data", "noise", "gram", "factor", "labels", "predict"):
         for key, value in expected.to_dict()[section].items():
             assert value != defaults[section][key], f"{section}.{key} is not tested"
 

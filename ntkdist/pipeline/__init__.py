@@ -6,7 +6,6 @@ nothing where its own result is there and made from the same things.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import os
@@ -23,11 +22,11 @@ from ntkdist.config import RunConfig
 from ntkdist.errors import InputError, InterruptedRunError, StageError
 from ntkdist.gram.events import EventLog, RunStarted, StageDone, StageStarted, Subscribers
 from ntkdist.pipeline._findings import summarise, thumbnail, write_table
+from ntkdist.pipeline._gram import Matrix, compute_matrix, cores
 from ntkdist.pipeline._labels import FlipProgress, read_locked
 from ntkdist.run import Run
 
 if TYPE_CHECKING:
-    from ntkdist.gram.executors import Executor
     from ntkdist.gram.store import GramStore
     from ntkdist.linalg import CholeskyFactor
 
@@ -99,7 +98,7 @@ class Pipeline:
             self.report()
 
     @contextmanager
-    def _stage(self, name: str) -> Iterator[list[str]]:
+    def stage(self, name: str) -> Iterator[list[str]]:
         """Time a stage; what the caller appends to the list goes into its last event."""
         self._check_stop()
         detail: list[str] = []
@@ -108,119 +107,45 @@ class Pipeline:
         yield detail
         self._emit(StageDone(name, time.monotonic() - started, ", ".join(detail)))
 
+    _stage = stage
+
     def _check_stop(self) -> None:
         if self.stop.is_set():
             name = getattr(self.stop, "signal", "") or "a signal"
             raise InterruptedRunError(f"stopped by {name}; what was finished is kept")
 
-    def _forward(self, event: Any) -> None:
+    def forward(self, event: Any) -> None:
         """Pass an event of another room on, and stop there if a signal asks for it."""
         self._emit(event)
         self._check_stop()
 
+    _forward = forward
+
     def gram(self, recompute: Sequence[str] = ()) -> None:
         """Compute the tiles that are missing."""
-        from ntkdist.gram.compute import compute_gram
-        from ntkdist.gram.job import GramJob
-        from ntkdist.gram.tiling import Tiling
-
-        run, settings = self.run, self.config.gram
-        with self._stage("gram") as detail:
-            executor, threads = self._executor()
-            n = run.array("inputs", "images").shape[0]
-            edge, why = self._edge(n, executor)
-            outputs = tuple((kind, run.address("gram", kind)) for kind in settings.kinds)
-            job = GramJob(
-                images=run.address("inputs", "images"),
-                architecture=self.config.architecture,
-                backend=self._backend,
-                arithmetic=self._arithmetic(),
-                dtype=settings.dtype,
-                outputs=outputs,
-                edge=edge,
+        run, kinds = self.run, self.config.gram.kinds
+        with self.stage("gram") as detail:
+            matrix = Matrix(
+                outputs=tuple((kind, run.address("gram", kind)) for kind in kinds),
                 fingerprint=run.fingerprint,
-                threads=threads,
-                mix=settings.mix_backends,
+                rows=run.address("inputs", "images"),
+                shape=(run.array("inputs", "images").shape[0], None),
             )
-            summary = compute_gram(
-                job,
-                executor,
-                tiling=Tiling(n, edge),
-                on_event=self._emit,
-                stop=self.stop,
-                recompute=recompute,
-            )
-            detail += [f"{summary.computed} of {summary.done} tiles computed", why]
-            by = self.gram_store(settings.kinds[0]).count_by_arithmetic()
-            if len(by) > 1:
-                detail.append(" and ".join(f"{count} by {name}" for name, count in by.items()))
+            detail += self.compute(matrix, recompute)
 
-    @property
-    def _backend(self) -> str:
-        """The run's backend, or the one asked for beside it."""
-        asked, settings = self.config.gram.backend, self.config.gram
-        return asked if settings.mix_backends and asked != "auto" else self.run.manifest.backend
+    def compute(self, matrix: Matrix, recompute: Sequence[str] = ()) -> list[str]:
+        """Compute the tiles of a kernel matrix of this run that are missing.
 
-    def _arithmetic(self) -> str:
-        from ntkdist.kernels.backend import arithmetic_of
+        Args:
+            matrix: What to compute and where it goes.
+            recompute: Keys of tiles to compute again.
 
-        if self._backend == self.run.manifest.backend:
-            return self.run.manifest.arithmetic
-        return arithmetic_of(self._backend)
-
-    def _executor(self) -> tuple[Executor, int]:
-        from ntkdist.gram.executors.inline import InlineExecutor
-        from ntkdist.gram.executors.ray import RayExecutor
-
-        settings = self.config.gram
-        if settings.executor == "inline":
-            threads = _cores() if settings.threads == "auto" else settings.threads
-            return InlineExecutor(), threads
-        threads = 1 if settings.threads == "auto" else settings.threads
-        gpus = 1 if self._backend == "cuda" else 0
-        return RayExecutor(settings.workers, settings.address, threads, num_gpus=gpus), threads
-
-    def _edge(self, n: int, executor: Executor) -> tuple[int, str]:
-        """Return the edge of a tile: the stored one, the one asked for, or a measured one."""
-        from ntkdist.gram.autotile import choose_edge_there
-        from ntkdist.gram.executors.ray import RayExecutor
-        from ntkdist.gram.store import GramStore
-        from ntkdist.gram.tiling import Tiling
-        from ntkdist.kernels.cuda_device import cuda_unavailable, devices
-        from ntkdist.linalg import parse_memory
-
-        run, settings = self.run, self.config.gram
-        address = run.address("gram", settings.kinds[0])
-        if GramStore.exists(address):
-            stored = GramStore.open(address, "r", run.fingerprint).tiling.edge
-            if (
-                settings.tile not in ("auto", stored)
-                and Tiling.from_target(n, int(settings.tile)).edge != stored
-            ):
-                raise InputError(
-                    f"{run.url}: holds tiles of edge {stored}, now gram.tile={settings.tile} is "
-                    "asked; give auto or the old value, or another --run"
-                )
-            return stored, "as stored"
-        if settings.tile != "auto":
-            return Tiling.from_target(n, settings.tile).edge, "as asked"
-        on_gpu = self._backend == "cuda"
-        measure = functools.partial(
-            choose_edge_there,
-            self._backend,
-            settings.dtype,
-            self.config.architecture,
-            np.asarray(run.array("inputs", "images")[: min(n, 512)]),
-            n=n,
-            memory=parse_memory(settings.memory),
-            workers=executor.workers or (max(1, len(devices())) if on_gpu else _cores()),
-            kinds=settings.kinds,
+        Returns:
+            What was done, in words.
+        """
+        return compute_matrix(
+            self.run, self.config, matrix, on_event=self._emit, stop=self.stop, recompute=recompute
         )
-        if on_gpu and cuda_unavailable() and isinstance(executor, RayExecutor):
-            choice = executor.call(measure)  # this machine has no GPU to measure
-        else:
-            choice = measure()
-        return choice.edge, choice.reason
 
     def gram_store(self, kind: str = "ntk") -> GramStore:
         """Open the finished Gram.
@@ -250,7 +175,7 @@ class Pipeline:
         if name != "ray":
             yield None if name == "auto" else name
             return
-        with cluster(self.config.gram.address, cpus=_cores(), gpus=0, environment=package_path()):
+        with cluster(self.config.gram.address, cpus=cores(), gpus=0, environment=package_path()):
             yield name
 
     def factor_address(self) -> str:
@@ -295,7 +220,7 @@ class Pipeline:
         from ntkdist.linalg import factorize
 
         settings = self.config.factor
-        with self._stage("factor") as detail, self.scheduler() as scheduler:
+        with self.stage("factor") as detail, self.scheduler() as scheduler:
             store = self.gram_store()
             factor = factorize(
                 store,
@@ -303,11 +228,11 @@ class Pipeline:
                 ridge=self.ridge(),
                 memory_limit=settings.memory_limit,
                 scheduler=scheduler,
-                on_event=self._forward,
+                on_event=self.forward,
                 fingerprint=self.run.fingerprint,
             )
             if inverse:
-                factor.inverse(on_event=self._forward)
+                factor.inverse(on_event=self.forward)
             detail.append(f"{factor.panel_count} panels, ridge {factor.ridge:g}")
         return factor
 
@@ -317,7 +242,7 @@ class Pipeline:
         from ntkdist.linalg import CholeskyFactor, parse_memory
 
         run, settings = self.run, self.config.labels
-        with self._stage("labels") as detail:
+        with self.stage("labels") as detail:
             given = run.read("inputs", "labels")
             locked = read_locked(settings.locked, len(given))
             fingerprint = self._labels_fingerprint(given, locked)
@@ -403,7 +328,7 @@ class Pipeline:
         """Write the report and return its path."""
         from ntkdist.report import write_report
 
-        with self._stage("report") as detail:
+        with self.stage("report") as detail:
             path = self.run.address("report.html")
             if "://" in path:
                 import fsspec
@@ -416,7 +341,3 @@ class Pipeline:
                 path = write_report(self.run)
             detail.append(path)
         return path
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))

@@ -1,0 +1,139 @@
+"""How good predictions are: accuracy, confusion, and whether probabilities mean what they say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ntkdist.errors import InputError
+from ntkdist.learning._finite_checks import check_labels
+
+# log T is searched here: from a flat softmax to a hard choice of the largest.
+_LOG_SCALES = (-3.0, 9.0)
+BINS = 15
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Predictions held against labels.
+
+    Attributes:
+        accuracy: Share of images whose largest output is that of their class.
+        confusion: (K, K) int64, how many images of class k (rows) are taken for class d.
+        log_loss: Mean −log of the probability of the label (nats).
+        brier: Mean squared distance of the probabilities to the one-hot label, 0 to 2.
+        calibration_error: Mean gap of confidence and accuracy over the bins, weighted by count.
+        bins: One row for each bin of confidence that holds images: (images, mean confidence,
+            accuracy).
+    """
+
+    accuracy: float
+    confusion: NDArray[np.int64]
+    log_loss: float
+    brier: float
+    calibration_error: float
+    bins: NDArray[np.float64]
+
+
+def evaluate(predictions: Any, labels: Any, scale: float) -> Evaluation:
+    """Hold predictions against labels.
+
+    Args:
+        predictions: (M, K) outputs of a regression.
+        labels: (M,) whole numbers 0..K−1.
+        scale: What outputs are multiplied by before the softmax that makes them
+            probabilities, as ``softmax_scale`` finds it.
+
+    Returns:
+        The evaluation.
+
+    Raises:
+        InputError: If shapes do not fit, there are no images, or an output is not finite.
+
+    Source:
+        Guo et al. 2017, equation 3 (expected calibration error, equal bins); Brier 1950.
+    """
+    f, y = _check(predictions, labels)
+    K = f.shape[1]
+    p = softmax(scale * f)
+    found, sure = f.argmax(axis=1), p.max(axis=1)
+    confusion = np.zeros((K, K), dtype=np.int64)
+    np.add.at(confusion, (y, found), 1)
+    place = np.minimum((sure * BINS).astype(int), BINS - 1)
+    count = np.bincount(place, minlength=BINS)
+    held = count > 0
+    mean = [np.bincount(place, w, BINS)[held] / count[held] for w in (sure, found == y)]
+    bins = np.column_stack([count[held], *mean])
+    return Evaluation(
+        accuracy=float(np.mean(found == y)),
+        confusion=confusion,
+        log_loss=log_loss(f, y, scale),
+        brier=float(np.square(p - np.eye(K)[y]).sum(axis=1).mean()),
+        calibration_error=float((bins[:, 0] * np.abs(bins[:, 1] - bins[:, 2])).sum() / len(y)),
+        bins=bins,
+    )
+
+
+def accuracy(predictions: Any, labels: Any) -> float:
+    """Return the share of rows of predictions (M, K) whose largest entry is at the label (M,)."""
+    f, y = _check(predictions, labels)
+    return float(np.mean(f.argmax(axis=1) == y))
+
+
+def softmax(f: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return exp(f)/Σ exp(f) row by row, (M, K) float64."""
+    p = np.exp(f - f.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    return p
+
+
+def log_loss(f: NDArray[np.float64], labels: NDArray[Any], scale: float) -> float:
+    """Return the mean of −log softmax(scale · f) at the labels, in nats."""
+    z = scale * f
+    top = z.max(axis=1)
+    total = np.log(np.exp(z - top[:, None]).sum(axis=1)) + top
+    return float(np.mean(total - z[np.arange(len(z)), labels]))
+
+
+def softmax_scale(predictions: Any, labels: Any) -> float:
+    """Return the scale under which softmax(scale · f) makes the labels most likely.
+
+    The log-loss is convex in the scale. Where every label is met (or missed), it has no lowest
+    point, and some scale between e^−3 and e^9 is returned at which it is flat.
+
+    Args:
+        predictions: (N, K) outputs for images that were not trained on, such as leave-one-out
+            predictions.
+        labels: (N,) whole numbers 0..K−1.
+
+    Returns:
+        The scale, an inverse temperature.
+
+    Raises:
+        InputError: If shapes do not fit or an output is not finite.
+
+    Source:
+        Guo et al. 2017, equation 9 (temperature scaling).
+    """
+    from scipy.optimize import minimize_scalar
+
+    f, y = _check(predictions, labels)
+    found: Any = minimize_scalar(
+        lambda s: log_loss(f, y, float(np.exp(s))),
+        bounds=_LOG_SCALES,
+        method="bounded",
+        options={"xatol": 1e-6},
+    )
+    return float(np.exp(found.x))
+
+
+def _check(predictions: Any, labels: Any) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    f = np.asarray(predictions, dtype=np.float64)
+    if f.ndim != 2 or 0 in f.shape:
+        raise InputError(f"predictions have shape {f.shape}; (M, K) with M ≥ 1 is needed")
+    if not np.isfinite(f).all():
+        raise InputError("predictions hold NaN or infinity; check the kernel matrix")
+    return f, check_labels(labels, len(f), f.shape[1]).astype(np.int64)

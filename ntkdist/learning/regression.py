@@ -1,0 +1,267 @@
+"""Kernel regression: fitted through a factor, predicting by bands of the test × train kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ntkdist.errors import InputError
+from ntkdist.learning.evaluation import accuracy, log_loss, softmax_scale
+from ntkdist.learning.spectrum import (
+    Spectrum,
+    check_ridge,
+    dense_square,
+    mean_of_diagonal,
+    read_rows,
+)
+from ntkdist.learning.targets import targets_of
+
+# Half decades; a smaller one than the first changes nothing that float32 entries can show.
+RIDGES = (0.0, *(float(f"{10.0 ** (k / 2):.2g}") for k in range(-12, 3)))
+# An eigendecomposition costs N³: larger sets are judged by a sample of this many images.
+MOST_IMAGES = 3000
+
+
+@dataclass(frozen=True, eq=False)
+class KernelRegression:
+    """f(x) = k(x, X) G with G = (H + ridge · mean(diag H) · I)⁻¹Y.
+
+    Attributes:
+        dual: (N, K) float64, G.
+        targets: ``one-hot`` or ``centered``.
+        ridge: Relative to the mean of the Gram's diagonal.
+    """
+
+    dual: NDArray[np.float64]
+    targets: str
+    ridge: float
+
+    @classmethod
+    def fit(
+        cls,
+        gram: Any,
+        labels: Any,
+        num_classes: int,
+        *,
+        ridge: float = 0.0,
+        targets: str = "centered",
+    ) -> KernelRegression:
+        """Fit a Gram matrix that fits into memory; ``from_factor`` takes any other.
+
+        Args:
+            gram: (N, N) symmetric H: NumPy, a ``GramStore``, a Zarr array.
+            labels: (N,) whole numbers 0..K−1.
+            num_classes: K.
+            ridge: ≥ 0, relative to the mean of the diagonal.
+            targets: ``centered`` (one-hot less 1/K) or ``one-hot``.
+
+        Returns:
+            The regression.
+
+        Raises:
+            InputError: If labels or matrix do not fit, or H + ridge is not positive definite.
+        """
+        from scipy.linalg import LinAlgError, cho_factor, cho_solve
+
+        relative = check_ridge(ridge)
+        H = dense_square(gram)
+        Y = _targets(labels, num_classes, targets, len(H))
+        H[np.diag_indices_from(H)] += relative * mean_of_diagonal(H)
+        try:
+            G = cho_solve(cho_factor(H, lower=True, overwrite_a=True), Y)
+        except LinAlgError:
+            raise InputError(
+                f"the Gram matrix with ridge={relative:g} is not positive definite (equal images, "
+                "or more digits needed than its entries have); give a larger ridge, such as 1e-6"
+            ) from None
+        return cls(G, targets, relative)
+
+    @classmethod
+    def from_factor(
+        cls, factor: Any, labels: Any, num_classes: int, *, targets: str = "centered"
+    ) -> KernelRegression:
+        """Fit through a stored factor, whatever its size.
+
+        Args:
+            factor: ``ntkdist.CholeskyFactor``, or anything with ``shape``, ``ridge`` and
+                ``solve(b)``.
+            labels: (N,) whole numbers 0..K−1.
+            num_classes: K.
+            targets: ``centered`` (one-hot less 1/K) or ``one-hot``.
+
+        Returns:
+            The regression.
+
+        Raises:
+            InputError: If the labels do not fit.
+        """
+        Y = _targets(labels, num_classes, targets, int(factor.shape[0]))
+        return cls(np.asarray(factor.solve(Y), dtype=np.float64), targets, float(factor.ridge))
+
+    def predict(self, cross: Any) -> NDArray[np.float64]:
+        """Return the outputs for images.
+
+        Args:
+            cross: (M, N) kernel of the images with those trained on: NumPy, or anything that can be
+                sliced by rows, which is read in bands.
+
+        Returns:
+            (M, K) float64; the class is the largest one's.
+
+        Raises:
+            InputError: If it has another number of columns, or is not finite.
+        """
+        shape = tuple(int(edge) for edge in cross.shape)
+        if len(shape) != 2 or shape[1] != len(self.dual):
+            raise InputError(
+                f"the test × train kernel has shape {shape}; (M, {len(self.dual)}) is needed, a "
+                "column for each image trained on"
+            )
+        if not shape[0]:
+            return np.empty((0, self.dual.shape[1]))
+        return read_rows(cross, lambda band: band @ self.dual)
+
+
+@dataclass(frozen=True)
+class RidgeRow:
+    """What leaving out one image at a time says of a ridge.
+
+    Attributes:
+        ridge: Relative to the mean of the diagonal.
+        accuracy: Share of images whose class is predicted by all others.
+        squared_error: Mean squared distance of those predictions to the targets.
+        log_loss: Mean −log probability of the labels under their softmax (nats).
+        scale: What the predictions are multiplied by before the softmax, the likeliest.
+    """
+
+    ridge: float
+    accuracy: float
+    squared_error: float
+    log_loss: float
+    scale: float
+
+
+@dataclass(frozen=True)
+class RidgeSweep:
+    """Ridges judged on the training images alone.
+
+    Attributes:
+        rows: One for each ridge, ascending.
+        best: The chosen one.
+        images: How many images were looked at.
+    """
+
+    rows: tuple[RidgeRow, ...]
+    best: RidgeRow
+    images: int
+
+
+def sweep_ridge(
+    gram: Any,
+    labels: Any,
+    num_classes: int,
+    *,
+    ridges: Sequence[float] = RIDGES,
+    targets: str = "centered",
+    max_images: int = MOST_IMAGES,
+    seed: int = 0,
+) -> RidgeSweep:
+    """Choose a ridge by leave-one-out predictions in closed form, from one eigendecomposition.
+
+    Of the ridges whose leave-one-out accuracy is within one standard error of the best one's, the
+    choice is that with the smallest leave-one-out squared error: accuracies alone are steps,
+    and jump with single images.
+
+    Args:
+        gram: (N, N) symmetric H, anything that can be sliced by rows.
+        labels: (N,) whole numbers 0..K−1.
+        num_classes: K.
+        ridges: Those to try, ≥ 0, relative to the mean of the diagonal. 0 is skipped where H is
+            singular in float64.
+        targets: ``centered`` or ``one-hot``.
+        max_images: Larger sets are judged by a random sample of this many.
+        seed: Of the sample.
+
+    Returns:
+        The sweep.
+
+    Raises:
+        InputError: For ridges, labels or a matrix that do not fit.
+
+    Source:
+        Rasmussen and Williams 2006, equation 5.12 (leave-one-out in closed form); Breiman et al.
+        1984 (one standard error).
+    """
+    tried = sorted({check_ridge(ridge) for ridge in ridges})
+    if not tried:
+        raise InputError("ridges=() is empty; give those to try, such as 1e-4, 1e-2")
+    n = int(gram.shape[0])
+    Y = _targets(labels, num_classes, targets, n)
+    given = np.asarray(labels).astype(np.int64)
+    chosen = np.arange(n)
+    if n > max_images:
+        chosen = np.sort(np.random.default_rng(seed).permutation(n)[:max_images])
+        gram = submatrix(gram, chosen, chosen)
+        Y, given = Y[chosen], given[chosen]
+    spectrum = Spectrum.of(gram)
+    mean = float(spectrum.values.mean())
+    inside, squares = spectrum.coefficients(Y), spectrum.vectors**2
+    floor = np.finfo(np.float64).eps * len(given) * spectrum.values[0]
+    rows = []
+    for ridge in tried:
+        shifted = spectrum.values + ridge * mean
+        if shifted[-1] <= floor:
+            continue
+        G = spectrum.vectors @ (inside / shifted[:, None])
+        f = Y - G / (squares @ (1.0 / shifted))[:, None]
+        scale = softmax_scale(f, given)
+        rows.append(
+            RidgeRow(
+                ridge,
+                accuracy(f, given),
+                float(np.square(f - Y).sum(axis=1).mean()),
+                log_loss(f, given, scale),
+                scale,
+            )
+        )
+    if not rows:
+        raise InputError(f"ridges={tried}: the Gram matrix is singular with each; give larger ones")
+    top = max(row.accuracy for row in rows)
+    error = np.sqrt(top * (1.0 - top) / len(given))
+    near = [row for row in rows if row.accuracy >= top - error]
+    best = min(near, key=lambda row: row.squared_error)
+    return RidgeSweep(tuple(rows), best, len(given))
+
+
+def submatrix(matrix: Any, rows: NDArray[Any], columns: NDArray[Any]) -> NDArray[np.float64]:
+    """Return matrix[rows][:, columns] in float64, read in bands where it is not in memory.
+
+    Args:
+        matrix: (M, N), NumPy or anything that can be sliced by rows.
+        rows: (m,) indices, ascending.
+        columns: (n,) indices.
+
+    Returns:
+        (m, n) float64.
+    """
+    if isinstance(matrix, np.ndarray):
+        return matrix[np.ix_(rows, columns)].astype(np.float64)
+    out = np.empty((len(rows), len(columns)))
+    step = max(1, 2**26 // (8 * int(matrix.shape[1])))
+    for start in range(0, int(matrix.shape[0]), step):
+        inside = np.flatnonzero((rows >= start) & (rows < start + step))
+        if inside.size:
+            band = np.asarray(matrix[start : start + step, :])
+            out[inside] = band[rows[inside] - start][:, columns]
+    return out
+
+
+def _targets(labels: Any, num_classes: int, targets: str, n: int) -> NDArray[np.float64]:
+    Y = targets_of(labels, num_classes, targets)
+    if len(Y) != n:
+        raise InputError(f"{len(Y)} labels for a Gram matrix of {n} images; give {n}")
+    return Y

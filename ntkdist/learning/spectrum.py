@@ -1,0 +1,158 @@
+"""A Gram matrix's eigendecomposition: every function of the matrix is then two products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ntkdist.errors import InputError
+
+# Rows of a stored matrix read together.
+BAND_BYTES = 64 * 2**20
+# Further below zero than rounding of float32 entries carries an eigenvalue, relative to N · λ_max.
+_NEGATIVE = float(np.finfo(np.float32).eps)
+
+
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """V diag(values) Vᵀ.
+
+    Attributes:
+        values: (N,) float64, descending, none below zero.
+        vectors: (N, N) float64, orthonormal columns in the order of the values.
+    """
+
+    values: NDArray[np.float64]
+    vectors: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, gram: Any, *, ridge: float = 0.0) -> Spectrum:
+        """Decompose H + ridge · mean(diag H) · I.
+
+        Eigenvalues that rounding has left below zero are raised to zero before the ridge.
+
+        Args:
+            gram: (N, N) symmetric H, anything that can be sliced by rows: NumPy, a ``GramStore``,
+                a Zarr array. Peak memory is four matrices of float64.
+            ridge: ≥ 0, relative to the mean of the diagonal.
+
+        Returns:
+            The decomposition.
+
+        Raises:
+            InputError: For a matrix that is not square, not finite, not symmetric or clearly not
+                positive semi-definite, or a ridge below zero.
+        """
+        from scipy.linalg import eigh
+
+        relative = check_ridge(ridge)
+        H = dense_square(gram)
+        shift = relative * mean_of_diagonal(H)
+        values, vectors = eigh(H, overwrite_a=True, driver="evd")
+        if values[0] < -_NEGATIVE * len(values) * max(values[-1], 0.0):
+            raise InputError(
+                f"the smallest eigenvalue is {values[0]:.3g} beside a largest of {values[-1]:.3g}: "
+                "this is no Gram matrix; was it computed from these images whole?"
+            )
+        return cls(np.maximum(values[::-1], 0.0) + shift, np.ascontiguousarray(vectors[:, ::-1]))
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def coefficients(self, b: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return Vᵀb, (N, K): what of each column lies along each eigenvector."""
+        return self.vectors.T @ b
+
+    def apply(self, weights: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return V diag(weights) Vᵀ b.
+
+        Args:
+            weights: (N,) a function of the eigenvalues, in their order.
+            b: (N,) or (N, K).
+
+        Returns:
+            Of the shape of ``b``.
+        """
+        inside = self.coefficients(b)
+        return self.vectors @ (weights * inside if b.ndim == 1 else weights[:, None] * inside)
+
+    def smoother_diagonal(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the diagonal of V diag(weights) Vᵀ, (N,)."""
+        return np.einsum("ij,ij,j->i", self.vectors, self.vectors, weights)
+
+
+def check_ridge(ridge: Any, name: str = "ridge") -> float:
+    """Return a relative ridge that is a finite number of at least 0, or raise ``InputError``."""
+    number = isinstance(ridge, (int, float, np.integer, np.floating))
+    if not number or isinstance(ridge, bool) or not 0 <= ridge < float("inf"):
+        raise InputError(f"{name}={ridge!r} must be a finite number of at least 0; 0 adds none")
+    return float(ridge)
+
+
+def dense_square(gram: Any) -> NDArray[np.float64]:
+    """Read a square symmetric matrix whole.
+
+    Args:
+        gram: (N, N), N ≥ 1, as for ``Spectrum.of``.
+
+    Returns:
+        (N, N) float64, a copy.
+
+    Raises:
+        InputError: If it is not square, not finite or not symmetric.
+    """
+    shape = tuple(int(edge) for edge in gram.shape)
+    if len(shape) != 2 or shape[0] != shape[1] or not shape[0]:
+        raise InputError(f"a Gram matrix of shape {shape}; (N, N) with N ≥ 1 is needed")
+    H = read_rows(gram, lambda rows: rows)
+    step = max(1, BAND_BYTES // (8 * len(H)))
+    scale = float(np.abs(np.diagonal(H)).max())
+    for start in range(0, len(H), step):
+        rows = slice(start, start + step)
+        if np.abs(H[rows] - H[:, rows].T).max() > 1e-4 * max(scale, np.finfo(np.float64).tiny):
+            raise InputError(
+                "the Gram matrix is not symmetric; of a test × train matrix there is no spectrum"
+            )
+    return H
+
+
+def read_rows(
+    matrix: Any, change: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+) -> NDArray[np.float64]:
+    """Read a matrix in bands of rows and return ``change`` of every band, stacked.
+
+    Args:
+        matrix: (M, N), NumPy or anything that can be sliced by rows.
+        change: Takes and returns arrays with a row for each row; float64.
+
+    Returns:
+        The stack, (M, …) float64.
+
+    Raises:
+        InputError: If the matrix holds NaN or infinity.
+    """
+    M, N = (int(edge) for edge in matrix.shape)
+    step = max(1, BAND_BYTES // (8 * N))
+    out: NDArray[np.float64] | None = None
+    for start in range(0, M, step):
+        stop = min(start + step, M)
+        band = np.asarray(matrix[start:stop, :], dtype=np.float64)
+        if not np.isfinite(band).all():
+            raise InputError("the kernel matrix holds NaN or infinity; ntkdist status names tiles")
+        changed = change(band)
+        if out is None:
+            out = np.empty((M, *changed.shape[1:]))
+        out[start:stop] = changed
+    return np.empty((0, N)) if out is None else out
+
+
+def mean_of_diagonal(H: NDArray[np.float64]) -> float:
+    """Return the mean of the diagonal, above 0, or raise ``InputError``."""
+    mean = float(np.mean(np.diagonal(H)))
+    if not mean > 0:
+        raise InputError(f"the mean of the Gram's diagonal is {mean:.3g}; are the images all 0?")
+    return mean

@@ -1,0 +1,270 @@
+"""Images beside those of a run, and their kernel with them: what predictions are tried on."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ntkdist.architecture import Architecture
+from ntkdist.config import RunConfig
+from ntkdist.errors import InputError, StageError
+from ntkdist.pipeline import Pipeline
+from ntkdist.pipeline._gram import Matrix
+
+# Images whose kernel with themselves is computed as one block, of which the diagonal is kept.
+_TOGETHER = 8
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """Images to predict, those trained on, and the kernels of both.
+
+    Attributes:
+        how: ``test``, ``rest`` or ``holdout``, as ``PredictConfig.on``.
+        name: What its arrays are stored under; differs for other images.
+        labels: (M,) int64 labels of the images to predict, before any label noise that was put on
+            for an experiment.
+        indices: (M,) int64, their places: in the run for ``holdout``, else in the source's split.
+        train: (n,) int64, the images of the run that are trained on, ascending.
+        train_labels: (n,) int64 their labels, of the kind that was asked for.
+        images: (M, H, W, C) float32, preprocessed as the run's.
+        pictures: (M, H, W, C) uint8, for display.
+    """
+
+    how: str
+    name: str
+    labels: NDArray[np.int64]
+    indices: NDArray[np.int64]
+    train: NDArray[np.int64]
+    train_labels: NDArray[np.int64]
+    images: NDArray[np.float32] = field(repr=False)
+    pictures: NDArray[np.uint8] = field(repr=False)
+    _pipeline: Pipeline = field(repr=False)
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return self._pipeline.run.num_classes
+
+    def gram(self, kind: str = "ntk") -> Any:
+        """Return the kernel of the images trained on, (n, n): a ``GramStore``, or an array."""
+        from ntkdist.learning.regression import submatrix
+
+        store = self._pipeline.gram_store(kind)
+        if self.how != "holdout":
+            return store
+        self._check_memory(len(self.train))
+        return submatrix(store, self.train, self.train)
+
+    def cross(self, kind: str = "ntk") -> Any:
+        """Return the kernel of the images to predict with those trained on, (M, n).
+
+        Tiles that are missing are computed first, by the run's own backend and executor.
+
+        Args:
+            kind: One of the run's kinds.
+
+        Returns:
+            A ``GramStore``, or an array for ``holdout``.
+        """
+        from ntkdist.gram.store import GramStore
+        from ntkdist.learning.regression import submatrix
+
+        pipeline, run = self._pipeline, self._pipeline.run
+        if self.how == "holdout":
+            self._check_memory(len(self.indices))
+            return submatrix(pipeline.gram_store(kind), self.indices, self.train)
+        kinds = pipeline.config.gram.kinds
+        if kind not in kinds:
+            raise InputError(_no_kind(kind, kinds))
+        matrix = Matrix(
+            outputs=tuple((k, run.address("cross", self.name, k)) for k in kinds),
+            fingerprint=self.fingerprint,
+            rows=run.address("cross", self.name, "images"),
+            shape=(len(self.indices), len(self.train)),
+            columns=run.address("inputs", "images"),
+        )
+        with pipeline.stage("cross") as detail:
+            detail += pipeline.compute(matrix)
+        return GramStore.open(dict(matrix.outputs)[kind], "r", self.fingerprint)
+
+    def diagonal(self, kind: str = "ntk") -> NDArray[np.float64]:
+        """Return k(x, x) of each image to predict, (M,) float64."""
+        run = self._pipeline.run
+        if self.how == "holdout":
+            return self._pipeline.gram_store(kind).diagonal()[self.indices].astype(np.float64)
+        stored = ("cross", self.name, f"diagonal_{kind}")
+        if run.attributes(*stored).get("fingerprint") != self.fingerprint:
+            values = self._diagonal(kind)
+            run.write("/".join(stored), values, {"fingerprint": self.fingerprint})
+        return run.read(*stored)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the run, the images to predict and those trained on."""
+        return _digest(self._pipeline, self.images, self.train)
+
+    def factor_address(self, kind: str, ridge: float) -> str:
+        """Return where the factor of ``gram(kind)`` with a ridge is kept; the run's own if all."""
+        matrix = f"{kind}-{self.name}" if self.how == "holdout" else kind
+        return self._pipeline.run.address("factor", matrix, f"ridge-{ridge:g}")
+
+    def _diagonal(self, kind: str) -> NDArray[np.float64]:
+        from ntkdist.kernels.backend import get_backend
+        from ntkdist.pipeline._gram import cores
+
+        run, settings = self._pipeline.run, self._pipeline.config.gram
+        arch = Architecture.parse(self._pipeline.config.architecture)
+        backend = get_backend(run.manifest.backend, dtype=settings.dtype, threads=cores())
+        parts = []
+        for start in range(0, len(self.images), _TOGETHER):
+            state = backend.prepare(arch, self.images[start : start + _TOGETHER])
+            parts.append(np.diagonal(backend.block(state, state, (kind,))[kind]))
+        return np.concatenate(parts).astype(np.float64)
+
+    def _check_memory(self, rows: int) -> None:
+        from ntkdist.linalg import parse_memory
+
+        limit = self._pipeline.config.factor.memory_limit
+        needed = 8 * rows * len(self.train)
+        if needed > parse_memory(limit):
+            raise InputError(
+                f"holdout takes {needed / 2**30:.1f} GiB of the Gram into memory, factor."
+                f"memory_limit is {limit}; raise it, or predict.on=test or rest, which are read in "
+                "tiles"
+            )
+
+
+def held_out(pipeline: Pipeline) -> HeldOut:
+    """Return the images that ``predict`` of the configuration names.
+
+    Args:
+        pipeline: Of a run.
+
+    Returns:
+        The images, stored in the run where they are none of its own; kernels are computed when
+        asked for.
+
+    Raises:
+        InputError: If the source has none of the kind that is asked for, or labels that are not
+            there.
+    """
+    config, run = pipeline.config, pipeline.run
+    settings = config.predict
+    if settings.kind not in config.gram.kinds:
+        raise InputError(_no_kind(settings.kind, config.gram.kinds))
+    kinds = ("test", "rest", "holdout") if settings.on == "auto" else (settings.on,)
+    for how in kinds:
+        try:
+            if how == "holdout":
+                return _holdout(pipeline)
+            images, pictures, labels, indices = _others(config, how)
+        except InputError:
+            if how == kinds[-1]:
+                raise
+            continue
+        train = np.arange(run.array("inputs", "labels").shape[0])
+        name = f"{how}-{_digest(pipeline, images, train)[:12]}"
+        found = HeldOut(
+            how, name, labels, indices, train, _trained_on(pipeline, train), images, pictures,
+            pipeline,
+        )  # fmt: skip
+        if run.attributes("cross", name, "labels").get("fingerprint") != found.fingerprint:
+            run.write(f"cross/{name}/images", images)
+            run.write(f"cross/{name}/labels", labels, {"fingerprint": found.fingerprint})
+        return found
+    raise AssertionError("the loop returns or raises")
+
+
+def _others(
+    config: RunConfig, how: str
+) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
+    """Return images, pictures, labels and indices of the test split, or of what is left out."""
+    from ntkdist.data import Preprocessor, load, select
+    from ntkdist.inputs import pictures_of
+
+    data, settings = config.data, config.predict
+    if how == "test" and data.split == "test":
+        raise InputError("predict.on=test: the run itself is of the test split; give rest, holdout")
+    whole = load(data.source, data.split)
+    if how == "test":
+        source = load(data.source, "test")
+        if source.num_classes > whole.num_classes:
+            raise InputError(
+                f"predict.on=test: the test split has {source.num_classes} classes, the run's "
+                f"split {whole.num_classes}"
+            )
+        left = np.arange(len(source.labels))
+    else:
+        source = whole
+        used = select(whole.labels, data.n, data.subset, data.seed)
+        left = np.setdiff1d(np.arange(len(whole.labels)), used)
+        if len(left) < 2:
+            raise InputError(
+                "predict.on=rest: the run has all images of its split; give holdout, or a run "
+                "with fewer images (data.n)"
+            )
+    if settings.n is not None:
+        left = left[select(source.labels[left], settings.n, "balanced", settings.seed)]
+    raw = source.images[left]
+    images = Preprocessor.fit(whole.images, data.preprocess).apply(raw)
+    return images, pictures_of(raw), source.labels[left].astype(np.int64), left
+
+
+def _holdout(pipeline: Pipeline) -> HeldOut:
+    """Take a share of the run's images away from those trained on, equally from each class."""
+    from ntkdist.data import select
+
+    run, settings = pipeline.run, pipeline.config.predict
+    which = "labels_true" if run.has("inputs", "labels_true") else "labels"
+    labels = run.read("inputs", which)
+    count = max(1, round(settings.share * len(labels)))
+    if len(labels) - count < 2 or count < 2:
+        raise InputError(
+            f"predict.on=holdout: {count} of {len(labels)} images leave too few; at least 2 to "
+            "predict and 2 to train on are needed"
+        )
+    chosen = select(labels, count, "balanced", settings.seed)
+    train = np.setdiff1d(np.arange(len(labels)), chosen)
+    digest = hashlib.sha256(chosen.tobytes()).hexdigest()
+    return HeldOut(
+        how="holdout",
+        name=f"holdout-{digest[:12]}",
+        labels=labels[chosen],
+        indices=chosen,
+        train=train,
+        train_labels=_trained_on(pipeline, train),
+        images=run.read("inputs", "images")[chosen],
+        pictures=run.read("inputs", "pictures")[chosen],
+        _pipeline=pipeline,
+    )
+
+
+def _trained_on(pipeline: Pipeline, train: NDArray[np.int64]) -> NDArray[np.int64]:
+    run, wanted = pipeline.run, pipeline.config.predict.labels
+    if wanted == "refurbished":
+        if not run.has("labels", "refurbished"):
+            raise StageError(f"{run.url}: has no refurbished labels yet; ntkdist labels {run.url}")
+        return run.read("labels", "refurbished").astype(np.int64)[train]
+    if wanted == "true" and run.has("inputs", "labels_true"):
+        return run.read("inputs", "labels_true")[train]
+    return run.read("inputs", "labels")[train]
+
+
+def _digest(pipeline: Pipeline, images: NDArray[np.float32], train: NDArray[np.int64]) -> str:
+    digest = hashlib.sha256(pipeline.run.fingerprint.encode())
+    digest.update(str(images.shape).encode())
+    digest.update(np.ascontiguousarray(images).data)
+    digest.update(train.tobytes())
+    return digest.hexdigest()
+
+
+def _no_kind(kind: str, kinds: tuple[str, ...]) -> str:
+    return (
+        f"kind {kind} is not one of this run's, {', '.join(kinds)}; begin a run with "
+        "--gram.kinds ntk,nngp, under another --run"
+    )

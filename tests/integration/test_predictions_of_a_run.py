@@ -1,0 +1,199 @@
+"""Predictions of a run's kernel: which images, with which labels, resumed, and what is refused."""
+
+import csv
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from ntkdist import kernel_matrix
+from ntkdist.config import DataConfig, GramConfig, NoiseConfig, PredictConfig, RunConfig
+from ntkdist.data import load
+from ntkdist.errors import InputError, StageError
+from ntkdist.gram.events import read_events
+from ntkdist.learning import KernelRegression
+from ntkdist.pipeline import Pipeline
+from ntkdist.pipeline.cross import held_out
+from ntkdist.pipeline.predict import describe_predictions, predict
+
+ARCH = "fc-2"
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Write an npz file with a test split, and return its path."""
+    digits = load("digits")
+    path = tmp_path_factory.mktemp("data") / "digits.npz"
+    np.savez(
+        path,
+        x_train=digits.images[:300],
+        y_train=digits.labels[:300],
+        x_test=digits.images[300:351],
+        y_test=digits.labels[300:351],
+    )
+    return f"npz:{path}"
+
+
+def settings(folder, source="digits", **changes):
+    base = {
+        "run": str(folder),
+        "architecture": ARCH,
+        "data": DataConfig(source=source, n=120),
+        "gram": GramConfig(executor="inline", tile=50, kinds=("ntk", "nngp")),
+    }
+    return RunConfig(**{**base, **changes})
+
+
+def computed(folder):
+    return sum(event["event"] == "TileDone" for event in read_events(str(folder)))
+
+
+@pytest.mark.parametrize("kind", ["ntk", "nngp"])
+def test_the_test_split_is_predicted_as_in_memory(tmp_path, source, kind):
+    wanted = PredictConfig(ridge=1e-3, kind=kind)
+    with Pipeline(settings(tmp_path / "r", source, predict=wanted)) as pipeline:
+        found = predict(pipeline)
+        images = pipeline.run.read("inputs", "images")
+        labels = pipeline.run.read("inputs", "labels")
+        held = held_out(pipeline)
+        outputs = pipeline.run.read("cross", held.name, "outputs")
+    assert (found.how, found.images, found.trained_on) == ("test", 51, 120)
+    H = kernel_matrix(ARCH, images, kind=kind)
+    cross = kernel_matrix(ARCH, held.images, images, kind=kind)
+    model = KernelRegression.fit(H, labels, 10, ridge=1e-3)
+    np.testing.assert_allclose(outputs, model.predict(cross), rtol=1e-3, atol=2e-5)
+    assert found.evaluation.accuracy == (outputs.argmax(axis=1) == held.labels).mean()
+    assert found.evaluation.accuracy > 0.7
+
+
+def test_started_again_nothing_is_computed_and_the_same_is_said(tmp_path, source):
+    with Pipeline(settings(tmp_path / "r", source)) as pipeline:
+        first = predict(pipeline)
+    tiles = computed(tmp_path / "r")
+    assert tiles == 6 + 2 * 3
+    with Pipeline(settings(tmp_path / "r", source)) as pipeline:
+        again = predict(pipeline)
+    assert computed(tmp_path / "r") == tiles
+    np.testing.assert_array_equal(first.outputs, again.outputs)
+
+
+def test_a_lost_tile_of_the_cross_kernel_is_computed_again(tmp_path, source):
+    with Pipeline(settings(tmp_path / "r", source)) as pipeline:
+        held = held_out(pipeline)
+        before = np.asarray(held.cross("ntk")[:, :])
+        (tmp_path / "r" / "cross" / held.name / "ntk" / "c" / "1" / "2").unlink()
+        tiles = computed(tmp_path / "r")
+        after = np.asarray(held.cross("ntk")[:, :])
+    assert computed(tmp_path / "r") == tiles + 1
+    np.testing.assert_array_equal(before, after)
+
+
+def test_what_a_run_leaves_out_is_predicted_where_there_is_no_test_split(tmp_path):
+    config = settings(tmp_path / "r", predict=PredictConfig(n=40))
+    with Pipeline(config) as pipeline:
+        held = held_out(pipeline)
+        used = pipeline.run.read("inputs", "images")
+    assert (held.how, len(held.labels)) == ("rest", 40)
+    assert held.indices.min() >= 120
+    counts = np.bincount(held.labels, minlength=10)
+    assert counts.min() == counts.max() == 4
+    flat = {image.tobytes() for image in used}
+    assert not any(image.tobytes() in flat for image in held.images)
+
+
+def test_a_share_of_the_run_is_held_out_where_it_has_all_images(tmp_path, source):
+    config = settings(tmp_path / "r", source, data=DataConfig(source=source))
+    config = dataclasses.replace(config, predict=PredictConfig(on="holdout", ridge=1e-2))
+    with Pipeline(config) as pipeline:
+        found = predict(pipeline)
+        held = held_out(pipeline)
+        H = np.asarray(pipeline.gram_store()[:, :], np.float64)
+        labels = pipeline.run.read("inputs", "labels")
+    assert found.how == "holdout"
+    assert (found.images, found.trained_on) == (60, 240)
+    assert set(held.indices) | set(held.train) == set(range(300))
+    T = held.train
+    model = KernelRegression.fit(H[np.ix_(T, T)], labels[T], 10, ridge=1e-2)
+    expected = model.predict(H[np.ix_(held.indices, T)])
+    np.testing.assert_allclose(found.outputs, expected, atol=1e-8)
+
+
+def test_diagonals_are_those_of_the_kernel(tmp_path, source):
+    for on in ("test", "holdout"):
+        config = settings(tmp_path / "r", source, predict=PredictConfig(on=on))
+        with Pipeline(config) as pipeline:
+            pipeline.gram()
+            held = held_out(pipeline)
+            found = held.diagonal("nngp")
+        whole = kernel_matrix(ARCH, held.images, kind="nngp")
+        np.testing.assert_allclose(found, np.diagonal(whole), rtol=1e-5)
+
+
+def test_labels_before_the_noise_and_refurbished_ones_can_be_trained_on(tmp_path):
+    accuracy = {}
+    for labels in ("given", "true"):
+        config = settings(
+            tmp_path / "r",
+            data=DataConfig(n=200),
+            noise=NoiseConfig(0.5),
+            predict=PredictConfig(labels=labels, n=100, ridge=1e-3),
+        )
+        with Pipeline(config) as pipeline:
+            found = predict(pipeline)
+            held = held_out(pipeline)
+            stored = "labels" if labels == "given" else "labels_true"
+            np.testing.assert_array_equal(held.train_labels, pipeline.run.read("inputs", stored))
+        accuracy[labels] = found.evaluation.accuracy
+    assert accuracy["true"] > accuracy["given"] + 0.1
+    config = dataclasses.replace(config, predict=PredictConfig(labels="refurbished"))
+    with Pipeline(config) as pipeline, pytest.raises(StageError, match="ntkdist labels"):
+        predict(pipeline)
+
+
+def test_a_table_a_picture_and_the_figures_are_left_in_the_run(tmp_path, source):
+    with Pipeline(settings(tmp_path / "r", source)) as pipeline:
+        found = predict(pipeline)
+        summary = pipeline.run.attributes("predict")
+    with open(f"{found.place}/predictions.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 51
+    right = np.mean([row["label"] == row["predicted"] for row in rows])
+    assert right == pytest.approx(found.evaluation.accuracy)
+    picture = (tmp_path / "r" / "predict.svg").read_text()
+    assert picture.startswith("<?xml")
+    assert "leave-one-out" in picture
+    assert summary["accuracy"] == found.evaluation.accuracy
+    assert json.dumps(summary)
+    said = describe_predictions(found)
+    assert "of 51 images of the test split, 120 trained on" in said
+    assert "predictions.csv" in said
+
+
+def test_a_ridge_without_a_factor_is_refused_and_a_chosen_one_is_raised(tmp_path, source):
+    doubled = np.load(source.removeprefix("npz:"))
+    path = tmp_path / "twice.npz"
+    x, y = doubled["x_train"][:40], doubled["y_train"][:40]
+    np.savez(path, x_train=np.tile(x, (2, 1, 1, 1)), y_train=np.tile(y, 2),
+             x_test=doubled["x_test"], y_test=doubled["y_test"])  # fmt: skip
+    config = settings(tmp_path / "r", f"npz:{path}", data=DataConfig(source=f"npz:{path}"))
+    with Pipeline(config) as pipeline:
+        assert predict(pipeline).ridge > 0
+    config = dataclasses.replace(config, predict=PredictConfig(ridge=0.0))
+    with Pipeline(config) as pipeline, pytest.raises(InputError, match="give larger ones"):
+        predict(pipeline)
+
+
+def test_bad_input_is_named(tmp_path, source):
+    with pytest.raises(InputError, match=r"predict\.share=1\.5 must lie between 0 and 1"):
+        PredictConfig(share=1.5)
+    config = settings(tmp_path / "r", source, gram=GramConfig(executor="inline", tile=50))
+    nngp = dataclasses.replace(config, predict=PredictConfig(kind="nngp"))
+    with Pipeline(nngp) as pipeline, pytest.raises(InputError, match="--gram.kinds ntk,nngp"):
+        predict(pipeline)
+    many = dataclasses.replace(config, predict=PredictConfig(on="test", n=52))
+    with Pipeline(many) as pipeline, pytest.raises(InputError, match="at most 51"):
+        predict(pipeline)
+    digits = settings(tmp_path / "d", predict=PredictConfig(on="test"))
+    with Pipeline(digits) as pipeline, pytest.raises(InputError, match="no test split"):
+        predict(pipeline)
