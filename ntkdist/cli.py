@@ -54,6 +54,18 @@ Architectures = Annotated[
         negative=(),
     ),
 ]
+Over = Annotated[str, Parameter(name="--over", help="depth, W_std, b_std, nonlinearity or width.")]
+Values = Annotated[
+    tuple[str, ...],
+    Parameter(
+        name="--values",
+        help="What to try, joined by commas or given one by one.",
+        converter=lambda _, tokens: tuple(x for t in tokens for x in _split(t.value)),
+        n_tokens=1,
+        negative=(),
+    ),
+]
+Images = Annotated[int, Parameter(name="--images", help="How many of the run's images.")]
 Quick = Annotated[bool, Parameter(name="--quick", help="Measure no speed.", negative=())]
 
 
@@ -132,6 +144,23 @@ def compare(
     with GramProgress() as progress:
         found = compare_architectures(settings, architectures, [progress, StageLines()])
     print(describe_comparison(found, folder_of(settings)))
+
+
+@app.command
+def sweep(
+    target: Target = None,
+    *,
+    over: Over,
+    values: Values = (),
+    images: Images = 400,
+    settings: Settings = _DEFAULTS,
+) -> None:
+    """Change one setting of the network: what its kernel is like, and how it predicts."""
+    from ntkdist.pipeline.sweep import describe_sweep
+    from ntkdist.pipeline.sweep import sweep as swept
+
+    with _pipeline(settings) as pipeline:
+        print(describe_sweep(swept(pipeline, over, values, images)))
 
 
 @app.command

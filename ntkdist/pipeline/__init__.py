@@ -100,7 +100,7 @@ class Pipeline:
     @contextmanager
     def stage(self, name: str) -> Iterator[list[str]]:
         """Time a stage; what the caller appends to the list goes into its last event."""
-        self._check_stop()
+        self.check_stop()
         detail: list[str] = []
         self._emit(StageStarted(name))
         started = time.monotonic()
@@ -109,15 +109,18 @@ class Pipeline:
 
     _stage = stage
 
-    def _check_stop(self) -> None:
+    def check_stop(self) -> None:
+        """Raise ``InterruptedRunError`` if a signal has asked to stop."""
         if self.stop.is_set():
             name = getattr(self.stop, "signal", "") or "a signal"
             raise InterruptedRunError(f"stopped by {name}; what was finished is kept")
 
+    _check_stop = check_stop
+
     def forward(self, event: Any) -> None:
         """Pass an event of another room on, and stop there if a signal asks for it."""
         self._emit(event)
-        self._check_stop()
+        self.check_stop()
 
     _forward = forward
 
@@ -280,7 +283,7 @@ class Pipeline:
                     flips_per_step=settings.flips_per_step,
                     client=client,
                     checkpoint=run.address("labels", "checkpoint"),
-                    on_step=FlipProgress(self._emit, self._check_stop),
+                    on_step=FlipProgress(self._emit, self.check_stop),
                 )
             table = label_report(given, result)
             run.write_attributes("labels", {"fingerprint": None, "summary": None})

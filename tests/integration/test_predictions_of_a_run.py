@@ -189,7 +189,7 @@ def test_bad_input_is_named(tmp_path, source):
         PredictConfig(share=1.5)
     config = settings(tmp_path / "r", source, gram=GramConfig(executor="inline", tile=50))
     nngp = dataclasses.replace(config, predict=PredictConfig(kind="nngp"))
-    with Pipeline(nngp) as pipeline, pytest.raises(InputError, match="--gram.kinds ntk,nngp"):
+    with Pipeline(nngp) as pipeline, pytest.raises(InputError, match=r"--gram\.kinds ntk,nngp"):
         predict(pipeline)
     many = dataclasses.replace(config, predict=PredictConfig(on="test", n=52))
     with Pipeline(many) as pipeline, pytest.raises(InputError, match="at most 51"):

@@ -1,0 +1,219 @@
+"""How a kernel changes with depth, initialisation variance, nonlinearity or parameterisation."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ntkdist.architecture import LAYERS, Architecture, ArchitectureSpec, preset
+from ntkdist.errors import InputError, did_you_mean
+from ntkdist.kernels import kernel_matrix
+from ntkdist.layers import Erf, Layer, Relu, Residual
+from ntkdist.learning.parameterization import (
+    arch_weights,
+    change_layers,
+    standard_kernel_matrix,
+)
+from ntkdist.learning.regression import sweep_ridge
+
+# what is swept -> its values where none are given
+SWEPT: dict[str, tuple[str, ...]] = {
+    "depth": ("2", "3", "4", "6", "8", "11", "16", "21"),
+    "W_std": ("0.7", "1", "1.2", "1.4142", "1.6", "2", "3"),
+    "b_std": ("0", "0.1", "0.3", "1"),
+    "nonlinearity": ("Relu", "Erf"),
+    "width": ("16", "64", "256", "1024"),
+}
+_FAMILIES = ("fc", "cntk-v", "cntk-gap")
+_DEEPEST = 256
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One network of a sweep.
+
+    Attributes:
+        value: What is different, as it was asked for.
+        architecture: The network.
+        width: Of the standard parameterisation; None for the NTK parameterisation.
+    """
+
+    value: str
+    architecture: Architecture
+    width: int | None = None
+
+
+@dataclass(frozen=True)
+class SweepRow:
+    """What the kernel of one variant is like, and how it predicts.
+
+    Attributes:
+        value: What is different.
+        accuracy: Leave-one-out accuracy of kernel regression at the ridge that is best by it.
+        log_loss: Mean −log probability of the labels under those predictions (nats).
+        ridge: That ridge, relative to the mean diagonal.
+        cosine: Mean of H_ij/√(H_ii H_jj) over pairs of different images: 1 where depth has made
+            all images alike, and no label can be told from another.
+        condition: λ_max/λ_min; infinite where λ_min is below rounding.
+        effective_rank: (Σλ)²/Σλ².
+        scale: Mean of the diagonal.
+    """
+
+    value: str
+    accuracy: float
+    log_loss: float
+    ridge: float
+    cosine: float
+    condition: float
+    effective_rank: float
+    scale: float
+
+
+def variants(arch: ArchitectureSpec, over: str, values: Sequence[str] = ()) -> list[Variant]:
+    """Return the networks of a sweep.
+
+    Args:
+        arch: The network that is changed.
+        over: ``depth`` (of the presets fc-L, cntk-v-D and cntk-gap-D), ``W_std`` or ``b_std`` (of
+            every weight layer but the last; the critical W_std of ReLU networks is √2),
+            ``nonlinearity`` (Relu or Erf), or ``width`` (the NTK parameterisation, and the standard
+            one with so many channels).
+        values: Some values; none takes ``SWEPT``'s.
+
+    Returns:
+        One variant a value, in order.
+
+    Raises:
+        InputError: For an unknown ``over``, values that do not fit it, or a depth sweep of a
+            network that is none of those presets.
+
+    Source:
+        Schoenholz et al. 2017 (variances and depth); Sohl-Dickstein et al. 2020 (widths).
+    """
+    parsed = Architecture.parse(arch)
+    if over not in SWEPT:
+        raise InputError(
+            f"over={over!r} is unknown; use {', '.join(SWEPT)}" + did_you_mean(str(over), SWEPT)
+        )
+    asked = [str(value).strip() for value in values] or list(SWEPT[over])
+    if over == "depth":
+        family = _family(parsed)
+        return [Variant(v, preset(f"{family}-{int(_number(over, v, 1, whole=True))}"))
+                for v in asked]  # fmt: skip
+    if over == "nonlinearity":
+        return [Variant(v, _bent(parsed, v)) for v in asked]
+    if over == "width":
+        found = [Variant("NTK", parsed)]
+        return found + [Variant(v, parsed, int(_number(over, v, 1, whole=True))) for v in asked]
+    last = arch_weights(parsed) - 1
+    found = []
+    for v in asked:
+        size = _number(over, v, 0)
+        found.append(
+            Variant(
+                v,
+                change_layers(
+                    parsed,
+                    lambda at, layer, size=size: (
+                        layer if at == last else dataclasses.replace(layer, **{over: size})
+                    ),
+                ),
+            )
+        )
+    return found
+
+
+def measure(
+    variant: Variant, images: NDArray[Any], labels: Any, num_classes: int, **how: Any
+) -> SweepRow:
+    """Compute the kernel of one variant and judge it.
+
+    Args:
+        variant: The network.
+        images: (N, H, W, C), preprocessed; N is what fits into memory as (N, N) float64.
+        labels: (N,) whole numbers 0..K−1.
+        num_classes: K.
+        **how: ``backend``, ``dtype`` and ``threads`` of ``ntkdist.kernel_matrix``.
+
+    Returns:
+        The row.
+
+    Raises:
+        InputError: If images or labels do not fit.
+    """
+    if variant.width is None:
+        gram = kernel_matrix(variant.architecture, images, **how)
+    else:
+        gram = standard_kernel_matrix(variant.architecture, images, width=variant.width, **how)
+    H = gram.astype(np.float64)
+    root = np.sqrt(np.diagonal(H))
+    if not root.all():
+        raise InputError(
+            f"{variant.value}: an image has the kernel 0 with itself; leave out images of zeros, "
+            "or preprocess them"
+        )
+    n = len(H)
+    cosine = float(((H / root[:, None] / root).sum() - n) / (n * (n - 1))) if n > 1 else 1.0
+    eigenvalues = np.linalg.eigvalsh(H)
+    rounding = np.finfo(gram.dtype).eps * eigenvalues[-1]
+    best = sweep_ridge(H, labels, num_classes).best
+    return SweepRow(
+        value=variant.value,
+        accuracy=best.accuracy,
+        log_loss=best.log_loss,
+        ridge=best.ridge,
+        cosine=cosine,
+        condition=float(eigenvalues[-1] / eigenvalues[0])
+        if eigenvalues[0] > rounding
+        else float("inf"),
+        effective_rank=float(eigenvalues.sum() ** 2 / np.square(eigenvalues).sum()),
+        scale=float(np.mean(np.diagonal(H))),
+    )
+
+
+def _family(arch: Architecture) -> str:
+    """Return the name of the preset family that a network is of."""
+    for family in _FAMILIES:
+        for depth in (arch.depth, arch.depth - 1):
+            if 2 <= depth <= _DEEPEST and preset(f"{family}-{depth}") == arch:
+                return family
+    raise InputError(
+        f"over=depth: {arch} is none of the presets fc-L, cntk-v-D and cntk-gap-D; give one with "
+        "--architecture, or compare networks of your own with ntkdist compare"
+    )
+
+
+def _bent(arch: Architecture, name: str) -> Architecture:
+    if name not in ("Relu", "Erf"):
+        raise InputError(
+            f"nonlinearity {name!r} is unknown; use Relu or Erf" + did_you_mean(name, LAYERS)
+        )
+    new: Layer = Relu() if name == "Relu" else Erf()
+
+    def of(layers: Sequence[Layer]) -> tuple[Layer, ...]:
+        return tuple(
+            new
+            if isinstance(layer, (Relu, Erf))
+            else Residual(of(layer.branch), of(layer.shortcut))
+            if isinstance(layer, Residual)
+            else layer
+            for layer in layers
+        )
+
+    return Architecture(of(arch.layers))
+
+
+def _number(over: str, text: str, least: float, *, whole: bool = False) -> float:
+    try:
+        value = int(text) if whole else float(text)
+    except ValueError:
+        value = float("nan")
+    if not least <= value < float("inf"):
+        kind = "whole number" if whole else "number"
+        raise InputError(f"{over}={text} must be a {kind} of at least {least:g}")
+    return value
