@@ -97,14 +97,26 @@ class FiniteNetwork:
         x = jnp.asarray(x, jnp.float32)
         if x.ndim != 4:
             raise InputError(f"images have shape {x.shape}; (N, H, W, C) is needed")
-        needed = self._shapes(x.shape[1:])
+        self.check(params, x.shape[1:])
+        return forward(executed(self.arch), iter(params), x)
+
+    def check(self, params: Params, image_shape: tuple[int, ...]) -> None:
+        """Refuse parameters whose shapes do not fit the network and images.
+
+        Args:
+            params: As ``init`` returns them.
+            image_shape: (H, W, C).
+
+        Raises:
+            InputError: If they do not fit.
+        """
+        needed = self._shapes(image_shape)
         found = tuple(W.shape for W, _ in params)
         if needed != found:
             raise InputError(
-                f"parameters of shapes {found} do not fit images {x.shape[1:]}, which need "
-                f"{needed}; draw them with init(seed, {x.shape[1:]})"
+                f"parameters of shapes {found} do not fit images {image_shape}, which need "
+                f"{needed}; draw them with init(seed, {image_shape})"
             )
-        return forward(executed(self.arch), iter(params), x)
 
     def trainable(self) -> tuple[bool, ...]:
         """Return whether each (W, b) of ``init`` trains."""

@@ -1,0 +1,132 @@
+"""The full tangent kernel of K outputs beside the pNTK, one K²-th of its size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ntkdist.errors import InputError
+
+
+@dataclass(frozen=True)
+class PseudoKernel:
+    """How well pNTK ⊗ I_K stands in for the full kernel.
+
+    Attributes:
+        difference: ‖Θ − pNTK ⊗ I_K‖/‖Θ‖ (Frobenius).
+        top_ratio: Largest eigenvalue of the pNTK over that of Θ.
+        full_accuracy: Of kernel regression without ridge with Θ, on test images.
+        pseudo_accuracy: The same with the pNTK.
+        agreement: Share of test images on which both predict the same class.
+    """
+
+    difference: float
+    top_ratio: float
+    full_accuracy: float
+    pseudo_accuracy: float
+    agreement: float
+
+
+def compare_pseudo_kernel(
+    full: NDArray[np.float64],
+    crossed: NDArray[np.float64],
+    labels: NDArray[Any],
+    test_labels: NDArray[Any],
+) -> PseudoKernel:
+    """Hold the full kernel and the pNTK that follows from it against each other.
+
+    Args:
+        full: (N, K, N, K) kernel of the training images.
+        crossed: (m, K, N, K) of test images with them.
+        labels: (N,) classes 0..K−1.
+        test_labels: (m,).
+
+    Returns:
+        Their difference, and what each predicts.
+
+    Raises:
+        InputError: If a kernel is singular in the arithmetic that made it.
+
+    Source:
+        Mohamadi, Bae and Sutherland 2023, sections 4.1 to 4.4.
+    """
+    n, K = full.shape[:2]
+    pseudo = full.mean(axis=(1, 3)) * K
+    Y = np.eye(K)[labels] - 1.0 / K
+    flat = full.reshape(n * K, n * K)
+    by_full = regress(flat, crossed.reshape(-1, n * K), Y.reshape(-1, 1)).reshape(-1, K)
+    by_pseudo = regress(pseudo, crossed.mean(axis=(1, 3)) * K, Y)
+    found, stands_in = by_full.argmax(axis=1), by_pseudo.argmax(axis=1)
+    return PseudoKernel(
+        difference=frobenius_difference(full, pseudo),
+        top_ratio=top_eigenvalue(pseudo) / top_eigenvalue(flat),
+        full_accuracy=float((found == test_labels).mean()),
+        pseudo_accuracy=float((stands_in == test_labels).mean()),
+        agreement=float((found == stands_in).mean()),
+    )
+
+
+def frobenius_difference(full: NDArray[np.float64], pseudo: NDArray[np.float64]) -> float:
+    """Return ‖Θ − P ⊗ I_K‖/‖Θ‖ without a second matrix of Θ's size.
+
+    Args:
+        full: (N, K, N, K).
+        pseudo: (N, N).
+
+    Returns:
+        The relative difference.
+    """
+    squares = float(np.vdot(full, full))
+    diagonal = np.einsum("iojo->ijo", full)
+    # entries of unlike outputs stand alone; those of like ones lose P
+    off = squares - float(np.square(diagonal).sum())
+    inside = float(np.square(diagonal - pseudo[:, :, None]).sum())
+    return float(np.sqrt(max(off, 0.0) + inside) / np.sqrt(squares))
+
+
+def top_eigenvalue(a: NDArray[np.float64]) -> float:
+    """Return the largest eigenvalue of a symmetric matrix."""
+    from scipy.sparse.linalg import eigsh
+
+    if len(a) < 3:
+        return float(np.linalg.eigvalsh(a)[-1])
+    start = np.random.default_rng(0).standard_normal(len(a))
+    return float(eigsh(a, k=1, which="LA", return_eigenvectors=False, v0=start)[0])
+
+
+def regress(
+    kernel: NDArray[np.float64],
+    crossed: NDArray[np.float64],
+    targets: NDArray[np.float64],
+    *,
+    overwrite: bool = False,
+) -> NDArray[np.float64]:
+    """Return crossed · kernel⁻¹ · targets: kernel regression without ridge.
+
+    Args:
+        kernel: (n, n), symmetric.
+        crossed: (m, n).
+        targets: (n, k).
+        overwrite: Whether ``kernel`` may be used as the place of its factor.
+
+    Returns:
+        (m, k) float64.
+
+    Raises:
+        InputError: If the kernel is not positive definite.
+    """
+    from scipy.linalg import LinAlgError, cho_factor, cho_solve
+
+    try:
+        # its transpose, the same matrix, is in the order of columns that LAPACK overwrites
+        factor = cho_factor(kernel.T, lower=True, overwrite_a=overwrite, check_finite=False)
+    except LinAlgError as error:
+        raise InputError(
+            f"the empirical kernel of {len(kernel)} rows is singular ({error}): two images are "
+            "equal, or the network has fewer parameters than rows; give other images, fewer of "
+            "them, or a larger width"
+        ) from None
+    return crossed @ cho_solve(factor, targets, check_finite=False)
