@@ -44,24 +44,34 @@ Files = Annotated[
         name="--files", help="Labels as .npy, or text with one class number a line.", negative=()
     ),
 ]
-Architectures = Annotated[
-    tuple[str, ...],
-    Parameter(
-        name="--architectures",
-        help="Presets or lists of layers, joined by commas or given one by one.",
+
+
+def _listed(name: str, help: str) -> Parameter:
+    """Return a setting that takes values joined by commas, or given one by one."""
+    return Parameter(
+        name=name,
+        help=help,
         converter=lambda _, tokens: tuple(x for t in tokens for x in _split(t.value)),
         n_tokens=1,
         negative=(),
-    ),
+    )
+
+
+Architectures = Annotated[
+    tuple[str, ...],
+    _listed("--architectures", "Presets or lists of layers, joined by commas or one by one."),
 ]
 Over = Annotated[str, Parameter(name="--over", help="depth, W_std, b_std, nonlinearity or width.")]
-Values = Annotated[
+Values = Annotated[tuple[str, ...], _listed("--values", "What to try, joined by commas.")]
+Criteria = Annotated[
     tuple[str, ...],
+    _listed("--criteria", "Some of mlmoc, emoc, eer, margin, entropy, random, joined by commas."),
+]
+Empirical = Annotated[
+    bool,
     Parameter(
-        name="--values",
-        help="What to try, joined by commas or given one by one.",
-        converter=lambda _, tokens: tuple(x for t in tokens for x in _split(t.value)),
-        n_tokens=1,
+        name="--empirical",
+        help="Train networks, and look ahead with their own kernel.",
         negative=(),
     ),
 ]
@@ -161,6 +171,47 @@ def sweep(
 
     with _pipeline(settings) as pipeline:
         print(describe_sweep(swept(pipeline, over, values, images)))
+
+
+@app.command
+def lookahead(
+    target: Target = None,
+    *,
+    criteria: Criteria = ("mlmoc", "emoc", "eer", "margin", "random"),
+    start: int = 50,
+    rounds: int = 10,
+    count: int = 10,
+    seeds: int = 3,
+    picks: str = "greedy",
+    empirical: Empirical = False,
+    width: int = 128,
+    settings: Settings = _DEFAULTS,
+) -> None:
+    """Simulate active learning: which ways of asking for labels need the fewest of them.
+
+    Parameters
+    ----------
+    start:
+        Images labelled at first, drawn at random.
+    rounds:
+        Queries.
+    count:
+        Images of a query.
+    seeds:
+        How many splits and first draws, from 0.
+    picks:
+        greedy (each pick supposes the ones before it) or top.
+    width:
+        Of the networks, with --empirical.
+    """
+    from ntkdist.pipeline.lookahead import describe_active_learning, simulate_active_learning
+
+    with _pipeline(settings) as pipeline:
+        found = simulate_active_learning(
+            pipeline, criteria=criteria, start=start, rounds=rounds, count=count, seeds=seeds,
+            picks=picks, empirical=empirical, width=width,
+        )  # fmt: skip
+        print(describe_active_learning(found))
 
 
 @app.command

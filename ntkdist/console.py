@@ -55,6 +55,11 @@ class StageLines:
             self._now_and_then(
                 f"labels: {event.flips} flips, {event.rate:.0f} a second, L(Z) {event.loss:.5g}"
             )
+        elif name == "LabelsAsked":
+            self._now_and_then(
+                f"{event.criterion}, seed {event.seed}: {event.labelled} images labelled, "
+                f"{event.accuracy:.2%} right"
+            )
         elif name == "RidgeTried":
             self._line(f"ridge {event.ridge:g}: {'passes' if event.passed else 'fails'}")
 
