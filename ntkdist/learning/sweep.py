@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ntkdist.architecture import LAYERS, Architecture, ArchitectureSpec, preset
 from ntkdist.errors import InputError, did_you_mean
 from ntkdist.kernels import kernel_matrix
-from ntkdist.layers import Erf, Layer, Relu, Residual
+from ntkdist.layers import Conv, Dense, Erf, Layer, Relu, Residual
 from ntkdist.learning.parameterization import (
     arch_weights,
     change_layers,
@@ -110,22 +110,7 @@ def variants(arch: ArchitectureSpec, over: str, values: Sequence[str] = ()) -> l
     if over == "width":
         found = [Variant("NTK", parsed)]
         return found + [Variant(v, parsed, int(_number(over, v, 1, whole=True))) for v in asked]
-    last = arch_weights(parsed) - 1
-    found = []
-    for v in asked:
-        size = _number(over, v, 0)
-        found.append(
-            Variant(
-                v,
-                change_layers(
-                    parsed,
-                    lambda at, layer, size=size: (
-                        layer if at == last else dataclasses.replace(layer, **{over: size})
-                    ),
-                ),
-            )
-        )
-    return found
+    return [Variant(v, _initialised(parsed, over, _number(over, v, 0))) for v in asked]
 
 
 def measure(
@@ -186,6 +171,16 @@ def _family(arch: Architecture) -> str:
         f"over=depth: {arch} is none of the presets fc-L, cntk-v-D and cntk-gap-D; give one with "
         "--architecture, or compare networks of your own with ntkdist compare"
     )
+
+
+def _initialised(arch: Architecture, field: str, size: float) -> Architecture:
+    """Return the network with a standard deviation changed in all weight layers but the last."""
+    last = arch_weights(arch) - 1
+
+    def change(at: int, layer: Conv | Dense) -> Conv | Dense:
+        return layer if at == last else dataclasses.replace(layer, **{field: size})
+
+    return change_layers(arch, change)
 
 
 def _bent(arch: Architecture, name: str) -> Architecture:

@@ -64,6 +64,7 @@ def predict(pipeline: Pipeline) -> Predicted:
         NotPositiveDefiniteError: If the Gram plus a ridge that was asked for has no factor.
     """
     from ntkdist.learning import KernelRegression, evaluate, sweep_ridge
+    from ntkdist.learning.regression import RIDGES
 
     run, settings = pipeline.run, pipeline.config.predict
     held = held_out(pipeline)
@@ -71,10 +72,10 @@ def predict(pipeline: Pipeline) -> Predicted:
     cross = held.cross(settings.kind)
     gram = held.gram(settings.kind)
     with pipeline.stage("ridge") as detail:
+        ridges = RIDGES if settings.ridge == "auto" else (float(settings.ridge),)
         sweep = sweep_ridge(
-            gram, held.train_labels, held.num_classes, targets=settings.targets,
-            **({} if settings.ridge == "auto" else {"ridges": (float(settings.ridge),)}),
-        )  # fmt: skip
+            gram, held.train_labels, held.num_classes, ridges=ridges, targets=settings.targets
+        )
         detail.append(f"{len(sweep.rows)} tried on {sweep.images} images, {sweep.best.ridge:g}")
     factor = _factor(pipeline, held, gram, sweep)
     with pipeline.stage("predict") as detail:

@@ -86,8 +86,10 @@ def sweep(pipeline: Pipeline, over: str, values: Sequence[str] = (), images: int
                 kept[key] = {k: v if v != math.inf else None for k, v in asdict(row).items()}
                 run.write_attributes("sweep", {"rows": kept})
                 computed += 1
-            row_of = {k: math.inf if v is None else v for k, v in kept[key].items()}
-            found.append(SweepRow(**{**row_of, "value": variant.value}))
+            figures: dict[str, Any] = {
+                k: math.inf if v is None else v for k, v in kept[key].items()
+            }
+            found.append(SweepRow(**{**figures, "value": variant.value}))
         detail.append(f"{computed} of {len(wanted)} computed, {len(chosen)} images")
     place = ""
     if "://" not in run.url:
