@@ -75,6 +75,9 @@ Empirical = Annotated[
         negative=(),
     ),
 ]
+CrossEntropy = Annotated[
+    bool, Parameter(name="--cross-entropy", help="Follow that loss as well.", negative=())
+]
 Images = Annotated[int, Parameter(name="--images", help="How many of the run's images.")]
 Quick = Annotated[bool, Parameter(name="--quick", help="Measure no speed.", negative=())]
 
@@ -171,6 +174,43 @@ def sweep(
 
     with _pipeline(settings) as pipeline:
         print(describe_sweep(swept(pipeline, over, values, images)))
+
+
+@app.command
+def dynamics(
+    target: Target = None,
+    *,
+    cross_entropy: CrossEntropy = False,
+    learning_rate: float | None = None,
+    ridge: float = 0.0,
+    times: int = 60,
+    folds: int = 5,
+    seed: int = 0,
+    settings: Settings = _DEFAULTS,
+) -> None:
+    """Follow training by gradient flow in closed form, and say when to stop it.
+
+    Parameters
+    ----------
+    learning_rate:
+        Of the flow; none takes half of what gradient descent bears.
+    ridge:
+        Pull back to the beginning, relative to the mean diagonal.
+    times:
+        How many, from the fastest component's to the slowest's.
+    folds:
+        Of the images trained on, for the stopping time.
+    seed:
+        Of the folds.
+    """
+    from ntkdist.pipeline.dynamics import describe_dynamics, find_dynamics
+
+    with _pipeline(settings) as pipeline:
+        found = find_dynamics(
+            pipeline, cross_entropy=cross_entropy, learning_rate=learning_rate, ridge=ridge,
+            times=times, folds=folds, seed=seed,
+        )  # fmt: skip
+        print(describe_dynamics(found))
 
 
 @app.command

@@ -60,6 +60,8 @@ class StageLines:
                 f"{event.criterion}, seed {event.seed}: {event.labelled} images labelled, "
                 f"{event.accuracy:.2%} right"
             )
+        elif name == "DynamicsProgress":
+            self._now_and_then(f"{event.stage}: {100 * event.fraction:.0f} %")
         elif name == "RidgeTried":
             self._line(f"ridge {event.ridge:g}: {'passes' if event.passed else 'fails'}")
 

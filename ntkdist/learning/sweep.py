@@ -178,7 +178,11 @@ def _initialised(arch: Architecture, field: str, size: float) -> Architecture:
     last = arch_weights(arch) - 1
 
     def change(at: int, layer: Conv | Dense) -> Conv | Dense:
-        return layer if at == last else dataclasses.replace(layer, **{field: size})
+        if at == last:
+            return layer
+        if field == "W_std":
+            return dataclasses.replace(layer, W_std=size)
+        return dataclasses.replace(layer, b_std=size)
 
     return change_layers(arch, change)
 

@@ -26,6 +26,7 @@ def draw_sweep(
     """
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, NullFormatter
 
     at, ticks = _places(values)
     small = FONT_SIZE - 4
@@ -36,6 +37,8 @@ def draw_sweep(
             ax.plot(at[shown], y[shown], "o-", ms=4, color="C0")
             if shown.any() and y[shown].min() > 0 and y[shown].max() > _LOG_FROM * y[shown].min():
                 ax.set_yscale("log")
+                ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+                ax.yaxis.set_minor_formatter(NullFormatter())
             if len(values) > 1:
                 pad = 0.05 * (at.max() - at.min())
                 ax.set_xlim(at.min() - pad, at.max() + pad)
