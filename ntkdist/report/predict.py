@@ -85,9 +85,10 @@ def _ridges(ax: Any, ridges: NDArray[np.float64], chosen: float, small: float) -
     positive = ridges[:, 0][ridges[:, 0] > 0]
     least = positive.min() / 10**0.5 if len(positive) else 1e-6  # where a ridge of 0 is drawn
     at = np.maximum(ridges[:, 0], least)
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator
 
     ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(numticks=5))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.set_xlim(at.min() / 2, at.max() * 2)  # of one ridge, there is no other range
     ax.plot(at, 100 * ridges[:, 1], "o-", color="C0", ms=3)
