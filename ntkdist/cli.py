@@ -79,6 +79,24 @@ CrossEntropy = Annotated[
     bool, Parameter(name="--cross-entropy", help="Follow that loss as well.", negative=())
 ]
 Images = Annotated[int, Parameter(name="--images", help="How many of the run's images.")]
+Widths = Annotated[
+    tuple[int, ...],
+    Parameter(
+        name="--widths",
+        help="Channels or units of the hidden layers, joined by commas.",
+        converter=lambda _, tokens: tuple(_whole(x) for t in tokens for x in _split(t.value)),
+        n_tokens=1,
+        negative=(),
+    ),
+]
+Classes = Annotated[
+    tuple[str, ...],
+    _listed("--classes", "Two, by name or number; none takes the two that lie closest."),
+]
+Variants = Annotated[
+    tuple[str, ...],
+    _listed("--variants", "Some of kr-v1, kr-v2, fjlt-v1, fjlt-v2; none takes all."),
+]
 Quick = Annotated[bool, Parameter(name="--quick", help="Measure no speed.", negative=())]
 
 
@@ -214,6 +232,67 @@ def dynamics(
 
 
 @app.command
+def widths(
+    target: Target = None,
+    *,
+    widths: Widths = (32, 64, 128, 256, 512),
+    images: int = 20,
+    test: int = 20,
+    seeds: int = 12,
+    trained: int = 2,
+    settings: Settings = _DEFAULTS,
+) -> None:
+    """Draw and train finite networks: how near they come to the infinite one, by width.
+
+    Parameters
+    ----------
+    images:
+        Of the run, that kernels are compared on and networks trained on.
+    test:
+        Others of the run, that outputs are compared on.
+    seeds:
+        Networks of each width.
+    trained:
+        How many of them are trained, beside their linearisations.
+    """
+    from ntkdist.pipeline.widths import describe_widths, measure_widths
+
+    with _pipeline(settings) as pipeline:
+        found = measure_widths(
+            pipeline, widths=widths, images=images, test=test, seeds=seeds, trained=trained
+        )
+        print(describe_widths(found))
+
+
+@app.command
+def label_aware(
+    target: Target = None,
+    *,
+    classes: Classes = (),
+    variants: Variants = (),
+    folds: int = 5,
+    seed: int = 0,
+    settings: Settings = _DEFAULTS,
+) -> None:
+    """Tell two classes apart with kernels that labels enter, and with the plain one.
+
+    Parameters
+    ----------
+    folds:
+        Of the cross-validation that chooses the multiplier.
+    seed:
+        Decides who is held out, folds and sketches.
+    """
+    from ntkdist.pipeline.label_aware import compare_label_aware, describe_label_aware
+
+    with _pipeline(settings) as pipeline:
+        found = compare_label_aware(
+            pipeline, classes=classes or None, variants=variants or None, folds=folds, seed=seed
+        )
+        print(describe_label_aware(found))
+
+
+@app.command
 def lookahead(
     target: Target = None,
     *,
@@ -307,7 +386,7 @@ def _base(command: Callable[..., Any], target: str | None) -> dict[str, Any]:
         return _DEFAULTS.to_dict()
     if target is None:
         raise InputError(
-            f"{command.__name__}: give a run file (jobs/mnist.yaml) or the folder of a run"
+            f"{app.name_transform(command.__name__)}: give a run file (jobs/mnist.yaml) or the folder of a run"
         )
     if target.endswith((".yaml", ".yml")):
         values = load_yaml(target)
@@ -326,7 +405,8 @@ def _parse(tokens: Sequence[str]) -> Callable[[], Any]:
     if "settings" in getattr(command, "__annotations__", {}):
         base = _base(command, bound.arguments.get("target"))
         # under the command's name: keys that are names of commands, such as gram, get lost else
-        app.config = (Dict({command.__name__: base}, source="run file"),)
+        name = app.name_transform(command.__name__)
+        app.config = (Dict({name: base}, source="run file"),)
         command, bound, _ = app.parse_args(tokens, print_error=False, exit_on_error=False)
     return lambda: command(*bound.args, **bound.kwargs)
 
@@ -363,6 +443,14 @@ def _split(text: str) -> list[str]:
         else:
             parts[-1] += char
     return [part.strip() for part in parts if part.strip()]
+
+
+def _whole(text: str) -> int:
+    """Read a whole number; what it is for is checked where it is used."""
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"--widths {text!r} is not a whole number") from None
 
 
 def _one_line(error: CycloptsError) -> str:

@@ -60,6 +60,15 @@ class StageLines:
                 f"{event.criterion}, seed {event.seed}: {event.labelled} images labelled, "
                 f"{event.accuracy:.2%} right"
             )
+        elif name == "WidthMeasured":
+            self._now_and_then(
+                f"width {event.width}: network {event.done} of {event.total}, its kernel "
+                f"{event.kernel_gap:.1%} from the infinite one"
+            )
+        elif name == "VariantTried":
+            self._line(
+                f"{event.variant}: {event.accuracy:.2%} right, multiplier {event.multiplier:g}"
+            )
         elif name == "DynamicsProgress":
             self._now_and_then(f"{event.stage}: {100 * event.fraction:.0f} %")
         elif name == "RidgeTried":

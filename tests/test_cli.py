@@ -118,6 +118,38 @@ def test_a_run_brings_its_own_settings(tmp_path, parsed):
     assert parsed("labels", tmp_path / "r", "--labels.beta", 3).labels.beta == 3.0
 
 
+class Reached(Exception):
+    """A command has got as far as its run."""
+
+
+ANALYSES = {
+    "bias": (),
+    "dynamics": (),
+    "labelings": ("--files", "a.npy"),
+    "label-aware": ("--classes", "1,2"),
+    "lookahead": ("--criteria", "mlmoc,random"),
+    "predict": (),
+    "sweep": ("--over", "depth", "--values", "2,3"),
+    "widths": ("--widths", "8,16"),
+}
+
+
+@pytest.mark.parametrize("command", ANALYSES)
+def test_analyses_take_the_settings_of_their_run(tmp_path, monkeypatch, command):
+    config = RunConfig(run=str(tmp_path / "r"), data=DataConfig(n=30), architecture="fc-1")
+    Run.create(config)
+    found = []
+
+    def reached(settings):
+        found.append(settings)
+        raise Reached
+
+    monkeypatch.setattr(cli, "_pipeline", reached)
+    with pytest.raises(Reached):
+        cli._parse([command, str(tmp_path / "r"), *ANALYSES[command]])()
+    assert found == [config]
+
+
 def test_demo_needs_no_file(parsed, tmp_path):
     assert parsed("demo") == cli.DEMO
     assert parsed("demo", "--run", tmp_path / "d").noise.rate == 0.3

@@ -1,0 +1,214 @@
+"""Pairs of images: their kernel entries, and what the pair features read from the pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ntkdist.errors import InputError
+
+Matrix = NDArray[np.float64]
+Positions = NDArray[np.integer[Any]]
+
+# Eigenvalues of the pixels' covariance below this share of the largest are rounding.
+_RANK_TOLERANCE = 1e-10
+
+
+@dataclass(frozen=True, eq=False)
+class PixelPairs:
+    """What the pixels of m row images and n column images say about their pairs.
+
+    Attributes:
+        inner: (m, n) float64 inner products.
+        l1: (m, n) float64 sums of absolute differences.
+        squares: Squared norms of the row images (m,) and of the column images (n,).
+        sums: Sums of their pixels, (m,) and (n,).
+        pixels: Numbers of an image, d.
+    """
+
+    inner: Matrix
+    l1: Matrix
+    squares: tuple[Matrix, Matrix]
+    sums: tuple[Matrix, Matrix]
+    pixels: int
+
+    def take(self, rows: Positions, cols: Positions) -> PixelPairs:
+        """Return the pairs of some row and some column images."""
+        chosen = np.ix_(rows, cols)
+        return PixelPairs(
+            self.inner[chosen],
+            self.l1[chosen],
+            (self.squares[0][rows], self.squares[1][cols]),
+            (self.sums[0][rows], self.sums[1][cols]),
+            self.pixels,
+        )
+
+
+def pixel_pairs(images: Any, others: Any = None) -> PixelPairs:
+    """Read what pair features need from pixels, once for all variants and folds.
+
+    Args:
+        images: (m, ...) row images, of any shape.
+        others: (n, ...) column images of the same shape; None pairs ``images`` with themselves.
+
+    Returns:
+        16 bytes a pair.
+
+    Raises:
+        InputError: For images of different shapes, none at all, NaN or infinity.
+    """
+    from scipy.spatial.distance import cdist, pdist, squareform
+
+    x = _flat(images)
+    y = x if others is None else _flat(others)
+    if x.shape[1] != y.shape[1]:
+        raise InputError(
+            f"images of {x.shape[1]} and of {y.shape[1]} numbers; pairs need images of one shape"
+        )
+    return PixelPairs(
+        inner=x @ y.T,
+        l1=squareform(pdist(x, "cityblock")) if others is None else cdist(x, y, "cityblock"),
+        squares=(np.einsum("ij,ij->i", x, x), np.einsum("ij,ij->i", y, y)),
+        sums=(x.sum(axis=1), y.sum(axis=1)),
+        pixels=x.shape[1],
+    )
+
+
+def _flat(images: Any) -> Matrix:
+    x = np.asarray(images)
+    if x.ndim < 2 or 0 in x.shape:
+        raise InputError(f"images have shape {x.shape}; (n, H, W, C) with n ≥ 1 is needed")
+    x = x.reshape(len(x), -1).astype(np.float64)
+    if not np.isfinite(x).all():
+        raise InputError("images hold NaN or infinity; clean them")
+    return x
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """All that is known of the pairs of m images with n training images.
+
+    Attributes:
+        kernel: (m, n) float64, H.
+        pixels: What their pixels say; None where only the kernel is known, which serves KR-V1
+            and KR-V2.
+    """
+
+    kernel: Matrix
+    pixels: PixelPairs | None = None
+
+    def __post_init__(self) -> None:
+        kernel = np.asarray(self.kernel, dtype=np.float64)
+        object.__setattr__(self, "kernel", kernel)
+        if kernel.ndim != 2 or 0 in kernel.shape:
+            raise InputError(f"kernel has shape {kernel.shape}; a matrix of pairs is needed")
+        if not np.isfinite(kernel).all():
+            raise InputError("the kernel holds NaN or infinity; ntkdist status names the tile")
+        if self.pixels is not None and self.pixels.inner.shape != kernel.shape:
+            raise InputError(
+                f"kernel has shape {kernel.shape}, but the images make pairs of shape "
+                f"{self.pixels.inner.shape}; give the images of its rows and columns"
+            )
+
+    def take(self, rows: Positions, cols: Positions) -> Pairs:
+        """Return the pairs of some row and some column images."""
+        pixels = None if self.pixels is None else self.pixels.take(rows, cols)
+        return Pairs(self.kernel[np.ix_(rows, cols)], pixels)
+
+
+class PairFeatures:
+    """The features of pairs that FJLT-V1 (ten) and FJLT-V2 (twenty) regress label products on.
+
+    The ten: H, inner product, cosine, squared distance, product of norms, sine and angle, RBF
+    exp(−‖x − x'‖²/s) with s the mean squared distance of all pairs of training images, Pearson
+    correlation, L1 distance. Ten more come from the first five principal components of the
+    training images: products p_c p'_c and distances |p_c − p'_c|. Fewer where the images span less.
+    Cosine and correlation with an image that is zero or constant, which are 0/0, count as 0.
+    The authors' script appends a pixel of 1 to each image; this does not.
+
+    Args:
+        train: Pairs of the training images with themselves.
+        components: Principal components, 0 or 5 as published.
+
+    Raises:
+        InputError: Without pixels, or if all training images are equal.
+
+    Source:
+        Chen, He and Su 2020 (LANTK-FJLT-V1 and V2).
+    """
+
+    def __init__(self, train: Pairs, components: int) -> None:
+        pixels = _pixels_of(train)
+        self._width = float(_squared_distances(pixels).mean())
+        if not self._width > 0:
+            raise InputError("all training images are equal; FJLT needs images that differ")
+        self._axes, self._mean, self._grand = _principal_axes(pixels.inner, components)
+        self.count = 10 + 2 * self._axes.shape[1]
+
+    def of(self, pairs: Pairs) -> Iterator[Matrix]:
+        """Yield one (m, n) matrix a feature, always in the same order.
+
+        Args:
+            pairs: Of any images (rows) with the training images (columns).
+        """
+        p = _pixels_of(pairs)
+        yield pairs.kernel
+        yield p.inner
+        norms = np.sqrt(np.outer(*p.squares))
+        cosine = _ratio(p.inner, norms)
+        yield cosine
+        squared = _squared_distances(p)
+        yield squared
+        yield norms
+        yield np.sqrt(1.0 - cosine**2)
+        yield np.arccos(cosine)
+        yield np.exp(squared / -self._width)
+        (a, b), (s, t) = p.squares, p.sums
+        spread = np.maximum(a - s**2 / p.pixels, 0.0), np.maximum(b - t**2 / p.pixels, 0.0)
+        yield _ratio(p.inner - np.outer(s, t) / p.pixels, np.sqrt(np.outer(*spread)))
+        yield p.l1
+        rows, cols = self._scores(p)
+        for c in range(self._axes.shape[1]):
+            yield np.outer(rows[:, c], cols[:, c])
+        for c in range(self._axes.shape[1]):
+            yield np.abs(np.subtract.outer(rows[:, c], cols[:, c]))
+
+    def _scores(self, pixels: PixelPairs) -> tuple[Matrix, Matrix]:
+        """Return principal component scores of the row images and of the training images."""
+        centred = pixels.inner - pixels.inner.mean(axis=1, keepdims=True) - self._mean + self._grand
+        values = np.linalg.norm(self._axes, axis=0)  # the axes are V√Λ
+        return centred @ (self._axes / values**2), self._axes
+
+
+def _principal_axes(inner: Matrix, components: int) -> tuple[Matrix, Matrix, float]:
+    """Return the training images' scores V√Λ from their inner products, and what centres them."""
+    from scipy.linalg import eigh
+
+    n = len(inner)
+    mean, grand = inner.mean(axis=0), float(inner.mean())
+    if components == 0:
+        return np.empty((n, 0)), mean, grand
+    centred = inner - mean - mean[:, None] + grand
+    values, vectors = eigh(centred, subset_by_index=[max(0, n - components), n - 1])
+    kept = values > _RANK_TOLERANCE * max(values[-1], 0.0)
+    return (vectors[:, kept] * np.sqrt(values[kept]))[:, ::-1], mean, grand
+
+
+def _pixels_of(pairs: Pairs) -> PixelPairs:
+    if pairs.pixels is None:
+        raise InputError("FJLT variants read pixels; give the images, or take kr-v1 or kr-v2")
+    return pairs.pixels
+
+
+def _squared_distances(p: PixelPairs) -> Matrix:
+    return np.maximum(np.add.outer(*p.squares) - 2.0 * p.inner, 0.0)
+
+
+def _ratio(above: Matrix, below: Matrix) -> Matrix:
+    out = np.zeros_like(above)
+    np.divide(above, below, out=out, where=below > 0)
+    return np.clip(out, -1.0, 1.0, out=out)
