@@ -9,14 +9,31 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError
 from cyclopts.config import Dict
 
 from ntkdist.architecture import Architecture
 from ntkdist.config import NoiseConfig, RunConfig, load_yaml
 from ntkdist.errors import InputError, NtkdistError
+from ntkdist.options import (
+    Architectures,
+    Classes,
+    Criteria,
+    CrossEntropy,
+    Empirical,
+    Files,
+    Images,
+    Over,
+    Quick,
+    Recompute,
+    Settings,
+    Target,
+    Values,
+    Variants,
+    Widths,
+)
 
 if TYPE_CHECKING:
     from ntkdist.pipeline import Pipeline
@@ -31,73 +48,6 @@ app = App(
     "on the command line go over those of the file. Started again, a command resumes.",
     version_flags=["--version"],
 )
-
-Target = Annotated[str | None, Parameter(help="Run file (YAML), or folder or URL of a run.")]
-Settings = Annotated[RunConfig, Parameter(name="*")]
-Recompute = Annotated[
-    tuple[str, ...],
-    Parameter(name="--recompute", help="Tiles to compute again, such as r0003c0012.", negative=()),
-]
-Files = Annotated[
-    tuple[str, ...],
-    Parameter(
-        name="--files", help="Labels as .npy, or text with one class number a line.", negative=()
-    ),
-]
-
-
-def _listed(name: str, help: str) -> Parameter:
-    """Return a setting that takes values joined by commas, or given one by one."""
-    return Parameter(
-        name=name,
-        help=help,
-        converter=lambda _, tokens: tuple(x for t in tokens for x in _split(t.value)),
-        n_tokens=1,
-        negative=(),
-    )
-
-
-Architectures = Annotated[
-    tuple[str, ...],
-    _listed("--architectures", "Presets or lists of layers, joined by commas or one by one."),
-]
-Over = Annotated[str, Parameter(name="--over", help="depth, W_std, b_std, nonlinearity or width.")]
-Values = Annotated[tuple[str, ...], _listed("--values", "What to try, joined by commas.")]
-Criteria = Annotated[
-    tuple[str, ...],
-    _listed("--criteria", "Some of mlmoc, emoc, eer, margin, entropy, random, joined by commas."),
-]
-Empirical = Annotated[
-    bool,
-    Parameter(
-        name="--empirical",
-        help="Train networks, and look ahead with their own kernel.",
-        negative=(),
-    ),
-]
-CrossEntropy = Annotated[
-    bool, Parameter(name="--cross-entropy", help="Follow that loss as well.", negative=())
-]
-Images = Annotated[int, Parameter(name="--images", help="How many of the run's images.")]
-Widths = Annotated[
-    tuple[int, ...],
-    Parameter(
-        name="--widths",
-        help="Channels or units of the hidden layers, joined by commas.",
-        converter=lambda _, tokens: tuple(_whole(x) for t in tokens for x in _split(t.value)),
-        n_tokens=1,
-        negative=(),
-    ),
-]
-Classes = Annotated[
-    tuple[str, ...],
-    _listed("--classes", "Two, by name or number; none takes the two that lie closest."),
-]
-Variants = Annotated[
-    tuple[str, ...],
-    _listed("--variants", "Some of kr-v1, kr-v2, fjlt-v1, fjlt-v2; none takes all."),
-]
-Quick = Annotated[bool, Parameter(name="--quick", help="Measure no speed.", negative=())]
 
 
 @app.command
@@ -385,9 +335,8 @@ def _base(command: Callable[..., Any], target: str | None) -> dict[str, Any]:
     if target is None and command is doctor:
         return _DEFAULTS.to_dict()
     if target is None:
-        raise InputError(
-            f"{app.name_transform(command.__name__)}: give a run file (jobs/mnist.yaml) or the folder of a run"
-        )
+        name = app.name_transform(command.__name__)
+        raise InputError(f"{name}: give a run file (jobs/mnist.yaml) or the folder of a run")
     if target.endswith((".yaml", ".yml")):
         values = load_yaml(target)
         if "architecture" in values:
@@ -431,26 +380,6 @@ def main(tokens: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-
-
-def _split(text: str) -> list[str]:
-    """Split at commas that are outside of brackets."""
-    parts, depth = [""], 0
-    for char in text:
-        depth += (char in "([") - (char in ")]")
-        if char == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += char
-    return [part.strip() for part in parts if part.strip()]
-
-
-def _whole(text: str) -> int:
-    """Read a whole number; what it is for is checked where it is used."""
-    try:
-        return int(text)
-    except ValueError:
-        raise InputError(f"--widths {text!r} is not a whole number") from None
 
 
 def _one_line(error: CycloptsError) -> str:

@@ -107,22 +107,16 @@ class Pipeline:
         yield detail
         self._emit(StageDone(name, time.monotonic() - started, ", ".join(detail)))
 
-    _stage = stage
-
     def check_stop(self) -> None:
         """Raise ``InterruptedRunError`` if a signal has asked to stop."""
         if self.stop.is_set():
             name = getattr(self.stop, "signal", "") or "a signal"
             raise InterruptedRunError(f"stopped by {name}; what was finished is kept")
 
-    _check_stop = check_stop
-
     def forward(self, event: Any) -> None:
         """Pass an event of another room on, and stop there if a signal asks for it."""
         self._emit(event)
         self.check_stop()
-
-    _forward = forward
 
     def gram(self, recompute: Sequence[str] = ()) -> None:
         """Compute the tiles that are missing."""

@@ -1,0 +1,98 @@
+"""The options of the command line, as cyclopts reads them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from ntkdist.config import RunConfig
+from ntkdist.errors import InputError
+
+
+def split_list(text: str) -> list[str]:
+    """Split at commas that are outside of brackets."""
+    parts, depth = [""], 0
+    for char in text:
+        depth += (char in "([") - (char in ")]")
+        if char == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += char
+    return [part.strip() for part in parts if part.strip()]
+
+
+def _whole(text: str) -> int:
+    """Read a whole number; what it is for is checked where it is used."""
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"--widths {text!r} is not a whole number") from None
+
+
+def _listed(name: str, help: str) -> Parameter:
+    """Return a setting that takes values joined by commas, or given one by one."""
+    return Parameter(
+        name=name,
+        help=help,
+        converter=lambda _, tokens: tuple(x for t in tokens for x in split_list(t.value)),
+        n_tokens=1,
+        negative=(),
+    )
+
+
+Target = Annotated[str | None, Parameter(help="Run file (YAML), or folder or URL of a run.")]
+Settings = Annotated[RunConfig, Parameter(name="*")]
+Recompute = Annotated[
+    tuple[str, ...],
+    Parameter(name="--recompute", help="Tiles to compute again, such as r0003c0012.", negative=()),
+]
+Files = Annotated[
+    tuple[str, ...],
+    Parameter(
+        name="--files", help="Labels as .npy, or text with one class number a line.", negative=()
+    ),
+]
+
+
+Architectures = Annotated[
+    tuple[str, ...],
+    _listed("--architectures", "Presets or lists of layers, joined by commas or one by one."),
+]
+Over = Annotated[str, Parameter(name="--over", help="depth, W_std, b_std, nonlinearity or width.")]
+Values = Annotated[tuple[str, ...], _listed("--values", "What to try, joined by commas.")]
+Criteria = Annotated[
+    tuple[str, ...],
+    _listed("--criteria", "Some of mlmoc, emoc, eer, margin, entropy, random, joined by commas."),
+]
+Empirical = Annotated[
+    bool,
+    Parameter(
+        name="--empirical",
+        help="Train networks, and look ahead with their own kernel.",
+        negative=(),
+    ),
+]
+CrossEntropy = Annotated[
+    bool, Parameter(name="--cross-entropy", help="Follow that loss as well.", negative=())
+]
+Images = Annotated[int, Parameter(name="--images", help="How many of the run's images.")]
+Widths = Annotated[
+    tuple[int, ...],
+    Parameter(
+        name="--widths",
+        help="Channels or units of the hidden layers, joined by commas.",
+        converter=lambda _, tokens: tuple(_whole(x) for t in tokens for x in split_list(t.value)),
+        n_tokens=1,
+        negative=(),
+    ),
+]
+Classes = Annotated[
+    tuple[str, ...],
+    _listed("--classes", "Two, by name or number; none takes the two that lie closest."),
+]
+Variants = Annotated[
+    tuple[str, ...],
+    _listed("--variants", "Some of kr-v1, kr-v2, fjlt-v1, fjlt-v2; none takes all."),
+]
+Quick = Annotated[bool, Parameter(name="--quick", help="Measure no speed.", negative=())]
