@@ -118,7 +118,7 @@ def test_a_run_brings_its_own_settings(tmp_path, parsed):
     assert parsed("labels", tmp_path / "r", "--labels.beta", 3).labels.beta == 3.0
 
 
-class Reached(Exception):
+class ReachedError(Exception):
     """A command has got as far as its run."""
 
 
@@ -142,10 +142,10 @@ def test_analyses_take_the_settings_of_their_run(tmp_path, monkeypatch, command)
 
     def reached(settings):
         found.append(settings)
-        raise Reached
+        raise ReachedError
 
     monkeypatch.setattr(cli, "_pipeline", reached)
-    with pytest.raises(Reached):
+    with pytest.raises(ReachedError):
         cli._parse([command, str(tmp_path / "r"), *ANALYSES[command]])()
     assert found == [config]
 

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.errors import InputError
-
 
 @dataclass(frozen=True)
 class PseudoKernel:
@@ -47,9 +45,6 @@ def compare_pseudo_kernel(
     Returns:
         Their difference, and what each predicts.
 
-    Raises:
-        InputError: If a kernel is singular in the arithmetic that made it.
-
     Source:
         Mohamadi, Bae and Sutherland 2023, sections 4.1 to 4.4.
     """
@@ -57,8 +52,8 @@ def compare_pseudo_kernel(
     pseudo = full.mean(axis=(1, 3)) * K
     Y = np.eye(K)[labels] - 1.0 / K
     flat = full.reshape(n * K, n * K)
-    by_full = regress(flat, crossed.reshape(-1, n * K), Y.reshape(-1, 1)).reshape(-1, K)
-    by_pseudo = regress(pseudo, crossed.mean(axis=(1, 3)) * K, Y)
+    by_full = (crossed.reshape(-1, n * K) @ solve(flat, Y.reshape(-1, 1))).reshape(-1, K)
+    by_pseudo = crossed.mean(axis=(1, 3)) * K @ solve(pseudo, Y)
     found, stands_in = by_full.argmax(axis=1), by_pseudo.argmax(axis=1)
     return PseudoKernel(
         difference=frobenius_difference(full, pseudo),
@@ -97,36 +92,26 @@ def top_eigenvalue(a: NDArray[np.float64]) -> float:
     return float(eigsh(a, k=1, which="LA", return_eigenvectors=False, v0=start)[0])
 
 
-def regress(
-    kernel: NDArray[np.float64],
-    crossed: NDArray[np.float64],
-    targets: NDArray[np.float64],
-    *,
-    overwrite: bool = False,
-) -> NDArray[np.float64]:
-    """Return crossed · kernel⁻¹ · targets: kernel regression without ridge.
+def solve(kernel: NDArray[np.float64], targets: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return kernel⁻¹ · targets: the coefficients of kernel regression without ridge.
+
+    The kernel of a narrow network may be singular; then eigenvalues within the rounding of
+    float32, in which its entries were computed, are left out: the solution of least norm.
 
     Args:
         kernel: (n, n), symmetric.
-        crossed: (m, n).
         targets: (n, k).
-        overwrite: Whether ``kernel`` may be used as the place of its factor.
 
     Returns:
-        (m, k) float64.
-
-    Raises:
-        InputError: If the kernel is not positive definite.
+        (n, k) float64.
     """
-    from scipy.linalg import LinAlgError, cho_factor, cho_solve
+    from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh
 
     try:
-        # its transpose, the same matrix, is in the order of columns that LAPACK overwrites
-        factor = cho_factor(kernel.T, lower=True, overwrite_a=overwrite, check_finite=False)
-    except LinAlgError as error:
-        raise InputError(
-            f"the empirical kernel of {len(kernel)} rows is singular ({error}): two images are "
-            "equal, or the network has fewer parameters than rows; give other images, fewer of "
-            "them, or a larger width"
-        ) from None
-    return crossed @ cho_solve(factor, targets, check_finite=False)
+        factor = cho_factor(kernel, lower=True, check_finite=False)
+    except LinAlgError:
+        values, vectors = eigh(kernel, check_finite=False)
+        kept = values > len(values) * np.finfo(np.float32).eps * values[-1]
+        values, vectors = values[kept], vectors[:, kept]
+        return vectors @ ((vectors.T @ targets) / values[:, None])
+    return cho_solve(factor, targets, check_finite=False)

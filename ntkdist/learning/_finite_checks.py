@@ -13,9 +13,12 @@ from ntkdist.errors import InputError
 
 
 def require_jax() -> None:
-    """Raise ``InputError`` where jax is not installed."""
-    if importlib.util.find_spec("jax") is None:
-        raise InputError("finite networks need jax, which is not installed: pip install jax")
+    """Raise ``InputError`` where jax or optax is not installed."""
+    for name in ("jax", "optax"):
+        if importlib.util.find_spec(name) is None:
+            raise InputError(
+                f"finite networks need {name}, which is not installed: pip install {name}"
+            )
 
 
 def check_whole(name: str, value: Any, least: int, remedy: str) -> int:

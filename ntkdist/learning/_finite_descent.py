@@ -36,8 +36,10 @@ class Programs:
 
     Attributes:
         logits: (trained, fixed, images (n, H, W, C)) → (n, K).
-        step: (trained, velocity, fixed, images, labels, rows (B,), weights (B,), rate, momentum)
-            → (trained, velocity, loss summed with the weights); one step on the given rows.
+        step: (optimizer, trained, state, fixed, images, labels, rows (B,), weights (B,), settings)
+            → (trained, state, loss summed with the weights); one step on the given rows by an
+            optax ``GradientTransformation``, or by ``optax.sgd(*settings)`` where it is None: its
+            rate and momentum are no part of what is compiled.
         turn: (trained, fixed, images, v (n, K)) → JJᵀv/n (n, K).
     """
 
@@ -79,6 +81,7 @@ def programs(arch: Architecture, loss: str = "cross-entropy") -> Programs:
     """
     import jax
     import jax.numpy as jnp
+    import optax
 
     layers = executed(arch)
 
@@ -93,15 +96,15 @@ def programs(arch: Architecture, loss: str = "cross-entropy") -> Programs:
         return -(jax.nn.log_softmax(f) * targets).sum(axis=1)
 
     def step(
+        optimizer: Any,
         trained: Any,
-        velocity: Any,
+        state: Any,
         fixed: Any,
         images: Any,
         labels: Any,
         rows: Any,
         weights: Any,
-        rate: Any,
-        momentum: Any,
+        settings: Any,
     ) -> Any:
         def total(part: Any) -> Any:
             each = losses(logits(part, fixed, images[rows]), labels[rows])
@@ -109,9 +112,9 @@ def programs(arch: Architecture, loss: str = "cross-entropy") -> Programs:
 
         value, slope = jax.value_and_grad(total)(trained)
         size = weights.sum()
-        velocity = jax.tree.map(lambda v, g: momentum * v + g / size, velocity, slope)
-        trained = jax.tree.map(lambda p, v: p - rate * v, trained, velocity)
-        return trained, velocity, value
+        slope = jax.tree.map(lambda g: g / size, slope)
+        change, state = (optimizer or optax.sgd(*settings)).update(slope, state, trained)
+        return optax.apply_updates(trained, change), state, value
 
     def turn(trained: Any, fixed: Any, images: Any, v: Any) -> Any:
         def outputs(part: Any) -> Any:
@@ -120,7 +123,7 @@ def programs(arch: Architecture, loss: str = "cross-entropy") -> Programs:
         (direction,) = jax.vjp(outputs, trained)[1](v)
         return jax.jvp(outputs, (trained,), (direction,))[1] / len(images)
 
-    return Programs(jax.jit(logits), jax.jit(step), jax.jit(turn))
+    return Programs(jax.jit(logits), jax.jit(step, static_argnums=0), jax.jit(turn))
 
 
 def largest_curvature(

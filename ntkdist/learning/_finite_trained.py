@@ -24,7 +24,7 @@ class TrainedNetwork:
         losses: (E,) mean loss of each epoch over its images, each taken before the step that
             uses it.
         seconds: (E,) of each epoch; compilation comes before the first and is not in it.
-        learning_rate: The rate that was used.
+        learning_rate: The rate that was used; None with an optimizer that has its own.
         loss: Mean loss on all training images at the end.
         accuracy: Share of the training labels that are met at the end.
         test_accuracy: The same on the test images; None without them.
@@ -36,7 +36,7 @@ class TrainedNetwork:
     params: Params
     losses: NDArray[np.float64]
     seconds: NDArray[np.float64]
-    learning_rate: float
+    learning_rate: float | None
     loss: float
     accuracy: float
     test_accuracy: float | None

@@ -40,7 +40,8 @@ def empirical_kernel(
         network: The network.
         params: Its parameters, as ``FiniteNetwork.init`` or training leave them.
         x1: (n, H, W, C) images.
-        x2: (m, H, W, C) images; None means ``x1``, and half of the entries are computed.
+        x2: (m, H, W, C) images; None means ``x1``, and little more than half of the
+            entries are computed.
         kind: What becomes of the K outputs. ``ntk``: all pairs of outputs. ``trace``: the mean
             over outputs, (1/K) Σ_o Θ_oo. ``pntk``: (1/K) Σ_oo' Θ_oo', the kernel of
             (1/√K) Σ_o f_o. ``logit``: Θ_00, of the first output. At initialisation the last three

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.architecture import Architecture, ArchitectureSpec
 from ntkdist.errors import InputError
-from ntkdist.learning._finite_checks import check_images, check_labels, check_number, check_whole
+from ntkdist.learning._finite_checks import (
+    check_images,
+    check_labels,
+    check_number,
+    check_whole,
+    require_jax,
+)
 from ntkdist.learning._finite_descent import (
     check_loss,
     largest_curvature,
@@ -24,7 +31,12 @@ from ntkdist.learning._finite_descent import (
 from ntkdist.learning._finite_network import FiniteNetwork, Params
 from ntkdist.learning._finite_trained import TrainedNetwork, outputs, split
 
+if TYPE_CHECKING:
+    from optax import GradientTransformation
+
 __all__ = ["Epoch", "FiniteNetwork", "Params", "TrainedNetwork", "train"]
+
+MOMENTUM = 0.9
 
 # this purpose of a seed, beside the weights
 _ORDER = 12
@@ -59,16 +71,17 @@ def train(
     learning_rate: float | str = "auto",
     loss: str = "cross-entropy",
     seed: int = 0,
-    momentum: float = 0.9,
+    momentum: float = MOMENTUM,
+    optimizer: GradientTransformation | None = None,
     stop_loss: float | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
     test: tuple[Any, Any] | None = None,
 ) -> TrainedNetwork:
-    """Train a network of finite width by stochastic gradient descent.
+    """Train a network of finite width by stochastic gradient descent, or as optax can.
 
-    A step is v ← momentum · v + ∇(mean loss of the batch), θ ← θ − learning_rate · v, on batches of
-    near-equal size in an order drawn anew every epoch. Same seed, same machine and
-    number of threads: same bits.
+    A step is v ← momentum · v + ∇(mean loss of the batch), θ ← θ − learning_rate · v
+    (``optax.sgd``), or that of ``optimizer``, on batches of near-equal size in an order drawn anew
+    every epoch. Same seed, same machine and number of threads: same bits.
 
     Args:
         architecture: A preset name, a list of layers, canonical text, or an ``Architecture``.
@@ -86,6 +99,8 @@ def train(
             1/K.
         seed: Decides the weights and the order of the images.
         momentum: 0 to below 1.
+        optimizer: An optax ``GradientTransformation`` with a learning rate of its own, such as
+            ``optax.adam(1e-3)``, in place of ``learning_rate`` and ``momentum``.
         stop_loss: Stop behind the first epoch whose mean loss is below; None goes on to the end.
         on_epoch: Called after every epoch.
         test: (images, labels) to measure ``test_accuracy`` on at the end.
@@ -101,6 +116,9 @@ def train(
         LeCun et al. 1998 (1/λ as a learning rate, λ by power iteration); Lee et al. 2019 (2/λ
         as the limit in the NTK parameterisation).
     """
+    require_jax()
+    import optax
+
     x = check_images(images)
     y = check_labels(labels, len(x), check_whole("num_classes", num_classes, 1, "give K"))
     held = None
@@ -123,27 +141,40 @@ def train(
             f"architecture {network.arch}: no layer is trainable; give one trainable=True"
         )
     auto = learning_rate == "auto"
-    if auto:
+    rate: float | None = None
+    if optimizer is not None:
+        if not auto or momentum != MOMENTUM:
+            raise InputError(
+                f"learning_rate={learning_rate!r} and momentum={momentum!r} are given beside an "
+                "optimizer, which has its own; leave them out"
+            )
+    elif auto:
         size = largest_curvature(run.turn, trained, fixed, x, num_classes)
         if not 0 < size < math.inf:
             raise InputError(
                 f"the outputs' derivatives have the norm {size:.3g} at initialisation, so that no "
                 "learning rate follows; are the images all 0, or too large for float32?"
             )
-        learning_rate = stable_rate(size, loss, min(batch, len(x)), momentum)
-    rate = float(learning_rate)
+        rate = stable_rate(size, loss, min(batch, len(x)), momentum)
+    else:
+        rate = float(learning_rate)
+    steps = "the optimizer's steps" if rate is None else f"learning_rate={rate:.3g}"
+    smaller = "a smaller learning rate" if rate is None else f"{rate / 4:.2g}"
     limit = _DIVERGED * (
         1.0 + mean_loss(outputs(run.logits, trained, fixed, x[:batch], batch), y[:batch], loss)
     )
     losses: list[float] = []
     seconds: list[float] = []
-    for now, value, took in _epochs(run.step, trained, fixed, x, y, batch, rate, momentum, seed):
+    settings = () if rate is None else (np.float32(rate), np.float32(momentum))
+    step = functools.partial(run.step, optimizer)
+    state = (optimizer or optax.sgd(*settings)).init(trained)
+    for now, value, took in _epochs(step, trained, state, fixed, x, y, batch, settings, seed):
         losses.append(value)
         seconds.append(took)
         if not value <= limit:
             raise InputError(
-                f"the loss is {value:.3g} in epoch {len(losses)} at learning_rate={rate:.3g}: "
-                f"training diverged; give {rate / 4:.2g}"
+                f"the loss is {value:.3g} in epoch {len(losses)} at {steps}: "
+                f"training diverged; give {smaller}"
                 + ("" if auto else " or 'auto'")
                 + ", less momentum or a larger width"
             )
@@ -155,9 +186,8 @@ def train(
     f = outputs(run.logits, trained, fixed, x, batch)
     if len(x) > 1 and not np.ptp(f, axis=0).any() and np.ptp(x, axis=0).any():
         raise InputError(
-            f"every image has the same output after {len(losses)} epochs at "
-            f"learning_rate={rate:.3g}: no unit is active any more; give {rate / 4:.2g}, less "
-            "momentum or a larger width"
+            f"every image has the same output after {len(losses)} epochs at {steps}: "
+            f"no unit is active any more; give {smaller}, less momentum or a larger width"
         )
     if held is not None:
         found = outputs(run.logits, trained, fixed, held, batch).argmax(axis=1)
@@ -178,12 +208,12 @@ def train(
 def _epochs(
     step: Callable[..., Any],
     trained: Any,
+    state: Any,
     fixed: Any,
     images: NDArray[np.float32],
     labels: NDArray[np.int32],
     batch: int,
-    rate: float,
-    momentum: float,
+    settings: tuple[np.float32, ...],
     seed: int,
 ) -> Iterator[tuple[Any, float, float]]:
     """Yield (parameters, mean loss, seconds) of one epoch after another, without end.
@@ -195,26 +225,22 @@ def _epochs(
     import jax.numpy as jnp
 
     x, y = jnp.asarray(images), jnp.asarray(labels)
-    velocity = jax.tree.map(jnp.zeros_like, trained)
     random = np.random.default_rng([seed, _ORDER])
-    settings = np.float32(rate), np.float32(momentum)
     count = -(-len(images) // batch)
     size = -(-len(images) // count)
     weights = np.ones(count * size, dtype=np.float32)
     weights[len(images) :] = 0.0
     rows = np.zeros(count * size, dtype=np.int32)
     # compiled before the clock starts; what it returns is dropped
-    jax.block_until_ready(
-        step(trained, velocity, fixed, x, y, rows[:size], weights[:size], *settings)
-    )
+    jax.block_until_ready(step(trained, state, fixed, x, y, rows[:size], weights[:size], settings))
     while True:
         start = time.perf_counter()
         rows[: len(images)] = random.permutation(len(images))
         sums = []
         for at in range(0, count * size, size):
             part = slice(at, at + size)
-            trained, velocity, value = step(
-                trained, velocity, fixed, x, y, rows[part].copy(), weights[part], *settings
+            trained, state, value = step(
+                trained, state, fixed, x, y, rows[part].copy(), weights[part], settings
             )
             sums.append(value)
         total = sum(float(value) for value in sums)

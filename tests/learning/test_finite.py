@@ -140,6 +140,48 @@ def test_the_automatic_rate_bears_small_batches(batch, momentum):
     assert found.loss < 0.6 * found.losses[0]
 
 
+def test_an_optimizer_of_optax_takes_the_place_of_rate_and_momentum():
+    import optax
+
+    x, y = digits(120)
+    options = {"width": 16, "epochs": 5, "seed": 2}
+    sgd = train("fc-2", x, y, 10, **options, optimizer=optax.sgd(0.1, momentum=0.5))
+    same = train("fc-2", x, y, 10, **options, learning_rate=0.1, momentum=0.5)
+    assert sgd.learning_rate is None
+    np.testing.assert_allclose(sgd.losses, same.losses, rtol=1e-6)
+    adam = train("fc-2", x, y, 10, **options, optimizer=optax.adam(0.05))
+    assert adam.losses[-1] < 0.5 * adam.losses[0]
+    assert abs(adam.losses[-1] - same.losses[-1]) > 1e-3
+    with pytest.raises(InputError, match="given beside an optimizer"):
+        train("fc-2", x, y, 10, **options, optimizer=optax.adam(0.05), learning_rate=0.1)
+    with pytest.raises(InputError, match="the optimizer's steps: training diverged; give a small"):
+        train("fc-2", x, y, 10, **options, optimizer=optax.sgd(1e4))
+
+
+def test_steps_are_those_of_momentum_by_hand():
+    import jax
+
+    x, y = digits(6)
+    network = FiniteNetwork("fc-1", 8, 10)
+    params = network.init(0, x.shape[1:])
+    Y = np.eye(10, dtype=np.float32)[y] - np.float32(0.1)
+
+    def loss(at):
+        return 0.5 * ((network.apply(at, x) - Y) ** 2).sum() / len(x)
+
+    velocity = jax.tree.map(np.zeros_like, params)
+    for _ in range(4):
+        slope = jax.grad(loss)(params)
+        velocity = jax.tree.map(lambda v, g: 0.7 * v + g, velocity, slope)
+        params = jax.tree.map(lambda p, v: p - 0.3 * v, params, velocity)
+    found = train(
+        "fc-1", x, y, 10,
+        width=8, epochs=4, batch=6, loss="mse", learning_rate=0.3, momentum=0.7,
+    )  # fmt: skip
+    for (W, _), (expected, _) in zip(found.params, params, strict=True):
+        np.testing.assert_allclose(W, expected, atol=1e-5)
+
+
 def test_training_meets_all_labels_and_predicts_new_images():
     x, y = digits(400)
     seen = []
