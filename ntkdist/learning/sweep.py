@@ -23,7 +23,7 @@ from ntkdist.learning.regression import sweep_ridge
 
 # what is swept -> its values where none are given
 SWEPT: dict[str, tuple[str, ...]] = {
-    "depth": ("2", "3", "4", "6", "8", "11", "16", "21"),
+    "depth": ("3", "4", "6", "8", "11", "16", "21"),
     "W_std": ("0.7", "1", "1.2", "1.4142", "1.6", "2", "3"),
     "b_std": ("0", "0.1", "0.3", "1"),
     "nonlinearity": ("Relu", "Erf"),
@@ -140,7 +140,7 @@ def measure(
     if not root.all():
         raise InputError(
             f"{variant.value}: an image has the kernel 0 with itself; leave out images of zeros, "
-            "or preprocess them"
+            "and networks in which no layer trains (cntk-gap-2)"
         )
     n = len(H)
     cosine = float(((H / root[:, None] / root).sum() - n) / (n * (n - 1))) if n > 1 else 1.0

@@ -60,6 +60,14 @@ def test_every_sweep_has_values_of_its_own(over):
     assert len(variants("fc-2", over)) >= 2
 
 
+@pytest.mark.parametrize("network", ["fc-2", "cntk-v-4", "cntk-gap-4"])
+def test_the_depths_of_its_own_can_all_be_measured(network):
+    x, labels = problem(12)
+    rows = [measure(v, x[:, :3, :3], labels, K) for v in variants(network, "depth")]
+    assert [row.value for row in rows] == list(SWEPT["depth"])
+    assert all(row.scale > 0 for row in rows)
+
+
 def test_measures_are_those_of_their_definitions():
     x, labels = problem()
     row = measure(Variant("v", Architecture.parse("fc-2")), x, labels, K, dtype="float64")
@@ -108,3 +116,5 @@ def test_bad_input_is_named():
         variants("fc-2", "nonlinearity", ["Tanh"])
     with pytest.raises(InputError, match="leave out images of zeros"):
         measure(Variant("v", Architecture.parse("fc-1")), 0 * x, labels, K)
+    with pytest.raises(InputError, match="no layer trains"):
+        measure(Variant("2", Architecture.parse("cntk-gap-2")), x, labels, K)
