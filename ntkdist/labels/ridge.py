@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from ntkdist.errors import InputError
 from ntkdist.labels.class_matrix import check_labels, one_hot
 from ntkdist.labels.leave_one_out import NoiseModel, fit_noise, leave_one_out, probabilities
+from ntkdist.linalg import submatrix
 
 # Half decades; the small end is for clean labels, the large one for mostly wrong ones.
 LADDER = tuple(float(f"{10.0 ** (k / 2):.2g}") for k in range(-8, 3))
 # Eigendecompositions cost N³: a sample of this size says it within a percent or two.
 MOST_IMAGES = 3000
-BAND_BYTES = 64 * 2**20
 # What ``posterior`` works best with, whatever the noise: its targets become clean.
 POSTERIOR_RIDGE = 1e-3
 
@@ -83,7 +83,7 @@ def choose_ridge(
     chosen = np.arange(n)
     if n > max_images:
         chosen = np.sort(np.random.default_rng(seed).permutation(n)[:max_images])
-    sample = _square(gram, chosen)
+    sample = submatrix(gram, chosen, chosen)
     if not np.isfinite(sample).all():
         raise InputError("the Gram matrix holds NaN or infinity; ntkdist status names the tile")
     mean = float(np.mean(np.diagonal(sample)))
@@ -103,18 +103,3 @@ def choose_ridge(
         tried.append((float(ridge), noise))
     probs = probabilities(best_predictions, best_noise.scale) if len(chosen) == n else None
     return RidgeChoice(best, best_noise, tuple(tried), len(chosen), probs)
-
-
-def _square(gram: Any, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return gram[chosen][:, chosen], read in bands of rows where it is not in memory."""
-    n = int(gram.shape[0])
-    if isinstance(gram, np.ndarray):
-        return np.array(gram[np.ix_(chosen, chosen)], dtype=np.float64)
-    out = np.empty((len(chosen), len(chosen)))
-    rows = max(1, BAND_BYTES // (8 * n))
-    for start in range(0, n, rows):
-        inside = np.flatnonzero((chosen >= start) & (chosen < start + rows))
-        if inside.size:
-            band = np.asarray(gram[start : min(start + rows, n), :])
-            out[inside] = band[chosen[inside] - start][:, chosen]
-    return out

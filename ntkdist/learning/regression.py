@@ -19,6 +19,7 @@ from ntkdist.learning.spectrum import (
     read_rows,
 )
 from ntkdist.learning.targets import targets_of
+from ntkdist.linalg import submatrix
 
 # Half decades; a smaller one than the first changes nothing that float32 entries can show.
 RIDGES = (0.0, *(float(f"{10.0 ** (k / 2):.2g}") for k in range(-12, 3)))
@@ -235,29 +236,6 @@ def sweep_ridge(
     near = [row for row in rows if row.accuracy >= top - error]
     best = min(near, key=lambda row: row.squared_error)
     return RidgeSweep(tuple(rows), best, len(given))
-
-
-def submatrix(matrix: Any, rows: NDArray[Any], columns: NDArray[Any]) -> NDArray[np.float64]:
-    """Return matrix[rows][:, columns] in float64, read in bands where it is not in memory.
-
-    Args:
-        matrix: (M, N), NumPy or anything that can be sliced by rows.
-        rows: (m,) indices, ascending.
-        columns: (n,) indices.
-
-    Returns:
-        (m, n) float64.
-    """
-    if isinstance(matrix, np.ndarray):
-        return matrix[np.ix_(rows, columns)].astype(np.float64)
-    out = np.empty((len(rows), len(columns)))
-    step = max(1, 2**26 // (8 * int(matrix.shape[1])))
-    for start in range(0, int(matrix.shape[0]), step):
-        inside = np.flatnonzero((rows >= start) & (rows < start + step))
-        if inside.size:
-            band = np.asarray(matrix[start : start + step, :])
-            out[inside] = band[rows[inside] - start][:, columns]
-    return out
 
 
 def _targets(labels: Any, num_classes: int, targets: str, n: int) -> NDArray[np.float64]:

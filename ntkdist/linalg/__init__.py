@@ -5,6 +5,7 @@ Knows arrays and stores, nothing of kernels or runs. Heavy libraries are importe
 
 from __future__ import annotations
 
+from ntkdist.linalg._submatrix import submatrix
 from ntkdist.linalg.cg import CgResult, cg_solve
 from ntkdist.linalg.cholesky import factorize
 from ntkdist.linalg.eigen import Eigenpairs, top_eigenpairs
@@ -48,5 +49,6 @@ __all__ = [
     "factorize",
     "parse_memory",
     "plan_panels",
+    "submatrix",
     "top_eigenpairs",
 ]

@@ -52,7 +52,7 @@ class HeldOut:
 
     def gram(self, kind: str = "ntk") -> Any:
         """Return the kernel of the images trained on, (n, n): a ``GramStore``, or an array."""
-        from ntkdist.learning.regression import submatrix
+        from ntkdist.linalg import submatrix
 
         store = self._pipeline.gram_store(kind)
         if self.how != "holdout":
@@ -72,7 +72,7 @@ class HeldOut:
             A ``GramStore``, or an array for ``holdout``.
         """
         from ntkdist.gram.store import GramStore
-        from ntkdist.learning.regression import submatrix
+        from ntkdist.linalg import submatrix
 
         pipeline, run = self._pipeline, self._pipeline.run
         if self.how == "holdout":

@@ -195,7 +195,7 @@ def describe_active_learning(found: ActiveLearning) -> str:
 
 def _regressions(pipeline: Pipeline, sample: NDArray[np.int64]) -> _Make:
     from ntkdist.learning.lookahead import KernelLearner
-    from ntkdist.learning.regression import submatrix
+    from ntkdist.linalg import submatrix
 
     pipeline.gram()
     H = submatrix(pipeline.gram_store(), sample, sample)

@@ -5,7 +5,7 @@ import pytest
 
 from ntkdist.errors import InputError
 from ntkdist.learning import KernelRegression, sweep_ridge, targets_of
-from ntkdist.learning.regression import submatrix
+from ntkdist.linalg import submatrix
 
 K = 4
 
