@@ -69,6 +69,10 @@ class GramConfig:
         workers: How many Ray actors, or auto: one per GPU for cuda, else one per core.
         address: A Ray cluster to join; None starts one here.
         threads: Threads per worker, or auto: 1 per Ray actor, all cores inline.
+        time_limit: Seconds after which a worker that has not finished its tile is ended and the
+            tile given to another, or auto: ten times the median of the tiles so far.
+        grace: Seconds to wait for the tiles in flight after Ctrl-C or SIGTERM; None waits until
+            they are done.
     """
 
     kinds: tuple[str, ...] = ("ntk",)
@@ -81,12 +85,16 @@ class GramConfig:
     workers: int | Literal["auto"] = "auto"
     address: str | None = None
     threads: int | Literal["auto"] = "auto"
+    time_limit: float | Literal["auto"] = "auto"
+    grace: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("tile", "workers", "threads"):
+        for name in ("tile", "workers", "threads", "time_limit"):
             value = getattr(self, name)
             if value != "auto" and value < 1:
                 raise InputError(f"gram.{name}={value} must be at least 1, or auto")
+        if self.grace is not None:
+            _within("gram.grace", self.grace, 0.0, float("inf"))
         if "ntk" not in self.kinds:
             raise InputError(f"gram.kinds={list(self.kinds)} must hold ntk; add nngp beside it")
 

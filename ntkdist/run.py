@@ -47,6 +47,8 @@ _FREE_GRAM = {
     "tile",
     "backend",
     "mix_backends",
+    "time_limit",
+    "grace",
 }
 
 

@@ -60,6 +60,11 @@ class GramJob:
             if getattr(self, name) < 1:
                 raise InputError(f"gram job: {name}={getattr(self, name)} must be at least 1")
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether a tile goes to an object store."""
+        return any("://" in address for _, address in self.outputs)
+
     def to_json(self) -> str:
         """Return the job as JSON text."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)

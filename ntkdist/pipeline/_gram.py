@@ -125,7 +125,16 @@ def _executor(config: RunConfig, backend: str) -> tuple[Executor, int]:
         return InlineExecutor(), threads
     threads = 1 if settings.threads == "auto" else settings.threads
     gpus = 1 if backend == "cuda" else 0
-    return RayExecutor(settings.workers, settings.address, threads, num_gpus=gpus), threads
+    limit = None if settings.time_limit == "auto" else settings.time_limit
+    executor = RayExecutor(
+        settings.workers,
+        settings.address,
+        threads,
+        num_gpus=gpus,
+        time_limit=limit,
+        grace=settings.grace,
+    )
+    return executor, threads
 
 
 def _edge(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
@@ -17,16 +18,21 @@ class RowQueue:
 
     A worker takes its row from the left. When the row is done it takes the longest row
     that nobody works on, and when there is none it steals from the right end of the row
-    with the most tiles left, so that nobody idles at the end.
+    with the most tiles left, so that nobody idles at the end. A tile costs O(log rows).
     """
 
     def __init__(self, keys: Iterable[TileKey]) -> None:
         self._rows: dict[int, deque[TileKey]] = {}
         self._row_of: dict[Hashable, int] = {}
+        self._owners: Counter[int] = Counter()
         self._count = 0
         for key in sorted(keys):
             self._rows.setdefault(key.row, deque()).append(key)
             self._count += 1
+        # (-tiles, row) of at least every row: rows shrink without being entered again
+        self._longest = [(-len(keys), row) for row, keys in self._rows.items()]
+        heapq.heapify(self._longest)
+        self._free = list(self._longest)
 
     def __len__(self) -> int:
         return self._count
@@ -39,13 +45,36 @@ class RowQueue:
         row = self._row_of.get(worker)
         if row is not None and row in self._rows:
             return self._pop(row, left=True)
-        taken = set(self._row_of.values())
-        free = [candidate for candidate in self._rows if candidate not in taken]
-        if free:
-            row = max(free, key=lambda r: (len(self._rows[r]), -r))
-            self._row_of[worker] = row
-            return self._pop(row, left=True)
-        return self._pop(max(self._rows, key=lambda r: (len(self._rows[r]), -r)), left=False)
+        self.forget(worker)
+        free = self._top(self._free, owned=False)
+        if free is not None:
+            self._row_of[worker] = free
+            self._owners[free] += 1
+            return self._pop(free, left=True)
+        longest = self._top(self._longest, owned=True)
+        assert longest is not None
+        return self._pop(longest, left=False)
+
+    def _top(self, heap: list[tuple[int, int]], *, owned: bool) -> int | None:
+        """Return the longest row of a heap, and put right the entries that come up on the way."""
+        while heap:
+            size, row = heap[0]
+            left = len(self._rows.get(row, ()))
+            if not left or (self._owners[row] and not owned):
+                heapq.heappop(heap)
+            elif left != -size:
+                heapq.heapreplace(heap, (-left, row))
+            else:
+                return row
+        return None
+
+    def _enter(self, row: int) -> None:
+        """Enter a row that has grown, or that nobody works on any more."""
+        if row in self._rows:
+            entry = (-len(self._rows[row]), row)
+            heapq.heappush(self._longest, entry)
+            if not self._owners[row]:
+                heapq.heappush(self._free, entry)
 
     def _pop(self, row: int, *, left: bool) -> TileKey:
         keys = self._rows[row]
@@ -59,10 +88,14 @@ class RowQueue:
         for key in sorted(keys, reverse=True):
             self._rows.setdefault(key.row, deque()).appendleft(key)
             self._count += 1
+            self._enter(key.row)
 
     def forget(self, worker: Hashable) -> None:
         """Free the row of a worker that is gone."""
-        self._row_of.pop(worker, None)
+        row = self._row_of.pop(worker, None)
+        if row is not None:
+            self._owners[row] -= 1
+            self._enter(row)
 
     def rest(self) -> tuple[TileKey, ...]:
         """Return the tiles nobody has taken."""

@@ -18,14 +18,16 @@ from ntkdist.gram.executors import ExecutorSummary
 from ntkdist.gram.executors._actors import Actors, Team
 from ntkdist.gram.executors._cluster import actor_environment, cluster, cores, package_path
 from ntkdist.gram.executors._handout import Ledger
+from ntkdist.gram.executors._nodes import look
 from ntkdist.gram.job import GramJob
 from ntkdist.gram.tiling import TileKey
+from ntkdist.gram.worker import TileWorker
 from ntkdist.kernels.backend import arithmetic_of
 
 _log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.25  # how late a signal is noticed
-_GROW_SECONDS = 5.0  # how late a node that joined is noticed
+_LOOK_SECONDS = 2.0  # how late nodes that join, leave or are about to leave are noticed
 _PATIENCE_SECONDS = 60.0
 
 
@@ -44,6 +46,12 @@ class RayExecutor:
         retries: How often a tile that raised, or died with its worker, is tried again.
         max_losses: Deaths in a row, without a tile finished in between, after which a
             worker is given up.
+        time_limit: Seconds after which a tile's worker is taken to hang, is ended, and its
+            tile given to another; None takes ten times the median of the tiles so far.
+        grace: Seconds to wait for the tiles in flight once the job is asked to stop; None
+            waits until they are done.
+        clock: Monotonic seconds.
+        make_worker: Makes the worker from a job and a name, where it computes; importable there.
 
     Raises:
         InputError: If a number is out of range.
@@ -60,6 +68,10 @@ class RayExecutor:
         max_in_flight: int = 2,
         retries: int = 2,
         max_losses: int = 5,
+        time_limit: float | None = None,
+        grace: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        make_worker: Callable[[GramJob, str], TileWorker] = TileWorker,
     ) -> None:
         if workers != "auto" and (not isinstance(workers, int) or workers < 1):
             raise InputError(f"workers={workers!r} must be 'auto' or at least 1")
@@ -69,6 +81,8 @@ class RayExecutor:
             ("max_in_flight", max_in_flight, 1),
             ("retries", retries, 0),
             ("max_losses", max_losses, 1),
+            ("time_limit", time_limit, 1),
+            ("grace", grace, 0),
         ):
             if value is not None and value < least:
                 raise InputError(f"{field}={value} must be at least {least}")
@@ -79,6 +93,10 @@ class RayExecutor:
         self._max_in_flight = max_in_flight
         self._retries = retries
         self._max_losses = max_losses
+        self._time_limit = time_limit
+        self._grace = grace
+        self._clock = clock
+        self._make_worker = make_worker
 
     @property
     def workers(self) -> int:
@@ -113,13 +131,20 @@ class RayExecutor:
             resources: dict[str, Any] = {"num_cpus": threads, "num_gpus": self._num_gpus}
             if not local:
                 resources["runtime_env"] = {"env_vars": environment}
-            teams = [Team("w", job, resources)]
+            teams = [Team("w", job, resources, self._make_worker)]
             if job.mix and self._num_gpus:
-                teams.append(_cpu_team(job, threads))
+                teams.append(_cpu_team(job, threads, self._make_worker))
             ledger = Ledger(keys, emit, retries=self._retries)
-            actors = Actors(ray, ledger, emit, max_losses=self._max_losses)
+            actors = Actors(
+                ray,
+                ledger,
+                emit,
+                max_losses=self._max_losses,
+                time_limit=self._time_limit,
+                clock=self._clock,
+            )
             try:
-                self._drive(ray, actors, teams, ledger, emit, stop, threads, len(keys))
+                self._drive(ray, actors, teams, ledger, emit, stop)
             finally:
                 actors.close()
         return ledger.summary()
@@ -132,54 +157,60 @@ class RayExecutor:
         ledger: Ledger,
         emit: Callable[[Any], None],
         stop: threading.Event,
-        threads: int,
-        tiles: int,
     ) -> None:
-        for team, room in zip(teams, self._room(ray, threads), strict=False):
-            actors.add(min(tiles - len(actors.slots), room), team)
-        told = False
-        begun = grown = time.monotonic()
-        while actors.in_flight() or (ledger.waiting and not stop.is_set()):
-            if stop.is_set():
-                if not told:
-                    signal = getattr(stop, "signal", "")
-                    emit(Interrupted(signal, tuple(map(str, actors.in_flight()))))
-                    told = True
-            else:
+        self._fit(ray, actors, teams, ledger)
+        stopped: float | None = None
+        ready = looked = self._clock()
+        while actors.busy or (ledger.waiting and not stop.is_set()):
+            now = self._clock()
+            if not stop.is_set():
                 actors.feed(self._max_in_flight)
+            elif stopped is None:
+                stopped = now
+                signal = getattr(stop, "signal", "")
+                emit(Interrupted(signal, tuple(map(str, actors.in_flight()))))
+            elif self._grace is not None and now - stopped > self._grace:
+                return
             actors.poll(_POLL_SECONDS)
-            if not actors.slots:
+            if now - looked >= _LOOK_SECONDS:
+                looked = now
+                actors.end_hanging()
+                self._fit(ray, actors, teams, ledger, more=not stop.is_set())
+            if actors.given_up and not actors.slots:
                 raise StageError(
                     f"no worker is left, {ledger.waiting} tiles are missing: {actors.last_reason}"
                 )
-            now = time.monotonic()
-            if now - grown >= _GROW_SECONDS:
-                grown = now
-                if self._wanted == "auto" and not stop.is_set():
-                    for team, room in zip(teams, self._room(ray, threads), strict=False):
-                        more = min(ledger.waiting, room - actors.count(team))
-                        actors.add(max(0, more), team)
-            if now - begun >= _PATIENCE_SECONDS and not any(slot.ready for slot in actors.slots):
-                begun = now
+            if any(slot.ready for slot in actors.slots):
+                ready = now
+            elif now - ready >= _PATIENCE_SECONDS:
+                ready = now
                 _log.warning(
-                    "no worker has started yet: each asks the cluster for %d CPU and %g GPU,"
-                    " which has %s; add nodes that have them, or take another --gram.backend",
-                    threads,
-                    self._num_gpus,
-                    ray.cluster_resources(),
+                    "no worker is ready: each asks the cluster for %(num_cpus)d CPU and"
+                    " %(num_gpus)g GPU; add nodes that have them, or take another --gram.backend",
+                    teams[0].options,
                 )
 
-    def _room(self, ray: Any, threads: int) -> tuple[int, int]:
-        """Return how many workers to have on the cluster as it is now, and cpu actors beside."""
-        resources = ray.cluster_resources()
-        cpus = int(resources.get("CPU", 0) // threads)
-        room = cpus
-        if isinstance(self._wanted, int):
-            room = self._wanted
-        elif self._num_gpus:
-            room = min(room, int(resources.get("GPU", 0) / self._num_gpus))
-        room = max(1, room)
-        return room, max(0, cpus - room)
+    def _fit(
+        self,
+        ray: Any,
+        actors: Actors,
+        teams: Sequence[Team],
+        ledger: Ledger,
+        *,
+        more: bool = True,
+    ) -> None:
+        """Have as many workers as the cluster has room for now, or as were asked for."""
+        nodes = look(ray, threads=teams[0].options["num_cpus"], gpus=self._num_gpus)
+        actors.leave(nodes.leaving)
+        actors.pardon(nodes.alive)
+        # at least one waits for a node to come, or to come back
+        main = self._wanted if isinstance(self._wanted, int) else max(1, nodes.workers)
+        for team, target in zip(teams, (main, nodes.beside), strict=False):
+            target -= actors.given_up.count(team)
+            actors.shrink(team, target)
+            if more:
+                wanted = min(target - actors.count(team), ledger.waiting - len(actors.slots))
+                actors.add(max(0, wanted), team)
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
         """Run a function once on a worker's node, with a worker's resources.
@@ -211,11 +242,14 @@ class RayExecutor:
                 raise StageError(f"on a worker: {' '.join(str(error).split())[-400:]}") from error
 
 
-def _cpu_team(job: GramJob, threads: int) -> Team:
+def _cpu_team(
+    job: GramJob, threads: int, make_worker: Callable[[GramJob, str], TileWorker]
+) -> Team:
     """Return workers for the cores beside the GPUs."""
     environment = actor_environment(threads=threads, gpus=0) | {"CUDA_VISIBLE_DEVICES": ""}
     return Team(
         "c",
         dataclasses.replace(job, backend="cpu", arithmetic=arithmetic_of("cpu")),
         {"num_cpus": threads, "num_gpus": 0, "runtime_env": {"env_vars": environment}},
+        make_worker,
     )
