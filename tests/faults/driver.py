@@ -1,7 +1,7 @@
-"""A driver to kill: python -m tests.faults.driver FOLDER EXECUTOR (inline or a number of actors).
+"""A driver to kill: python -m tests.faults.driver FOLDER EXECUTOR [GRACE [LIMIT]].
 
-Computes the Gram matrix that ``tests.faults.target`` describes, and exits as the
-command line does.
+EXECUTOR is inline, a number of actors, or auto. Computes the Gram matrix that
+``tests.faults.target`` describes, and exits as the command line does.
 """
 
 from __future__ import annotations
@@ -14,12 +14,22 @@ from ntkdist.gram.events import EventLog
 from ntkdist.gram.executors import Executor
 from ntkdist.gram.executors.inline import InlineExecutor
 from ntkdist.gram.executors.ray import RayExecutor
+from tests.faults.script import ScriptedWorker
 from tests.faults.target import target
 
 
-def main(folder: str, where: str) -> int:
+def main(folder: str, where: str, grace: str = "", limit: str = "") -> int:
     job, tiling = target(folder)
-    executor: Executor = InlineExecutor() if where == "inline" else RayExecutor(int(where))
+    executor: Executor
+    if where == "inline":
+        executor = InlineExecutor(make_worker=ScriptedWorker)
+    else:
+        executor = RayExecutor(
+            where if where == "auto" else int(where),
+            grace=float(grace) if grace else None,
+            time_limit=float(limit) if limit else None,
+            make_worker=ScriptedWorker,
+        )
     try:
         with EventLog(folder) as log, stop_on_signals() as stop:
             compute_gram(job, executor, tiling=tiling, on_event=log, stop=stop)
@@ -30,4 +40,4 @@ def main(folder: str, where: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2]))
+    sys.exit(main(*sys.argv[1:]))

@@ -4,90 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from ntkdist.gram.compute import compute_gram
-from ntkdist.gram.events import read_events
 from ntkdist.gram.executors.inline import InlineExecutor
 from tests.faults.target import matrix, target
-
-ROOT = Path(__file__).parents[2]
-PATIENCE = 120.0
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
-    folder = str(tmp_path_factory.mktemp("undisturbed"))
-    job, tiling = target(folder)
-    assert tiling.count >= 30
-    compute_gram(job, InlineExecutor(), tiling=tiling)
-    return matrix(folder)
-
-
-@contextmanager
-def driver(
-    folder: Path, where: str, address: str | None = None
-) -> Iterator[subprocess.Popen[bytes]]:
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    with open(folder / "driver.err", "w") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.driver", str(folder), where],
-            cwd=ROOT,
-            env=environment | ({"RAY_ADDRESS": address} if address else {}),
-            stdout=subprocess.DEVNULL,
-            stderr=errors,
-            start_new_session=True,
-        )
-    try:
-        yield process
-        process.wait(PATIENCE)
-    finally:
-        process.kill()
-        process.wait()
-
-
-def tiles_done(folder: Path) -> int:
-    return sum(record["event"] == "TileDone" for record in read_events(str(folder)))
-
-
-def wait_for_tiles(folder: Path, process: subprocess.Popen[bytes], count: int) -> None:
-    end = time.monotonic() + PATIENCE
-    while tiles_done(folder) < count:
-        if process.poll() is not None:
-            raise AssertionError(f"driver ended early: {(folder / 'driver.err').read_text()}")
-        assert time.monotonic() < end, "driver does not get on"
-        time.sleep(0.005)
-
-
-def drivers(folder: Path) -> list[list[dict[str, Any]]]:
-    """Return the events of each driver that worked on the folder."""
-    runs: list[list[dict[str, Any]]] = []
-    for record in read_events(str(folder)):
-        if record["event"] == "GramStarted":
-            runs.append([])
-        runs[-1].append(record)
-    return runs
-
-
-def keys(run: list[dict[str, Any]], event: str) -> list[str]:
-    return [record["key"] for record in run if record["event"] == event]
-
-
-@pytest.fixture
-def running(ray_session: None) -> str:
-    """The address of a Ray that drivers can join, which takes them a second."""
-    import ray
-
-    return ray.get_runtime_context().gcs_address
+from tests.faults.watch import driver, drivers, keys, tiles_done, wait_for_tiles
 
 
 @pytest.mark.parametrize("where", ["inline", pytest.param("2", id="ray")])

@@ -1,0 +1,61 @@
+"""A table of failures, and how often each tile was computed because of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ntkdist.gram.compute import compute_gram
+from ntkdist.gram.executors.inline import InlineExecutor
+from tests.faults.script import ScriptedWorker, executions, write_script
+from tests.faults.target import matrix, target
+from tests.faults.watch import driver, drivers, events, keys
+
+TABLE: dict[str, list[tuple[int, str, float]]] = {
+    "r0000c0002": [(1, "slow", 1.0)],
+    "r0001c0003": [(1, "raise", 0), (2, "raise", 0)],
+    "r0002c0005": [(1, "kill", 0)],
+    "r0003c0003": [(1, "hang", 0)],
+    "r0004c0006": [(0, "raise", 0)],
+    "r0005c0005": [(1, "kill after", 0)],
+}
+
+
+def test_table_of_failures_on_ray(tmp_path: Path, undisturbed: np.ndarray, running: str) -> None:
+    write_script(tmp_path, TABLE)
+    with driver(tmp_path, "2", running, "", "8") as process:
+        pass
+    assert process.returncode == 1
+    (run,) = drivers(tmp_path)
+    assert "1 of 36 tiles failed (r0004c0006)" in (tmp_path / "driver.err").read_text()
+
+    count = executions(tmp_path)
+    assert count["r0004c0006"] == 3  # tried again twice, then given up
+    assert count["r0001c0003"] == 3
+    assert count["r0000c0002"] == 1
+    for key in ("r0002c0005", "r0003c0003", "r0005c0005"):
+        assert count[key] == 2
+    lost = events(tmp_path, "WorkerLost")
+    assert len(lost) == 3
+    (hung,) = [one for one in lost if "no answer for" in one["reason"]]
+    assert "r0003c0003" in hung["keys"]
+    taken_back = {key for one in lost for key in one["keys"]}
+    again = {key for key, n in count.items() if n > 1}
+    assert again <= taken_back | {"r0001c0003", "r0004c0006"}
+    assert len(keys(run, "TileDone")) == len(set(keys(run, "TileDone"))) == 35
+
+    (tmp_path / "script.json").unlink()
+    job, tiling = target(str(tmp_path))
+    assert compute_gram(job, InlineExecutor(), tiling=tiling).computed == 1
+    np.testing.assert_array_equal(matrix(str(tmp_path)), undisturbed)
+
+
+def test_tile_that_raises_in_this_process(tmp_path: Path, undisturbed: np.ndarray) -> None:
+    write_script(tmp_path, {"r0000c0000": [(1, "raise", 0)], "r0007c0007": [(2, "raise", 0)]})
+    job, tiling = target(str(tmp_path))
+    compute_gram(job, InlineExecutor(make_worker=ScriptedWorker), tiling=tiling)
+    count = executions(tmp_path)
+    assert count.pop("r0000c0000") == 2
+    assert set(count.values()) == {1}  # no second computation, so no second failure
+    np.testing.assert_array_equal(matrix(str(tmp_path)), undisturbed)
