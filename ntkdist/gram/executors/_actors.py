@@ -89,7 +89,7 @@ class Slot:
     tiles: dict[Any, TileKey] = field(default_factory=dict)
     since: float = 0.0
     losses: int = 0
-    wake: float | None = None
+    wake: float = 0.0
 
 
 class Actors:
@@ -123,6 +123,8 @@ class Actors:
         self._clock = clock
         self._named = 0
         self._owners: dict[Any, Slot] = {}  # answer waited for → who gives it
+        self._hungry: dict[Slot, None] = {}  # who may take another tile, in order
+        self._asleep: list[Slot] = []  # who is started again later
         self._refusing: list[tuple[Team, str]] = []  # with the node, empty if not known
         self.slots: list[Slot] = []
         self.last_reason = ""
@@ -166,10 +168,12 @@ class Actors:
                 self._drop(slot, "its node is about to be taken away")
             else:
                 slot.leaving = True
+                self._hungry.pop(slot, None)
 
     def _actor(self, name: str, team: Team) -> Any:
-        # Ray restarts an actor whose process or node dies, on another node if need be
-        options = self._ray.remote(TileActor).options(max_restarts=-1, **team.options)
+        # not restarted by Ray: a call to an actor that is being restarted fails, a call to a new
+        # one waits until there is room for it, on whichever node
+        options = self._ray.remote(TileActor).options(max_restarts=0, **team.options)
         return options.remote(team.job.to_json(), name, team.make_worker)
 
     def _start(self, slot: Slot) -> None:
@@ -191,10 +195,12 @@ class Actors:
         A tile beyond the first is handed out only while as many wait as there are
         workers; at the end each tile goes to whoever is free first.
         """
-        ready = [slot for slot in self.slots if slot.ready and not slot.leaving]
+        if not self._hungry:
+            return
+        ready = sum(slot.ready for slot in self.slots)
         for depth in range(1, max_in_flight + 1):
-            for slot in ready:
-                if len(slot.tiles) >= depth or (depth > 1 and self._ledger.waiting < len(ready)):
+            for slot in list(self._hungry):
+                if len(slot.tiles) >= depth or (depth > 1 and self._ledger.waiting < ready):
                     continue
                 taken = self._ledger.take(slot.name)
                 if taken is None:
@@ -205,6 +211,11 @@ class Actors:
                 ref = slot.actor.compute.remote(str(key), attempt)
                 slot.tiles[ref] = key
                 self._owners[ref] = slot
+        self._hungry.clear()
+
+    def _all_hungry(self) -> None:
+        """Let every worker ask again, because tiles have come back."""
+        self._hungry = {slot: None for slot in self.slots if slot.ready and not slot.leaving}
 
     def poll(self, seconds: float) -> None:
         """Wait for answers at most this long, and act on all that are there."""
@@ -232,7 +243,7 @@ class Actors:
             else:
                 self._answered(slot, ref, TileRecord(**answer))
         for slot, why in dead.values():
-            self._lost(slot, why)
+            self._take_back(slot, _one_line(why))
 
     def _started(self, slot: Slot, answer: dict[str, Any]) -> None:
         slot.starting = None
@@ -241,6 +252,7 @@ class Actors:
             self._give_up(slot, answer["error"])
             return
         slot.ready = True
+        self._hungry[slot] = None
         self._emit(WorkerStarted(slot.name, **answer))
 
     def _answered(self, slot: Slot, ref: Any, record: TileRecord) -> None:
@@ -249,7 +261,11 @@ class Actors:
         if record.error is None:
             self._limits[slot.team.name].measured(record.seconds)
         self._ledger.book(slot.tiles.pop(ref), record)
-        if slot.leaving and not slot.tiles:
+        if record.error is not None:
+            self._all_hungry()
+        if not slot.leaving:
+            self._hungry[slot] = None
+        elif not slot.tiles:
             self._drop(slot, "its node is about to be taken away")
 
     def end_hanging(self) -> None:
@@ -261,20 +277,13 @@ class Actors:
             limit = self._limits[slot.team.name].seconds
             if now - slot.since <= limit:
                 continue
-            self._ray.kill(slot.actor, no_restart=True)
-            slot.actor = self._actor(slot.name, slot.team)
             self._take_back(slot, f"no answer for {now - slot.since:.0f} s, limit {limit:.0f} s")
 
-    def _lost(self, slot: Slot, error: Exception) -> None:
-        if isinstance(error, self._ray.exceptions.ActorDiedError):  # for good
-            slot.actor = self._actor(slot.name, slot.team)
-        self._take_back(slot, _one_line(error))
-
     def _take_back(self, slot: Slot, reason: str) -> None:
-        """Book a death, give the worker's tiles to others, and start it again later."""
+        """Book a death, give the worker's tiles to others, and put another in its place later."""
+        self._ray.kill(slot.actor, no_restart=True)  # where it is only out of reach, too
         keys = list(slot.tiles.values())
         self._forget(slot)
-        slot.ready = False
         slot.losses += 1
         self.last_reason = reason
         self._emit(WorkerLost(slot.name, reason, tuple(map(str, keys))))
@@ -285,9 +294,13 @@ class Actors:
             self._give_up(slot, f"given up after {slot.losses} deaths in a row: {reason}")
         else:
             slot.wake = self._clock() + min(_LONGEST_WAIT, 0.25 * 2 ** (slot.losses - 1))
+            self._asleep.append(slot)
+        self._all_hungry()
 
     def _forget(self, slot: Slot) -> None:
-        """Wait for no answer of a worker any more."""
+        """Hand a worker nothing, and wait for no answer of it any more."""
+        slot.ready = False
+        self._hungry.pop(slot, None)
         for ref in (*slot.tiles, slot.starting):
             self._owners.pop(ref, None)
         slot.tiles.clear()
@@ -295,10 +308,10 @@ class Actors:
 
     def _wake(self) -> None:
         now = self._clock()
-        for slot in self.slots:
-            if slot.wake is not None and now >= slot.wake:
-                slot.wake = None
-                self._start(slot)
+        for slot in [slot for slot in self._asleep if now >= slot.wake]:
+            self._asleep.remove(slot)
+            slot.actor = self._actor(slot.name, slot.team)
+            self._start(slot)
 
     def _give_up(self, slot: Slot, reason: str) -> None:
         self._refusing.append((slot.team, slot.node))
@@ -309,6 +322,8 @@ class Actors:
         self._ledger.unstarted(slot.name, list(slot.tiles.values()))
         self._forget(slot)
         self.slots.remove(slot)
+        if slot in self._asleep:
+            self._asleep.remove(slot)
         self._emit(WorkerLost(slot.name, reason))
         self._ray.kill(slot.actor, no_restart=True)
 

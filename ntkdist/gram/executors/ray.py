@@ -131,22 +131,46 @@ class RayExecutor:
             resources: dict[str, Any] = {"num_cpus": threads, "num_gpus": self._num_gpus}
             if not local:
                 resources["runtime_env"] = {"env_vars": environment}
-            teams = [Team("w", job, resources, self._make_worker)]
-            if job.mix and self._num_gpus:
-                teams.append(_cpu_team(job, threads, self._make_worker))
-            ledger = Ledger(keys, emit, retries=self._retries)
-            actors = Actors(
-                ray,
-                ledger,
-                emit,
-                max_losses=self._max_losses,
-                time_limit=self._time_limit,
-                clock=self._clock,
-            )
-            try:
-                self._drive(ray, actors, teams, ledger, emit, stop)
-            finally:
-                actors.close()
+            return self.run_on(ray, job, keys, emit, stop, resources)
+
+    def run_on(
+        self,
+        ray: Any,
+        job: GramJob,
+        keys: Sequence[TileKey],
+        emit: Callable[[Any], None],
+        stop: threading.Event,
+        resources: dict[str, Any],
+    ) -> ExecutorSummary:
+        """Compute the tiles on a cluster that is connected already; see ``Executor.run``.
+
+        Args:
+            ray: The ``ray`` module, or what stands in for it in a simulation.
+            job: What to compute, with the threads of one worker.
+            keys: Which tiles.
+            emit: Told every event.
+            stop: Once set, no more tiles are handed out.
+            resources: Options of an actor, ``num_cpus`` and ``num_gpus`` at least.
+
+        Returns:
+            What became of the tiles.
+        """
+        teams = [Team("w", job, resources, self._make_worker)]
+        if job.mix and self._num_gpus:
+            teams.append(_cpu_team(job, job.threads, self._make_worker))
+        ledger = Ledger(keys, emit, retries=self._retries)
+        actors = Actors(
+            ray,
+            ledger,
+            emit,
+            max_losses=self._max_losses,
+            time_limit=self._time_limit,
+            clock=self._clock,
+        )
+        try:
+            self._drive(ray, actors, teams, ledger, emit, stop)
+        finally:
+            actors.close()
         return ledger.summary()
 
     def _drive(
