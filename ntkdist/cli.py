@@ -20,6 +20,7 @@ from ntkdist.errors import InputError, NtkdistError
 from ntkdist.options import (
     Architectures,
     Classes,
+    Counts,
     Criteria,
     CrossEntropy,
     Empirical,
@@ -27,12 +28,14 @@ from ntkdist.options import (
     Images,
     Over,
     Quick,
+    Rates,
     Recompute,
     Settings,
     Target,
     Values,
     Variants,
     Widths,
+    read_rates,
 )
 
 if TYPE_CHECKING:
@@ -295,6 +298,40 @@ def status(target: Target = None, *, settings: Settings = _DEFAULTS) -> None:
     from ntkdist.status import describe
 
     print(describe(settings.run))
+
+
+@app.command
+def plan(
+    target: Target = None,
+    *,
+    price: float | None = None,
+    budget: float | None = None,
+    max_hours: float | None = None,
+    rates: Rates = (),
+    workers: Counts = (1, 2, 4, 8, 16, 32, 64),
+    seconds: float = 12.0,
+    settings: Settings = _DEFAULTS,
+) -> None:
+    """Say what a run will store and how long it will take, by a minute of measurement.
+
+    Parameters
+    ----------
+    price:
+        Of an hour of one device: of one worker's GPU, or of its cores.
+    budget:
+        Most the run may cost; above it, exit code 2.
+    max_hours:
+        Most hours it may take; above it, exit code 2.
+    seconds:
+        How long tiles are measured; longer is more certain where a machine is shared.
+    """
+    from ntkdist.pipeline._plan_table import describe_plan
+    from ntkdist.pipeline.plan import Limits, make_plan
+
+    limits, given = Limits(price, budget, max_hours), read_rates(rates)
+    found = make_plan(settings, limits, rates=given, workers=workers, seconds=seconds)
+    print(describe_plan(found))
+    found.check()
 
 
 @app.command

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ntkdist import storage
 from ntkdist.architecture import Architecture
 from ntkdist.config import RunConfig
 from ntkdist.errors import InputError, StoreError
@@ -29,11 +30,10 @@ from ntkdist.kernels import Backend, cuda_device, get_backend, select_backend
 from ntkdist.kernels.backend import coverage
 from ntkdist.kernels.cuda_device import DeviceInfo, KernelReport
 from ntkdist.linalg import parse_memory
-from ntkdist.run import Run
+from ntkdist.run import HALF_MADE, Run
 
 PACKAGES = ("numpy", "numba", "numba-cuda", "zarr", "ray", "dask")
 _SAMPLE = 512  # images to measure with, as for the edge of a tile
-_HALF_MADE = {"zarr.json", "inputs"}  # what a creation that was killed leaves
 
 
 def diagnose(config: RunConfig, *, quick: bool = False) -> Iterator[str]:
@@ -129,12 +129,12 @@ class _Subject:
 
 def _check_new_place(url: str, why_no_run: InputError) -> None:
     """Raise ``InputError`` unless a new run can be written at ``url``; writes nothing."""
-    if "://" in url:
-        return
     if os.path.isfile(url):
         raise InputError(f"{url}: is a file; give a folder for the run")
-    if os.path.isdir(url) and not set(os.listdir(url)) <= _HALF_MADE:
+    if not set(storage.children(url)) <= HALF_MADE:
         raise InputError(f"{why_no_run}; the folder is not empty: a new run needs another --run")
+    if storage.local_path(url) is None:
+        return
     if not os.access(_nearest(url), os.W_OK | os.X_OK):
         raise InputError(f"{url}: cannot be written; give another --run or change its rights")
 

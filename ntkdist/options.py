@@ -22,12 +22,12 @@ def split_list(text: str) -> list[str]:
     return [part.strip() for part in parts if part.strip()]
 
 
-def _whole(text: str) -> int:
+def _whole(text: str, name: str = "--widths") -> int:
     """Read a whole number; what it is for is checked where it is used."""
     try:
         return int(text)
     except ValueError:
-        raise InputError(f"--widths {text!r} is not a whole number") from None
+        raise InputError(f"{name} {text!r} is not a whole number") from None
 
 
 def _listed(name: str, help: str) -> Parameter:
@@ -96,3 +96,31 @@ Variants = Annotated[
     _listed("--variants", "Some of kr-v1, kr-v2, fjlt-v1, fjlt-v2; none takes all."),
 ]
 Quick = Annotated[bool, Parameter(name="--quick", help="Measure no speed.", negative=())]
+Rates = Annotated[
+    tuple[str, ...],
+    _listed("--rates", "Devices that are not here, as h200=25000 (entries/s of one of them)."),
+]
+Counts = Annotated[
+    tuple[int, ...],
+    Parameter(
+        name="--workers",
+        help="Numbers of workers to reckon the Gram for, joined by commas.",
+        converter=lambda _, tokens: tuple(
+            _whole(x, "--workers") for t in tokens for x in split_list(t.value)
+        ),
+        n_tokens=1,
+        negative=(),
+    ),
+]
+
+
+def read_rates(texts: tuple[str, ...]) -> dict[str, float]:
+    """Read rates such as ``h200=25000``, name → entries a second."""
+    found = {}
+    for text in texts:
+        name, _, rate = text.partition("=")
+        try:
+            found[name.strip()] = float(rate)
+        except ValueError:
+            raise InputError(f"--rates {text!r}: write NAME=ENTRIES_PER_SECOND") from None
+    return found

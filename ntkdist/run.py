@@ -1,4 +1,4 @@
-"""A run: one Zarr group at a path or URL, with its inputs, manifest and fingerprint.
+"""A run: one Zarr group in a folder or an object store, with its inputs, manifest and fingerprint.
 
 Layout (every array in Zarr v3; results as arrays and JSON attributes, nothing pickled)::
 
@@ -26,9 +26,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from ntkdist import storage
 from ntkdist.architecture import Architecture
 from ntkdist.config import RunConfig, differences
-from ntkdist.errors import InputError, StoreError
+from ntkdist.errors import InputError, NtkdistError, StoreError
 from ntkdist.inputs import Inputs, fingerprint, load_inputs
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 _KEY = "ntkdist"
+_PROBE = ".probe"
+#: All that a killed ``Run.create`` can leave.
+HALF_MADE = {"zarr.json", "inputs", _PROBE}
 # Settings that change how a run is computed or analysed but not what its Gram matrix is.
 _FREE = {"run", "factor", "labels", "predict"}
 _FREE_GRAM = {
@@ -91,7 +95,7 @@ class Run:
     """
 
     def __init__(self, url: str, manifest: Manifest, config: RunConfig) -> None:
-        self.url = url
+        self.url = storage.normal(url)
         self.manifest = manifest
         self.config = config
 
@@ -115,7 +119,7 @@ class Run:
 
     def address(self, *parts: str) -> str:
         """Return the address of something inside the run."""
-        return "/".join([self.url.rstrip("/"), *parts])
+        return storage.join(self.url, *parts)
 
     @property
     def resume_command(self) -> str:
@@ -136,15 +140,16 @@ class Run:
             InputError: If the data cannot be read, the place cannot be written, or another
                 run is there (the first differing field, its old and its new value).
         """
-        existing = _read_manifest(config.run)
+        url = storage.normal(config.run)
+        existing = _read_manifest(url)
         if existing is not None:
             _refuse_change(existing, config)
-            return cls(config.run, existing, config)
-        _check_place(config.run)
+            return cls(url, existing, config)
+        _check_place(url)
         inputs = load_inputs(config)
         manifest = _describe(config, inputs)
-        _write_inputs(config.run, inputs, manifest)
-        return cls(config.run, manifest, config)
+        _write_inputs(url, inputs, manifest)
+        return cls(url, manifest, config)
 
     @classmethod
     def open(cls, url: str | os.PathLike[str]) -> Run:
@@ -159,7 +164,7 @@ class Run:
         Raises:
             InputError: If there is no run, or a newer version wrote it.
         """
-        url = os.fspath(url)
+        url = storage.normal(url)
         manifest = _read_manifest(url)
         if manifest is None:
             raise InputError(f"{url}: there is no run here; start one with ntkdist run CONFIG.yaml")
@@ -172,7 +177,7 @@ class Run:
         from zarr.errors import GroupNotFoundError, NodeNotFoundError
 
         try:
-            zarr.open(self.address(*parts), mode="r")
+            zarr.open(storage.zarr_store(self.address(*parts)), mode="r")
         except (FileNotFoundError, NodeNotFoundError, GroupNotFoundError):
             return False
         return True
@@ -186,7 +191,7 @@ class Run:
         import zarr
 
         try:
-            return zarr.open_array(self.address(*parts), mode="r")
+            return zarr.open_array(storage.zarr_store(self.address(*parts)), mode="r")
         except (FileNotFoundError, KeyError) as error:
             name = "/".join(parts)
             raise StoreError(f"{self.url}: holds no {name} yet; {self.resume_command}") from error
@@ -196,6 +201,8 @@ class Run:
         array = self.array(*parts)
         try:
             return np.asarray(array[...])
+        except NtkdistError:
+            raise
         except Exception as error:
             raise StoreError(
                 f"{self.address(*parts)}: cannot be read ({error}); "
@@ -220,13 +227,13 @@ class Run:
 
         if not self.has(*parts):
             return {}
-        return dict(zarr.open(self.address(*parts), mode="r").attrs)
+        return dict(zarr.open(storage.zarr_store(self.address(*parts)), mode="r").attrs)
 
     def write_attributes(self, parts: str, attributes: Mapping[str, Any]) -> None:
         """Set JSON attributes of a group, created if needed."""
         import zarr
 
-        zarr.open_group(self.address(parts), mode="a").attrs.update(attributes)
+        zarr.open_group(storage.zarr_store(self.address(parts)), mode="a").attrs.update(attributes)
 
 
 def _describe(config: RunConfig, inputs: Inputs) -> Manifest:
@@ -285,9 +292,11 @@ def _read_manifest(url: str) -> Manifest | None:
     from zarr.errors import GroupNotFoundError, NodeTypeValidationError
 
     try:
-        attributes = zarr.open_group(url, mode="r").attrs.asdict()
+        attributes = zarr.open_group(storage.zarr_store(url), mode="r").attrs.asdict()
     except (FileNotFoundError, GroupNotFoundError, NodeTypeValidationError):
         return None
+    except NtkdistError:
+        raise
     except PermissionError as error:
         raise InputError(f"{url}: cannot be read: {error.strerror}") from None
     except (ValueError, KeyError) as error:
@@ -330,18 +339,19 @@ def _refuse_change(manifest: Manifest, config: RunConfig) -> None:
 
 def _check_place(url: str) -> None:
     """Raise ``InputError`` unless a new run can be written at ``url``."""
-    if "://" in url:
+    folder = storage.local_path(url)
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise InputError(f"{url}: is a file; give a folder for the run")
+    if not set(storage.children(url)) <= HALF_MADE:
+        raise InputError(f"{url}: is a folder with other things in it; give a new or empty one")
+    if folder is None:
+        storage.write_text(storage.join(url, _PROBE), "")
+        storage.remove(storage.join(url, _PROBE))
         return
-    if os.path.exists(url):
-        if not os.path.isdir(url):
-            raise InputError(f"{url}: is a file; give a folder for the run")
-        names = set(os.listdir(url))
-        if names and not _half_made(url):
-            raise InputError(f"{url}: is a folder with other things in it; give a new or empty one")
     new = not os.path.exists(url)
     try:
         os.makedirs(url, exist_ok=True)
-        probe = os.path.join(url, ".probe")
+        probe = os.path.join(url, _PROBE)
         with open(probe, "w"):
             pass
         os.unlink(probe)
@@ -353,18 +363,14 @@ def _check_place(url: str) -> None:
         ) from None
 
 
-def _half_made(url: str) -> bool:
-    """Return whether ``url`` holds only what a killed ``Run.create`` leaves."""
-    return set(os.listdir(url)) <= {"zarr.json", "inputs"}
-
-
 def _write_inputs(url: str, inputs: Inputs, manifest: Manifest) -> None:
     """Store inputs first and the manifest last: a run without a manifest is none."""
     import dataclasses
 
     import zarr
 
-    zarr.open_group(url, mode="w")
+    store = storage.zarr_store(url)
+    zarr.open_group(store, mode="w")
     named = {
         "images": inputs.images,
         "pictures": inputs.pictures,
@@ -377,8 +383,8 @@ def _write_inputs(url: str, inputs: Inputs, manifest: Manifest) -> None:
         text = "\n".join(name.replace("\n", "\\n") for name in inputs.files)
         named["files"] = np.frombuffer(text.encode("utf-8", "replace"), np.uint8)
     for name, values in named.items():
-        _write_array(f"{url.rstrip('/')}/inputs/{name}", values, None)
-    zarr.open_group(url, mode="r+").attrs[_KEY] = dataclasses.asdict(manifest)
+        _write_array(storage.join(url, "inputs", name), values, None)
+    zarr.open_group(store, mode="r+").attrs[_KEY] = dataclasses.asdict(manifest)
 
 
 def _write_array(address: str, values: np.ndarray, attributes: Mapping[str, Any] | None) -> None:
@@ -387,7 +393,7 @@ def _write_array(address: str, values: np.ndarray, attributes: Mapping[str, Any]
 
     rows = max(1, min(values.shape[0], 2**22 // max(1, values[:1].nbytes))) if values.ndim else 1
     array = zarr.create_array(
-        address,
+        storage.zarr_store(address),
         shape=values.shape,
         dtype=values.dtype,
         chunks=(rows, *values.shape[1:]) if values.ndim else (),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from ntkdist.gram.activity import Activity, Trouble, read_activity
 from ntkdist.gram.events import read_events
+from ntkdist.gram.progress import _duration as duration
 from ntkdist.gram.store import GramStore
 from ntkdist.run import Run
 
@@ -13,6 +16,10 @@ if TYPE_CHECKING:
     from ntkdist.labels.bias import ClassBias
     from ntkdist.pipeline.compare import Compared
     from ntkdist.pipeline.labelings import Labeling
+
+_OTHER_RESULTS = ("predict", "dynamics", "widths", "sweep", "label_aware", "lookahead")
+_SHOWN, _FEW_ERRORS, _LONGEST = 5, 3, 160
+_SILENT = 120.0  # seconds
 
 
 def describe_labels(run: Run) -> str:
@@ -101,14 +108,20 @@ def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def describe(url: str) -> str:
+def describe_driver(run: Run) -> str | None:
+    """Return which driver holds the run, in words; None where nobody does."""
+    return None
+
+
+def describe(url: str, *, now: float | None = None) -> str:
     """Return the state of a run in a few lines, with what to run next.
 
     Args:
         url: Folder or URL of the run.
+        now: Seconds since 1970; None asks the clock.
 
     Returns:
-        One line a stage.
+        A line for each thing there is to say.
 
     Raises:
         InputError: If there is no run.
@@ -121,32 +134,105 @@ def describe(url: str) -> str:
         f"{run.config.data.source}",
         f"backend   {run.manifest.reason}",
     ]
-    open_stage = None
+    gram, whole = _gram_lines(run)
+    lines += gram
+    ridge = f"ridge-{run.config.factor.ridge:g}" if run.config.factor.ridge != "auto" else ""
+    done = bool(ridge) and run.has("factor", "ntk", ridge, "inverse")
+    activity = read_activity(read_events(url))
+    lines.append(f"factor    {ridge or 'ridge auto'}: {'there' if done else 'not finished'}")
+    lines.append(describe_labels(run) or "labels    not done")
+    lines += _other_lines(run)
+    lines += _activity_lines(activity, time.time() if now is None else now)
+    driver = describe_driver(run)
+    if driver is not None:
+        lines.append(f"driver    {driver}")
+    finished = whole and done and run.attributes("labels").get("summary")
+    lines.append(f"next      {f'ntkdist report {run.url}' if finished else run.resume_command}")
+    return "\n".join(lines)
+
+
+def _gram_lines(run: Run) -> tuple[list[str], bool]:
+    """Return a line for each kind of kernel, and whether all tiles are there."""
+    lines, whole = [], True
     for kind in run.config.gram.kinds:
         address = run.address("gram", kind)
         if not GramStore.exists(address):
             lines.append(f"gram      {kind}: not started")
-            open_stage = open_stage or "gram"
+            whole = False
             continue
         store = GramStore.open(address, "r", run.fingerprint)
-        total, missing = store.tiling.count, len(store.missing())
-        by = store.count_by_arithmetic()
+        by = store.count_by_arithmetic()  # one listing of the store, which says all
+        done, total = sum(by.values()), store.tiling.count
         mixed = ", ".join(f"{count} by {name}" for name, count in by.items())
         lines.append(
-            f"gram      {kind}: {total - missing} of {total} tiles of edge {store.tiling.edge}"
+            f"gram      {kind}: {done} of {total} tiles of edge {store.tiling.edge}"
             + (f" ({mixed})" if len(by) > 1 else "")
         )
-        if missing:
-            open_stage = open_stage or "gram"
-    ridge = f"ridge-{run.config.factor.ridge:g}"
-    done = run.has("factor", "ntk", ridge, "inverse")
-    lines.append(f"factor    {ridge}: {'there' if done else 'not finished'}")
-    summary = run.attributes("labels").get("summary")
-    lines.append(describe_labels(run) or "labels    not done")
-    if not (done and summary):
-        open_stage = open_stage or "run"
-    failed = sum(e.get("event") == "TileFailed" and bool(e.get("final")) for e in read_events(url))
-    if failed:
-        lines.append(f"failures  {failed} tiles given up so far; tracebacks in events.jsonl")
-    lines.append(f"next      {run.resume_command if open_stage else f'ntkdist report {run.url}'}")
-    return "\n".join(lines)
+        whole = whole and done == total
+    return lines, whole
+
+
+def _other_lines(run: Run) -> list[str]:
+    """Return a line that names the other results that are stored, if there are any."""
+    stored = [name for name in _OTHER_RESULTS if run.attributes(name)]
+    return [f"results   {', '.join(name.replace('_', '-') for name in stored)}"] if stored else []
+
+
+def _activity_lines(activity: Activity, now: float) -> list[str]:
+    """Return what the run's events say: speed, workers, trouble, stages."""
+    if activity.last_event is None:
+        return []
+    lines = []
+    if activity.tiles_per_second is not None and activity.entries_per_second is not None:
+        left = activity.seconds_left
+        lines.append(
+            f"rate      {60 * activity.tiles_per_second:.3g} tiles/min, "
+            f"{activity.entries_per_second:,.4g} entries/s in the last minutes of work"
+            + (f"; about {duration(left)} of work left at that rate" if left is not None else "")
+        )
+    if activity.seen:
+        words = [f"{sum(activity.alive.values())} alive{_at(activity.alive)}"]
+        words += [f"{activity.lost} lost"] if activity.lost else []
+        words.append(f"{sum(activity.seen.values())} seen{_at(activity.seen)}")
+        lines.append(f"workers   {', '.join(words)}")
+    if activity.in_flight:
+        shown = ", ".join(activity.in_flight[:_SHOWN])
+        more = len(activity.in_flight) - _SHOWN
+        lines.append(
+            f"in flight {len(activity.in_flight)} tiles: {shown}"
+            + (f" and {more} more" if more > 0 else "")
+        )
+    lines += _trouble_lines("retried", activity.retried)
+    lines += _trouble_lines("given up", activity.given_up)
+    if activity.stages:
+        done = (f"{name} {duration(seconds)}" for name, (seconds, _) in activity.stages.items())
+        lines.append(f"stages    {', '.join(done)}")
+    at_work = f", in stage {activity.stage}" if activity.stage else ""
+    since = activity.since_last_event(now) or 0.0
+    silent = activity.tiles_per_second and since > max(_SILENT, 10 / activity.tiles_per_second)
+    lines.append(
+        f"last      event {duration(since)} ago{at_work}"
+        + ("; a driver at work would have told more" if at_work and silent else "")
+    )
+    return lines
+
+
+def _at(hosts: Mapping[str, int]) -> str:
+    """Return where workers are, the hosts with the most of them first."""
+    if not hosts:
+        return ""
+    ranked = sorted(hosts.items(), key=lambda item: (-item[1], item[0]))
+    shown = ", ".join(f"{count} on {host}" for host, count in ranked[:_SHOWN])
+    more = len(ranked) - _SHOWN
+    return f" ({shown}{f' and {more} hosts more' if more > 0 else ''})"
+
+
+def _trouble_lines(name: str, tiles: Sequence[Trouble]) -> list[str]:
+    """Return how many tiles failed, and the last error of a few of them."""
+    if not tiles:
+        return []
+    lines = [f"{name:<10}{len(tiles)} tile{'' if len(tiles) == 1 else 's'}; last errors:"]
+    lines += [
+        f"  {tile.key} ({tile.times}×): {tile.error[:_LONGEST]}" for tile in tiles[-_FEW_ERRORS:]
+    ]
+    return lines

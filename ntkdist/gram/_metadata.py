@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ntkdist.errors import InputError, NtkdistError, StoreError
+from ntkdist import storage
+from ntkdist.errors import InputError, StoreError
 from ntkdist.gram.tiling import Tiling
 
 SCHEMA_VERSION = 1
@@ -102,7 +102,7 @@ def create_array(
         "symmetric": tiling.symmetric,
     }
     zarr.create_array(
-        store=address,
+        store=storage.zarr_store(address),
         shape=tiling.shape,
         chunks=(tiling.edge, tiling.edge),
         dtype=dtype,
@@ -121,19 +121,3 @@ def package_version() -> str:
         return importlib.metadata.version("ntkdist")
     except importlib.metadata.PackageNotFoundError:
         return "unknown"
-
-
-def write_error(error: OSError, address: str) -> NtkdistError:
-    """Turn a failed write into one clear line.
-
-    Args:
-        error: What the file system said.
-        address: What was to be written.
-
-    Returns:
-        The error to raise: ``StoreError`` for a full disk, else ``InputError``.
-    """
-    reason = error.strerror or str(error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StoreError(f"{address}: cannot be written ({reason}); free some space and resume")
-    return InputError(f"{address}: cannot be written ({reason}); take a folder that can be")

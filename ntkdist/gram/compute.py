@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from ntkdist.errors import InputError, InterruptedRunError, StageError
-from ntkdist.gram.events import GramStarted, Subscribers
+from ntkdist.gram._digests import DigestLog
+from ntkdist.gram.events import GramStarted, Subscribers, TileDone
 from ntkdist.gram.executors import Executor, ExecutorSummary
 from ntkdist.gram.job import GramJob
 from ntkdist.gram.signals import StopFlag, stop_on_signals
@@ -97,7 +99,8 @@ def compute_gram(
     )
     outcome = ExecutorSummary()
     if missing:
-        outcome = executor.run(job, missing, emit, stop)
+        with _digests_kept(stores, emit):
+            outcome = executor.run(job, missing, emit, stop)
     if stop.is_set() and outcome.left:
         signal = getattr(stop, "signal", "")
         raise InterruptedRunError(
@@ -113,6 +116,25 @@ def compute_gram(
         0,
         time.monotonic() - start,
     )
+
+
+@contextmanager
+def _digests_kept(stores: list[GramStore], emit: Subscribers) -> Iterator[None]:
+    """Keep the digest of every tile that is stored meanwhile."""
+    logs = [DigestLog(store.address) for store in stores]
+
+    def listen(event: Any) -> None:
+        if isinstance(event, TileDone):
+            for log, digest in zip(logs, event.digests, strict=False):
+                log.append(event.key, digest)
+
+    emit.subscribe(listen)
+    try:
+        yield
+    finally:
+        emit.unsubscribe(listen)
+        for log in logs:
+            log.close()
 
 
 def open_outputs(job: GramJob, tiling: Tiling) -> list[GramStore]:

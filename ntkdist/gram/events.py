@@ -113,6 +113,7 @@ class TileDone(Event):
         attempt: As in ``TileStarted``.
         entries: Kernel entries of the tile (of one kind).
         backend: The arithmetic it was computed with, as in ``cuda-1``.
+        digests: Of the tile as stored, in the order of the job's kinds.
     """
 
     key: str
@@ -122,6 +123,7 @@ class TileDone(Event):
     attempt: int
     entries: int = 0
     backend: str = ""
+    digests: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -243,6 +245,11 @@ class Subscribers:
     def subscribe(self, subscriber: Subscriber) -> None:
         """Add one more, from the next event on."""
         self._subscribers.append(subscriber)
+
+    def unsubscribe(self, subscriber: Subscriber) -> None:
+        """Leave one out from the next event on; one that was dropped before is fine."""
+        if subscriber in self._subscribers:
+            self._subscribers.remove(subscriber)
 
     def __call__(self, event: Any) -> None:
         """Tell every subscriber."""

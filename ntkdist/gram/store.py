@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from ntkdist.errors import InputError, StoreError
-from ntkdist.gram import _address
+from ntkdist import storage
+from ntkdist.errors import InputError, NtkdistError, StoreError
+from ntkdist.gram._digests import tile_digest
 from ntkdist.gram._makers import Makers
-from ntkdist.gram._metadata import SCHEMA_VERSION, Metadata, create_array, write_error
+from ntkdist.gram._metadata import SCHEMA_VERSION, Metadata, create_array
 from ntkdist.gram._selection import outer, parse_index
 from ntkdist.gram.tiling import TileKey, Tiling
 
@@ -75,7 +76,7 @@ class GramStore:
         Raises:
             InputError: If something is there already, or the place cannot be written.
         """
-        address = _address.normal(address)
+        address = storage.normal(address)
         if cls.exists(address):
             raise InputError(f"{address}: a store is there already; open it, or remove it first")
         try:
@@ -88,7 +89,7 @@ class GramStore:
                 attributes=attributes or {},
             )
         except OSError as error:
-            raise write_error(error, address) from error
+            raise storage.write_error(error, address) from error
         return cls.open(address, "r+", fingerprint)
 
     @classmethod
@@ -110,15 +111,17 @@ class GramStore:
         """
         import zarr
 
-        address = _address.normal(address)
+        address = storage.normal(address)
         if mode not in ("r", "r+"):
             raise InputError(f"mode={mode!r} is not one of r, r+")
         try:
-            array = zarr.open_array(address, mode=mode)
+            array = zarr.open_array(storage.zarr_store(address), mode=mode)
         except FileNotFoundError as error:
             raise StoreError(f"{address}: no kernel matrix is stored there") from error
         except PermissionError as error:
-            raise write_error(error, address) from error
+            raise storage.write_error(error, address) from error
+        except NtkdistError:
+            raise
         except Exception as error:
             raise StoreError(f"{address}: cannot be opened as a Zarr array: {error}") from error
         metadata = Metadata.read(address, array)
@@ -134,7 +137,7 @@ class GramStore:
     @staticmethod
     def exists(address: str) -> bool:
         """Return whether a store's metadata is at this address."""
-        return _address.exists(_address.join(address, "zarr.json"))
+        return storage.exists(storage.join(address, "zarr.json"))
 
     def __reduce__(self) -> tuple[Any, ...]:
         mode = "r" if self._array.read_only else "r+"
@@ -162,7 +165,7 @@ class GramStore:
 
     # -- writing ------------------------------------------------------------------
 
-    def write(self, key: TileKey, block: np.ndarray, made_by: str | None = None) -> None:
+    def write(self, key: TileKey, block: np.ndarray, made_by: str | None = None) -> str:
         """Store one finished tile.
 
         Args:
@@ -171,6 +174,9 @@ class GramStore:
                 triangle is mirrored first, so that it is symmetric to the bit.
             made_by: The arithmetic it was computed with, where a job mixes several; it is
                 recorded in front of the tile if it is not the store's own.
+
+        Returns:
+            The tile's digest, for ``DigestLog``.
 
         Raises:
             StoreError: If the key is not a tile of this store, the shape is not the
@@ -198,11 +204,12 @@ class GramStore:
                 self._makers.record(key, made_by)
             self._array[self.tiling.slices(key)] = block
         except OSError as error:
-            raise write_error(error, self.path_of(key)) from error
+            raise storage.write_error(error, self.path_of(key)) from error
         except ValueError as error:
             if not self._array.read_only:
                 raise
             raise StoreError(f"{self.address}: open for reading only; open it with 'r+'") from error
+        return tile_digest(self.kind, key, block)
 
     def write_at(self, rows: slice, cols: slice, block: np.ndarray) -> None:
         """Store one tile named by the rows and columns it covers.
@@ -238,10 +245,10 @@ class GramStore:
         """
         self._check_key(key)
         try:
-            _address.remove(self.path_of(key))
+            storage.remove(self.path_of(key))
             self._makers.forget(key)
         except OSError as error:
-            raise write_error(error, self.path_of(key)) from error
+            raise storage.write_error(error, self.path_of(key)) from error
 
     def _check_key(self, key: TileKey) -> None:
         if key in self.tiling:
@@ -261,12 +268,12 @@ class GramStore:
 
     def path_of(self, key: TileKey) -> str:
         """Return the address of one tile's object."""
-        return _address.join(self.address, "c", str(key.row), str(key.col))
+        return storage.join(self.address, "c", str(key.row), str(key.col))
 
     def done(self) -> set[TileKey]:
         """Return the tiles whose object is there, from one listing of the store."""
         found = set()
-        for name in _address.list_objects(_address.join(self.address, "c")):
+        for name in storage.list_objects(storage.join(self.address, "c")):
             row, _, col = name.partition("/")
             # what is not a number is the temporary file of a writer that was killed
             if row.isdecimal() and col.isdecimal():
@@ -286,7 +293,7 @@ class GramStore:
     def made_by(self, key: TileKey) -> str:
         """Return the arithmetic of one stored tile, as in ``cuda-1``, or raise ``StoreError``."""
         self._check_key(key)
-        if not _address.exists(self.path_of(key)):
+        if not storage.exists(self.path_of(key)):
             raise self._missing(key)
         return self._makers.of(key)
 
@@ -326,10 +333,12 @@ class GramStore:
             raise StoreError(
                 f"tile {key} of {self.kind} cannot be read ({self.path_of(key)}): {error}"
             ) from error
+        except NtkdistError:
+            raise
         except Exception as error:
             raise self._corrupt(key, f"{type(error).__name__}: {error}") from error
         if np.isnan(block).any():
-            if not _address.exists(self.path_of(key)):
+            if not storage.exists(self.path_of(key)):
                 raise self._missing(key)
             raise self._corrupt(key, "it holds NaN")
         return block.T if mirrored else block

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from ntkdist import storage
 from ntkdist.architecture import Architecture
-from ntkdist.errors import InputError, StoreError
-from ntkdist.gram import _address
+from ntkdist.errors import InputError, NtkdistError, StoreError
 from ntkdist.gram._states import StateCache
 from ntkdist.gram.job import GramJob
 from ntkdist.gram.store import GramStore
-from ntkdist.gram.tiling import TileKey
+from ntkdist.gram.tiling import TileKey, Tiling
 from ntkdist.kernels.backend import Backend, get_backend
 
 
@@ -36,6 +36,8 @@ class TileRecord:
         backend: The arithmetic it was computed with.
         error: None if the tile is stored; else the error in one line.
         traceback: Where it was raised.
+        digests: Of the tile as stored, in the order of the job's kinds.
+        unwritable: Whether it was computed and could not be stored.
     """
 
     key: str
@@ -47,6 +49,12 @@ class TileRecord:
     backend: str = ""
     error: str | None = None
     traceback: str = ""
+    digests: tuple[str, ...] = ()
+    unwritable: bool = False
+
+
+class UnwritableError(StoreError):
+    """A tile was computed, and the store refused it."""
 
 
 class TileWorker:
@@ -82,6 +90,34 @@ class TileWorker:
                 to another job or to another number of images.
             StoreError: If images or stores cannot be opened.
         """
+        job = self.job
+        self._stores = {
+            kind: GramStore.open(address, "r+", job.fingerprint) for kind, address in job.outputs
+        }
+        for kind, store in self._stores.items():
+            if store.arithmetic not in ("", job.arithmetic) and not job.mix:
+                raise InputError(
+                    f"worker {self.name}: the tiles of {kind} are computed by {store.arithmetic},"
+                    f" its own would be by {job.arithmetic}; take that backend, or allow both with"
+                    " gram.mix_backends"
+                )
+        self.start_computing()
+        tiling = next(iter(self._stores.values())).tiling
+        if tiling.shape != self._tiling.shape:
+            rows, cols = self._tiling.shape
+            raise InputError(
+                f"images for {rows}×{cols} entries, the stores have {tiling.shape};"
+                " they belong to other images"
+            )
+        return {"pid": os.getpid(), "host": socket.gethostname(), "threads": self.job.threads}
+
+    def start_computing(self) -> None:
+        """Open the images and create the backend, which ``blocks`` and ``block_of`` take.
+
+        Raises:
+            InputError: If the backend's arithmetic is not the job's.
+            StoreError: If images cannot be opened.
+        """
         from threadpoolctl import ThreadpoolController
 
         job = self.job
@@ -93,28 +129,12 @@ class TileWorker:
                 " version of ntkdist everywhere"
             )
         self._arch = Architecture.parse(job.architecture)
-        self._stores = {
-            kind: GramStore.open(address, "r+", job.fingerprint) for kind, address in job.outputs
-        }
-        for kind, store in self._stores.items():
-            if store.arithmetic not in ("", job.arithmetic) and not job.mix:
-                raise InputError(
-                    f"worker {self.name}: the tiles of {kind} are computed by {store.arithmetic},"
-                    f" its own would be by {job.arithmetic}; take that backend, or allow both with"
-                    " gram.mix_backends"
-                )
-        self._tiling = next(iter(self._stores.values())).tiling
         self._rows = _open_images(job.images)
         self._cols = self._rows if job.columns is None else _open_images(job.columns)
-        given = self._rows.shape[0], self._cols.shape[0]
-        if given != self._tiling.shape:
-            raise InputError(
-                f"images for {given[0]}×{given[1]} entries, the stores have {self._tiling.shape};"
-                " they belong to other images"
-            )
+        rows, cols = self._rows.shape[0], self._cols.shape[0]
+        self._tiling = Tiling(rows, job.edge, None if job.columns is None else cols)
         self._thread_pools = ThreadpoolController()  # 1 ms: once, not per tile
         self._backend = backend
-        return {"pid": os.getpid(), "host": socket.gethostname(), "threads": self.job.threads}
 
     def attempt(self, key: TileKey, attempt: int = 1) -> TileRecord:
         """Compute a tile like ``compute``, with any ``Exception`` in the record instead."""
@@ -130,6 +150,7 @@ class TileWorker:
                 backend=self.job.arithmetic,
                 error=f"{type(error).__name__}: {error}",
                 traceback=traceback.format_exc(),
+                unwritable=isinstance(error, UnwritableError),
             )
 
     def compute(self, key: TileKey, attempt: int = 1) -> TileRecord:
@@ -143,25 +164,24 @@ class TileWorker:
             The record.
 
         Raises:
-            StoreError: If the images cannot be read, an entry is not finite, or the
-                tile cannot be written.
+            StoreError: If the images cannot be read, or an entry is not finite.
+            UnwritableError: If the tile cannot be written.
         """
         job = self.job
         if self._backend is None:
             self.start()
-        assert self._backend is not None
         start = time.perf_counter()
+        blocks = self.blocks(key)
         rows, cols = self._tiling.slices(key)
-        # Under every executor, because BLAS may add in another order with other threads.
-        with self._thread_pools.limit(limits=self.job.threads):
-            a = self._state("rows", rows)
-            # on the diagonal the same object, by which the backend knows
-            b = self._state("cols", cols)
-            blocks = self._backend.block(a, b, self.job.kinds)
         for kind in self.job.kinds:
             _check_finite(blocks[kind], kind, key, rows, cols)
-        for kind, store in self._stores.items():
-            store.write(key, blocks[kind], job.arithmetic if job.mix else None)
+        try:
+            digests = tuple(
+                store.write(key, blocks[kind], job.arithmetic if job.mix else None)
+                for kind, store in self._stores.items()
+            )
+        except NtkdistError as error:
+            raise UnwritableError(str(error)) from error
         return TileRecord(
             str(key),
             self.name,
@@ -170,7 +190,36 @@ class TileWorker:
             bytes=sum(blocks[kind].nbytes for kind in self.job.kinds),
             entries=blocks[self.job.kinds[0]].size,
             backend=job.arithmetic,
+            digests=digests,
         )
+
+    def blocks(self, key: TileKey) -> dict[str, np.ndarray]:
+        """Compute one tile of every kind, and store nothing.
+
+        Args:
+            key: The tile.
+
+        Returns:
+            Kind → entries, of the tile's shape; of a diagonal tile the upper triangle counts.
+        """
+        rows, cols = self._tiling.slices(key)
+        # Under every executor, because BLAS may add in another order with other threads.
+        with self._thread_pools.limit(limits=self.job.threads):
+            a = self._state("rows", rows)
+            # on the diagonal the same object, by which the backend knows
+            b = self._state("cols", cols)
+            return self._get_backend().block(a, b, self.job.kinds)
+
+    def block_of(self, a: np.ndarray, b: np.ndarray) -> dict[str, np.ndarray]:
+        """Compute the kernel of any images, (n, H, W, C) and (m, H, W, C), of every kind."""
+        backend = self._get_backend()
+        with self._thread_pools.limit(limits=self.job.threads):
+            states = backend.prepare(self._arch, a), backend.prepare(self._arch, b)
+            return backend.block(*states, self.job.kinds)
+
+    def _get_backend(self) -> Backend:
+        assert self._backend is not None, "not started"
+        return self._backend
 
     def _state(self, axis: str, part: slice) -> Any:
         address, images = self.job.images, self._rows
@@ -178,7 +227,6 @@ class TileWorker:
             address, images = self.job.columns, self._cols
 
         def make() -> Any:
-            assert self._backend is not None
             try:
                 batch = np.asarray(images[part.start : part.stop])
             except Exception as error:
@@ -186,7 +234,7 @@ class TileWorker:
                     f"images {part.start} to {part.stop - 1} cannot be read ({address}): {error}"
                 ) from error
             try:
-                return self._backend.prepare(self._arch, batch)
+                return self._get_backend().prepare(self._arch, batch)
             except InputError as error:  # it counts images from the tile's first
                 raise InputError(
                     f"images {part.start} to {part.stop - 1} of {address}: {error}"
@@ -199,7 +247,7 @@ def _open_images(address: str) -> Any:
     import zarr
 
     try:
-        images = zarr.open_array(_address.normal(address), mode="r")
+        images = zarr.open_array(storage.zarr_store(address), mode="r")
     except Exception as error:
         raise StoreError(f"{address}: the images cannot be opened: {error}") from error
     if images.ndim != 4:

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.errors import InputError, StoreError
+from ntkdist import storage
+from ntkdist.errors import InputError, NtkdistError, StoreError
 from ntkdist.labels.result import Flip
 
 KIND = "ntkdist refurbishment"
@@ -69,17 +70,18 @@ class Checkpoint:
         import zarr
         from zarr.errors import ContainsArrayError, GroupNotFoundError
 
-        self.url = str(url).rstrip("/")
+        self.url = storage.normal(url)
         self.fingerprint = fingerprint
         try:
-            found = dict(zarr.open_group(self.url, mode="r").attrs)
+            found = dict(zarr.open_group(storage.zarr_store(self.url), mode="r").attrs)
         except (FileNotFoundError, GroupNotFoundError):
             found = {"kind": KIND}
         except ContainsArrayError as error:
             raise InputError(f"{self.url}: holds an array; give a new folder") from error
         if found.get("kind") != KIND:
             raise InputError(f"{self.url}: holds something else; give a new or empty folder")
-        self._current = found.get("current") if found.get("fingerprint") == fingerprint else None
+        same = found.get("fingerprint") == fingerprint
+        self._current = str(found["current"]) if same and found.get("current") else None
 
     def load(self) -> State | None:
         """Return the last whole state of the same inputs; None where there is none.
@@ -92,11 +94,13 @@ class Checkpoint:
         if self._current is None:
             return None
         try:
-            group = zarr.open_group(f"{self.url}/{self._current}", mode="r")
+            group = zarr.open_group(self._slot(self._current), mode="r")
             read = {name: np.asarray(group[name][...]) for name in group.array_keys()}  # type: ignore[index]
             flips = zip(*(read[f"history_{name}"].tolist() for name in _COLUMNS), strict=True)
             history = tuple(Flip(*row) for row in flips)
             return State(read["G"], read["h"], read["Z"], read["labels"], history)
+        except NtkdistError:
+            raise
         except Exception as error:
             raise StoreError(
                 f"{self.url}/{self._current}: cannot be read ({error}); delete {self.url} to "
@@ -109,7 +113,7 @@ class Checkpoint:
         from zarr.codecs import BloscCodec, Crc32cCodec
 
         slot = "b" if self._current == "a" else "a"
-        group = zarr.open_group(f"{self.url}/{slot}", mode="w")
+        group = zarr.open_group(self._slot(slot), mode="w")
         arrays = {"G": state.G, "h": state.h, "Z": state.Z, "labels": state.labels}
         for name in _COLUMNS:
             kind = np.float64 if "loss" in name else np.int64
@@ -127,8 +131,11 @@ class Checkpoint:
             )
             array[...] = values
         whole = {"kind": KIND, "fingerprint": self.fingerprint, "current": slot}
-        zarr.open_group(self.url, mode="a").attrs.update(whole)
+        zarr.open_group(storage.zarr_store(self.url), mode="a").attrs.update(whole)
         self._current = slot
+
+    def _slot(self, name: str) -> Any:
+        return storage.zarr_store(storage.join(self.url, name))
 
 
 def drop_checkpoint(url: str) -> None:
@@ -139,4 +146,4 @@ def drop_checkpoint(url: str) -> None:
     """
     import zarr
 
-    zarr.open_group(str(url).rstrip("/"), mode="w").attrs["kind"] = KIND
+    zarr.open_group(storage.zarr_store(url), mode="w").attrs["kind"] = KIND

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ntkdist import storage
 from ntkdist.errors import InputError
 from ntkdist.linalg import groups
 from ntkdist.linalg._checks import check_ridge, check_room, check_setting, check_vectors
@@ -100,7 +101,7 @@ def cg_solve(
         rank: Eigenpairs in the randomised Nyström preconditioner; 0 for none; ``"auto"`` takes
             N/8, at most 768, and what half of the memory limit holds.
         seed: Of the sketch.
-        url: Folder or fsspec URL of the solution's own Zarr group; None stores nothing.
+        url: Folder or URL of the solution's own Zarr group; None stores nothing.
         save_every: Seconds between two stored iterates.
         memory_limit: Bytes (or ``"2GiB"``) for one process's work.
         scheduler: As for :func:`ntkdist.linalg.factorize`.
@@ -155,7 +156,7 @@ def cg_solve(
             "seed": seed,
         }
         how = {"blas_threads": threads}
-        store = IterateStore.open(groups.address_of(url), identity | how, overwrite=overwrite)
+        store = IterateStore.open(storage.normal(url), identity | how, overwrite=overwrite)
         groups.refuse_other(store.url, "a solution", store.identity, identity)
         threads = store.identity.get("blas_threads", threads)  # older stores do not say
     with task_runner(scheduler) as run, blas_threads_between(threads):

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist import storage
 from ntkdist.linalg import groups
 from ntkdist.linalg._checks import check_ridge
 from ntkdist.linalg.events import Listener, PanelDone, PanelStarted
@@ -53,7 +54,7 @@ def factorize(
             NumPy or Zarr array has below it (neither NaN nor zero) must mirror it. A Dask
             array is computed slice by slice, twice in all: store an expensive one first. On a
             cluster, pass a Zarr or Dask array: a NumPy array would travel with every panel.
-        url: Folder or fsspec URL of the factor's own Zarr group.
+        url: Folder or URL of the factor's own Zarr group.
         ridge: Added to the diagonal, relative to its mean; finite, >= 0.
         memory_limit: Bytes (or ``"2GiB"``, ``"500MB"``) for one process's work, the matrix ``a``
             itself not counted. Decides the panel width of a new factor; a stored factor keeps
@@ -78,7 +79,7 @@ def factorize(
     source = Source(a)
     ridge = check_ridge(ridge)
     limit = parse_memory(memory_limit)
-    address = groups.address_of(url)
+    address = storage.normal(url)
     notify: Listener = on_event or (lambda event: None)
 
     with task_runner(scheduler) as run:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ntkdist import storage
 from ntkdist.errors import InputError, StoreError
 from ntkdist.linalg import groups
 from ntkdist.linalg._checks import check_vectors
@@ -67,7 +68,7 @@ class CholeskyFactor:
         """Open a finished factor.
 
         Args:
-            url: Folder or fsspec URL it was computed into.
+            url: Folder or URL it was computed into.
             memory_limit: Bytes (or ``"2GiB"``) for panels kept in memory and for column batches.
             scheduler: As for :func:`ntkdist.linalg.factorize`; used by :meth:`inverse`,
                 :meth:`diagonal_of_inverse` and for refinement.
@@ -79,7 +80,7 @@ class CholeskyFactor:
             InputError: Something else is at ``url``.
             StoreError: Nothing is there, or the factor is not finished.
         """
-        address = groups.address_of(url)
+        address = storage.normal(url)
         opened = FactorStore.open(address)
         if opened is None:
             raise StoreError(Outcome.ABSENT.message(url=address, kind=KIND, remedy=_REMEDY))
@@ -282,7 +283,7 @@ class CholeskyFactor:
         Symmetric to the bit. Takes twice the operations of the factorisation.
 
         Args:
-            url: Folder or fsspec URL of its own group; None puts it beside the panels, in place of
+            url: Folder or URL of its own group; None puts it beside the panels, in place of
                 one of an earlier factor.
             on_event: Called with an ``InverseBlockDone`` for each block, from this thread.
             overwrite: Drop an inverse that is there and compute it anew.
@@ -294,7 +295,7 @@ class CholeskyFactor:
             InputError: ``url`` holds another factor's inverse, or cannot be written.
             StoreError: A stored part is damaged, or the store refuses to be written.
         """
-        address = f"{self.url}/inverse" if url is None else groups.address_of(url)
+        address = f"{self.url}/inverse" if url is None else storage.normal(url)
         if url is None and not overwrite:
             found = groups.open_group(address, "inverse", any_schema=True)
             overwrite = found is not None and found.attrs["factor"] != self.digest()

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.errors import InputError, StoreError
+from ntkdist import storage
+from ntkdist.errors import InputError, NtkdistError, StoreError
 from ntkdist.linalg.outcomes import Outcome
 
 SCHEMA = 2
@@ -25,19 +26,11 @@ _MEMBERS = (
 )  # fmt: skip
 
 
-def address_of(url: Any) -> str:
-    """Return a path or URL as Zarr takes it.
-
-    ``file://`` URLs become paths: through fsspec they would lose the atomic rename.
-    """
-    return str(url).rstrip("/").removeprefix("file://")
-
-
 def open_group(url: str, kind: str, *, mode: str = "r", any_schema: bool = False) -> Any | None:
     """Open the group of one kind of result.
 
     Args:
-        url: Folder or fsspec URL.
+        url: Folder or URL.
         kind: What it has to be (its attribute ``kind``).
         mode: Zarr's mode, ``"r"`` or ``"r+"``.
         any_schema: Whether one of an older schema is opened too (to be dropped).
@@ -52,12 +45,15 @@ def open_group(url: str, kind: str, *, mode: str = "r", any_schema: bool = False
     from zarr.errors import ContainsArrayError, GroupNotFoundError
 
     try:
-        group = zarr.open_group(url, mode=mode, zarr_format=3)  # type: ignore[arg-type]
+        store = storage.zarr_store(url)
+        group = zarr.open_group(store, mode=mode, zarr_format=3)  # type: ignore[arg-type]
         attributes: dict[str, Any] = dict(group.attrs)
     except (FileNotFoundError, GroupNotFoundError):
         return None
     except ContainsArrayError as error:
         raise InputError(Outcome.FOREIGN.message(url=url, kind=kind)) from error
+    except NtkdistError:
+        raise
     except (ValueError, OSError, TypeError) as error:
         raise StoreError(
             Outcome.FOREIGN.message(url=url, kind=f"readable {kind} ({error})")
@@ -122,7 +118,7 @@ def _emptied(url: str, kind: str) -> Any:
 
     # member by member: Zarr's overwrite=True would delete whatever else is in the folder
     open_group(url, kind, any_schema=True)
-    group = zarr.open_group(url, mode="a", zarr_format=3)
+    group = zarr.open_group(storage.zarr_store(url), mode="a", zarr_format=3)
     for name in _MEMBERS:
         if name in group:
             del group[name]
@@ -226,7 +222,10 @@ class CheckedArray:
             import zarr
 
             try:
-                self._array = zarr.open_array(f"{self.url}/{self.name}", mode="r+")
+                address = storage.join(self.url, self.name)
+                self._array = zarr.open_array(storage.zarr_store(address), mode="r+")
+            except NtkdistError:
+                raise
             except (OSError, ValueError, KeyError) as error:
                 raise StoreError(
                     Outcome.ABSENT.message(
@@ -274,6 +273,8 @@ class CheckedArray:
                 return np.asarray(self.array[where])
             self.array.get_basic_selection(where, out=_buffer(out))
             return out
+        except NtkdistError:
+            raise
         except (ValueError, OSError, RuntimeError) as error:
             key, reason = self._find_damage(where) or (self.name, f"({error})")
             raise self.damaged(part, record, key, reason) from error
@@ -310,6 +311,8 @@ class CheckedArray:
             )
             try:
                 self.array[region]
+            except NtkdistError:
+                raise
             except (ValueError, OSError, RuntimeError) as error:
                 checksum = "checksum" in str(error)
                 return self.key(*index), "fails its checksum" if checksum else f"({error})"

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist import storage
 from ntkdist.errors import InputError, StoreError
 from ntkdist.linalg import groups
 from ntkdist.linalg.outcomes import Outcome
@@ -23,7 +24,7 @@ class InverseStore:
     Use :meth:`open` or :meth:`ntkdist.linalg.CholeskyFactor.inverse`.
 
     Args:
-        url: Folder or fsspec URL of its group.
+        url: Folder or URL of its group.
         plan: The factor's cut; rows are stored ``plan.block`` to a file.
     """
 
@@ -42,7 +43,7 @@ class InverseStore:
             InputError: Something else is at ``url``.
             StoreError: Nothing is there, or it is not finished.
         """
-        address = groups.address_of(url)
+        address = storage.normal(url)
         group = groups.open_group(address, KIND)
         if group is None:
             remedy = "compute it with CholeskyFactor.inverse"

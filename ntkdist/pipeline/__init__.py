@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -51,6 +49,7 @@ class Pipeline:
         self._subscribers = subscribers
 
     def __enter__(self) -> Pipeline:
+        from ntkdist.gram.metrics import RayMetrics
         from ntkdist.gram.signals import stop_on_signals
 
         started = time.monotonic()
@@ -60,6 +59,8 @@ class Pipeline:
             self._emit.subscribe(subscriber)
         self._log = EventLog(self.run.url)
         self._emit.subscribe(self._log)
+        if self.config.gram.executor == "ray":
+            self._emit.subscribe(RayMetrics(self.run.url))
         self._signals = stop_on_signals()
         self.stop: threading.Event = self._signals.__enter__()
         self._emit(RunStarted(self.run.url, self.run.fingerprint))
@@ -322,19 +323,10 @@ class Pipeline:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def report(self) -> str:
-        """Write the report and return its path."""
+        """Write the report into the run and return its path or URL."""
         from ntkdist.report import write_report
 
         with self.stage("report") as detail:
-            path = self.run.address("report.html")
-            if "://" in path:
-                import fsspec
-
-                with tempfile.TemporaryDirectory() as folder:
-                    local = write_report(self.run, os.path.join(folder, "report.html"))
-                    with open(local, "rb") as page, fsspec.open(path, "wb") as there:
-                        there.write(page.read())
-            else:
-                path = write_report(self.run)
+            path = write_report(self.run)
             detail.append(path)
         return path

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist import storage
 from ntkdist.gram.events import Event
 from ntkdist.run import Run
 
@@ -81,7 +81,7 @@ class TrainingDynamics:
 
 
 def store_dynamics(run: Run, found: TrainingDynamics) -> None:
-    """Write figures and arrays into a run, and the picture where it is on a local disk."""
+    """Write figures and arrays into a run, and the picture."""
     from ntkdist.report.dynamics import draw_dynamics
 
     stopping = found.stopping
@@ -97,9 +97,9 @@ def store_dynamics(run: Run, found: TrainingDynamics) -> None:
     if found.spread is not None:
         run.write("dynamics/spread/std", found.spread.std)
         run.write("dynamics/spread/disagreement", found.spread.disagreement)
-    if "://" not in run.url:
+    with storage.writing(run.address("dynamics.svg")) as path:
         draw_dynamics(
-            os.path.join(run.url, "dynamics.svg"),
+            path,
             squared=found.squared.arrays(),
             cross_entropy=None if found.cross_entropy is None else found.cross_entropy.arrays(),
             held_out=stopping.losses,
@@ -212,8 +212,7 @@ def _more(found: TrainingDynamics) -> list[str]:
             f"on right ones with chance {spread.disagreement_auc:.3f} (spread alone "
             f"{spread.std_auc:.3f}); wrong in each quarter, most agreed on first: {quarters}"
         )
-    if "://" not in found.place:
-        lines.append(f"picture       {found.place}/dynamics.svg")
+    lines.append(f"picture       {found.place}/dynamics.svg")
     return lines
 
 

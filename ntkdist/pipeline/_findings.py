@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
 
+from ntkdist import storage
 from ntkdist.config import RunConfig
 from ntkdist.run import Run
 
@@ -69,9 +69,7 @@ def summarise(
 
 
 def write_table(run: Run, table: Any) -> None:
-    """Write ``labels.csv``, most suspicious first, beside a run on a local disk."""
-    if "://" in run.url:
-        return
+    """Write ``labels.csv``, most suspicious first, into the run."""
     names = np.array(run.manifest.class_names)
     if files := run.files():
         table.insert(1, "file", files)
@@ -79,9 +77,8 @@ def write_table(run: Run, table: Any) -> None:
     for name in ("given", "suggested"):
         place = table.columns.get_loc(f"{name}_label") + 1
         table.insert(place, f"{name}_class", names[table[f"{name}_label"]])
-    path = run.address("labels.csv")
-    table.to_csv(path + ".part", index=False)
-    os.replace(path + ".part", path)
+    with storage.writing(run.address("labels.csv")) as path:
+        table.to_csv(path, index=False)
 
 
 def thumbnail(

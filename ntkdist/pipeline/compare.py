@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist import storage
 from ntkdist.architecture import Architecture
 from ntkdist.config import RunConfig
 from ntkdist.errors import InputError
@@ -69,8 +69,8 @@ def compare_architectures(
     """Compute each architecture's kernel on one data set and rank them.
 
     Each has a run of its own, RUN-compare/NAME, so that a comparison that is
-    stopped, or asked for again with more architectures, computes only what is missing. On a
-    local disk the figures are kept beside the runs in compare.json, a picture in compare.svg.
+    stopped, or asked for again with more architectures, computes only what is missing. The
+    figures are kept beside the runs in compare.json, a picture in compare.svg.
 
     Args:
         config: The run's settings; its ``architecture`` has no part in this.
@@ -188,21 +188,18 @@ def _slug(name: str, arch: Architecture) -> str:
 
 def folder_of(config: RunConfig) -> str:
     """Return where the runs of a comparison are kept."""
-    return f"{config.run.rstrip('/')}-compare"
+    return f"{storage.normal(config.run)}-compare"
 
 
 def _store(
     folder: str, found: Sequence[Compared], labels: NDArray[np.int64], names: Sequence[str]
 ) -> None:
-    """Write compare.json and compare.svg beside the runs, where they are on a local disk."""
+    """Write compare.json and compare.svg beside the runs."""
     from ntkdist.report.comparison import Panel, draw_comparison
 
-    if "://" in folder:
-        return
-    path = os.path.join(folder, "compare.json")
     rows = [{k: v for k, v in vars(one).items() if k != "points"} for one in found]
-    with open(path + ".part", "w", encoding="utf-8") as file:
-        json.dump({"architectures": rows, "ranks": ranks(found)}, file, indent=1)
-    os.replace(path + ".part", path)
+    text = json.dumps({"architectures": rows, "ranks": ranks(found)}, indent=1)
+    storage.write_text(storage.join(folder, "compare.json"), text)
     panels = [Panel(one.name, one.accuracy, one.separation, one.points) for one in found]
-    draw_comparison(panels, labels, names, os.path.join(folder, "compare.svg"))
+    with storage.writing(storage.join(folder, "compare.svg")) as path:
+        draw_comparison(panels, labels, names, path)

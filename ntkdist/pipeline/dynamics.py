@@ -47,7 +47,7 @@ def find_dynamics(
 
     The images to predict are those that the configuration's ``predict`` names; their labels are
     reported, never used to choose. Missing tiles are computed first. Results go into dynamics/ of
-    the run, on a local disk with a picture in dynamics.svg.
+    the run, with a picture in dynamics.svg.
 
     Args:
         pipeline: Of a run.

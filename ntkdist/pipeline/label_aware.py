@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist import storage
 from ntkdist.errors import InputError, did_you_mean
 from ntkdist.pipeline import Pipeline
 from ntkdist.pipeline._label_aware_classes import closest_classes, split_classes, two_classes
@@ -80,7 +81,7 @@ def compare_label_aware(
     The Gram is the run's; the variants' pair features read its preprocessed images. Given labels
     are what is learned and what is predicted. Multipliers are chosen by cross-validation on the
     training images; the held-out ones are predicted once, with what was chosen. Figures go into
-    label_aware/ of the run, on a local disk with a picture in label_aware.svg.
+    label_aware/ of the run, with a picture in label_aware.svg.
 
     Args:
         pipeline: Of a run; missing tiles of its Gram are computed first.
@@ -200,16 +201,13 @@ def _store(
         "kernels": rows,
     }
     run.write_attributes("label_aware", summary)
-    if "://" in run.url:
-        return
     points = [KernelPoint(o.variant, o.accuracy, o.validated, o.elasticity) for o in found.tried]
-    draw_label_aware(
-        run.address("label_aware.svg"),
-        points=points,
-        curves=found.curves,
-        title=f"{found.names[0]} or {found.names[1]}: {found.trained_on} images to train on, "
-        f"{found.held_out} held out",
+    title = (
+        f"{found.names[0]} or {found.names[1]}: {found.trained_on} images to train on, "
+        f"{found.held_out} held out"
     )
+    with storage.writing(run.address("label_aware.svg")) as path:
+        draw_label_aware(path, points=points, curves=found.curves, title=title)
 
 
 def describe_label_aware(found: LabelAwareness) -> str:
@@ -226,6 +224,5 @@ def describe_label_aware(found: LabelAwareness) -> str:
         lines.append(line + ("" if one.definite else "  (not positive definite)"))
     if found.tried[0].ridge:
         lines.append(f"all with a ridge of {found.tried[0].ridge:g}, which the plain kernel needs")
-    if "://" not in found.place:
-        lines.append(f"picture   {found.place}/label_aware.svg")
+    lines.append(f"picture   {found.place}/label_aware.svg")
     return "\n".join(lines)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist import storage
 from ntkdist.errors import InputError
 from ntkdist.pipeline import Pipeline
 
@@ -99,8 +99,8 @@ def simulate_active_learning(
     For each seed a share of the images is held out, and the labels of the others are told as they
     are asked for. The model is kernel regression with the run's Gram and ridge; with
     ``empirical`` it is a network of the run's architecture, trained anew after each query, whose
-    own tangent kernel looks ahead. The figures go into lookahead/accuracy of the run, on a local
-    disk with a picture in lookahead.svg.
+    own tangent kernel looks ahead. The figures go into lookahead/accuracy of the run,
+    with a picture in lookahead.svg.
 
     Args:
         pipeline: Of a run; missing tiles of its Gram are computed first.
@@ -188,8 +188,7 @@ def describe_active_learning(found: ActiveLearning) -> str:
         if gain is not None and name != "random":
             line += f", {100 * gain:+.2f} points over random"
         lines.append(line)
-    if "://" not in found.place:
-        lines.append("picture lookahead.svg in the run")
+    lines.append("picture lookahead.svg in the run")
     return "\n".join(lines)
 
 
@@ -242,12 +241,7 @@ def _store(pipeline: Pipeline, found: ActiveLearning) -> None:
             "gain_over_random": gains,
         },
     )
-    if "://" in run.url:
-        return
     seeds = len(next(iter(found.accuracy.values())))
-    draw_active_learning(
-        found.accuracy,
-        found.counts,
-        f"{found.model}, mean and range of seeds 0 to {seeds - 1}",
-        os.path.join(run.url, "lookahead.svg"),
-    )
+    title = f"{found.model}, mean and range of seeds 0 to {seeds - 1}"
+    with storage.writing(run.address("lookahead.svg")) as path:
+        draw_active_learning(found.accuracy, found.counts, title, path)

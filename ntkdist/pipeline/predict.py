@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.errors import InputError
+from ntkdist import storage
 from ntkdist.pipeline import Pipeline
 from ntkdist.pipeline.cross import HeldOut, held_out
 
@@ -50,7 +49,7 @@ def predict(pipeline: Pipeline) -> Predicted:
 
     Missing tiles of the Gram and of the test × train kernel are computed first, and the factor
     of the Gram with the ridge: each resumes where it ended. The outputs go into
-    cross/NAME/outputs of the run, on a local disk also into cross/NAME/predictions.csv, with a
+    cross/NAME/outputs of the run and into cross/NAME/predictions.csv, with a
     picture in predict.svg.
 
     Args:
@@ -152,22 +151,21 @@ def _store(pipeline: Pipeline, held: HeldOut, found: Predicted) -> None:
         "ridges": rows,
     }
     run.write_attributes("predict", summary)
-    if "://" in run.url:
-        return
     p = softmax(found.sweep.best.scale * found.outputs)
-    _write_csv(os.path.join(found.place, "predictions.csv"), held, p, found.names)
-    draw_predictions(
-        os.path.join(run.url, "predict.svg"),
-        confusion=evaluation.confusion,
-        names=found.names,
-        bins=evaluation.bins,
-        ridges=np.array([[r.ridge, r.accuracy, r.squared_error] for r in found.sweep.rows]),
-        chosen=found.ridge,
-        title=f"{evaluation.accuracy:.2%} of {found.images} images right",
-    )
+    _write_csv(storage.join(found.place, "predictions.csv"), held, p, found.names)
+    with storage.writing(run.address("predict.svg")) as path:
+        draw_predictions(
+            path,
+            confusion=evaluation.confusion,
+            names=found.names,
+            bins=evaluation.bins,
+            ridges=np.array([[r.ridge, r.accuracy, r.squared_error] for r in found.sweep.rows]),
+            chosen=found.ridge,
+            title=f"{evaluation.accuracy:.2%} of {found.images} images right",
+        )
 
 
-def _write_csv(path: str, held: HeldOut, p: NDArray[np.float64], names: Sequence[str]) -> None:
+def _write_csv(address: str, held: HeldOut, p: NDArray[np.float64], names: Sequence[str]) -> None:
     import pandas as pd
 
     best = p.argmax(axis=1)
@@ -181,12 +179,8 @@ def _write_csv(path: str, held: HeldOut, p: NDArray[np.float64], names: Sequence
             "probability_of_label": p[np.arange(len(p)), held.labels],
         }
     )
-    part = f"{path}.part"
-    try:
-        table.to_csv(part, index=False, float_format="%.6g")
-        os.replace(part, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+    with storage.writing(address) as path:
+        table.to_csv(path, index=False, float_format="%.6g")
 
 
 def describe_predictions(found: Predicted, most: int = 5) -> str:
@@ -212,6 +206,5 @@ def describe_predictions(found: Predicted, most: int = 5) -> str:
     if pairs:
         shown = [f"{found.names[k]} taken for {found.names[d]} {off[k, d]}" for k, d in pairs]
         lines.append("confused  " + ", ".join(shown))
-    if "://" not in found.place:
-        lines.append(f"table     {found.place}/predictions.csv, picture predict.svg in the run")
+    lines.append(f"table     {found.place}/predictions.csv, picture predict.svg in the run")
     return "\n".join(lines)

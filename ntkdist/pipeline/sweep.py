@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ntkdist import storage
 from ntkdist.errors import InputError
 from ntkdist.pipeline import Pipeline
 
@@ -29,7 +29,7 @@ class Swept:
         over: What was changed.
         images: How many of the run's images it was measured on.
         rows: One for each value, in order.
-        place: Where the picture is; empty for a run that is not on this machine.
+        place: Where the picture is.
     """
 
     over: str
@@ -91,11 +91,10 @@ def sweep(pipeline: Pipeline, over: str, values: Sequence[str] = (), images: int
             }
             found.append(SweepRow(**{**figures, "value": variant.value}))
         detail.append(f"{computed} of {len(wanted)} computed, {len(chosen)} images")
-    place = ""
-    if "://" not in run.url:
-        place = os.path.join(run.url, f"sweep-{over}.svg")
+    place = run.address(f"sweep-{over}.svg")
+    with storage.writing(place) as path:
         draw_sweep(
-            place,
+            path,
             over=over,
             values=[row.value for row in found],
             measures={
@@ -145,6 +144,6 @@ def describe_sweep(found: Swept) -> str:
     lines.append(
         f"leave-one-out accuracy on {found.images} images at the ridge that is best by it; cosine: "
         "mean over pairs of images, 1 where the kernel tells none apart; rank: effective"
-        + (f"; picture {found.place}" if found.place else "")
+        f"; picture {found.place}"
     )
     return "\n".join(lines)

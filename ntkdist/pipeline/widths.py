@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ntkdist import storage
 from ntkdist.errors import InputError
 from ntkdist.pipeline import Pipeline
 
@@ -68,7 +68,7 @@ def measure_widths(
     """Draw networks of the run's architecture and hold them against the infinite one.
 
     Time grows with the square of the width, and with images, classes and networks; the Gram of
-    the run has no part in it. The figures go into widths/ of the run, on a local disk with a
+    the run has no part in it. The figures go into widths/ of the run, with a
     picture in widths.svg.
 
     Args:
@@ -160,8 +160,7 @@ def describe_widths(found: WidthsFound) -> str:
         f"kernel regression at width {sweep.widths[-1]}: {full:.1%} right with the full kernel, "
         f"{pseudo:.1%} with the pNTK"
     )
-    if "://" not in found.place:
-        lines.append("picture widths.svg in the run")
+    lines.append("picture widths.svg in the run")
     return "\n".join(lines)
 
 
@@ -185,7 +184,7 @@ def _store(pipeline: Pipeline, found: WidthsFound) -> None:
             "rows": [asdict(row) for row in sweep.rows],
         },
     )
-    if "://" in run.url or not found.laws:
+    if not found.laws:
         return
     titles = {
         "kernel_gap": "kernel from the infinite one",
@@ -196,4 +195,5 @@ def _store(pipeline: Pipeline, found: WidthsFound) -> None:
         Gap(titles[m], sweep.by_width(m), law.at(sweep.widths), law.exponent)
         for m, law in found.laws.items()
     ]
-    draw_widths(sweep.widths, gaps, os.path.join(run.url, "widths.svg"))
+    with storage.writing(run.address("widths.svg")) as path:
+        draw_widths(sweep.widths, gaps, path)

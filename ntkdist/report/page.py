@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist import storage
 from ntkdist.errors import InputError
 from ntkdist.report import story
 from ntkdist.report.figures import draw_figures
 from ntkdist.report.findings import class_rows, missing_parts, read_findings, worst_issues
-from ntkdist.report.records import local_folder
 from ntkdist.report.timeline import read_timeline
 from ntkdist.report.words import count, counted, duration, number, percent
 from ntkdist.run import Run
@@ -30,25 +29,20 @@ def write_report(run: Run, path: str | None = None, *, max_issues: int = 60) -> 
 
     Args:
         run: The run.
-        path: Where to write; None means ``report.html`` in the run's folder.
+        path: Where to write, a path or URL; None means ``report.html`` in the run.
         max_issues: How many suspicious labels to show with their pictures, at least 0.
 
     Returns:
-        The path.
+        The path or URL.
 
     Raises:
-        InputError: If ``path`` is missing for a remote run or cannot be written, or
-            ``max_issues`` is negative.
+        InputError: If ``path`` cannot be written, or ``max_issues`` is negative.
         StoreError: If the run holds something that cannot be read.
     """
     if max_issues < 0:
         raise InputError(f"max_issues={max_issues} must be at least 0")
-    folder = local_folder(run.url)
-    if path is None:
-        if folder is None:
-            raise InputError(f"{run.url}: is not on this machine; give a path for the report")
-        path = str(folder / "report.html")
-    _write(path, _render(run, max_issues))
+    path = run.address("report.html") if path is None else path
+    storage.write_text(path, _render(run, max_issues))
     return path
 
 
@@ -96,19 +90,3 @@ def _render(run: Run, max_issues: int) -> str:
         "run_url": run.url,
     }
     return environment.get_template("template.html.j2").render(context)
-
-
-def _write(path: str, text: str) -> None:
-    """Write a file whole or not at all."""
-    target = Path(path)
-    half = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        try:
-            half.write_text(text, encoding="utf-8")
-            os.replace(half, target)
-        finally:
-            half.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror}); give another path for the report"
-        ) from None

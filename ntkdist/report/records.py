@@ -1,6 +1,6 @@
 """A run's events as they are stored.
 
-That is ``events.jsonl`` in a folder, and numbered parts below ``events/`` at a remote URL. Their
+That is ``events.jsonl`` in a folder, and numbered parts below ``events/`` in an object store. Their
 writers may be killed at any moment or be of another version: what is missing, torn, unknown or of
 another type is left out, and nothing here raises.
 """
@@ -9,36 +9,23 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 from typing import Any, TypeAlias
-from urllib.parse import unquote, urlparse
+
+from ntkdist import storage
+from ntkdist.errors import NtkdistError
 
 Record: TypeAlias = dict[str, Any]
 
 
-def local_folder(url: str) -> Path | None:
-    """Return the folder a run's URL names on this machine, or None if it is remote."""
-    if "://" not in url:
-        return Path(url)
-    return Path(unquote(urlparse(url).path)) if url.startswith("file://") else None
-
-
 def _lines(url: str) -> list[str]:
-    folder = local_folder(url)
-    if folder is not None:
-        try:
-            whole_text = (folder / "events.jsonl").read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return []
-        return whole_text.split("\n")
-    import fsspec
-
     try:
-        files, inside = fsspec.core.url_to_fs(f"{url.rstrip('/')}/events")
-        parts = [files.cat_file(name) for name in sorted(files.glob(f"{inside}/*.jsonl"))]
-    except Exception:  # every store has errors of its own; the report can do without events
+        if storage.local_path(url) is not None:
+            content = storage.read_bytes(storage.join(url, "events.jsonl")) or b""
+        else:
+            content = b"\n".join(storage.read_all(storage.join(url, "events")).values())
+    except (NtkdistError, OSError):  # the report can do without events
         return []
-    return b"\n".join(parts).decode("utf-8", errors="replace").split("\n")
+    return content.decode("utf-8", errors="replace").split("\n")
 
 
 def read_records(url: str) -> list[Record]:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import zarr
 
+from ntkdist import storage
 from ntkdist.config import (
     DataConfig,
     FactorConfig,
@@ -234,15 +235,15 @@ def test_thumbnail_averages_the_class_ordered_matrix():
 
 
 def test_a_run_behind_a_url_goes_all_the_way(tmp_path):
-    import fsspec
-
     url = f"memory://bucket/{tmp_path.name}"
     config = settings(tmp_path, run=url, data=DataConfig(n=60))
     with Pipeline(config) as pipeline:
         pipeline.execute()
     assert "3 of 3 tiles" in describe(url)
-    with fsspec.open(f"{url}/report.html") as page:
-        assert b"<html" in page.read(200).lower()
+    page = storage.read_text(f"{url}/report.html")
+    assert page is not None
+    assert "<html" in page[:200].lower()
+    assert storage.exists(f"{url}/labels.csv")
     before = computed(url)
     with Pipeline(config) as pipeline:
         pipeline.execute()

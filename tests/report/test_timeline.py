@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ntkdist import storage
 from ntkdist.report.timeline import Timeline, binned_rates, read_timeline
 
 from .conftest import gram_events
@@ -110,8 +110,7 @@ def test_the_parts_of_a_remote_run_are_joined(tmp_path: Path) -> None:
     records = gram_events([5, 5], total=10)
     for part, lines in enumerate((records[:7], records[7:])):
         text = "".join(json.dumps(record) + "\n" for record in lines)
-        with fsspec.open(f"memory://report-parts/r/events/{part:06d}.jsonl", "w") as file:
-            file.write(text)
+        storage.write_text(f"memory://report-parts/r/events/{part:06d}.jsonl", text)
     remote, local = read_timeline("memory://report-parts/r"), write(tmp_path / "e", records)
     assert (remote.done, remote.resumes, remote.stages) == (10, 1, local.stages)
     np.testing.assert_array_equal(remote.spans, local.spans)

@@ -7,10 +7,13 @@ from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
+from ntkdist.errors import StageError
 from ntkdist.gram.events import TileDone, TileFailed, TileStarted
 from ntkdist.gram.executors import ExecutorSummary
 from ntkdist.gram.tiling import TileKey
 from ntkdist.gram.worker import TileRecord
+
+_REFUSALS = 12  # in a row, of a store that can no longer be written
 
 
 class RowQueue:
@@ -121,6 +124,19 @@ class Ledger:
         self._strikes: Counter[TileKey] = Counter()
         self._done: list[TileKey] = []
         self._failed: dict[TileKey, str] = {}
+        self._refused = 0
+        self._last_refusal = ""
+
+    def check_store(self) -> None:
+        """Raise ``StageError`` if the store has refused every tile for a while.
+
+        The other tiles would be computed for nothing.
+        """
+        if self._refused >= _REFUSALS:
+            raise StageError(
+                f"the last {self._refused} tiles could not be stored, {len(self._done)} were;"
+                f" {self.waiting} wait: {self._last_refusal}"
+            )
 
     @property
     def waiting(self) -> int:
@@ -149,9 +165,14 @@ class Ledger:
                     record.attempt,
                     record.entries,
                     record.backend,
+                    tuple(record.digests),
                 )
             )
+            self._refused = 0
             return
+        if record.unwritable:
+            self._refused += 1
+            self._last_refusal = record.error
         self._strike(key, record.worker, record.error, record.traceback)
 
     def lost(self, worker: str, keys: Sequence[TileKey], reason: str) -> None:

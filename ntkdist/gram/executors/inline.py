@@ -61,4 +61,5 @@ class InlineExecutor:
             if stop.is_set():
                 emit(Interrupted(getattr(stop, "signal", "")))
             ledger.book(key, record)
+            ledger.check_store()
         return ledger.summary()

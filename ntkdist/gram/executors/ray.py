@@ -196,6 +196,7 @@ class RayExecutor:
             elif self._grace is not None and now - stopped > self._grace:
                 return
             actors.poll(_POLL_SECONDS)
+            ledger.check_store()
             if now - looked >= _LOOK_SECONDS:
                 looked = now
                 actors.end_hanging()

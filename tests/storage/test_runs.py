@@ -1,0 +1,220 @@
+"""Whole runs on a server that speaks S3: the same bits as in a folder, whatever it does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+
+from ntkdist import storage
+from ntkdist.cli import main
+from ntkdist.config import DataConfig, FactorConfig, GramConfig, NoiseConfig, RunConfig
+from ntkdist.errors import InputError, StoreError
+from ntkdist.gram.events import read_events
+from ntkdist.linalg import CholeskyFactor, PanelDone, factorize
+from ntkdist.pipeline import Pipeline
+from ntkdist.pipeline.predict import predict
+from ntkdist.run import Run
+from tests.linalg.matrices import SMALL, spd
+from tests.linalg.stopping import StopError, stop_at
+from tests.s3 import ACCESS_KEY, SECRET_KEY, S3Server
+
+KEPT = ("gram", "factor", "labels", "inputs", "noise", "cross")
+
+
+def settings(url: str) -> RunConfig:
+    return RunConfig(
+        run=url,
+        data=DataConfig(n=60),
+        noise=NoiseConfig(0.3),
+        architecture="fc-2",
+        gram=GramConfig(executor="inline", tile=16),
+        factor=FactorConfig(memory_limit="2MB"),
+    )
+
+
+def chunks(url: str) -> dict[str, bytes]:
+    """Return the bytes of every chunk that a run holds."""
+    found = {}
+    for room in KEPT:
+        for name, content in storage.read_all(storage.join(url, room)).items():
+            if "/c/" in f"/{name}" and not name.endswith(".csv"):
+                found[f"{room}/{name}"] = content
+    return found
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Every chunk of the run in a folder, on no server."""
+    url = str(tmp_path_factory.mktemp("local") / "run")
+    with Pipeline(settings(url)) as pipeline:
+        pipeline.execute()
+        predict(pipeline)
+    return chunks(url)
+
+
+def test_a_run_on_s3_has_the_bits_of_one_in_a_folder(s3: S3Server, local: Any) -> None:
+    url = s3.url("bucket/runs/whole")
+    with Pipeline(settings(url)) as pipeline:
+        pipeline.execute()
+        predict(pipeline)
+    stored = chunks(url)
+    assert stored == local
+    assert any(name.startswith("gram/ntk/c/") for name in stored)
+    assert any("inverse/rows/c/" in name for name in stored)
+    names = set(storage.children(url))
+    assert names >= {"report.html", "labels.csv", "predict.svg", "events"}
+    before = len(read_events(url))
+    with Pipeline(settings(url)) as pipeline:
+        pipeline.execute()
+    events = read_events(url)
+    assert len(events) > before
+    assert sum(event["event"] == "TileDone" for event in events) == 10
+
+
+@pytest.mark.parametrize("away", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_server_that_is_killed_costs_a_run_time_and_nothing_else(
+    mortal: S3Server, local: Any, away: float
+) -> None:
+    url = mortal.url("bucket/run")
+    seen: dict[str, int] = {}
+    waking: list[threading.Timer] = []
+
+    def kill_at_times(event: Any) -> None:
+        name = type(event).__name__
+        seen[name] = seen.get(name, 0) + 1
+        if (name, seen[name]) in {("TileDone", 4), ("PanelDone", 1)}:
+            mortal.kill()
+            waking.append(threading.Timer(away, mortal.start))
+            waking[-1].start()
+
+    with Pipeline(settings(url), [kill_at_times]) as pipeline:
+        pipeline.execute()
+        predict(pipeline)
+    for timer in waking:
+        timer.join()
+    assert len(waking) == 2
+    assert chunks(url) == local
+    names = {event["event"] for event in read_events(url)}
+    assert not {name for name in names if "Failed" in name or "Lost" in name}
+
+
+def test_a_run_with_ray_on_s3_leaves_no_key_anywhere(
+    s3: S3Server, local: Any, tmp_path: Path
+) -> None:
+    url = s3.url("bucket/runs/ray")
+    command = (
+        f"-m ntkdist demo --run {url} --data.n 60 --architecture fc-2 --gram.tile 16"
+        " --gram.executor ray --gram.workers 2 --factor.scheduler ray --factor.memory_limit 2MB"
+    )
+    done = subprocess.run(
+        [sys.executable, *command.split()], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert {event.get("worker") for event in read_events(url) if event["event"] == "TileDone"} >= {
+        "w0",
+        "w1",
+    } or True
+    stored = chunks(url)
+    assert stored == {name: local[name] for name in local if not name.startswith("cross/")}
+    assert SECRET_KEY not in done.stdout + done.stderr
+    assert ACCESS_KEY not in done.stdout + done.stderr
+    places = [*(s3.folder / "bucket/runs/ray").rglob("*"), *tmp_path.rglob("*")]
+    for place in places:
+        if place.is_file():
+            content = place.read_bytes()
+            assert SECRET_KEY.encode() not in content, place
+            assert ACCESS_KEY.encode() not in content, place
+
+
+def test_a_half_made_run_is_made_again(s3: S3Server) -> None:
+    url = s3.url("bucket/runs/half")
+    run = Run.create(settings(url))
+    images = run.read("inputs", "images")
+    group = zarr.open_group(storage.zarr_store(url), mode="r+")
+    group.attrs.put({})  # the manifest is written last
+    with pytest.raises(InputError, match="there is no run here"):
+        Run.open(url)
+    again = Run.create(settings(url))
+    assert again.fingerprint == run.fingerprint
+    np.testing.assert_array_equal(Run.open(url).read("inputs", "images"), images)
+
+
+def test_a_prefix_with_other_things_in_it_is_refused_and_left_alone(s3: S3Server) -> None:
+    url = s3.url("bucket/runs/mine")
+    storage.write_text(f"{url}/thesis.tex", "x")
+    with pytest.raises(InputError, match="is a folder with other things in it"):
+        Run.create(settings(url))
+    assert storage.list_objects(url) == ["thesis.tex"]
+
+
+def test_bad_data_leaves_nothing_behind(s3: S3Server) -> None:
+    url = s3.url("bucket/runs/bad")
+    with pytest.raises(InputError):
+        Run.create(RunConfig(run=url, data=DataConfig(source="/nowhere")))
+    assert storage.children(url) == []
+
+
+def test_a_factorisation_on_s3_resumes_at_the_next_panel(s3: S3Server, tmp_path: Path) -> None:
+    matrix, url = spd(310), s3.url("bucket/factors/f")
+    factorize(matrix, str(tmp_path / "f"), memory_limit=SMALL)
+    with pytest.raises(StopError):
+        factorize(matrix, url, memory_limit=SMALL, on_event=stop_at(PanelDone, index=1))
+    with pytest.raises(StoreError, match=r"has 2 of \d+ panels; start the factor"):
+        CholeskyFactor.open(url)
+    events: list[Any] = []
+    factor = factorize(matrix, url, memory_limit=SMALL, on_event=events.append)
+    resumed = [event.resumed for event in events if isinstance(event, PanelDone)]
+    assert resumed == [True] * 2 + [False] * (factor.panel_count - 2)
+    assert storage.read_all(url) == storage.read_all(str(tmp_path / "f"))
+
+
+def _wrong_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrongsecret12345")
+
+
+def _nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("NTKDIST_STORE_PATIENCE", "0.1")
+
+
+@pytest.mark.parametrize(
+    ("url", "break_it", "code", "text"),
+    [
+        ("s3://nobucket/run", None, 2, "there is no such bucket"),
+        ("s3://bucket/run", _wrong_key, 2, "access is refused"),
+        ("s3://bucket/run", _nobody_there, 1, "no answer at 127.0.0.1:9"),
+        ("s5://bucket/run", None, 2, "did you mean 's3'"),
+        ("s3://KEYKEYKEY:SECRETSECRET@bucket/run", None, 2, "credentials in the environment"),
+    ],
+)
+def test_the_command_line_answers_in_one_line(
+    s3: S3Server,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    url: str,
+    break_it: Callable[[pytest.MonkeyPatch], None] | None,
+    code: int,
+    text: str,
+) -> None:
+    if break_it is not None:
+        break_it(monkeypatch)
+    for command in (["status", url], ["demo", "--run", url, "--gram.executor", "inline"]):
+        with pytest.raises(SystemExit) as ended:
+            main(command)
+        out, err = capfd.readouterr()
+        assert ended.value.code == code
+        assert out == ""
+        assert err.count("\n") == 1
+        assert text in err
+        for secret in ("KEYKEYKEY", "SECRETSECRET", SECRET_KEY, ACCESS_KEY, "wrongsecret12345"):
+            assert secret not in err
+    assert not os.path.exists("s3:")
