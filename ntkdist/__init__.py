@@ -39,12 +39,12 @@ if TYPE_CHECKING:
     from ntkdist.config import RunConfig as RunConfig
     from ntkdist.kernels import kernel_matrix as kernel_matrix
     from ntkdist.labels import (
-        block_error as block_error,
-    )
-    from ntkdist.labels import (
         find_label_issues as find_label_issues,
     )
-    from ntkdist.labels import (
+    from ntkdist.labels.block_error import (
+        block_error as block_error,
+    )
+    from ntkdist.labels.refurbish import (
         refurbish as refurbish,
     )
     from ntkdist.linalg import CholeskyFactor as CholeskyFactor

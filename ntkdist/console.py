@@ -26,6 +26,11 @@ class StageLines:
         name = type(event).__name__
         if name == "RunStarted":
             self._line(f"run {event.run} ({event.fingerprint[:12]})")
+        elif name == "DriverWaited":
+            self._line(
+                f"the run was worked on by {event.holder}; watching for {event.seconds:.0f} s "
+                "whether it still is"
+            )
         elif name == "StageStarted":
             self._began = time.monotonic()
             self._line(f"{event.stage} ...")

@@ -30,6 +30,9 @@ from ntkdist import storage
 from ntkdist.errors import InputError, NtkdistError, StoreError
 
 FILE = "lease.json"
+FILES = (FILE, f".{FILE}.lock")
+"""All that a lease leaves in a run's folder."""
+
 EVERY_SECONDS = 10.0
 _BEATS = 3  # missed, until a holder is taken to be dead
 _LOOKS = 20  # of a watcher, in the time of a beat

@@ -19,14 +19,14 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from ntkdist import storage
+from ntkdist import lease, storage
 from ntkdist.architecture import Architecture
 from ntkdist.config import RunConfig, differences
 from ntkdist.errors import InputError, NtkdistError, StoreError
@@ -39,7 +39,7 @@ SCHEMA = 1
 _KEY = "ntkdist"
 _PROBE = ".probe"
 #: All that a killed ``Run.create`` can leave.
-HALF_MADE = {"zarr.json", "inputs", _PROBE}
+HALF_MADE = {"zarr.json", "inputs", _PROBE, *lease.FILES}
 # Settings that change how a run is computed or analysed but not what its Gram matrix is.
 _FREE = {"run", "factor", "labels", "predict"}
 _FREE_GRAM = {
@@ -127,11 +127,12 @@ class Run:
         return f"ntkdist run {self.url}"
 
     @classmethod
-    def create(cls, config: RunConfig) -> Run:
+    def create(cls, config: RunConfig, *, hold: Callable[[], None] = lambda: None) -> Run:
         """Create a run, or open it if it is there with the same configuration.
 
         Args:
             config: What to compute. Relative data paths count from the current folder.
+            hold: Called before the first write, to take the run's lease.
 
         Returns:
             The run with its inputs stored.
@@ -148,6 +149,11 @@ class Run:
         _check_place(url)
         inputs = load_inputs(config)
         manifest = _describe(config, inputs)
+        hold()
+        existing = _read_manifest(url)  # another driver's, made since
+        if existing is not None:
+            _refuse_change(existing, config)
+            return cls(url, existing, config)
         _write_inputs(url, inputs, manifest)
         return cls(url, manifest, config)
 
@@ -370,7 +376,10 @@ def _write_inputs(url: str, inputs: Inputs, manifest: Manifest) -> None:
     import zarr
 
     store = storage.zarr_store(url)
-    zarr.open_group(store, mode="w")
+    # not mode="w", which would take the lease away
+    group = zarr.open_group(store, mode="a", zarr_format=3)
+    if "inputs" in group:
+        del group["inputs"]
     named = {
         "images": inputs.images,
         "pictures": inputs.pictures,

@@ -17,6 +17,7 @@ from ntkdist.gram._event_log import EventLog, read_events
 from ntkdist.gram._records import to_record
 
 __all__ = [
+    "DriverWaited",
     "Event",
     "EventLog",
     "GramStarted",
@@ -63,6 +64,19 @@ class RunStarted(Event):
 
     run: str
     fingerprint: str = ""
+
+
+@dataclass(frozen=True)
+class DriverWaited(Event):
+    """A driver found another one's lease on the run, and watches whether it is still renewed.
+
+    Attributes:
+        holder: Who that is.
+        seconds: How long it watches at most.
+    """
+
+    holder: str
+    seconds: float
 
 
 @dataclass(frozen=True)

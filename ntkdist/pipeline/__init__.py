@@ -18,7 +18,16 @@ import numpy as np
 
 from ntkdist.config import RunConfig
 from ntkdist.errors import InputError, InterruptedRunError, StageError
-from ntkdist.gram.events import EventLog, RunStarted, StageDone, StageStarted, Subscribers
+from ntkdist.gram.events import (
+    DriverWaited,
+    EventLog,
+    RunStarted,
+    StageDone,
+    StageStarted,
+    Subscribers,
+)
+from ntkdist.gram.signals import StopFlag, stop_on_signals
+from ntkdist.lease import Holder, Lease
 from ntkdist.pipeline._findings import summarise, thumbnail, write_table
 from ntkdist.pipeline._gram import Matrix, compute_matrix, cores
 from ntkdist.pipeline._labels import FlipProgress, read_locked
@@ -49,30 +58,53 @@ class Pipeline:
         self._subscribers = subscribers
 
     def __enter__(self) -> Pipeline:
-        from ntkdist.gram.metrics import RayMetrics
-        from ntkdist.gram.signals import stop_on_signals
-
         started = time.monotonic()
-        self.run = Run.create(self.config)
-        self._emit = Subscribers()
-        for subscriber in self._subscribers:
-            self._emit.subscribe(subscriber)
+        self._emit = Subscribers(*self._subscribers)
+        self._log: EventLog | None = None
+        self._lease = Lease(self.config.run, on_wait=self._wait_for, on_lost=self._give_way)
+        self._signals = stop_on_signals()
+        self.stop: threading.Event = self._signals.__enter__()
+        try:
+            self.run = Run.create(self.config, hold=self._lease.acquire)
+            self._lease.acquire()
+            self._begin(started)
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def _begin(self, started: float) -> None:
+        from ntkdist.gram.metrics import RayMetrics
+
         self._log = EventLog(self.run.url)
         self._emit.subscribe(self._log)
         if self.config.gram.executor == "ray":
             self._emit.subscribe(RayMetrics(self.run.url))
-        self._signals = stop_on_signals()
-        self.stop: threading.Event = self._signals.__enter__()
         self._emit(RunStarted(self.run.url, self.run.fingerprint))
         shape = tuple(self.run.array("inputs", "images").shape)
         self._emit(StageDone("inputs", time.monotonic() - started, "×".join(map(str, shape))))
-        return self
 
     def __exit__(self, *exc: Any) -> None:
+        self._end(*exc)
+
+    def _end(self, *exc: Any) -> None:
         try:
-            self._signals.__exit__(*exc)
+            self._signals.__exit__(*(exc or (None, None, None)))
         finally:
-            self._log.close()
+            try:
+                if self._log is not None:
+                    self._log.close()
+            finally:
+                self._lease.release()
+
+    def _wait_for(self, holder: Holder, seconds: float) -> None:
+        self._emit(DriverWaited(str(holder), seconds))
+
+    def _give_way(self, holder: Holder) -> None:
+        """Stop like after a signal, because another driver has taken the run over."""
+        if isinstance(self.stop, StopFlag):
+            self.stop.signal = f"another driver, {holder}"
+        self.stop.set()
 
     def execute(self, stages: Iterable[str] = STAGES, *, recompute: Sequence[str] = ()) -> None:
         """Run the named stages in their order.

@@ -116,13 +116,13 @@ def test_a_run_with_ray_on_s3_leaves_no_key_anywhere(
         " --gram.executor ray --gram.workers 2 --factor.scheduler ray --factor.memory_limit 2MB"
     )
     done = subprocess.run(
-        [sys.executable, *command.split()], capture_output=True, text=True, cwd=tmp_path
+        [sys.executable, *command.split()],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    assert {event.get("worker") for event in read_events(url) if event["event"] == "TileDone"} >= {
-        "w0",
-        "w1",
-    } or True
     stored = chunks(url)
     assert stored == {name: local[name] for name in local if not name.startswith("cross/")}
     assert SECRET_KEY not in done.stdout + done.stderr
