@@ -16,7 +16,7 @@ from cyclopts.config import Dict
 
 from ntkdist.architecture import Architecture
 from ntkdist.config import NoiseConfig, RunConfig, load_yaml
-from ntkdist.errors import InputError, NtkdistError
+from ntkdist.errors import InputError, NtkdistError, StageError
 from ntkdist.options import (
     Architectures,
     Classes,
@@ -30,6 +30,7 @@ from ntkdist.options import (
     Quick,
     Rates,
     Recompute,
+    Repair,
     Settings,
     Target,
     Values,
@@ -83,6 +84,34 @@ def factor(target: Target = None, *, settings: Settings = _DEFAULTS) -> None:
 def labels(target: Target = None, *, settings: Settings = _DEFAULTS) -> None:
     """Refurbish the labels with the stored inverse; writes labels.csv."""
     _execute(settings, ("labels",))
+
+
+@app.command
+def verify(
+    target: Target = None,
+    *,
+    tiles: int = 4,
+    entries: int = 16,
+    repair: Repair = False,
+    settings: Settings = _DEFAULTS,
+) -> None:
+    """Read all that a run holds, compute some of it again, and say what is wrong with it.
+
+    Parameters
+    ----------
+    tiles:
+        Of each matrix, computed again and compared bit by bit.
+    entries:
+        Of each matrix, compared with the float64 reference.
+    """
+    from ntkdist.console import StageLines
+    from ntkdist.pipeline.verify import describe_check, verify_and_repair
+
+    lines = StageLines()
+    found, done = verify_and_repair(settings, tiles, entries, repair=repair, subscribers=[lines])
+    print("\n".join([describe_check(found, settings.run), *done]))
+    if found.problems:
+        raise StageError(f"{len(found.problems)} problems found in {settings.run}")
 
 
 @app.command

@@ -45,6 +45,8 @@ class StageLines:
             )
         elif name == "InverseBlockDone" and not event.resumed:
             self._now_and_then(f"inverse: {event.stage} {event.index + 1} of {event.count}")
+        elif name == "TilesVerified":
+            self._now_and_then(f"verify: {event.kind}, {event.done} of {event.total} tiles read")
         elif name == "BandDone":
             self._now_and_then(
                 f"append: {event.n} rows, {100 * event.fraction:.0f} %, {event.gflops:.1f} GFLOP/s"

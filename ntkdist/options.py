@@ -47,6 +47,9 @@ Recompute = Annotated[
     tuple[str, ...],
     Parameter(name="--recompute", help="Tiles to compute again, such as r0003c0012.", negative=()),
 ]
+Repair = Annotated[
+    bool, Parameter(name="--repair", help="Compute again what is bad, and only that.", negative=())
+]
 Files = Annotated[
     tuple[str, ...],
     Parameter(

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Ray on one node, until the step ends: node.sh STATE head|worker. A worker joins again where the
-# head comes back, and ends when the run has no address any more.
+# Ray on one node, until the step ends: node.sh STATE head|worker. A worker that finds no head, or
+# loses it, tries again until the job has no address any more.
 #
 # The head's port is the job's own and the others are free ones, so that jobs can share a node.
 set -euo pipefail

@@ -9,6 +9,7 @@ computing whole tiles again, and single entries by the float64 reference.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from ntkdist import storage
 from ntkdist.errors import NtkdistError, StoreError
-from ntkdist.gram._digests import DigestLog, read_digests, tile_digest
+from ntkdist.gram._digests import read_digests, tile_digest
 from ntkdist.gram._recompute import Recomputer
 from ntkdist.gram.events import Event
 from ntkdist.gram.job import GramJob
@@ -153,17 +155,19 @@ def verify_gram(
     return check.result()
 
 
-def enter_digests(address: str, keys: dict[TileKey, str]) -> None:
-    """Keep the digests of tiles that had none and were found right.
+def restamp(address: str, fingerprint: str) -> None:
+    """Write the fingerprint that a matrix should have into its metadata.
+
+    Only after every tile of another run was found out: see ``GramCheck.bad``.
 
     Args:
         address: Of the store.
-        keys: Tile → digest.
+        fingerprint: Of the run.
     """
-    log = DigestLog(address)
-    for key, digest in keys.items():
-        log.append(key, digest)
-    log.close()
+    place = storage.join(address, "zarr.json")
+    metadata = json.loads(storage.read_text(place) or "{}")
+    metadata["attributes"]["fingerprint"] = fingerprint
+    storage.write_text(place, json.dumps(metadata, indent=2))
 
 
 @dataclass

@@ -29,7 +29,7 @@ from ntkdist.gram.events import (
 from ntkdist.gram.signals import StopFlag, stop_on_signals
 from ntkdist.lease import Holder, Lease
 from ntkdist.pipeline._findings import summarise, thumbnail, write_table
-from ntkdist.pipeline._gram import Matrix, compute_matrix, cores
+from ntkdist.pipeline._gram import Matrix, compute_matrix, cores, gram_of
 from ntkdist.pipeline._labels import FlipProgress, read_locked
 from ntkdist.run import Run
 
@@ -153,15 +153,8 @@ class Pipeline:
 
     def gram(self, recompute: Sequence[str] = ()) -> None:
         """Compute the tiles that are missing."""
-        run, kinds = self.run, self.config.gram.kinds
         with self.stage("gram") as detail:
-            matrix = Matrix(
-                outputs=tuple((kind, run.address("gram", kind)) for kind in kinds),
-                fingerprint=run.fingerprint,
-                rows=run.address("inputs", "images"),
-                shape=(run.array("inputs", "images").shape[0], None),
-            )
-            detail += self.compute(matrix, recompute)
+            detail += self.compute(gram_of(self.run), recompute)
 
     def compute(self, matrix: Matrix, recompute: Sequence[str] = ()) -> list[str]:
         """Compute the tiles of a kernel matrix of this run that are missing.

@@ -17,6 +17,7 @@ from ntkdist.run import Run
 
 if TYPE_CHECKING:
     from ntkdist.gram.executors import Executor
+    from ntkdist.gram.job import GramJob
 
 
 @dataclass(frozen=True)
@@ -66,29 +67,14 @@ def compute_matrix(
         InterruptedRunError: If ``stop`` was set.
     """
     from ntkdist.gram.compute import compute_gram
-    from ntkdist.gram.job import GramJob
     from ntkdist.gram.store import GramStore
     from ntkdist.gram.tiling import Tiling
 
-    settings = config.gram
     backend = _backend(run, config)
     executor, threads = _executor(config, backend)
     edge, why = _edge(run, config, matrix, backend, executor)
-    job = GramJob(
-        images=matrix.rows,
-        columns=matrix.columns,
-        architecture=config.architecture,
-        backend=backend,
-        arithmetic=_arithmetic(run, backend),
-        dtype=settings.dtype,
-        outputs=matrix.outputs,
-        edge=edge,
-        fingerprint=matrix.fingerprint,
-        threads=threads,
-        mix=settings.mix_backends,
-    )
     summary = compute_gram(
-        job,
+        job_of(run, config, matrix, edge, threads),
         executor,
         tiling=Tiling(matrix.shape[0], edge, matrix.shape[1]),
         on_event=on_event,
@@ -101,6 +87,44 @@ def compute_matrix(
     if len(by) > 1:
         words.append(" and ".join(f"{count} by {name}" for name, count in by.items()))
     return words
+
+
+def job_of(run: Run, config: RunConfig, matrix: Matrix, edge: int, threads: int) -> GramJob:
+    """Return what a worker must know to compute any tile of a matrix."""
+    from ntkdist.gram.job import GramJob
+
+    backend = _backend(run, config)
+    return GramJob(
+        images=matrix.rows,
+        columns=matrix.columns,
+        architecture=config.architecture,
+        backend=backend,
+        arithmetic=_arithmetic(run, backend),
+        dtype=config.gram.dtype,
+        outputs=matrix.outputs,
+        edge=edge,
+        fingerprint=matrix.fingerprint,
+        threads=threads,
+        mix=config.gram.mix_backends,
+    )
+
+
+def threads_of(config: RunConfig) -> int:
+    """Return the threads of one worker."""
+    settings = config.gram
+    if settings.threads != "auto":
+        return settings.threads
+    return cores() if settings.executor == "inline" else 1
+
+
+def gram_of(run: Run) -> Matrix:
+    """Return the matrix of a run's images with themselves."""
+    return Matrix(
+        outputs=tuple((kind, run.address("gram", kind)) for kind in run.config.gram.kinds),
+        fingerprint=run.fingerprint,
+        rows=run.address("inputs", "images"),
+        shape=(run.array("inputs", "images").shape[0], None),
+    )
 
 
 def _backend(run: Run, config: RunConfig) -> str:
@@ -120,10 +144,9 @@ def _executor(config: RunConfig, backend: str) -> tuple[Executor, int]:
     from ntkdist.gram.executors.ray import RayExecutor
 
     settings = config.gram
+    threads = threads_of(config)
     if settings.executor == "inline":
-        threads = cores() if settings.threads == "auto" else settings.threads
         return InlineExecutor(), threads
-    threads = 1 if settings.threads == "auto" else settings.threads
     gpus = 1 if backend == "cuda" else 0
     limit = None if settings.time_limit == "auto" else settings.time_limit
     executor = RayExecutor(

@@ -29,7 +29,7 @@ if pathlib.Path("ray-fails").exists():
     sys.exit(1)
 options = dict(option.partition("=")[::2] for option in sys.argv[1:])
 def end(*_):
-    pathlib.Path("ends").open("a").write("ray\n")
+    pathlib.Path("ends").open("a").write("ray\\n")
     sys.exit(1)
 if "--head" in options:
     signal.signal(signal.SIGTERM, end)
