@@ -305,7 +305,7 @@ def test_an_old_report_survives_a_failure(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(InputError, match="No space left on device"):
+    with pytest.raises(StoreError, match="No space left on device"):
         write_report(run, str(path))
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["r.html"]
