@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from ntkdist import lease
 from ntkdist.gram.activity import Activity, Trouble, read_activity
 from ntkdist.gram.events import read_events
 from ntkdist.gram.progress import _duration as duration
@@ -110,7 +111,13 @@ def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def describe_driver(run: Run) -> str | None:
     """Return which driver holds the run, in words; None where nobody does."""
-    return None
+    holder = lease.holder_of(run.url)
+    if holder is None:
+        return None
+    lives = holder.lives()
+    if lives is None:  # whether it is still renewed can be seen by looking again
+        return f"{holder}; renewed {holder.beat} times, every {holder.every:.0f} s while it lives"
+    return f"{holder}" if lives else f"none; {holder}, was killed"
 
 
 def describe(url: str, *, now: float | None = None) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
+from ntkdist import storage
 from ntkdist.config import DataConfig, GramConfig, RunConfig
 from ntkdist.gram.activity import WINDOW, read_activity
 from ntkdist.gram.events import (
@@ -24,6 +27,7 @@ from ntkdist.gram.events import (
 )
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import Tiling
+from ntkdist.lease import Holder, Lease
 from ntkdist.run import Run
 from ntkdist.status import describe, describe_driver
 
@@ -228,3 +232,15 @@ def test_events_and_tiles_are_listed_once(run: Run, monkeypatch: pytest.MonkeyPa
 def test_no_driver_is_said_to_hold_a_run_that_none_holds(run: Run) -> None:
     assert describe_driver(run) is None
     assert "\ndriver " not in describe(run.url)
+
+
+def test_who_holds_a_run_is_said(tmp_path: Path) -> None:
+    run = Run(str(tmp_path), cast(Any, None), cast(Any, None))
+    assert describe_driver(run) is None
+    with Lease(str(tmp_path)):
+        assert f"process {os.getpid()}, since" in (describe_driver(run) or "")
+    dead = dataclasses.replace(Holder.of_this_process(10.0), pid=2**22 + 1)
+    elsewhere = dataclasses.replace(dead, machine="another", beat=7)
+    for holder, said in ((dead, "was killed"), (elsewhere, "renewed 7 times, every 10 s")):
+        storage.write_text(f"{tmp_path}/lease.json", json.dumps(dataclasses.asdict(holder)))
+        assert said in (describe_driver(run) or "")
