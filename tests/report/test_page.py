@@ -270,7 +270,8 @@ def test_a_remote_run_has_its_report_beside_it(make_run: MakeRun, tmp_path: Path
         content = storage.read_bytes(storage.join(run.url, name))
         assert content is not None
         storage.write_bytes(storage.join(url, name), content)
-    assert write_report(Run.open(url)) == f"{url}/report.html"
+    remote = Run(url, run.manifest, run.config)
+    assert write_report(remote) == f"{url}/report.html"
     page = Path(write_report(run)).read_text(encoding="utf-8")
     assert storage.read_text(f"{url}/report.html") == page.replace(run.url, url)
 
