@@ -10,7 +10,7 @@ from ntkdist.gram.compute import compute_gram
 from ntkdist.gram.executors.inline import InlineExecutor
 from tests.faults.script import ScriptedWorker, executions, write_script
 from tests.faults.target import matrix, target
-from tests.faults.watch import driver, drivers, events, keys
+from tests.faults.watch import driver, drivers, events, keys, wait_for
 
 TABLE: dict[str, list[tuple[int, str, float]]] = {
     "r0000c0002": [(1, "slow", 1.0)],
@@ -58,4 +58,22 @@ def test_tile_that_raises_in_this_process(tmp_path: Path, undisturbed: np.ndarra
     count = executions(tmp_path)
     assert count.pop("r0000c0000") == 2
     assert set(count.values()) == {1}  # no second computation, so no second failure
+    np.testing.assert_array_equal(matrix(str(tmp_path)), undisturbed)
+
+
+def test_grace_period_ends_before_a_tile_that_takes_too_long(
+    tmp_path: Path, undisturbed: np.ndarray, running: str
+) -> None:
+    write_script(tmp_path, {"r0000c0003": [(1, "slow", 300)]})
+    with driver(tmp_path, "2", running, "1") as process:
+        wait_for(lambda: executions(tmp_path)["r0000c0003"], process)
+        process.terminate()
+    assert process.returncode == 130
+    (run,) = drivers(tmp_path)
+    (told,) = events(tmp_path, "Interrupted")
+    assert "r0000c0003" in told["in_flight"]
+    begun, done = set(keys(run, "TileStarted")), set(keys(run, "TileDone"))
+    assert "r0000c0003" in begun - done
+    job, tiling = target(str(tmp_path))
+    assert compute_gram(job, InlineExecutor(), tiling=tiling).computed == 36 - len(done)
     np.testing.assert_array_equal(matrix(str(tmp_path)), undisturbed)
