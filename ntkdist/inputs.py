@@ -5,11 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ntkdist import storage
+from ntkdist._arrays import write_array
 from ntkdist.architecture import Architecture
 from ntkdist.config import RunConfig
+
+if TYPE_CHECKING:
+    from ntkdist.data import Preprocessor
+
+PREPROCESS = "preprocess"
+"""Attribute of the stored images: what prepared them."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +33,7 @@ class Inputs:
         num_classes: K.
         class_names: One name per class.
         files: One file name per image, or none.
+        preprocess: What prepared the images, with its statistics.
     """
 
     images: np.ndarray
@@ -33,6 +43,7 @@ class Inputs:
     num_classes: int
     class_names: tuple[str, ...]
     files: tuple[str, ...]
+    preprocess: Preprocessor
 
 
 def load_inputs(config: RunConfig) -> Inputs:
@@ -50,7 +61,39 @@ def load_inputs(config: RunConfig) -> Inputs:
         labels, _ = symmetric(labels, data.num_classes, config.noise.rate, config.noise.seed)
     images = preprocess.apply(raw)
     files = tuple(data.files[i] for i in chosen) if data.files else ()
-    return Inputs(images, pictures_of(raw), labels, true, data.num_classes, data.class_names, files)
+    return Inputs(
+        images=images,
+        pictures=pictures_of(raw),
+        labels=labels,
+        labels_true=true,
+        num_classes=data.num_classes,
+        class_names=data.class_names,
+        files=files,
+        preprocess=preprocess,
+    )
+
+
+def store_inputs(address: str, inputs: Inputs) -> None:
+    """Store every array of the inputs below an address, in place of one that is there.
+
+    Args:
+        address: Folder or URL.
+        inputs: What to store; its preprocessor goes into the images' attributes.
+    """
+    named = {
+        "images": inputs.images,
+        "pictures": inputs.pictures,
+        "labels": inputs.labels.astype(np.int64),
+    }
+    if inputs.labels_true is not None:
+        named["labels_true"] = inputs.labels_true.astype(np.int64)
+    if inputs.files:
+        # no line can hold the end of a line; Zarr v3 has no settled type for text of any length
+        text = "\n".join(name.replace("\n", "\\n") for name in inputs.files)
+        named["files"] = np.frombuffer(text.encode("utf-8", "replace"), np.uint8)
+    about = {"images": {PREPROCESS: inputs.preprocess.to_dict()}}
+    for name, values in named.items():
+        write_array(storage.join(address, name), values, about.get(name))
 
 
 def pictures_of(raw: np.ndarray) -> np.ndarray:

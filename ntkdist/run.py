@@ -17,6 +17,7 @@ Layout (every array in Zarr v3; results as arrays and JSON attributes, nothing p
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import platform
 from collections.abc import Callable, Mapping
@@ -27,16 +28,19 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from ntkdist import lease, storage
+from ntkdist._arrays import write_array
+from ntkdist._run_extension import Extension
 from ntkdist.architecture import Architecture
 from ntkdist.config import RunConfig, differences
-from ntkdist.errors import InputError, NtkdistError, StoreError
-from ntkdist.inputs import Inputs, fingerprint, load_inputs
+from ntkdist.errors import InputError, NtkdistError, StageError, StoreError
+from ntkdist.inputs import Inputs, fingerprint, load_inputs, store_inputs
 
 if TYPE_CHECKING:
     import zarr
 
 SCHEMA = 1
 _KEY = "ntkdist"
+_MADE_FOR = "run_fingerprint"
 _PROBE = ".probe"
 #: All that a killed ``Run.create`` can leave.
 HALF_MADE = {"zarr.json", "inputs", _PROBE, *lease.FILES}
@@ -71,6 +75,7 @@ class Manifest:
         class_names: One name per class.
         created: When, UTC, ISO 8601.
         versions: Software versions.
+        extension: How it grew since; None for a run that has the images it was created with.
     """
 
     schema: int
@@ -83,6 +88,7 @@ class Manifest:
     class_names: tuple[str, ...]
     created: str
     versions: dict[str, str]
+    extension: Extension | None = None
 
 
 class Run:
@@ -126,6 +132,17 @@ class Run:
         """The command that goes on with this run."""
         return f"ntkdist run {self.url}"
 
+    @property
+    def extend_command(self) -> str:
+        """The command that ends an extension to the size that the manifest speaks of."""
+        n = self.manifest.config["data"]["n"]
+        return f"ntkdist extend {self.url}" + ("" if n is None else f" --data.n {n}")
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether a killed extension left it between two sizes."""
+        return self.manifest.extension is not None and self.manifest.extension.state == "begun"
+
     @classmethod
     def create(cls, config: RunConfig, *, hold: Callable[[], None] = lambda: None) -> Run:
         """Create a run, or open it if it is there with the same configuration.
@@ -158,24 +175,30 @@ class Run:
         return cls(url, manifest, config)
 
     @classmethod
-    def open(cls, url: str | os.PathLike[str]) -> Run:
+    def open(cls, url: str | os.PathLike[str], *, unsettled: bool = False) -> Run:
         """Open an existing run.
 
         Args:
             url: Its folder or URL.
+            unsettled: Take also a run that a killed extension left between two sizes: its
+                manifest then speaks of the larger one, its arrays perhaps not yet.
 
         Returns:
             The run, with the configuration it was created with.
 
         Raises:
             InputError: If there is no run, or a newer version wrote it.
+            StageError: If a killed extension has to be ended first.
         """
         url = storage.normal(url)
         manifest = _read_manifest(url)
         if manifest is None:
             raise InputError(f"{url}: there is no run here; start one with ntkdist run CONFIG.yaml")
         config = RunConfig.from_dict({**manifest.config, "run": url}, where=url)
-        return cls(url, manifest, config)
+        run = cls(url, manifest, config)
+        if run.unsettled and not unsettled:
+            raise StageError(f"{url}: an extension was interrupted; end it: {run.extend_command}")
+        return run
 
     def has(self, *parts: str) -> bool:
         """Return whether an array or group is stored under ``parts``."""
@@ -219,7 +242,7 @@ class Run:
         self, parts: str, values: np.ndarray, attributes: Mapping[str, Any] | None = None
     ) -> None:
         """Store an array under a slash-separated name, replacing what is there."""
-        _write_array(self.address(parts), np.asarray(values), attributes)
+        write_array(self.address(parts), np.asarray(values), attributes)
 
     def files(self) -> list[str]:
         """Return the file name of every image; empty where images came from no files."""
@@ -236,10 +259,17 @@ class Run:
         return dict(zarr.open(storage.zarr_store(self.address(*parts)), mode="r").attrs)
 
     def write_attributes(self, parts: str, attributes: Mapping[str, Any]) -> None:
-        """Set JSON attributes of a group, created if needed."""
+        """Set JSON attributes of a group, created if needed, with the run's fingerprint."""
         import zarr
 
-        zarr.open_group(storage.zarr_store(self.address(parts)), mode="a").attrs.update(attributes)
+        group = zarr.open_group(storage.zarr_store(self.address(parts)), mode="a")
+        group.attrs.update({**attributes, _MADE_FOR: self.fingerprint})
+
+    def is_current(self, *parts: str) -> bool:
+        """Return whether a group's attributes were set since the run was last extended."""
+        if self.manifest.extension is None:
+            return True
+        return self.attributes(*parts).get(_MADE_FOR) == self.fingerprint
 
 
 def _describe(config: RunConfig, inputs: Inputs) -> Manifest:
@@ -317,6 +347,8 @@ def _read_manifest(url: str) -> Manifest | None:
         )
     found = dict(found)
     found["class_names"] = tuple(found["class_names"])
+    if found.get("extension") is not None:
+        found["extension"] = Extension.from_dict(found["extension"])
     return Manifest(**found)
 
 
@@ -371,43 +403,19 @@ def _check_place(url: str) -> None:
 
 def _write_inputs(url: str, inputs: Inputs, manifest: Manifest) -> None:
     """Store inputs first and the manifest last: a run without a manifest is none."""
-    import dataclasses
-
     import zarr
 
-    store = storage.zarr_store(url)
     # not mode="w", which would take the lease away
-    group = zarr.open_group(store, mode="a", zarr_format=3)
+    group = zarr.open_group(storage.zarr_store(url), mode="a", zarr_format=3)
     if "inputs" in group:
         del group["inputs"]
-    named = {
-        "images": inputs.images,
-        "pictures": inputs.pictures,
-        "labels": inputs.labels.astype(np.int64),
-    }
-    if inputs.labels_true is not None:
-        named["labels_true"] = inputs.labels_true.astype(np.int64)
-    if inputs.files:
-        # no line can hold the end of a line; Zarr v3 has no settled type for text of any length
-        text = "\n".join(name.replace("\n", "\\n") for name in inputs.files)
-        named["files"] = np.frombuffer(text.encode("utf-8", "replace"), np.uint8)
-    for name, values in named.items():
-        _write_array(storage.join(url, "inputs", name), values, None)
-    zarr.open_group(store, mode="r+").attrs[_KEY] = dataclasses.asdict(manifest)
+    store_inputs(storage.join(url, "inputs"), inputs)
+    write_manifest(url, manifest)
 
 
-def _write_array(address: str, values: np.ndarray, attributes: Mapping[str, Any] | None) -> None:
+def write_manifest(url: str, manifest: Manifest) -> None:
+    """Write a run's manifest, in one write."""
     import zarr
-    from zarr.codecs import BloscCodec, Crc32cCodec
 
-    rows = max(1, min(values.shape[0], 2**22 // max(1, values[:1].nbytes))) if values.ndim else 1
-    array = zarr.create_array(
-        storage.zarr_store(address),
-        shape=values.shape,
-        dtype=values.dtype,
-        chunks=(rows, *values.shape[1:]) if values.ndim else (),
-        compressors=[BloscCodec(cname="lz4", shuffle="bitshuffle"), Crc32cCodec()],
-        attributes=dict(attributes or {}),
-        overwrite=True,
-    )
-    array[...] = values
+    group = zarr.open_group(storage.zarr_store(url), mode="r+")
+    group.attrs[_KEY] = dataclasses.asdict(manifest)

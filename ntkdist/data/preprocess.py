@@ -8,7 +8,7 @@ float32.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,6 +94,17 @@ class Preprocessor:
             else:
                 steps.append(Step(name))
         return cls(recipe, images.shape[3], tuple(steps))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return recipe and statistics as JSON holds them, floats to the bit."""
+        steps = [[step.name, list(step.shift), list(step.scale)] for step in self.steps]
+        return {"recipe": self.recipe, "channels": self.channels, "steps": steps}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocessor:
+        """Build the preprocessor that ``to_dict`` wrote down."""
+        steps = tuple(Step(name, tuple(shift), tuple(scale)) for name, shift, scale in values["steps"])
+        return cls(values["recipe"], values["channels"], steps)
 
     def apply(self, images: NDArray[Any]) -> NDArray[np.float32]:
         """Return the prepared images.

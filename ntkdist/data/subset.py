@@ -34,6 +34,31 @@ def select(
     Raises:
         InputError: n is outside 2..N, or ``how`` is unknown.
     """
+    order = dealt(labels, how, seed)
+    total = len(order)
+    if n is None:
+        return np.arange(total, dtype=np.int64)
+    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 2:
+        raise InputError(f"n = {n!r} images; an integer of at least 2 is needed")
+    if n > total:
+        raise InputError(f"n = {n} images, but there are only {total}; use at most {total}")
+    return np.sort(order[:n])
+
+
+def dealt(labels: ArrayLike, how: str = "first", seed: int = 0) -> NDArray[np.int64]:
+    """Return the order in which images are chosen: :func:`select` takes the first n of it.
+
+    Args:
+        labels: Classes, shape (N,).
+        how: ``first`` or ``balanced``.
+        seed: Seed of ``balanced``, at least 0.
+
+    Returns:
+        A permutation of 0..N−1, int64.
+
+    Raises:
+        InputError: ``how`` or the seed is unknown.
+    """
     given = np.asarray(labels)
     if given.ndim != 1:
         raise InputError(f"labels have shape {given.shape}; (N,) is needed")
@@ -43,15 +68,8 @@ def select(
         )
     random = generator(seed, SUBSET)
     total = len(given)
-    if n is None:
-        return np.arange(total, dtype=np.int64)
-    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 2:
-        raise InputError(f"n = {n!r} images; an integer of at least 2 is needed")
-    if n > total:
-        raise InputError(f"n = {n} images, but there are only {total}; use at most {total}")
     if how == "first":
-        return np.arange(n, dtype=np.int64)
-
+        return np.arange(total, dtype=np.int64)
     classes, position = np.unique(given, return_inverse=True)
     turn = random.permutation(len(classes))
     rank = np.empty(total, dtype=np.int64)
@@ -59,5 +77,4 @@ def select(
         members = np.flatnonzero(position == k)
         rank[members] = random.permutation(len(members))
     # round r deals every class its r-th image, the classes in their drawn turn
-    dealt = np.lexsort((turn[position], rank))
-    return np.sort(dealt[:n]).astype(np.int64)
+    return np.lexsort((turn[position], rank)).astype(np.int64)
