@@ -75,6 +75,19 @@ def gram(
 
 
 @app.command
+def extend(target: Target = None, *, settings: Settings = _DEFAULTS) -> None:
+    """Add images of the run's source: --data.n says how many in all; none takes all there are.
+
+    Only new tiles are computed, and finished factors get new rows.
+    """
+    from ntkdist.pipeline.extend import as_stored, describe_extension
+    from ntkdist.pipeline.extend import extend as extended
+
+    with _pipeline(as_stored(settings)) as pipeline:
+        print(describe_extension(extended(pipeline, settings.data.n)))
+
+
+@app.command
 def factor(target: Target = None, *, settings: Settings = _DEFAULTS) -> None:
     """Factor the stored Gram plus ridge (Cholesky), and store its inverse."""
     _execute(settings, ("factor",))
@@ -410,7 +423,10 @@ def _base(command: Callable[..., Any], target: str | None) -> dict[str, Any]:
         return RunConfig.from_dict(values, where=target).to_dict()
     from ntkdist.run import Run
 
-    return Run.open(target).config.to_dict()
+    stored = Run.open(target, unsettled=True).config.to_dict()
+    if command is extend:
+        stored["data"]["n"] = None  # not as many as it has already
+    return stored
 
 
 def _parse(tokens: Sequence[str]) -> Callable[[], Any]:

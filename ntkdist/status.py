@@ -133,7 +133,10 @@ def describe(url: str, *, now: float | None = None) -> str:
     Raises:
         InputError: If there is no run.
     """
-    run = Run.open(url)
+    run = Run.open(url, unsettled=True)
+    if run.unsettled:
+        lines = [f"run       {run.url}", "extended  interrupted in the midst"]
+        return "\n".join([*lines, f"next      {run.extend_command}"])
     shape = run.array("inputs", "images").shape
     lines = [
         f"run       {run.url} ({run.fingerprint[:12]}), created {run.manifest.created}",
@@ -141,21 +144,56 @@ def describe(url: str, *, now: float | None = None) -> str:
         f"{run.config.data.source}",
         f"backend   {run.manifest.reason}",
     ]
+    lines += _extension_lines(run)
     gram, whole = _gram_lines(run)
     lines += gram
     ridge = f"ridge-{run.config.factor.ridge:g}" if run.config.factor.ridge != "auto" else ""
-    done = bool(ridge) and run.has("factor", "ntk", ridge, "inverse")
+    done = bool(ridge) and _has_inverse(run, ridge)
     activity = read_activity(read_events(url))
     lines.append(f"factor    {ridge or 'ridge auto'}: {'there' if done else 'not finished'}")
-    lines.append(describe_labels(run) or "labels    not done")
+    of_now = _labels_of_now(run)
+    lines.append((describe_labels(run) if of_now else "") or "labels    not done")
     lines += _other_lines(run)
     lines += _activity_lines(activity, time.time() if now is None else now)
     driver = describe_driver(run)
     if driver is not None:
         lines.append(f"driver    {driver}")
-    finished = whole and done and run.attributes("labels").get("summary")
+    finished = whole and done and of_now and run.attributes("labels").get("summary")
     lines.append(f"next      {f'ntkdist report {run.url}' if finished else run.resume_command}")
     return "\n".join(lines)
+
+
+def _extension_lines(run: Run) -> list[str]:
+    """Return a line for a run that was extended, which says what is still of its smaller self."""
+    extension = run.manifest.extension
+    if extension is None:
+        return []
+    words = [f"from {' and '.join(str(one.images) for one in extension.former)} images"]
+    old = [] if _labels_of_now(run) or not run.attributes("labels") else ["labels"]
+    old += [name for name in _OTHER_RESULTS if run.attributes(name) and not run.is_current(name)]
+    if old:
+        words.append(f"{', '.join(old).replace('_', '-')} stored are of before")
+    if extension.state != "done":
+        words.append(f"not finished: {run.extend_command}")
+    return [f"extended  {'; '.join(words)}"]
+
+
+def _has_inverse(run: Run, ridge: str) -> bool:
+    """Return whether the inverse with a ridge is stored, for the images that the run has now."""
+    if not run.has("factor", "ntk", ridge, "inverse"):
+        return False
+    if run.manifest.extension is None:
+        return True
+    from ntkdist.pipeline._extend_factor import is_stale
+
+    return not is_stale(run, f"ntk/{ridge}")
+
+
+def _labels_of_now(run: Run) -> bool:
+    """Return whether the labels found are of the images that the run has now."""
+    if run.manifest.extension is None:
+        return True
+    return run.is_current("labels") and bool(run.attributes("labels").get("fingerprint"))
 
 
 def _gram_lines(run: Run) -> tuple[list[str], bool]:
@@ -181,7 +219,7 @@ def _gram_lines(run: Run) -> tuple[list[str], bool]:
 
 def _other_lines(run: Run) -> list[str]:
     """Return a line that names the other results that are stored, if there are any."""
-    stored = [name for name in _OTHER_RESULTS if run.attributes(name)]
+    stored = [name for name in _OTHER_RESULTS if run.attributes(name) and run.is_current(name)]
     return [f"results   {', '.join(name.replace('_', '-') for name in stored)}"] if stored else []
 
 

@@ -34,7 +34,7 @@ def main() -> None:
         if storage.children(address):
             sys.exit(f"{address}: is not empty")
     rows = [measure(address, args) for address in args.addresses]
-    write("objects", rows)
+    write("objects", rows, f"python jobs/benchmarks/objects.py {' '.join(sys.argv[1:])}")
 
 
 def measure(address: str, args: argparse.Namespace) -> dict[str, object]:

@@ -103,7 +103,9 @@ class Preprocessor:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessor:
         """Build the preprocessor that ``to_dict`` wrote down."""
-        steps = tuple(Step(name, tuple(shift), tuple(scale)) for name, shift, scale in values["steps"])
+        steps = tuple(
+            Step(name, tuple(shift), tuple(scale)) for name, shift, scale in values["steps"]
+        )
         return cls(values["recipe"], values["channels"], steps)
 
     def apply(self, images: NDArray[Any]) -> NDArray[np.float32]:

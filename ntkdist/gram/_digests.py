@@ -8,14 +8,13 @@ beside the tiles, as the worker that stored it told it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 
 import numpy as np
 
 from ntkdist.gram._lines import Lines, read_lines
 from ntkdist.gram.tiling import TileKey
 
-_NAME = "digests"
+_NAME, _GONE = "digests", "gone"
 
 
 def tile_digest(kind: str, key: TileKey, block: np.ndarray) -> str:
@@ -49,6 +48,10 @@ class DigestLog:
         """Enter a tile that was stored; the last entry of a tile holds."""
         self._lines.append(f"{key} {digest}")
 
+    def forget(self, key: TileKey) -> None:
+        """Enter that a tile is gone, so that what it held is not expected any more."""
+        self._lines.append(f"{key} {_GONE}")
+
     def close(self) -> None:
         """Write what is still waiting."""
         self._lines.close()
@@ -60,11 +63,11 @@ def read_digests(address: str) -> dict[TileKey, str]:
     Args:
         address: The store's folder or URL.
     """
-    return dict(_entries(read_lines(address, _NAME)))
-
-
-def _entries(lines: Iterable[str]) -> Iterable[tuple[TileKey, str]]:
-    for line in lines:
+    found: dict[TileKey, str] = {}
+    for line in read_lines(address, _NAME):
         key, _, digest = line.partition(" ")
         if len(digest) == 32:  # else torn by a kill
-            yield TileKey.parse(key), digest
+            found[TileKey.parse(key)] = digest
+        elif digest == _GONE:
+            found.pop(TileKey.parse(key), None)
+    return found

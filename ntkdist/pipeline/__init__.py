@@ -28,6 +28,8 @@ from ntkdist.gram.events import (
 )
 from ntkdist.gram.signals import StopFlag, stop_on_signals
 from ntkdist.lease import Holder, Lease
+from ntkdist.pipeline._extend_factor import current_factor, grow_factor
+from ntkdist.pipeline._extend_settle import settle
 from ntkdist.pipeline._findings import summarise, thumbnail, write_table
 from ntkdist.pipeline._gram import Matrix, compute_matrix, cores, gram_of
 from ntkdist.pipeline._labels import FlipProgress, read_locked
@@ -67,6 +69,8 @@ class Pipeline:
         try:
             self.run = Run.create(self.config, hold=self._lease.acquire)
             self._lease.acquire()
+            # read again: until now another driver may have extended it
+            self.run = settle(Run.create(self.config))
             self._begin(started)
         except BaseException:
             self._end()
@@ -245,6 +249,7 @@ class Pipeline:
         settings = self.config.factor
         with self.stage("factor") as detail, self.scheduler() as scheduler:
             store = self.gram_store()
+            grow_factor(self, self.factor_address(), store)
             factor = factorize(
                 store,
                 self.factor_address(),
@@ -262,7 +267,7 @@ class Pipeline:
     def labels(self) -> None:
         """Refurbish the labels and store what was found."""
         from ntkdist.labels import drop_checkpoint, label_report, refurbish
-        from ntkdist.linalg import CholeskyFactor, parse_memory
+        from ntkdist.linalg import parse_memory
 
         run, settings = self.run, self.config.labels
         with self.stage("labels") as detail:
@@ -274,7 +279,7 @@ class Pipeline:
                 return
             store = self.gram_store()
             limit = self.config.factor.memory_limit
-            inverse: Any = CholeskyFactor.open(self.factor_address(), memory_limit=limit).inverse()
+            inverse: Any = current_factor(run, self.factor_address(), limit).inverse()
             memory = parse_memory(limit)
             if 8 * len(given) ** 2 <= memory:
                 inverse = np.asarray(inverse)  # read once; else row by row as flips need them

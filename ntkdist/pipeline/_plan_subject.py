@@ -13,6 +13,7 @@ from ntkdist.errors import InputError, StoreError
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import TileKey, Tiling
 from ntkdist.inputs import load_inputs
+from ntkdist.pipeline._extend_factor import is_stale
 from ntkdist.run import Run
 
 SAMPLE = 512  # images to choose a tile's edge with, as the Gram stage does
@@ -129,10 +130,11 @@ class Subject:
             if self.config.labels.method != "posterior":
                 return set()  # which ridge it will be is not known yet
             ridge = POSTERIOR_RIDGE
-        if not self.run.attributes("factor", "ntk", f"ridge-{ridge:g}", "inverse"):
+        name = f"ntk/ridge-{ridge:g}"
+        if not self.run.attributes("factor", name, "inverse") or is_stale(self.run, name):
             return set()
         found = {"factor"}
-        if self.run.attributes("labels").get("summary"):
+        if self.run.attributes("labels").get("summary") and self.run.is_current("labels"):
             found.add("labels")
         return found
 

@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist._grown_inputs import locate
 from ntkdist.architecture import Architecture
 from ntkdist.config import RunConfig
 from ntkdist.errors import InputError, StageError
 from ntkdist.pipeline import Pipeline
+from ntkdist.pipeline._extend_held import held_by, preprocessor_of
 from ntkdist.pipeline._gram import Matrix
+from ntkdist.run import Run
 
 # Images whose kernel with themselves is computed as one block, of which the diagonal is kept.
 _TOGETHER = 8
@@ -162,7 +165,7 @@ def held_out(pipeline: Pipeline) -> HeldOut:
         try:
             if how == "holdout":
                 return _holdout(pipeline)
-            images, pictures, labels, indices = _others(config, how)
+            images, pictures, labels, indices = _others(run, config, how)
         except InputError:
             if how == kinds[-1]:
                 raise
@@ -181,7 +184,7 @@ def held_out(pipeline: Pipeline) -> HeldOut:
 
 
 def _others(
-    config: RunConfig, how: str
+    run: Run, config: RunConfig, how: str
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
     """Return images, pictures, labels and indices of the test split, or of what is left out."""
     from ntkdist.data import Preprocessor, load, select
@@ -190,19 +193,26 @@ def _others(
     data, settings = config.data, config.predict
     if how == "test" and data.split == "test":
         raise InputError("predict.on=test: the run itself is of the test split; give rest, holdout")
-    whole = load(data.source, data.split)
     if how == "test":
         source = load(data.source, "test")
-        if source.num_classes > whole.num_classes:
+        if source.num_classes > run.num_classes:
             raise InputError(
                 f"predict.on=test: the test split has {source.num_classes} classes, the run's "
-                f"split {whole.num_classes}"
+                f"split {run.num_classes}"
             )
         left = np.arange(len(source.labels))
+        preprocess = preprocessor_of(run) or Preprocessor.fit(
+            load(data.source, data.split).images, data.preprocess
+        )
     else:
-        source = whole
-        used = select(whole.labels, data.n, data.subset, data.seed)
-        left = np.setdiff1d(np.arange(len(whole.labels)), used)
+        found = locate(config, held_by(run))
+        source, preprocess = found.source, found.preprocess
+        if preprocessor_of(run) is None and (found.places < 0).any():
+            raise InputError(
+                f"predict.on=rest: {data.source} has changed since the run was made, and which of "
+                "its images are the run's cannot be told; give holdout"
+            )
+        left = np.sort(found.others)
         if len(left) < 2:
             raise InputError(
                 "predict.on=rest: the run has all images of its split; give holdout, or a run "
@@ -211,7 +221,7 @@ def _others(
     if settings.n is not None:
         left = left[select(source.labels[left], settings.n, "balanced", settings.seed)]
     raw = source.images[left]
-    images = Preprocessor.fit(whole.images, data.preprocess).apply(raw)
+    images = preprocess.apply(raw)
     return images, pictures_of(raw), source.labels[left].astype(np.int64), left
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ntkdist import storage
 from ntkdist.pipeline import Pipeline
+from ntkdist.pipeline._extend_factor import grow_factor
 from ntkdist.pipeline.cross import HeldOut, held_out
 
 if TYPE_CHECKING:
@@ -107,10 +108,12 @@ def _factor(pipeline: Pipeline, held: HeldOut, gram: Any, sweep: RidgeSweep) -> 
     larger = [row.ridge for row in sweep.rows if row.ridge >= sweep.best.ridge]
     with pipeline.stage("factor") as detail, pipeline.scheduler() as scheduler:
         for ridge in larger:
+            address = held.factor_address(wanted.kind, ridge)
+            grow_factor(pipeline, address, gram, appended=held.how != "holdout")
             try:
                 factor = factorize(
                     gram,
-                    held.factor_address(wanted.kind, ridge),
+                    address,
                     ridge=ridge,
                     memory_limit=settings.memory_limit,
                     scheduler=scheduler,

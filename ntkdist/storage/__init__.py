@@ -39,6 +39,7 @@ __all__ = [
     "read_text",
     "read_versioned",
     "remove",
+    "remove_all",
     "replace_text",
     "write_bytes",
     "write_error",
@@ -75,6 +76,12 @@ def remove(address: str) -> None:
     """Delete one object; its absence is fine."""
     place = parse(address)
     _local.remove(place) if isinstance(place, Path) else _remote.remove(place)
+
+
+def remove_all(address: str) -> None:
+    """Delete everything below an address; it need not exist."""
+    place = parse(address)
+    _local.remove_all(place) if isinstance(place, Path) else _remote.remove_all(place)
 
 
 def read_bytes(address: str) -> bytes | None:

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,6 +49,13 @@ def remove(path: Path) -> None:
     """Delete a file; its absence is fine."""
     with refusals(path):
         path.unlink(missing_ok=True)
+
+
+def remove_all(folder: Path) -> None:
+    """Delete a folder with everything in it; its absence is fine."""
+    with refusals(folder):
+        if folder.exists():
+            shutil.rmtree(folder)
 
 
 def create(path: Path, content: bytes) -> bool:

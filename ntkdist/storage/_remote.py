@@ -10,6 +10,7 @@ import random
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,6 +29,7 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.2, 5.0
 #: Above this an object goes up in parts.
 MULTIPART_BYTES = 128 * 2**20
 _LIST_CHUNK = 1000
+_LISTERS = 16
 # A request must end within these. A tile of 64 MB then needs 0.6 MB/s.
 _CLIENT = {"connect_timeout": "5s", "read_timeout": "120s", "timeout": "600s"}
 #: Any of these says where credentials come from; without one nothing is asked over the network.
@@ -255,6 +257,18 @@ def remove(place: Place) -> None:
     patiently(place, lambda: obstore.delete(store_of(place), place.key))
 
 
+def remove_all(place: Place) -> None:
+    """Delete every object below a place."""
+    import obstore
+
+    def request() -> None:
+        store = store_of(place)
+        for chunk in obstore.list(store, place.key or None, chunk_size=_LIST_CHUNK):
+            obstore.delete(store, [meta["path"] for meta in chunk])
+
+    patiently(place, request)
+
+
 def exists(place: Place) -> bool:
     """Return whether an object is there."""
     import obstore
@@ -263,14 +277,42 @@ def exists(place: Place) -> bool:
 
 
 def walk(place: Place) -> list[str]:
-    """List the objects below a place that hold at least one byte, by relative key."""
+    """List the objects below a place that hold at least one byte, by relative key.
+
+    A server answers with a page of 1,000 at a time, each after the one before. Beyond the first
+    page the folders right below are therefore listed side by side.
+    """
     import obstore
 
-    def request() -> list[str]:
+    def request() -> tuple[list[str], bool]:
         listing = obstore.list(store_of(place), place.key or None, chunk_size=_LIST_CHUNK)
-        return [place.relative(m["path"]) for chunk in listing for m in chunk if m["size"]]
+        first = next(listing, [])
+        return [place.relative(m["path"]) for m in first if m["size"]], len(first) < _LIST_CHUNK
 
-    return patiently(place, request) or []
+    names, complete = patiently(place, request) or ([], True)
+    return names if complete else _walk_folders(place)
+
+
+def _walk_folders(place: Place) -> list[str]:
+    import obstore
+
+    def request() -> tuple[list[str], list[str]]:
+        found = obstore.list_with_delimiter(store_of(place), place.key or None)
+        names = [place.relative(m["path"]) for m in found["objects"] if m["size"]]
+        return names, list(found["common_prefixes"])
+
+    def below(folder: str) -> list[str]:
+        def request() -> list[str]:
+            listing = obstore.list(store_of(place), folder, chunk_size=_LIST_CHUNK)
+            return [place.relative(m["path"]) for chunk in listing for m in chunk if m["size"]]
+
+        return patiently(place, request) or []
+
+    names, folders = patiently(place, request) or ([], [])
+    with ThreadPoolExecutor(_LISTERS) as pool:
+        for more in pool.map(below, folders):
+            names += more
+    return names
 
 
 def children(place: Place) -> list[str]:

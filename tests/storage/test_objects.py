@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import zarr
 
 from ntkdist import storage
 from ntkdist.errors import InputError
-from tests.s3 import ACCESS_KEY, SECRET_KEY
+from tests.s3 import ACCESS_KEY, SECRET_KEY, S3Server
 
 
 @pytest.fixture(params=["path", "memory", "s3"])
@@ -60,6 +61,15 @@ def test_listing_gives_relative_paths_of_what_holds_a_byte(base: str) -> None:
         ("er/y", b"1"),
         ("z", b"1"),
     ]
+
+
+def test_a_listing_of_many_pages_is_whole(tmp_path: Path, s3: S3Server) -> None:
+    names = {f"{i % 7}/{i}" for i in range(1100)} | {"top", "1/deep/er"}
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: storage.write_text(f"s3://bucket/{tmp_path.name}/{n}", "x"), names))
+    found = storage.list_objects(f"s3://bucket/{tmp_path.name}")
+    assert len(found) == len(names)
+    assert set(found) == names
 
 
 def test_a_file_written_by_other_code_appears_whole_or_not_at_all(base: str) -> None:
