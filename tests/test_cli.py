@@ -34,6 +34,8 @@ EVERYTHING = {
         "workers": 3,
         "address": "auto",
         "threads": 2,
+        "time_limit": 90.0,
+        "grace": 20.0,
     },
     "factor": {"ridge": 0.5, "memory_limit": "1GiB", "scheduler": "threads"},
     "labels": {
