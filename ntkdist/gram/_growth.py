@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from typing import Any
 
 from ntkdist import storage
@@ -42,10 +43,9 @@ def grow_store(address: str, n: int, *, fingerprint: str, former: str) -> None:
     for key in ragged:
         store.remove(key)
     if ragged:
-        log = DigestLog(address)
-        for key in ragged:
-            log.forget(key)
-        log.close()
+        with closing(DigestLog(address)) as log:
+            for key in ragged:
+                log.forget(key)
     place = storage.join(address, "zarr.json")
     metadata: dict[str, Any] = json.loads(storage.read_text(place) or "{}")
     try:

@@ -257,8 +257,11 @@ def _matrices(run: Run) -> Iterator[Matrix]:
         stored = run.attributes("cross", name, "labels").get("fingerprint")
         if stored is None:
             continue
+        outputs = tuple((k, run.address("cross", name, k)) for k in run.config.gram.kinds)
+        if any(GramStore.exists(a) and GramStore.open(a).shape[1] < n for _, a in outputs):
+            continue  # of the run before it was extended, which nothing reads any more
         yield Matrix(
-            outputs=tuple((k, run.address("cross", name, k)) for k in run.config.gram.kinds),
+            outputs=outputs,
             fingerprint=str(stored),
             rows=run.address("cross", name, "images"),
             shape=(run.array("cross", name, "images").shape[0], n),
