@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -158,6 +159,14 @@ def test_halve_averages_two_by_two_pixels_before_or_after_statistics():
     np.testing.assert_allclose(both.mean(axis=(0, 1, 2)), 0, atol=1e-6)
     np.testing.assert_allclose(both.std(axis=(0, 1, 2)), 1, rtol=1e-5)
     assert Preprocessor.fit(images[:, :4], "halve+halve").apply(images[:, :4]).shape == (5, 1, 1, 3)
+
+
+def test_written_down_as_json_and_read_back_it_prepares_the_same_bits():
+    images = np.random.default_rng(1).integers(0, 256, (7, 4, 4, 3)).astype(np.uint8)
+    fitted = Preprocessor.fit(images, "halve+standardize+unit-norm")
+    again = Preprocessor.from_dict(json.loads(json.dumps(fitted.to_dict())))
+    assert again == fitted
+    assert (again.apply(images[:3]) == fitted.apply(images)[:3]).all()
 
 
 def test_an_odd_side_cannot_be_halved():

@@ -34,6 +34,15 @@ def conditional(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(base) if request.param == "path" else f"memory://{tmp_path.name}-{id(base)}/base"
 
 
+def test_everything_below_an_address_is_removed_and_nothing_beside_it(base: str) -> None:
+    storage.remove_all(storage.join(base, "a"))  # nothing is there
+    for name in ("a/one", "a/b/two", "a/empty", "ab/three"):
+        storage.write_text(storage.join(base, name), "" if name == "a/empty" else name)
+    storage.remove_all(storage.join(base, "a"))
+    assert storage.list_objects(base) == ["ab/three"]
+    assert not storage.exists(storage.join(base, "a", "empty"))
+
+
 def test_what_is_written_is_read_and_removed(base: str) -> None:
     place = storage.join(base, "a", "b é.txt")
     assert storage.read_text(place) is None
