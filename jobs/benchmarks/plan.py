@@ -118,9 +118,10 @@ def stages(run: str) -> dict[str, float]:
 def table(row: dict[str, Any]) -> str:
     """Return planned and measured seconds of every stage in one line each."""
     lines = [f"{row['run']}: N = {row['n']}, load {row['load']}"]
-    for name, seconds in row["planned"].items():
-        lines.append(f"  {name:<8} planned {seconds:7.1f} s, measured "
-                     f"{row['measured'].get(name, float('nan')):7.1f} s")  # fmt: skip
+    lines += [
+        f"  {name:<8} planned {row['planned'][name]:7.1f} s, measured {seconds:7.1f} s"
+        for name, seconds in row["measured"].items()
+    ]
     lines += [
         f"  {name:<8} planned {row[f'planned_{name}']:7.1f} s, measured "
         f"{row[f'measured_{name}']:7.1f} s, ratio {row[f'{name}_ratio']:.2f}"
