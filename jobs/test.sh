@@ -4,4 +4,4 @@
 # the files of tests; "-n 0" runs all in one.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-exec python -m pytest -m "not slow and not gpu" -n 2 --dist loadfile "$@"
+exec python -m pytest -m "not slow and not gpu" -n 2 --dist loadfile --no-loadscope-reorder "$@"

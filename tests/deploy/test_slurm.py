@@ -84,7 +84,8 @@ def test_an_interrupted_job_is_queued_again_and_goes_on(slurm: FakeSlurm, tmp_pa
     assert slurm.start(str(run_file)).wait(240) == 0, slurm.output
     assert stored(run) == TILES
     assert (run / "report.html").exists()
-    assert "2 workers" in slurm.output
+    # the second node joins when its Ray is up, by when the rest may be done
+    assert (slurm.state / "ray-1.log").exists()
     assert done.exists()
     assert not token.exists()
 
