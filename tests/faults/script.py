@@ -2,7 +2,8 @@
 
 ``script.json`` in the run's folder maps a tile's key to a list of ``[execution, fault, value]``:
 what happens when the tile is computed for the first, second, ... time, whichever worker and
-driver does it (0: every time). Each execution leaves a line in ``executions``.
+driver does it (0: every time). Each execution leaves a line in ``executions``. ``pace`` in the
+folder holds the seconds that every tile takes longer.
 """
 
 from __future__ import annotations
@@ -44,6 +45,9 @@ class ScriptedWorker(TileWorker):
     def compute(self, key: TileKey, attempt: int = 1) -> TileRecord:
         with open(self._folder / "executions", "a") as file:
             file.write(f"{key}\n")
+        pace = self._folder / "pace"
+        if pace.exists():
+            time.sleep(float(pace.read_text()))
         fault, value = self._fault(str(key))
         if fault == "slow":
             time.sleep(value)

@@ -29,6 +29,7 @@ from tests.linalg.matrices import stored_bytes
 LIMIT = 8.0  # seconds until a worker is taken to hang
 WORKERS = 2
 IN_FLIGHT = 2  # of a worker
+SECONDS_A_FAULT = 6.0  # until it has happened, was noticed, and work goes on
 
 SCRIPTED = ("raise", "kill", "kill after")
 SIGNALS = ("worker killed", "worker hangs", "driver killed", "driver terminated", "node lost",
@@ -130,8 +131,11 @@ class Soak:
         all_keys = [str(key) for key in tiling.keys()]  # noqa: SIM118
         self.script = {all_keys[i]: name for i, name in zip(places, scripted, strict=True)}
         write_script(folder, {key: [(1, name, 0)] for key, name in self.script.items()})
+        # time for all faults before the last tile, whatever the machine's speed
+        pace = WORKERS * SECONDS_A_FAULT * len(self.plan) / tiling.count
+        (folder / "pace").write_text(str(pace))
         # tiles between two faults, so that the last fault comes before the last tile
-        self.step = max(1, tiling.count // (len(self.plan) + 2))
+        self.step = max(1, tiling.count // (3 * len(self.plan)))
 
     def driver(self) -> subprocess.Popen[bytes]:
         """Start a driver; what it says on standard error is kept in the folder."""
