@@ -29,7 +29,7 @@ from tests.linalg.matrices import stored_bytes
 LIMIT = 8.0  # seconds until a worker is taken to hang
 WORKERS = 2
 IN_FLIGHT = 2  # of a worker
-SECONDS_A_FAULT = 6.0  # until it has happened, was noticed, and work goes on
+SECONDS_A_FAULT = 7.0  # until it has happened, was noticed, and work goes on
 
 SCRIPTED = ("raise", "kill", "kill after")
 SIGNALS = ("worker killed", "worker hangs", "driver killed", "driver terminated", "node lost",
@@ -168,6 +168,7 @@ class Soak:
                     process.wait(60)
                     begun += 1
                     process = self.driver()
+            (self.folder / "pace").unlink()
             wait_for(lambda: self.records("PanelStarted"), process)
         finally:
             process.kill()  # the first fault of the factorisation
