@@ -1,6 +1,6 @@
 """Tiles written and read, and objects listed, in folders and object stores side by side.
 
-    python jobs/benchmarks/objects.py /tmp/objects s3://bucket/objects
+    python jobs/benchmarks/objects.py FOLDER s3://bucket/objects
     python jobs/benchmarks/objects.py s3://bucket/objects --objects 20000 --edge 1024
 
 Credentials and endpoint of an object store come from the environment. Everything is written below

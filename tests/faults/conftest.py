@@ -5,10 +5,11 @@ import pytest
 
 from ntkdist.gram.compute import compute_gram
 from ntkdist.gram.executors.inline import InlineExecutor
+from tests.disks import small_disk
 from tests.faults.target import matrix, target
 from tests.gram.conftest import ray_session
 
-__all__ = ["ray_session"]
+__all__ = ["ray_session", "small_disk"]
 
 
 @pytest.fixture(scope="session")

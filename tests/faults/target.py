@@ -17,20 +17,27 @@ N, EDGE = 250, 32
 
 
 def target(folder: str) -> tuple[GramJob, Tiling]:
+    return job_of(folder, n=N, edge=EDGE, architecture="cntk-gap-6", fingerprint="f1")
+
+
+def job_of(
+    folder: str, *, n: int, edge: int, architecture: str, fingerprint: str
+) -> tuple[GramJob, Tiling]:
+    """Store random images where there are none yet, and return the job on them."""
     if not Path(folder, "images").exists():
-        images = np.random.default_rng(4).normal(size=(N, 8, 8, 1)).astype("f4")
+        images = np.random.default_rng(4).normal(size=(n, 8, 8, 1)).astype("f4")
         write_images(f"{folder}/images", images)
     job = GramJob(
         images=f"{folder}/images",
-        architecture=str(Architecture.parse("cntk-gap-6")),
+        architecture=str(Architecture.parse(architecture)),
         backend="cpu",
         arithmetic=get_backend("cpu").arithmetic,
         dtype="float32",
         outputs=(("ntk", f"{folder}/gram/ntk"),),
-        edge=EDGE,
-        fingerprint="f1",
+        edge=edge,
+        fingerprint=fingerprint,
     )
-    return job, Tiling(N, EDGE)
+    return job, Tiling(n, edge)
 
 
 def matrix(folder: str) -> np.ndarray:

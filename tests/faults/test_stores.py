@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,28 +12,10 @@ import pytest
 from ntkdist.errors import InputError, StageError, StoreError
 from ntkdist.gram.compute import compute_gram
 from ntkdist.gram.executors.inline import InlineExecutor
+from tests.disks import fill_up
 from tests.faults.script import ScriptedWorker, executions
 from tests.faults.target import matrix, target
 from tests.faults.watch import ROOT, driver, tiles_done
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
-    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("no file system can be mounted here")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
-
-
-def fill_up(place: Path, leave: int) -> Path:
-    free = os.statvfs(place)
-    ballast = place / "ballast"
-    ballast.write_bytes(b"x" * max(0, free.f_bavail * free.f_bsize - leave))
-    return ballast
 
 
 @pytest.mark.parametrize("where", ["inline", "2"])

@@ -6,6 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.disks import small_disk
+
+__all__ = ["small_disk"]
+
 #: What the others rely on is shown here, on Dask's own threads.
 ON_THREADS = ("test_schedulers", "test_schedule", "test_resume", "test_cholesky", "test_inverse")
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import dask.array as da
@@ -18,6 +16,7 @@ from ntkdist.errors import InputError, StoreError
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import TileKey, Tiling
 from ntkdist.linalg import CholeskyFactor, cg_solve, factorize, top_eigenpairs
+from tests.disks import fill_up
 from tests.linalg.matrices import SMALL, spd, stored_bytes
 
 N = 450
@@ -122,26 +121,6 @@ def test_a_tile_lost_between_two_panels_is_named(gram, tmp_path):
 
 
 # -- a full disk ------------------------------------------------------------------
-
-
-@pytest.fixture
-def small_disk(tmp_path) -> Iterator[Path]:
-    """A file system of 1 MiB; the factor takes 900 kB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
-    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("no file system can be mounted here")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
-
-
-def fill_up(place: Path, leave: int) -> Path:
-    """Write a file that leaves about so many bytes."""
-    free = os.statvfs(place)
-    ballast = place / "ballast"
-    ballast.write_bytes(b"x" * max(0, free.f_bavail * free.f_bsize - leave))
-    return ballast
 
 
 @pytest.mark.parametrize("leave", [0, 30_000, 200_000, 500_000])
