@@ -58,7 +58,7 @@ def compiled(spec: Any, target: tuple[int, int]) -> str:
         return types.Array(kind, ndim, "C")
 
     signature = (
-        *(array(int64, 2), int64, int64, array(int64, 1), array(int64, 1)),
+        *(array(int64, 2), int64, int64, int64, array(int64, 1), array(int64, 1)),
         *(array(real, 2), array(real, 2), int64, array(real, 5)),
         *(array(int64, 2), array(real, 2), int64, array(float64, 3), array(real, 5)),
     )

@@ -27,7 +27,7 @@ def batch_size(layout: Layout, upto: int, classes: Sequence[Classes] | None = No
     a_pair = 0
     for n, block in enumerate(layout.blocks[:upto]):
         of_block = classes[n] if classes else block.classes
-        a_pair += 16 * (len(of_block.starts) - 1)
+        a_pair += 16 * (len(of_block.starts) - 1) * block.teams
         if block.pool:
             a_pair += 2 * itemsize * len(of_block.ids) * block.pixels
             a_pair += 2 * itemsize * ((block.H // block.pool) * (block.W // block.pool)) ** 2

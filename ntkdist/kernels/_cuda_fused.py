@@ -1,12 +1,15 @@
 """The GPU kernel for ReLU behind 3 × 3 filters, which is nearly all of the work.
 
-A team of lanes (a warp) takes a chunk of displacement classes of one pair of images, and one
-class, or as many as fit side by side, at a time. A lane has ``columns`` columns of the
-class with all their rows, Δ and Θ, in registers, through all layers of a block: what a layer
-needs of the columns beside its own comes by shuffles, what it needs of the two images through
-the read-only cache, and nothing else touches memory. Cuts and units are those of
-``_cpu_loops``; where a link is cut, Δ is half of the variance of the pixel that one
-image still has, and Θ is zero.
+A team of lanes (a warp) takes one displacement class of a pair of images at a time, or as many as
+fit side by side. A lane has ``columns`` columns of the class with all their rows, Δ and Θ, in
+registers, through all layers of a block: what a layer needs of the columns beside its own comes by
+shuffles. What it needs of the two images, the teams of a block of threads share: they take
+classes (p, q) of one row displacement p, and copy the numbers of a layer into shared memory while
+they compute the one before. (Read through the cache, they cost two thirds of the time:
+teams drift apart, and the layers that they stand at do not fit it together.) Where an entry has one
+class, as without pooling, teams share nothing and read device memory. Cuts and units are those of
+``_cpu_loops``; where a link is cut, Δ is half of the variance of the pixel that one image still
+has, and Θ is zero.
 
 The sums over a class are in the dtype along a column and in float64 beyond, in an order that
 depends on the network and the images' size alone.
@@ -20,16 +23,22 @@ from typing import Any
 
 import numpy as np
 from numba import cuda
+from numba.np.numpy_support import from_dtype
 
 from ntkdist.kernels._cuda_cells import cell_functions, distance, keep
 from ntkdist.kernels._cuda_intrinsics import (
     LANES,
+    SIMULATED,
     advance,
+    await_copies,
     beside,
+    block_barrier,
+    copy_unit,
     device,
     fetch,
     kernel,
     over_lanes,
+    peek,
     pointer,
     put,
 )
@@ -37,6 +46,10 @@ from ntkdist.kernels._unroll import registers, unroll, written_out
 
 # Two numbers a cell and some forty more: what fits 255 registers with room for the loads
 MOST_CELLS = 64
+# Of a block of threads: a team in the simulator, else four warps
+THREADS = LANES if SIMULATED else 128
+# As much shared memory as a block has without asking
+SHARED_BYTES = 48 * 1024
 
 
 @dataclass(frozen=True)
@@ -53,6 +66,8 @@ class Fused:
         layers: Nonlinearities of the block; 3 stands for more.
         signed: Whether the first of them meets negative correlations.
         sums: Whether the block ends in sums over positions, else its cells are stored.
+        buffers: Layers that shared memory holds at a time; 0 where images are read from
+            device memory.
         dtype: ``float32`` or ``float64``.
     """
 
@@ -65,12 +80,38 @@ class Fused:
     layers: int
     signed: bool
     sums: bool
+    buffers: int
     dtype: str
+
+    @property
+    def room(self) -> int:
+        """Numbers of both images that one layer needs: roots, half variances, four rows of sums."""
+        return 4 * self.H * self.pitch + 4 * self.pitch
 
 
 def columns_of(W: int) -> int:
     """Return how many columns a lane has."""
     return -(-W // LANES)
+
+
+def buffers_of(H: int, W: int, pitch: int, count: int, dtype: str) -> int:
+    """Return how many layers to keep in shared memory.
+
+    Args:
+        H: Rows.
+        W: Columns.
+        pitch: Numbers from one row to the next.
+        count: Displacement classes of an entry.
+        dtype: Of the numbers.
+
+    Returns:
+        2, so that one is copied while the other is in use; 1 where there is no more room; 0 where
+        there is none, or an entry has too few classes for a block of teams to share what is copied.
+    """
+    if count < H * W or H * W == 1:
+        return 0
+    numbers = SHARED_BYTES // np.dtype(dtype).itemsize
+    return min(2, numbers // (4 * (H + 1) * pitch))
 
 
 @lru_cache(maxsize=64)
@@ -81,6 +122,13 @@ def fused_kernel(spec: Fused) -> Any:
     cells = spec.H * spec.columns
     known["lanes_of_class"] = -(-spec.W // spec.columns)
     known["together"] = LANES // known["lanes_of_class"]
+    known["room"], known["front"] = spec.room, spec.H * spec.pitch
+    known["shared_size"] = max(1, spec.buffers) * spec.room
+    unit = 16 // np.dtype(spec.dtype).itemsize  # numbers that a thread copies at a time
+    known |= {"threads": THREADS, "unit": unit}
+    known["turns"] = -(-known["front"] // (THREADS * unit))
+    known["side_turns"] = -(-4 * spec.pitch // (THREADS * unit))
+    known["whole"] = known["front"] % (THREADS * unit) == 0
     zero, one = np.dtype(spec.dtype).type(0), np.dtype(spec.dtype).type(1)
     names = {
         **cell_functions(spec.dtype),
@@ -88,20 +136,24 @@ def fused_kernel(spec: Fused) -> Any:
         "zero": zero,
         "one": one,
         "real": type(one),
+        "kind": from_dtype(np.dtype(spec.dtype)),
+        "look": peek if spec.buffers else fetch,
     }
     limit = {"max_registers": 128} if spec.dtype == "float32" and cells <= 32 else {}
     return kernel(written_out(_fused, known, names), **limit)
 
 
 def _fused(
-    pairs, tasks, chunks, starts, classes, A, B, size, pooled, planes, units, last, found, cells
+    pairs, tasks, teams, chunks, starts, classes, A, B, size, pooled, planes, units, last, found,
+    cells,
 ):  # fmt: skip
     """Run one block.
 
     Args:
         pairs: (n, 2) int64, row image and column image of each pair.
-        tasks: n · chunks.
-        chunks: Parts that the classes are cut into.
+        tasks: n · chunks · teams.
+        teams: That share a chunk: those of a block of threads where shared memory is used, else 1.
+        chunks: Parts that the classes are cut into; where shared memory is used, one for each p.
         starts: (chunks + 1,) int64, where each part's classes start.
         classes: (count,) int64, p·W + q of the displacement classes.
         A: (images, size) numbers of the row images.
@@ -113,15 +165,18 @@ def _fused(
         units: (last + 1, 3) of the dtype: 1 if the layer in front is trained, else 0; what
             sums of neighbours are multiplied by; and 0.
         last: Index of the last sweep.
-        found: (n, chunks, 2) float64, sums of Δ and Θ.
+        found: (n, chunks · teams, 2) float64, sums of Δ and Θ.
         cells: (n, 2, count, H, W) of the dtype, Δ and Θ at the end of a block in front of a pool.
     """
-    task = (cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x) // LANES
+    thread = cuda.threadIdx.x
+    task = (cuda.blockIdx.x * threads + thread) // LANES
     if task >= tasks:
         return
-    lane = cuda.threadIdx.x % LANES
-    pair = task // chunks
-    chunk = task - pair * chunks
+    lane = thread % LANES
+    chunk_of_pair = task // teams
+    team = task - chunk_of_pair * teams
+    pair = chunk_of_pair // chunks
+    chunk = chunk_of_pair - pair * chunks
     begin, stop, count = starts[chunk], starts[chunk + 1], starts[chunks]
     group = lane // lanes_of_class
     first = (lane - group * lanes_of_class) * columns
@@ -129,45 +184,119 @@ def _fused(
     b = pointer(B, pairs[pair, 1] * size)
     D, T = registers(columns * H)
     mine, ja, jb, pa, pb, left, right = registers(columns)
+    root_a, root_b, half_left, half_right = registers(columns)
+    from_left, from_right = registers(columns)
     link_left, link_right, some_left, some_right = registers(columns)
-    x, y, sum_d, sum_t, old_d, old_t, new_d, new_t, up, down = registers(columns)
+    piece, from_a, from_b = registers(turns)
+    side, from_side = registers(side_turns)
+    x, y, sum_d, sum_t, old_d, old_t, new_d, new_t, up, down, below = registers(columns)
     total_d, total_t = np.float64(0), np.float64(0)
     for c in unroll(columns):
         mine[c] = group < together and first + c < W
         ja[c] = min(first + c, W - 1)
-    for step in range(begin, stop, together):
-        at = min(step + group, stop - 1)
+    if buffers > 0:
+        shared = pointer(cuda.shared.array(shared_size, kind), 0)
+    for step in range(begin, stop, together * teams):
+        mine_at = step + team * together + group
+        at = min(mine_at, stop - 1)
         cls = classes[at]
         p = cls // W
         q = cls - p * W
         cut = H - p
+        if buffers > 0:
+            # what the thread copies of each layer: of b the rows from p on, cyclic, and of the
+            # sums along rows b's above and below its row p, a's above and below the cut
+            held = 0
+            for k in unroll(turns):
+                piece[k] = (k * threads + thread) * unit
+                from_a[k] = advance(a, planes[1, 0] + piece[k])
+                turned = piece[k] + p * pitch
+                from_b[k] = advance(b, planes[1, 0] + turned - (front if turned >= front else 0))
+            for k in unroll(side_turns):
+                side[k] = (k * threads + thread) * unit
+                row = min(side[k] // pitch, 3)
+                of_row = planes[1, 0] + 2 * plane + side[k] - row * pitch
+                if row < 2:
+                    from_side[k] = advance(b, of_row + (p + row - (1 if p > 0 else row)) * pitch)
+                else:
+                    from_side[k] = advance(a, of_row + (H - p + row - 3 if p > 0 else 0) * pitch)
         for c in unroll(columns):
             jb[c] = ja[c] + q - (W if ja[c] + q >= W else 0)
-            pa[c] = advance(a, ja[c])
-            pb[c] = advance(b, p * pitch + jb[c])
             # behind a link that is cut one of the images may still have a pixel
             link_left[c] = zero if ja[c] == 0 or jb[c] == 0 else one
             link_right[c] = zero if ja[c] == W - 1 or jb[c] == W - 1 else one
             some_left[c] = zero if ja[c] + jb[c] == 0 else one - link_left[c]
             some_right[c] = zero if ja[c] + jb[c] == 2 * W - 2 else one - link_right[c]
+            pa[c] = advance(a, ja[c])
+            pb[c] = advance(b, p * pitch + jb[c])
             left[c] = advance(pa[c], -1) if ja[c] > 0 else advance(pb[c], -1 if jb[c] > 0 else 0)
             right[c] = (
                 advance(pa[c], 1) if ja[c] < W - 1 else advance(pb[c], 1 if jb[c] < W - 1 else 0)
             )
+            if buffers > 0:
+                # lanes that need none read along with one that may, or there were more wavefronts
+                from_left[c] = 3 * front + max(q - 1, 0)
+                from_right[c] = 3 * front + q
+                if some_left[c] == one:
+                    from_left[c] = 2 * front + ja[c] - 1 if ja[c] > 0 else 3 * front + jb[c] - 1
+                if some_right[c] == one:
+                    from_right[c] = (
+                        2 * front + ja[c] + 1 if ja[c] < W - 1 else 3 * front + jb[c] + 1
+                    )
         for phase in unroll(3):  # pixels or windows; the first ReLU; those behind it
             if phase == 0 or (phase == 1 and layers > 1) or (phase == 2 and layers > 2):
                 for sweep in range(phase, last if phase == 2 else phase + 1):
-                    root_at, half_at, side_at = planes[sweep, 0], planes[sweep, 1], planes[sweep, 2]
-                    trained, factor = units[sweep, 0], units[sweep, 1]
+                    trained = fetch(pointer(units, 0), 3 * sweep)
+                    factor = fetch(pointer(units, 0), 3 * sweep + 1)
                     # with a zero read anew, or the masks of all rows would be kept in registers
-                    cut_row = real(cut) + units[sweep, 2]
+                    cut_row = real(cut) + fetch(pointer(units, 0), 3 * sweep + 2)
+                    if buffers == 2 or (buffers == 1 and phase > 0):
+                        if buffers == 2 and phase > 0:
+                            await_copies()
+                            held = room - held
+                        block_barrier()  # nobody reads what is now written over
+                        to = room - held if buffers == 2 else 0
+                        for k in unroll(turns):
+                            if whole or piece[k] < front:
+                                copy_unit(shared, to + piece[k], from_a[k], 0)
+                                copy_unit(shared, to + front + piece[k], from_b[k], 0)
+                                copy_unit(shared, to + 2 * front + piece[k], from_a[k], plane)
+                                copy_unit(shared, to + 3 * front + piece[k], from_b[k], plane)
+                            from_a[k] = advance(from_a[k], 3 * plane)
+                            from_b[k] = advance(from_b[k], 3 * plane)
+                        for k in unroll(side_turns):
+                            if side[k] < 4 * pitch:
+                                copy_unit(shared, to + 4 * front + side[k], from_side[k], 0)
+                            from_side[k] = advance(from_side[k], 3 * plane)
+                        if buffers == 1:
+                            await_copies()
+                            block_barrier()
+                    if phase > 0 and buffers > 0:
+                        for c in unroll(columns):
+                            root_a[c] = advance(shared, held + ja[c])
+                            root_b[c] = advance(shared, held + front + jb[c])
+                            half_left[c] = advance(shared, held + from_left[c])
+                            half_right[c] = advance(shared, held + from_right[c])
+                            # the rows above and below are those of the column image alone
+                            old_d[c] = look(root_b[c], 3 * front) if p > 0 else zero
+                            below[c] = look(root_b[c], 3 * front + pitch) if p > 0 else zero
+                            # at the cut they are those of the row image alone
+                            up[c] = look(root_a[c], 4 * front + 2 * pitch)
+                            down[c] = look(root_a[c], 4 * front + 3 * pitch)
+                    else:
+                        root_at = planes[sweep, 0]
+                        half_at, side_at = planes[sweep, 1], planes[sweep, 2]
+                        for c in unroll(columns):
+                            root_a[c] = advance(pa[c], root_at)
+                            root_b[c] = advance(pb[c], root_at)
+                            half_left[c] = advance(left[c], half_at)
+                            half_right[c] = advance(right[c], half_at)
+                            old_d[c] = fetch(pb[c], side_at - pitch) if p > 0 else zero
+                            below[c] = fetch(pb[c], side_at) if p > 0 else zero
+                            up[c] = fetch(pa[c], side_at + (cut - 1) * pitch)
+                            down[c] = fetch(pa[c], side_at + (cut if p > 0 else 0) * pitch)
                     for c in unroll(columns):
-                        # the rows above and below are those of the column image alone
-                        old_d[c] = fetch(pb[c], side_at - pitch) if p > 0 else zero
                         old_t[c] = zero
-                        # at the cut they are those of the row image alone
-                        up[c] = fetch(pa[c], side_at + (cut - 1) * pitch)
-                        down[c] = fetch(pa[c], side_at + (cut if p > 0 else 0) * pitch)
                     for r in unroll(H):
                         for c in unroll(columns):
                             if phase == 0 and channels > 0:
@@ -176,12 +305,12 @@ def _fused(
                             if phase == 0 and channels == 0:
                                 cell = ((pair * 2 * H * W + cls) * H + r) * W + ja[c]
                                 x[c] = fetch(pointer(pooled, 0), cell)
-                                x[c] -= fetch(pa[c], root_at + r * pitch)
-                                x[c] -= fetch(pb[c], root_at + r * pitch)
+                                x[c] -= fetch(root_a[c], r * pitch)
+                                x[c] -= fetch(root_b[c], r * pitch)
                                 y[c] = fetch(pointer(pooled, 0), cell + H * W * H * W)
                             if phase > 0:
-                                ra = fetch(pa[c], root_at + r * pitch)
-                                rb = fetch(pb[c], root_at + r * pitch)
+                                ra = look(root_a[c], r * pitch)
+                                rb = look(root_b[c], r * pitch)
                                 if phase == 1 and signed:
                                     x[c], y[c] = relu_signed(
                                         D[c * H + r], T[c * H + r], ra, rb, trained
@@ -198,11 +327,14 @@ def _fused(
                             )
                             rd = x[c + 1] if c < columns - 1 else next_d
                             rt = y[c + 1] if c < columns - 1 else next_t
-                            new_d[c] = along(
-                                x[c], ld, rd, link_left[c], link_right[c],
-                                fetch(left[c], half_at + r * pitch), some_left[c],
-                                fetch(right[c], half_at + r * pitch), some_right[c],
-                            )  # fmt: skip
+                            new_d[c] = x[c] + ld * link_left[c] + rd * link_right[c]
+                            if phase == 0:
+                                hl = fetch(half_left[c], r * pitch)
+                                hr = fetch(half_right[c], r * pitch)
+                            else:
+                                hl = look(half_left[c], r * pitch)
+                                hr = look(half_right[c], r * pitch)
+                            new_d[c] = new_d[c] + hl * some_left[c] + hr * some_right[c]
                             new_t[c] = y[c] + lt * link_left[c] + rt * link_right[c]
                             if r == 0:
                                 sum_d[c], sum_t[c] = old_d[c] + new_d[c], new_t[c]
@@ -213,16 +345,25 @@ def _fused(
                                 )  # fmt: skip
                             old_d[c], old_t[c] = new_d[c], new_t[c]
                     for c in unroll(columns):
-                        below = fetch(pb[c], side_at) if p > 0 else zero
-                        D[c * H + H - 1], T[c * H + H - 1] = sum_d[c] + below, sum_t[c]
+                        D[c * H + H - 1], T[c * H + H - 1] = sum_d[c] + below[c], sum_t[c]
                     if factor != one:  # keeps the units of deep networks within range
                         for r in unroll(columns * H):
                             D[r], T[r] = D[r] * factor, T[r] * factor
-        root_at, trained = planes[last, 0], units[last, 0]
+        trained = units[last, 0]
+        if buffers == 2:
+            await_copies()
+            held = room - held
+            block_barrier()
         for c in unroll(columns):
+            if buffers == 2:
+                root_a[c] = advance(shared, held + ja[c])
+                root_b[c] = advance(shared, held + front + jb[c])
+            else:
+                root_a[c] = advance(pa[c], planes[last, 0])
+                root_b[c] = advance(pb[c], planes[last, 0])
             sum_d[c], sum_t[c] = zero, zero
             for r in unroll(H):
-                ra, rb = fetch(pa[c], root_at + r * pitch), fetch(pb[c], root_at + r * pitch)
+                ra, rb = look(root_a[c], r * pitch), look(root_b[c], r * pitch)
                 if layers == 1 and signed:
                     x[c], y[c] = relu_signed(D[c * H + r], T[c * H + r], ra, rb, trained)
                 else:
@@ -231,8 +372,8 @@ def _fused(
                     sum_d[c], sum_t[c] = sum_d[c] + x[c], sum_t[c] + y[c]
                 else:
                     cell = ((pair * 2 * count + at) * H + r) * W + ja[c]
-                    keep(cells, cell, count * H * W, x[c], y[c], mine[c] and step + group < stop)
-            if mine[c] and step + group < stop:
+                    keep(cells, cell, count * H * W, x[c], y[c], mine[c] and mine_at < stop)
+            if mine[c] and mine_at < stop:
                 total_d += np.float64(sum_d[c])
                 total_t += np.float64(sum_t[c])
     if sums:
@@ -264,10 +405,3 @@ def _across(zero, one):
         return D, T, (new_d + up * miss) + old_d * link, new_t + old_t * link
 
     return across
-
-
-@device
-def along(x, ld, rd, link_left, link_right, left, some_left, right, some_right):
-    """Return the sum of three neighbouring Δ of a row; behind a cut, half variances."""
-    total = x + ld * link_left + rd * link_right
-    return total + left * some_left + right * some_right

@@ -103,6 +103,44 @@ def barrier() -> None:
 
 
 @intrinsic
+def copy_unit(typingctx: Any, to: Any, at: Any, start: Any, by: Any) -> Any:
+    """Begin to copy 16 bytes from device memory to shared memory; indices count elements."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        there = builder.gep(args[0], [args[1]], inbounds=True)
+        here = builder.gep(args[2], [args[3]], inbounds=True)
+        of = there.type.pointee
+        there = builder.ptrtoint(builder.addrspacecast(there, of.as_pointer(3)), ir.IntType(32))
+        here = builder.ptrtoint(builder.addrspacecast(here, of.as_pointer(1)), ir.IntType(64))
+        kind = ir.FunctionType(ir.VoidType(), [there.type, here.type])
+        text = "cp.async.cg.shared.global [$0], [$1], 16;"
+        code = ir.InlineAsm(kind, text, "r,l,~{memory}", side_effect=True)
+        builder.call(code, [there, here])
+        return context.get_dummy_value()
+
+    return types.void(to, types.int64, start, types.int64), generate
+
+
+@intrinsic
+def await_copies(typingctx: Any) -> Any:
+    """Wait for the copies that this thread began."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.FunctionType(ir.VoidType(), [])
+        code = ir.InlineAsm(kind, "cp.async.wait_all;", "~{memory}", side_effect=True)
+        builder.call(code, [])
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@device
+def block_barrier() -> None:
+    """Wait for all teams of the block; what they stored or awaited is seen by all."""
+    cuda.syncthreads()
+
+
+@intrinsic
 def _fast_inverse_root(typingctx: Any, x: Any) -> Any:
     """Return 1/√x of a normal float32 by the special function alone."""
 

@@ -11,7 +11,10 @@ shuffles go through a list.
   writing), ``peek(start, by)``, ``put(start, by, value)``: as in C, counted in elements.
 * ``beside(d, t, e, u)``: e and u of the lane to the left, d and t of the lane to the right.
 * ``over_lanes(x)``: the sum over the lanes, in one order.
-* ``barrier()``: what lanes stored is seen by the team.
+* ``barrier()``: what lanes stored is seen by the team; ``block_barrier()``: by all teams of the
+  block of threads.
+* ``copy_unit(to, at, start, by)`` begins to copy 16 bytes to shared memory, ``await_copies()``
+  waits for those that this thread began.
 * ``inverse_root(dtype)``: the function 1/√x of a dtype; ``root(x)``.
 """
 
@@ -25,8 +28,11 @@ if SIMULATED:
     from ntkdist.kernels._cuda_simulator import (
         LANES,
         advance,
+        await_copies,
         barrier,
         beside,
+        block_barrier,
+        copy_unit,
         device,
         fetch,
         inverse_root,
@@ -41,8 +47,11 @@ else:
     from ntkdist.kernels._cuda_hardware import (
         LANES,
         advance,
+        await_copies,
         barrier,
         beside,
+        block_barrier,
+        copy_unit,
         device,
         fetch,
         inverse_root,
@@ -58,8 +67,11 @@ __all__ = [
     "LANES",
     "SIMULATED",
     "advance",
+    "await_copies",
     "barrier",
     "beside",
+    "block_barrier",
+    "copy_unit",
     "device",
     "fetch",
     "inverse_root",

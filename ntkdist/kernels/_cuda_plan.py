@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -11,7 +12,7 @@ from ntkdist.kernels import _cpu_cells as sweeps_of
 from ntkdist.kernels import _cpu_loops as blocks_of
 from ntkdist.kernels import _cuda_general as tables
 from ntkdist.kernels._chain import Chain
-from ntkdist.kernels._cuda_fused import MOST_CELLS, Fused, columns_of
+from ntkdist.kernels._cuda_fused import MOST_CELLS, THREADS, Fused, buffers_of, columns_of
 from ntkdist.kernels._cuda_intrinsics import LANES
 from ntkdist.kernels._plan import Plan, plan_of
 
@@ -34,11 +35,21 @@ class Classes:
     slots: np.ndarray
 
     @classmethod
-    def of(cls, ids: np.ndarray, H: int, W: int) -> Classes:
-        """Cut the classes of an H × W block into chunks."""
-        together = max(1, LANES // W)
-        chunks = max(1, min(_CHUNKS, len(ids) // (_STEPS * together)))
-        starts = np.linspace(0, len(ids), chunks + 1).astype(np.int64)
+    def of(cls, ids: np.ndarray, H: int, W: int, *, by_rows: bool) -> Classes:
+        """Cut the classes of an H × W block into chunks.
+
+        Args:
+            ids: (count,) p·W + q, ascending.
+            H: Rows.
+            W: Columns.
+            by_rows: Whether a chunk is all classes of one p.
+        """
+        if by_rows:
+            starts = np.append(np.unique(ids // W, return_index=True)[1], len(ids)).astype(np.int64)
+        else:
+            together = max(1, LANES // W)
+            chunks = max(1, min(_CHUNKS, len(ids) // (_STEPS * together)))
+            starts = np.linspace(0, len(ids), chunks + 1).astype(np.int64)
         slots = np.full(H * W, -1, np.int64)
         slots[ids] = np.arange(len(ids))
         return cls(np.asarray(ids, np.int64), starts, slots)
@@ -89,6 +100,16 @@ class Block:
         return len(self.table) - 1
 
     @property
+    def by_rows(self) -> bool:
+        """Whether a chunk of classes is all those of one row displacement."""
+        return self.fused is not None and self.fused.buffers > 0
+
+    @property
+    def teams(self) -> int:
+        """How many teams share a chunk of classes: those of a block of threads, or one."""
+        return THREADS // LANES if self.by_rows else 1
+
+    @property
     def pixels(self) -> int:
         """Positions."""
         return self.H * self.W
@@ -112,8 +133,11 @@ class Layout:
 
 
 def _pitch(W: int) -> int:
-    """Return a row's room: a line of the cache where it is nearly one, else the next power."""
-    return 1 << (W - 1).bit_length() if W <= 32 else -(-W // 32) * 32
+    """Return a row's room: a line of the cache where it is nearly one, else the next power, from 4.
+
+    So rows begin where 16 bytes can be copied at a time.
+    """
+    return max(4, 1 << (W - 1).bit_length()) if W <= 32 else -(-W // 32) * 32
 
 
 @lru_cache(maxsize=32)
@@ -125,7 +149,7 @@ def layout_of(chain: Chain, shape: tuple[int, int, int], dtype: str) -> Layout:
     size = 0
     for n, (entry, block) in enumerate(zip(plan.blocks, plan.chain.blocks, strict=True)):
         H, W = int(entry[blocks_of.HEIGHT]), int(entry[blocks_of.WIDTH])
-        pitch = _pitch(W)
+        pitch = _pitch(W) if H * W > 1 else 1
         copy = H * pitch if H > 1 else 0
         plane = H * pitch + copy
         centers = size if n else 0
@@ -159,7 +183,8 @@ def layout_of(chain: Chain, shape: tuple[int, int, int], dtype: str) -> Layout:
         if _is_fused(table, H, W):
             fused = Fused(
                 H, W, pitch, plane, columns_of(W), channels, min(len(links), 3),
-                bool(table[1, tables.SIGNED]), block.pool == 0, dtype,
+                bool(table[1, tables.SIGNED]), block.pool == 0,
+                buffers_of(H, W, pitch, len(ids), dtype), dtype,
             )  # fmt: skip
         blocks.append(
             Block(
@@ -174,13 +199,16 @@ def layout_of(chain: Chain, shape: tuple[int, int, int], dtype: str) -> Layout:
                 fused_units,
                 fused,
                 block.pool,
-                Classes.of(ids, H, W),
+                Classes.of(ids, H, W, by_rows=fused is not None and fused.buffers > 0),
                 links,
                 centers,
-                _windows(plan, n),
+                _windows(plan, blocks),
             )
         )
-    return Layout(plan, tuple(blocks), tuple(offsets), size)
+    for made in blocks:  # what is copied along with the last roots, and not used
+        if made.by_rows:
+            size = max(size, int(made.planes[-1, 0]) + 3 * made.plane)
+    return Layout(plan, tuple(blocks), tuple(offsets), -(-size // 4) * 4)
 
 
 def _is_fused(table: np.ndarray, H: int, W: int) -> bool:
@@ -195,15 +223,16 @@ def _is_fused(table: np.ndarray, H: int, W: int) -> bool:
     )
 
 
-def _windows(plan: Plan, n: int) -> tuple[Classes, ...]:
-    if not n:
+def _windows(plan: Plan, in_front: Sequence[Block]) -> tuple[Classes, ...]:
+    if not in_front:
         return ()
-    blocks, ids = plan.windows_in_front_of(n)
+    entries, ids = plan.windows_in_front_of(len(in_front))
     return tuple(
         Classes.of(
             ids[entry[blocks_of.CLASS] : entry[blocks_of.CLASS_END]],
-            int(entry[blocks_of.HEIGHT]),
-            int(entry[blocks_of.WIDTH]),
+            block.H,
+            block.W,
+            by_rows=block.by_rows,
         )
-        for entry in blocks[:n]
+        for entry, block in zip(entries, in_front, strict=False)
     )

@@ -123,6 +123,19 @@ def barrier() -> None:
     threading.current_thread().syncthreads()  # type: ignore[attr-defined]
 
 
+block_barrier = barrier  # a team is all of a block
+
+
+def copy_unit(to: _Pointer, at: int, start: _Pointer, by: int) -> None:
+    """Copy 16 bytes to shared memory; indices count elements."""
+    for k in range(16 // start.array.itemsize):
+        put(to, at + k, fetch(start, by + k))
+
+
+def await_copies() -> None:
+    """Wait for the copies that this thread began, which here are done."""
+
+
 def inverse_root(dtype: str) -> Any:
     """Return the function 1/√x of a dtype."""
     one = np.dtype(dtype).type(1)

@@ -28,7 +28,7 @@ from ntkdist.kernels._chain import Chain, Link, chain_of
 from ntkdist.kernels._cuda_batches import batch_size, pairs_of
 from ntkdist.kernels._cuda_cells import ERF, LINEAR, RELU
 from ntkdist.kernels._cuda_finish import finish_kernels
-from ntkdist.kernels._cuda_fused import fused_kernel
+from ntkdist.kernels._cuda_fused import THREADS, fused_kernel
 from ntkdist.kernels._cuda_general import general_kernel, pool_kernel
 from ntkdist.kernels._cuda_images import image_kernels
 from ntkdist.kernels._cuda_intrinsics import LANES, SIMULATED
@@ -36,7 +36,6 @@ from ntkdist.kernels._cuda_plan import Block, Classes, Layout, layout_of
 from ntkdist.kernels._tail import linear_tail
 from ntkdist.kernels.backend import CUDA_ARITHMETIC, as_images, check_kinds, check_pair
 
-_THREADS = LANES if SIMULATED else 128  # of a block: a team in the simulator, else four warps
 _SIMPLE = 1 if SIMULATED else 256  # of a block of threads that know nothing of each other
 _KIND = {"": LINEAR, "relu": RELU, "erf": ERF}
 
@@ -162,12 +161,12 @@ class CudaBackend:
         for block in layout.blocks:
             size = f"{block.H} × {block.W}"
             if block.fused is None:
-                shape = f"{_THREADS // LANES} classes of {size} cells, state in memory"
-                yield f"general {size}", shape, _THREADS, general_kernel(self.dtype)
+                shape = f"{THREADS // LANES} classes of {size} cells, state in memory"
+                yield f"general {size}", shape, THREADS, general_kernel(self.dtype)
             else:
-                together = LANES // -(-block.W // block.fused.columns) * (_THREADS // LANES)
+                together = LANES // -(-block.W // block.fused.columns) * (THREADS // LANES)
                 shape = f"{together} classes of {size} cells, state in registers"
-                yield f"fused {size}", shape, _THREADS, fused_kernel(block.fused)
+                yield f"fused {size}", shape, THREADS, fused_kernel(block.fused)
             if block.pool:
                 yield f"pool {size}", "a pair of windows a thread", _SIMPLE, pool_kernel(self.dtype)
 
@@ -200,13 +199,13 @@ class CudaBackend:
         for block, of_block in zip(layout.blocks, classes, strict=False):
             chunks, count = len(of_block.starts) - 1, len(of_block.ids)
             ids = _put(of_block.ids)
-            sums = cuda.device_array((n, chunks, 2), np.float64)
+            sums = cuda.device_array((n, chunks * block.teams, 2), np.float64)
             cells = cuda.device_array(
                 (n, 2, count, block.H, block.W) if block.pool else (1,) * 5, self.dtype
             )
             # each kernel's flat pointers do the indexing
-            self._stage(layout, block, (pairs, n * chunks, chunks, _put(of_block.starts), ids),
-                        A, B, pooled, sums, cells)  # fmt: skip
+            self._stage(layout, block, (chunks, _put(of_block.starts), ids), pairs, A, B, pooled,
+                        sums, cells)  # fmt: skip
             if not block.pool:
                 return sums
             h, w = block.H // block.pool, block.W // block.pool
@@ -218,24 +217,25 @@ class CudaBackend:
         return pooled
 
     def _stage(
-        self, layout: Layout, block: Block, work: tuple[Any, ...], A: Any, B: Any, pooled: Any,
-        sums: Any, cells: Any,
+        self, layout: Layout, block: Block, classes: tuple[int, Any, Any], pairs: Any, A: Any,
+        B: Any, pooled: Any, sums: Any, cells: Any,
     ) -> None:  # fmt: skip
-        tasks, teams = work[1], _THREADS // LANES
-        blocks = -(-tasks // teams)
+        teams = THREADS // LANES  # of a block of threads
         if block.fused is not None:
-            fused_kernel(block.fused)[blocks, _THREADS](
-                *work, A, B, layout.size, pooled, _put(block.planes), _put(block.fused_units),
-                block.last, sums, cells,
+            tasks = pairs.shape[0] * classes[0] * block.teams
+            fused_kernel(block.fused)[-(-tasks // teams), THREADS](
+                pairs, tasks, block.teams, *classes, A, B, layout.size, pooled, _put(block.planes),
+                _put(block.fused_units), block.last, sums, cells,
             )  # fmt: skip
             return
-        blocks = min(blocks, _resident_blocks())
+        tasks = pairs.shape[0] * classes[0]
+        blocks = min(-(-tasks // teams), _resident_blocks())
         scratch = cuda.device_array((blocks * teams, 6, block.pixels), self.dtype)
         channels = layout.plan.shape[2]
-        general_kernel(self.dtype)[blocks, _THREADS](
-            *work, A, B, layout.size, pooled, _put(block.table), _put(block.units), block.last,
-            sums, cells, block.H, block.W, block.pitch, block.plane, channels, block.pool == 0,
-            scratch,
+        general_kernel(self.dtype)[blocks, THREADS](
+            pairs, tasks, *classes, A, B, layout.size, pooled, _put(block.table),
+            _put(block.units), block.last, sums, cells, block.H, block.W, block.pitch, block.plane,
+            channels, block.pool == 0, scratch,
         )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from numba import cuda
 
 from ntkdist import Architecture, kernel_matrix
 from ntkdist.errors import InputError
-from ntkdist.kernels import _cuda_batches, get_backend
+from ntkdist.kernels import _cuda_batches, _cuda_fused, _cuda_plan, get_backend
 from ntkdist.kernels import cuda as backend_module
 from ntkdist.kernels._cuda_intrinsics import SIMULATED
 from tests.kernels import test_cpu, test_cpu_networks
@@ -285,3 +285,22 @@ def test_too_little_memory_is_said_with_the_numbers(monkeypatch):
     monkeypatch.setattr(_cuda_batches, "free_bytes", lambda: 1000)
     with pytest.raises(InputError, match=r"one pair of images needs .* MiB .* or take backend cpu"):
         kernel_matrix(POOLED["halved"][0], np.ones((1, 4, 6, 2)), backend="cuda")
+
+
+@pytest.mark.parametrize("buffers", [0, 1])
+def test_less_shared_memory_changes_nothing(monkeypatch, buffers):
+    """Layers that do not fit twice are copied one at a time, and such that do not fit are not."""
+    x, y = sets((4, 3, 2))
+    found = entries_by("cuda", "cntk-gap-4", x, y, "float32")
+    room = 4 * 4 * (4 + 1) * 4  # bytes, rows, and numbers of a row
+    monkeypatch.setattr(_cuda_fused, "SHARED_BYTES", room * 3 // 2 if buffers else room - 1)
+    _cuda_plan.layout_of.cache_clear()
+    try:
+        layout = get_backend("cuda").prepare(Architecture.parse("cntk-gap-4"), x).layout
+        assert layout.blocks[0].fused.buffers == buffers
+        again = entries_by("cuda", "cntk-gap-4", x, y, "float32")
+    finally:
+        monkeypatch.undo()
+        _cuda_plan.layout_of.cache_clear()
+    for kind, entries in found.items():
+        assert_close(again[kind], entries, 1e-6)
