@@ -48,6 +48,9 @@ if TYPE_CHECKING:
         refurbish as refurbish,
     )
     from ntkdist.linalg import CholeskyFactor as CholeskyFactor
+    from ntkdist.pipeline.python import compute as compute
+    from ntkdist.pipeline.python import labels_table as labels_table
+    from ntkdist.pipeline.python import open_gram as open_gram
     from ntkdist.run import Run as Run
 
 __version__ = "0.1.0"
@@ -68,6 +71,9 @@ _HOMES = {
     "find_label_issues": "labels",
     "refurbish": "labels",
     "CholeskyFactor": "linalg",
+    "compute": "pipeline.python",
+    "labels_table": "pipeline.python",
+    "open_gram": "pipeline.python",
     "Run": "run",
 }
 

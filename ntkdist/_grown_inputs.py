@@ -29,6 +29,8 @@ class Held:
         labels_true: (N,) the labels before noise; None where none was put on.
         class_names: One name per class.
         preprocess: What prepared the images; None for a run that does not say.
+        scaled_to: (height, width) that they were scaled to as they were read; None where they
+            were not.
     """
 
     images: NDArray[np.float32] = field(repr=False)
@@ -36,6 +38,7 @@ class Held:
     labels_true: NDArray[np.int64] | None = field(repr=False)
     class_names: tuple[str, ...]
     preprocess: Preprocessor | None
+    scaled_to: tuple[int, int] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +131,13 @@ def locate(config: RunConfig, held: Held) -> Located:
     Raises:
         InputError: The source cannot be read, or its images cannot be prepared as the run's.
     """
-    source = load(config.data.source, config.data.split)
+    # what data.size=auto and the colours came to when the run was made, not to what they would now
+    source = load(
+        config.data.source,
+        config.data.split,
+        size=held.scaled_to,
+        channels=held.images.shape[3],
+    )
     order = dealt(source.labels, config.data.subset, config.data.seed)
     preprocess = held.preprocess or Preprocessor.fit(source.images, config.data.preprocess)
     there = list(_digests(source.images, preprocess))

@@ -42,6 +42,7 @@ __all__ = [
     "Residual",
     "preset",
     "preset_names",
+    "preset_of",
 ]
 
 
@@ -207,6 +208,18 @@ def _myrtle(counts: tuple[int, int, int]) -> tuple[Layer, ...]:
 def preset_names() -> list[str]:
     """Return example names of every preset, for help texts."""
     return ["fc-2", "fc-10", "cntk-v-11", "cntk-gap-4", "cntk-gap-11", *_PRESETS]
+
+
+def preset_of(architecture: Architecture) -> str | None:
+    """Return the name of the preset an architecture equals, or None."""
+    depth = architecture.depth
+    for name in (f"fc-{depth - 1}", f"cntk-v-{depth}", f"cntk-gap-{depth}", *_PRESETS):
+        try:
+            if preset(name) == architecture:
+                return name
+        except InputError:  # a depth this family does not have
+            continue
+    return None
 
 
 def _make(name: str, positional: Sequence[Any], named: dict[str, Any]) -> Layer:

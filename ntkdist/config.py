@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -19,8 +20,11 @@ class DataConfig:
     """Which images.
 
     Attributes:
-        source: digits, npz:FILE, idx:DIR, cifar10:DIR, cifar100:DIR or images:DIR.
+        source: digits, images:DIR, csv:FILE, npz:FILE, idx:DIR, cifar10:DIR, cifar100:DIR,
+            shapes or corners.
         split: train or test.
+        size: Scale the images to this many pixels a side, or HEIGHTxWIDTH; auto: 32, unless all
+            have one size of at most 64 pixels a side. Without it they are taken as they are.
         n: How many images; None takes all.
         subset: first, or balanced (equal numbers per class, drawn by ``seed``).
         seed: Seed of the balanced draw.
@@ -30,10 +34,15 @@ class DataConfig:
 
     source: str = "digits"
     split: str = "train"
+    size: int | str | None = None
     n: int | None = None
     subset: str = "first"
     seed: int = 0
     preprocess: str = "standardize"
+
+    def __post_init__(self) -> None:
+        if self.size not in (None, "auto"):
+            object.__setattr__(self, "size", _one_form(self.size))
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,9 @@ class NoiseConfig:
 
     def __post_init__(self) -> None:
         _within("noise.rate", self.rate, 0.0, 1.0)
+
+
+KINDS = ("ntk", "nngp")
 
 
 @dataclass(frozen=True)
@@ -95,10 +107,20 @@ class GramConfig:
                 raise InputError(f"gram.{name}={value} must be at least 1, or auto")
         if self.grace is not None:
             _within("gram.grace", self.grace, 0.0, float("inf"))
+        _memory("gram.memory", self.memory)
+        # as the command line gives them: ntk,nngp, or one by one
+        kinds = tuple(name.strip() for kind in self.kinds for name in kind.split(","))
+        object.__setattr__(self, "kinds", kinds)
+        if unknown := [name for name in kinds if name not in KINDS]:
+            raise InputError(
+                f"gram.kinds: {unknown[0]!r} is not one of {', '.join(KINDS)}"
+                + did_you_mean(unknown[0], KINDS)
+            )
         if "ntk" not in self.kinds:
             raise InputError(f"gram.kinds={list(self.kinds)} must hold ntk; add nngp beside it")
 
 
+_SIZE = re.compile(r"[1-9]\d*([KMGT]i?B)?")
 SCHEDULERS = ("auto", "threads", "synchronous", "ray")
 
 
@@ -121,6 +143,7 @@ class FactorConfig:
     def __post_init__(self) -> None:
         if self.ridge != "auto":
             _within("factor.ridge", self.ridge, 0.0, float("inf"))
+        _memory("factor.memory_limit", self.memory_limit)
         if self.scheduler not in SCHEDULERS and "://" not in self.scheduler:
             raise InputError(
                 f"factor.scheduler={self.scheduler!r} is not one of {', '.join(SCHEDULERS)} or an "
@@ -311,6 +334,29 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[st
         elif a != b:
             found.append((key, a, b))
     return found
+
+
+def _one_form(size: int | str) -> int | str:
+    """Return a size in the form in which equal ones are equal, or raise ``InputError``."""
+    from ntkdist.data._size import parse_size
+
+    parsed = parse_size(size)
+    if isinstance(parsed, str):
+        return parsed
+    height, width = parsed
+    return height if height == width else f"{height}x{width}"
+
+
+def _memory(name: str, text: str) -> None:
+    """Raise ``InputError`` for a size that is none."""
+    if _SIZE.fullmatch(text.strip()):
+        return  # without Dask, which reads the others and takes long to import
+    from ntkdist.linalg import parse_memory
+
+    try:
+        parse_memory(text)
+    except InputError:
+        raise InputError(f"{name}={text!r} is no size; write 2GiB or 500MB") from None
 
 
 def _within(name: str, value: float, least: float, most: float) -> None:

@@ -13,9 +13,10 @@ from ntkdist import storage
 from ntkdist._arrays import write_array
 from ntkdist.architecture import Architecture
 from ntkdist.config import RunConfig
+from ntkdist.errors import InputError
 
 if TYPE_CHECKING:
-    from ntkdist.data import Preprocessor
+    from ntkdist.data import ImageSet, Preprocessor
 
 PREPROCESS = "preprocess"
 """Attribute of the stored images: what prepared them."""
@@ -48,13 +49,14 @@ class Inputs:
 
 def load_inputs(config: RunConfig) -> Inputs:
     """Read, choose and preprocess images as ``config`` says; raises ``InputError``."""
-    from ntkdist.data import ImageSet, Preprocessor, load, select, symmetric
+    from ntkdist.data import Preprocessor, load, select, symmetric
 
-    data: ImageSet = load(config.data.source, config.data.split)
+    data = load(config.data.source, config.data.split, size=config.data.size)
     chosen = select(data.labels, config.data.n, config.data.subset, config.data.seed)
     preprocess = Preprocessor.fit(data.images, config.data.preprocess)
     raw = data.images[chosen]
     labels = data.labels[chosen]
+    _check_classes(labels, data)
     true = None
     if config.noise.rate > 0:
         true = labels
@@ -70,6 +72,17 @@ def load_inputs(config: RunConfig) -> Inputs:
         class_names=data.class_names,
         files=files,
         preprocess=preprocess,
+    )
+
+
+def _check_classes(labels: np.ndarray, data: ImageSet) -> None:
+    """Raise ``InputError`` where all labels are equal: there is then nothing to tell apart."""
+    if len(np.unique(labels)) > 1:
+        return
+    others = len(np.unique(data.labels)) > 1
+    remedy = "take some of each with --data.subset balanced" if others else "give images of two"
+    raise InputError(
+        f"all {len(labels)} images are of the class {data.class_names[labels[0]]!r}; {remedy}"
     )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
+from ntkdist._completers import complete_setting, complete_source, complete_target
 from ntkdist.config import RunConfig
+from ntkdist.console import Terminal
 from ntkdist.errors import InputError
 
 
@@ -37,23 +39,77 @@ def _listed(name: str, help: str) -> Parameter:
         help=help,
         converter=lambda _, tokens: tuple(x for t in tokens for x in split_list(t.value)),
         n_tokens=1,
-        negative=(),
     )
 
 
-Target = Annotated[str | None, Parameter(help="Run file (YAML), or folder or URL of a run.")]
-Settings = Annotated[RunConfig, Parameter(name="*")]
+def _default(value: Any) -> str | None:
+    """Return a default as help shows it: nothing for a switch that is off or a list of none."""
+    if value is None or value is False or value == ():
+        return None
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+# switches of commands have no --no-, lists no --empty-
+VERBATIM = Parameter(negative_bool=(), negative_iterable=(), show_default=_default)
+SETTINGS = Group(
+    "Settings of the run",
+    help="Keys of a run file; each defaults to what the target says, or to what is shown.",
+    sort_key=9,
+)
+OUTPUT = Group("Output", sort_key=10)
+
+Target = Annotated[
+    str | None,
+    Parameter(help="Run file (YAML), or folder or URL of a run.", completer=complete_target),
+]
+Source = Annotated[
+    str | None,
+    Parameter(
+        help="Folder of class folders, .csv, .npz or idx files, or a data source.",
+        completer=complete_source,
+    ),
+]
+Settings = Annotated[
+    RunConfig,
+    Parameter(name="*", group=SETTINGS, completer=complete_setting, negative_bool="no-"),
+]
+Out = Annotated[Terminal, Parameter(parse=False)]
+Json = Annotated[
+    bool,
+    Parameter(
+        name="--json", group=OUTPUT, help="Print one JSON object, and nothing else, on stdout."
+    ),
+]
+Quiet = Annotated[
+    bool, Parameter(name="--quiet", group=OUTPUT, help="Print the result and errors only.")
+]
+Verbose = Annotated[
+    bool,
+    Parameter(
+        name="--verbose", group=OUTPUT, help="Print every event, and tracebacks of failures."
+    ),
+]
+WatchRun = Annotated[
+    bool, Parameter(name="--watch", help="Serve a page that follows the run, until Ctrl-C.")
+]
+Open = Annotated[bool, Parameter(name="--open", help="Open that page in a browser.")]
 Recompute = Annotated[
     tuple[str, ...],
-    Parameter(name="--recompute", help="Tiles to compute again, such as r0003c0012.", negative=()),
+    Parameter(
+        name="--recompute",
+        help="Tiles to compute again, such as r0003c0012.",
+        consume_multiple=True,
+    ),
 ]
 Repair = Annotated[
-    bool, Parameter(name="--repair", help="Compute again what is bad, and only that.", negative=())
+    bool, Parameter(name="--repair", help="Compute again what is bad, and only that.")
 ]
 Files = Annotated[
     tuple[str, ...],
     Parameter(
-        name="--files", help="Labels as .npy, or text with one class number a line.", negative=()
+        name="--files",
+        help="Labels as .npy, or text with one class number a line.",
+        consume_multiple=True,
     ),
 ]
 
@@ -73,12 +129,9 @@ Empirical = Annotated[
     Parameter(
         name="--empirical",
         help="Train networks, and look ahead with their own kernel.",
-        negative=(),
     ),
 ]
-CrossEntropy = Annotated[
-    bool, Parameter(name="--cross-entropy", help="Follow that loss as well.", negative=())
-]
+CrossEntropy = Annotated[bool, Parameter(name="--cross-entropy", help="Follow that loss as well.")]
 Images = Annotated[int, Parameter(name="--images", help="How many of the run's images.")]
 Widths = Annotated[
     tuple[int, ...],
@@ -87,7 +140,6 @@ Widths = Annotated[
         help="Channels or units of the hidden layers, joined by commas.",
         converter=lambda _, tokens: tuple(_whole(x) for t in tokens for x in split_list(t.value)),
         n_tokens=1,
-        negative=(),
     ),
 ]
 Classes = Annotated[
@@ -98,7 +150,7 @@ Variants = Annotated[
     tuple[str, ...],
     _listed("--variants", "Some of kr-v1, kr-v2, fjlt-v1, fjlt-v2; none takes all."),
 ]
-Quick = Annotated[bool, Parameter(name="--quick", help="Measure no speed.", negative=())]
+Quick = Annotated[bool, Parameter(name="--quick", help="Measure no speed.")]
 Rates = Annotated[
     tuple[str, ...],
     _listed("--rates", "Devices that are not here, as h200=25000 (entries/s of one of them)."),
@@ -112,7 +164,6 @@ Counts = Annotated[
             _whole(x, "--workers") for t in tokens for x in split_list(t.value)
         ),
         n_tokens=1,
-        negative=(),
     ),
 ]
 

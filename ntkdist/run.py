@@ -18,20 +18,19 @@ Layout (every array in Zarr v3; results as arrays and JSON attributes, nothing p
 
 from __future__ import annotations
 
-import dataclasses
 import os
-import platform
+import shutil
+import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ntkdist import lease, storage
 from ntkdist._arrays import write_array
-from ntkdist._run_extension import Extension
-from ntkdist.architecture import Architecture
+from ntkdist._run_manifest import SCHEMA, Manifest, read_manifest, versions, write_manifest
+from ntkdist.architecture import Architecture, preset_of
 from ntkdist.config import RunConfig, differences
 from ntkdist.errors import InputError, NtkdistError, StageError, StoreError
 from ntkdist.inputs import Inputs, fingerprint, load_inputs, store_inputs
@@ -39,8 +38,8 @@ from ntkdist.inputs import Inputs, fingerprint, load_inputs, store_inputs
 if TYPE_CHECKING:
     import zarr
 
-SCHEMA = 1
-_KEY = "ntkdist"
+__all__ = ["HALF_MADE", "SCHEMA", "Manifest", "Run", "write_manifest"]
+
 _MADE_FOR = "run_fingerprint"
 _PROBE = ".probe"
 #: All that a killed ``Run.create`` can leave.
@@ -61,37 +60,6 @@ _FREE_GRAM = {
 }
 
 
-@dataclass(frozen=True)
-class Manifest:
-    """What a run is, as written once when it was created.
-
-    Attributes:
-        schema: Version of the layout.
-        config: The resolved configuration.
-        fingerprint: sha256 over images, architecture, kinds, dtype and backend arithmetic.
-        backend: Name of the backend that computes the Gram.
-        arithmetic: Its arithmetic version.
-        reason: Why that backend was taken.
-        num_classes: K.
-        class_names: One name per class.
-        created: When, UTC, ISO 8601.
-        versions: Software versions.
-        extension: How it grew since; None for a run that has the images it was created with.
-    """
-
-    schema: int
-    config: dict[str, Any]
-    fingerprint: str
-    backend: str
-    arithmetic: str
-    reason: str
-    num_classes: int
-    class_names: tuple[str, ...]
-    created: str
-    versions: dict[str, str]
-    extension: Extension | None = None
-
-
 class Run:
     """A run's group, opened.
 
@@ -107,7 +75,14 @@ class Run:
         self.config = config
 
     def __repr__(self) -> str:
-        return f"Run({self.url!r}, {self.manifest.fingerprint[:12]})"
+        from ntkdist._run_view import one_line
+
+        return one_line(self)
+
+    def _repr_html_(self) -> str:
+        from ntkdist._run_view import as_html
+
+        return as_html(self)
 
     @property
     def fingerprint(self) -> str:
@@ -123,6 +98,14 @@ class Run:
     def num_classes(self) -> int:
         """K."""
         return self.manifest.num_classes
+
+    @property
+    def scaled_to(self) -> tuple[int, int] | None:
+        """(height, width) that images were scaled to as they were read; None: they were not."""
+        if self.config.data.size is None:
+            return None
+        _, height, width, _ = self.array("inputs", "pictures").shape
+        return height, width
 
     def address(self, *parts: str) -> str:
         """Return the address of something inside the run."""
@@ -160,15 +143,16 @@ class Run:
                 run is there (the first differing field, its old and its new value).
         """
         url = storage.normal(config.run)
-        existing = _read_manifest(url)
+        existing = read_manifest(url)
         if existing is not None:
             _refuse_change(existing, config)
             return cls(url, existing, config)
         _check_place(url)
         inputs = load_inputs(config)
         manifest = _describe(config, inputs)
+        _check_room(url, inputs, config)
         hold()
-        existing = _read_manifest(url)  # another driver's, made since
+        existing = read_manifest(url)  # another driver's, made since
         if existing is not None:
             _refuse_change(existing, config)
             return cls(url, existing, config)
@@ -192,7 +176,7 @@ class Run:
             StageError: If a killed extension has to be ended first.
         """
         url = storage.normal(url)
-        manifest = _read_manifest(url)
+        manifest = read_manifest(url)
         if manifest is None:
             raise InputError(f"{url}: there is no run here; start one with ntkdist run CONFIG.yaml")
         config = RunConfig.from_dict({**manifest.config, "run": url}, where=url)
@@ -288,7 +272,7 @@ def _describe(config: RunConfig, inputs: Inputs) -> Manifest:
         num_classes=inputs.num_classes,
         class_names=inputs.class_names,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions=_versions(),
+        versions=versions(),
     )
 
 
@@ -301,7 +285,8 @@ def _choose_backend(
 
     image = (int(shape[0]), int(shape[1]), int(shape[2]))
     settings = config.gram
-    if settings.backend == "cuda" and settings.executor == "ray" and cuda_unavailable():
+    elsewhere = settings.executor == "ray" and _joins_cluster(settings.address)
+    if settings.backend == "cuda" and elsewhere and cuda_unavailable():
         # the GPUs are the workers'; this machine may have none
         if arch.is_spatial:
             arch.check_image(*image[:2])
@@ -312,45 +297,11 @@ def _choose_backend(
     return chosen.backend.name, chosen.backend.arithmetic, chosen.reason
 
 
-def _versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {"python": platform.python_version()}
-    for name in ("ntkdist", "numpy", "scipy", "numba", "zarr", "ray", "dask"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def _read_manifest(url: str) -> Manifest | None:
-    import zarr
-    from zarr.errors import GroupNotFoundError, NodeTypeValidationError
-
-    try:
-        attributes = zarr.open_group(storage.zarr_store(url), mode="r").attrs.asdict()
-    except (FileNotFoundError, GroupNotFoundError, NodeTypeValidationError):
-        return None
-    except NtkdistError:
-        raise
-    except PermissionError as error:
-        raise InputError(f"{url}: cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError) as error:
-        raise StoreError(f"{url}: its manifest zarr.json cannot be read: {error}") from None
-    found = cast(dict[str, Any] | None, attributes.get(_KEY))
-    if found is None:
-        return None
-    if found["schema"] > SCHEMA:
-        raise InputError(
-            f"{url}: was written with schema {found['schema']}, this version reads up to {SCHEMA}; "
-            "update ntkdist"
-        )
-    found = dict(found)
-    found["class_names"] = tuple(found["class_names"])
-    if found.get("extension") is not None:
-        found["extension"] = Extension.from_dict(found["extension"])
-    return Manifest(**found)
+def _joins_cluster(address: str | None) -> bool:
+    """Return whether workers may be on other machines than this one."""
+    ray = sys.modules.get("ray")
+    named = address or os.environ.get("RAY_ADDRESS")
+    return named not in (None, "", "local") or bool(ray and ray.is_initialized())
 
 
 def _refuse_change(manifest: Manifest, config: RunConfig) -> None:
@@ -366,6 +317,8 @@ def _refuse_change(manifest: Manifest, config: RunConfig) -> None:
     changed = differences(old, new)
     if changed:
         name, was, now = changed[0]
+        if name == "architecture":
+            was, now = (preset_of(Architecture.parse(text)) or text for text in (was, now))
         more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
         remedy = "give another --run, or the old value"
         if name == "gram.backend":
@@ -402,6 +355,23 @@ def _check_place(url: str) -> None:
         ) from None
 
 
+def _check_room(url: str, inputs: Inputs, config: RunConfig) -> None:
+    """Raise ``InputError`` where there is no room for the inputs and the Gram; bytes to come."""
+    place = storage.local_path(url)
+    if place is None:
+        return
+    n, item = len(inputs.labels), np.dtype(config.gram.dtype).itemsize
+    needed = inputs.images.nbytes + inputs.pictures.nbytes
+    needed += n * (n + 1) // 2 * item * len(config.gram.kinds)
+    above = next(folder for folder in (place, *place.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(above).free
+    if needed > free:
+        raise InputError(
+            f"{url}: images and Gram take up to {needed / 2**30:.3g} GiB, {free / 2**30:.3g} GiB "
+            "are free there; give a --run with more room, or fewer images by --data.n"
+        )
+
+
 def _write_inputs(url: str, inputs: Inputs, manifest: Manifest) -> None:
     """Store inputs first and the manifest last: a run without a manifest is none."""
     import zarr
@@ -412,11 +382,3 @@ def _write_inputs(url: str, inputs: Inputs, manifest: Manifest) -> None:
         del group["inputs"]
     store_inputs(storage.join(url, "inputs"), inputs)
     write_manifest(url, manifest)
-
-
-def write_manifest(url: str, manifest: Manifest) -> None:
-    """Write a run's manifest, in one write."""
-    import zarr
-
-    group = zarr.open_group(storage.zarr_store(url), mode="r+")
-    group.attrs[_KEY] = dataclasses.asdict(manifest)

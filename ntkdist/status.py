@@ -1,47 +1,39 @@
-"""Which stages of a run are done, read from its store alone."""
+"""Which stages of a run are done, and other results, in words."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ntkdist import lease
-from ntkdist.gram.activity import Activity, Trouble, read_activity
-from ntkdist.gram.events import read_events
+from ntkdist._status_read import LOSSES, GramState, LabelsFound, RunStatus, read_status
+from ntkdist.activity import Activity, Trouble
+from ntkdist.console import Table
 from ntkdist.gram.progress import _duration as duration
-from ntkdist.gram.store import GramStore
-from ntkdist.run import Run
 
 if TYPE_CHECKING:
     from ntkdist.labels.bias import ClassBias
     from ntkdist.pipeline.compare import Compared
     from ntkdist.pipeline.labelings import Labeling
 
-_OTHER_RESULTS = ("predict", "dynamics", "widths", "sweep", "label_aware", "lookahead")
 _SHOWN, _FEW_ERRORS, _LONGEST = 5, 3, 160
 _SILENT = 120.0  # seconds
 
 
-def describe_labels(run: Run) -> str:
+def describe_labels(found: LabelsFound | None) -> str:
     """Return what the label stage found in a few lines; empty if it has not run."""
-    summary = run.attributes("labels").get("summary")
-    if not summary:
+    if found is None:
         return ""
-    losses = summary["block_error"]
-    shown = [
-        f"{name} {losses[name]:.5g}" for name in ("given", "refurbished", "true") if losses[name]
-    ]
-    total = run.array("inputs", "labels").shape[0]
+    losses = found.block_error
+    shown = [f"{name} {losses[name]:.5g}" for name in LOSSES if losses[name]]
     lines = [
         f"L(Z)      {', '.join(shown)} (lower is cleaner)",
-        f"labels    {summary['num_issues']} of {total} look wrong; "
-        f"estimated noise {summary['noise_rate']:.1%}; {summary['stopped']}",
+        f"labels    {found.issues} of {found.images} look wrong; "
+        f"estimated noise {found.noise_rate:.1%}; {found.stopped}",
     ]
-    if summary["restored_share"] is not None:
-        before, after = summary["accuracy_given"], summary["accuracy_refurbished"]
+    if found.restored_share is not None:
+        before, after = found.accuracy_given, found.accuracy_refurbished
         lines.append(
-            f"restored  {summary['restored_share']:.2%} of {summary['corrupted']} corrupted "
+            f"restored  {found.restored_share:.2%} of {found.corrupted} corrupted "
             f"labels; label accuracy {before:.2%} -> {after:.2%}"
         )
     return "\n".join(lines)
@@ -72,7 +64,7 @@ def describe_comparison(found: Sequence[Compared], folder: str) -> str:
         f"brackets; all in {folder}/compare.json, "
         "a picture of the classes in compare.svg"
     )
-    return "\n".join([*_columns([head, *rows]), notes])
+    return "\n".join([*Table(head, tuple(rows)).lines(), notes])
 
 
 def describe_labelings(found: Sequence[Labeling]) -> str:
@@ -88,7 +80,7 @@ def describe_labelings(found: Sequence[Labeling]) -> str:
         )
         for one in found
     ]
-    return "\n".join(_columns([head, *rows]))
+    return "\n".join(Table(head, tuple(rows)).lines())
 
 
 def describe_bias(found: ClassBias, names: Sequence[str], most: int = 20) -> str:
@@ -99,25 +91,6 @@ def describe_bias(found: ClassBias, names: Sequence[str], most: int = 20) -> str
     lines.append(f"pairs, most entangled first ({min(most, len(pairs))} of {len(pairs)}):")
     lines += [f"  {names[k]} – {names[d]}" for k, d in pairs[:most]]
     return "\n".join(lines)
-
-
-def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return lines in which the cells of a column begin at the same place."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
-
-
-def describe_driver(run: Run) -> str | None:
-    """Return which driver holds the run, in words; None where nobody does."""
-    holder = lease.holder_of(run.url)
-    if holder is None:
-        return None
-    lives = holder.lives()
-    if lives is None:  # whether it is still renewed can be seen by looking again
-        return f"{holder}; renewed {holder.beat} times, every {holder.every:.0f} s while it lives"
-    return f"{holder}" if lives else f"none; {holder}, was killed"
 
 
 def describe(url: str, *, now: float | None = None) -> str:
@@ -133,99 +106,45 @@ def describe(url: str, *, now: float | None = None) -> str:
     Raises:
         InputError: If there is no run.
     """
-    run = Run.open(url, unsettled=True)
-    if run.unsettled:
-        lines = [f"run       {run.url}", "extended  interrupted in the midst"]
-        return "\n".join([*lines, f"next      {run.extend_command}"])
-    shape = run.array("inputs", "images").shape
+    return describe_status(read_status(url, now=now))
+
+
+def describe_status(found: RunStatus) -> str:
+    """Return the state of a run in a few lines, with what to run next."""
+    if found.unsettled:
+        lines = [f"run       {found.run}", "extended  interrupted in the midst"]
+        return "\n".join([*lines, f"next      {found.next}"])
+    shape = " × ".join(map(str, found.shape))
+    ridge = "ridge auto" if isinstance(found.ridge, str) else f"ridge-{found.ridge:g}"
     lines = [
-        f"run       {run.url} ({run.fingerprint[:12]}), created {run.manifest.created}",
-        f"inputs    {' × '.join(map(str, shape))}, {run.num_classes} classes, "
-        f"{run.config.data.source}",
-        f"backend   {run.manifest.reason}",
+        f"run       {found.run} ({found.fingerprint[:12]}), created {found.created}",
+        f"inputs    {shape}, {found.classes} classes, {found.source}",
+        f"backend   {found.backend}",
+        *([f"extended  {found.extended}"] if found.extended else []),
+        *(_gram_line(one) for one in found.gram),
+        f"factor    {ridge}: {'there' if found.factored else 'not finished'}",
+        describe_labels(found.labels) or "labels    not done",
+        *([f"results   {', '.join(found.results)}"] if found.results else []),
+        *_activity_lines(found.activity, found.silent_for),
+        *([f"driver    {found.driver}"] if found.driver else []),
+        f"next      {found.next}",
     ]
-    lines += _extension_lines(run)
-    gram, whole = _gram_lines(run)
-    lines += gram
-    ridge = f"ridge-{run.config.factor.ridge:g}" if run.config.factor.ridge != "auto" else ""
-    done = bool(ridge) and _has_inverse(run, ridge)
-    activity = read_activity(read_events(url))
-    lines.append(f"factor    {ridge or 'ridge auto'}: {'there' if done else 'not finished'}")
-    of_now = _labels_of_now(run)
-    lines.append((describe_labels(run) if of_now else "") or "labels    not done")
-    lines += _other_lines(run)
-    lines += _activity_lines(activity, time.time() if now is None else now)
-    driver = describe_driver(run)
-    if driver is not None:
-        lines.append(f"driver    {driver}")
-    finished = whole and done and of_now and run.attributes("labels").get("summary")
-    lines.append(f"next      {f'ntkdist report {run.url}' if finished else run.resume_command}")
     return "\n".join(lines)
 
 
-def _extension_lines(run: Run) -> list[str]:
-    """Return a line for a run that was extended, which says what is still of its smaller self."""
-    extension = run.manifest.extension
-    if extension is None:
-        return []
-    words = [f"from {' and '.join(str(one.images) for one in extension.former)} images"]
-    old = [] if _labels_of_now(run) or not run.attributes("labels") else ["labels"]
-    old += [name for name in _OTHER_RESULTS if run.attributes(name) and not run.is_current(name)]
-    if old:
-        words.append(f"{', '.join(old).replace('_', '-')} stored are of before")
-    if extension.state != "done":
-        words.append(f"not finished: {run.extend_command}")
-    return [f"extended  {'; '.join(words)}"]
+def _gram_line(found: GramState) -> str:
+    if found.total is None:
+        return f"gram      {found.kind}: not started"
+    by = found.made_by or {}
+    mixed = ", ".join(f"{count} by {name}" for name, count in by.items())
+    return f"gram      {found.kind}: {found.done} of {found.total} tiles of edge {found.edge}" + (
+        f" ({mixed})" if len(by) > 1 else ""
+    )
 
 
-def _has_inverse(run: Run, ridge: str) -> bool:
-    """Return whether the inverse with a ridge is stored, for the images that the run has now."""
-    if not run.has("factor", "ntk", ridge, "inverse"):
-        return False
-    if run.manifest.extension is None:
-        return True
-    from ntkdist.pipeline._extend_factor import is_stale
-
-    return not is_stale(run, f"ntk/{ridge}")
-
-
-def _labels_of_now(run: Run) -> bool:
-    """Return whether the labels found are of the images that the run has now."""
-    if run.manifest.extension is None:
-        return True
-    return run.is_current("labels") and bool(run.attributes("labels").get("fingerprint"))
-
-
-def _gram_lines(run: Run) -> tuple[list[str], bool]:
-    """Return a line for each kind of kernel, and whether all tiles are there."""
-    lines, whole = [], True
-    for kind in run.config.gram.kinds:
-        address = run.address("gram", kind)
-        if not GramStore.exists(address):
-            lines.append(f"gram      {kind}: not started")
-            whole = False
-            continue
-        store = GramStore.open(address, "r", run.fingerprint)
-        by = store.count_by_arithmetic()  # one listing of the store, which says all
-        done, total = sum(by.values()), store.tiling.count
-        mixed = ", ".join(f"{count} by {name}" for name, count in by.items())
-        lines.append(
-            f"gram      {kind}: {done} of {total} tiles of edge {store.tiling.edge}"
-            + (f" ({mixed})" if len(by) > 1 else "")
-        )
-        whole = whole and done == total
-    return lines, whole
-
-
-def _other_lines(run: Run) -> list[str]:
-    """Return a line that names the other results that are stored, if there are any."""
-    stored = [name for name in _OTHER_RESULTS if run.attributes(name) and run.is_current(name)]
-    return [f"results   {', '.join(name.replace('_', '-') for name in stored)}"] if stored else []
-
-
-def _activity_lines(activity: Activity, now: float) -> list[str]:
+def _activity_lines(activity: Activity, since: float | None) -> list[str]:
     """Return what the run's events say: speed, workers, trouble, stages."""
-    if activity.last_event is None:
+    if since is None:
         return []
     lines = []
     if activity.tiles_per_second is not None and activity.entries_per_second is not None:
@@ -253,7 +172,6 @@ def _activity_lines(activity: Activity, now: float) -> list[str]:
         done = (f"{name} {duration(seconds)}" for name, (seconds, _) in activity.stages.items())
         lines.append(f"stages    {', '.join(done)}")
     at_work = f", in stage {activity.stage}" if activity.stage else ""
-    since = activity.since_last_event(now) or 0.0
     silent = activity.tiles_per_second and since > max(_SILENT, 10 / activity.tiles_per_second)
     lines.append(
         f"last      event {duration(since)} ago{at_work}"

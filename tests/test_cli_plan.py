@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ntkdist import cli
+from ntkdist.commands import start
+from ntkdist.console import Terminal
 from ntkdist.errors import InputError
 from ntkdist.options import read_rates
 from ntkdist.pipeline import _plan_table, plan
@@ -64,6 +67,36 @@ def test_every_flag_arrives(calls: list[Any], run_file: str, capsys: Any) -> Non
 def test_without_flags_the_defaults_are_the_modules(calls: list[Any], run_file: str) -> None:
     cli.main(["plan", run_file])
     assert calls[0][1:] == (Limits(), {"rates": {}, "workers": WORKERS, "seconds": 12.0})
+
+
+def test_the_run_that_may_follow_has_the_settings_that_were_planned(
+    calls: list[Any], run_file: str, capsys: Any, parsed_run: Any
+) -> None:
+    typed = ["--architecture", "cnn-1", "--run", "runs/a b", "--gram.mix_backends",
+             "--gram.kinds", "ntk", "--gram.kinds", "nngp", "--data.n", "70"]  # fmt: skip
+    cli.main(["plan", run_file, *typed])
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("next: ntkdist run ")
+    assert parsed_run(shlex.split(last)[2:]) == calls[0][0]
+
+
+@pytest.fixture
+def parsed_run(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a function that returns the settings that ``ntkdist run ...`` would open."""
+
+    def parse(words: list[str]) -> Any:
+        found = []
+
+        def reached(settings: Any, out: Any) -> None:
+            found.append(settings)
+            raise InputError("far enough")
+
+        monkeypatch.setattr(start, "opened", reached)
+        with pytest.raises(InputError):
+            cli._parse(words, Terminal()).invoke()
+        return found[0]
+
+    return parse
 
 
 def test_over_budget_prints_the_table_and_exits_with_2(

@@ -51,7 +51,7 @@ def test_fingerprint_follows_what_decides_the_bits(tmp_path):
     [
         (
             {"architecture": "fc-2"},
-            "with architecture=.*Conv.*, now architecture=.*Flatten.* is asked",
+            "with architecture='cntk-gap-4', now architecture='fc-2' is asked",
         ),
         ({"noise": NoiseConfig(0.1)}, "with noise.rate=0.0, now noise.rate=0.1 is asked"),
         ({"gram": GramConfig(dtype="float64")}, "gram.dtype='float32', now gram.dtype='float64'"),

@@ -11,9 +11,10 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from ntkdist import storage
+from ntkdist import _status_read, storage
+from ntkdist._status_read import describe_driver
+from ntkdist.activity import WINDOW, read_activity
 from ntkdist.config import DataConfig, GramConfig, RunConfig
-from ntkdist.gram.activity import WINDOW, read_activity
 from ntkdist.gram.events import (
     GramStarted,
     StageDone,
@@ -29,7 +30,7 @@ from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import Tiling
 from ntkdist.lease import Holder, Lease
 from ntkdist.run import Run
-from ntkdist.status import describe, describe_driver
+from ntkdist.status import describe
 
 START = 1_000_000.0
 
@@ -219,12 +220,10 @@ def test_other_results_are_named(run: Run) -> None:
 
 
 def test_events_and_tiles_are_listed_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ntkdist import status
-
     listed: list[str] = []
     real = GramStore.done
     monkeypatch.setattr(GramStore, "done", lambda self: listed.append("tiles") or real(self))
-    monkeypatch.setattr(status, "read_events", lambda url: listed.append("events") or [])
+    monkeypatch.setattr(_status_read, "read_events", lambda url: listed.append("events") or [])
     describe(run.url)
     assert sorted(listed) == ["events", "tiles"]
 

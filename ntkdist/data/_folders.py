@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ntkdist.data._assemble import assemble
+from ntkdist.data._image_files import SUFFIXES, decode
 from ntkdist.data._paths import existing_folder
+from ntkdist.data._size import Size
 from ntkdist.data.dataset import ImageSet
 from ntkdist.errors import InputError
 
-_SUFFIXES = frozenset([".png", ".jpg", ".jpeg"])
-# Pillow's names for one grey value a pixel, with and without alpha
-_GREY = frozenset(["1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I"])
-_SIXTEEN_BITS = frozenset(["I;16", "I;16B", "I;16L", "I"])
 
-
-def read(folder: Path, split: str) -> ImageSet:
+def read(folder: Path, split: str, size: Size | None = None) -> ImageSet:
     """Read one split.
 
     Args:
@@ -27,6 +22,7 @@ def read(folder: Path, split: str) -> ImageSet:
             which then are the splits. Class names and files are taken in sorted order
             (by code point, so ``10`` stands before ``2``); hidden ones are passed over.
         split: ``train``, or ``test`` where there are such folders.
+        size: What to scale the images to (``data.size``); None keeps them.
 
     Returns:
         uint8 images, C = 1 if every image of the split is greyscale, else 3. Alpha is
@@ -34,7 +30,8 @@ def read(folder: Path, split: str) -> ImageSet:
         relative to ``folder``.
 
     Raises:
-        InputError: No images, two sizes (both files named), or a damaged file (named).
+        InputError: No images, two sizes where none is given (both files named), or a damaged
+            file (named).
     """
     existing_folder(folder)
     names, place = _classes(folder, split)
@@ -52,7 +49,7 @@ def read(folder: Path, split: str) -> ImageSet:
         labels += [k] * len(found)
     return assemble(
         f"{folder} ({split})",
-        _decode(files),
+        decode(files, size),
         np.asarray(labels, dtype=np.int64),
         class_names=names,
         files=[path.relative_to(folder).as_posix() for path in files],
@@ -73,7 +70,7 @@ def _images(folder: Path) -> list[Path]:
     return sorted(
         entry
         for entry in folder.iterdir()
-        if entry.suffix.lower() in _SUFFIXES and not entry.name.startswith(".") and entry.is_file()
+        if entry.suffix.lower() in SUFFIXES and not entry.name.startswith(".") and entry.is_file()
     )
 
 
@@ -99,55 +96,3 @@ def _classes(folder: Path, split: str) -> tuple[list[str], Path]:
             "put the images of each class into a folder of its own"
         )
     return names, folder
-
-
-def _decode(files: list[Path]) -> NDArray[np.uint8]:
-    """Return all images in one array (N, H, W, C), allocated once.
-
-    The first pass reads only the headers, so that two sizes are found before hours of
-    decoding and the whole set is never held twice.
-    """
-    headers = [_open(path, decode=False) for path in files]
-    (width, height), first = headers[0][0], files[0]
-    for path, (size, _) in zip(files, headers, strict=True):
-        if size != (width, height):
-            raise InputError(
-                f"{first} has {width}x{height} pixels but {path} {size[0]}x{size[1]}; "
-                "bring all images to one size"
-            )
-    grey = all(mode in _GREY for _, mode in headers)
-    images = np.empty((len(files), height, width, 1 if grey else 3), dtype=np.uint8)
-    for i, path in enumerate(files):
-        images[i] = _open(path, decode=True, grey=grey)
-    return images
-
-
-def _open(path: Path, *, decode: bool, grey: bool = False) -> Any:
-    """Return ((width, height), mode), or the pixels (H, W, C) if ``decode``."""
-    from PIL import Image
-
-    try:
-        with Image.open(path, formats=("PNG", "JPEG")) as image:
-            if not decode:
-                return image.size, image.mode
-            return _pixels(image, grey)
-    except Exception as error:
-        # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more
-        # on damaged data; whichever it is, the user needs the name of the file.
-        reason = str(error) or type(error).__name__
-        if str(path) in reason:
-            reason = "not a PNG or JPEG file"
-        raise InputError(f"{path} cannot be read ({reason}); repair or remove it") from None
-
-
-def _pixels(image: Any, grey: bool) -> NDArray[np.uint8]:
-    if image.mode in _SIXTEEN_BITS:
-        # Pillow clips at 255 instead of scaling
-        wide = np.asarray(image).astype(np.int64)
-        narrow = ((wide * 255 + 32767) // 65535).astype(np.uint8)
-        return narrow[..., None] if grey else np.repeat(narrow[..., None], 3, axis=2)
-    if grey:
-        return np.asarray(image.convert("L"))[..., None]
-    if "transparency" in image.info:
-        image = image.convert("RGBA")
-    return np.asarray(image.convert("RGB"))

@@ -44,7 +44,7 @@ def existing_file(path: Path) -> Path:
     if path.is_dir():
         raise InputError(f"{path} is a folder; a file is needed")
     if not path.is_file():
-        raise InputError(f"{path} does not exist{_neighbours(path)}")
+        raise InputError(f"{path} does not exist{neighbours(path)}")
     return path
 
 
@@ -53,11 +53,12 @@ def existing_folder(path: Path) -> Path:
     if path.is_file():
         raise InputError(f"{path} is a file; a folder is needed")
     if not path.is_dir():
-        raise InputError(f"{path} does not exist{_neighbours(path)}")
+        raise InputError(f"{path} does not exist{neighbours(path)}")
     return path
 
 
-def _neighbours(path: Path) -> str:
+def neighbours(path: Path) -> str:
+    """Return what to say after the name of a path that does not exist, with a remedy."""
     parent = path.parent
     if not parent.is_dir():
         return f", nor does its folder {parent}; check the path"

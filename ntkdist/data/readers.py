@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from ntkdist.data import _cifar, _folders, _idx, _npz, synthetic
+import numpy as np
+
+from ntkdist.data import _cifar, _csv, _folders, _idx, _npz, synthetic
 from ntkdist.data._paths import resolve
+from ntkdist.data._size import Size, parse_size, scale_all
 from ntkdist.data.dataset import ImageSet
 from ntkdist.errors import InputError, did_you_mean
 
@@ -19,16 +23,30 @@ _READERS: dict[str, tuple[str, Callable[[Path, str], ImageSet]]] = {
     "idx": ("DIR", _idx.read),
     "cifar10": ("DIR", partial(_cifar.read, num_classes=10)),
     "cifar100": ("DIR", partial(_cifar.read, num_classes=100)),
+}
+
+# source -> the same; images are scaled as they are read, so that they may have several sizes
+_FILE_READERS: dict[str, tuple[str, Callable[[Path, str, Size | None], ImageSet]]] = {
     "images": ("DIR", _folders.read),
+    "csv": ("FILE", _csv.read),
 }
 
 # sets that need no file
 _MADE = {"shapes": synthetic.shapes, "corners": synthetic.corners}
 
-SOURCES = ("digits", *(f"{name}:{place}" for name, (place, _) in _READERS.items()), *_MADE)
+_PLACES = {name: kind for name, (kind, _) in (_READERS | _FILE_READERS).items()}
+
+SOURCES = ("digits", *(f"{name}:{kind}" for name, kind in _PLACES.items()), *_MADE)
 
 
-def load(source: str, split: str = "train", *, root: str | None = None) -> ImageSet:
+def load(
+    source: str,
+    split: str = "train",
+    *,
+    root: str | None = None,
+    size: Size | None = None,
+    channels: int | None = None,
+) -> ImageSet:
     """Read a labelled image set.
 
     Args:
@@ -42,15 +60,23 @@ def load(source: str, split: str = "train", *, root: str | None = None) -> Image
               (fine labels).
             - ``images:DIR``: a folder of PNG or JPEG files for each class, or ``train``
               and ``test`` folders of these.
+            - ``csv:FILE``: a table whose header names a file and a label, perhaps a split.
             - ``shapes``, ``corners``: made here, 16×16×1 uint8, four classes, 2,000 training
               and 500 test images (``ntkdist.data.synthetic``).
 
             ``~`` and environment variables are expanded: ``npz:$NTKDIST_DATA/mnist.npz``.
         split: ``train`` or ``test``.
         root: The folder that relative paths start from; None is the current folder.
+        size: What the images are scaled to, whatever their aspect ratio: a side in pixels,
+            ``HEIGHTxWIDTH``, (height, width), or ``auto``: none where all have one size of at
+            most 64 pixels a side, else 32×32. None takes them as they are; then those of
+            ``images`` and ``csv`` must have one size.
+        channels: 3 repeats greyscale images three times, so that they can stand beside coloured
+            ones; others change nothing.
 
     Returns:
-        The images as stored (uint8 stays uint8), shape (N, H, W, C), with their labels.
+        The images as stored (uint8 stays uint8), shape (N, H, W, C), with their labels. Scaled
+        ones are float32 unless they were uint8.
 
     Raises:
         InputError: The source is unknown, or its files are missing, damaged or
@@ -61,31 +87,47 @@ def load(source: str, split: str = "train", *, root: str | None = None) -> Image
             f"split {split!r} is unknown; use {' or '.join(SPLITS)}"
             + did_you_mean(str(split), SPLITS)
         )
+    size = None if size is None else parse_size(size)
+    data = _read(source, split, root, size)
+    if channels == 3 and data.image_shape[2] == 1:
+        return dataclasses.replace(data, images=np.repeat(data.images, 3, axis=3))
+    return data
+
+
+def _read(source: str, split: str, root: str | None, size: Size | None) -> ImageSet:
     name, colon, place = source.strip().partition(":")
     if name == "digits" and not colon:
-        return _digits(split)
+        return _scaled(_digits(split), size)
     if name in _MADE and not colon:
-        return _MADE[name](split)
-    if name not in _READERS:
+        return _scaled(_MADE[name](split), size)
+    if name not in _PLACES:
         raise InputError(
             f"data source {source!r} is unknown; use {', '.join(SOURCES)}{_suggestion(source)}"
         )
-    kind, read = _READERS[name]
     if not place.strip():
+        kind = _PLACES[name]
         raise InputError(f"data source {source!r} names no {kind.lower()}; write {name}:{kind}")
     try:
-        return read(resolve(place.strip(), root), split)
+        path = resolve(place.strip(), root)
+        if name in _FILE_READERS:
+            return _FILE_READERS[name][1](path, split, size)
+        return _scaled(_READERS[name][1](path, split), size)
     except OSError as error:
         raise InputError(
             f"{error.filename or source} cannot be read: {error.strerror or error}"
         ) from None
 
 
+def _scaled(data: ImageSet, size: Size | None) -> ImageSet:
+    return data if size is None else dataclasses.replace(data, images=scale_all(data.images, size))
+
+
 def _suggestion(source: str) -> str:
     name, _, place = source.partition(":")
-    if source.endswith(".npz"):
-        return f"; did you mean 'npz:{source}'?" if not place else f"; did you mean 'npz:{place}'?"
-    return did_you_mean(name.strip().lower(), ["digits", *_READERS, *_MADE])
+    for kind in ("npz", "csv"):
+        if source.endswith(f".{kind}"):
+            return f"; did you mean '{kind}:{place or source}'?"
+    return did_you_mean(name.strip().lower(), ["digits", *_PLACES, *_MADE])
 
 
 def _digits(split: str) -> ImageSet:

@@ -1,4 +1,4 @@
-"""Progress of a kernel matrix: a bar on a terminal, otherwise a line every half minute."""
+"""Progress of a kernel matrix: a bar on a terminal or in a notebook, else a line now and then."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 import time
 from typing import Any, TextIO
 
+from ntkdist.gram._notebook import NotebookBar, in_notebook
 from ntkdist.gram.events import (
     GramStarted,
     Interrupted,
@@ -23,8 +24,8 @@ class GramProgress:
     Use it as a context manager, or call ``close``.
 
     Args:
-        stream: Where to write; standard error if None.
-        every: Seconds between two lines when the stream is not a terminal.
+        stream: Where to write; None takes standard error, or in a notebook the cell's output.
+        every: Seconds between two lines where there is no bar.
         clock: Seconds; for tests.
     """
 
@@ -32,10 +33,10 @@ class GramProgress:
         self, stream: TextIO | None = None, *, every: float = 30.0, clock: Any = time.monotonic
     ) -> None:
         self._stream = stream if stream is not None else sys.stderr
+        self._notebook = stream is None and in_notebook()
         self._every = every
         self._clock = clock
-        self._bar: Any = None
-        self._task: Any = None
+        self._bar: NotebookBar | _TerminalBar | None = None
         self._workers: set[str] = set()
         self._threads = 1
         self._begun: float | None = None
@@ -77,12 +78,10 @@ class GramProgress:
         self._failed = self._entries = 0
         self._workers.clear()
         self._begun = self._clock()
-        if self._stream.isatty():
-            self._bar = _make_bar(self._stream)
-            self._task = self._bar.add_task(
-                "gram", total=event.total, completed=event.done, rates=""
-            )
-            self._bar.start()
+        if self._notebook:
+            self._bar = NotebookBar(event.total, self._clock)
+        elif self._stream.isatty():
+            self._bar = _TerminalBar(self._stream, event.total, event.done)
         else:
             self._line(
                 f"{event.executor} on backend {event.backend}, edge {event.edge}:"
@@ -91,7 +90,7 @@ class GramProgress:
 
     def _show(self) -> None:
         if self._bar is not None:
-            self._bar.update(self._task, completed=self._done, rates=self._rates())
+            self._bar.show(self._done, self._rates())
         elif self._begun is not None and self._clock() - self._said >= self._every:
             self._line(self._state())
 
@@ -115,7 +114,7 @@ class GramProgress:
 
     def _note(self, text: str) -> None:
         if self._bar is not None:
-            self._bar.console.print(f"gram: {text}", markup=False, highlight=False)
+            self._bar.note(f"gram: {text}")
         else:
             self._line(text)
 
@@ -130,7 +129,7 @@ class GramProgress:
             return
         if self._bar is not None:
             self._show()
-            self._bar.stop()
+            self._bar.close()
             self._bar = None
         elif self._done > self._first or self._failed:
             self._line(self._state())
@@ -143,19 +142,33 @@ class GramProgress:
         self.close()
 
 
-def _make_bar(stream: TextIO) -> Any:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+class _TerminalBar:
+    """The same in a terminal's last line, notes above it."""
 
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rates]}"),
-        console=Console(file=stream),
-        redirect_stdout=False,
-        redirect_stderr=False,
-    )
+    def __init__(self, stream: TextIO, total: int, done: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rates]}"),
+            console=Console(file=stream),
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._task = self._progress.add_task("gram", total=total, completed=done, rates="")
+        self._progress.start()
+
+    def show(self, done: int, text: str) -> None:
+        self._progress.update(self._task, completed=done, rates=text)
+
+    def note(self, text: str) -> None:
+        self._progress.console.print(text, markup=False, highlight=False)
+
+    def close(self) -> None:
+        self._progress.stop()
 
 
 def _short(number: float) -> str:

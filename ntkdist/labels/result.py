@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist._html import html_table
 from ntkdist.labels.leave_one_out import NoiseModel
 from ntkdist.labels.posterior import Posterior
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+_SHOWN = 5  # flips in a notebook
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,30 @@ class RefurbishResult:
     abstained: NDArray[np.bool_]
     left_out: tuple[str, ...]
     stopped: str
+
+    def __repr__(self) -> str:
+        n, num_classes = self.G.shape
+        return (
+            f"<RefurbishResult: {len(self.history)} flips of {n} labels in {num_classes} classes, "
+            f"L(Z) {self.losses[0]:.5g} -> {self.losses[-1]:.5g}; {self.stopped}>"
+        )
+
+    def _repr_html_(self) -> str:
+        n, num_classes = self.G.shape
+        flips = self.history[:_SHOWN]
+        said = f"{len(self.history):,}" + (": " if flips else "")
+        said += ", ".join(f"image {one.index}: {one.old} → {one.new}" for one in flips)
+        if (more := len(self.history) - len(flips)) > 0:
+            said += f" and {more:,} more (to_dataframe())"
+        rows = [
+            ("Labels", f"{n:,} in {num_classes} classes"),
+            ("Flips", said),
+            ("L(Z)", f"{self.losses[0]:.5g} → {self.losses[-1]:.5g} (lower is cleaner)"),
+            ("Noise rate", f"{self.noise.rate:.1%}"),
+            ("Abstained", f"{int(self.abstained.sum()):,}"),
+            ("Ended", escape(self.stopped)),
+        ]
+        return html_table(rows)
 
     def to_pred_probs(self) -> NDArray[np.float64]:
         """Return out-of-sample class probabilities, as cleanlab and its like take them.

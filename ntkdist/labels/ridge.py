@@ -37,6 +37,8 @@ class RidgeChoice:
         images: How many images were looked at.
         pred_probs: (N, K) leave-one-out probabilities under that ridge; None where a sample
             was looked at.
+        eigenvalues: (images,) float64 of their Gram over the mean of its diagonal, descending:
+            on the scale of the ridges.
     """
 
     ridge: float
@@ -44,6 +46,7 @@ class RidgeChoice:
     tried: tuple[tuple[float, NoiseModel], ...]
     images: int
     pred_probs: NDArray[np.float64] | None
+    eigenvalues: NDArray[np.float64]
 
 
 def choose_ridge(
@@ -102,4 +105,4 @@ def choose_ridge(
             best, best_noise, best_predictions = float(ridge), noise, predictions
         tried.append((float(ridge), noise))
     probs = probabilities(best_predictions, best_noise.scale) if len(chosen) == n else None
-    return RidgeChoice(best, best_noise, tuple(tried), len(chosen), probs)
+    return RidgeChoice(best, best_noise, tuple(tried), len(chosen), probs, values[::-1].copy())

@@ -30,7 +30,7 @@ from ntkdist.gram.signals import StopFlag, stop_on_signals
 from ntkdist.lease import Holder, Lease
 from ntkdist.pipeline._extend_factor import current_factor, grow_factor
 from ntkdist.pipeline._extend_settle import settle
-from ntkdist.pipeline._findings import summarise, thumbnail, write_table
+from ntkdist.pipeline._findings import store_kpca, summarise, thumbnail, write_table
 from ntkdist.pipeline._gram import Matrix, compute_matrix, cores, gram_of
 from ntkdist.pipeline._labels import FlipProgress, read_locked
 from ntkdist.run import Run
@@ -228,7 +228,7 @@ class Pipeline:
         given = run.read("inputs", "labels")
         key = hashlib.sha256(run.fingerprint.encode() + given.tobytes()).hexdigest()
         found = run.attributes("noise")
-        if found.get("fingerprint") != key:
+        if found.get("fingerprint") != key or not run.has("noise", "eigenvalues"):
             chosen = choose_ridge(self.gram_store(), given, run.num_classes)
             found = {
                 "ridge": chosen.ridge,
@@ -239,6 +239,7 @@ class Pipeline:
             }
             if chosen.pred_probs is not None:
                 run.write("noise/pred_probs", chosen.pred_probs)
+            run.write("noise/eigenvalues", chosen.eigenvalues)
             run.write_attributes("noise", found)
         return found
 
@@ -276,6 +277,9 @@ class Pipeline:
             fingerprint = self._labels_fingerprint(given, locked)
             if run.attributes("labels").get("fingerprint") == fingerprint:
                 detail.append("as stored")
+                if not run.has("labels", "kpca", "points"):  # by a version that kept no figures
+                    self.choice()
+                    store_kpca(run, self.gram_store(), given)
                 return
             store = self.gram_store()
             limit = self.config.factor.memory_limit
@@ -323,6 +327,7 @@ class Pipeline:
             summary["num_issues"] = int(table["is_label_issue"].sum())
             picture, bounds = thumbnail(store, given, run.num_classes)
             run.write("labels/gram_by_class", picture, {"boundaries": bounds})
+            store_kpca(run, store, given)
             run.write_attributes("labels", {"summary": summary, "fingerprint": fingerprint})
             write_table(run, table)
             drop_checkpoint(run.address("labels", "checkpoint"))

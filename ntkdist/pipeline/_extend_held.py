@@ -17,6 +17,7 @@ def held_by(run: Run) -> Held:
         labels_true=run.read("inputs", "labels_true") if noisy else None,
         class_names=run.manifest.class_names,
         preprocess=preprocessor_of(run),
+        scaled_to=run.scaled_to,
     )
 
 

@@ -133,6 +133,8 @@ def _judge(name: str, pipeline: Pipeline) -> Compared:
     with pipeline.scheduler() as where:
         limit = pipeline.config.factor.memory_limit
         separation = class_separation(store, labels, K, memory_limit=limit, scheduler=where)
+    points = separation.projection[:, :2]
+    run.write("compare/points", points)
     return Compared(
         name=name,
         architecture=str(run.architecture),
@@ -145,7 +147,7 @@ def _judge(name: str, pipeline: Pipeline) -> Compared:
         separation=float(separation.ratio_mean),
         gram_seconds=_tile_seconds(run.url),
         factor_seconds=seconds,
-        points=separation.projection[:, :2],
+        points=points,
     )
 
 

@@ -194,7 +194,8 @@ def _others(
     if how == "test" and data.split == "test":
         raise InputError("predict.on=test: the run itself is of the test split; give rest, holdout")
     if how == "test":
-        source = load(data.source, "test")
+        channels = run.array("inputs", "images").shape[3]
+        source = load(data.source, "test", size=run.scaled_to, channels=channels)
         if source.num_classes > run.num_classes:
             raise InputError(
                 f"predict.on=test: the test split has {source.num_classes} classes, the run's "
@@ -202,7 +203,7 @@ def _others(
             )
         left = np.arange(len(source.labels))
         preprocess = preprocessor_of(run) or Preprocessor.fit(
-            load(data.source, data.split).images, data.preprocess
+            load(data.source, data.split, size=run.scaled_to).images, data.preprocess
         )
     else:
         found = locate(config, held_by(run))

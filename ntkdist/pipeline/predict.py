@@ -151,9 +151,11 @@ def _store(pipeline: Pipeline, held: HeldOut, found: Predicted) -> None:
         "brier": evaluation.brier,
         "calibration_error": evaluation.calibration_error,
         "confusion": evaluation.confusion.tolist(),
+        "bins": evaluation.bins.tolist(),
         "ridges": rows,
     }
     run.write_attributes("predict", summary)
+    run.write_attributes(f"predict/{pipeline.config.predict.labels}", summary)
     p = softmax(found.sweep.best.scale * found.outputs)
     _write_csv(storage.join(found.place, "predictions.csv"), held, p, found.names)
     with storage.writing(run.address("predict.svg")) as path:

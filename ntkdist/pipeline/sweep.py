@@ -91,6 +91,8 @@ def sweep(pipeline: Pipeline, over: str, values: Sequence[str] = (), images: int
             }
             found.append(SweepRow(**{**figures, "value": variant.value}))
         detail.append(f"{computed} of {len(wanted)} computed, {len(chosen)} images")
+    shown = [{k: v if v != math.inf else None for k, v in asdict(row).items()} for row in found]
+    run.write_attributes(f"sweep/{over}", {"images": len(chosen), "rows": shown})
     place = run.address(f"sweep-{over}.svg")
     with storage.writing(place) as path:
         draw_sweep(

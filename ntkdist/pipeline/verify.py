@@ -255,8 +255,8 @@ def _matrices(run: Run) -> Iterator[Matrix]:
     n = run.array("inputs", "images").shape[0]
     for name in sorted(storage.children(run.address("cross"))):
         stored = run.attributes("cross", name, "labels").get("fingerprint")
-        if stored is None:
-            continue
+        if stored is None or not run.has("cross", name, "images"):
+            continue  # images held out of the run's own are in its own matrix
         outputs = tuple((k, run.address("cross", name, k)) for k in run.config.gram.kinds)
         if any(GramStore.exists(a) and GramStore.open(a).shape[1] < n for _, a in outputs):
             continue  # of the run before it was extended, which nothing reads any more

@@ -46,21 +46,30 @@ def draw_dynamics(
     with matplotlib.rc_context({"svg.hashsalt": "ntkdist"}):
         figure = Figure(figsize=(12.0, 3.9), layout="constrained")
         left, middle, right = figure.subplots(1, 3)
-        _losses(left, squared, held_out, stop, small)
-        _accuracies(middle, squared, cross_entropy, stop, small)
-        _spectrum(right, eigenvalues, energy, learned, small)
+        plot_losses(left, squared, held_out, stop, small)
+        plot_accuracies(middle, squared, cross_entropy, stop, small)
+        plot_targets(right, eigenvalues, energy, learned, small)
         part = f"{path}.part"
         figure.savefig(part, format="svg", metadata={"Date": None})
     os.replace(part, path)
 
 
-def _losses(
+def plot_losses(
     ax: Any,
     squared: Mapping[str, NDArray[np.float64]],
     held_out: NDArray[np.float64],
     stop: float,
     small: float,
 ) -> None:
+    """Draw losses over time into axes.
+
+    Args:
+        ax: Axes of Matplotlib.
+        squared: As in ``draw_dynamics``.
+        held_out: (T,) loss on held-out training images.
+        stop: The stopping time.
+        small: Size of letters, in points.
+    """
     at = _places(squared["times"])
     for name, values, color, style in (
         ("training", squared["train_loss"], "C0", "-"),
@@ -73,13 +82,22 @@ def _losses(
     _time_axis(ax, squared["times"], stop, small)
 
 
-def _accuracies(
+def plot_accuracies(
     ax: Any,
     squared: Mapping[str, NDArray[np.float64]],
     cross_entropy: Mapping[str, NDArray[np.float64]] | None,
     stop: float,
     small: float,
 ) -> None:
+    """Draw accuracies over time into axes.
+
+    Args:
+        ax: Axes of Matplotlib.
+        squared: As in ``draw_dynamics``.
+        cross_entropy: The same at finite times, or None.
+        stop: The stopping time.
+        small: Size of letters, in points.
+    """
     at = _places(squared["times"])
     _line(ax, at, 100 * squared["train_accuracy"], "C0", "-", "training")
     if "true_accuracy" in squared:
@@ -123,13 +141,22 @@ def _time_axis(ax: Any, times: NDArray[np.float64], stop: float, small: float) -
     ax.legend(fontsize=small - 1, frameon=False)
 
 
-def _spectrum(
+def plot_targets(
     ax: Any,
     eigenvalues: NDArray[np.float64],
     energy: NDArray[np.float64],
     learned: int,
     small: float,
 ) -> None:
+    """Draw eigenvalues into axes, and how much of the targets lies in the first of them.
+
+    Args:
+        ax: Axes of Matplotlib.
+        eigenvalues: (N,) descending.
+        energy: (N,) share of each eigenvector in the targets.
+        learned: How many eigenvectors are learned at the stopping time.
+        small: Size of letters, in points.
+    """
     number = np.arange(1, len(eigenvalues) + 1)
     shown = np.unique(np.geomspace(1, len(number), _MOST_DOTS).astype(int)) - 1
     floor = 1e-16 * eigenvalues[0]

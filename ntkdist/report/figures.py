@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ntkdist.report import heatmaps, plots
+from ntkdist.report import heatmaps, kernel_plots, plots, time_plots
+from ntkdist.report.discovery import Discovery, discovery_curve, quality_histogram
 from ntkdist.report.findings import Findings
+from ntkdist.report.geometry import Geometry, colored_classes
 from ntkdist.report.svg import inline_svg
 from ntkdist.report.timeline import Timeline, binned_rates
-from ntkdist.report.words import count, counted, number, rate
+from ntkdist.report.words import count, counted, number, percent, rate
 
 _OF = {
     "given": "the given labels",
@@ -20,23 +23,35 @@ _OF = {
 
 
 def draw_figures(
-    names: Sequence[str], findings: Findings | None, timeline: Timeline
+    names: Sequence[str],
+    findings: Findings | None,
+    geometry: Geometry,
+    discovery: Discovery | None,
+    given: NDArray[np.int64],
+    timeline: Timeline,
 ) -> dict[str, tuple[str, str]]:
     """Draw every figure there is something to show for.
 
     Args:
         names: Class names.
         findings: What the label stage found, if it has finished.
+        geometry: What it stored about the kernel itself.
+        discovery: Wrong labels in the order of quality, where true labels are known.
+        given: (N,) given labels.
         timeline: The run's events.
 
     Returns:
-        (SVG, caption) by name: ``bars``, ``curve``, ``gram``, ``centred``, ``Z_given``,
-        ``Z_refurbished``, ``Z_true``, ``throughput``.
+        (SVG, caption) by name: ``bars``, ``curve``, ``discovery`` or ``quality``, ``gram``,
+        ``centred``, ``spectrum``, ``kpca``, ``kpca_next``, ``Z_given``, ``Z_refurbished``,
+        ``Z_true``, ``throughput``.
     """
     figures: dict[str, tuple[str, str]] = {}
     if findings is not None:
         figures |= _losses(findings)
+        figures |= _checks(findings, discovery)
         figures |= _gram(names, findings)
+        figures |= _spectrum(geometry, findings)
+        figures |= _components(names, geometry, findings, given)
         figures |= _class_matrices(names, findings)
     return figures | _throughput(timeline)
 
@@ -57,6 +72,91 @@ def _losses(findings: Findings) -> dict[str, tuple[str, str]]:
         )
         svg = inline_svg("curve", alt, plots.loss_curve, losses, values.get("true"))
         figures["curve"] = (svg, "L(Z) while labels are changed one at a time.")
+    return figures
+
+
+def _checks(findings: Findings, discovery: Discovery | None) -> dict[str, tuple[str, str]]:
+    flagged = findings.num_issues
+    if discovery is not None:
+        alt = (
+            f"Curve: share of the {count(discovery.total)} wrong labels found over the labels "
+            f"checked; after the {count(flagged)} flagged ones it is "
+            f"{percent(discovery.share(flagged))}."
+        )
+        svg = inline_svg("discovery", alt, discovery_curve, discovery, flagged)
+        caption = (
+            "Wrong labels found when labels are checked in the order of their quality. Dots: the "
+            "best possible order; dashes: any order."
+        )
+        return {"discovery": (svg, caption)}
+    quality = findings.quality[np.isfinite(findings.quality)]
+    if not len(quality):
+        return {}
+    alt = (
+        f"Histogram of label quality, 0 to 1: {count(int((quality < 0.5).sum()))} of "
+        f"{count(len(quality))} labels lie below one half."
+    )
+    shown = (quality, findings.is_issue[np.isfinite(findings.quality)])
+    svg = inline_svg("quality", alt, quality_histogram, *shown)
+    caption = "Label quality, low is suspicious. A clear gap in the middle makes sure decisions."
+    return {"quality": (svg, caption)}
+
+
+def _spectrum(geometry: Geometry, findings: Findings) -> dict[str, tuple[str, str]]:
+    values = geometry.eigenvalues
+    if values is None or not len(values) or values[0] <= 0:
+        return {}
+    ridge = findings.summary.get("ridge")
+    of = (
+        ""
+        if len(values) == len(findings.quality)
+        else f" of a sample of {count(len(values))} images"
+    )
+    alt = (
+        f"Eigenvalues{of} on log scales, from {number(float(values[0]), 3)} down to "
+        f"{number(float(values[-1]), 3)}"
+    )
+    if ridge is not None:
+        above = int((values > ridge).sum())
+        alt += f"; {count(above)} lie above the ridge of {number(ridge, 3)}"
+    svg = inline_svg("spectrum", f"{alt}.", kernel_plots.spectrum, values, ridge)
+    caption = (
+        f"Eigenvalues of the kernel matrix{of}, over the mean of its diagonal. Directions below "
+        "the ridge are not fitted."
+    )
+    return {"spectrum": (svg, caption)}
+
+
+def _components(
+    names: Sequence[str], geometry: Geometry, findings: Findings, given: NDArray[np.int64]
+) -> dict[str, tuple[str, str]]:
+    points, images = geometry.points, geometry.images
+    if points is None or images is None or not len(images) or images.max() >= len(given):
+        return {}
+    labels, suspicious = given[images], findings.is_issue[images]
+    colored = colored_classes(given, findings.is_issue, len(names))
+    figures = {}
+    shown = "The images"
+    if len(images) < len(given):
+        shown = f"A balanced sample of {counted(len(images), 'image')}"
+    for name, first in (("kpca", 0), ("kpca_next", 2)):
+        if points.shape[1] <= first:
+            break
+        pair = f"{first + 1} and {first + 2}"
+        alt = (
+            f"Scatter of images in kernel principal components {pair}, coloured by given class; "
+            f"{count(int(suspicious.sum()))} suspicious ones have a ring."
+        )
+        svg = inline_svg(
+            name, alt, kernel_plots.components, points, labels, names, suspicious, colored,
+            geometry.explained, first,
+        )  # fmt: skip
+        caption = f"{shown} in kernel principal components {pair}, coloured by given class."
+        if suspicious.any():
+            caption += " A ring: suspicious; often it lies among another colour."
+        if len(colored) < len(names):
+            caption += " Grey: classes with fewer suspicious labels."
+        figures[name] = (svg, caption)
     return figures
 
 
@@ -109,11 +209,18 @@ def _throughput(timeline: Timeline) -> dict[str, tuple[str, str]]:
     if mean is None:
         return {}
     edges, rates = binned_rates(timeline)
-    alt = f"Curve of kernel throughput over time; the mean is {rate(mean)} {timeline.unit}."
+    alt = f"Curve of kernel throughput over time; the mean is {rate(mean)} {timeline.unit}"
+    workers = timeline.worker_counts()
+    if workers is not None:
+        alt += f"; below it the workers, at most {count(int(workers[1].max()))}"
+    if timeline.marks:
+        alt += f", and {counted(len(timeline.marks), 'mark')} where something went wrong"
     svg = inline_svg(
-        "throughput", alt, plots.throughput, edges, rates, timeline.unit, timeline.restarts
-    )
-    caption = "Throughput while the kernel matrix was computed."
+        "throughput", f"{alt}.", time_plots.throughput, edges, rates, timeline.unit,
+        timeline.restarts, workers, timeline.marks,
+    )  # fmt: skip
+    caption = "Throughput while the kernel matrix was computed"
+    caption += ", and the workers." if workers is not None else "."
     if timeline.restarts:
         caption += " Pauses between starts are left out; dashed lines mark where it went on."
     return {"throughput": (svg, caption)}

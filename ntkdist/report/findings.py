@@ -68,6 +68,7 @@ class Issue:
         verdict: ``right``, ``other`` (wrong, but another class than suggested) or ``kept`` (the
             given label was right); empty if the true class is not known.
         picture: The image as a data URI.
+        file: Its file name; empty where it came from no file.
     """
 
     index: int
@@ -77,6 +78,7 @@ class Issue:
     true: str | None
     verdict: str
     picture: str
+    file: str
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,7 @@ def worst_issues(
     stored: Any = run.array("inputs", "pictures")
     pictures = data_uris(np.asarray(stored.oindex[chosen]))
     judged = None if true is None else verdicts(given, findings.suggested, true)
+    files = run.files()
     names = run.manifest.class_names
     return [
         Issue(
@@ -188,6 +191,7 @@ def worst_issues(
             None if true is None else class_name(names, true[i]),
             "" if judged is None else str(judged[i]),
             picture,
+            files[i] if files else "",
         )
         for i, picture in zip(chosen, pictures, strict=True)
     ]

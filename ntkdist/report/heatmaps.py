@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.report.svg import FAINT, INK, new_figure
+from ntkdist.report.svg import CELL, FAINT, FONT_SIZE, INK, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _NEGATIVE, _POSITIVE = "#3f7fca", "#d0661f"  # legible on white and on near black
+_SURE = "#1f5aa3"
+_DARK = 0.78  # share from which on white letters stand out more than the page's ink
 _MOST_NAMES = 16
 _LONGEST_NAME = 12
 _MOST_LINES = 30
@@ -95,6 +97,37 @@ def class_matrix(Z: NDArray[Any], names: Sequence[str], limit: float) -> Figure:
     return figure
 
 
+def confusion(counts: NDArray[np.int64], names: Sequence[str]) -> Figure:
+    """Draw how often images of a class (rows) are taken for another, as shares of the row.
+
+    Args:
+        counts: (K, K) images of class k taken for class d.
+        names: K class names.
+
+    Returns:
+        The figure.
+    """
+    figure = new_figure(390, 390)
+    axes = figure.add_subplot()
+    K = len(counts)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap=_from_nothing(), vmin=0, vmax=1, extent=(0, K, K, 0))
+    if K <= _MOST_NAMES:
+        for k, d in np.argwhere(counts > 0):
+            color = "#ffffff" if shares[k, d] > _DARK else CELL
+            axes.text(
+                d + 0.5, k + 0.5, f"{counts[k, d]:,}", ha="center", va="center", color=color,
+                fontsize=FONT_SIZE - 2,
+            )  # fmt: skip
+    _name_classes(axes, np.arange(K) + 0.5, names)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(True)
+    axes.spines[:].set_color(FAINT)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("label")
+    return figure
+
+
 def _by_image(
     matrix: NDArray[Any],
     boundaries: Sequence[float],
@@ -115,6 +148,13 @@ def _by_image(
         _name_classes(axes, (edges[1:] + edges[:-1]) / 2, names)
     _finish(figure, axes, image)
     return figure
+
+
+def _from_nothing() -> Any:
+    from matplotlib.colors import LinearSegmentedColormap, to_rgba
+
+    ends = [(0.0, to_rgba(_SURE, 0.0)), (1.0, to_rgba(_SURE))]
+    return LinearSegmentedColormap.from_list("from nothing", ends)
 
 
 def _around_zero() -> Any:

@@ -53,14 +53,21 @@ def draw_label_aware(
         figure = Figure(figsize=(8.6, 3.4), layout="constrained")
         figure.suptitle(title, fontsize=FONT_SIZE - 2)
         left, right = figure.subplots(1, 2)
-        _kernels(left, points, small)
-        _choices(right, curves, small)
+        plot_kernels(left, points, small)
+        plot_choices(right, curves, small)
         part = f"{path}.part"
         figure.savefig(part, format="svg", metadata={"Date": None})
     os.replace(part, path)
 
 
-def _kernels(ax: Any, points: Sequence[KernelPoint], small: float) -> None:
+def plot_kernels(ax: Any, points: Sequence[KernelPoint], small: float) -> None:
+    """Draw the accuracy of each kernel into axes.
+
+    Args:
+        ax: Axes of Matplotlib.
+        points: One a kernel, the plain one first.
+        small: Size of letters, in points.
+    """
     at = -np.arange(len(points))
     ax.axvline(100 * points[0].accuracy, color="0.8", lw=1)
     ax.scatter([100 * p.accuracy for p in points], at, s=40, color="C0", label="held out")
@@ -78,9 +85,16 @@ def _kernels(ax: Any, points: Sequence[KernelPoint], small: float) -> None:
     ax.legend(fontsize=small - 1, frameon=False)
 
 
-def _choices(
+def plot_choices(
     ax: Any, curves: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]], small: float
 ) -> None:
+    """Draw cross-validated accuracy over multipliers into axes.
+
+    Args:
+        ax: Axes of Matplotlib.
+        curves: Variant → (M,) multipliers and (M,) accuracies.
+        small: Size of letters, in points.
+    """
     tried = sorted({r for multipliers, _ in curves.values() for r in multipliers})
     for name, (multipliers, accuracy) in curves.items():
         order = np.argsort(multipliers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,19 @@ from numpy.typing import NDArray
 from ntkdist import storage
 from ntkdist.errors import InputError
 from ntkdist.report import story
+from ntkdist.report.computed import facts, faults, repeat_command
+from ntkdist.report.discovery import Discovery
 from ntkdist.report.figures import draw_figures
-from ntkdist.report.findings import class_rows, missing_parts, read_findings, worst_issues
+from ntkdist.report.findings import (
+    Findings,
+    class_rows,
+    missing_parts,
+    read_findings,
+    worst_issues,
+)
+from ntkdist.report.geometry import Geometry, Spectrum, entangled_pairs, read_geometry
+from ntkdist.report.glossary import CITE, WORDS
+from ntkdist.report.outcomes import read_outcomes
 from ntkdist.report.timeline import read_timeline
 from ntkdist.report.words import count, counted, duration, number, percent
 from ntkdist.run import Run
@@ -50,15 +62,6 @@ def _render(run: Run, max_issues: int) -> str:
     import jinja2
     from markupsafe import Markup
 
-    timeline = read_timeline(run.url)
-    findings = read_findings(run)
-    given = run.read("inputs", "labels")
-    true: NDArray[np.int64] | None = None
-    if run.has("inputs", "labels_true"):
-        true = run.read("inputs", "labels_true")
-    shape = run.array("inputs", "pictures").shape
-    figures = draw_figures(run.manifest.class_names, findings, timeline)
-    issues = [] if findings is None else worst_issues(run, findings, given, true, max_issues)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE),
         autoescape=True,
@@ -69,24 +72,75 @@ def _render(run: Run, max_issues: int) -> str:
     environment.filters.update(
         count=count, counted=counted, duration=duration, number=number, percent=percent
     )
-    context: dict[str, Any] = {
-        "style": Markup((_HERE / "style.css").read_text(encoding="utf-8")),
+    environment.filters["svg"] = Markup  # drawn here, with every text escaped
+    style = Markup((_HERE / "style.css").read_text(encoding="utf-8"))
+    return environment.get_template("template.html.j2").render(
+        style=style, run_url=run.url, **_context(run, max_issues)
+    )
+
+
+def _context(run: Run, max_issues: int) -> dict[str, Any]:
+    timeline = read_timeline(run.url)
+    findings, geometry = read_findings(run), read_geometry(run)
+    given = run.read("inputs", "labels")
+    true: NDArray[np.int64] | None = None
+    if run.has("inputs", "labels_true"):
+        true = run.read("inputs", "labels_true")
+    shape = run.array("inputs", "pictures").shape
+    names = run.manifest.class_names
+    discovery = None
+    if findings is not None and true is not None:
+        discovery = Discovery.of(findings.quality, given != true)
+    issues = [] if findings is None else worst_issues(run, findings, given, true, max_issues)
+    outcomes, questions = read_outcomes(run)
+    return {
         "title": story.title(run, shape),
         "subtitle": story.subtitle(run, shape),
         "sentences": story.summary(findings, len(given)),
+        "next_step": story.next_step(run, findings),
         "tiles": story.key_numbers(findings, len(given)),
         "missing": missing_parts(run, timeline, findings),
         "resume_command": run.resume_command,
         "findings": findings,
         "losses": [] if findings is None else story.loss_rows(findings),
-        "figures": {name: (Markup(svg), caption) for name, (svg, caption) in figures.items()},
+        "checks": []
+        if discovery is None or findings is None
+        else story.discovery_sentences(discovery, findings.num_issues),
+        "spectrum": _spectrum(findings, geometry),
+        "pairs": _pairs(names, findings),
+        "geometry": geometry,
+        "figures": draw_figures(names, findings, geometry, discovery, given, timeline),
         "issues": issues,
+        "files": any(issue.file for issue in issues),
+        "table": run.address("labels.csv") if storage.exists(run.address("labels.csv")) else "",
         "smooth": max(shape[1:3]) > _PIXELATED,
         "judgement": story.judgement(findings, given, true),
-        "classes": class_rows(run.manifest.class_names, findings, given, true),
-        "facts": story.facts(run, timeline, findings),
+        "classes": class_rows(names, findings, given, true),
+        "outcomes": outcomes,
+        "questions": questions,
+        "facts": facts(run, timeline, findings),
+        "faults": faults(timeline),
+        "repeat_command": repeat_command(run),
         "canonical": str(run.architecture),
         "stages": [stage for stage in timeline.stages.values() if stage.stage != "report"],
-        "run_url": run.url,
+        "words": WORDS,
+        "cite": CITE,
+        "version": run.manifest.versions.get("ntkdist", ""),
     }
-    return environment.get_template("template.html.j2").render(context)
+
+
+def _spectrum(findings: Findings | None, geometry: Geometry) -> list[str]:
+    ridge = None if findings is None else findings.summary.get("ridge")
+    values = geometry.eigenvalues
+    if ridge is None or values is None or not len(values) or values[0] <= 0:
+        return []
+    return story.spectrum_sentences(Spectrum.of(values, float(ridge)), float(ridge))
+
+
+def _pairs(names: Sequence[str], findings: Findings | None) -> str:
+    """Name the most entangled pairs by the best labels there are: the refurbished ones."""
+    if findings is None or "refurbished" not in findings.Z:
+        return ""
+    Z = findings.Z["refurbished"]
+    counts = np.bincount(findings.refurbished, minlength=len(Z))
+    return story.pairs_sentence(names, entangled_pairs(Z, counts))

@@ -1,9 +1,9 @@
-"""The curves and bars of the report, as matplotlib figures for ``inline_svg``."""
+"""L(Z) as bars and as a curve, for ``inline_svg``; axes as all curves of the report have them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,53 +80,12 @@ def loss_curve(losses: NDArray[np.float64], true: float | None = None) -> Figure
             fontsize=FONT_SIZE - 1,
         )
     axes.set_xlim(0, max(last, 1) * 1.02)
-    _quiet(axes, "labels changed", "L(Z)")
+    quiet(axes, "labels changed", "L(Z)")
     return figure
 
 
-def throughput(
-    edges: NDArray[Any], rates: NDArray[Any], unit: str, restarts: Sequence[float] = ()
-) -> Figure:
-    """Draw the rate at which the kernel matrix was computed, over time.
-
-    Args:
-        edges: (B+1,) edges of the bins in seconds.
-        rates: (B,) rates.
-        unit: What they count.
-        restarts: Times at which a driver was started again.
-
-    Returns:
-        The figure.
-    """
-    scale, name = next(
-        (factor, unit)
-        for factor, unit in ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
-        if edges[-1] >= 2 * factor or factor == 1.0
-    )
-    figure = new_figure(_WIDTH, 240)
-    axes = figure.add_subplot()
-    axes.stairs(rates, edges / scale, color=ACCENT, linewidth=1.6)
-    axes.stairs(rates, edges / scale, color=ACCENT, alpha=0.15, fill=True)
-    for at in restarts:
-        axes.axvline(at / scale, color=OTHER, linewidth=1.2, linestyle=(0, (4, 3)))
-    if restarts:
-        axes.annotate(
-            "started again",
-            (restarts[-1] / scale, 1.0),
-            xycoords=("data", "axes fraction"),
-            xytext=(4, -4),
-            textcoords="offset points",
-            color=OTHER,
-            va="top",
-            fontsize=FONT_SIZE - 1,
-        )
-    axes.set_xlim(0, edges[-1] / scale)
-    axes.set_ylim(0, None)
-    _quiet(axes, name, unit)
-    return figure
-
-
-def _quiet(axes: Axes, x: str, y: str) -> None:
+def quiet(axes: Axes, x: str, y: str) -> None:
+    """Name the axes, and set plain ticks and faint lines behind the curves."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     axes.set_xlabel(x)

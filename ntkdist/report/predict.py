@@ -45,8 +45,8 @@ def draw_predictions(
         figure.suptitle(title, fontsize=FONT_SIZE - 2)
         left, middle, right = figure.subplots(1, 3)
         _confusion(left, confusion, names, small)
-        _calibration(middle, bins, small)
-        _ridges(right, ridges, chosen, small)
+        plot_calibration(middle, bins, small)
+        plot_ridges(right, ridges, chosen, small)
         part = f"{path}.part"
         figure.savefig(part, format="svg", metadata={"Date": None})
     os.replace(part, path)
@@ -70,7 +70,14 @@ def _confusion(ax: Any, confusion: NDArray[np.int64], names: Sequence[str], smal
     ax.set_ylabel("label", fontsize=small)
 
 
-def _calibration(ax: Any, bins: NDArray[np.float64], small: float) -> None:
+def plot_calibration(ax: Any, bins: NDArray[np.float64], small: float) -> None:
+    """Draw accuracy over confidence into axes.
+
+    Args:
+        ax: Axes of Matplotlib.
+        bins: (B, 3) images, mean confidence and accuracy of each bin.
+        small: Size of letters, in points.
+    """
     ax.plot([0, 1], [0, 1], color="0.6", lw=1)
     count, sure, right = bins.T
     ax.scatter(sure, right, s=8 + 150 * count / count.sum(), color="C0")
@@ -81,7 +88,15 @@ def _calibration(ax: Any, bins: NDArray[np.float64], small: float) -> None:
     ax.tick_params(labelsize=small)
 
 
-def _ridges(ax: Any, ridges: NDArray[np.float64], chosen: float, small: float) -> None:
+def plot_ridges(ax: Any, ridges: NDArray[np.float64], chosen: float, small: float) -> None:
+    """Draw leave-one-out accuracy and squared error over the ridges into axes.
+
+    Args:
+        ax: Axes of Matplotlib.
+        ridges: (R, 3) ridge, accuracy and squared error.
+        chosen: The ridge that was used.
+        small: Size of letters, in points.
+    """
     positive = ridges[:, 0][ridges[:, 0] > 0]
     least = positive.min() / 10**0.5 if len(positive) else 1e-6  # where a ridge of 0 is drawn
     at = np.maximum(ridges[:, 0], least)

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import PurePath
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.report.findings import Findings, verdicts
-from ntkdist.report.timeline import Timeline
-from ntkdist.report.words import (
-    count,
-    counted,
-    duration,
-    in_words,
-    moment,
-    number,
-    percent,
-    preset_of,
-    rate,
-    size,
-)
+from ntkdist import storage
+from ntkdist.report.discovery import Discovery
+from ntkdist.report.findings import Findings, class_name, verdicts
+from ntkdist.report.geometry import Spectrum
+from ntkdist.report.words import count, counted, number, percent
 from ntkdist.run import Run
+
+# Of labels flagged, the share that may be right where suggestions are taken unseen.
+_SURE = 0.1
 
 
 def title(run: Run, shape: tuple[int, ...]) -> str:
@@ -76,6 +70,9 @@ def key_numbers(findings: Findings | None, n: int) -> list[tuple[str, str, str]]
     if findings is None:
         return []
     tiles = [("Suspicious labels", count(findings.num_issues), f"of {count(n)}")]
+    estimate = findings.summary.get("noise_rate")
+    if estimate is not None:
+        tiles.append(("Wrong, by estimate", percent(estimate), "of all labels"))
     values = findings.block_error
     if {"given", "refurbished"} <= values.keys():
         before = f"from {number(values['given'], 4)}; lower is cleaner"
@@ -83,21 +80,24 @@ def key_numbers(findings: Findings | None, n: int) -> list[tuple[str, str, str]]
     restored, accuracy, at_first = _shares(findings)
     if restored is not None:
         corrupted = findings.summary.get("corrupted") or 0
-        tiles.append(("Corrupted labels restored", percent(restored), f"of {count(corrupted)}"))
+        tiles.append(("Corrupted, restored", percent(restored), f"of {count(corrupted)}"))
     if accuracy is not None:
         note = "" if at_first is None else f"from {percent(at_first)}"
         tiles.append(("Labels that are right", percent(accuracy), note))
     return tiles
 
 
-def loss_rows(findings: Findings) -> list[tuple[str, str, str]]:
-    """Return (labels, L(Z), share of the given labels' L(Z)) for the table."""
+def loss_rows(findings: Findings) -> list[tuple[str, str, str, str]]:
+    """Return (labels, L(Z), share of the given labels' L(Z), accuracy) for the table."""
     values = findings.block_error
     given = values.get("given")
+    _, after, before = _shares(findings)
+    accuracy = {"given": before, "refurbished": after, "true": 1.0}
     rows = []
     for name, value in values.items():
         share = percent(value / given) if given and given > 0 else "–"
-        rows.append((name, number(value), share))
+        right = accuracy[name]
+        rows.append((name, number(value), share, "" if right is None else percent(right)))
     return rows
 
 
@@ -118,99 +118,79 @@ def judgement(
     )
 
 
-def facts(run: Run, timeline: Timeline, findings: Findings | None) -> list[tuple[str, str]]:
-    """Return (term, description) of what was computed, with what, and how it went."""
-    config, manifest = run.config, run.manifest
-    name = preset_of(run.architecture)
-    architecture = in_words(run.architecture)
-    noise = "none put on"
-    if config.noise.rate > 0:
-        noise = f"symmetric, {percent(config.noise.rate)} of the labels, seed {config.noise.seed}"
-    drawn = (
-        "all images" if config.data.n is None else f"{config.data.subset} {count(config.data.n)}"
-    )
-    if config.data.n is not None and config.data.subset != "first":
-        drawn += f", seed {config.data.seed}"
-    rows = [
-        ("Architecture", f"{name}: {architecture}" if name else architecture),
-        ("Kernels", ", ".join(kind.upper() for kind in config.gram.kinds)),
-        ("Backend", _backend(run)),
-        ("Numbers", f"{config.gram.dtype} kernel, float64 factor"),
-        ("Data", f"{config.data.source}, {config.data.split}, {drawn}, {config.data.preprocess}"),
-        ("Label noise", noise),
-        *_labels(run, findings),
-        *_tiles(timeline),
-        ("Fingerprint", run.fingerprint[:12]),
-        ("Created", moment(manifest.created)),
-        ("Versions", ", ".join(f"{key} {value}" for key, value in manifest.versions.items())),
-    ]
-    return [(term, text) for term, text in rows if text]
-
-
-def _backend(run: Run) -> str:
-    name, reason = run.manifest.backend, run.manifest.reason
-    if not reason or reason.startswith(name):
-        return reason or name
-    return f"{name} ({reason})"
-
-
-def _labels(run: Run, findings: Findings | None) -> list[tuple[str, str]]:
-    stored: dict[str, Any] = {} if findings is None else findings.summary
-    labels = run.config.labels
-    ridge = stored.get("ridge", run.config.factor.ridge)
-    method, steps = stored.get("method", labels.method), stored.get("steps", labels.steps)
-    beta = stored.get("beta", labels.beta)
-    rows = [
+def next_step(run: Run, findings: Findings | None) -> list[tuple[str, bool]]:
+    """Return what to do with what was found, as (text, whether it is typed) in order."""
+    if findings is None:
+        return [("To go on with it: ", False), (run.resume_command, True)]
+    if not findings.num_issues:
+        return [("There is nothing to correct: train on the labels as they are.", False)]
+    parts = [
         (
-            "Labels",
-            f"{method} method, {_limit(steps)}, β {number(beta)}, "
-            f"ridge {ridge if ridge == 'auto' else number(ridge)} of the mean diagonal",
+            "Look through the pictures below, the most suspicious first, and correct the labels "
+            "that you agree are wrong.",
+            False,
         )
     ]
-    if stored.get("noise_rate") is not None:
-        rows.append(("Noise estimated", f"{percent(stored['noise_rate'])} of the given labels"))
-    if stored.get("abstained"):
-        rows.append(("No sure class", f"{count(stored['abstained'])} images"))
-    if stored.get("stopped"):
-        rows.append(("Stopped because", str(stored["stopped"])))
-    if stored.get("left_out"):
-        rows.append(("Left out of L(Z)", "; ".join(map(str, stored["left_out"]))))
-    return rows
+    if storage.exists(run.address("labels.csv")):
+        parts += [
+            (" The full list, with a line and a suggestion for every image, is ", False),
+            (run.address("labels.csv"), True),
+            (f". {_trust(findings)}", False),
+        ]
+    return parts
 
 
-def _limit(steps: int | str | None) -> str:
-    if steps is None or steps == "none":
-        return "until no change helps"
-    if steps == "auto":
-        return "stopped by the estimated noise"
-    return f"at most {count(int(steps))} changes"
+def _trust(findings: Findings) -> str:
+    """Say whether suggestions may be taken unseen, by the kernel's own estimate."""
+    right = float(np.nanmean(findings.quality[findings.is_issue]))
+    if right < _SURE:
+        return "Where it is too long to look through, its suggestions may be taken as they are."
+    return (
+        f"The kernel is not sure: by its own estimate {percent(right)} of the labels that it flags "
+        "are right. Do not take its suggestions unseen."
+    )
 
 
-def _tiles(timeline: Timeline) -> list[tuple[str, str]]:
-    if not (timeline.total or timeline.computed):
-        return []
-    tiles = counted(timeline.done, "tile")
-    if timeline.total:
-        tiles = f"{count(timeline.done)} of {counted(timeline.total, 'tile')}"
-    if timeline.edge:
-        tiles += f" of {count(timeline.edge)} × {count(timeline.edge)}"
-    if timeline.bytes:
-        tiles += f", {size(timeline.bytes)} computed"
-    workers = counted(timeline.workers, "worker") if timeline.workers else ""
-    if timeline.executor:
-        workers += f" ({timeline.executor})"
-    troubles = f"{counted(timeline.worker_losses, 'worker')} lost, "
-    troubles += f"{counted(timeline.failures, 'failed attempt')} at a tile"
-    if timeline.given_up:
-        troubles += f", {counted(timeline.given_up, 'tile')} given up"
-    starts = f"{counted(timeline.starts, 'start')}, {counted(timeline.resumes, 'resume')}"
-    if timeline.interruptions:
-        starts += f", {counted(timeline.interruptions, 'interruption')} by a signal"
-    rows = [("Tiles", tiles), ("Workers", workers), ("Troubles", troubles), ("Starts", starts)]
-    if timeline.mean_rate is not None:
-        speed = f"{rate(timeline.mean_rate)} {timeline.unit} over {duration(timeline.seconds)}"
-        rows.insert(1, ("Throughput", speed))
-    return rows
+def discovery_sentences(discovery: Discovery, flagged: int) -> list[str]:
+    """Return how much checking finds how many wrong labels."""
+    n, share = discovery.images, discovery.share(flagged)
+    said = []
+    if flagged:
+        said.append(
+            f"Checking the {counted(flagged, 'flagged label')} finds {percent(share)} of the "
+            f"{counted(discovery.total, 'wrong one')}; as many drawn at random find "
+            f"{percent(flagged / n)}."
+        )
+    needed = discovery.checks_for(0.9)
+    said.append(
+        f"To find nine tenths of them one checks {count(needed)} labels in this order, "
+        f"{count(round(0.9 * n))} at random."
+    )
+    return said
+
+
+def spectrum_sentences(spectrum: Spectrum, ridge: float) -> list[str]:
+    """Return what the eigenvalues say, with their figures."""
+    alone = (
+        "the smallest eigenvalue is lost in rounding"
+        if spectrum.condition_alone is None
+        else f"{number(spectrum.condition_alone, 3)} without it"
+    )
+    return [
+        f"Effective rank {number(spectrum.effective_rank, 3)} of "
+        f"{counted(spectrum.images, 'image')}: how many directions carry the kernel.",
+        f"With the ridge of {number(ridge, 3)} the condition number is "
+        f"{number(spectrum.condition, 3)} ({alone}), and "
+        f"{number(spectrum.fitted, 4)} directions are free to fit labels.",
+    ]
+
+
+def pairs_sentence(names: Sequence[str], pairs: Sequence[tuple[int, int]]) -> str:
+    """Return which classes entangle most; empty where none do."""
+    if not pairs:
+        return ""
+    said = [f"{class_name(names, k)} and {class_name(names, d)}" for k, d in pairs]
+    return f"Most entangled, hardest to hold apart: {'; '.join(said)}."
 
 
 def _shares(findings: Findings) -> tuple[float | None, float | None, float | None]:

@@ -8,6 +8,7 @@ stands around it, so the tree is rewritten here.
 from __future__ import annotations
 
 import io
+import math
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,12 +22,21 @@ if TYPE_CHECKING:
 # Stand-ins that become variables of the page's style sheet, so that one figure serves light and
 # dark: axes and text, the accent, what is compared with it, lines that should stay behind.
 INK, ACCENT, OTHER, FAINT = "#000001", "#000002", "#000003", "#000004"
+CELL = "#000005"  # letters on a coloured cell that is not dark
 _VARIABLES = {
     INK: "var(--figure-ink)",
     ACCENT: "var(--accent)",
     OTHER: "var(--other)",
     FAINT: "var(--line)",
+    CELL: "var(--ink)",
 }
+#: As C0 to C9 in figures that are drawn with the settings of the report.
+CATEGORIES = tuple(f"#0000{k:02x}" for k in range(16, 26))
+_VARIABLES |= {color: f"var(--c{k})" for k, color in enumerate(CATEGORIES)}
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_GREY = re.compile(r"#(..)\1\1")
+_DECIMALS = re.compile(r"\d+\.\d{3,}")
+_PAGE = "#ffffff"  # stays: letters on dark cells
 FONT_SIZE = 12.0
 _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -49,6 +59,8 @@ _SETTINGS: dict[Any, Any] = {
     "axes.spines.right": False,
     "image.composite_image": False,
     "path.simplify": True,
+    "legend.frameon": False,
+    "axes.prop_cycle": f"cycler(color={list(CATEGORIES)})",
 }
 
 
@@ -63,6 +75,31 @@ def figure_settings() -> Iterator[None]:
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_SETTINGS)
         yield
+
+
+def power(value: float, _position: int | None = None) -> str:
+    """Return a tick of a log axis: a plain number, or ten with a raised exponent."""
+    exponent = round(math.log10(value)) if value > 0 else 0
+    if value <= 0 or not math.isclose(value, 10.0**exponent, rel_tol=1e-9):
+        return f"{value:,.3g}"
+    if -3 <= exponent <= 4:
+        return f"{value:,g}"
+    return "10" + str(exponent).translate(_RAISED)
+
+
+def plain_log_ticks(figure: Figure) -> None:
+    """Give log axes ticks without mathematical typesetting, which the page does not have."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
+
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            fixed = isinstance(axis.get_major_locator(), FixedLocator)
+            if axis.get_scale() == "log" and not fixed:
+                low, high = axis.get_view_interval()
+                between = (1.0, 2.0, 5.0) if high < 100 * low else (1.0,)
+                axis.set_major_locator(LogLocator(subs=between, numticks=6))
+                axis.set_major_formatter(FuncFormatter(power))
+                axis.set_minor_formatter(NullFormatter())
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -88,6 +125,7 @@ def inline_svg(name: str, alt: str, draw: Callable[..., Figure], *args: Any, **n
     out = io.BytesIO()
     with figure_settings():
         figure = draw(*args, **named)
+        plain_log_ticks(figure)
         figure.savefig(out, format="svg", metadata={"Date": None}, transparent=True)
     root = ElementTree.fromstring(out.getvalue())
     _clean(root, name)
@@ -131,7 +169,7 @@ def _clean(root: ElementTree.Element, name: str) -> None:
             elif key == "style":
                 value = _style(value)
             elif key == "d":
-                value = " ".join(value.split())
+                value = _short(value)
             if value:
                 cleaned[key] = value
         element.attrib = cleaned
@@ -149,8 +187,22 @@ def _style(text: str) -> str:
     for rule in text.split(";"):
         name, _, value = (part.strip() for part in rule.partition(":"))
         if name and name != "font-family":
-            kept.append(f"{name}:{_VARIABLES.get(value, value)}")
+            kept.append(f"{name}:{_color(value)}")
     return ";".join(kept)
+
+
+def _color(value: str) -> str:
+    """Return the page's variable for a stand-in, and for a grey of the pictures' own."""
+    if value in _VARIABLES or not _GREY.fullmatch(value) or value == _PAGE:
+        return _VARIABLES.get(value, value)
+    level = int(value[1:3], 16)
+    return _VARIABLES[INK if level < 80 else OTHER if level < 180 else FAINT]
+
+
+def _short(path: str) -> str:
+    """Return path data to a hundredth of a pixel."""
+    shorter = _DECIMALS.sub(lambda found: f"{float(found[0]):.2f}".rstrip("0").rstrip("."), path)
+    return " ".join(shorter.split())
 
 
 def _local(name: str) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.report.records import Record, read_records, real, text, whole
+from ntkdist.report.records import Record, read_records, real, text
+from ntkdist.report.tile_events import add_tiles
 
 
 @dataclass
@@ -54,6 +55,10 @@ class Timeline:
         spans: (T, 3) float64: begin, end (s, on a clock without the pauses) and entries of each
             tile; 1 for each where entries are unknown.
         restarts: Times on the same clock where another start began.
+        presence: (P, 2) float64: from when to when on that clock each worker was there.
+        marks: (time on that clock, ``lost`` or ``failed``) for each lost worker and failed attempt.
+        work: Seconds of computing by the device that did it, ``core`` or ``gpu``, all matrices
+            of the run: a worker with four threads counts four core-seconds a second.
     """
 
     stages: dict[str, StageTime] = field(default_factory=dict)
@@ -74,6 +79,9 @@ class Timeline:
     seconds: float = 0.0
     spans: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 3)))
     restarts: tuple[float, ...] = ()
+    presence: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 2)))
+    marks: tuple[tuple[float, str], ...] = ()
+    work: dict[str, float] = field(default_factory=dict)
 
     @property
     def unit(self) -> str:
@@ -84,6 +92,22 @@ class Timeline:
     def mean_rate(self) -> float | None:
         """Mean rate over all starts; None if nothing was computed."""
         return float(self.spans[:, 2].sum() / self.seconds) if self.seconds > 0 else None
+
+    def worker_counts(self) -> tuple[NDArray[np.float64], NDArray[np.int64]] | None:
+        """Return how many workers there were.
+
+        Returns:
+            (T,) times at which their number changed, from 0 on, and (T,) the numbers; None if no
+            worker is known.
+        """
+        if not len(self.presence):
+            return None
+        times, where = np.unique(np.append(self.presence.ravel(), 0.0), return_inverse=True)
+        change = np.zeros(len(times), dtype=np.int64)
+        begins, ends = where[:-1].reshape(-1, 2).T
+        np.add.at(change, begins, 1)
+        np.add.at(change, ends, -1)
+        return times, np.cumsum(change)
 
 
 def read_timeline(url: str) -> Timeline:
@@ -98,7 +122,7 @@ def read_timeline(url: str) -> Timeline:
     records = read_records(url)
     timeline = Timeline()
     _add_stages(timeline, records)
-    _add_tiles(timeline, records)
+    add_tiles(timeline, records)
     return timeline
 
 
@@ -144,53 +168,3 @@ def _add_stages(timeline: Timeline, records: list[Record]) -> None:
         last = now
     if running is not None:
         running[0].seconds += max(0.0, last - running[1])
-
-
-def _add_tiles(timeline: Timeline, records: list[Record]) -> None:
-    spans: list[tuple[float, float, float]] = []
-    restarts: list[float] = []
-    workers: set[str] = set()
-    keys: set[str] = set()
-    start: float | None = None
-    shift = before = 0.0  # this start's clock against ours; tiles done before it
-    for record in records:
-        event, now = record.get("event"), float(record["time"])
-        if event == "GramStarted":
-            start, keys = now, set()
-            timeline.total, before = whole(record, "total"), whole(record, "done")
-            if timeline.total == before:
-                continue  # nothing was missing
-            timeline.starts += 1
-            timeline.resumes += before > 0
-            timeline.edge, timeline.workers = whole(record, "edge"), whole(record, "workers")
-            timeline.executor = text(record, "executor")
-            shift = start - timeline.seconds
-            if timeline.computed:
-                restarts.append(timeline.seconds)
-        elif event == "TileDone":
-            took = max(0.0, real(record, "seconds") or 0.0)
-            if start is None:
-                start = shift = now - took
-            keys.add(text(record, "key"))
-            workers.add(text(record, "worker"))
-            floor = restarts[-1] if restarts else 0.0
-            end = max(now - shift, floor)
-            spans.append((max(end - took, floor), end, float(whole(record, "entries"))))
-            timeline.seconds = max(timeline.seconds, end)
-            timeline.computed += 1
-            timeline.entries += whole(record, "entries")
-            timeline.bytes += whole(record, "bytes")
-        elif event == "TileFailed":
-            timeline.failures += 1
-            timeline.given_up += bool(record.get("final"))
-        elif event == "WorkerLost":
-            timeline.worker_losses += 1
-        elif event == "Interrupted":
-            timeline.interruptions += 1
-    timeline.done = int(before) + len(keys)
-    timeline.workers = timeline.workers or len(workers)
-    timeline.restarts = tuple(restarts)
-    if spans:
-        timeline.spans = np.array(spans, dtype=np.float64)
-        if not timeline.entries:
-            timeline.spans[:, 2] = 1.0

@@ -6,17 +6,8 @@ import math
 from collections.abc import Sequence
 from datetime import datetime
 
-from ntkdist.architecture import (
-    Architecture,
-    AvgPool,
-    Conv,
-    Dense,
-    Layer,
-    Residual,
-    preset,
-    preset_names,
-)
-from ntkdist.errors import InputError
+from ntkdist.architecture import Architecture, AvgPool, Conv, Dense, Layer, Residual
+from ntkdist.architecture import preset_of as preset_of
 from ntkdist.layers import SQRT2
 
 _MINUS = "−"
@@ -91,19 +82,6 @@ def moment(iso: str) -> str:
     except ValueError:
         return iso
     return f"{when:%Y-%m-%d %H:%M}" + (f" {when:%Z}" if when.tzinfo else "")
-
-
-def preset_of(architecture: Architecture) -> str | None:
-    """Return the name of the preset an architecture equals, or None."""
-    depth = architecture.depth
-    names = [f"fc-{depth - 1}", f"cntk-v-{depth}", f"cntk-gap-{depth}", *preset_names()]
-    for name in names:
-        try:
-            if preset(name) == architecture:
-                return name
-        except InputError:  # a depth this family does not have
-            continue
-    return None
 
 
 def in_words(architecture: Architecture) -> str:

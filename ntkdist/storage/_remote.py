@@ -33,7 +33,7 @@ _LISTERS = 16
 # A request must end within these. A tile of 64 MB then needs 0.6 MB/s.
 _CLIENT = {"connect_timeout": "5s", "read_timeout": "120s", "timeout": "600s"}
 #: Any of these says where credentials come from; without one nothing is asked over the network.
-_SOURCES = {
+SOURCES = {
     "s3": (
         "AWS_ACCESS_KEY_ID",
         "AWS_WEB_IDENTITY_TOKEN_FILE",
@@ -54,14 +54,14 @@ _SOURCES = {
 }
 _SETTINGS = {
     "s3": (
-        *_SOURCES["s3"],
+        *SOURCES["s3"],
         "AWS_SECRET_ACCESS_KEY",
         "AWS_SESSION_TOKEN",
         "AWS_REGION",
         "AWS_DEFAULT_REGION",
     ),
-    "gs": _SOURCES["gs"],
-    "az": (*_SOURCES["az"], "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN"),
+    "gs": SOURCES["gs"],
+    "az": (*SOURCES["az"], "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN"),
 }
 
 _stores: dict[tuple[Any, ...], ObjectStore] = {}
@@ -108,7 +108,7 @@ def _connect(place: Place, retries: bool) -> ObjectStore:
     scheme = place.scheme
     if scheme == "memory":
         return MemoryStore()
-    if not any(os.environ.get(name) for name in _SOURCES[scheme]):
+    if not any(os.environ.get(name) for name in SOURCES[scheme]):
         raise InputError(
             f"{scheme}://{place.bucket}: no credentials in the environment; set "
             f"{CREDENTIALS[scheme]}"

@@ -125,10 +125,9 @@ def message_of(tmp_path, split="train"):
 def test_two_sizes_name_both_files(tmp_path):
     save(tmp_path / "a/1.png", grey((5, 4)))
     save(tmp_path / "b/2.png", grey((6, 4)))
-    assert (
-        f"{tmp_path}/a/1.png has 5x4 pixels but {tmp_path}/b/2.png 6x4; bring all images"
-        in message_of(tmp_path)
-    )
+    text = message_of(tmp_path)
+    assert f"{tmp_path}/a/1.png has 5x4 pixels but {tmp_path}/b/2.png 6x4; scale all" in text
+    assert "with --data.size 32" in text
 
 
 @pytest.mark.parametrize(

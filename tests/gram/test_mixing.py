@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -172,7 +173,7 @@ def test_gpu_and_cpu_actors_share_a_matrix(tmp_path, two_gpus):
 
 
 def test_a_worker_with_a_gpu_sees_it_and_others_do_not(two_gpus):
-    assert RayExecutor(num_gpus=1).call(_visible) in ("0", "1")
+    assert RayExecutor(num_gpus=1).call(functools.partial(_visible)) in ("0", "1")
     with pytest.raises(StageError, match="ZeroDivisionError"):
         RayExecutor(num_gpus=1).call(_fail)
 

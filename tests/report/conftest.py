@@ -136,3 +136,105 @@ def gram_events(starts: Iterable[int], total: int, seconds: float = 2.0) -> list
             )
         now += 500.0
     return records
+
+
+def add_geometry(run: Run, seed: int = 0) -> None:
+    """Write what the label stage writes about the kernel itself."""
+    rng = np.random.default_rng(seed)
+    run.write("noise/eigenvalues", np.geomspace(40.0, 1e-4, N))
+    run.write_attributes("noise", {"fingerprint": "f"})
+    run.write("labels/kpca/images", np.arange(N))
+    explained = {"explained": [0.3, 0.2, 0.1, 0.05]}
+    run.write("labels/kpca/points", rng.normal(size=(N, 4)), explained)
+
+
+def add_predictions(run: Run, labels: str = "given", accuracy: float = 0.9) -> None:
+    """Write what ``ntkdist predict`` writes."""
+    confusion = np.diag(np.full(K, 9)) + np.eye(K, k=1, dtype=int)
+    found = {
+        "on": "rest-0123456789ab",
+        "images": 100,
+        "trained_on": N,
+        "ridge": 0.1,
+        "labels": labels,
+        "accuracy": accuracy,
+        "log_loss": 0.4321,
+        "brier": 0.1234,
+        "calibration_error": 0.056,
+        "confusion": confusion.tolist(),
+        "bins": [[40, 0.6, 0.5], [60, 0.9, 0.95]],
+        "ridges": [
+            {"ridge": r, "accuracy": 0.8 + r, "squared_error": 0.3 - r} for r in (0.0, 0.01, 0.1)
+        ],
+    }
+    run.write_attributes("predict", found)
+    run.write_attributes(f"predict/{labels}", found)
+
+
+def add_dynamics(run: Run, spread: dict[str, Any] | None = None) -> None:
+    """Write what ``ntkdist dynamics`` writes."""
+    T = 12
+    times = np.array([0.0, *np.geomspace(0.1, 1e4, T - 2), np.inf])
+    falling, rising = np.linspace(0.45, 0.05, T), np.linspace(0.1, 0.97, T)
+    curves = {
+        "times": times,
+        "train_loss": falling,
+        "train_accuracy": rising,
+        "true_accuracy": rising,
+        "test_loss": falling + 0.02,
+        "test_accuracy": rising - 0.05,
+    }
+    for name, values in curves.items():
+        run.write(f"dynamics/squared/{name}", values)
+    run.write("dynamics/stopping/losses", falling + 0.1)
+    run.write("dynamics/eigenvalues", np.geomspace(40.0, 1e-4, N))
+    run.write("dynamics/energy", np.full(N, 1 / N))
+    at = {"test_accuracy": 0.871, "test_loss": 0.2, "true_accuracy": 0.95}
+    run.write_attributes(
+        "dynamics",
+        {
+            "on": "rest",
+            "trained_on": N,
+            "tested_on": 100,
+            "learning_rate": 0.5,
+            "held_out": N,
+            "stopping_time": float(times[5]),
+            "learned_at_stopping": 17,
+            "squared": {"stopped": at, "end": {**at, "test_loss": 0.4, "test_accuracy": 0.762}},
+            "cross_entropy": None,
+            "spread": spread,
+        },
+    )
+
+
+def add_networks(run: Run) -> None:
+    """Write what ``widths``, ``sweep``, ``label-aware`` and ``lookahead`` write."""
+    sizes = np.array([32, 64, 128])
+    run.write("widths/widths", sizes)
+    for name in ("kernel_gap", "difference", "linear_gap"):
+        run.write(f"widths/{name}", 2.0 * sizes**-0.5)
+    law = {"exponent": -0.5, "constant": 2.0, "error": 0.01}
+    laws = dict.fromkeys(("kernel_gap", "difference", "linear_gap"), law)
+    run.write_attributes("widths", {"images": 20, "test": 20, "exponents": laws})
+    rows = [
+        {"value": value, "accuracy": accuracy, "cosine": 0.4, "condition": condition,
+         "effective_rank": 4.0}
+        for value, accuracy, condition in (("3", 0.61, 1e3), ("6", 0.72, 1e5), ("9", 0.65, None))
+    ]  # fmt: skip
+    run.write_attributes("sweep/depth", {"images": N, "rows": rows})
+    kernels = [
+        {"variant": name, "accuracy": accuracy, "validated": 0.8, "elasticity": elasticity}
+        for name, accuracy, elasticity in (("plain", 0.81, 0.52), ("kr-v1", 0.86, None))
+    ]
+    tried = {"kr-v1": {"multipliers": [0.0, 0.01], "accuracy": [0.8, 0.82]}}
+    run.write_attributes(
+        "label_aware",
+        {"names": list(NAMES[:2]), "trained_on": 40, "held_out": 10, "validated": tried,
+         "kernels": kernels},
+    )  # fmt: skip
+    run.write("lookahead/accuracy", np.array([[[0.4, 0.5, 0.66]], [[0.4, 0.45, 0.55]]]))
+    run.write("lookahead/counts", np.array([10, 20, 30]))
+    run.write_attributes(
+        "lookahead",
+        {"criteria": ["eer", "random"], "model": "kernel regression", "pool": 40, "held_out": 20},
+    )

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from html import unescape
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,18 @@ from ntkdist.report import write_report
 from ntkdist.report.words import number, percent
 from ntkdist.run import Run
 
-from .conftest import NAMES, MakeRun, N, add_events, add_labels, gram_events
+from .conftest import (
+    NAMES,
+    MakeRun,
+    N,
+    add_dynamics,
+    add_events,
+    add_geometry,
+    add_labels,
+    add_networks,
+    add_predictions,
+    gram_events,
+)
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -114,7 +126,7 @@ def test_the_computation_is_told(report: Report) -> None:
     assert run.fingerprint[:13] not in text
     assert "10 of 10 tiles of 10 × 10" in text
     assert "50 entries/s over 20.0 s" in text
-    assert "2 starts, 1 resume" in text
+    assert "2 starts, 1 of which went on with the tiles already stored" in text
     assert f"numpy {np.__version__}" in text
 
 
@@ -141,7 +153,7 @@ def test_suggestions_are_judged_by_the_true_labels(report: Report) -> None:
 
 def test_figures_have_alt_texts_and_unique_ids(report: Report) -> None:
     figures = report.page.all("svg")
-    assert len(figures) == 7  # bars, curve, two Gram, two Z, throughput
+    assert len(figures) == 8  # bars, curve, discovery, two Gram, two Z, throughput
     assert all(len(attrs["aria-label"]) > 20 and attrs["role"] == "img" for attrs in figures)
     ids = [attrs["id"] for _, attrs in report.page.elements if "id" in attrs]
     assert len(ids) == len(set(ids))
@@ -252,7 +264,7 @@ def test_a_summary_without_optional_parts_is_enough(make_run: MakeRun) -> None:
     run.write_attributes("labels", {"summary": {}})
     page = Page(read(write_report(run)))
     assert len(page.all("img")) == int(stored["is_label_issue"].sum())
-    assert not page.all("svg")
+    assert len(page.all("svg")) == 1  # what needs quality and true labels alone
 
 
 def test_labels_of_another_length_are_refused(make_run: MakeRun) -> None:
@@ -341,3 +353,132 @@ def test_the_events_of_another_version_do_not_hinder(make_run: MakeRun, tmp_path
     lines = [{"event": "TileDone"}, {"event": "GramStarted", "time": 1, "total": "many"}]
     add_events(run, lines, torn=json.dumps({"event": 3}))
     assert "This run is not complete." in Page(read(write_report(run))).text
+
+
+SECTIONS = ["labels", "repair", "kernel", "predictions", "computation", "words"]
+
+
+@pytest.fixture(scope="module")
+def full(make_run: MakeRun) -> Report:
+    run = make_run()
+    stored = add_labels(run)
+    add_events(run, gram_events([3, 7], total=10))
+    add_geometry(run)
+    add_predictions(run, "given", 0.9)
+    add_predictions(run, "refurbished", 0.95)
+    add_dynamics(run)
+    add_networks(run)
+    return Report(run, stored, read(write_report(run)))
+
+
+@pytest.mark.parametrize("which", ["report", "full"])
+def test_the_sections_come_in_order_and_the_contents_lead_to_them(
+    which: str, request: pytest.FixtureRequest
+) -> None:
+    page = request.getfixturevalue(which).page
+    assert [attrs["id"] for attrs in page.all("h2")] == SECTIONS
+    links = [attrs["href"] for attrs in page.all("a")]
+    assert links == ["#main", *(f"#{name}" for name in SECTIONS)]
+
+
+def test_headings_are_nested_without_gaps(full: Report) -> None:
+    levels = [int(tag[1]) for tag, _ in full.page.elements if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(b <= a + 1 for a, b in pairwise(levels))
+
+
+def test_every_result_that_is_there_is_shown(full: Report) -> None:
+    text = full.page.text
+    for words in (
+        "A map of the images",
+        "Eigenvalues",
+        "Images it has not seen",
+        "Training, before any training",
+        "Networks of finite width",
+        "Other values of depth",
+        "Labels inside the kernel",
+        "Which images to label next",
+        "How much looking is saved",
+        "Most entangled",
+    ):
+        assert words in text
+    assert "ntkdist compare" in text  # the one that was not asked
+    assert "ntkdist widths" not in text
+    figures = full.page.all("svg")
+    assert all(len(attrs["aria-label"]) > 20 for attrs in figures)
+    ids = [attrs["id"] for _, attrs in full.page.elements if "id" in attrs]
+    assert len(ids) == len(set(ids))
+
+
+def test_a_run_of_an_older_version_says_how_to_add_what_it_lacks(
+    report: Report, full: Report
+) -> None:
+    old, new = report.page.text, full.page.text
+    command = f"ntkdist labels {report.run.url} ntkdist report {report.run.url}"
+    assert "kept no eigenvalues or principal components" in old
+    assert command in old
+    assert "A map of the images" not in old
+    assert "kept no eigenvalues" not in new
+
+
+def test_a_full_report_is_the_same_to_the_byte(full: Report, tmp_path: Path) -> None:
+    assert read(write_report(full.run, str(tmp_path / "again.html"))) == full.html
+
+
+def test_where_true_labels_are_unknown_quality_is_drawn_instead(make_run: MakeRun) -> None:
+    run = make_run(noise=0.0)
+    add_labels(run)
+    page = Page(read(write_report(run)))
+    assert "How sure the kernel is" in page.text
+    assert "wrong labels found" not in page.text
+    assert any("Histogram of label quality" in attrs["aria-label"] for attrs in page.all("svg"))
+
+
+def test_files_are_named_and_are_no_markup(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run()
+    stored = add_labels(run)
+    names = [f"cats/<img src=x onerror=1> {i}.png" for i in range(N)]
+    run.write("inputs/files", np.frombuffer("\n".join(names).encode(), np.uint8))
+    Path(run.url, "labels.csv").write_text("index\n")
+    page = Page(html := read(write_report(run)))
+    shown = int(stored["is_label_issue"].sum())
+    assert html.count("&lt;img src=x onerror=1&gt;") == shown
+    assert len(page.all("img")) == shown
+    assert not any("onerror" in attrs for _, attrs in page.elements)
+    worst = int(np.flatnonzero(stored["is_label_issue"])[0])
+    assert names[worst] in page.text
+    assert f"{run.url}/labels.csv" in page.text
+
+
+@pytest.mark.parametrize(
+    ("quality", "advice"),
+    [
+        (0.01, "its suggestions may be taken as they are"),
+        (0.4, "by its own estimate 40.0 % of the labels that it flags are right. Do not take"),
+    ],
+)
+def test_suggestions_are_only_recommended_where_the_kernel_is_sure(
+    make_run: MakeRun, quality: float, advice: str
+) -> None:
+    run = make_run(noise=0.0)
+    stored = add_labels(run)
+    run.write("labels/label_quality", np.where(stored["is_label_issue"], quality, 0.9))
+    Path(run.url, "labels.csv").write_text("index\n")
+    assert advice in Page(read(write_report(run))).text
+
+
+def test_without_the_table_none_is_promised(report: Report) -> None:
+    assert "labels.csv" not in report.page.text
+
+
+def test_what_scrolls_can_be_reached_by_keyboard(full: Report) -> None:
+    areas = [attrs for attrs in full.page.all("div") if attrs.get("class") == "scroll"]
+    assert len(areas) >= 3
+    assert all(attrs["tabindex"] == "0" and attrs["aria-label"] for attrs in areas)
+
+
+def test_words_and_citation_are_folded(full: Report) -> None:
+    assert len(full.page.all("details")) == 3
+    for words in ("Neural tangent kernel (NTK)", "Label quality", "Jacot", "DeOliveira"):
+        assert words in full.page.text

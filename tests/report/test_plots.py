@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ntkdist.report import plots
+from ntkdist.report import plots, time_plots
 from ntkdist.report.svg import figure_settings, inline_svg
 
 
@@ -34,7 +34,23 @@ def test_long_curves_are_thinned_but_keep_both_ends() -> None:
 def test_time_is_told_in_a_fitting_unit(seconds: float, unit: str) -> None:
     edges = np.linspace(0, seconds, 11)
     svg = inline_svg(
-        "t", "alt", plots.throughput, edges, np.full(10, 3.0), "entries/s", (seconds / 2,)
+        "t", "alt", time_plots.throughput, edges, np.full(10, 3.0), "entries/s", (seconds / 2,)
     )
     assert f">{unit}</text>" in svg
     assert ">started again</text>" in svg
+
+
+def test_workers_and_what_went_wrong_are_drawn_below() -> None:
+    workers = np.array([0.0, 4.0, 8.0]), np.array([2, 1, 0])
+    with figure_settings():
+        above, below = time_plots.throughput(
+            np.linspace(0, 10, 11), np.full(10, 3.0), "entries/s", (), workers, [(4.0, "lost")]
+        ).axes
+        (mark,) = below.lines
+        names = [text.get_text() for text in below.get_legend().get_texts()]
+        steps = below.patches[0].get_data()
+    assert above.get_xlim() == below.get_xlim()
+    assert np.asarray(mark.get_xdata()).tolist() == [4.0]
+    assert names == ["worker lost"]
+    assert steps.values.tolist() == [2, 1, 0]
+    assert steps.edges.tolist() == [0, 4, 8, 10]

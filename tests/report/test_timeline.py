@@ -138,3 +138,46 @@ def test_binning_loses_no_entries(tiles: list[tuple[float, float, int]], bins: i
     edges, rates = binned_rates(timeline, bins)
     assert (np.diff(edges) > 0).all()
     assert np.sum(rates * np.diff(edges)) == pytest.approx(spans[:, 2].sum(), rel=1e-3)
+
+
+def test_tiles_of_another_matrix_are_work_and_nothing_else(tmp_path: Path) -> None:
+    records = gram_events([4], total=4)
+    plain = write(tmp_path / "a", records)
+    cross = [{**r, "stage": "cross"} if "stage" in r else r for r in gram_events([3], total=9)]
+    cross = [{**r, "time": r["time"] + 5000.0} for r in cross]
+    both = write(tmp_path / "b", [*records, *cross])
+    assert (both.total, both.done, both.starts, both.bytes) == (4, 4, 1, plain.bytes)
+    np.testing.assert_array_equal(both.spans, plain.spans)
+    assert both.work == {"core": pytest.approx(14.0)}
+
+
+def test_work_counts_threads_of_cores_and_whole_gpus(tmp_path: Path) -> None:
+    records = gram_events([2], total=4)
+    records[1:1] = [{"event": "WorkerStarted", "worker": "w0", "threads": 8, "time": 1000.0}]
+    gpu = {**records[-1], "worker": "w1", "backend": "cuda-1", "key": "r0009c0000"}
+    timeline = write(tmp_path / "e", [*records, gpu])
+    assert timeline.work == {"core": pytest.approx(2 * 2 * 8), "gpu": pytest.approx(2)}
+
+
+def test_workers_come_and_go(tmp_path: Path) -> None:
+    records = gram_events([5], total=5)  # 10 s
+    at = records[1]["time"]
+    events = [
+        {"event": "WorkerStarted", "worker": "w0", "time": at},
+        {"event": "WorkerStarted", "worker": "w1", "time": at + 2},
+        {"event": "WorkerLost", "worker": "w1", "time": at + 6},
+        {"event": "TileFailed", "key": "r0001c0000", "time": at + 7},
+    ]
+    ordered = sorted([*records, *events], key=lambda r: r["time"])
+    timeline = write(tmp_path / "e", ordered)
+    steps = timeline.worker_counts()
+    assert steps is not None
+    times, counts = steps
+    assert times == pytest.approx([0, 2, 6, 10])
+    assert counts.tolist() == [1, 2, 1, 0]
+    assert [what for _, what in timeline.marks] == ["lost", "failed"]
+    assert [when for when, _ in timeline.marks] == pytest.approx([6, 7])
+
+
+def test_without_workers_no_number_is_made_up() -> None:
+    assert Timeline().worker_counts() is None

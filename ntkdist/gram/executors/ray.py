@@ -261,8 +261,12 @@ class RayExecutor:
             options: dict[str, Any] = {"num_cpus": threads, "num_gpus": self._num_gpus}
             if not local:
                 options["runtime_env"] = {"env_vars": environment}
+
+            def task(*given: Any) -> Any:
+                return function(*given)  # which may be a partial, and those Ray does not take
+
             try:
-                return ray.get(ray.remote(function).options(**options).remote(*args))
+                return ray.get(ray.remote(task).options(**options).remote(*args))
             except ray.exceptions.RayError as error:
                 raise StageError(f"on a worker: {' '.join(str(error).split())[-400:]}") from error
 

@@ -85,14 +85,14 @@ def read_activity(records: Iterable[Mapping[str, Any]]) -> Activity:
     Returns:
         What they say. Events and fields that are not known are passed over.
     """
-    history = _History()
+    history = History()
     for record in records:
         history.take(record)
     return history.result()
 
 
-class _History:
-    """Takes events in one after the other."""
+class History:
+    """Takes events in one after the other; ``result`` may be asked for at any moment."""
 
     def __init__(self) -> None:
         self._last: float | None = None
@@ -216,16 +216,16 @@ class _History:
         )
 
 
-_TAKES: dict[str, Callable[[_History, Mapping[str, Any]], None]] = {
-    "RunStarted": _History._run_started,
-    "StageStarted": _History._stage_started,
-    "StageDone": _History._stage_done,
-    "GramStarted": _History._gram_started,
-    "WorkerStarted": _History._worker_started,
-    "WorkerLost": _History._worker_lost,
-    "TileStarted": _History._tile_started,
-    "TileDone": _History._tile_done,
-    "TileFailed": _History._tile_failed,
+_TAKES: dict[str, Callable[[History, Mapping[str, Any]], None]] = {
+    "RunStarted": History._run_started,
+    "StageStarted": History._stage_started,
+    "StageDone": History._stage_done,
+    "GramStarted": History._gram_started,
+    "WorkerStarted": History._worker_started,
+    "WorkerLost": History._worker_lost,
+    "TileStarted": History._tile_started,
+    "TileDone": History._tile_done,
+    "TileFailed": History._tile_failed,
 }
 
 

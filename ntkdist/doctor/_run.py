@@ -1,26 +1,19 @@
-"""What this machine is, whether a run can be done on it, and about how long that takes.
-
-Reads only. A run that is there brings its stored images; the images of any other are read from
-their source, once, and not stored.
-"""
+"""The run that is asked for: whether it can be done here, and about how long it takes."""
 
 from __future__ import annotations
 
-import importlib
 import os
-import platform
-import shutil
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import numpy as np
 
 from ntkdist import storage
 from ntkdist.architecture import Architecture
 from ntkdist.config import RunConfig
+from ntkdist.doctor._finding import Finding, size
+from ntkdist.doctor._machine import free_space, nearest
+from ntkdist.doctor._services import cluster_of
 from ntkdist.errors import InputError, StoreError
 from ntkdist.gram.autotile import choose_edge
 from ntkdist.gram.executors._cluster import cores
@@ -32,68 +25,52 @@ from ntkdist.kernels.cuda_device import DeviceInfo, KernelReport
 from ntkdist.linalg import parse_memory
 from ntkdist.run import HALF_MADE, Run
 
-PACKAGES = ("numpy", "numba", "numba-cuda", "zarr", "ray", "dask")
 _SAMPLE = 512  # images to measure with, as for the edge of a tile
 
 
-def diagnose(config: RunConfig, *, quick: bool = False) -> Iterator[str]:
-    """Describe machine and run line by line, in the order in which it is found out.
+def check_run(config: RunConfig, devices: list[DeviceInfo], *, quick: bool) -> Iterator[Finding]:
+    """Yield what the run is, what computes it, what it takes, and a verdict.
 
     Args:
         config: The run.
+        devices: GPUs that are visible.
         quick: Leave out the measurement, and with it the projected time.
 
     Yields:
-        Lines of ``status``'s form: a name, and what there is to say.
+        Findings.
 
     Raises:
         InputError: Where the run cannot be done: bad data, a network or backend that cannot be
             computed here, a place that cannot be written, or no room there for the Gram.
     """
-    yield _line("python", f"{platform.python_version()} on {platform.platform()}")
-    yield _line("packages", ", ".join(f"{name} {_version(name)}" for name in PACKAGES))
-    yield _line("machine", f"{cores()} cores, {_memory()} memory")
-    free = _free_space(config.run)
-    if free is None:
-        yield _line("disk", f"{config.run}: free space is not known there")
-    else:
-        yield _line("disk", f"{_size(free)} free for {config.run}")
-    ray = _ray_problem()
-    yield _line("ray", ray or "can be imported")
-    devices = cuda_device.devices()
-    for device in devices:
-        yield _line("gpu", _describe_gpu(device))
-    if not devices:
-        yield _line("gpu", f"none: {cuda_device.cuda_unavailable()}")
-
-    subject = _Subject.of(config)
+    subject = Subject.of(config)
     n, *shape = subject.images.shape
-    yield _line("run", subject.about)
-    yield _line("images", f"{' × '.join(map(str, (n, *shape)))}, {config.data.source}")
-    if ray and config.gram.executor == "ray":
-        raise InputError(f"gram.executor=ray: {ray}; or take --gram.executor inline")
-    choice = _Choice.of(config, subject, len(devices))
-    yield _line("backend", choice.reason)
+    yield Finding("run", subject.about)
+    yield Finding("images", f"{' × '.join(map(str, (n, *shape)))}, {config.data.source}")
+    choice = Choice.of(config, subject, len(devices))
+    yield Finding("backend", choice.reason)
     simulated = choice.name == "cuda" and any(device.simulated for device in devices)
     if choice.name == "cuda" and choice.backend is not None and not simulated:
         arch = Architecture.parse(config.architecture)
         for report in cuda_device.kernel_reports(arch, subject.shape, config.gram.dtype):
-            yield _line("kernel", _describe_kernel(report))
+            yield Finding("kernel", _describe_kernel(report))
     todo = missing_entries(subject.run, config, n)
-    yield _line("gram", _check_room(config, todo, free))
+    yield Finding("gram", _check_room(config, todo, free_space(config.run)))
     if simulated:
-        yield _line("time", "not measured; simulator: for tests, no speed")
+        yield Finding("time", "not measured; simulator: for tests, no speed")
     elif choice.backend is None:
-        yield _line("time", f"not measured: the GPUs are those of the cluster {_cluster(config)}")
+        yield Finding(
+            "time", f"not measured: the GPUs are those of the cluster {cluster_of(config)}"
+        )
     elif quick:
-        yield _line("time", "not measured")
+        yield Finding("time", "not measured")
     elif todo:
         yield from _projection(config, subject, choice.backend, todo, choice.workers)
-    yield _line("verdict", "the run can be done here" if todo else "the Gram is done")
+    yield Finding("verdict", "the run can be done here" if todo else "the Gram is done")
 
 
 @dataclass(frozen=True)
-class _Subject:
+class Subject:
     """What is to be computed.
 
     Attributes:
@@ -113,7 +90,7 @@ class _Subject:
         return H, W, C
 
     @classmethod
-    def of(cls, config: RunConfig) -> _Subject:
+    def of(cls, config: RunConfig) -> Subject:
         """Find the run, or read what a new one would store."""
         try:
             Run.open(config.run)
@@ -135,12 +112,15 @@ def _check_new_place(url: str, why_no_run: InputError) -> None:
         raise InputError(f"{why_no_run}; the folder is not empty: a new run needs another --run")
     if storage.local_path(url) is None:
         return
-    if not os.access(_nearest(url), os.W_OK | os.X_OK):
+    place = nearest(url)
+    if not place.is_dir():
+        raise InputError(f"{url}: {place} is a file; give a folder for the run")
+    if not os.access(place, os.W_OK | os.X_OK):
         raise InputError(f"{url}: cannot be written; give another --run or change its rights")
 
 
 @dataclass(frozen=True)
-class _Choice:
+class Choice:
     """The backend that workers would take.
 
     Attributes:
@@ -156,7 +136,7 @@ class _Choice:
     workers: int
 
     @classmethod
-    def of(cls, config: RunConfig, subject: _Subject, gpus: int) -> _Choice:
+    def of(cls, config: RunConfig, subject: Subject, gpus: int) -> Choice:
         """Choose as ``Run.create`` and the Gram stage do."""
         settings = config.gram
         inline = settings.executor == "inline"
@@ -164,7 +144,7 @@ class _Choice:
         if threads == "auto":
             threads = cores() if inline else 1
         arch = Architecture.parse(config.architecture)
-        elsewhere = _cluster(config) is not None and cuda_device.cuda_unavailable() is not None
+        elsewhere = cluster_of(config) is not None and cuda_device.cuda_unavailable() is not None
         backend = None
         if subject.run is not None:
             manifest = subject.run.manifest
@@ -188,13 +168,6 @@ class _Choice:
         if settings.workers != "auto":
             workers = min(settings.workers, workers)
         return cls(name, reason, backend, 1 if inline else workers)
-
-
-def _cluster(config: RunConfig) -> str | None:
-    """Return the address of the cluster that the workers run on, if they do not run here."""
-    if config.gram.executor == "inline":
-        return None
-    return config.gram.address or os.environ.get("RAY_ADDRESS") or None
 
 
 def missing_entries(run: Run | None, config: RunConfig, n: int) -> int:
@@ -226,18 +199,18 @@ def missing_entries(run: Run | None, config: RunConfig, n: int) -> int:
 def _check_room(config: RunConfig, todo: int, free: int | None) -> str:
     """Say what the missing entries take; raises ``InputError`` where there is no room."""
     needed = todo * np.dtype(config.gram.dtype).itemsize * len(config.gram.kinds)
-    said = f"{todo:,} entries to compute, at most {_size(needed)} to store"
+    said = f"{todo:,} entries to compute, at most {size(needed)} to store"
     if free is not None and needed > free:
         raise InputError(
-            f"{config.run}: the Gram takes up to {_size(needed)}, {_size(free)} are free there; "
+            f"{config.run}: the Gram takes up to {size(needed)}, {size(free)} are free there; "
             "give a --run with more room, or fewer images by --data.n"
         )
     return said
 
 
 def _projection(
-    config: RunConfig, subject: _Subject, backend: Backend, todo: int, workers: int
-) -> Iterator[str]:
+    config: RunConfig, subject: Subject, backend: Backend, todo: int, workers: int
+) -> Iterator[Finding]:
     n = subject.images.shape[0]
     choice = choose_edge(
         backend,
@@ -250,60 +223,11 @@ def _projection(
     )
     rate = choice.entries_per_second
     who = "GPU" if backend.name == "cuda" else "process" if backend.threads > 1 else "core"
-    yield _line("rate", f"{rate:,.4g} entries/s measured on one {who}, {backend.name} backend")
+    yield Finding("rate", f"{rate:,.4g} entries/s measured on one {who}, {backend.name} backend")
     what = f"{workers} {who if workers == 1 else {'process': 'processes'}.get(who, who + 's')}"
-    cluster = _cluster(config)
+    cluster = cluster_of(config)
     where = f"; the cluster {cluster} may have others" if cluster else ""
-    yield _line("time", f"about {_duration(todo / rate / workers)} for the Gram on {what}{where}")
-
-
-def _line(name: str, text: str) -> str:
-    return f"{name:<10}{text}"
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
-
-
-def _memory() -> str:
-    from distributed.system import MEMORY_LIMIT  # of the machine, its cgroup and its rlimit
-
-    return _size(MEMORY_LIMIT)
-
-
-def _ray_problem() -> str | None:
-    """Return why Ray cannot be imported, with the remedy."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            importlib.import_module("ray")
-    except ImportError as error:
-        return f"cannot be imported ({' '.join(str(error).split())}); pip install ray"
-    return None
-
-
-def _nearest(url: str) -> Path:
-    """Return the folder, or the first one above it that is there."""
-    path = Path(url).absolute()
-    return next(folder for folder in (path, *path.parents) if folder.exists())
-
-
-def _free_space(url: str) -> int | None:
-    """Return the bytes that are free where a run is or would be; None where that is unknown."""
-    return None if "://" in url else shutil.disk_usage(_nearest(url)).free
-
-
-def _describe_gpu(device: DeviceInfo) -> str:
-    if device.simulated:
-        return f"{device.index}: {device.name}; simulator: for tests, no speed"
-    return (
-        f"{device.index}: {device.name}, compute capability {device.compute_capability}, driver "
-        f"{device.driver}, {_size(device.free)} of {_size(device.memory)} free, "
-        f"{device.multiprocessors} multiprocessors"
-    )
+    yield Finding("time", f"about {_duration(todo / rate / workers)} for the Gram on {what}{where}")
 
 
 def _describe_kernel(report: KernelReport) -> str:
@@ -313,15 +237,6 @@ def _describe_kernel(report: KernelReport) -> str:
         f"{report.shared} bytes of shared memory, {report.blocks} blocks a multiprocessor, "
         f"occupancy {report.occupancy:.0%}"
     )
-
-
-def _size(count: int) -> str:
-    """Return bytes in the unit that suits them."""
-    value, units = float(count), ["bytes", "KiB", "MiB", "GiB", "TiB"]
-    while value >= 1024 and len(units) > 1:
-        value /= 1024
-        units.pop(0)
-    return f"{value:.4g} {units[0]}"
 
 
 def _duration(seconds: float) -> str:

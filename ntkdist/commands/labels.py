@@ -1,0 +1,71 @@
+"""What the Gram says about labels: which are wrong, which labelings clean, which classes hard."""
+
+from __future__ import annotations
+
+from ntkdist.commands._app import DEFAULTS, LABELS, app
+from ntkdist.commands._outcome import Outcome, opened
+from ntkdist.options import Files, Out, Settings, Target
+
+
+@app.command(group=LABELS, sort_key=1)
+def labels(target: Target = None, *, settings: Settings = DEFAULTS, out: Out) -> Outcome:
+    """Which labels are wrong, and what should they be? Refurbish them with the stored inverse.
+
+    Example: ntkdist labels runs/mine --labels.method exact
+
+    Writes labels/ and labels.csv of the run, the most suspicious image first.
+    """
+    from ntkdist._status_read import read_labels
+    from ntkdist.status import describe_labels
+
+    with opened(settings, out) as session:
+        session.pipeline.labels()
+        run = session.pipeline.run
+        found = read_labels(run)
+        result = {"labels": found, "labels_csv": run.address("labels.csv")}
+        return session.outcome(result, describe_labels(found), next=["ntkdist report RUN"])
+
+
+@app.command(group=LABELS, sort_key=2)
+def labelings(
+    target: Target = None, *, files: Files, settings: Settings = DEFAULTS, out: Out
+) -> Outcome:
+    """Which of several labelings, such as pseudo-labels, is the cleanest? Rank them by L(Z).
+
+    Example: ntkdist labelings runs/mine --files model-a.npy model-b.txt
+
+    Writes nothing but the factor, where that is missing; lower L(Z) is cleaner.
+    """
+    from ntkdist.pipeline.labelings import score_labelings
+    from ntkdist.status import describe_labelings
+
+    with opened(settings, out) as session:
+        found = score_labelings(session.pipeline, files)
+        return session.outcome(
+            {"labelings": found}, describe_labelings(found), next=["ntkdist bias RUN"]
+        )
+
+
+@app.command(group=LABELS, sort_key=3)
+def bias(target: Target = None, *, settings: Settings = DEFAULTS, out: Out) -> Outcome:
+    """Which classes are hard, and which pairs entangled? Rank both by what the kernel says.
+
+    Example: ntkdist bias runs/mine
+
+    Writes nothing but the factor, where that is missing.
+    """
+    from ntkdist.pipeline.labelings import find_bias
+    from ntkdist.status import describe_bias
+
+    with opened(settings, out) as session:
+        found, names = find_bias(session.pipeline), session.pipeline.run.manifest.class_names
+        result = {
+            "class_names": names,
+            "classes": [names[k] for k in found.intra],
+            "class_scores": found.intra_scores,
+            "pairs": [[names[k], names[d]] for k, d in found.inter],
+            "pair_scores": found.inter_scores,
+        }
+        return session.outcome(
+            result, describe_bias(found, names), next=["ntkdist label-aware RUN"]
+        )

@@ -1,0 +1,127 @@
+"""Image sizes: what ``data.size`` means, and images brought to one size."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ntkdist.errors import InputError
+
+AUTO_KEEPS = 64
+"""Longest side, in pixels, that ``auto`` leaves as it is."""
+
+AUTO_SIDE = 32
+"""Side that ``auto`` scales to otherwise."""
+
+_TEXT = re.compile(r"(\d+)(?:\s*[xX×]\s*(\d+))?")
+
+Size = int | str | tuple[int, int]
+
+
+def parse_size(size: Size) -> str | tuple[int, int]:
+    """Return ``auto`` or (height, width).
+
+    Args:
+        size: ``auto``, a side in pixels, ``HEIGHTxWIDTH``, or the pair.
+
+    Returns:
+        ``auto``, or height and width in pixels, at least 1.
+
+    Raises:
+        InputError: It is none of these.
+    """
+    if size == "auto":
+        return "auto"
+    pair: tuple[int, ...] = ()
+    if isinstance(size, str) and (match := _TEXT.fullmatch(size.strip())):
+        pair = (int(match.group(1)), int(match.group(2) or match.group(1)))
+    elif isinstance(size, tuple):
+        pair = size
+    elif isinstance(size, int) and not isinstance(size, bool):
+        pair = (size, size)
+    if len(pair) != 2 or min(pair) < 1:
+        raise InputError(
+            f"data.size={size!r} must be auto, a side of at least 1 pixel such as 32, "
+            "or HEIGHTxWIDTH such as 32x48"
+        )
+    return pair[0], pair[1]
+
+
+def target(size: Size, found: Collection[tuple[int, int]]) -> tuple[int, int]:
+    """Return the size that images are brought to.
+
+    ``auto`` leaves images of one size and at most 64 pixels a side as they are, and takes 32×32
+    for all others: convolutional kernels compare every pixel of one image with every pixel
+    of another, so that their cost grows with the square of the number of pixels, 16 times for
+    twice the side.
+
+    Args:
+        size: As for :func:`parse_size`.
+        found: The sizes (height, width) of the images, at least one.
+
+    Returns:
+        Height and width in pixels.
+    """
+    wanted = parse_size(size)
+    if not isinstance(wanted, str):
+        return wanted
+    sizes = set(found)
+    if len(sizes) == 1 and max(only := sizes.pop()) <= AUTO_KEEPS:
+        return only
+    return AUTO_SIDE, AUTO_SIDE
+
+
+def scale_one(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    """Scale one image, without regard to its aspect ratio.
+
+    A smaller image has the mean of the pixels that each of its own covers (Pillow's BOX filter;
+    at half the side just what ``halve`` does). Where a side grows the filter is LANCZOS.
+
+    Args:
+        image: (H, W, C), uint8 or float32.
+        size: Height and width in pixels.
+
+    Returns:
+        (height, width, C) of the same dtype; the image itself where it has that size.
+    """
+    height, width = size
+    if image.shape[:2] == size:
+        return image
+    from PIL import Image
+
+    shrinks = height <= image.shape[0] and width <= image.shape[1]
+    how = Image.Resampling.BOX if shrinks else Image.Resampling.LANCZOS
+    # Pillow knows float pixels in one channel only
+    planes = [
+        np.asarray(
+            Image.fromarray(np.ascontiguousarray(image[..., c])).resize((width, height), how)
+        )
+        for c in range(image.shape[2])
+    ]
+    return np.stack(planes, axis=-1)
+
+
+def scale_all(images: NDArray[Any], size: Size) -> NDArray[Any]:
+    """Scale the images of an array.
+
+    Args:
+        images: (N, H, W, C) of any real dtype.
+        size: As for :func:`parse_size`.
+
+    Returns:
+        (N, height, width, C), uint8 if the images were, else float32; the images themselves
+        where they have that size.
+    """
+    shape: tuple[int, int] = (images.shape[1], images.shape[2])
+    wanted = target(size, [shape])
+    if wanted == shape:
+        return images
+    dtype = np.uint8 if images.dtype == np.uint8 else np.float32
+    out = np.empty((len(images), *wanted, images.shape[3]), dtype=dtype)
+    for i, image in enumerate(images):
+        out[i] = scale_one(image.astype(dtype, copy=False), wanted)
+    return out

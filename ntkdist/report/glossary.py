@@ -1,0 +1,44 @@
+"""Words that the report uses, for those who have not met them, and what to cite."""
+
+from __future__ import annotations
+
+WORDS = (
+    (
+        "Neural tangent kernel (NTK)",
+        "A number for each pair of images that tells how strongly training a very wide network "
+        "on one of them changes its answer for the other. It follows from the network's layers "
+        "alone, so that nothing is trained to compute it.",
+    ),
+    (
+        "Gram matrix",
+        "The table of these numbers for all pairs of images, N rows by N columns. Everything in "
+        "this report is read off it and the labels.",
+    ),
+    (
+        "L(Z), the label error",
+        "Z sums the inverse of the Gram matrix over pairs of classes, and L(Z) is its mean within "
+        "classes less that between them. The better labels go with what the kernel finds alike, "
+        "the lower it is.",
+    ),
+    (
+        "Ridge",
+        "A small number added to the diagonal of the Gram matrix, so that single images are not "
+        "fitted exactly. It is given relative to the mean of the diagonal; a larger one trusts "
+        "single labels less.",
+    ),
+    (
+        "Label quality",
+        "The probability that a label is right, given what all other images and their labels say "
+        "about this one. Below about one half another class is more probable.",
+    ),
+)
+
+CITE = (
+    (
+        "the kernel",
+        "Jacot, Gabriel and Hongler 2018, Neural Tangent Kernel: Convergence and Generalization in "
+        "Neural Networks, NeurIPS; for convolutions Arora et al. 2019, On Exact Computation with "
+        "an Infinitely Wide Neural Net, NeurIPS",
+    ),
+    ("the label error L(Z) and its descent", "DeOliveira et al. 2025"),
+)

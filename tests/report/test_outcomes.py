@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ntkdist import storage
+from ntkdist.report.outcomes import Outcome, read_outcomes
+from ntkdist.run import Run
+
+from .conftest import MakeRun, N, add_dynamics, add_networks, add_predictions
+
+COMMANDS = ["predict", "dynamics", "widths", "sweep", "label-aware", "lookahead", "compare"]
+
+
+def only(run: Run) -> Outcome:
+    (outcome,), _ = read_outcomes(run)
+    return outcome
+
+
+def said(outcome: Outcome) -> str:
+    return " ".join(outcome.sentences).replace("\u00a0", " ")
+
+
+def test_a_run_that_was_asked_nothing_names_every_command(make_run: MakeRun) -> None:
+    run = make_run()
+    outcomes, questions = read_outcomes(run)
+    assert outcomes == []
+    assert [q.command.split()[1] for q in questions] == COMMANDS
+    assert all(run.url in q.command for q in questions)
+
+
+def test_predictions_are_told_with_and_without_refurbishment(make_run: MakeRun) -> None:
+    run = make_run()
+    add_predictions(run, "given", 0.9)
+    first = only(run)
+    assert "right about 90.0 % of 100 images of the split that the run leaves out" in said(first)
+    assert first.more is not None
+    assert first.more[0].endswith("--predict.labels refurbished")
+    add_predictions(run, "refurbished", 0.95)
+    both = only(run)
+    assert "given labels that is 90.0 %, with the refurbished ones 95.0 %: 5.0 points more" in said(
+        both
+    )
+    assert both.more is None
+    assert [name for name, *_ in both.numbers][:2] == [
+        "Accuracy, given labels",
+        "Accuracy, refurbished labels",
+    ]
+    assert len(both.figures) == 3
+
+
+def test_predictions_of_other_images_are_not_compared(make_run: MakeRun) -> None:
+    run = make_run()
+    add_predictions(run, "given", 0.9)
+    add_predictions(run, "refurbished", 0.95)
+    run.write_attributes("predict/given", {"on": "test-ffff"})
+    assert "given" not in " ".join(name for name, *_ in only(run).numbers)
+
+
+def test_predictions_of_an_older_version_lack_only_the_calibration(make_run: MakeRun) -> None:
+    run = make_run()
+    add_predictions(run)
+    attributes = run.attributes("predict")
+    folder = Path(run.url, "predict", "zarr.json")
+    written = json.loads(folder.read_text())
+    written["attributes"] = {k: v for k, v in attributes.items() if k != "bins"}
+    folder.write_text(json.dumps(written))
+    assert len(only(run).figures) == 2
+
+
+def test_dynamics_says_when_to_stop(make_run: MakeRun) -> None:
+    run = make_run()
+    add_dynamics(run)
+    outcome = only(run)
+    assert "Training should stop after 16.7 steps of size 0.5" in said(outcome)
+    assert "87.1 % of 100 images of the split that the run leaves out are right" in said(outcome)
+    assert "at the end 76.2 %" in said(outcome)
+    assert outcome.more is not None
+    assert "--gram.kinds ntk --gram.kinds nngp" in outcome.more[0]
+    assert len(outcome.figures) == 3
+
+
+def test_the_uncertainty_of_the_ensemble_is_told(make_run: MakeRun) -> None:
+    run = make_run()
+    quarters = [0.01, 0.05, 0.1, 0.4]
+    add_dynamics(run, {"disagreement_auc": 0.876, "errors_by_quarter": quarters})
+    outcome = only(run)
+    assert "with chance 0.876" in said(outcome)
+    assert "most agreed on 1.0 % are wrong, of the most disputed 40.0 %" in said(outcome)
+    assert outcome.more is None
+
+
+def test_training_without_an_end_needs_no_stopping(make_run: MakeRun) -> None:
+    run = make_run()
+    add_dynamics(run)
+    run.write_attributes("dynamics", {"stopping_time": None})
+    outcome = only(run)
+    assert "Training may go on to the end" in said(outcome)
+    assert ("Stop at step", "never", "") in outcome.numbers
+
+
+def test_networks_and_labels_are_told(make_run: MakeRun) -> None:
+    run = make_run()
+    add_networks(run)
+    outcomes, questions = read_outcomes(run)
+    by_name = {outcome.name: outcome for outcome in outcomes}
+    assert list(by_name) == ["widths", "sweep-depth", "label-aware", "lookahead"]
+    assert len(questions) == 3
+    assert "width 128 has a kernel 17.7 % away" in said(by_name["widths"])
+    assert by_name["widths"].rows[0][:2] == ("32", "0.354")
+    depth = said(by_name["sweep-depth"])
+    assert f"Of 3 values of depth, 6 predicts best: 72.0 % of {N} images" in depth
+    assert "a label-aware one, kr-v1, for 86.0 %" in said(by_name["label-aware"])
+    assert "30 labels chosen by eer" in said(by_name["lookahead"])
+    assert "drawn at random, about 55.0 %" in said(by_name["lookahead"])
+    for outcome in outcomes:
+        for svg, caption in outcome.figures:
+            assert 'role="img"' in svg
+            assert "mathdefault" not in svg
+            assert caption
+
+
+def test_a_plain_kernel_that_is_not_beaten_is_said_to_be_so(make_run: MakeRun) -> None:
+    run = make_run()
+    add_networks(run)
+    kernels = run.attributes("label_aware")["kernels"]
+    kernels[1]["accuracy"] = kernels[0]["accuracy"]
+    run.write_attributes("label_aware", {"kernels": kernels})
+    outcome = next(one for one in read_outcomes(run)[0] if one.name == "label-aware")
+    assert "no label-aware one does better" in said(outcome)
+
+
+def beside(run: Run, make_run: MakeRun, **config: Any) -> list[dict[str, Any]]:
+    """Put two runs and compare.json where ``ntkdist compare`` leaves them."""
+    rows = []
+    for name, accuracy in (("fc-2", 0.7), ("cnn-2", 0.8)):
+        other = make_run(architecture=name, **config)
+        place = storage.join(f"{run.url}-compare", name)
+        Path(place).parent.mkdir(exist_ok=True)
+        Path(other.url).rename(place)
+        moved = Run(place, other.manifest, other.config)
+        moved.write("compare/points", np.random.default_rng(0).normal(size=(N, 2)))
+        rows.append(
+            {"name": name, "run": f"elsewhere/{name}", "accuracy": accuracy, "separation": 1.4,
+             "log_likelihood": -1.5, "block_error": 0.3}
+        )  # fmt: skip
+    storage.write_text(f"{run.url}-compare/compare.json", json.dumps({"architectures": rows}))
+    return rows
+
+
+def test_architectures_compared_on_the_same_data_are_told(make_run: MakeRun) -> None:
+    run = make_run()
+    beside(run, make_run)
+    outcome = only(run)
+    assert "Of 2 architectures, cnn-2 suits the data best" in said(outcome)
+    assert [row[0] for row in outcome.rows] == ["fc-2", "cnn-2"]
+    assert len(outcome.figures) == 2
+
+
+def test_a_comparison_on_other_labels_is_not_shown(make_run: MakeRun) -> None:
+    run = make_run()
+    beside(run, make_run, noise=0.1)
+    assert read_outcomes(run)[0] == []
+
+
+def test_a_torn_comparison_is_not_shown(make_run: MakeRun) -> None:
+    run = make_run()
+    storage.write_text(f"{run.url}-compare/compare.json", '{"architectures": [')
+    assert read_outcomes(run)[0] == []
+
+
+@pytest.mark.parametrize("name", ["predict", "dynamics", "widths", "label_aware", "lookahead"])
+def test_half_written_results_count_as_missing(make_run: MakeRun, name: str) -> None:
+    run = make_run()
+    run.write_attributes(name, {"on": "rest"})
+    assert read_outcomes(run)[0] == []

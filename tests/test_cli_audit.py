@@ -1,0 +1,174 @@
+"""``ntkdist audit``: own images in any form, to a list of labels that look wrong."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ntkdist import Run, cli
+from ntkdist.commands._sources import name_of, recognise
+from ntkdist.commands._suspects import Suspect, table_of
+from ntkdist.errors import InputError
+
+NAMES = ("dark", "light")
+WRONG = {"light/00.png", "dark/31.png"}  # a dark one among the light, and the other way round
+
+Captured = pytest.CaptureFixture[str]
+
+
+def draw(path: Path, *, light: bool, rng: np.random.Generator, side: int = 8) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    low = 130 if light else 0
+    pixels = rng.integers(low, low + 120, (side, side), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty images of two sizes in class folders, two of them in the wrong one."""
+    folder = tmp_path_factory.mktemp("audit") / "photos"
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        light = i % 2 == 1
+        wrong = i in (0, 31)
+        name = f"{NAMES[light != wrong]}/{i:02d}.png"
+        draw(folder / name, light=light, rng=rng, side=8 if i % 3 else 12)
+    return folder
+
+
+def audit(capsys: Captured, *tokens: Any) -> dict[str, Any]:
+    cli.main(["audit", *map(str, tokens), "--json"])
+    return json.loads(capsys.readouterr().out)
+
+
+def test_wrong_labels_of_a_folder_are_found(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.chdir(photos.parent)
+    cli.main(["audit", "photos/"])
+    said = capsys.readouterr()
+    lines = said.out.splitlines()
+    assert lines[0] == "2 of 40 labels look wrong:"
+    assert lines[1].split() == ["file", "given", "suggested", "quality"]
+    assert {line.split()[0] for line in lines[2:4]} == WRONG
+    assert lines[4].endswith("runs/photos/labels.csv")
+    assert lines[5].endswith("runs/photos/report.html")
+    assert (photos.parent / "runs/photos/report.html").is_file()
+    careful = "--architecture cntk-gap-4 --run runs/photos-cntk-gap-4"
+    assert said.err.splitlines()[-1] == (
+        f"next: ntkdist audit images:photos {careful}   or: ntkdist plan runs/photos {careful}"
+    )
+    assert Run.open("runs/photos").array("inputs", "images").shape == (40, 32, 32, 1)
+
+
+def test_started_again_it_computes_nothing_anew(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.chdir(photos.parent)
+    audit(capsys, "photos", "--quiet")
+    found = audit(capsys, photos.name)
+    details = {one["stage"]: one["detail"] for one in found["result"]["stages"]}
+    assert details["gram"].startswith("0 of ")
+    assert details["labels"] == "as stored"
+    assert found["run"] == "runs/photos"
+
+
+def test_settings_are_flags_and_the_run_has_its_place(
+    photos: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    flags = ["--run", tmp_path / "r", "--architecture", "fc-1", "--data.size", 6]
+    found = audit(capsys, photos, *flags, "--labels.method", "exact")
+    run = Run.open(tmp_path / "r")
+    assert run.array("inputs", "images").shape == (40, 6, 6, 1)
+    assert run.config.labels.method == "exact"
+    assert run.config.gram.executor == "inline"
+    assert found["next"] == [f"ntkdist predict {tmp_path}/r"]
+
+
+def test_an_archive_and_a_table_are_audited(photos: Path, tmp_path: Path, capsys: Captured) -> None:
+    files = sorted(photos.rglob("*.png"))
+    lines = [f"{path},{path.parent.name}" for path in files]
+    (tmp_path / "list.csv").write_text("\n".join(["file,label", *lines]) + "\n")
+    flags = ["--architecture", "fc-1", "--data.size", 8]
+    found = audit(capsys, tmp_path / "list.csv", "--run", tmp_path / "csv", *flags)["result"]
+    assert {"/".join(Path(one["file"]).parts[-2:]) for one in found["suspicious"]} == WRONG
+    assert found["source"] == f"csv:{tmp_path}/list.csv"
+    rng = np.random.default_rng(1)
+    y = np.arange(40) % 2
+    x = rng.integers(0, 120, (40, 8, 8, 1)) + 130 * y[:, None, None, None]
+    y[[6, 31]] = 1, 0
+    np.savez(tmp_path / "set.npz", x_train=x.astype(np.uint8), y_train=y)
+    found = audit(capsys, tmp_path / "set.npz", "--run", tmp_path / "npz", *flags)["result"]
+    named = sorted((one["index"], one["file"], one["given"]) for one in found["suspicious"])
+    assert named == [(6, None, "1"), (31, None, "0")]
+
+
+def test_qualities_are_listed_from_the_worst(
+    photos: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    found = audit(capsys, photos, "--run", tmp_path / "r", "--noise.rate", 0.4)["result"]
+    qualities = [one["quality"] for one in found["suspicious"]]
+    assert len(qualities) == min(10, found["labels"]["issues"]) > 3
+    assert qualities == sorted(qualities)
+
+
+def test_every_form_of_images_is_recognised(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("table.csv", "set.npz", "Set.NPZ"):
+        Path(name).touch()
+    for folder, file in [
+        ("mnist", "train-images-idx3-ubyte.gz"),
+        ("c10", "data_batch_1"),
+        ("c100", "cifar-100-python/train"),
+    ]:
+        (tmp_path / folder / file).parent.mkdir(parents=True)
+        (tmp_path / folder / file).write_bytes(gzip.compress(b""))
+    draw(tmp_path / "split/train/a/1.png", light=True, rng=np.random.default_rng(0))
+    expected = {
+        "table.csv": "csv:table.csv",
+        "set.npz": "npz:set.npz",
+        "Set.NPZ": "npz:Set.NPZ",
+        "mnist": "idx:mnist",
+        "mnist/": "idx:mnist",
+        "c10": "cifar10:c10",
+        "c100": "cifar100:c100",
+        "split": "images:split",
+        "digits": "digits",
+        "images:anything": "images:anything",
+        str(photos): f"images:{photos}",
+    }
+    assert {source: recognise(source) for source in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("images:data/My photos/", "My-photos"),
+        ("csv:a/list.csv", "list.csv"),  # not there, so that a suffix may be a folder's
+        ("digits", "digits"),
+    ],
+)
+def test_runs_are_named_after_their_source(source: str, name: str) -> None:
+    assert name_of(source) == name
+
+
+def test_what_was_found_is_said_where_nothing_will_do(tmp_path: Path) -> None:
+    for place in ("a/b/c.png", "d/e/f.txt"):
+        (tmp_path / place).parent.mkdir(parents=True)
+        (tmp_path / place).touch()
+    with pytest.raises(InputError, match=r"holds folders \(a, d\), and no PNG or JPEG file in any"):
+        recognise(str(tmp_path))
+
+
+def test_images_without_files_go_by_their_number() -> None:
+    table = table_of([Suspect(7, None, "cat", "dog", 0.12345)])
+    assert table.head[0] == "image"
+    assert table.rows == (("7", "cat", "dog", "0.123"),)

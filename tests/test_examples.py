@@ -1,0 +1,82 @@
+"""Every example is run as a person would start it, and what it prints is looked at."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "jobs" / "examples"
+
+
+def printed(name: str, *arguments: object, folder: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / name, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=folder,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    assert list(folder.iterdir()) == []  # nothing is left in the folder it is started from
+    return done.stdout
+
+
+def numbers(text: str, name: str) -> list[float]:
+    return [float(found) for found in re.findall(rf"{name}: (\d\.\d+)", text)]
+
+
+def test_audit_finds_the_labels_that_were_spoiled(tmp_path: Path) -> None:
+    text = printed("audit_labels.py", 300, 0.1, folder=tmp_path)
+    assert numbers(text, "precision at 10")[0] >= 0.9
+    assert numbers(text, "precision at 30")[0] >= 0.7  # by chance 0.1
+    given, suggested = map(float, re.findall(r"(\d\.\d+) (?:given|suggested)", text))
+    assert given == 0.9
+    assert suggested > 0.95
+
+
+def test_predictions_are_far_better_than_chance(tmp_path: Path) -> None:
+    text = printed("predict.py", 200, 100, folder=tmp_path)
+    assert 0.7 < numbers(text, "accuracy")[0] < 1
+    assert "of 100 images" in text
+
+
+def test_architectures_are_ranked(tmp_path: Path) -> None:
+    text = printed("compare_architectures.py", 150, "fc-2", "cnn-2", folder=tmp_path)
+    found = numbers(text, "leave-one-out accuracy")
+    assert len(found) == 2
+    assert found == sorted(found, reverse=True)
+    assert found[-1] > 0.7
+
+
+def test_exported_files_hold_what_the_store_holds(tmp_path: Path) -> None:
+    text = printed("export.py", folder=tmp_path)
+    assert re.findall(r"wrote .*K\.(\w+)", text) == ["npy", "npz", "h5", "safetensors"]
+    assert "shape: (300, 300), equal to the store: True" in text
+
+
+def test_scikit_learn_agrees_with_kernel_regression_on_the_stored_kernel(tmp_path: Path) -> None:
+    text = printed("sklearn_kernels.py", 200, 100, folder=tmp_path)
+    found = numbers(text, "accuracy")
+    assert len(found) == 3
+    assert min(found) > 0.7
+    assert max(found) - min(found) < 0.15
+
+
+def test_a_run_on_ray_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
+    text = printed("cluster_run.py", "--n", 200, folder=tmp_path)
+    first, second = map(int, re.findall(r"(\d+) tiles before the stop, (\d+) after it", text)[0])
+    assert first + second == 10
+    assert 3 <= first < 10
+    assert "none twice: True" in text
+    assert "gram, factor, labels, report done>" in text
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+def test_every_example_says_how_it_is_started_and_is_run_here(path: Path) -> None:
+    assert f"python jobs/examples/{path.name}" in path.read_text(encoding="utf-8")
+    assert f'printed("{path.name}"' in Path(__file__).read_text(encoding="utf-8")
