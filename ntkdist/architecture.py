@@ -213,7 +213,7 @@ def preset_names() -> list[str]:
 def preset_of(architecture: Architecture) -> str | None:
     """Return the name of the preset an architecture equals, or None."""
     depth = architecture.depth
-    for name in (f"fc-{depth - 1}", f"cntk-v-{depth}", f"cntk-gap-{depth}", *_PRESETS):
+    for name in (*_PRESETS, f"fc-{depth - 1}", f"cntk-v-{depth}", f"cntk-gap-{depth}"):
         try:
             if preset(name) == architecture:
                 return name

@@ -103,6 +103,18 @@ class Terminal:
             sys.stderr.write(text + "\n")
             sys.stderr.flush()
 
+    def now_and_then(self) -> Callable[[str], None]:
+        """Return what writes such a line, and leaves out those that come too soon."""
+        said = time.monotonic()
+
+        def note(text: str) -> None:
+            nonlocal said
+            if time.monotonic() - said >= _EVERY:
+                said = time.monotonic()
+                self.note(text)
+
+        return note
+
     @contextmanager
     def watch(self) -> Iterator[Watch]:
         """Follow what is done; yields the subscribers to hand to it, and the stages' times."""

@@ -114,6 +114,12 @@ Files = Annotated[
 ]
 
 
+File = Annotated[
+    str | None,
+    Parameter(help="What to write; its ending is .npy, .npz, .h5 or .safetensors."),
+]
+Kind = Annotated[str, Parameter(name="--kind", help="ntk, or nngp where the run has it.")]
+Overwrite = Annotated[bool, Parameter(name="--overwrite", help="Replace a file that is there.")]
 Architectures = Annotated[
     tuple[str, ...],
     _listed("--architectures", "Presets or lists of layers, joined by commas or one by one."),

@@ -33,6 +33,7 @@ LINES = {
     "demo": "--run DEMO --data.n 40 --gram.executor inline --architecture fc-1",
     "doctor": "RUN --quick",
     "dynamics": "RUN --times 6 --folds 3 --cross-entropy",
+    "export": "RUN FILE",
     "extend": "COPY --data.n 48",
     "factor": "RUN",
     "gram": "RUN",
@@ -92,6 +93,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "COPY": str(folder / "copy"),
         "DEMO": str(folder / "demo"),
         "LABELS": str(folder / "other.npy"),
+        "FILE": str(folder / "gram.npy"),
     }
     np.save(found["LABELS"], rng.integers(0, 3, 40))
     flags = ["--architecture", "fc-1", "--data.n", "40", "--data.subset", "balanced"]

@@ -39,6 +39,12 @@ def test_audit_finds_the_labels_that_were_spoiled(tmp_path: Path) -> None:
     assert suggested > 0.95
 
 
+def test_a_table_of_own_images_is_audited_in_one_command(tmp_path: Path) -> None:
+    text = printed("own_images.py", 200, 0.1, folder=tmp_path)
+    assert "the 10 most suspicious" in text
+    assert numbers(text, "precision at 20")[0] >= 0.3  # by chance 0.1
+
+
 def test_predictions_are_far_better_than_chance(tmp_path: Path) -> None:
     text = printed("predict.py", 200, 100, folder=tmp_path)
     assert 0.7 < numbers(text, "accuracy")[0] < 1

@@ -9,7 +9,7 @@ from ntkdist.commands._envelope import print_outcome
 from ntkdist.commands._outcome import Outcome, opened
 from ntkdist.console import Terminal
 from ntkdist.errors import InputError, StageError
-from ntkdist.options import Open, Out, Repair, Settings, Target, WatchRun
+from ntkdist.options import File, Kind, Open, Out, Overwrite, Repair, Settings, Target, WatchRun
 
 
 @app.command(group=AFTER, sort_key=1)
@@ -118,3 +118,37 @@ def verify(
         failure = StageError(f"{len(found.problems)} problems found in {url}")
         return Outcome(result, [shown], url, [f"ntkdist verify {url} --repair"], failure)
     return Outcome(result, [shown], url, [f"ntkdist status {url}"])
+
+
+@app.command(group=AFTER, sort_key=5)
+def export(
+    target: Target = None,
+    file: File = None,
+    *,
+    kind: Kind = "ntk",
+    overwrite: Overwrite = False,
+    settings: Settings = DEFAULTS,
+    out: Out,
+) -> Outcome:
+    """How does other software get the matrix? As one file, whole and symmetric, in float32.
+
+    Example: ntkdist export runs/mine gram.npy
+
+    Writes the file, in bands of rows, so that a matrix larger than memory is
+    exported too; numpy.load(file, mmap_mode="r") reads a .npy the same way.
+    """
+    from ntkdist.gram.export import export as exported
+    from ntkdist.pipeline.python import open_gram
+
+    if file is None:
+        raise InputError("export: name the file after the run: ntkdist export RUN gram.npy")
+    store = open_gram(settings.run, kind)
+    note = out.now_and_then()
+
+    def on_rows(done: int, total: int) -> None:
+        note(f"{file}: {done} of {total} rows")
+
+    path = exported(store, file, overwrite=overwrite, on_rows=on_rows)
+    result = {"file": path, "kind": kind, "shape": list(store.shape), "dtype": "float32"}
+    shape = " × ".join(map(str, store.shape))
+    return Outcome(result, [f"{path}: {kind}, {shape}, float32"], settings.run, [])
