@@ -261,6 +261,7 @@ def test_a_finding_is_a_line_with_what_to_do():
             "zarr 2.18.3, zarr>=3.1 is needed for every run; pip",
         ),
         ("jax", "0.6.1", "warning", "cannot be imported with jax 0.6"),
+        ("numpy", "2.5.2", "warning", "numpy 2.5.2, numpy<2.5 is needed for backend cuda"),
         ("dask", None, "problem", "dask is not installed, dask>=2026.1 is needed for the factor"),
     ],
 )

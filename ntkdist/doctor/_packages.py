@@ -31,7 +31,10 @@ _FEATURES = {
     "zarr": "every run",
 }
 #: Why a limit is there, where that is worth knowing.
-_REASONS = {"jax": "neural-tangents cannot be imported with jax 0.6 and later"}
+_REASONS = {
+    "jax": "neural-tangents cannot be imported with jax 0.6 and later",
+    "numpy": "numba-cuda asks for names that numpy 2.5 has dropped",
+}
 
 
 def installed(package: str) -> str | None:
@@ -106,6 +109,8 @@ def _requirements() -> list[tuple[Requirement, str]]:
 def _misfit(requirement: Requirement, found: str | None, extra: str) -> Finding:
     wanted = f"{requirement.name}{requirement.specifier}"
     feature = _FEATURES.get(requirement.name, "every command")
+    if requirement.name == "numpy" and extra:
+        feature = "backend cuda"
     reason = _REASONS.get(requirement.name)
     text = f"{requirement.name} {found or 'is not installed'}, {wanted} is needed for {feature}"
     return Finding(
