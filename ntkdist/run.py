@@ -298,10 +298,12 @@ def _choose_backend(
 
 
 def _joins_cluster(address: str | None) -> bool:
-    """Return whether workers may be on other machines than this one."""
-    ray = sys.modules.get("ray")
+    """Return whether workers may be on other machines than this one, or have what it has not."""
     named = address or os.environ.get("RAY_ADDRESS")
-    return named not in (None, "", "local") or bool(ray and ray.is_initialized())
+    if named not in (None, "", "local"):
+        return True
+    ray = sys.modules.get("ray")  # one that the caller started, as tests of clusters do
+    return bool(ray and ray.is_initialized() and ray.cluster_resources().get("GPU"))
 
 
 def _refuse_change(manifest: Manifest, config: RunConfig) -> None:

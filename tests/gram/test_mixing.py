@@ -200,7 +200,7 @@ def test_a_run_on_the_gpu_can_go_on_without_one_if_it_may_mix(tmp_path):
     with Pipeline(mixed) as pipeline:
         pipeline.execute(["gram"], recompute=["r0000c0001"])
     store = pipeline.gram_store()
-    assert store.count_by_arithmetic() == {"cuda-1": 2, arithmetic_of("cpu"): 1}
+    assert store.count_by_arithmetic() == {arithmetic_of("cuda"): 2, arithmetic_of("cpu"): 1}
     assert f"2 by cuda-1, 1 by {arithmetic_of('cpu')}" in describe(config.run)
     said = [
         e["detail"]
@@ -214,7 +214,7 @@ def test_a_run_on_the_gpu_can_go_on_without_one_if_it_may_mix(tmp_path):
 def test_a_driver_without_a_gpu_can_begin_a_run_for_workers_with_one(tmp_path, monkeypatch):
     monkeypatch.setattr("ntkdist.kernels.cuda_device.cuda_unavailable", lambda: "no GPU here")
     run = Run.create(cuda_run(tmp_path, executor="ray"))
-    assert (run.manifest.backend, run.manifest.arithmetic) == ("cuda", "cuda-1")
+    assert (run.manifest.backend, run.manifest.arithmetic) == ("cuda", arithmetic_of("cuda"))
     strided = dataclasses.replace(
         cuda_run(tmp_path / "other", executor="ray"),
         architecture="[Conv(3, stride=2), Relu(), Flatten(), Dense()]",
