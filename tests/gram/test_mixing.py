@@ -201,17 +201,20 @@ def test_a_run_on_the_gpu_can_go_on_without_one_if_it_may_mix(tmp_path):
         pipeline.execute(["gram"], recompute=["r0000c0001"])
     store = pipeline.gram_store()
     assert store.count_by_arithmetic() == {arithmetic_of("cuda"): 2, arithmetic_of("cpu"): 1}
-    assert f"2 by cuda-1, 1 by {arithmetic_of('cpu')}" in describe(config.run)
+    on_gpu, on_cores = arithmetic_of("cuda"), arithmetic_of("cpu")
+    assert f"2 by {on_gpu}, 1 by {on_cores}" in describe(config.run)
     said = [
         e["detail"]
         for e in read_events(config.run)
         if e["event"] == "StageDone" and e["stage"] == "gram"
     ]
-    assert said[-1].endswith(f"2 by cuda-1 and 1 by {arithmetic_of('cpu')}")
+    assert said[-1].endswith(f"2 by {on_gpu} and 1 by {on_cores}")
     assert_close(store[:, :], first, RTOL["float32"])
 
 
-def test_a_driver_without_a_gpu_can_begin_a_run_for_workers_with_one(tmp_path, monkeypatch):
+def test_a_driver_without_a_gpu_can_begin_a_run_for_workers_with_one(
+    two_gpus, tmp_path, monkeypatch
+):
     monkeypatch.setattr("ntkdist.kernels.cuda_device.cuda_unavailable", lambda: "no GPU here")
     run = Run.create(cuda_run(tmp_path, executor="ray"))
     assert (run.manifest.backend, run.manifest.arithmetic) == ("cuda", arithmetic_of("cuda"))
