@@ -3,4 +3,6 @@
 # Arguments go to "ntkdist run", e.g. --run runs/other.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-exec ntkdist run jobs/demo.yaml "$@"
+report="$(ntkdist run jobs/demo.yaml "$@" | tee -a /dev/stderr | tail -n 1)"
+echo "for the command ntkdist in your shell: source .venv/bin/activate; the report:" >&2
+echo "$report"

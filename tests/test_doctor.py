@@ -288,7 +288,7 @@ def test_a_driver_without_numba_cuda_is_told(monkeypatch, tmp_path):
     monkeypatch.setattr(_machine.importlib.util, "find_spec", lambda name: None)
     ((_, state, words),) = states(_machine.check_gpus([]))
     assert state == "warning"
-    assert "pip install 'ntkdist[cuda]'" in words
+    assert "pip install 'numba-cuda[cu12]'" in words
 
 
 def test_numba_cuda_without_a_gpu_is_told(monkeypatch):

@@ -133,7 +133,7 @@ def check_gpus(devices: Sequence[DeviceInfo]) -> Iterator[Finding]:
             "gpu",
             "an NVIDIA driver is here but numba-cuda is not installed: no GPU is used",
             "warning",
-            "pip install 'ntkdist[cuda]'",
+            "pip install 'numba-cuda[cu12]'",
         )
     elif package:
         yield Finding("gpu", f"none: {cuda_device.cuda_unavailable()}", "warning")

@@ -73,7 +73,7 @@ def cuda_unavailable() -> str | None:
     if simulated():
         return None
     if importlib.util.find_spec("numba_cuda") is None:
-        return "numba-cuda is not installed; pip install ntkdist[cuda]"
+        return "numba-cuda is not installed; pip install 'numba-cuda[cu12]'"
     from numba import cuda
 
     try:

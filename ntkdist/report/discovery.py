@@ -1,4 +1,4 @@
-"""How many wrong labels one finds by checking the labels in the order of their quality."""
+"""How many wrong labels one finds by checking those flagged, or all in order of quality."""
 
 from __future__ import annotations
 
@@ -19,21 +19,34 @@ _BINS = 20
 
 @dataclass(frozen=True, eq=False)
 class Discovery:
-    """Labels checked one after the other, the most suspicious first.
+    """Wrong labels found by checking, in the order of quality and among those flagged.
+
+    The flagged labels need not be the first in that order: a label is flagged by the class that
+    is suggested for it, ordered by the probability of the one it has.
 
     Attributes:
-        found: (N+1,) wrong labels found among the first 0 to N.
+        found: (N+1,) wrong labels found among the first 0 to N, the most suspicious first.
+        flagged: How many labels are flagged.
+        flagged_wrong: How many of these are wrong.
     """
 
     found: NDArray[np.int64]
+    flagged: int
+    flagged_wrong: int
 
     @classmethod
-    def of(cls, quality: NDArray[np.float64], wrong: NDArray[np.bool_]) -> Discovery | None:
-        """Order labels by quality.
+    def of(
+        cls,
+        quality: NDArray[np.float64],
+        wrong: NDArray[np.bool_],
+        flagged: NDArray[np.bool_],
+    ) -> Discovery | None:
+        """Order labels by quality, and count those flagged.
 
         Args:
             quality: (N,) low = suspicious.
             wrong: (N,) which labels are wrong.
+            flagged: (N,) which look wrong.
 
         Returns:
             The discovery; None if no label is wrong.
@@ -41,7 +54,8 @@ class Discovery:
         if not wrong.any():
             return None
         order = np.argsort(quality, kind="stable")
-        return cls(np.concatenate([[0], np.cumsum(wrong[order])]).astype(np.int64))
+        found = np.concatenate([[0], np.cumsum(wrong[order])]).astype(np.int64)
+        return cls(found, int(flagged.sum()), int((flagged & wrong).sum()))
 
     @property
     def total(self) -> int:
@@ -54,20 +68,24 @@ class Discovery:
         return len(self.found) - 1
 
     def share(self, checked: int) -> float:
-        """Return which share of the wrong labels is among the first so many."""
+        """Return which share of the wrong labels is among the first so many in order."""
         return float(self.found[checked] / self.total)
+
+    @property
+    def flagged_share(self) -> float:
+        """Which share of the wrong labels is among those flagged."""
+        return self.flagged_wrong / self.total
 
     def checks_for(self, share: float) -> int:
         """Return how many labels to check for a share of the wrong ones, above 0 and at most 1."""
         return int(np.searchsorted(self.found, np.ceil(share * self.total)))
 
 
-def discovery_curve(discovery: Discovery, flagged: int) -> Figure:
+def discovery_curve(discovery: Discovery) -> Figure:
     """Draw the share of wrong labels found over the labels checked, beside the two extremes.
 
     Args:
-        discovery: The order by quality.
-        flagged: How many labels are flagged, marked on the curve.
+        discovery: The order by quality, drawn as a curve, and those flagged, drawn as a dot.
 
     Returns:
         The figure.
@@ -82,10 +100,10 @@ def discovery_curve(discovery: Discovery, flagged: int) -> Figure:
     axes.plot(best, [0, 100, 100], color=INK, linewidth=1.2, linestyle=(0, (1, 2)))
     shown = np.unique(np.linspace(0, n, min(n + 1, _MOST_POINTS)).astype(int))
     axes.plot(shown, 100 * discovery.found[shown] / discovery.total, color=ACCENT, linewidth=1.8)
-    at = (flagged, 100 * discovery.share(flagged))
+    at = (discovery.flagged, 100 * discovery.flagged_share)
     axes.plot(*at, "o", color=ACCENT, markersize=5)
     axes.annotate(
-        f"the {flagged:,} flagged",
+        f"the {discovery.flagged:,} flagged",
         at,
         xytext=(8, -8),
         textcoords="offset points",

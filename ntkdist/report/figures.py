@@ -76,17 +76,17 @@ def _losses(findings: Findings) -> dict[str, tuple[str, str]]:
 
 
 def _checks(findings: Findings, discovery: Discovery | None) -> dict[str, tuple[str, str]]:
-    flagged = findings.num_issues
     if discovery is not None:
         alt = (
             f"Curve: share of the {count(discovery.total)} wrong labels found over the labels "
-            f"checked; after the {count(flagged)} flagged ones it is "
-            f"{percent(discovery.share(flagged))}."
+            f"checked in the order of their quality; a dot: the {count(discovery.flagged)} "
+            f"flagged ones hold {percent(discovery.flagged_share)}."
         )
-        svg = inline_svg("discovery", alt, discovery_curve, discovery, flagged)
+        svg = inline_svg("discovery", alt, discovery_curve, discovery)
         caption = (
-            "Wrong labels found when labels are checked in the order of their quality. Dots: the "
-            "best possible order; dashes: any order."
+            "Line: wrong labels found when labels are checked in the order of their quality. Dot: "
+            "by checking the flagged ones, which need not be the first in that order. Dotted: the "
+            "best possible order; dashed: any order."
         )
         return {"discovery": (svg, caption)}
     quality = findings.quality[np.isfinite(findings.quality)]

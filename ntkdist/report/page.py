@@ -90,7 +90,7 @@ def _context(run: Run, max_issues: int) -> dict[str, Any]:
     names = run.manifest.class_names
     discovery = None
     if findings is not None and true is not None:
-        discovery = Discovery.of(findings.quality, given != true)
+        discovery = Discovery.of(findings.quality, given != true, findings.is_issue)
     issues = [] if findings is None else worst_issues(run, findings, given, true, max_issues)
     outcomes, questions = read_outcomes(run)
     return {
@@ -103,9 +103,7 @@ def _context(run: Run, max_issues: int) -> dict[str, Any]:
         "resume_command": run.resume_command,
         "findings": findings,
         "losses": [] if findings is None else story.loss_rows(findings),
-        "checks": []
-        if discovery is None or findings is None
-        else story.discovery_sentences(discovery, findings.num_issues),
+        "checks": [] if discovery is None else story.discovery_sentences(discovery),
         "spectrum": _spectrum(findings, geometry),
         "pairs": _pairs(names, findings),
         "geometry": geometry,

@@ -151,20 +151,21 @@ def _trust(findings: Findings) -> str:
     )
 
 
-def discovery_sentences(discovery: Discovery, flagged: int) -> list[str]:
+def discovery_sentences(discovery: Discovery) -> list[str]:
     """Return how much checking finds how many wrong labels."""
-    n, share = discovery.images, discovery.share(flagged)
+    n, flagged, total = discovery.images, discovery.flagged, discovery.total
     said = []
     if flagged:
         said.append(
-            f"Checking the {counted(flagged, 'flagged label')} finds {percent(share)} of the "
-            f"{counted(discovery.total, 'wrong one')}; as many drawn at random find "
+            f"Checking the {counted(flagged, 'flagged label')} finds "
+            f"{count(discovery.flagged_wrong)} of the {counted(total, 'wrong one')} "
+            f"({percent(discovery.flagged_share)}); as many drawn at random find "
             f"{percent(flagged / n)}."
         )
     needed = discovery.checks_for(0.9)
     said.append(
-        f"To find nine tenths of them one checks {count(needed)} labels in this order, "
-        f"{count(round(0.9 * n))} at random."
+        f"To find nine tenths of the {counted(total, 'wrong label')} one checks {count(needed)} "
+        f"in the order of their quality, {count(round(0.9 * n))} at random."
     )
     return said
 

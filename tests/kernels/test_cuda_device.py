@@ -24,7 +24,7 @@ def test_a_machine_without_numba_cuda_says_so(real, monkeypatch):
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "numba_cuda" else find(name)
     )
-    assert "pip install ntkdist[cuda]" in cuda_unavailable()
+    assert "pip install 'numba-cuda[cu12]'" in cuda_unavailable()
     assert devices() == []
     with pytest.raises(InputError, match=r"backend 'cuda': numba-cuda is not installed.*cpu"):
         get_backend("cuda")
