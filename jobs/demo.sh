@@ -3,6 +3,8 @@
 # Arguments go to "ntkdist run", e.g. --run runs/other.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-report="$(ntkdist run jobs/demo.yaml "$@" | tee -a /dev/stderr | tail -n 1)"
-echo "for the command ntkdist in your shell: source .venv/bin/activate; the report:" >&2
-echo "$report"
+code=0
+result="$(ntkdist run jobs/demo.yaml "$@")" || code=$?
+echo "for the command ntkdist in this shell: source .venv/bin/activate" >&2
+printf '%s\n' "$result"
+exit "$code"
