@@ -172,3 +172,80 @@ def test_images_without_files_go_by_their_number() -> None:
     table = table_of([Suspect(7, None, "cat", "dog", 0.12345)])
     assert table.head[0] == "image"
     assert table.rows == (("7", "cat", "dog", "0.123"),)
+
+
+@pytest.fixture
+def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> Path:
+    """A folder of 16 images that has been audited with a small network; the current folder."""
+    rng = np.random.default_rng(3)
+    for i in range(16):
+        draw(tmp_path / f"photos/{NAMES[i % 2]}/{i:02d}.png", light=i % 2 == 1, rng=rng)
+    monkeypatch.chdir(tmp_path)
+    audit(capsys, "photos")
+    return tmp_path
+
+
+def test_corrected_labels_get_a_run_of_their_own_and_the_old_is_kept(
+    few: Path, capsys: Captured
+) -> None:
+    (few / "photos/dark/04.png").rename(few / "photos/light/04.png")
+    cli.main(["audit", "photos/"])
+    said = capsys.readouterr()
+    assert (
+        "images:photos: has changed since runs/photos was made from it: 1 of 16 label differs "
+        "(dark/04.png is now light); runs/photos is kept, what is there now goes to runs/photos-2"
+    ) in said.err
+    assert "light/04.png" in said.out
+    assert "dark/04.png" in Run.open("runs/photos").files()
+    assert "light/04.png" in Run.open("runs/photos-2").files()
+    assert audit(capsys, "photos")["run"] == "runs/photos-2"
+    assert not (few / "runs/photos-3").exists()
+    (few / "photos/light/04.png").rename(few / "photos/dark/04.png")
+    assert audit(capsys, "photos")["run"] == "runs/photos"
+
+
+def test_a_table_that_was_corrected_is_noticed(few: Path, capsys: Captured) -> None:
+    files = sorted(Path("photos").rglob("*.png"))
+    lines = ["file,label", *(f"{file},{file.parent.name}" for file in files)]
+    Path("list.csv").write_text("\n".join(lines) + "\n")
+    assert audit(capsys, "list.csv")["run"] == "runs/list"
+    lines[3] = lines[3].replace(",dark", ",light")
+    Path("list.csv").write_text("\n".join(lines) + "\n")
+    assert audit(capsys, "list.csv")["run"] == "runs/list-2"
+
+
+def test_a_run_that_was_named_is_not_left_for_another(few: Path, capsys: Captured) -> None:
+    audit(capsys, "photos", "--run", "mine")
+    (few / "photos/dark/04.png").rename(few / "photos/light/04.png")
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["audit", "photos", "--run", "mine"])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "(dark/04.png is now light)" in said
+    assert "ntkdist audit images:photos --run mine-2" in said
+
+
+def test_other_images_are_refused_with_what_to_do(few: Path, capsys: Captured) -> None:
+    draw(few / "photos/dark/99.png", light=False, rng=np.random.default_rng(9))
+    (few / "photos/light/01.png").unlink()
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["audit", "photos"])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "1 new, 1 of 16 gone" in said
+    assert "ntkdist audit images:photos --run runs/photos-2" in said
+    assert "ntkdist extend runs/photos" in said
+
+
+def test_another_architecture_has_a_run_of_its_own(few: Path, capsys: Captured) -> None:
+    assert audit(capsys, "photos", "--architecture", "fc-1")["run"] == "runs/photos-fc-1"
+
+
+def test_classes_of_few_images_are_warned_of(few: Path, capsys: Captured) -> None:
+    cli.main(["audit", "photos"])
+    said = "verdicts on classes of fewer than 10 images are guesses: dark has 8, light has 8"
+    assert said in capsys.readouterr().err.splitlines()
+
+
+def test_a_quality_of_almost_nothing_is_not_shown_as_nothing() -> None:
+    assert table_of([Suspect(7, None, "cat", "dog", 0.0004)]).rows[0][3] == "<0.001"

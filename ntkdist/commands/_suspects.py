@@ -10,6 +10,8 @@ from ntkdist.console import Table
 from ntkdist.run import Run
 
 MOST = 10
+FEWEST = 10
+"""Images of a class, below which what is said of its labels is a guess."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +60,38 @@ def suspects(run: Run, most: int = MOST) -> list[Suspect]:
     ]
 
 
+def warn_of_few(run: Run, most: int = 5) -> str | None:
+    """Return a warning where classes have so few images that verdicts on them are guesses.
+
+    Args:
+        run: Whose given labels are counted.
+        most: How many classes are named, the smallest first.
+
+    Returns:
+        One line, or None where every class has ``FEWEST`` images or more.
+    """
+    names = run.manifest.class_names
+    counts = np.bincount(run.read("inputs", "labels"), minlength=len(names))
+    few = [int(k) for k in np.argsort(counts, kind="stable") if 0 < counts[k] < FEWEST]
+    if not few:
+        return None
+    shown = ", ".join(f"{names[k]} has {counts[k]}" for k in few[:most])
+    more = f" and {len(few) - most} more are as small" if len(few) > most else ""
+    return f"verdicts on classes of fewer than {FEWEST} images are guesses: {shown}{more}"
+
+
 def table_of(found: list[Suspect]) -> Table:
     """Return the list for people; images without a file go by their number."""
     by_file = any(one.file is not None for one in found)
     return Table(
         ("file" if by_file else "image", "given", "suggested", "quality"),
         tuple(
-            (one.file or str(one.index), one.given, one.suggested, f"{one.quality:.3f}")
+            (one.file or str(one.index), one.given, one.suggested, _shown(one.quality))
             for one in found
         ),
         right=(3,),
     )
+
+
+def _shown(quality: float) -> str:
+    return "<0.001" if quality < 0.001 else f"{quality:.3f}"

@@ -16,9 +16,12 @@ def labels(target: Target = None, *, settings: Settings = DEFAULTS, out: Out) ->
     Writes labels/ and labels.csv of the run, the most suspicious image first.
     """
     from ntkdist._status_read import read_labels
+    from ntkdist.commands._suspects import warn_of_few
     from ntkdist.status import describe_labels
 
     with opened(settings, out) as session:
+        if warning := warn_of_few(session.pipeline.run):
+            out.note(warning)
         session.pipeline.labels()
         run = session.pipeline.run
         found = read_labels(run)

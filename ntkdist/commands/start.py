@@ -64,10 +64,22 @@ def audit(source: Source = None, *, settings: Settings = AUDIT, out: Out) -> Out
 
     Writes a run, runs/NAME_OF_SOURCE unless --run says otherwise, with
     labels.csv (every image, the most suspicious first) and report.html.
+    Another architecture has a run of its own, runs/NAME-ARCHITECTURE; so have
+    labels that were corrected since the last audit, runs/NAME-2.
     """
-    from ntkdist.commands._suspects import suspects, table_of
+    from ntkdist.commands._source_now import choose_run, run_name
+    from ntkdist.commands._sources import name_of
+    from ntkdist.commands._suspects import suspects, table_of, warn_of_few
 
+    name = name_of(settings.data.source)
+    named = settings.run != f"runs/{name}"
+    if not named:
+        place = run_name(name, settings.architecture, AUDIT.architecture)
+        settings = dataclasses.replace(settings, run=place)
+    settings = choose_run(settings, out, named=named)
     with opened(settings, out) as session:
+        if warning := warn_of_few(session.pipeline.run):
+            out.note(warning)
         result = _all_stages(session)
         run, found = session.pipeline.run, result["labels"]
         worst = suspects(run)
