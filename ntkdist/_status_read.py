@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from ntkdist import lease
+from ntkdist import lease, storage
 from ntkdist.activity import Activity, read_activity
 from ntkdist.gram.events import read_events
 from ntkdist.gram.store import GramStore
 from ntkdist.run import Run
 
+_AFTER = ("predict", "dynamics")  # what follows the report, unless it is there already
+_HEARD = 600.0  # seconds since its last event in which a driver elsewhere is taken to live
 OTHER_RESULTS = ("predict", "dynamics", "widths", "sweep", "label_aware", "lookahead")
 
 
@@ -137,10 +139,11 @@ def read_status(url: str, *, now: float | None = None) -> RunStatus:
     activity = read_activity(read_events(url))
     labels = read_labels(run) if _labels_of_now(run) else None
     finished = whole and factored and labels is not None
+    silent = activity.since_last_event(time.time() if now is None else now)
     return RunStatus(
         *about,
         unsettled=False,
-        next=f"ntkdist report {run.url}" if finished else run.resume_command,
+        next=_next(run, finished, silent),
         shape=tuple(map(int, run.array("inputs", "images").shape)),
         classes=run.num_classes,
         source=run.config.data.source,
@@ -156,10 +159,32 @@ def read_status(url: str, *, now: float | None = None) -> RunStatus:
             if run.attributes(name) and run.is_current(name)
         ),
         activity=activity,
-        silent_for=activity.since_last_event(time.time() if now is None else now),
+        silent_for=silent,
         driver=describe_driver(run),
         finished=finished,
     )
+
+
+def next_after_report(run: Run) -> str | None:
+    """Return the command that tells more of a finished run; None where all of it is stored."""
+    wanted = (name for name in _AFTER if not (run.attributes(name) and run.is_current(name)))
+    name = next(wanted, None)
+    return None if name is None else f"ntkdist {name} {run.url}"
+
+
+def _next(run: Run, finished: bool, silent: float | None) -> str:
+    """Return the command to run next; one that a driver at work does not refuse."""
+    report = f"ntkdist report {run.url}"
+    holder = lease.holder_of(run.url)
+    if holder is not None:
+        lives = holder.lives()
+        if lives or (lives is None and silent is not None and silent < _HEARD):
+            return f"{report} --watch"
+    if not finished:
+        return run.resume_command
+    if not storage.exists(run.address("report.html")):
+        return report
+    return next_after_report(run) or report
 
 
 def read_gram(run: Run) -> list[GramState]:

@@ -52,7 +52,8 @@ class Activity:
         entries_per_second: Likewise.
         seconds_left: By that rate; None where there is none, or nothing is left.
         last_event: When the last event was told, seconds since 1970 by the driver's clock.
-        stages: Stage → (seconds, outcome) of those that were finished, the latest of each.
+        stages: Stage → (seconds, outcome) of those that were finished, the latest of each; of
+            the Gram stage the latest that computed tiles.
         stage: The one begun last and not finished since.
     """
 
@@ -98,7 +99,7 @@ class History:
         self._last: float | None = None
         self._elapsed = 0.0  # sum of the steps forward of the driver's clock
         self._matrix: tuple[Any, ...] = ()
-        self._total = self._done = self._lost = 0
+        self._total = self._done = self._lost = self._computed = 0
         self._workers: dict[str, str] = {}
         self._processes: dict[tuple[str, Any], None] = {}
         self._in_flight: dict[str, str] = {}
@@ -130,10 +131,13 @@ class History:
 
     def _stage_started(self, record: Mapping[str, Any]) -> None:
         self._stage = str(record.get("stage", ""))
+        self._computed = 0
 
     def _stage_done(self, record: Mapping[str, Any]) -> None:
         name = str(record.get("stage", ""))
-        self._stages[name] = _number(record.get("seconds")), str(record.get("detail", ""))
+        # of a Gram that was whole already, what it took to compute stands
+        if name != "gram" or self._computed or name not in self._stages:
+            self._stages[name] = _number(record.get("seconds")), str(record.get("detail", ""))
         self._stage = None
         self._workers.clear()
         self._in_flight.clear()
@@ -170,6 +174,7 @@ class History:
         self._in_flight.pop(key, None)
         self._given_up.discard((self._matrix, key))
         self._done += 1
+        self._computed += 1
         self._recent.append((self._elapsed, _number(record.get("entries"))))
         while len(self._recent) > _FEWEST and self._recent[0][0] < self._elapsed - WINDOW:
             self._since = self._recent.popleft()[0]

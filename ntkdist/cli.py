@@ -17,6 +17,7 @@ from typing import Annotated, Any
 from cyclopts import CycloptsError, Parameter
 from cyclopts.config import Dict
 
+from ntkdist._settings_help import all_settings
 from ntkdist.commands import app, run_settings
 from ntkdist.commands._envelope import one_line, print_outcome
 from ntkdist.commands._outcome import Outcome
@@ -24,6 +25,8 @@ from ntkdist.config import RunConfig
 from ntkdist.console import Terminal
 from ntkdist.errors import InputError, NtkdistError
 from ntkdist.options import Json, Quiet, Verbose
+
+HELP_ALL = "--help-all"
 
 
 @app.meta.default
@@ -93,6 +96,10 @@ def main(tokens: Sequence[str] | None = None) -> None:
     out = Terminal(json="--json" in tokens, verbose="--verbose" in tokens)
     call = _Call(next((word for word in tokens if word in app), None), None, lambda: None)
     try:
+        if HELP_ALL in tokens:
+            with all_settings(app[call.name].default_command if call.name else None):
+                app([*([call.name] if call.name else []), "--help"], result_action="return_value")
+            return
         command, bound, _ = app.meta.parse_args(tokens, print_error=False, exit_on_error=False)
         if command is not _speak:  # help, version, or words for the shell to offer
             command(*bound.args, **bound.kwargs)

@@ -237,9 +237,8 @@ class StageLines:
                 f"until {event.tolerance:.0e}, {event.seconds:.1f} s a pass"
             )
         elif name == "FlipsMade":
-            self._now_and_then(
-                f"labels: {event.flips} flips, {event.rate:.0f} a second, L(Z) {event.loss:.5g}"
-            )
+            flips = "1 flip" if event.flips == 1 else f"{event.flips} flips"
+            self._now_and_then(f"labels: {flips}, {event.rate:.0f} a second, L(Z) {event.loss:.5g}")
         elif name == "LabelsAsked":
             self._now_and_then(
                 f"{event.criterion}, seed {event.seed}: {event.labelled} images labelled, "
@@ -258,6 +257,17 @@ class StageLines:
             self._now_and_then(f"{event.stage}: {100 * event.fraction:.0f} %")
         elif name == "RidgeTried":
             self._line(f"ridge {event.ridge:g}: {'passes' if event.passed else 'fails'}")
+        elif name == "LabelingScored":
+            self._line(
+                f"labelings: {event.done} of {event.total}, {event.name}: "
+                f"L(Z) {event.block_error:.5g}"
+            )
+        elif name == "ValueMeasured":
+            kept = " (as stored)" if event.stored else ""
+            self._line(
+                f"{event.over} {event.value}: {event.done} of {event.total}, "
+                f"{event.accuracy:.2%} right{kept}"
+            )
 
     def _now_and_then(self, text: str) -> None:
         if time.monotonic() - self._said >= _EVERY:

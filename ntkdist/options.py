@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 from cyclopts import Group, Parameter
 
 from ntkdist._completers import complete_setting, complete_source, complete_target
+from ntkdist._settings_help import SettingsHelp, shown_default
 from ntkdist.config import RunConfig
 from ntkdist.console import Terminal
 from ntkdist.errors import InputError
@@ -42,19 +43,13 @@ def _listed(name: str, help: str) -> Parameter:
     )
 
 
-def _default(value: Any) -> str | None:
-    """Return a default as help shows it: nothing for a switch that is off or a list of none."""
-    if value is None or value is False or value == ():
-        return None
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
 # switches of commands have no --no-, lists no --empty-
-VERBATIM = Parameter(negative_bool=(), negative_iterable=(), show_default=_default)
+VERBATIM = Parameter(negative_bool=(), negative_iterable=(), show_default=shown_default)
 SETTINGS = Group(
     "Settings of the run",
     help="Keys of a run file; each defaults to what the target says, or to what is shown.",
     sort_key=9,
+    help_formatter=SettingsHelp(),
 )
 OUTPUT = Group("Output", sort_key=10)
 
@@ -99,6 +94,13 @@ Recompute = Annotated[
         name="--recompute",
         help="Tiles to compute again, such as r0003c0012.",
         consume_multiple=True,
+    ),
+]
+By = Annotated[
+    Literal["auto", "given", "refurbished"],
+    Parameter(
+        name="--by",
+        help="Labels to judge by; auto takes the refurbished ones where the run has them.",
     ),
 ]
 Repair = Annotated[

@@ -64,7 +64,14 @@ def describe_comparison(found: Sequence[Compared], folder: str) -> str:
         f"brackets; all in {folder}/compare.json, "
         "a picture of the classes in compare.svg"
     )
-    return "\n".join([*Table(head, tuple(rows)).lines(), notes])
+    lines = [*Table(head, tuple(rows)).lines(), notes]
+    noise = max(found, key=lambda one: one.log_likelihood).noise_rate
+    if noise >= 0.005:
+        lines.append(
+            f"{noise:.1%} of the given labels are wrong by estimate, so that hardly more than "
+            f"{1 - noise:.1%} can be met"
+        )
+    return "\n".join(lines)
 
 
 def describe_labelings(found: Sequence[Labeling]) -> str:
@@ -83,14 +90,33 @@ def describe_labelings(found: Sequence[Labeling]) -> str:
     return "\n".join(Table(head, tuple(rows)).lines())
 
 
-def describe_bias(found: ClassBias, names: Sequence[str], most: int = 20) -> str:
-    """Return the ranking of classes, and the first pairs of the ranking of pairs."""
-    lines = ["classes, hardest first:"]
-    lines += [f"  {names[k]}" for k in found.intra]
-    pairs = [(int(k), int(d)) for k, d in found.inter]
-    lines.append(f"pairs, most entangled first ({min(most, len(pairs))} of {len(pairs)}):")
-    lines += [f"  {names[k]} – {names[d]}" for k, d in pairs[:most]]
-    return "\n".join(lines)
+def describe_bias(found: ClassBias, names: Sequence[str], labels: str, most: int = 20) -> str:
+    """Return the ranking of classes and the first pairs of that of pairs, with their scores.
+
+    Args:
+        found: The rankings.
+        names: Of the classes.
+        labels: Which labels they are by.
+        most: How many pairs.
+
+    Returns:
+        A line for each.
+    """
+    classes = [(names[k], f"{found.intra_scores[k]:.4g}") for k in found.intra]
+    count = min(most, len(found.inter))
+    pairs = [
+        (f"{names[k]} – {names[d]}", f"{found.inter_scores[k, d]:.4g}")
+        for k, d in found.inter[:count]
+    ]
+    return "\n".join(
+        [
+            *Table((f"class, hardest first, by the {labels} labels", "score"), tuple(classes),
+                   right=(1,)).lines(),
+            "",
+            *Table((f"pair, most entangled first ({count} of {len(found.inter)})", "score"),
+                   tuple(pairs), right=(1,)).lines(),
+        ]
+    )  # fmt: skip
 
 
 def describe(url: str, *, now: float | None = None) -> str:
@@ -106,14 +132,14 @@ def describe(url: str, *, now: float | None = None) -> str:
     Raises:
         InputError: If there is no run.
     """
-    return describe_status(read_status(url, now=now))
+    found = read_status(url, now=now)
+    return f"{describe_status(found)}\nnext      {found.next}"
 
 
 def describe_status(found: RunStatus) -> str:
-    """Return the state of a run in a few lines, with what to run next."""
+    """Return the state of a run in a few lines; what to run next is left to the caller."""
     if found.unsettled:
-        lines = [f"run       {found.run}", "extended  interrupted in the midst"]
-        return "\n".join([*lines, f"next      {found.next}"])
+        return f"run       {found.run}\nextended  interrupted in the midst"
     shape = " × ".join(map(str, found.shape))
     ridge = "ridge auto" if isinstance(found.ridge, str) else f"ridge-{found.ridge:g}"
     lines = [
@@ -127,7 +153,6 @@ def describe_status(found: RunStatus) -> str:
         *([f"results   {', '.join(found.results)}"] if found.results else []),
         *_activity_lines(found.activity, found.silent_for),
         *([f"driver    {found.driver}"] if found.driver else []),
-        f"next      {found.next}",
     ]
     return "\n".join(lines)
 

@@ -244,6 +244,37 @@ def test_documented_commands_can_be_typed(words, monkeypatch):
     assert cli._parse(words, Terminal()).name == words[0]
 
 
+def test_help_of_a_command_is_about_it_and_help_all_about_every_setting(capsys):
+    short = helped(capsys, "sweep")
+    assert "--over" in short
+    assert "--gram.tile" not in short
+    assert len(short.splitlines()) < 40
+    assert "--help-all lists the settings of a run" in short
+    assert "--help-all lists" not in helped(capsys, "completion").split("Parameters")[1]
+    cli.main(["sweep", "--help-all"])
+    everything = capsys.readouterr().out
+    for section in ("data", "noise", "gram", "factor", "labels", "predict"):
+        for key in RunConfig().to_dict()[section]:
+            assert f"--{section}.{key}".replace("_", "-") in everything
+
+
+@pytest.mark.parametrize(
+    ("command", "own"),
+    [
+        (
+            "audit",
+            {"run": "runs/NAME_OF_SOURCE", "architecture": "cnn-2", "gram.executor": "inline"},
+        ),
+        ("demo", {"run": "runs/demo", "architecture": "cntk-gap-4", "noise.rate": "0.3"}),
+    ],
+)
+def test_help_all_shows_what_a_command_takes_itself(command, own, capsys):
+    cli.main([command, "--help-all"])
+    text = re.sub(r"[│\s]+", " ", capsys.readouterr().out.partition("Settings of the run")[2])
+    for name, value in own.items():
+        assert re.search(rf"--{name} .*?\[default: (.*?)\]", text)[1] == value
+
+
 def test_kinds_are_joined_by_commas_or_given_one_by_one(parsed):
     for flags in (["--gram.kinds", "ntk,nngp"], ["--gram.kinds", "ntk", "--gram.kinds", "nngp"]):
         assert parsed("demo", *flags).gram.kinds == ("ntk", "nngp")

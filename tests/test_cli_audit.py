@@ -74,7 +74,7 @@ def test_started_again_it_computes_nothing_anew(
     audit(capsys, "photos", "--quiet")
     found = audit(capsys, photos.name)
     details = {one["stage"]: one["detail"] for one in found["result"]["stages"]}
-    assert details["gram"].startswith("0 of ")
+    assert details["gram"].startswith("nothing to compute, all ")
     assert details["labels"] == "as stored"
     assert found["run"] == "runs/photos"
 
@@ -164,7 +164,7 @@ def test_what_was_found_is_said_where_nothing_will_do(tmp_path: Path) -> None:
     for place in ("a/b/c.png", "d/e/f.txt"):
         (tmp_path / place).parent.mkdir(parents=True)
         (tmp_path / place).touch()
-    with pytest.raises(InputError, match=r"holds folders \(a, d\), and no PNG or JPEG file in any"):
+    with pytest.raises(InputError, match=r"holds folders \(a, d\), and no image file in any"):
         recognise(str(tmp_path))
 
 
@@ -192,10 +192,9 @@ def test_corrected_labels_get_a_run_of_their_own_and_the_old_is_kept(
     cli.main(["audit", "photos/"])
     said = capsys.readouterr()
     assert (
-        "images:photos: has changed since runs/photos was made from it: 1 of 16 label differs "
+        "images:photos: has changed since runs/photos was made from it: 1 of 16 labels differs "
         "(dark/04.png is now light); runs/photos is kept, what is there now goes to runs/photos-2"
     ) in said.err
-    assert "light/04.png" in said.out
     assert "dark/04.png" in Run.open("runs/photos").files()
     assert "light/04.png" in Run.open("runs/photos-2").files()
     assert audit(capsys, "photos")["run"] == "runs/photos-2"

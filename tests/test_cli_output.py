@@ -187,3 +187,39 @@ def test_plain_values_are_strict_json() -> None:
         "3": [1, None],
     }
     json.dumps(found, allow_nan=False)
+
+
+def test_long_commands_say_what_they_have_got_to(
+    run: str, tmp_path: Path, capsys: Captured
+) -> None:
+    np.savetxt(tmp_path / "zeros.txt", np.arange(30) % 10, fmt="%d")
+    cli.main(["labelings", run, "--files", str(tmp_path / "zeros.txt")])
+    said = capsys.readouterr().err
+    assert "\nlabelings: 1 of 3, given: L(Z) " in said
+    assert f"\nlabelings: 3 of 3, {tmp_path}/zeros.txt: L(Z) " in said
+    for stored in ("", " (as stored)"):
+        cli.main(["sweep", run, "--over", "W_std", "--values", "1,2", "--images", "20"])
+        lines = capsys.readouterr().err.splitlines()
+        steps = [line for line in lines if line.startswith("W_std ") and " of 2" in line]
+        assert [step.split(",")[0] for step in steps] == ["W_std 1: 1 of 2", "W_std 2: 2 of 2"]
+        assert all(step.endswith(f"% right{stored}") for step in steps)
+
+
+def test_bias_says_by_which_labels_and_shows_scores(run: str, capsys: Captured) -> None:
+    cli.main(["labels", run, "--quiet"])
+    for flags, labels in (([], "refurbished"), (["--by", "given"], "given")):
+        capsys.readouterr()
+        cli.main(["bias", run, *flags])
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0].split("  ")[0] == f"class, hardest first, by the {labels} labels"
+        scores = [float(line.split()[-1]) for line in lines[1 : lines.index("")]]
+        assert scores == sorted(scores, reverse=True)
+
+
+def test_status_says_once_what_is_next(run: str, capsys: Captured) -> None:
+    cli.main(["status", run])
+    said = capsys.readouterr()
+    assert "next" not in said.out
+    assert said.err == f"next: ntkdist predict {run}\n"
+    cli.main(["report", run])
+    assert capsys.readouterr().err.splitlines()[-1] == f"next: ntkdist predict {run}"

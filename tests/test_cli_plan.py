@@ -54,6 +54,7 @@ def test_every_flag_arrives(calls: list[Any], run_file: str, capsys: Any) -> Non
     rates = ["--rates", "h200=25000,b200=4e4", "--gram.workers", "3"]
     cli.main(["plan", run_file, *flags, *rates])
     settings, limits, more = calls[0]
+    more.pop("on_step")("measuring tiles")
     assert (settings.data.n, settings.gram.workers) == (50, 3)
     assert limits == Limits(price=2.5, max_hours=3.0)
     assert more == {
@@ -61,11 +62,14 @@ def test_every_flag_arrives(calls: list[Any], run_file: str, capsys: Any) -> Non
         "workers": (2, 8),
         "seconds": 5.0,
     }
-    assert capsys.readouterr().out == "the table\n"
+    said = capsys.readouterr()
+    assert said.out == "the table\n"
+    assert "plan: measuring tiles\n" in said.err
 
 
 def test_without_flags_the_defaults_are_the_modules(calls: list[Any], run_file: str) -> None:
     cli.main(["plan", run_file])
+    calls[0][2].pop("on_step")
     assert calls[0][1:] == (Limits(), {"rates": {}, "workers": WORKERS, "seconds": 12.0})
 
 

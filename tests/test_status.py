@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ntkdist import _status_read, storage
-from ntkdist._status_read import describe_driver
+from ntkdist._status_read import describe_driver, next_after_report, read_status
 from ntkdist.activity import WINDOW, read_activity
 from ntkdist.config import DataConfig, GramConfig, RunConfig
 from ntkdist.gram.events import (
@@ -226,6 +226,47 @@ def test_events_and_tiles_are_listed_once(run: Run, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(_status_read, "read_events", lambda url: listed.append("events") or [])
     describe(run.url)
     assert sorted(listed) == ["events", "tiles"]
+
+
+def test_what_the_gram_took_is_not_hidden_by_a_look_at_it() -> None:
+    found = activity(
+        StageStarted("gram", time=START),
+        begun(1),
+        tile("a", START + 40),
+        StageDone("gram", 42.0, "1 tile computed", time=START + 42),
+        StageStarted("gram", time=START + 50),  # predict begins so
+        begun(1, done=1, time=START + 50),
+        StageDone("gram", 0.1, "nothing to compute", time=START + 50),
+        StageStarted("cross", time=START + 51),
+        begun(1, time=START + 51),
+        tile("b", START + 52),
+        StageDone("cross", 2.0, "1 tile computed", time=START + 53),
+    )
+    assert found.stages["gram"] == (42.0, "1 tile computed")
+    assert found.stages["cross"][0] == 2.0
+
+
+def test_while_a_driver_works_nothing_is_advised_that_it_refuses(run: Run) -> None:
+    with Lease(run.url):
+        assert read_status(run.url).next == f"ntkdist report {run.url} --watch"
+    assert read_status(run.url).next == f"ntkdist run {run.url}"
+    elsewhere = dataclasses.replace(Holder.of_this_process(10.0), machine="another")
+    storage.write_text(f"{run.url}/lease.json", json.dumps(dataclasses.asdict(elsewhere)))
+    assert read_status(run.url).next == f"ntkdist run {run.url}"  # nothing was ever heard of it
+    tell(run, StageStarted("gram", time=START))
+    assert read_status(run.url, now=START + 60).next.endswith("--watch")
+    assert read_status(run.url, now=START + 6000).next == f"ntkdist run {run.url}"
+
+
+def test_next_leads_on_and_not_in_a_circle(run: Run) -> None:
+    for name in ("report", "predict", "dynamics"):
+        assert _status_read._next(run, True, None) == f"ntkdist {name} {run.url}"
+        if name == "report":
+            storage.write_text(run.address("report.html"), "<html>")
+        else:
+            assert next_after_report(run) == f"ntkdist {name} {run.url}"
+            run.write_attributes(name, {"found": 1})
+    assert next_after_report(run) is None
 
 
 def test_no_driver_is_said_to_hold_a_run_that_none_holds(run: Run) -> None:

@@ -31,7 +31,8 @@ Three commands to begin with:
   ntkdist status runs/photos   what is done, and what to run next
 
 A command takes a run file (YAML), or the folder or URL of a run; settings on the command line \
-go over those of the file. Started again, a command resumes. COMMAND --help has an example each.
+go over those of the file. Started again, a command resumes. COMMAND --help has an example each, \
+COMMAND --help-all lists the settings of a run as well.
 
 Exit codes:
   0    done

@@ -19,6 +19,7 @@ from ntkdist.errors import InputError
 from ntkdist.inputs import Inputs, load_inputs
 from ntkdist.run import Run
 
+
 @dataclass(frozen=True, order=True)
 class Item:
     """One labelled image.
@@ -141,11 +142,11 @@ def compare(stored: Sequence[Item], now: Sequence[Item]) -> Change | None:
     moved = [(old, one) for old, one in pairs if old.label != one.label]
     if not moved:
         old, one = pairs[0]
-        what = "file has" if len(pairs) == 1 else "files have"
+        what = "files has" if len(pairs) == 1 else "files have"
         example = f"{old.file} is now {one.file}"
         return Change(False, f"{len(pairs)} of {len(now)} {what} another name ({example})")
     old, one = moved[0]
-    what = "label differs" if len(moved) == 1 else "labels differ"
+    what = "labels differs" if len(moved) == 1 else "labels differ"
     name = old.file or f"an image of {old.label}"
     return Change(False, f"{len(moved)} of {len(now)} {what} ({name} is now {one.label})")
 

@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+from ntkdist.data._image_files import SUFFIXES, UNREAD
 from ntkdist.data._paths import resolve
 from ntkdist.data.readers import SOURCES
 from ntkdist.errors import InputError, did_you_mean
 
-_PICTURES = (".png", ".jpg", ".jpeg")
+_PICTURES = SUFFIXES | UNREAD  # what is not read is refused by the reader, with its name
 _NAMES = tuple(source.partition(":")[0] for source in SOURCES)
 _IDX = ("train-images-idx3-ubyte", "train-images.idx3-ubyte")
 _CIFAR = {
@@ -25,7 +26,7 @@ _CIFAR_FOLDERS = {
 _ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z")
 _SHOWN = 4
 WANTED = (
-    "give a folder that holds a folder of PNG or JPEG files for each class, a .csv file with "
+    "give a folder that holds a folder of image files for each class, a .csv file with "
     "columns file and label, an .npz file with x_train and y_train, or MNIST's idx files"
 )
 
@@ -132,7 +133,7 @@ def _found(path: Path) -> str:
     folders = _folders(path)
     if folders:
         names = _listed(p.name for p in folders)
-        return f"holds folders ({names}), and no PNG or JPEG file in any of them"
+        return f"holds folders ({names}), and no image file in any of them"
     kinds = Counter(p.suffix.lower() or p.name for p in sorted(path.iterdir()))
     if not kinds:
         return "is an empty folder"

@@ -53,10 +53,13 @@ def report(
         return None
     if port or open_page:
         raise InputError("--port and --open go with --watch; give it too, or leave them out")
+    from ntkdist._status_read import next_after_report
+
     with opened(settings, out) as session:
         path = session.pipeline.report()
         found = {"address": None, "report": path}
-        return session.outcome(found, path, next=["ntkdist predict RUN"])
+        more = next_after_report(session.pipeline.run)
+        return session.outcome(found, path, next=[more] if more else [])
 
 
 def _watched(url: str, port: int, open_page: bool, out: Terminal) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ntkdist.commands._app import DEFAULTS, LABELS, app
 from ntkdist.commands._outcome import Outcome, opened
-from ntkdist.options import Files, Out, Settings, Target
+from ntkdist.options import By, Files, Out, Settings, Target
 
 
 @app.command(group=LABELS, sort_key=1)
@@ -50,7 +50,9 @@ def labelings(
 
 
 @app.command(group=LABELS, sort_key=3)
-def bias(target: Target = None, *, settings: Settings = DEFAULTS, out: Out) -> Outcome:
+def bias(
+    target: Target = None, *, by: By = "auto", settings: Settings = DEFAULTS, out: Out
+) -> Outcome:
     """Which classes are hard, and which pairs entangled? Rank both by what the kernel says.
 
     Example: ntkdist bias runs/mine
@@ -61,8 +63,10 @@ def bias(target: Target = None, *, settings: Settings = DEFAULTS, out: Out) -> O
     from ntkdist.status import describe_bias
 
     with opened(settings, out) as session:
-        found, names = find_bias(session.pipeline), session.pipeline.run.manifest.class_names
+        names, bias = session.pipeline.run.manifest.class_names, find_bias(session.pipeline, by)
+        found = bias.ranking
         result = {
+            "labels": bias.labels,
             "class_names": names,
             "classes": [names[k] for k in found.intra],
             "class_scores": found.intra_scores,
@@ -70,5 +74,5 @@ def bias(target: Target = None, *, settings: Settings = DEFAULTS, out: Out) -> O
             "pair_scores": found.inter_scores,
         }
         return session.outcome(
-            result, describe_bias(found, names), next=["ntkdist label-aware RUN"]
+            result, describe_bias(found, names, bias.labels), next=["ntkdist label-aware RUN"]
         )

@@ -17,8 +17,11 @@ from ntkdist.options import Counts, Out, Quick, Rates, Settings, Source, Target,
 
 STAGES = ("gram", "factor", "labels", "report")
 DEMO = RunConfig(run="runs/demo", noise=NoiseConfig(rate=0.3))
-AUDIT = RunConfig(
-    architecture="cnn-2", data=DataConfig(size="auto"), gram=GramConfig(executor="inline")
+AUDIT = RunConfig(  # its run and source are those of what is audited
+    run="runs/NAME_OF_SOURCE",
+    architecture="cnn-2",
+    data=DataConfig(source="SOURCE", size="auto"),
+    gram=GramConfig(executor="inline"),
 )
 CAREFUL = "cntk-gap-4"
 
@@ -110,6 +113,9 @@ def _more_careful(settings: RunConfig, url: str) -> list[str]:
 def demo(*, settings: Settings = DEMO, out: Out) -> Outcome:
     """What does this do? All stages on scikit-learn's digits with 30 % of the labels replaced.
 
+    What it takes unless it is told otherwise: --run runs/demo,
+    --data.source digits, --architecture cntk-gap-4, --noise.rate 0.3.
+
     Example: ntkdist demo
 
     Writes the run runs/demo with labels.csv and report.html; needs no data and no GPU.
@@ -129,12 +135,14 @@ def run(target: Target = None, *, settings: Settings = DEFAULTS, out: Out) -> Ou
 
 
 def _run(settings: RunConfig, out: Out) -> Outcome:
+    from ntkdist._status_read import next_after_report
     from ntkdist.status import describe_labels
 
     with opened(settings, out) as session:
         result = _all_stages(session)
         shown = (describe_labels(result["labels"]), result["report"])
-        return session.outcome(result, *shown, next=["ntkdist predict RUN"])
+        more = next_after_report(session.pipeline.run)
+        return session.outcome(result, *shown, next=[more] if more else [])
 
 
 def _all_stages(session: Session) -> dict[str, Any]:
@@ -171,7 +179,7 @@ def plan(
     Parameters
     ----------
     price:
-        Of an hour of one device: of one worker's GPU, or of its cores.
+        Of an hour of one worker: its GPU, or its cores; of those given by --rates alone, if any.
     budget:
         Most the run may cost; above it, exit code 2.
     max_hours:
@@ -183,7 +191,10 @@ def plan(
     from ntkdist.pipeline.plan import Limits, make_plan
 
     limits, given = Limits(price, budget, max_hours), read_rates(rates)
-    found = make_plan(settings, limits, rates=given, workers=workers, seconds=seconds)
+    found = make_plan(
+        settings, limits, rates=given, workers=workers, seconds=seconds,
+        on_step=lambda text: out.note(f"plan: {text}"),
+    )  # fmt: skip
     failure = None if found.refusal is None else InputError(found.refusal)
     again = () if failure or target is None else (run_command(target, settings),)
     return Outcome(found, [describe_plan(found)], settings.run, again, failure)

@@ -39,7 +39,7 @@ def read(path: Path, split: str, size: Size | None = None) -> ImageSet:
 
     Args:
         path: A CSV file with a header, separated by commas, semicolons or tabs. A column names
-            the PNG or JPEG file (``file``, ``filename``, ``path`` or ``image``), absolute or
+            the image file (``file``, ``filename``, ``path`` or ``image``), absolute or
             relative to the table's folder; one the label (``label``, ``class`` or
             ``target``), a name or a whole number; one, if there is any, the ``split``,
             ``train`` or ``test``. Others are passed over.
@@ -53,7 +53,8 @@ def read(path: Path, split: str, size: Size | None = None) -> ImageSet:
 
     Raises:
         InputError: A column, file or label is missing, a file is named twice, all labels are
-            equal, or an image cannot be read; the line is named.
+            equal, two differ in case or blanks alone, or an image cannot be read; the line is
+            named.
     """
     table = read_table(path, (FILE_COLUMNS, LABEL_COLUMNS))
     rows = list(_images(path, table))
@@ -114,7 +115,21 @@ def _class_names(path: Path, rows: list[_Image]) -> list[str]:
         raise InputError(
             f"{path}: all {len(rows)} labels are {names[0]!r}; at least two classes are needed"
         )
+    _refuse_two_spellings(path, rows)
     return names
+
+
+def _refuse_two_spellings(path: Path, rows: Sequence[_Image]) -> None:
+    """Refuse labels that differ in case or blanks alone: two classes where one is meant."""
+    seen: dict[str, _Image] = {}
+    for row in rows:
+        before = seen.setdefault("".join(row.label.casefold().split()), row)
+        if before.label != row.label:
+            raise InputError(
+                f"{path}, line {row.line}: label {row.label!r}, but {before.label!r} in line "
+                f"{before.line}; write both alike, or, where two classes are meant, in different "
+                "letters"
+            )
 
 
 def _number(label: str) -> str:
@@ -138,6 +153,6 @@ def _locate(path: Path, rows: Sequence[_Image]) -> list[Path]:
         others = f" ({len(missing) - 1} other files are missing too)" if len(missing) > 1 else ""
         raise InputError(
             f"{path}, line {rows[first].line}: there is no file {files[first]}{others}; "
-            f"paths count from the table's folder {path.parent}"
+            f"paths count from the table's folder, {path.parent.resolve()}"
         )
     return files

@@ -1,13 +1,14 @@
-"""``images:DIR``: a folder for each class, holding PNG or JPEG files."""
+"""``images:DIR``: a folder for each class, holding image files."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 
 from ntkdist.data._assemble import assemble
-from ntkdist.data._image_files import SUFFIXES, decode
+from ntkdist.data._image_files import KINDS, SUFFIXES, UNREAD, decode
 from ntkdist.data._paths import existing_folder
 from ntkdist.data._size import Size
 from ntkdist.data.dataset import ImageSet
@@ -30,8 +31,8 @@ def read(folder: Path, split: str, size: Size | None = None) -> ImageSet:
         relative to ``folder``.
 
     Raises:
-        InputError: No images, two sizes where none is given (both files named), or a damaged
-            file (named).
+        InputError: No images, two sizes where none is given (both files named), a damaged
+            file (named), or images of a kind that is not read (one named).
     """
     existing_folder(folder)
     names, place = _classes(folder, split)
@@ -40,11 +41,10 @@ def read(folder: Path, split: str, size: Size | None = None) -> ImageSet:
     for k, name in enumerate(names):
         if not (place / name).is_dir():
             continue  # a class of the other split only
+        _refuse_unread(place / name)
         found = _images(place / name)
         if not found:
-            raise InputError(
-                f"{place / name} holds no PNG or JPEG file; remove the folder or fill it"
-            )
+            raise InputError(f"{place / name} holds no {KINDS} file; remove the folder or fill it")
         files += found
         labels += [k] * len(found)
     return assemble(
@@ -66,12 +66,23 @@ def _folders(folder: Path) -> list[str]:
     )
 
 
-def _images(folder: Path) -> list[Path]:
+def _images(folder: Path, suffixes: Collection[str] = SUFFIXES) -> list[Path]:
     return sorted(
         entry
         for entry in folder.iterdir()
-        if entry.suffix.lower() in SUFFIXES and not entry.name.startswith(".") and entry.is_file()
+        if entry.suffix.lower() in suffixes and not entry.name.startswith(".") and entry.is_file()
     )
+
+
+def _refuse_unread(folder: Path) -> None:
+    unread = _images(folder, UNREAD)
+    if unread:
+        more = len(unread) - 1
+        others = f" and {more} {'other' if more == 1 else 'others'}" if more else ""
+        raise InputError(
+            f"{unread[0]}{others}: images of this kind are not read; convert them to PNG, or move "
+            "them elsewhere"
+        )
 
 
 def _classes(folder: Path, split: str) -> tuple[list[str], Path]:

@@ -1,4 +1,4 @@
-"""PNG and JPEG files read into one array."""
+"""PNG, JPEG and other image files read into one array."""
 
 from __future__ import annotations
 
@@ -12,7 +12,21 @@ from numpy.typing import NDArray
 from ntkdist.data._size import Size, scale_one, target
 from ntkdist.errors import InputError
 
-SUFFIXES = frozenset([".png", ".jpg", ".jpeg"])
+# what is read, as Pillow calls it, by the endings of its files
+_ENDINGS = {
+    "PNG": (".png",),
+    "JPEG": (".jpg", ".jpeg", ".jfif"),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+}
+SUFFIXES = frozenset(ending for endings in _ENDINGS.values() for ending in endings)
+KINDS = "PNG, JPEG, BMP, GIF, TIFF or WebP"
+# images as well, which are not read: passing over them in silence would lose what a user has
+UNREAD = frozenset(
+    [".avif", ".dng", ".heic", ".heif", ".jp2", ".pgm", ".ppm", ".psd", ".svg", ".tga"]
+)
 
 # Pillow's names for one grey value a pixel, with and without alpha
 _GREY = frozenset(["1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I"])
@@ -31,7 +45,8 @@ def decode(files: Sequence[Path], size: Size | None = None) -> NDArray[np.uint8]
 
     Returns:
         (N, H, W, C) uint8, C = 1 if every image is greyscale, else 3. Alpha is dropped, 16-bit
-        grey becomes 8-bit, rotation tags are ignored.
+        grey becomes 8-bit, rotation tags are ignored, of several frames or pages the first is
+        taken.
 
     Raises:
         InputError: Two sizes where none is given (both files named), or a damaged file (named).
@@ -79,21 +94,25 @@ def _open(path: Path, use: Any) -> Any:
     from PIL import Image
 
     try:
-        with Image.open(path, formats=("PNG", "JPEG")) as image:
+        with Image.open(path, formats=tuple(_ENDINGS)) as image:
             return use(image)
     except Exception as error:
         # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more
         # on damaged data; whichever it is, the user needs the name of the file.
         reason = str(error) or type(error).__name__
         if str(path) in reason:
-            reason = "not a PNG or JPEG file"
+            reason = f"not a {KINDS} file"
         raise InputError(f"{path} cannot be read ({reason}); repair or remove it") from None
 
 
 def _pixels(image: Any, grey: bool) -> NDArray[np.uint8]:
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers; save it with 8 or 16 bits")
     if image.mode in _SIXTEEN_BITS:
         # Pillow clips at 255 instead of scaling
         wide = np.asarray(image).astype(np.int64)
+        if wide.min() < 0 or wide.max() > 65535:
+            raise ValueError("its pixels need more than 16 bits; save it with 8 or 16")
         narrow = ((wide * 255 + 32767) // 65535).astype(np.uint8)
         return narrow[..., None] if grey else np.repeat(narrow[..., None], 3, axis=2)
     if grey:

@@ -58,7 +58,7 @@ def load(
             - ``idx:DIR``: the original MNIST or Fashion-MNIST files, gzipped or not.
             - ``cifar10:DIR``, ``cifar100:DIR``: the python or the binary distribution
               (fine labels).
-            - ``images:DIR``: a folder of PNG or JPEG files for each class, or ``train``
+            - ``images:DIR``: a folder of image files for each class, or ``train``
               and ``test`` folders of these.
             - ``csv:FILE``: a table whose header names a file and a label, perhaps a split.
             - ``shapes``, ``corners``: made here, 16×16×1 uint8, four classes, 2,000 training

@@ -64,7 +64,9 @@ class GramProgress:
                 self._note(f"tile {event.key} failed for good: {event.error}")
             case Interrupted():
                 waiting = len(event.in_flight)
-                self._note(f"stopping {event.signal}: waiting for {waiting} tiles in flight")
+                tiles = "1 tile" if waiting == 1 else f"{waiting} tiles"
+                by = f" by {event.signal}" if event.signal else ""
+                self._note(f"stopping{by}: waiting for {tiles} in flight")
             case StageDone():
                 self.close()  # its last line stands before what the next stage says
                 return

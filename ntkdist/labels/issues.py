@@ -93,9 +93,10 @@ def find_label_issues(
 
     Args:
         images: (N, H, W, C) or (N, H, W), uint8 or any real dtype.
-        labels: (N,) integers in 0..K−1.
+        labels: (N,) integers in 0..K−1, or names of classes (text), which are numbered in sorted
+            order.
         architecture: A preset name, a list of layers, canonical text or an ``Architecture``.
-        num_classes: K; None takes the largest label plus one.
+        num_classes: K; None takes the largest label plus one, or the number of names.
         preprocess: ``none`` or steps of ``ntkdist.data.Preprocessor`` joined by ``+``;
             ``center+unit-norm`` suits fully connected networks.
         ridge: λ ≥ 0 added to the Gram's diagonal, relative to its mean; ``"auto"`` takes 1e-3
@@ -111,7 +112,8 @@ def find_label_issues(
         on_event: Called with each ``Flip``.
 
     Returns:
-        The table of ``label_report``.
+        The table of ``label_report``; for names also ``given_class`` and ``suggested_class``,
+        behind the numbers.
 
     Raises:
         InputError: For images, labels or options that do not fit, or a Gram matrix that is
@@ -131,8 +133,9 @@ def find_label_issues(
         raise InputError(f"{len(given)} labels for {len(images)} images; give one each")
     if len(images) < 2:
         raise InputError(f"{len(images)} images; at least 2 are needed")
+    given, names = _numbered(given)
     if num_classes is None:
-        num_classes = _largest(given) + 1
+        num_classes = len(names) if names else _largest(given) + 1
     given = check_labels(given, num_classes, len(images))
     prepared = Preprocessor.fit(images, preprocess).apply(images)
     gram = kernel_matrix(architecture, prepared, backend=backend, threads=threads)
@@ -155,7 +158,13 @@ def find_label_issues(
         confidence=confidence,
         on_step=on_event,
     )
-    return label_report(given, result)
+    table = label_report(given, result)
+    if names:
+        for name in ("given", "suggested"):
+            numbers = table[f"{name}_label"]
+            place = int(np.flatnonzero(table.columns == numbers.name)[0]) + 1
+            table.insert(place, f"{name}_class", [names[k] for k in numbers])
+    return table
 
 
 def invert(gram: NDArray[Any], ridge: float) -> NDArray[np.float64]:
@@ -208,6 +217,22 @@ def check_ridge(ridge: Any) -> None:
     number = isinstance(ridge, (int, float, np.integer, np.floating))
     if not number or not np.isfinite(ridge) or ridge < 0:
         raise InputError(f"ridge={ridge!r} must be finite and ≥ 0, relative to mean(diag), or auto")
+
+
+def _numbered(labels: NDArray[Any]) -> tuple[NDArray[Any], tuple[str, ...]]:
+    """Return labels as numbers, and the names that they number; no names where they are numbers."""
+    kind = labels.dtype.kind
+    if kind == "O" and labels.ndim == 1 and all(isinstance(one, str) for one in labels):
+        labels, kind = labels.astype(str), "U"
+    if kind == "U" and labels.ndim == 1:
+        names, numbers = np.unique(labels, return_inverse=True)
+        return numbers, tuple(map(str, names))
+    if kind not in "iuf":
+        raise InputError(
+            f"labels of type {labels.dtype} are neither numbers nor names; give integers from 0, "
+            "or a name for each image: [str(one) for one in labels]"
+        )
+    return labels, ()
 
 
 def _largest(labels: NDArray[Any]) -> int:

@@ -331,7 +331,9 @@ class Pipeline:
             run.write_attributes("labels", {"summary": summary, "fingerprint": fingerprint})
             write_table(run, table)
             drop_checkpoint(run.address("labels", "checkpoint"))
-            detail.append(f"{summary['flips']} flips, {summary['num_issues']} suspicious labels")
+            flips, issues = summary["flips"], summary["num_issues"]
+            detail.append(_counted(flips, "flip"))
+            detail.append(_counted(issues, "suspicious label"))
 
     @contextmanager
     def _label_client(self, blocks: int) -> Iterator[Any]:
@@ -365,3 +367,7 @@ class Pipeline:
             path = write_report(self.run)
             detail.append(path)
         return path
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"

@@ -81,12 +81,20 @@ def compute_matrix(
         stop=stop,
         recompute=recompute,
     )
-    words = [f"{summary.computed} of {summary.done} tiles computed", why]
+    words = [_done_in_words(summary.computed, summary.done), why]
     store = GramStore.open(matrix.outputs[0][1], "r", matrix.fingerprint)
     by = store.count_by_arithmetic()
     if len(by) > 1:
         words.append(" and ".join(f"{count} by {name}" for name, count in by.items()))
     return words
+
+
+def _done_in_words(computed: int, done: int) -> str:
+    if not computed:
+        return f"nothing to compute, all {done} tiles were there"
+    there = done - computed
+    words = f"{computed} tile{'' if computed == 1 else 's'} computed"
+    return f"{words}, {there} {'was' if there == 1 else 'were'} there" if there else words
 
 
 def job_of(run: Run, config: RunConfig, matrix: Matrix, edge: int, threads: int) -> GramJob:
@@ -184,9 +192,10 @@ def _edge(
                 f"{run.url}: holds tiles of edge {stored}, now gram.tile={settings.tile} is "
                 "asked; give auto or the old value, or another --run"
             )
-        return stored, "as stored"
+        return stored, f"edge {stored} as before"
     if settings.tile != "auto":
-        return Tiling.from_target(n, settings.tile, n_cols).edge, "as asked"
+        edge = Tiling.from_target(n, settings.tile, n_cols).edge
+        return edge, f"edge {edge} as asked"
     on_gpu = backend == "cuda"
     images = run.array("inputs", "images")
     measure = functools.partial(

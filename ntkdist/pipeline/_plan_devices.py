@@ -155,6 +155,12 @@ def given_crew(name: str, rate: float, like: Crew, count: int) -> Crew:
     return Crew(name, "rate given", "", (cost,) * count, like.start, like.memory)
 
 
+def idle_crew(subject: Subject) -> Crew:
+    """Return one worker that has nothing to compute; its rate is not known."""
+    cost = TileCost(float("nan"), 1.0)
+    return Crew("this machine", "nothing to compute", subject.backend, (cost,), 0.0, 0)
+
+
 def _crews(
     subject: Subject, backend: str, choice: TileEdge, seconds: float, workers: int | str
 ) -> list[Crew]:

@@ -113,6 +113,11 @@ class StageCosts:
         return 2 * n**3 / 3 / rates.product + again
 
 
+def no_stages(n: int) -> StageCosts:
+    """Return the costs where every stage is stored, so that none was measured."""
+    return StageCosts(n, {}, {}, {}, Rates(1.0, 1.0, 1.0, 1.0), 0, n)
+
+
 def _plan(n: int, memory: int) -> PanelPlan:
     """Return the cut; under a limit that was scaled down too far, the finest one."""
     try:

@@ -119,6 +119,11 @@ class Subject:
             found |= set(GramStore.open(address, "r", self.run.fingerprint).missing())
         return sorted(found)
 
+    def is_whole(self) -> bool:
+        """Return whether every tile of every kind is stored."""
+        edge = self.stored_edge()
+        return edge is not None and not self.missing(Tiling(self.n, edge))
+
     def finished(self) -> set[str]:
         """Return which of factor, labels and report are stored, for what is configured now."""
         if self.run is None:

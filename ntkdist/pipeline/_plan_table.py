@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -32,11 +33,7 @@ def describe_plan(plan: PlanEstimate) -> str:
             f"{plan.entries:,} entries of {' and '.join(plan.kinds)}",
         ),
         _line("store", f"at most {total}: {parts}"),
-        _line(
-            "memory",
-            f"{format_bytes(plan.worker_bytes)} a worker, {format_bytes(plan.factor_bytes)} the "
-            "factor stage",
-        ),
+        _line("memory", _memory(plan)),
         _line("stages", f"on {plan.devices[0].name}:"),
         *_stages(plan),
         "",
@@ -48,6 +45,11 @@ def describe_plan(plan: PlanEstimate) -> str:
         *(_line("note", note) for note in plan.notes),
     ]
     return "\n".join(lines)
+
+
+def _memory(plan: PlanEstimate) -> str:
+    worker = f"{format_bytes(plan.worker_bytes)} a worker, " if plan.worker_bytes else ""
+    return f"{worker}{format_bytes(plan.factor_bytes)} the factor stage"
 
 
 def _layers(architecture: str) -> str:
@@ -85,12 +87,14 @@ def _devices(plan: PlanEstimate) -> list[str]:
             duration(device.seconds),
             f"{device.hours:,.3g}",
         ]
-        row += [f"{device.cost:,.2f}"] if device.cost is not None else []
+        row += ["" if device.cost is None else f"{device.cost:,.2f}"] if priced else []
         rows.append([*row, device.source + (f", {device.backend}" if device.backend else "")])
     return _columns(rows, right=range(1, len(rows[0]) - 1))
 
 
 def _rate(rate: float) -> str:
+    if math.isnan(rate):
+        return "not measured"
     return f"{rate:,.3g} entries/s" if rate < 1000 else f"{rate:,.0f} entries/s"
 
 

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist import storage
-from ntkdist.architecture import Architecture
+from ntkdist.architecture import Architecture, preset_of
 from ntkdist.config import RunConfig
-from ntkdist.errors import InputError
+from ntkdist.errors import InputError, NtkdistError
 from ntkdist.pipeline import Pipeline
+from ntkdist.run import Run
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,12 @@ def compare_architectures(
 
     Each has a run of its own, RUN-compare/NAME, so that a comparison that is
     stopped, or asked for again with more architectures, computes only what is missing. The
-    figures are kept beside the runs in compare.json, a picture in compare.svg.
+    figures are kept beside the runs in compare.json, a picture in compare.svg. Where the run
+    itself is there and has its Gram, its own architecture is compared as well, from that Gram.
 
     Args:
-        config: The run's settings; its ``architecture`` has no part in this.
+        config: The run's settings; where there is no such run yet, its ``architecture`` has no
+            part in this.
         architectures: Presets or canonical texts, each different.
         subscribers: Told every event of every run.
 
@@ -83,7 +86,11 @@ def compare_architectures(
     Raises:
         InputError: For fewer than two, equal or unknown architectures, or bad settings.
     """
+    own = _own_settings(config)
     parsed = [Architecture.parse(name) for name in architectures]
+    if own is not None and (arch := Architecture.parse(own.architecture)) not in parsed:
+        architectures = [preset_of(arch) or own.architecture, *architectures]
+        parsed = [arch, *parsed]
     if len(parsed) < 2:
         raise InputError(f"{len(parsed)} architectures; give at least two, joined by commas")
     for place, arch in enumerate(parsed):
@@ -92,9 +99,12 @@ def compare_architectures(
             raise InputError(f"architecture {architectures[place]!r} is {first!r} again")
     found = []
     for name, arch in zip(architectures, parsed, strict=True):
-        run = f"{folder_of(config)}/{_slug(name, arch)}"
-        own = dataclasses.replace(config, run=run, architecture=str(arch))
-        with Pipeline(own, subscribers) as pipeline:
+        if own is not None and arch == Architecture.parse(own.architecture):
+            one = own
+        else:
+            run = f"{folder_of(config)}/{_slug(name, arch)}"
+            one = dataclasses.replace(config, run=run, architecture=str(arch))
+        with Pipeline(one, subscribers) as pipeline:
             pipeline.gram()
             found.append(_judge(name, pipeline))
             labels = pipeline.run.read("inputs", "labels")
@@ -112,6 +122,20 @@ def ranks(found: Sequence[Compared]) -> dict[str, list[int]]:
         values = -values if more else values
         out[measure] = [int((values < value).sum()) + 1 for value in values]
     return out
+
+
+def _own_settings(config: RunConfig) -> RunConfig | None:
+    """Return the settings of the run itself, if it is there with these data and a whole Gram."""
+    from ntkdist.gram.store import GramStore
+
+    try:
+        there = Run.open(config.run)
+        own = dataclasses.replace(config, architecture=there.config.architecture)
+        Run.create(own)  # it is there: opened, or refused where other settings are asked for
+        store = GramStore.open(there.address("gram", "ntk"), "r", there.fingerprint)
+        return None if store.missing() else own
+    except (NtkdistError, FileNotFoundError):
+        return None
 
 
 def _judge(name: str, pipeline: Pipeline) -> Compared:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
+from ntkdist.gram.events import Event
 from ntkdist.pipeline import Pipeline
+
+if TYPE_CHECKING:
+    from ntkdist.labels.bias import ClassBias
+
+LABELS = ("auto", "given", "refurbished")
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,23 @@ class Labeling:
     changed: float
     noise_rate: float
     left_out: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LabelingScored(Event):
+    """One labeling was judged.
+
+    Attributes:
+        name: Where it comes from.
+        block_error: L(Z).
+        done: Labelings judged so far.
+        total: Of so many.
+    """
+
+    name: str
+    block_error: float
+    done: int
+    total: int
 
 
 def score_labelings(pipeline: Pipeline, files: Sequence[str]) -> list[Labeling]:
@@ -61,34 +84,62 @@ def score_labelings(pipeline: Pipeline, files: Sequence[str]) -> list[Labeling]:
             raise InputError(f"{path}: {error}") from None
     inverse = pipeline.factor().inverse()
     store = pipeline.gram_store()
-    found = []
-    for name, labels in labelings.items():
-        _, Z = class_matrix(inverse, labels, run.num_classes)
-        terms = block_error_terms(
-            Z, np.bincount(labels, minlength=run.num_classes), pipeline.config.labels.beta
-        )
-        rate = choose_ridge(store, labels, run.num_classes).noise.rate
-        changed = float((labels != given).mean())
-        found.append(Labeling(name, terms.value, changed, rate, terms.left_out))
+    found: list[Labeling] = []
+    with pipeline.stage("labelings") as detail:
+        for name, labels in labelings.items():
+            _, Z = class_matrix(inverse, labels, run.num_classes)
+            terms = block_error_terms(
+                Z, np.bincount(labels, minlength=run.num_classes), pipeline.config.labels.beta
+            )
+            rate = choose_ridge(store, labels, run.num_classes).noise.rate
+            changed = float((labels != given).mean())
+            found.append(Labeling(name, terms.value, changed, rate, terms.left_out))
+            pipeline.forward(LabelingScored(name, terms.value, len(found), len(labelings)))
+        detail.append(f"{len(found)} judged")
     return sorted(found, key=lambda one: one.block_error)
 
 
-def find_bias(pipeline: Pipeline) -> Any:
-    """Return which classes, and which pairs, the kernel finds hard with the given labels.
+@dataclass(frozen=True, eq=False)
+class Bias:
+    """Which classes and pairs the kernel finds hard.
+
+    Attributes:
+        labels: By which labels: given or refurbished.
+        ranking: Of classes and of pairs.
+    """
+
+    labels: str
+    ranking: ClassBias
+
+
+def find_bias(pipeline: Pipeline, by: str = "auto") -> Bias:
+    """Return which classes, and which pairs, the kernel finds hard.
 
     Args:
         pipeline: Of a run whose Gram is computed; the factor stage is run where it is missing.
+        by: Labels to judge by: ``given``, ``refurbished``, or ``auto`` for the refurbished ones
+            where the run has them, as in the report.
 
     Returns:
-        ``ntkdist.labels.ClassBias``.
+        The rankings, and the labels they are by.
+
+    Raises:
+        InputError: For other words, or refurbished labels that the run does not have.
     """
     from ntkdist.labels import class_matrix
     from ntkdist.labels.bias import class_bias
 
+    if by not in LABELS:
+        raise InputError(f"--by {by!r} is not one of {', '.join(LABELS)}")
     run = pipeline.run
-    labels = run.read("inputs", "labels")
+    there = run.is_current("labels") and bool(run.attributes("labels").get("summary"))
+    if by == "refurbished" and not there:
+        raise InputError(f"{run.url}: has no refurbished labels yet; ntkdist labels {run.url}")
+    chosen = "refurbished" if there and by != "given" else "given"
+    stored = ("labels", "refurbished") if chosen == "refurbished" else ("inputs", "labels")
+    labels = run.read(*stored)
     _, Z = class_matrix(pipeline.factor().inverse(), labels, run.num_classes)
-    return class_bias(Z, np.bincount(labels, minlength=run.num_classes))
+    return Bias(chosen, class_bias(Z, np.bincount(labels, minlength=run.num_classes)))
 
 
 def _read(path: str) -> NDArray[Any]:

@@ -17,14 +17,16 @@ from ntkdist.linalg import parse_memory
 from ntkdist.linalg.panels import ITEM, plan_panels
 from ntkdist.pipeline._plan_devices import (
     Crew,
+    TileEdge,
     busy,
     choose_tile,
     given_crew,
+    idle_crew,
     measure_crews,
     timed,
 )
 from ntkdist.pipeline._plan_sheet import Sheet
-from ntkdist.pipeline._plan_stages import measure_stages
+from ntkdist.pipeline._plan_stages import STAGES, measure_stages, no_stages
 from ntkdist.pipeline._plan_subject import Subject
 
 __all__ = ["DevicePlan", "Limits", "PlanEstimate", "make_plan"]
@@ -54,7 +56,8 @@ class DevicePlan:
         gram: Seconds of the Gram stage, start of the workers included.
         seconds: Of the whole run.
         hours: Device hours: all workers, from start to end.
-        cost: Price times device hours; None where no price is given.
+        cost: Price times device hours; None where no price is given, and for devices measured
+            here where rates of others are given: the price is theirs.
         scaling: Workers → seconds of the Gram stage, if each is as fast as those measured.
     """
 
@@ -135,7 +138,8 @@ class Limits:
     """What a run may take.
 
     Attributes:
-        price: Of an hour of one device (one worker's GPU or cores).
+        price: Of an hour of one worker, its GPU or its cores; of those whose rates are given
+            where there are such.
         budget: Most it may cost.
         max_hours: Most hours it may take.
 
@@ -165,6 +169,7 @@ def make_plan(
     rates: Mapping[str, float] | None = None,
     workers: Sequence[int] = WORKERS,
     seconds: float = 12.0,
+    on_step: Callable[[str], None] = lambda _: None,
 ) -> PlanEstimate:
     """Measure and reckon what a run will take; writes nothing into it.
 
@@ -174,9 +179,11 @@ def make_plan(
         rates: Class of devices → entries a second of one of them, for devices that are not here.
         workers: How many workers to reckon the Gram for beside the run's own.
         seconds: How long tiles are measured.
+        on_step: Told in a line what is measured next, and for how long.
 
     Returns:
-        The plan.
+        The plan. Where every tile is there and neither limits nor rates are given, no tile is
+        measured, and nothing at all where the factor and the labels are there too.
 
     Raises:
         InputError: For settings or data that do not fit.
@@ -184,23 +191,49 @@ def make_plan(
     """
     limits, rates = limits or Limits(), rates or {}
     _check(rates, workers, seconds)
+    on_step(f"reading {config.data.source}")
     subject, loading = timed(lambda: Subject.of(config))
     n = subject.n
     cut = plan_panels(n, parse_memory(config.factor.memory_limit))  # refuses what does not fit
-    choice = choose_tile(subject)
+    limited = bool(rates) or limits.budget is not None or limits.max_hours is not None
+    whole = not limited and subject.is_whole()
+    finished = frozenset(subject.finished())
+    if whole:
+        choice, own = TileEdge(subject.stored_edge() or n, 0.0, 0.0), [idle_crew(subject)]
+    else:
+        on_step("measuring a few small tiles, to choose the edge of the run's: some seconds")
+        choice = choose_tile(subject)
+        on_step(
+            f"measuring tiles of edge {choice.edge}: {seconds:g} s for each kind of device, and "
+            "the time to start its workers"
+        )
+        own = measure_crews(subject, choice, seconds)
     tiling = Tiling(n, choice.edge)
     missing = subject.missing(tiling)
-    own = measure_crews(subject, choice, seconds)
-    images, labels = subject.spread(_IMAGES)
+    if whole and {"factor", "labels"} <= finished:
+        finished, behind = frozenset(STAGES), no_stages(n)
+    else:
+        images, labels = subject.spread(_IMAGES)
+        on_step(
+            f"measuring factor, inverse, labels and report, twice on {len(images)} images: about a "
+            "minute where nothing else is at work"
+        )
+        behind = measure_stages(config, images, labels, n)
     sheet = Sheet(
         edge=choice.edge,
         before=_IMPORTS + (0.0 if subject.run else _STORING * loading),
         choosing=choice.seconds,
-        finished=frozenset(subject.finished()),
-        behind=measure_stages(config, images, labels, n),
+        finished=finished,
+        behind=behind,
     )
     crews = _in_order(sheet, n, missing, own, rates, config.gram.workers)
-    devices = tuple(_device(crew, sheet, n, missing, limits.price, workers) for crew in crews)
+    price = limits.price
+    devices = tuple(
+        _device(
+            crew, sheet, n, missing, price if crew.name in rates or not rates else None, workers
+        )
+        for crew in crews
+    )
     return PlanEstimate(
         run=config.run,
         about=f"{'there already' if subject.run else 'new'}; backend {subject.reason}",
@@ -216,7 +249,7 @@ def make_plan(
         factor_bytes=cut.projected_bytes(),
         stages={"start": sheet.before, "gram": devices[0].gram, **sheet.stages(n)},
         devices=devices,
-        notes=_notes(config, busy(own[0])),
+        notes=_notes(config, busy(own[0]), price, tuple(rates), whole=whole),
         refusal=_refusal(devices[0], n, limits, lambda m: sheet.whole(crews[0], m)),
     )
 
@@ -293,7 +326,11 @@ def _store_bytes(subject: Subject, tiling: Tiling, panels: int) -> dict[str, int
     return found
 
 
-def _notes(config: RunConfig, load: str | None) -> tuple[str, ...]:
+def _notes(
+    config: RunConfig, load: str | None, price: float | None, priced: Sequence[str], *, whole: bool
+) -> tuple[str, ...]:
+    if whole:
+        return ("every tile is there, so that none was measured",)
     notes = [
         "times for other numbers of workers suppose that each is as fast as those measured",
         "stages behind the Gram are those of this machine, whatever computes the tiles",
@@ -303,6 +340,9 @@ def _notes(config: RunConfig, load: str | None) -> tuple[str, ...]:
         notes.append(f"factor.scheduler={config.factor.scheduler} is reckoned as this machine's")
     if config.gram.mix_backends:
         notes.append("gram.mix_backends: cores beside GPUs are not counted in")
+    if price is not None:
+        of = f" of {' or '.join(priced)}; the others here are not priced" if priced else ""
+        notes.append(f"cost is at {price:g} an hour of one worker{of}")
     if load is not None:
         notes.append(load)
     return tuple(notes)

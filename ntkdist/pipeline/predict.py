@@ -201,7 +201,7 @@ def describe_predictions(found: Predicted, most: int = 5) -> str:
         f"{found.trained_on} trained on",
         f"ridge     {found.ridge:g}; leave-one-out accuracy {best.accuracy:.2%} "
         f"on {found.sweep.images} images trained on",
-        f"calibration  error {e.calibration_error:.3f}, log-loss {e.log_loss:.4f}, "
+        f"calibration  error {e.calibration_error:.3f} (0 is perfect), log-loss {e.log_loss:.4f}, "
         f"Brier {e.brier:.4f}",
     ]
     off = e.confusion.copy()
@@ -209,7 +209,13 @@ def describe_predictions(found: Predicted, most: int = 5) -> str:
     order = [int(i) for i in np.argsort(-off, axis=None, kind="stable")[:most]]
     pairs = [divmod(i, len(off)) for i in order if off.flat[i]]
     if pairs:
-        shown = [f"{found.names[k]} taken for {found.names[d]} {off[k, d]}" for k, d in pairs]
+        shown = [
+            f"{found.names[k]} taken for {found.names[d]} ({_times(off[k, d])})" for k, d in pairs
+        ]
         lines.append("confused  " + ", ".join(shown))
     lines.append(f"table     {found.place}/predictions.csv, picture predict.svg in the run")
     return "\n".join(lines)
+
+
+def _times(count: int) -> str:
+    return "1 time" if count == 1 else f"{count} times"

@@ -13,6 +13,7 @@ import numpy as np
 
 from ntkdist import storage
 from ntkdist.errors import InputError
+from ntkdist.gram.events import Event
 from ntkdist.pipeline import Pipeline
 
 if TYPE_CHECKING:
@@ -36,6 +37,27 @@ class Swept:
     images: int
     rows: tuple[SweepRow, ...]
     place: str
+
+
+@dataclass(frozen=True)
+class ValueMeasured(Event):
+    """The kernel with one value of the setting was measured.
+
+    Attributes:
+        over: What is changed.
+        value: To what.
+        accuracy: Leave-one-out accuracy.
+        stored: Whether it was there from an earlier sweep.
+        done: Values measured so far.
+        total: Of so many.
+    """
+
+    over: str
+    value: str
+    accuracy: float
+    stored: bool
+    done: int
+    total: int
 
 
 def sweep(pipeline: Pipeline, over: str, values: Sequence[str] = (), images: int = 400) -> Swept:
@@ -77,7 +99,8 @@ def sweep(pipeline: Pipeline, over: str, values: Sequence[str] = (), images: int
             parts = [run.fingerprint, str(variant.architecture), variant.width, settings.dtype,
                      chosen.tolist(), hashlib.sha256(y.tobytes()).hexdigest()]  # fmt: skip
             key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-            if key not in kept:
+            stored = key in kept
+            if not stored:
                 # a run's own backend may not cover every variant
                 row = measure(
                     variant, x, y, run.num_classes, backend=_covering(backend, variant, x),
@@ -89,7 +112,10 @@ def sweep(pipeline: Pipeline, over: str, values: Sequence[str] = (), images: int
             figures: dict[str, Any] = {
                 k: math.inf if v is None else v for k, v in kept[key].items()
             }
-            found.append(SweepRow(**{**figures, "value": variant.value}))
+            row = SweepRow(**{**figures, "value": variant.value})
+            found.append(row)
+            done = ValueMeasured(over, row.value, row.accuracy, stored, len(found), len(wanted))
+            pipeline.forward(done)
         detail.append(f"{computed} of {len(wanted)} computed, {len(chosen)} images")
     shown = [{k: v if v != math.inf else None for k, v in asdict(row).items()} for row in found]
     run.write_attributes(f"sweep/{over}", {"images": len(chosen), "rows": shown})
@@ -138,6 +164,10 @@ def describe_sweep(found: Swept) -> str:
         "  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)).rstrip()
         for row in (head, *rows)
     ]
+    if len(found.rows) > 1:
+        most = max(row.accuracy for row in found.rows)
+        tied = [row.value for row in found.rows if row.accuracy == most]
+        lines.append(f"most accurate: {found.over} {' and '.join(tied)}, {most:.2%}")
     if len(found.rows) > 1 and np.ptp([row.cosine for row in found.rows]) < 1e-6:
         lines.append(
             f"these kernels differ by a factor alone: without biases, {found.over} only scales the "
@@ -145,7 +175,7 @@ def describe_sweep(found: Swept) -> str:
         )
     lines.append(
         f"leave-one-out accuracy on {found.images} images at the ridge that is best by it; cosine: "
-        "mean over pairs of images, 1 where the kernel tells none apart; rank: effective"
-        f"; picture {found.place}"
+        "mean over pairs of images, 1 where the kernel tells none apart; rank: effective; scale: "
+        f"mean of the kernel's diagonal; picture {found.place}"
     )
     return "\n".join(lines)

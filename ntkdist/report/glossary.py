@@ -1,4 +1,4 @@
-"""Words that the report uses, for those who have not met them, and what to cite."""
+"""Words of the report and columns of its table, for those who have not met them; what to cite."""
 
 from __future__ import annotations
 
@@ -30,6 +30,36 @@ WORDS = (
         "Label quality",
         "The probability that a label is right, given what all other images and their labels say "
         "about this one. Below about one half another class is more probable.",
+    ),
+)
+
+# of labels.csv
+COLUMNS = (
+    (("index",), "Which image, counted from 0 in the order in which the source was read."),
+    (("file",), "Its file, where the images came from files."),
+    (("given_label", "given_class"), "The label it has, as a number from 0 and as a name."),
+    (
+        ("suggested_label", "suggested_class"),
+        "The label suggested instead; the given one where nothing speaks for a change.",
+    ),
+    (
+        ("label_quality",),
+        "The probability that the given label is right, 0 to 1. The table is sorted by it, the "
+        "most suspicious first.",
+    ),
+    (("is_label_issue",), "True where the label looks wrong: another one is suggested."),
+    (
+        ("abstained",),
+        "True where no class reaches the probability that the setting labels.confidence asks for.",
+    ),
+    (
+        ("round",),
+        "At which step the label was last changed, from 1; -1 where it never was.",
+    ),
+    (
+        ("delta_loss",),
+        "How much that change altered the label error L(Z), below 0 where it made the labels "
+        "cleaner; empty where nothing was changed.",
     ),
 )
 

@@ -31,6 +31,7 @@ _GAPS = {
     "linear_gap": "trained",
 }
 _MOST_PANELS = 4
+_LITTLE_NOISE = 0.005  # limits no accuracy that anyone would miss
 
 
 def widths(run: Run) -> list[Outcome]:
@@ -88,7 +89,8 @@ def _swept(run: Run, over: str) -> Outcome | None:
     if found is None or not found["rows"]:
         return None
     rows = found["rows"]
-    best = max(rows, key=lambda row: row["accuracy"])
+    most = max(row["accuracy"] for row in rows)
+    tied = [row["value"] for row in rows if row["accuracy"] == most]
     measures = {
         "accuracy in %": [100 * row["accuracy"] for row in rows],
         "mean cosine": [row["cosine"] for row in rows],
@@ -108,9 +110,9 @@ def _swept(run: Run, over: str) -> Outcome | None:
     listed = ", ".join(f"{row['value']}: {percent(row['accuracy'])}" for row in rows)
     svg = inline_svg(f"sweep-{over}", f"Measures over {over}; accuracy at {listed}.", make)
     sentence = (
-        f"Of {counted(len(rows), 'value')} of {over}, {best['value']} predicts best: "
-        f"{percent(best['accuracy'])} of {counted(found['images'], 'image')} are right when each "
-        "is left out."
+        f"Of {counted(len(rows), 'value')} of {over}, {_all_of(tied)} "
+        f"{'predicts' if len(tied) == 1 else 'predict'} best: {percent(most)} of "
+        f"{counted(found['images'], 'image')} are right when each is left out."
     )
     caption = (
         "Cosine: mean over pairs of images, 1 where the kernel tells none apart. Effective rank: "
@@ -203,27 +205,31 @@ def compared(run: Run) -> list[Outcome]:
     mine = [(row, one) for row in rows if (one := _same_data(run, folder, row)) is not None]
     if len(mine) < 2:
         return []
-    best = max((row for row, _ in mine), key=lambda row: row["accuracy"])
-    sentence = (
-        f"Of {counted(len(mine), 'architecture')}, {best['name']} suits the data best: its kernel "
-        f"gives {percent(best['accuracy'])} of the images their given label from all others."
-    )
+    most = max(row["accuracy"] for row, _ in mine)
+    tied = [row["name"] for row, _ in mine if row["accuracy"] == most]
+    suits = "suits the data best: its kernel" if len(tied) == 1 else "suit the data best: each"
+    sentences = [
+        f"Of {counted(len(mine), 'architecture')}, {_all_of(tied)} {suits} gives {percent(most)} "
+        "of the images their given label from all others.",
+        *_ceiling(run, [row for row, _ in mine]),
+        "Separation is the mean distance between classes over that within.",
+    ]
     head = ("Architecture", "Accuracy", "Log-likelihood", "L(Z), scaled", "Separation")
     table = tuple(
         (
-            row["name"],
+            row["name"] + (" (this run)" if other is run else ""),
             percent(row["accuracy"]),
             number(row["log_likelihood"], 4),
             number(row["block_error"], 4),
             number(row["separation"], 3),
         )
-        for row, _ in mine
+        for row, other in mine
     )
     return [
         Outcome(
             "compare",
             "Other architectures",
-            (sentence, "Separation is the mean distance between classes over that within."),
+            tuple(sentences),
             (),
             tuple(_layouts(run, mine)),
             head,
@@ -232,10 +238,28 @@ def compared(run: Run) -> list[Outcome]:
     ]
 
 
+def _ceiling(run: Run, rows: list[dict[str, Any]]) -> list[str]:
+    """Say how far accuracy on wrong labels can go, by the noise known or estimated."""
+    noise, which = run.config.noise.rate, "were made wrong"
+    if not noise:
+        likeliest = max(rows, key=lambda row: row["log_likelihood"])
+        noise, which = likeliest.get("noise_rate", 0.0), "are wrong by estimate"
+    if noise < _LITTLE_NOISE:
+        return []
+    return [
+        f"{percent(noise)} of these labels {which}, so that hardly more than {percent(1 - noise)} "
+        "can be met."
+    ]
+
+
 def _same_data(run: Run, folder: str, row: dict[str, Any]) -> Run | None:
     """Return the run of a row if it is there and of the same images and labels."""
     try:
-        other = Run.open(storage.join(folder, PurePath(row["run"]).name))
+        name = PurePath(row["run"]).name
+        own = name == PurePath(run.url).name and row.get("architecture") == str(run.architecture)
+        if own:
+            return run
+        other = Run.open(storage.join(folder, name))
     except (NtkdistError, KeyError):
         return None
     same = other.config.data == run.config.data and other.config.noise == run.config.noise
@@ -266,6 +290,10 @@ def _layouts(run: Run, mine: list[tuple[dict[str, Any], Run]]) -> list[tuple[str
         )
         figures.append((svg, f"{row['name']}: images in its two leading principal components."))
     return figures
+
+
+def _all_of(names: list[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def _finite(value: float | None) -> float:

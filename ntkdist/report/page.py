@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,14 @@ from ntkdist.report.findings import (
     worst_issues,
 )
 from ntkdist.report.geometry import Geometry, Spectrum, entangled_pairs, read_geometry
-from ntkdist.report.glossary import CITE, WORDS
+from ntkdist.report.glossary import CITE, COLUMNS, WORDS
 from ntkdist.report.outcomes import read_outcomes
 from ntkdist.report.timeline import read_timeline
 from ntkdist.report.words import count, counted, duration, number, percent
 from ntkdist.run import Run
 
 _PIXELATED = 64  # pictures up to this edge are shown with their pixels as squares
+_PART = re.compile(r"[^/\\_]+[/\\_]*|[/\\_]+")  # of a file name, which may be broken after it
 _HERE = Path(__file__).parent
 
 
@@ -73,6 +75,7 @@ def _render(run: Run, max_issues: int) -> str:
         count=count, counted=counted, duration=duration, number=number, percent=percent
     )
     environment.filters["svg"] = Markup  # drawn here, with every text escaped
+    environment.filters["breakable"] = lambda name: Markup("<wbr>").join(_PART.findall(name))
     style = Markup((_HERE / "style.css").read_text(encoding="utf-8"))
     return environment.get_template("template.html.j2").render(
         style=style, run_url=run.url, **_context(run, max_issues)
@@ -122,6 +125,7 @@ def _context(run: Run, max_issues: int) -> dict[str, Any]:
         "canonical": str(run.architecture),
         "stages": [stage for stage in timeline.stages.values() if stage.stage != "report"],
         "words": WORDS,
+        "columns": COLUMNS,
         "cite": CITE,
         "version": run.manifest.versions.get("ntkdist", ""),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import PurePath
 
@@ -17,6 +18,14 @@ from ntkdist.run import Run
 
 # Of labels flagged, the share that may be right where suggestions are taken unseen.
 _SURE = 0.1
+# Where labels of one's own are corrected, by the kind of source.
+_WHERE = {
+    "images": "by moving files into the folder of their class",
+    "csv": "in the table that the images were read from",
+    "npz": "in the archive that the images were read from",
+}
+# An effective rank below this says that the squared cosine of two images is above 1/4 on average.
+_ALIKE = 4
 
 
 def title(run: Run, shape: tuple[int, ...]) -> str:
@@ -126,7 +135,7 @@ def next_step(run: Run, findings: Findings | None) -> list[tuple[str, bool]]:
         return [("There is nothing to correct: train on the labels as they are.", False)]
     parts = [
         (
-            "Look through the pictures below, the most suspicious first, and correct the labels "
+            "Look through the pictures below, the most suspicious first, and note the labels "
             "that you agree are wrong.",
             False,
         )
@@ -137,7 +146,26 @@ def next_step(run: Run, findings: Findings | None) -> list[tuple[str, bool]]:
             (run.address("labels.csv"), True),
             (f". {_trust(findings)}", False),
         ]
-    return parts
+    return parts + _correct(run)
+
+
+def _correct(run: Run) -> list[tuple[str, bool]]:
+    """Return where labels are corrected and what to run then."""
+    if run.config.noise.rate > 0:
+        return [
+            (
+                " Here labels were made wrong for an experiment, so that none has to be "
+                "corrected. For images of your own, in a folder for each class: ",
+                False,
+            ),
+            ("ntkdist audit FOLDER", True),
+        ]
+    where = _WHERE.get(run.config.data.source.partition(":")[0], "in your copy of the data")
+    again = f"ntkdist run {shlex.quote(run.url)} --run {shlex.quote(f'{run.url}-corrected')}"
+    return [
+        (f" Correct the labels {where}, then audit again, into a new run: ", False),
+        (again, True),
+    ]
 
 
 def _trust(findings: Findings) -> str:
@@ -177,12 +205,27 @@ def spectrum_sentences(spectrum: Spectrum, ridge: float) -> list[str]:
         if spectrum.condition_alone is None
         else f"{number(spectrum.condition_alone, 3)} without it"
     )
+    if spectrum.effective_rank < _ALIKE:
+        seen = (
+            "the kernel finds all images much alike, and classes differ in the many small "
+            "eigenvalues that follow."
+        )
+    else:
+        seen = "about so many patterns, each shared by many images, make up most of the kernel."
+    if spectrum.fitted > spectrum.images / 2:
+        fit = (
+            "it could follow nearly every label, wrong ones too, which is why a label is judged by "
+            "what the other images say"
+        )
+    else:
+        fit = "it follows what many images share, and single odd labels hardly move it"
     return [
         f"Effective rank {number(spectrum.effective_rank, 3)} of "
-        f"{counted(spectrum.images, 'image')}: how many directions carry the kernel.",
-        f"With the ridge of {number(ridge, 3)} the condition number is "
-        f"{number(spectrum.condition, 3)} ({alone}), and "
-        f"{number(spectrum.fitted, 4)} directions are free to fit labels.",
+        f"{counted(spectrum.images, 'image')}: {seen}",
+        f"With the ridge of {number(ridge, 3)} a fit uses {number(spectrum.fitted, 4)} of "
+        f"{count(spectrum.images)} directions: {fit}.",
+        f"The condition number, by which rounding errors may grow, is "
+        f"{number(spectrum.condition, 3)} ({alone}).",
     ]
 
 

@@ -119,6 +119,11 @@ def test_absolute_paths_and_other_sizes(tmp_path, pixels):
         ("file|label\na.png|cat\n", "it has 'file|label'"),
         (TABLE.encode("utf-16"), "PATH is in UTF-16; save it as CSV in UTF-8"),
         (TABLE.encode() + b"d.png,\xe9\n", "PATH, line 5: byte 0xe9 is not UTF-8; save"),
+        (
+            "file,label\na.png,Circle\nb.png,square\nc.png,circle \n",
+            "PATH, line 4: label 'circle', but 'Circle' in line 2; write both alike",
+        ),
+        ("file,label\na.png,x y\nb.png,x  y\n", "line 3: label 'x  y', but 'x y' in line 2"),
         ("file,label,split\na.png,x,trian\n", "PATH, line 2: split 'trian' is unknown; write tr"),
     ],
 )
@@ -132,6 +137,14 @@ def test_no_image_of_the_split(tmp_path, pixels):
     )
     only = "file,label,split\na.png,x,train\nb.png,y,train\n"
     assert "test split; write test into column split" in message_of(tmp_path, only, "test")
+
+
+def test_the_folder_that_paths_count_from_is_written_out(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("labels.csv").write_text("file,label\nx.png,cat\ny.png,dog\n", encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        load("csv:labels.csv")
+    assert str(caught.value).endswith(f"paths count from the table's folder, {tmp_path.resolve()}")
 
 
 def test_a_missing_table_names_its_neighbour(tmp_path, pixels):

@@ -49,6 +49,62 @@ def test_jpeg(tmp_path, suffix):
     np.testing.assert_allclose(read.images[0].astype(int), read.images[1], atol=4)
 
 
+def exactly(suffix):
+    """Return what saves an image of this kind without loss."""
+    return {"lossless": True} if suffix == "webp" else {}
+
+
+@pytest.mark.parametrize("suffix", ["bmp", "gif", "TIF", "tiff", "webp"])
+def test_other_kinds_of_files(tmp_path, suffix):
+    coloured = np.full((8, 8, 3), (255, 0, 51), dtype=np.uint8)
+    coloured[:4] = (0, 102, 204)
+    save(tmp_path / "b/1.png", coloured)
+    (tmp_path / "a").mkdir()
+    Image.fromarray(coloured).save(tmp_path / f"a/1.{suffix}", **exactly(suffix))
+    read = load(f"images:{tmp_path}")
+    assert read.files == (f"a/1.{suffix}", "b/1.png")
+    np.testing.assert_array_equal(read.images[0], coloured)
+
+
+@pytest.mark.parametrize("suffix", ["gif", "tif", "webp"])
+def test_of_several_frames_the_first_is_taken(tmp_path, suffix):
+    frames = [Image.fromarray(np.full((6, 6, 3), value, dtype=np.uint8)) for value in (40, 200)]
+    (tmp_path / "a").mkdir()
+    frames[0].save(
+        tmp_path / f"a/1.{suffix}", save_all=True, append_images=frames[1:], **exactly(suffix)
+    )
+    save(tmp_path / "b/1.png", np.full((6, 6, 3), 40, dtype=np.uint8))
+    read = load(f"images:{tmp_path}")
+    np.testing.assert_array_equal(read.images[0], read.images[1])
+
+
+@pytest.mark.parametrize("suffix", ["heic", "AVIF", "jp2"])
+def test_images_that_are_not_read_are_refused_and_not_left_out(tmp_path, suffix):
+    for name in ("a/1.png", "b/1.png"):
+        save(tmp_path / name, grey())
+    for name in ("b/2", "b/3"):
+        (tmp_path / f"{name}.{suffix}").write_bytes(b"x")
+    text = message_of(tmp_path)
+    assert f"{tmp_path}/b/2.{suffix} and 1 other: images of this kind are not read" in text
+    assert "convert them to PNG" in text
+
+
+@pytest.mark.parametrize(
+    ("pixels", "reason"),
+    [
+        (np.full((4, 5), 0.5, np.float32), "floating-point numbers; save it with 8 or 16 bits"),
+        (np.full((4, 5), 1 << 20, np.int32), "need more than 16 bits"),
+    ],
+)
+def test_pixels_that_do_not_fit_eight_bits_are_refused(tmp_path, pixels, reason):
+    for name in ("a/1.png", "b/1.png"):
+        save(tmp_path / name, grey())
+    save(tmp_path / "b/2.tif", pixels)
+    text = message_of(tmp_path)
+    assert f"{tmp_path}/b/2.tif cannot be read (" in text
+    assert reason in text
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "LA"])
 def test_grey_images_keep_one_channel(tmp_path, mode):
     black_and_white = np.where(grey() > 127, 255, 0).astype(np.uint8)
@@ -137,6 +193,10 @@ def test_two_sizes_name_both_files(tmp_path):
         ("2.png", lambda d: b"not an image"),
         ("2.png", lambda d: d[: len(d) // 2]),
         ("2.jpg", lambda d: d[: len(d) // 2]),
+        ("2.bmp", lambda d: d[: len(d) // 2]),
+        ("2.gif", lambda d: d[: len(d) // 2]),
+        ("2.tif", lambda d: d[: len(d) // 2]),
+        ("2.webp", lambda d: d[: len(d) // 2]),
         ("2.png", lambda d: d[:45] + bytes([d[45] ^ 255]) + d[46:]),
         ("2.png", lambda d: d[:16] + b"\x7f\xff\xff\xff" * 2 + d[24:]),
     ],
@@ -153,8 +213,8 @@ def test_a_damaged_file_is_named(tmp_path, name, damage):
 
 def test_another_format_under_a_png_name_is_refused(tmp_path):
     save(tmp_path / "a/1.png", grey())
-    Image.fromarray(grey()).save(tmp_path / "a/2.png", format="BMP")
-    assert "a/2.png cannot be read (not a PNG or JPEG file)" in message_of(tmp_path)
+    Image.fromarray(grey()).save(tmp_path / "a/2.png", format="PPM")
+    assert "a/2.png cannot be read (not a PNG, JPEG, BMP," in message_of(tmp_path)
 
 
 def test_nothing_to_read(tmp_path):
@@ -162,7 +222,9 @@ def test_nothing_to_read(tmp_path):
     save(tmp_path / "1.png", grey())
     assert "(1 images lie in it directly); put the images of each class" in message_of(tmp_path)
     (tmp_path / "a").mkdir()
-    assert f"{tmp_path}/a holds no PNG or JPEG file; remove the folder" in message_of(tmp_path)
+    assert f"{tmp_path}/a holds no PNG, JPEG, BMP, GIF, TIFF or WebP file; remove" in message_of(
+        tmp_path
+    )
 
 
 def test_no_test_split(tmp_path):

@@ -130,7 +130,8 @@ def test_stop_is_told_as_an_event(tmp_path: Path) -> None:
     backend.block = stopping  # type: ignore[method-assign]
     with pytest.raises(InterruptedRunError):
         compute_gram(job, fake_executor(backend), tiling=tiling, on_event=events.append, stop=stop)
-    assert any(isinstance(event, Interrupted) for event in events)
+    told = [event.in_flight for event in events if isinstance(event, Interrupted)]
+    assert told == [tuple(event.key for event in events if isinstance(event, TileDone))]
     assert sum(isinstance(event, TileDone) for event in events) == 1
 
 

@@ -24,6 +24,7 @@ from ntkdist.labels import POSTERIOR_RIDGE
 from ntkdist.pipeline import Pipeline
 from ntkdist.pipeline.compare import compare_architectures, ranks
 from ntkdist.pipeline.labelings import find_bias, score_labelings
+from ntkdist.report.outcomes_networks import compared
 
 
 def settings(folder, **changes):
@@ -162,7 +163,10 @@ def test_labelings_are_ranked_by_how_clean_they_are(finished, tmp_path):
 
 def test_bias_ranks_all_classes_and_pairs(finished):
     with Pipeline(finished) as pipeline:
-        found = find_bias(pipeline)
+        bias, by_given = find_bias(pipeline), find_bias(pipeline, "given")
+    assert (bias.labels, by_given.labels) == ("refurbished", "given")
+    assert not np.array_equal(bias.ranking.intra_scores, by_given.ranking.intra_scores)
+    found = bias.ranking
     assert sorted(found.intra) == list(range(10))
     assert len({tuple(pair) for pair in found.inter}) == 45
 
@@ -194,6 +198,28 @@ def test_architectures_are_compared_and_the_comparison_resumes(tmp_path):
     points = sum(len(cloud.findall(".//{*}use")) for cloud in clouds)
     # every image once in every panel, and a mark for each class in the legend
     assert points == 3 * len(again[0].points) + 10
+
+
+def test_the_architecture_of_a_run_that_is_there_is_compared_from_its_own_gram(tmp_path):
+    config = settings(tmp_path / "set")
+    with Pipeline(config) as pipeline:
+        pipeline.gram()
+    events = []
+    found = compare_architectures(config, ["cnn-1"], [events.append])
+    assert {one.name for one in found} == {"fc-2", "cnn-1"}
+    own = next(one for one in found if one.name == "fc-2")
+    assert own.run == str(tmp_path / "set")
+    tiles = [event for event in events if type(event).__name__ == "TileDone"]
+    assert len(tiles) == 3  # those of cnn-1 alone
+    asked = compare_architectures(config, ["cnn-1", "fc-2"])
+    assert {(one.name, one.run) for one in asked} == {(one.name, one.run) for one in found}
+    (outcome,) = compared(pipeline.run)
+    assert {row[0] for row in outcome.rows} == {"fc-2 (this run)", "cnn-1"}
+    assert len(outcome.figures) == 2
+    assert "were made wrong" in outcome.sentences[1]
+    other = dataclasses.replace(config, data=DataConfig(n=150))
+    with pytest.raises(InputError, match="1 architectures"):
+        compare_architectures(other, ["cnn-1"])
 
 
 def test_comparison_of_too_few_or_equal_architectures_is_refused(tmp_path):

@@ -221,6 +221,49 @@ def test_what_a_run_has_is_not_planned_again(tmp_path: Path, quick: None) -> Non
     assert plan.stages["labels"] == pytest.approx(1.0)
 
 
+def test_each_step_is_told_before_it_is_measured(tmp_path: Path, quick: None) -> None:
+    steps: list[str] = []
+    make_plan(config(tmp_path), seconds=7, on_step=steps.append)
+    assert [step.split()[0] for step in steps] == ["reading", *["measuring"] * 3]
+    assert "tiles of edge 20: 7 s" in steps[2]
+
+
+def test_nothing_is_measured_where_all_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*args: object, **more: object) -> None:
+        raise AssertionError("measured")
+
+    settings = config(tmp_path)
+    with Pipeline(settings) as pipeline:
+        pipeline.execute(("gram", "factor"))
+    for name in ("choose_tile", "measure_crews"):
+        monkeypatch.setattr(planning, name, never)
+    with monkeypatch.context() as patched:
+        patched.setattr(planning, "measure_stages", lambda *args: behind())
+        plan = make_plan(settings)  # what is left is measured
+        assert plan.stages["labels"] == pytest.approx(1.0)
+    monkeypatch.setattr(planning, "measure_stages", never)
+    with Pipeline(settings) as pipeline:
+        pipeline.labels()
+    plan = make_plan(settings, Limits(price=2.0))
+    assert (plan.missing, plan.devices[0].gram, plan.stages["labels"]) == (0, 0.0, 0.0)
+    assert plan.seconds < 5
+    text = describe_plan(plan)
+    assert "0 of 15 to compute" in text
+    assert "not measured" in text
+    assert "every tile is there, so that none was measured" in text
+
+
+def test_a_price_is_that_of_the_devices_given(tmp_path: Path, quick: None) -> None:
+    plan = make_plan(config(tmp_path), Limits(price=2.0), rates={"h200": 25_000.0})
+    assert [device.cost is None for device in plan.devices] == [False, True]
+    assert "cost is at 2 an hour of one worker of h200; the others" in describe_plan(plan)
+    own = make_plan(config(tmp_path), Limits(price=2.0))
+    assert own.cost == pytest.approx(2 * own.devices[0].hours)
+    assert "cost is at 2 an hour of one worker\n" in describe_plan(own) + "\n"
+
+
 def test_a_busy_machine_is_said_to_be_busy(
     tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

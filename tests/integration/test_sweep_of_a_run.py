@@ -43,7 +43,11 @@ def test_only_what_is_missing_is_computed(tmp_path, monkeypatch):
     picture = (tmp_path / "r" / "sweep-depth.svg").read_text()
     assert "condition number" in picture
     said = describe_sweep(found).splitlines()
-    assert len(said) == 5
+    assert len(said) == 6
+    best = max(row.accuracy for row in found.rows)
+    tied = [row.value for row in found.rows if row.accuracy == best]
+    assert said[-2] == f"most accurate: depth {' and '.join(tied)}, {best:.2%}"
+    assert "scale: mean of the kernel's diagonal" in said[-1]
     assert said[1].startswith("4 ")
     assert "sweep-depth.svg" in said[-1]
 

@@ -184,3 +184,22 @@ def test_inverse_with_a_ridge_relative_to_the_mean_diagonal(monkeypatch, row_byt
     np.testing.assert_allclose(inverse @ shifted, np.eye(31), atol=1e-10)
     assert (inverse == inverse.T).all()
     np.testing.assert_array_equal(gram, before)
+
+
+def test_names_of_classes_are_numbered_in_their_order():
+    images, labels, _ = digits(60, 0.2)
+    names = [f"digit {label}" for label in labels]
+    numbered = find_label_issues(images, labels, architecture="fc-1", num_classes=10)
+    for given in (names, np.array(names), np.array(names, dtype=object)):
+        found = find_label_issues(images, given, architecture="fc-1")
+        assert found["given_class"].tolist() == names
+        suggested = [f"digit {label}" for label in numbered["suggested_label"]]
+        assert found["suggested_class"].tolist() == suggested
+        assert found.drop(columns=["given_class", "suggested_class"]).equals(numbered)
+
+
+@pytest.mark.parametrize("labels", [[None] * 30, [True] * 30, [b"a"] * 30])
+def test_labels_that_are_neither_numbers_nor_names_come_with_a_remedy(labels):
+    images, _, _ = digits(30, 0.0)
+    with pytest.raises(InputError, match="give integers from 0, or a name for each image"):
+        find_label_issues(images, labels, architecture="fc-1")

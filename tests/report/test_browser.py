@@ -199,6 +199,28 @@ def test_letters_in_figures_stand_out(scheme: str, browser: Any, full: Path) -> 
     opened.page.context.close()
 
 
+@pytest.mark.parametrize("width", [390, 1440])
+def test_file_names_are_broken_at_their_folders(
+    width: int, browser: Any, make_run: MakeRun
+) -> None:
+    run = make_run()
+    add_labels(run)
+    files = "\n".join(f"square/img{100 + i}.png" for i in range(N))
+    run.write("inputs/files", np.frombuffer(files.encode(), np.uint8))
+    opened = open_page(browser, Path(write_report(run)), "light", width, bypass_csp=True)
+    lines = opened.page.evaluate(
+        """() => [...document.querySelectorAll('.file')].flatMap(p => [...p.childNodes])
+          .filter(node => node.nodeType === Node.TEXT_NODE).map(node => {
+            const range = document.createRange();
+            range.selectNodeContents(node);
+            return [node.textContent, range.getClientRects().length];
+          })"""
+    )
+    assert {text for text, _ in lines} > {"square/"}
+    assert all(count == 1 for _, count in lines), lines
+    opened.page.context.close()
+
+
 def test_letters_in_figures_are_not_tiny_on_a_telephone(browser: Any, full: Path) -> None:
     opened = open_page(browser, full, "light", 390, bypass_csp=True)
     sizes = opened.page.evaluate(

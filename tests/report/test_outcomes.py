@@ -124,6 +124,17 @@ def test_networks_and_labels_are_told(make_run: MakeRun) -> None:
             assert caption
 
 
+def test_of_values_that_predict_equally_well_all_are_named(make_run: MakeRun) -> None:
+    run = make_run()
+    add_networks(run)
+    rows = run.attributes("sweep", "depth")["rows"]
+    for row in rows[:2]:
+        row["accuracy"] = 0.8
+    run.write_attributes("sweep/depth", {"rows": rows})
+    outcome = next(one for one in read_outcomes(run)[0] if one.name == "sweep-depth")
+    assert "3 and 6 predict best: 80.0 %" in said(outcome)
+
+
 def test_a_plain_kernel_that_is_not_beaten_is_said_to_be_so(make_run: MakeRun) -> None:
     run = make_run()
     add_networks(run)
@@ -159,6 +170,25 @@ def test_architectures_compared_on_the_same_data_are_told(make_run: MakeRun) -> 
     assert "Of 2 architectures, cnn-2 suits the data best" in said(outcome)
     assert [row[0] for row in outcome.rows] == ["fc-2", "cnn-2"]
     assert len(outcome.figures) == 2
+
+
+@pytest.mark.parametrize(
+    ("known", "estimated", "words"),
+    [
+        (0.3, 0.1, "30.0 % of these labels were made wrong, so that hardly more than 70.0 %"),
+        (0.0, 0.1, "10.0 % of these labels are wrong by estimate, so that hardly more than 90.0 %"),
+        (0.0, 0.001, ""),
+    ],
+)
+def test_what_noise_leaves_to_accuracy_is_said(
+    make_run: MakeRun, known: float, estimated: float, words: str
+) -> None:
+    run = make_run(noise=known)
+    rows = beside(run, make_run, noise=known)
+    rows = [{**row, "noise_rate": estimated} for row in rows]
+    storage.write_text(f"{run.url}-compare/compare.json", json.dumps({"architectures": rows}))
+    text = said(only(run))
+    assert words in text if words else "can be met" not in text
 
 
 def test_a_comparison_on_other_labels_is_not_shown(make_run: MakeRun) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import unescape
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -14,8 +14,15 @@ import numpy as np
 import pytest
 
 from ntkdist import storage
+from ntkdist.config import DataConfig
 from ntkdist.errors import InputError, StoreError
+from ntkdist.labels import label_report, refurbish
+from ntkdist.pipeline._findings import write_table
 from ntkdist.report import write_report
+from ntkdist.report.findings import read_findings
+from ntkdist.report.geometry import Spectrum
+from ntkdist.report.glossary import COLUMNS
+from ntkdist.report.story import next_step, spectrum_sentences
 from ntkdist.report.words import number, percent
 from ntkdist.run import Run
 
@@ -32,7 +39,7 @@ from .conftest import (
     gram_events,
 )
 
-VOID = {"meta", "img", "br", "link", "input", "hr"}
+VOID = {"meta", "img", "br", "wbr", "link", "input", "hr"}
 
 
 class Page(HTMLParser):
@@ -438,7 +445,7 @@ def test_where_true_labels_are_unknown_quality_is_drawn_instead(make_run: MakeRu
 def test_files_are_named_and_are_no_markup(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run()
     stored = add_labels(run)
-    names = [f"cats/<img src=x onerror=1> {i}.png" for i in range(N)]
+    names = [f"cats/my_<img src=x onerror=1> {i}.png" for i in range(N)]
     run.write("inputs/files", np.frombuffer("\n".join(names).encode(), np.uint8))
     Path(run.url, "labels.csv").write_text("index\n")
     page = Page(html := read(write_report(run)))
@@ -447,7 +454,8 @@ def test_files_are_named_and_are_no_markup(make_run: MakeRun, tmp_path: Path) ->
     assert len(page.all("img")) == shown
     assert not any("onerror" in attrs for _, attrs in page.elements)
     worst = int(np.flatnonzero(stored["is_label_issue"])[0])
-    assert names[worst] in page.text
+    assert names[worst] in "".join(page.words)
+    assert "cats/<wbr>my_<wbr>&lt;img" in html
     assert f"{run.url}/labels.csv" in page.text
 
 
@@ -466,6 +474,54 @@ def test_suggestions_are_only_recommended_where_the_kernel_is_sure(
     run.write("labels/label_quality", np.where(stored["is_label_issue"], quality, 0.9))
     Path(run.url, "labels.csv").write_text("index\n")
     assert advice in Page(read(write_report(run))).text
+
+
+def test_after_correcting_the_audit_is_made_again_into_a_new_run(make_run: MakeRun) -> None:
+    run = make_run(noise=0.0)
+    add_labels(run)
+    text = Page(read(write_report(run))).text
+    again = f"ntkdist run {run.url} --run {run.url}-corrected"
+    assert (
+        f"Correct the labels in your copy of the data, then audit again, into a new run: {again}"
+        in text
+    )
+    for source, where in (("images:x", "by moving files"), ("csv:x.csv", "in the table")):
+        other = Run(run.url, run.manifest, replace(run.config, data=DataConfig(source=source)))
+        assert any(where in said for said, _ in next_step(other, read_findings(run)))
+
+
+def test_labels_made_wrong_on_purpose_are_not_to_be_corrected(report: Report) -> None:
+    assert "none has to be corrected" in report.page.text
+    assert "-corrected" not in report.page.text
+
+
+def test_every_column_of_the_table_is_explained(make_run: MakeRun) -> None:
+    run = make_run()
+    add_labels(run)
+    given = run.read("inputs", "labels")
+    inverse = np.eye(len(given)) + 0.01
+    table = label_report(given, refurbish(inverse, given, 10, method="exact"))
+    write_table(run, table)
+    page = Page(read(write_report(run)))
+    written = Path(run.url, "labels.csv").read_text().splitlines()[0].split(",")
+    explained = [name for names, _ in COLUMNS for name in names]
+    assert [name for name in explained if name != "file"] == written
+    assert "What the columns of labels.csv mean" in page.text
+    assert all(name in page.words for name in written)
+
+
+@pytest.mark.parametrize(
+    ("eigenvalues", "ridge", "words"),
+    [
+        ([97.0, 1.0, 1.0, 1.0], 1e-3, ("finds all images much alike", "nearly every label")),
+        ([1.0] * 8, 10.0, ("about so many patterns", "single odd labels hardly move it")),
+    ],
+)
+def test_the_eigenvalues_are_put_into_words(
+    eigenvalues: list[float], ridge: float, words: tuple[str, ...]
+) -> None:
+    said = " ".join(spectrum_sentences(Spectrum.of(np.array(eigenvalues), ridge), ridge))
+    assert all(word in said for word in words)
 
 
 def test_without_the_table_none_is_promised(report: Report) -> None:

@@ -59,7 +59,7 @@ class InlineExecutor:
             key, attempt = taken
             record = worker.attempt(key, attempt)
             if stop.is_set():
-                emit(Interrupted(getattr(stop, "signal", "")))
+                emit(Interrupted(getattr(stop, "signal", ""), (str(key),)))
             ledger.book(key, record)
             ledger.check_store()
         return ledger.summary()
