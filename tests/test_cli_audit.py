@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from ntkdist import Run, cli
+from ntkdist.commands._source_now import Item, compare
 from ntkdist.commands._sources import name_of, recognise
 from ntkdist.commands._suspects import Suspect, table_of
 from ntkdist.errors import InputError
@@ -248,3 +249,37 @@ def test_classes_of_few_images_are_warned_of(few: Path, capsys: Captured) -> Non
 
 def test_a_quality_of_almost_nothing_is_not_shown_as_nothing() -> None:
     assert table_of([Suspect(7, None, "cat", "dog", 0.0004)]).rows[0][3] == "<0.001"
+
+
+A, B, COPY = Item(b"1", "cat", "cat/a"), Item(b"2", "dog", "dog/b"), Item(b"1", "cat", "cat/copy")
+
+
+@pytest.mark.parametrize(
+    ("now", "expected"),
+    [
+        ([COPY, B, A], None),
+        ([A, B, Item(b"1", "dog", "dog/copy")], (False, "1 of 3 labels differs (cat/copy is now")),
+        ([A, COPY, Item(b"2", "dog", "dog/c")], (False, "1 of 3 files has another name (dog/b is")),
+        ([A, B], (True, "1 of 3 gone")),
+        ([A, B, COPY, COPY], (True, "1 new")),
+        ([A, B, Item(b"3", "cat", "cat/copy")], (True, "1 new, 1 of 3 gone")),
+    ],
+)
+def test_images_are_told_by_their_pixels_in_any_order(
+    now: list[Item], expected: tuple[bool, str] | None
+) -> None:
+    found = compare([A, B, COPY], now)
+    if expected is None:
+        assert found is None
+        return
+    assert found is not None
+    assert found.images is expected[0]
+    assert found.said.startswith(expected[1])
+
+
+def test_an_extended_run_is_still_the_one_of_its_source(few: Path, capsys: Captured) -> None:
+    draw(few / "photos/dark/99.png", light=False, rng=np.random.default_rng(9))
+    cli.main(["extend", "runs/photos", "--quiet"])
+    capsys.readouterr()
+    found = audit(capsys, "photos")
+    assert (found["run"], found["result"]["labels"]["images"]) == ("runs/photos", 17)

@@ -20,6 +20,8 @@ from ntkdist.pipeline.plan import WORKERS, Limits
 class Found:
     """A plan that is refused or not."""
 
+    is_done = False
+
     def __init__(self, refusal: str | None) -> None:
         self.refusal = refusal
 
@@ -65,6 +67,14 @@ def test_every_flag_arrives(calls: list[Any], run_file: str, capsys: Any) -> Non
     said = capsys.readouterr()
     assert said.out == "the table\n"
     assert "plan: measuring tiles\n" in said.err
+
+
+def test_a_run_that_is_there_is_not_to_be_run_again(
+    calls: list[Any], run_file: str, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Found, "is_done", True)
+    cli.main(["plan", run_file, "--run", "runs/x"])
+    assert capsys.readouterr().err == "next: ntkdist status runs/x\n"
 
 
 def test_without_flags_the_defaults_are_the_modules(calls: list[Any], run_file: str) -> None:

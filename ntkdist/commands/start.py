@@ -197,6 +197,8 @@ def plan(
     )  # fmt: skip
     failure = None if found.refusal is None else InputError(found.refusal)
     again = () if failure or target is None else (run_command(target, settings),)
+    if again and found.is_done:
+        again = (f"ntkdist status {shlex.quote(settings.run)}",)
     return Outcome(found, [describe_plan(found)], settings.run, again, failure)
 
 

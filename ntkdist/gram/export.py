@@ -58,7 +58,9 @@ def export(
         raise InputError(f"{address}: export to a file of this machine, and copy it from there")
     write = _writer(address, format)
     if storage.exists(address) and not overwrite:
-        raise InputError(f"{address}: is there already; give another file, or overwrite it (--overwrite)")
+        raise InputError(
+            f"{address}: is there already; give another file, or overwrite it (--overwrite)"
+        )
     if missing := store.missing():
         raise StageError(
             f"{store.address}: {len(missing)} tiles are missing, the first {missing[0]}; "

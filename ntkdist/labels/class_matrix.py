@@ -38,7 +38,10 @@ def check_labels(labels: Any, num_classes: int, length: int | None = None) -> ND
     if given.dtype.kind not in "iu":
         whole = given.dtype.kind == "f" and bool(np.all(given == np.floor(given)))
         if not (whole and np.isfinite(given).all()):
-            raise InputError(f"labels of type {given.dtype} are not class numbers 0..K−1")
+            raise InputError(
+                f"labels of type {given.dtype} are not class numbers 0..K−1; "
+                "number the classes from 0"
+            )
     if length is not None and len(given) != length:
         raise InputError(f"{len(given)} labels for a matrix of {length} images; give {length}")
     wrong = np.flatnonzero((given < 0) | (given >= num_classes))

@@ -134,6 +134,11 @@ def find_label_issues(
     if len(images) < 2:
         raise InputError(f"{len(images)} images; at least 2 are needed")
     given, names = _numbered(given)
+    if names and num_classes not in (None, len(names)):
+        raise InputError(
+            f"num_classes={num_classes}, the labels name {len(names)} classes; leave it out, or "
+            "give numbers"
+        )
     if num_classes is None:
         num_classes = len(names) if names else _largest(given) + 1
     given = check_labels(given, num_classes, len(images))

@@ -262,7 +262,7 @@ class Pipeline:
             )
             if inverse:
                 factor.inverse(on_event=self.forward)
-            detail.append(f"{factor.panel_count} panels, ridge {factor.ridge:g}")
+            detail.append(f"{_counted(factor.panel_count, 'panel')}, ridge {factor.ridge:g}")
         return factor
 
     def labels(self) -> None:

@@ -123,6 +123,11 @@ class PlanEstimate:
             raise InputError(self.refusal)
 
     @property
+    def is_done(self) -> bool:
+        """Whether tiles, factor and labels are all stored already."""
+        return not self.missing and not any(self.stages.get(name) for name in ("factor", "labels"))
+
+    @property
     def seconds(self) -> float:
         """Seconds of the whole run."""
         return self.devices[0].seconds

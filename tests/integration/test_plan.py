@@ -179,6 +179,7 @@ def test_stages_behind_are_measured_on_a_small_run(tmp_path: Path) -> None:
 
 def test_sizes_and_times_of_a_new_run(tmp_path: Path, quick: None) -> None:
     plan = make_plan(config(tmp_path, kinds=("ntk", "nngp")), workers=(1, 4))
+    assert not plan.is_done
     assert (plan.tiles, plan.missing, plan.edge) == (15, 15, 20)
     assert plan.entries == 100 * 101 // 2
     assert plan.store_bytes["gram"] == 15 * 20 * 20 * 4 * 2
@@ -248,6 +249,7 @@ def test_nothing_is_measured_where_all_is_there(
         pipeline.labels()
     plan = make_plan(settings, Limits(price=2.0))
     assert (plan.missing, plan.devices[0].gram, plan.stages["labels"]) == (0, 0.0, 0.0)
+    assert plan.is_done
     assert plan.seconds < 5
     text = describe_plan(plan)
     assert "0 of 15 to compute" in text

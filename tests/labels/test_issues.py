@@ -203,3 +203,11 @@ def test_labels_that_are_neither_numbers_nor_names_come_with_a_remedy(labels):
     images, _, _ = digits(30, 0.0)
     with pytest.raises(InputError, match="give integers from 0, or a name for each image"):
         find_label_issues(images, labels, architecture="fc-1")
+
+
+def test_names_say_how_many_classes_there_are():
+    images, labels, _ = digits(30, 0.0)
+    with pytest.raises(InputError, match=r"num_classes=12, the labels name 10 classes; leave"):
+        find_label_issues(images, [str(one) for one in labels], num_classes=12)
+    with pytest.raises(InputError, match="number the classes from 0"):
+        find_label_issues(images, labels + 0.5)
