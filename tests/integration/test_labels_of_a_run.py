@@ -234,7 +234,7 @@ def test_comparison_of_too_few_or_equal_architectures_is_refused(tmp_path):
 def test_the_tools_are_commands(finished, tmp_path, capsys):
     np.savetxt(tmp_path / "other.txt", np.zeros(200), fmt="%d")
     for command, words in (
-        (["bias", finished.run], "pairs, most entangled first (20 of 45):"),
+        (["bias", finished.run], "pair, most entangled first (20 of 45)"),
         (["labelings", finished.run, "--files", str(tmp_path / "other.txt")], "differ from given"),
     ):
         main(command)

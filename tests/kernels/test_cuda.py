@@ -62,6 +62,7 @@ SMALL = {
     "GAP of (3, 11, 16)": (3, 5, 16),
 }
 DTYPES = tuple(RTOL)
+minutes_on_the_simulator = pytest.mark.slow if SIMULATED else pytest.mark.filterwarnings("error")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -158,6 +159,7 @@ def test_full_size_pairs_are_near_the_reference(arch):
         assert_close(found, expected, RTOL[dtype])
 
 
+@minutes_on_the_simulator
 @cases(STAX)
 def test_neural_tangents_agrees(arch, shape):
     x, y = sets(shape, near=False)
@@ -203,7 +205,10 @@ def test_registers_and_memory_hold_the_same_state(arch, monkeypatch):
     [(POOLED["halved"][0], 3), ((*ERF_FLAT[:4], *TOP), 3), ("cntk-gap-4", 4), ("fc-3", 11)],
     ids=str,
 )
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "dtype",
+    [d if d == "float32" else pytest.param(d, marks=minutes_on_the_simulator) for d in DTYPES],
+)
 def test_runs_blocks_batches_and_symmetry_do_not_change_a_bit(arch, n, dtype, monkeypatch):
     x = awkward_images((4, 3, 2), max(n, 5))[:n]
     whole = entries_by("cuda", arch, x, x.copy(), dtype)
