@@ -28,7 +28,7 @@ def describe_labels(found: LabelsFound | None) -> str:
     lines = [
         f"L(Z)      {', '.join(shown)} (lower is cleaner)",
         f"labels    {found.issues} of {found.images} look wrong; "
-        f"estimated noise {found.noise_rate:.1%}; {found.stopped}",
+        f"estimated noise {found.noise_rate:.1%}; ended because {found.stopped}",
     ]
     if found.restored_share is not None:
         before, after = found.accuracy_given, found.accuracy_refurbished
