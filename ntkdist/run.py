@@ -38,15 +38,15 @@ from ntkdist.inputs import Inputs, fingerprint, load_inputs, store_inputs
 if TYPE_CHECKING:
     import zarr
 
-__all__ = ["HALF_MADE", "SCHEMA", "Manifest", "Run", "write_manifest"]
+__all__ = ["HALF_MADE", "MEANS_OF_GRAM", "SCHEMA", "Manifest", "Run", "write_manifest"]
 
 _MADE_FOR = "run_fingerprint"
 _PROBE = ".probe"
 #: All that a killed ``Run.create`` can leave.
 HALF_MADE = {"zarr.json", "inputs", _PROBE, *lease.FILES}
-# Settings that change how a run is computed or analysed but not what its Gram matrix is.
+#: Settings that change how a run is computed or analysed but not what its Gram matrix is.
 _FREE = {"run", "factor", "labels", "predict"}
-_FREE_GRAM = {
+MEANS_OF_GRAM = {
     "executor",
     "workers",
     "address",
@@ -312,7 +312,7 @@ def _refuse_change(manifest: Manifest, config: RunConfig) -> None:
     for both in (old, new):
         for name in _FREE:
             both.pop(name, None)
-        both["gram"] = {k: v for k, v in both["gram"].items() if k not in _FREE_GRAM}
+        both["gram"] = {k: v for k, v in both["gram"].items() if k not in MEANS_OF_GRAM}
     mixed = config.gram.mix_backends
     if config.gram.backend not in ("auto", manifest.backend) and not mixed:
         old["gram"]["backend"], new["gram"]["backend"] = manifest.backend, config.gram.backend

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import socket
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,9 @@ from ntkdist.storage._remote import SOURCES
 _TOKENS_SINCE = Version("2.59")  # a local cluster asks for a token unless told not to
 _ANSWER = 3.0  # seconds
 _PORT = 6379
-_CURRENT = Path("/tmp/ray/ray_current_cluster")
+_CURRENT = (
+    Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray" / "ray_current_cluster"
+)
 
 
 def check_ray(config: RunConfig) -> Iterator[Finding]:

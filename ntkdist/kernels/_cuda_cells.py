@@ -131,6 +131,32 @@ def _polynomial(name: str, coefficients: list[Any]) -> Any:
     return found
 
 
+def across_of(zero: Any, one: Any) -> Any:
+    """Return the device function that adds up rows; zero and one are of the dtype."""
+
+    @device
+    def across(row, cut, down, up, sum_d, sum_t, old_d, old_t, new_d, new_t):
+        """Return Δ and Θ of the row above, and the sums for this one without the row below.
+
+        Args:
+            row: This row, as a number of the dtype.
+            cut: The row in front of which the link is cut.
+            down: What Δ of the row above has below it, if this is the row behind the cut.
+            up: What Δ of this row has above it, likewise.
+            sum_d: Of the row above and the one over it.
+            sum_t: Likewise.
+            old_d: Sum along the row above.
+            old_t: Likewise.
+            new_d: Sum along this row.
+            new_t: Likewise.
+        """
+        link, miss = (zero, one) if row == cut else (one, zero)
+        D, T = (sum_d + down * miss) + new_d * link, sum_t + new_t * link
+        return D, T, (new_d + up * miss) + old_d * link, new_t + old_t * link
+
+    return across
+
+
 @device
 def distance(a, b, at, plane, channels):
     """Return Σ (x − y)² over the channels of a pixel, in two levels to stay accurate."""

@@ -25,7 +25,7 @@ import numpy as np
 from numba import cuda
 from numba.np.numpy_support import from_dtype
 
-from ntkdist.kernels._cuda_cells import cell_functions, distance, keep
+from ntkdist.kernels._cuda_cells import across_of, cell_functions, distance, keep
 from ntkdist.kernels._cuda_intrinsics import (
     LANES,
     SIMULATED,
@@ -34,7 +34,6 @@ from ntkdist.kernels._cuda_intrinsics import (
     beside,
     block_barrier,
     copy_unit,
-    device,
     fetch,
     kernel,
     over_lanes,
@@ -132,7 +131,7 @@ def fused_kernel(spec: Fused) -> Any:
     zero, one = np.dtype(spec.dtype).type(0), np.dtype(spec.dtype).type(1)
     names = {
         **cell_functions(spec.dtype),
-        "across": _across(zero, one),
+        "across": across_of(zero, one),
         "zero": zero,
         "one": one,
         "real": type(one),
@@ -381,27 +380,3 @@ def _fused(
         if lane == 0:
             put(pointer(found, 0), 2 * task, total_d)
             put(pointer(found, 0), 2 * task + 1, total_t)
-
-
-def _across(zero, one):
-    @device
-    def across(row, cut, down, up, sum_d, sum_t, old_d, old_t, new_d, new_t):
-        """Return Δ and Θ of the row above, and the sums for this one without the row below.
-
-        Args:
-            row: This row, as a number of the dtype.
-            cut: The row in front of which the link is cut.
-            down: What Δ of the row above has below it, if this is the row behind the cut.
-            up: What Δ of this row has above it, likewise.
-            sum_d: Of the row above and the one over it.
-            sum_t: Likewise.
-            old_d: Sum along the row above.
-            old_t: Likewise.
-            new_d: Sum along this row.
-            new_t: Likewise.
-        """
-        link, miss = (zero, one) if row == cut else (one, zero)
-        D, T = (sum_d + down * miss) + new_d * link, sum_t + new_t * link
-        return D, T, (new_d + up * miss) + old_d * link, new_t + old_t * link
-
-    return across

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from ntkdist.architecture import preset_of
 from ntkdist.report._live_state import Snapshot
+from ntkdist.report._templates import HERE, templates
 from ntkdist.report.tile_map import DONE, FAILED, FLIGHT, legend, tile_map
 from ntkdist.report.words import count, duration, percent, rate
 from ntkdist.run import Run
 
-_HERE = Path(__file__).parent
 _STAGES = ("gram", "factor", "labels", "report")
 _MOST_CELLS = 200
 _MOST_FAULTS = 8
@@ -48,22 +47,14 @@ class Page:
     """
 
     def __init__(self, run: Run, interval: float) -> None:
-        import jinja2
         from markupsafe import Markup
 
         self._run, self._interval = run, interval
         self._markup = Markup
-        environment = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(_HERE),
-            autoescape=True,
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        environment.filters.update(count=count, percent=percent)
+        environment = templates()
         self._whole = environment.get_template("live.html.j2")
         self._part = environment.get_template("live_part.html.j2")
-        self._style = (_HERE / "live.css").read_text(encoding="utf-8")
+        self._style = (HERE / "live.css").read_text(encoding="utf-8")
         self._last: Snapshot | None = None
         self._version = 0
 

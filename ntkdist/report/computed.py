@@ -20,21 +20,7 @@ from ntkdist.report.words import (
     rate,
     size,
 )
-from ntkdist.run import Run
-
-# Settings that change how a run is computed, not what comes out.
-_MEANS = {
-    "executor",
-    "workers",
-    "address",
-    "threads",
-    "memory",
-    "tile",
-    "backend",
-    "mix_backends",
-    "time_limit",
-    "grace",
-}
+from ntkdist.run import MEANS_OF_GRAM, Run
 
 
 def facts(run: Run, timeline: Timeline, findings: Findings | None) -> list[tuple[str, str]]:
@@ -101,7 +87,9 @@ def repeat_command(run: Run) -> str:
     flags.append(("architecture", preset_of(run.architecture) or run.config.architecture))
     for name, _, value in differences(RunConfig().to_dict(), run.config.to_dict()):
         section, _, key = name.partition(".")
-        if section in ("run", "architecture", "predict") or (section == "gram" and key in _MEANS):
+        if section in ("run", "architecture", "predict") or (
+            section == "gram" and key in MEANS_OF_GRAM
+        ):
             continue
         values = value if isinstance(value, (list, tuple)) else [value]
         flags += [(name, str(one)) for one in values]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist.report.plots import named_line
 from ntkdist.report.svg import ACCENT, CATEGORIES, FAINT, FONT_SIZE, INK, OTHER, new_figure
 
 if TYPE_CHECKING:
@@ -40,15 +41,7 @@ def spectrum(eigenvalues: NDArray[np.float64], ridge: float | None) -> Figure:
     axes.plot(shown[positive], values[positive], color=ACCENT, linewidth=1.8)
     axes.set(xscale="log", yscale="log")
     if ridge:
-        axes.axhline(ridge, color=OTHER, linewidth=1.2, linestyle=(0, (4, 3)))
-        axes.annotate(
-            "ridge",
-            (1, ridge),
-            xytext=(4, 4),
-            textcoords="offset points",
-            color=OTHER,
-            fontsize=FONT_SIZE - 1,
-        )
+        named_line(axes, "ridge", 1, ridge)
         low, high = axes.get_ylim()
         axes.set_ylim(min(low, ridge / 3), max(high, ridge * 3))
     axes.set_xlim(1, max(2, len(eigenvalues)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from ntkdist import storage
 from ntkdist.errors import InputError
 from ntkdist.report import story
+from ntkdist.report._templates import HERE, templates
 from ntkdist.report.computed import facts, faults, repeat_command
 from ntkdist.report.discovery import Discovery
 from ntkdist.report.figures import draw_figures
@@ -27,12 +27,10 @@ from ntkdist.report.geometry import Geometry, Spectrum, entangled_pairs, read_ge
 from ntkdist.report.glossary import CITE, COLUMNS, WORDS
 from ntkdist.report.outcomes import read_outcomes
 from ntkdist.report.timeline import read_timeline
-from ntkdist.report.words import count, counted, duration, number, percent
 from ntkdist.run import Run
 
 _PIXELATED = 64  # pictures up to this edge are shown with their pixels as squares
 _PART = re.compile(r"[^/\\_]+[/\\_]*|[/\\_]+")  # of a file name, which may be broken after it
-_HERE = Path(__file__).parent
 
 
 def write_report(run: Run, path: str | None = None, *, max_issues: int = 60) -> str:
@@ -61,22 +59,12 @@ def write_report(run: Run, path: str | None = None, *, max_issues: int = 60) -> 
 
 
 def _render(run: Run, max_issues: int) -> str:
-    import jinja2
     from markupsafe import Markup
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        count=count, counted=counted, duration=duration, number=number, percent=percent
-    )
+    environment = templates()
     environment.filters["svg"] = Markup  # drawn here, with every text escaped
     environment.filters["breakable"] = lambda name: Markup("<wbr>").join(_PART.findall(name))
-    style = Markup((_HERE / "style.css").read_text(encoding="utf-8"))
+    style = Markup((HERE / "style.css").read_text(encoding="utf-8"))
     return environment.get_template("template.html.j2").render(
         style=style, run_url=run.url, **_context(run, max_issues)
     )

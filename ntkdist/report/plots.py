@@ -70,18 +70,23 @@ def loss_curve(losses: NDArray[np.float64], true: float | None = None) -> Figure
     axes.plot(shown, losses[shown], color=ACCENT, linewidth=1.8)
     axes.plot([last], [losses[-1]], "o", color=ACCENT, markersize=4)
     if true is not None:
-        axes.axhline(true, color=OTHER, linewidth=1.2, linestyle=(0, (4, 3)))
-        axes.annotate(
-            "true labels",
-            (0, true),
-            xytext=(4, 4),
-            textcoords="offset points",
-            color=OTHER,
-            fontsize=FONT_SIZE - 1,
-        )
+        named_line(axes, "true labels", 0, true)
     axes.set_xlim(0, max(last, 1) * 1.02)
     quiet(axes, "labels changed", "L(Z)")
     return figure
+
+
+def named_line(axes: Axes, name: str, x: float, y: float) -> None:
+    """Draw a dashed line across at a height, its name above it from x on."""
+    axes.axhline(y, color=OTHER, linewidth=1.2, linestyle=(0, (4, 3)))
+    axes.annotate(
+        name,
+        (x, y),
+        xytext=(4, 4),
+        textcoords="offset points",
+        color=OTHER,
+        fontsize=FONT_SIZE - 1,
+    )
 
 
 def quiet(axes: Axes, x: str, y: str) -> None:
