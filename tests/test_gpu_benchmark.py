@@ -1,7 +1,6 @@
 """The GPU benchmark: its peer is right, it times nothing unchecked, and nothing without a GPU."""
 
 import dataclasses
-import itertools
 import json
 import os
 import subprocess
@@ -85,7 +84,7 @@ def fake(scripts, monkeypatch):
         monkeypatch.setattr(scripts, "LARGEST_DENSE_EDGE", 32)
         monkeypatch.setattr(scripts, "why_not", lambda simulate: None)
         monkeypatch.setattr(scripts, "neural_tangents_block", refuse)
-        monkeypatch.setattr(_gpu_peak, "peak_gflops", lambda: 2000.0)
+        monkeypatch.setattr(_gpu_peak, "peak_gflops", lambda runs=5: 2000.0)
         monkeypatch.setattr(_gpu_peak, "copy_gbs", lambda: 100.0)
         monkeypatch.setattr(_gpu_peak, "registers_of_chains", lambda: {"registers": 20})
         monkeypatch.setattr(cuda_device, "devices", lambda: [GPU])
@@ -134,9 +133,8 @@ def test_operations_are_those_of_all_cells(scripts):
     assert work_of(Architecture.parse("cntk-v-21"), (32, 32, 3)).cell_layers == 20 * 1024
     myrtle = work_of(Architecture.parse("myrtle-5"), (32, 32, 3))
     assert myrtle.cell_layers == 2 * 1024**2 + 256**2 + 64**2
-    sides = [32, 16, 8, 4, 2, 1]
-    between = itertools.pairwise(sides)
-    assert myrtle.exchanged == sum(16 * (a**4 + b**4) for a, b in between)
+    # windows in runs of 2 and 4 displacements, each with one more; what is left is one average
+    assert myrtle.exchanged == 16 * (16**3 * 24 + 8**3 * 10)
     assert work_of(Architecture.parse("fc-10"), (32, 32, 3)).flops == 3072 * 3 + 10 * 36 + 2
     with pytest.raises(ValueError, match="not counted"):
         work_of(Architecture.parse("[Conv(size=5), Relu(), Flatten(), Dense()]"), (8, 8, 1))
@@ -169,6 +167,31 @@ def test_rows_follow_from_the_times(scripts, fake, tmp_path, capsys, monkeypatch
     table = capsys.readouterr().out.split("| network")[1]
     assert f"| cntk-gap-4 | {us:.3g} |" in table
     assert "Test GPU, compute capability 9.0, driver 580.1" in table
+
+
+def test_a_check_is_kept_although_its_timing_is_cut_short(scripts, fake, tmp_path, monkeypatch):
+    fake(FakeCuda)
+    path = tmp_path / "gpu.json"
+    words = ["gpu.py", "--alone", "--networks", "cntk-gap-3", "--seconds", "0.1"]
+    monkeypatch.setattr(sys, "argv", [*words, "--output", str(path)])
+    blocks = scripts.our_blocks
+
+    def cut(*of):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scripts, "our_blocks", cut)
+    with pytest.raises(KeyboardInterrupt):
+        scripts.main()
+    found = json.loads(path.read_text())
+    (row,) = found["rows"]
+    assert row["checks"]["equal_bits"]
+    assert "us_per_entry" not in row
+    assert "| cntk-gap-3 | checked, not timed |" in scripts.markdown(found)
+    monkeypatch.setattr(scripts, "our_blocks", blocks)
+    scripts.main()
+    (row,) = json.loads(path.read_text())["rows"]
+    assert set(row["us"]) == {"cuda", "host"}
+    assert row["xla_reason"] == row["neural_tangents_reason"] == "not asked for"
 
 
 @pytest.mark.parametrize(

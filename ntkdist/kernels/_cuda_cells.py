@@ -157,6 +157,17 @@ def across_of(zero: Any, one: Any) -> Any:
     return across
 
 
+def across_one_of(zero: Any, one: Any) -> Any:
+    """Return what ``across_of`` returns, for Δ alone."""
+
+    @device
+    def across_one(row, cut, down, up, sum_d, old_d, new_d):
+        link, miss = (zero, one) if row == cut else (one, zero)
+        return (sum_d + down * miss) + new_d * link, (new_d + up * miss) + old_d * link
+
+    return across_one
+
+
 @device
 def distance(a, b, at, plane, channels):
     """Return Σ (x − y)² over the channels of a pixel, in two levels to stay accurate."""

@@ -9,7 +9,7 @@ they compute the one before. (Read through the cache, they cost two thirds of th
 teams drift apart, and the layers that they stand at do not fit it together.) Where an entry has one
 class, as without pooling, teams share nothing and read device memory. Cuts and units are those of
 ``_cpu_loops``; where a link is cut, Δ is half of the variance of the pixel that one image still
-has, and Θ is zero.
+has, and Θ is zero. How a block ends in an average pool is in ``_cuda_windows``.
 
 The sums over a class are in the dtype along a column and in float64 beyond, in an order that
 depends on the network and the images' size alone.
@@ -17,7 +17,7 @@ depends on the network and the images' size alone.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
 
@@ -25,13 +25,13 @@ import numpy as np
 from numba import cuda
 from numba.np.numpy_support import from_dtype
 
-from ntkdist.kernels._cuda_cells import across_of, cell_functions, distance, keep
+from ntkdist.kernels._cuda_cells import across_of, across_one_of, cell_functions, distance, keep
 from ntkdist.kernels._cuda_intrinsics import (
     LANES,
-    SIMULATED,
     advance,
     await_copies,
     beside,
+    beside_one,
     block_barrier,
     copy_unit,
     fetch,
@@ -41,76 +41,9 @@ from ntkdist.kernels._cuda_intrinsics import (
     pointer,
     put,
 )
-from ntkdist.kernels._unroll import registers, unroll, written_out
-
-# Two numbers a cell and some forty more: what fits 255 registers with room for the loads
-MOST_CELLS = 64
-# Of a block of threads: a team in the simulator, else four warps
-THREADS = LANES if SIMULATED else 128
-# As much shared memory as a block has without asking
-SHARED_BYTES = 48 * 1024
-
-
-@dataclass(frozen=True)
-class Fused:
-    """What is known when a fused kernel is compiled.
-
-    Attributes:
-        H: Rows of the block's images.
-        W: Columns.
-        pitch: Numbers from one row of a plane to the next.
-        plane: Numbers of a plane.
-        columns: Columns of a lane.
-        channels: Channels of a pixel; 0 where the block begins with pooled windows.
-        layers: Nonlinearities of the block; 3 stands for more.
-        signed: Whether the first of them meets negative correlations.
-        sums: Whether the block ends in sums over positions, else its cells are stored.
-        buffers: Layers that shared memory holds at a time; 0 where images are read from
-            device memory.
-        dtype: ``float32`` or ``float64``.
-    """
-
-    H: int
-    W: int
-    pitch: int
-    plane: int
-    columns: int
-    channels: int
-    layers: int
-    signed: bool
-    sums: bool
-    buffers: int
-    dtype: str
-
-    @property
-    def room(self) -> int:
-        """Numbers of both images that one layer needs: roots, half variances, four rows of sums."""
-        return 4 * self.H * self.pitch + 4 * self.pitch
-
-
-def columns_of(W: int) -> int:
-    """Return how many columns a lane has."""
-    return -(-W // LANES)
-
-
-def buffers_of(H: int, W: int, pitch: int, count: int, dtype: str) -> int:
-    """Return how many layers to keep in shared memory.
-
-    Args:
-        H: Rows.
-        W: Columns.
-        pitch: Numbers from one row to the next.
-        count: Displacement classes of an entry.
-        dtype: Of the numbers.
-
-    Returns:
-        2, so that one is copied while the other is in use; 1 where there is no more room; 0 where
-        there is none, or an entry has too few classes for a block of teams to share what is copied.
-    """
-    if count < H * W or H * W == 1:
-        return 0
-    numbers = SHARED_BYTES // np.dtype(dtype).itemsize
-    return min(2, numbers // (4 * (H + 1) * pitch))
+from ntkdist.kernels._cuda_spec import THREADS, Fused
+from ntkdist.kernels._cuda_windows import into_windows, known_of_pools
+from ntkdist.kernels._unroll import paste, registers, unroll, written_out
 
 
 @lru_cache(maxsize=64)
@@ -119,19 +52,23 @@ def fused_kernel(spec: Fused) -> Any:
     known = asdict(spec)
     del known["dtype"]
     cells = spec.H * spec.columns
-    known["lanes_of_class"] = -(-spec.W // spec.columns)
-    known["together"] = LANES // known["lanes_of_class"]
+    known["lanes"], known["lanes_of_class"], known["together"] = (
+        LANES, spec.lanes_of_class, spec.together
+    )  # fmt: skip
     known["room"], known["front"] = spec.room, spec.H * spec.pitch
-    known["shared_size"] = max(1, spec.buffers) * spec.room
+    known["other_room"] = spec.room if spec.layers > 1 else 0
+    known["shared_size"] = spec.shared_size
     unit = 16 // np.dtype(spec.dtype).itemsize  # numbers that a thread copies at a time
     known |= {"threads": THREADS, "unit": unit}
     known["turns"] = -(-known["front"] // (THREADS * unit))
     known["side_turns"] = -(-4 * spec.pitch // (THREADS * unit))
     known["whole"] = known["front"] % (THREADS * unit) == 0
+    known |= known_of_pools(spec)
     zero, one = np.dtype(spec.dtype).type(0), np.dtype(spec.dtype).type(1)
     names = {
         **cell_functions(spec.dtype),
         "across": across_of(zero, one),
+        "across_one": across_one_of(zero, one),
         "zero": zero,
         "one": one,
         "real": type(one),
@@ -154,18 +91,22 @@ def _fused(
         teams: That share a chunk: those of a block of threads where shared memory is used, else 1.
         chunks: Parts that the classes are cut into; where shared memory is used, one for each p.
         starts: (chunks + 1,) int64, where each part's classes start.
-        classes: (count,) int64, p·W + q of the displacement classes.
+        classes: (count,) int64, p·W + q of the displacement classes. In front of a pool
+            (chunks · 3,): the first P of its windows' row displacements P, how many of them, and
+            the first q; ``starts`` is not read.
         A: (images, size) numbers of the row images.
         B: (images, size) numbers of the column images.
         size: Numbers of an image.
-        pooled: (n, 2, H·W, H, W) Δ and Θ of pooled windows; unused in a first block.
+        pooled: (n, 2, H·slots, H, W) Δ and Θ of pooled windows, one slot for each displacement
+            along a row or those of ``Parts``; unused in a first block.
         planes: (last + 1, 3) int64, where an image's numbers for a sweep start: roots (in the
             first sweep pixels, or means of windows), half variances, sums of them along rows.
         units: (last + 1, 3) of the dtype: 1 if the layer in front is trained, else 0; what
             sums of neighbours are multiplied by; and 0.
         last: Index of the last sweep.
         found: (n, chunks · teams, 2) float64, sums of Δ and Θ.
-        cells: (n, 2, count, H, W) of the dtype, Δ and Θ at the end of a block in front of a pool.
+        cells: Δ and Θ at the end of a block in front of a pool, of the dtype: ``pooled`` of
+            the next block, or (n, 2, count, H, W) where another kernel pools.
     """
     thread = cuda.threadIdx.x
     task = (cuda.blockIdx.x * threads + thread) // LANES
@@ -176,7 +117,14 @@ def _fused(
     team = task - chunk_of_pair * teams
     pair = chunk_of_pair // chunks
     chunk = chunk_of_pair - pair * chunks
-    begin, stop, count = starts[chunk], starts[chunk + 1], starts[chunks]
+    if pools:  # both neighbours' rows meet in a window: P takes p = 2P − 1, 2P and 2P + 1
+        first_p, first_q = 2 * classes[3 * chunk] - 1, classes[3 * chunk + 2]
+        begin, stop, stride = 0, 2 * classes[3 * chunk + 1] + 1, 1
+        there = min(run, W - first_q)  # classes
+        spill = (there - 1) // together * lanes + (there - 1) % together * lanes_of_class + 1
+    else:
+        begin, stop, count = starts[chunk], starts[chunk + 1], starts[chunks]
+        stride = together * teams
     group = lane // lanes_of_class
     first = (lane - group * lanes_of_class) * columns
     a = pointer(A, pairs[pair, 0] * size)
@@ -190,18 +138,35 @@ def _fused(
     side, from_side = registers(side_turns)
     x, y, sum_d, sum_t, old_d, old_t, new_d, new_t, up, down, below = registers(columns)
     total_d, total_t = np.float64(0), np.float64(0)
+    pool_d, pool_t = registers(windows)
+    if pools:
+        for k in unroll(kept):
+            pool_d[k], pool_t[k] = zero, zero
     for c in unroll(columns):
         mine[c] = group < together and first + c < W
         ja[c] = min(first + c, W - 1)
-    if buffers > 0:
+    if buffers > 0 or pools:
         shared = pointer(cuda.shared.array(shared_size, kind), 0)
-    for step in range(begin, stop, together * teams):
-        mine_at = step + team * together + group
-        at = min(mine_at, stop - 1)
-        cls = classes[at]
-        p = cls // W
-        q = cls - p * W
+    for step in range(begin, stop, stride):
+        if pools:
+            p = first_p + step
+            p += (H if p < 0 else 0) - (H if p >= H else 0)
+            q = min(first_q + team * together + group, W - 1)
+        else:
+            mine_at = step + team * together + group
+            at = min(mine_at, stop - 1)
+            p = classes[at] // W
+            q = classes[at] - p * W
         cut = H - p
+        if channels == 0:
+            slot, behind_slot, beyond = q, 0, False
+            if parted > 0:  # the first windows of a part have more in the last slot of another
+                part = q // parted
+                slot, beyond = q + part, q == part * parted
+                behind_slot = (part if part > 0 else parts_in) * (parted + 1) - 1
+            window_at = (pair * 2 * H + p) * slots_in * H * W
+            behind_at = window_at + behind_slot * H * W
+            window_at += slot * H * W
         if buffers > 0:
             # what the thread copies of each layer: of b the rows from p on, cyclic, and of the
             # sums along rows b's above and below its row p, a's above and below the cut
@@ -252,9 +217,9 @@ def _fused(
                     if buffers == 2 or (buffers == 1 and phase > 0):
                         if buffers == 2 and phase > 0:
                             await_copies()
-                            held = room - held
+                            held = other_room - held
                         block_barrier()  # nobody reads what is now written over
-                        to = room - held if buffers == 2 else 0
+                        to = other_room - held if buffers == 2 else 0
                         for k in unroll(turns):
                             if whole or piece[k] < front:
                                 copy_unit(shared, to + piece[k], from_a[k], 0)
@@ -298,27 +263,42 @@ def _fused(
                         old_t[c] = zero
                     for r in unroll(H):
                         for c in unroll(columns):
-                            if phase == 0 and channels > 0:
+                            if phase == 0 and channels > 8:
                                 x[c] = distance(pa[c], pb[c], r * pitch, plane, channels)
+                            if phase == 0 and 0 < channels <= 8:
+                                for k in unroll(channels):
+                                    at_pixel = k * plane + r * pitch
+                                    d = fetch(pa[c], at_pixel) - fetch(pb[c], at_pixel)
+                                    x[c] = d * d if k == 0 else x[c] + d * d
+                            if phase == 0 and channels > 0:
                                 y[c] = zero
                             if phase == 0 and channels == 0:
-                                cell = ((pair * 2 * H * W + cls) * H + r) * W + ja[c]
+                                cell = window_at + r * W + ja[c]
                                 x[c] = fetch(pointer(pooled, 0), cell)
+                                y[c] = fetch(pointer(pooled, 0), cell + slots_in * H * H * W)
+                                if parted > 0:  # noqa: SIM102
+                                    if beyond:
+                                        cell = behind_at + r * W + ja[c]
+                                        x[c] += fetch(pointer(pooled, 0), cell)
+                                        cell += slots_in * H * H * W
+                                        y[c] += fetch(pointer(pooled, 0), cell)
                                 x[c] -= fetch(root_a[c], r * pitch)
                                 x[c] -= fetch(root_b[c], r * pitch)
-                                y[c] = fetch(pointer(pooled, 0), cell + H * W * H * W)
                             if phase > 0:
                                 ra = look(root_a[c], r * pitch)
                                 rb = look(root_b[c], r * pitch)
+                                t = zero if phase == 1 and channels > 0 else T[c * H + r]
                                 if phase == 1 and signed:
-                                    x[c], y[c] = relu_signed(
-                                        D[c * H + r], T[c * H + r], ra, rb, trained
-                                    )
+                                    x[c], y[c] = relu_signed(D[c * H + r], t, ra, rb, trained)
                                 else:
-                                    x[c], y[c] = relu(D[c * H + r], T[c * H + r], ra, rb, trained)
-                        from_d, from_t, next_d, next_t = beside(
-                            x[0], y[0], x[columns - 1], y[columns - 1]
-                        )
+                                    x[c], y[c] = relu(D[c * H + r], t, ra, rb, trained)
+                        if phase == 0 and channels > 0:  # Θ is zero yet
+                            from_d, next_d = beside_one(x[0], x[columns - 1])
+                            from_t, next_t = zero, zero
+                        else:
+                            from_d, from_t, next_d, next_t = beside(
+                                x[0], y[0], x[columns - 1], y[columns - 1]
+                            )
                         for c in unroll(columns):
                             ld, lt = (
                                 (x[c - 1] if c > 0 else from_d),
@@ -334,9 +314,16 @@ def _fused(
                                 hl = look(half_left[c], r * pitch)
                                 hr = look(half_right[c], r * pitch)
                             new_d[c] = new_d[c] + hl * some_left[c] + hr * some_right[c]
-                            new_t[c] = y[c] + lt * link_left[c] + rt * link_right[c]
+                            if phase == 0 and channels > 0:
+                                new_t[c] = zero
+                            else:
+                                new_t[c] = y[c] + lt * link_left[c] + rt * link_right[c]
                             if r == 0:
                                 sum_d[c], sum_t[c] = old_d[c] + new_d[c], new_t[c]
+                            elif phase == 0 and channels > 0:
+                                D[c * H + r - 1], sum_d[c] = across_one(
+                                    real(r), cut_row, down[c], up[c], sum_d[c], old_d[c], new_d[c]
+                                )
                             else:
                                 D[c * H + r - 1], T[c * H + r - 1], sum_d[c], sum_t[c] = across(
                                     real(r), cut_row, down[c], up[c], sum_d[c], sum_t[c],
@@ -344,14 +331,18 @@ def _fused(
                                 )  # fmt: skip
                             old_d[c], old_t[c] = new_d[c], new_t[c]
                     for c in unroll(columns):
-                        D[c * H + H - 1], T[c * H + H - 1] = sum_d[c] + below[c], sum_t[c]
+                        D[c * H + H - 1] = sum_d[c] + below[c]
+                        if phase > 0 or channels == 0:
+                            T[c * H + H - 1] = sum_t[c]
                     if factor != one:  # keeps the units of deep networks within range
                         for r in unroll(columns * H):
-                            D[r], T[r] = D[r] * factor, T[r] * factor
+                            D[r] = D[r] * factor
+                            if phase > 0 or channels == 0:
+                                T[r] = T[r] * factor
         trained = units[last, 0]
         if buffers == 2:
             await_copies()
-            held = room - held
+            held = other_room - held
             block_barrier()
         for c in unroll(columns):
             if buffers == 2:
@@ -363,18 +354,24 @@ def _fused(
             sum_d[c], sum_t[c] = zero, zero
             for r in unroll(H):
                 ra, rb = look(root_a[c], r * pitch), look(root_b[c], r * pitch)
+                t = zero if layers == 1 and channels > 0 else T[c * H + r]
                 if layers == 1 and signed:
-                    x[c], y[c] = relu_signed(D[c * H + r], T[c * H + r], ra, rb, trained)
+                    x[c], y[c] = relu_signed(D[c * H + r], t, ra, rb, trained)
                 else:
-                    x[c], y[c] = relu(D[c * H + r], T[c * H + r], ra, rb, trained)
+                    x[c], y[c] = relu(D[c * H + r], t, ra, rb, trained)
                 if sums:
                     sum_d[c], sum_t[c] = sum_d[c] + x[c], sum_t[c] + y[c]
+                elif pools:
+                    D[r], T[r] = x[c], y[c]
                 else:
                     cell = ((pair * 2 * count + at) * H + r) * W + ja[c]
                     keep(cells, cell, count * H * W, x[c], y[c], mine[c] and mine_at < stop)
-            if mine[c] and mine_at < stop:
-                total_d += np.float64(sum_d[c])
-                total_t += np.float64(sum_t[c])
+            if sums:  # noqa: SIM102
+                if mine[c] and mine_at < stop:
+                    total_d += np.float64(sum_d[c])
+                    total_t += np.float64(sum_t[c])
+        if pools:
+            paste(into_windows, there, spill)
     if sums:
         total_d, total_t = over_lanes(total_d), over_lanes(total_t)
         if lane == 0:

@@ -87,6 +87,12 @@ def beside(d: Any, t: Any, e: Any, u: Any) -> tuple[Any, Any, Any, Any]:
 
 
 @device
+def beside_one(d: Any, e: Any) -> tuple[Any, Any]:
+    """Return e of the lane to the left and d of that to the right; own at an end."""
+    return cuda.shfl_up_sync(_ALL, e, 1), cuda.shfl_down_sync(_ALL, d, 1)
+
+
+@device
 def over_lanes(value: Any) -> Any:
     """Return the sum of all lanes' values, added in the same order in each."""
     value += cuda.shfl_xor_sync(_ALL, value, 1)

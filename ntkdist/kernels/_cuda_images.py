@@ -158,7 +158,9 @@ def _link(
     put(pointer(new, 0), index, variance)
 
 
-def _windows(A, total, W, edge, h, w, pooled, unit, numbers, size, pitch, copy, centers_at, new):
+def _windows(
+    A, total, W, edge, h, w, pooled, slots, more, unit, numbers, size, pitch, copy, centers_at, new
+):  # fmt: skip
     """Average variances over windows: mean a² less the mean of Δ(x, x) over a window's pairs.
 
     Args:
@@ -168,7 +170,9 @@ def _windows(A, total, W, edge, h, w, pooled, unit, numbers, size, pitch, copy, 
         edge: Of a window.
         h: Rows of windows.
         w: Columns of windows.
-        pooled: (n, 2, h·w, h, w), sums of each image's Δ with itself in its first class.
+        pooled: (n, 2, h·slots, h, w), sums of each image's Δ with itself in its first slot.
+        slots: For each displacement of rows.
+        more: The slot that has more of them; 0 where none has.
         unit: What makes means of these sums.
         numbers: (n, size) to fill.
         size: Numbers of an image.
@@ -190,7 +194,10 @@ def _windows(A, total, W, edge, h, w, pooled, unit, numbers, size, pitch, copy, 
     for i in range(I * edge, I * edge + edge):
         for j in range(J * edge, J * edge + edge):
             mean += fetch(pointer(A, 0), (image * H + i) * W + j)
-    inside = fetch(pointer(pooled, 0), image * 2 * area * area + window)
+    own = image * 2 * h * slots * area + window
+    inside = fetch(pointer(pooled, 0), own)
+    if more > 0:
+        inside += fetch(pointer(pooled, 0), own + more * area)
     twice(pointer(numbers, image * size + I * pitch + J), centers_at, copy, inside / (one + one))
     value = mean / (edge * edge) - unit * np.float64(inside)
     put(pointer(new, 0), index, max(value, np.float64(0)))

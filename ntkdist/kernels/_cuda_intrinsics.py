@@ -1,15 +1,15 @@
 """What GPU kernels are written with: pointers, shuffles, device functions (numba-cuda).
 
 A team is the threads that work on one displacement class together: the lanes of a warp, which
-need no barrier in a block. The same names work on Numba's simulator
-(NUMBA_ENABLE_CUDASIM=1), which has no warps: there a team is a block of its own, and its
-shuffles go through a list.
+need no barrier in a block. The same names work without a GPU (NUMBA_ENABLE_CUDASIM=1): there a
+team is a few simulated threads, and their shuffles go through a list.
 
 * ``LANES``: threads of a team.
 * ``device``, ``kernel``: decorators.
 * ``pointer(array, at)``, ``advance(start, by)``, ``fetch(start, by)`` (of what no kernel is
   writing), ``peek(start, by)``, ``put(start, by, value)``: as in C, counted in elements.
 * ``beside(d, t, e, u)``: e and u of the lane to the left, d and t of the lane to the right.
+  ``beside_one(d, e)``: e of the one and d of the other.
 * ``over_lanes(x)``: the sum over the lanes, in one order.
 * ``barrier()``: what lanes stored is seen by the team; ``block_barrier()``: by all teams of the
   block of threads.
@@ -31,6 +31,7 @@ if SIMULATED:
         await_copies,
         barrier,
         beside,
+        beside_one,
         block_barrier,
         copy_unit,
         device,
@@ -50,6 +51,7 @@ else:
         await_copies,
         barrier,
         beside,
+        beside_one,
         block_barrier,
         copy_unit,
         device,
@@ -70,6 +72,7 @@ __all__ = [
     "await_copies",
     "barrier",
     "beside",
+    "beside_one",
     "block_barrier",
     "copy_unit",
     "device",

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
 from ntkdist.kernels import _cpu_cells as sweeps_of
 from ntkdist.kernels import _cpu_loops as blocks_of
 from ntkdist.kernels import _cuda_general as tables
-from ntkdist.kernels._chain import Chain
-from ntkdist.kernels._cuda_fused import MOST_CELLS, THREADS, Fused, buffers_of, columns_of
+from ntkdist.kernels._chain import Chain, Link
 from ntkdist.kernels._cuda_intrinsics import LANES
+from ntkdist.kernels._cuda_spec import (
+    MOST_CELLS,
+    TEAMS,
+    Fused,
+    Parts,
+    buffers_of,
+    can_pool,
+    columns_of,
+)
 from ntkdist.kernels._plan import Plan, plan_of
 
 # A team's share of an entry: enough classes to keep the ends cheap, enough teams to fill a GPU
@@ -56,6 +65,43 @@ class Classes:
 
 
 @dataclass(frozen=True)
+class Pooling:
+    """Displacements of windows behind a block whose kernel adds them up, in the chunks of teams.
+
+    Attributes:
+        first: The first P, negative where they go around.
+        count: How many P.
+        starts: The first q of each part (``_cuda_spec.Parts``) that is needed.
+    """
+
+    first: int
+    count: int
+    starts: tuple[int, ...]
+
+    @classmethod
+    def of(cls, ids: np.ndarray, H: int, W: int) -> Pooling:
+        """Return what an H × W block's classes p·W + q add up to."""
+        parts = Parts.of(W)
+        rows, columns = (
+            [K for K in range(n // 2) if {(2 * K + k) % n for k in (-1, 0, 1)} <= near]
+            for n, near in ((H, set((ids // W).tolist())), (W, set((ids % W).tolist())))
+        )
+        # they are all, or those up to some distance
+        negative = sum(2 * P >= H // 2 for P in rows) if len(rows) < H // 2 else 0
+        own = {Q // parts.half for Q in columns}
+        own |= {(Q // parts.half - 1) % parts.count for Q in columns if Q % parts.half == 0}
+        return cls(-negative, len(rows), tuple(part * parts.run for part in sorted(own)))
+
+    def chunks(self, pieces: int) -> np.ndarray:
+        """Return (chunks, 3) first P, how many, first q, with the P cut into ``pieces``."""
+        cuts = np.linspace(0, self.count, min(pieces, self.count) + 1).astype(np.int64)
+        return np.array(
+            [(self.first + a, b - a, q) for a, b in pairwise(cuts) for q in self.starts],
+            np.int64,
+        )
+
+
+@dataclass(frozen=True)
 class Block:
     """Layers on pixels or windows between two pools.
 
@@ -89,10 +135,10 @@ class Block:
     fused_units: np.ndarray
     fused: Fused | None
     pool: int
-    classes: Classes
+    classes: Classes | Pooling
     links: tuple[int, ...]
     centers: int
-    windows: tuple[Classes, ...]
+    windows: tuple[Classes | Pooling, ...]
 
     @property
     def last(self) -> int:
@@ -102,12 +148,33 @@ class Block:
     @property
     def by_rows(self) -> bool:
         """Whether a chunk of classes is all those of one row displacement."""
-        return self.fused is not None and self.fused.buffers > 0
+        return self.fused is not None and self.fused.buffers > 0 and not self.pools
+
+    @property
+    def pools(self) -> bool:
+        """Whether the block's kernel adds up the windows behind it."""
+        return self.fused is not None and self.fused.pools
 
     @property
     def teams(self) -> int:
         """How many teams share a chunk of classes: those of a block of threads, or one."""
-        return THREADS // LANES if self.by_rows else 1
+        return TEAMS if self.by_rows or self.pools else 1
+
+    @property
+    def slots(self) -> int:
+        """Slots in which the windows behind it are stored, for each displacement of rows."""
+        return Parts.of(self.W).slots if self.pools else self.W // self.pool
+
+    @property
+    def aligned_too(self) -> int:
+        """The slot that has more of aligned windows than their own, the first; 0 if none has."""
+        return self.slots - 1 if self.pools else 0
+
+    def chunk(self, ids: np.ndarray) -> Classes | Pooling:
+        """Cut classes p·W + q into chunks."""
+        if self.pools:
+            return Pooling.of(ids, self.H, self.W)
+        return Classes.of(ids, self.H, self.W, by_rows=self.by_rows)
 
     @property
     def pixels(self) -> int:
@@ -179,60 +246,41 @@ def layout_of(chain: Chain, shape: tuple[int, int, int], dtype: str) -> Layout:
         channels = 0 if n else shape[2]
         planes = table[:, [tables.CELLS, tables.HALF, tables.SIDE]]
         ids = plan.classes[entry[blocks_of.CLASS] : entry[blocks_of.CLASS_END]]
-        fused = None
-        if _is_fused(table, H, W):
+        fused, layers = None, min(len(links), 3)
+        if _is_fused(block.links, H, W):
+            behind = plan.chain.blocks[n + 1 : n + 2]
+            pools = can_pool(H, W, block.pool, dtype) and _is_fused(behind[0].links, H // 2, W // 2)
+            parted = Parts.of(2 * W).half if n and blocks[-1].pools else 0
             fused = Fused(
-                H, W, pitch, plane, columns_of(W), channels, min(len(links), 3),
-                bool(table[1, tables.SIGNED]), block.pool == 0,
-                buffers_of(H, W, pitch, len(ids), dtype), dtype,
+                H, W, pitch, plane, columns_of(W), channels, layers,
+                bool(table[1, tables.SIGNED]), block.pool == 0, pools, parted,
+                buffers_of(H, W, pitch, layers, len(ids), dtype, pools=pools), dtype,
             )  # fmt: skip
-        blocks.append(
-            Block(
-                H,
-                W,
-                pitch,
-                plane,
-                copy,
-                table,
-                np.ascontiguousarray(planes),
-                units,
-                fused_units,
-                fused,
-                block.pool,
-                Classes.of(ids, H, W, by_rows=fused is not None and fused.buffers > 0),
-                links,
-                centers,
-                _windows(plan, blocks),
-            )
-        )
+        made = Block(
+            H, W, pitch, plane, copy, table, np.ascontiguousarray(planes), units, fused_units,
+            fused, block.pool, Pooling(0, 0, ()), links, centers, _windows(plan, blocks),
+        )  # fmt: skip
+        blocks.append(replace(made, classes=made.chunk(ids)))
     for made in blocks:  # what is copied along with the last roots, and not used
-        if made.by_rows:
+        if made.fused is not None and made.fused.buffers:
             size = max(size, int(made.planes[-1, 0]) + 3 * made.plane)
     return Layout(plan, tuple(blocks), tuple(offsets), -(-size // 4) * 4)
 
 
-def _is_fused(table: np.ndarray, H: int, W: int) -> bool:
+def _is_fused(links: Sequence[Link], H: int, W: int) -> bool:
     """Return whether a block is ReLUs behind 3 × 3 filters whose state fits registers."""
-    behind = table[1:]
     return bool(
-        len(behind)
+        links
         and H * columns_of(W) <= MOST_CELLS
-        and (table[:-1, tables.SIZE] == 3).all()
-        and (behind[:, tables.KIND] == sweeps_of.RELU).all()
-        and not behind[1:, tables.SIGNED].any()
+        and all(link.size == 3 and link.activation == "relu" for link in links)
     )
 
 
-def _windows(plan: Plan, in_front: Sequence[Block]) -> tuple[Classes, ...]:
+def _windows(plan: Plan, in_front: Sequence[Block]) -> tuple[Classes | Pooling, ...]:
     if not in_front:
         return ()
     entries, ids = plan.windows_in_front_of(len(in_front))
     return tuple(
-        Classes.of(
-            ids[entry[blocks_of.CLASS] : entry[blocks_of.CLASS_END]],
-            block.H,
-            block.W,
-            by_rows=block.by_rows,
-        )
+        block.chunk(ids[entry[blocks_of.CLASS] : entry[blocks_of.CLASS_END]])
         for entry, block in zip(entries, in_front, strict=False)
     )

@@ -1,21 +1,19 @@
-"""``_cuda_intrinsics`` on Numba's simulator: a team is a block of a few Python threads.
+"""``_cuda_intrinsics`` without a GPU: a team is a few simulated threads (``_cuda_threads``).
 
 Device functions are plain functions here, and pointers know their array's bounds.
 """
 
 from __future__ import annotations
 
-import sys
-import threading
-from functools import lru_cache
+import os
 from typing import Any
 
 import numpy as np
-from numba import cuda, types
-from numba.np import numpy_support
 
-# a barrier costs more than all that happens between two of them
-LANES = 4
+from ntkdist.kernels._cuda_threads import CUDA, Kernel
+
+# few, so that small images keep all of them busy
+LANES = int(os.environ.get("NTKDIST_SIMULATED_LANES", "4"))
 
 
 def device(function: Any) -> Any:
@@ -25,27 +23,7 @@ def device(function: Any) -> Any:
 
 def kernel(function: Any, **options: Any) -> Any:
     """Return a function as kernel."""
-    _share_arrays()
-    return cuda.jit(function)
-
-
-@lru_cache(maxsize=1)
-def _share_arrays() -> None:
-    """Give all threads of a block the same shared array, whenever they ask for it.
-
-    The simulator looks an array up by the line that asks for it and stores a new one in two
-    steps, between which another thread may store its own; here it is one step.
-    """
-    from numba.cuda.simulator.kernelapi import FakeCUDAShared
-
-    def array(self: Any, shape: Any, dtype: Any) -> np.ndarray:
-        frame = sys._getframe(1)
-        line = frame.f_code.co_filename, frame.f_lineno
-        if isinstance(dtype, types.Type):
-            dtype = numpy_support.as_dtype(dtype)
-        return self._allocations.setdefault(line, np.empty(shape, dtype))
-
-    FakeCUDAShared.array = array
+    return Kernel(function)
 
 
 class _Pointer:
@@ -60,8 +38,6 @@ class _Pointer:
 
 def pointer(array: Any, at: int) -> _Pointer:
     """Return a pointer to an element of a contiguous array, counted from its first."""
-    while not isinstance(array, np.ndarray):  # the simulator's wrappers
-        array = array.__dict__.get("_item", None) or array._ary
     return _Pointer(array.reshape(-1), at)
 
 
@@ -88,42 +64,50 @@ def put(start: _Pointer, by: int, value: Any) -> None:
 
 peek = fetch
 
-_slots: list[list[Any]] = [[None] * LANES, [None] * LANES]
-_turns = [0] * LANES
+_slots: list[dict[int, Any]] = [{}, {}]
+_turns: dict[int, int] = {}
 
 
 def _exchange(value: Any) -> list[Any]:
-    """Return every lane's value; two lists take turns, so one barrier is enough."""
-    thread: Any = threading.current_thread()
-    lane = thread.threadIdx.x
-    slots = _slots[_turns[lane] % 2]
-    _turns[lane] += 1
-    slots[lane] = value
-    thread.syncthreads()
-    return slots
+    """Return the values of a team's lanes; two sets take turns, so one barrier is enough."""
+    thread = CUDA.thread
+    turn = _turns.get(thread, 0)
+    _turns[thread] = 1 - turn
+    slots = _slots[turn]
+    slots[thread] = value
+    CUDA.syncthreads()
+    first = thread - thread % LANES
+    return [slots[k] for k in range(first, first + LANES)]
 
 
 def beside(d: Any, t: Any, e: Any, u: Any) -> tuple[Any, Any, Any, Any]:
     """Return e and u of the lane to the left, d and t of that to the right; own at an end."""
-    lane: int = threading.current_thread().threadIdx.x  # type: ignore[attr-defined]
-    slots = _exchange((d, t, e, u))
-    return (*slots[max(0, lane - 1)][2:], *slots[min(LANES - 1, lane + 1)][:2])
+    lane = CUDA.thread % LANES
+    lanes = _exchange((d, t, e, u))
+    return (*lanes[max(0, lane - 1)][2:], *lanes[min(LANES - 1, lane + 1)][:2])
+
+
+def beside_one(d: Any, e: Any) -> tuple[Any, Any]:
+    """Return e of the lane to the left and d of that to the right; own at an end."""
+    lane = CUDA.thread % LANES
+    lanes = _exchange((d, e))
+    return lanes[max(0, lane - 1)][1], lanes[min(LANES - 1, lane + 1)][0]
 
 
 def over_lanes(value: Any) -> Any:
     """Return the sum of all lanes' values, added in the same order in each."""
-    slots = list(_exchange(value))
-    while len(slots) > 1:
-        slots = [x + y for x, y in zip(slots[::2], slots[1::2], strict=True)]
-    return slots[0]
+    values = _exchange(value)
+    while len(values) > 1:
+        values = [x + y for x, y in zip(values[::2], values[1::2], strict=True)]
+    return values[0]
 
 
 def barrier() -> None:
     """Wait for the lanes of a team; what they stored is seen by all."""
-    threading.current_thread().syncthreads()  # type: ignore[attr-defined]
+    CUDA.syncthreads()
 
 
-block_barrier = barrier  # a team is all of a block
+block_barrier = barrier  # it waits for more than it must, for all of the block
 
 
 def copy_unit(to: _Pointer, at: int, start: _Pointer, by: int) -> None:

@@ -2,9 +2,10 @@
 
 A thread of a GPU keeps an array in registers only if every index is known when it is compiled,
 and Numba gives no way to ask for a loop to be unrolled. So a kernel is written as
-ordinary Python with two marks: ``for r in unroll(n)`` and ``x, y = registers(n)``. ``written_out``
-repeats the loops' bodies, makes a variable of every element, and drops branches whose
-condition is known. What it returns is plain Python again, for Numba and for its simulator.
+ordinary Python with three marks: ``for r in unroll(n)``, ``x, y = registers(n)`` and ``paste(f)``.
+``written_out`` repeats the loops' bodies, makes a variable of every element, puts the body of ``f``
+in its place, and drops branches whose condition is known. What it returns is plain Python again,
+for Numba and for the simulator.
 """
 
 from __future__ import annotations
@@ -28,6 +29,15 @@ def registers(count: int) -> Any:
     raise NotImplementedError("only known to written_out")
 
 
+def paste(function: Callable[..., Any], *needed: Any) -> None:
+    """Mark where to put another function's body, whose parameters are variables of the same name.
+
+    Names of its own become variables too, and so do all that it assigns to. ``needed`` are
+    variables that nothing else reads.
+    """
+    raise NotImplementedError("only known to written_out")
+
+
 def written_out(
     function: Callable[..., Any], constants: Mapping[str, Any], names: Mapping[str, Any]
 ) -> Callable[..., Any]:
@@ -44,25 +54,28 @@ def written_out(
     Raises:
         ValueError: If a mark's count or an index of a marked array is not known.
     """
-    source = textwrap.dedent(inspect.getsource(function))
-    tree = ast.parse(source)
-    (definition,) = tree.body
-    assert isinstance(definition, ast.FunctionDef)
+    definition = _definition(function)
     definition.decorator_list = []
     definition.args.args = [_plain(argument) for argument in definition.args.args]
     definition.returns = None
-    definition.body = _Writer(dict(constants)).statements(definition.body)
-    ast.fix_missing_locations(tree)
+    writer = _Writer(dict(constants), function.__globals__)
+    definition.body = writer.statements(definition.body)
+    tree = ast.fix_missing_locations(ast.Module([definition], []))
     text = ast.unparse(tree)
     marks = "_".join(f"{name}{value}" for name, value in constants.items())
     place = f"<{function.__module__}.{function.__name__} {marks}>"
     # for tracebacks, and for Numba, which reads the source of what it compiles
     linecache.cache[place] = (len(text), None, text.splitlines(True), place)
-    # the function's own globals last: the simulator looks for its module among them
-    scope = {**names, **function.__globals__}
+    scope = {**writer.pasted, **names, **function.__globals__}
     exec(compile(text, place, "exec"), scope)  # our own source
     made: Callable[..., Any] = scope[function.__name__]
     return made
+
+
+def _definition(function: Callable[..., Any]) -> ast.FunctionDef:
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
+    assert isinstance(definition, ast.FunctionDef)
+    return definition
 
 
 def _plain(argument: ast.arg) -> ast.arg:
@@ -72,8 +85,10 @@ def _plain(argument: ast.arg) -> ast.arg:
 class _Writer(ast.NodeTransformer):
     """Rewrites statements under what is known; a loop's variable is known in each copy."""
 
-    def __init__(self, known: dict[str, Any]) -> None:
+    def __init__(self, known: dict[str, Any], scope: Mapping[str, Any]) -> None:
         self.known = known
+        self.scope = scope
+        self.pasted: dict[str, Any] = {}  # globals of functions that were pasted
         self.arrays: set[str] = set()
 
     def statements(self, body: list[ast.stmt]) -> list[ast.stmt]:
@@ -152,4 +167,10 @@ class _Writer(ast.NodeTransformer):
     def visit_Expr(self, node: ast.Expr) -> Any:
         if isinstance(node.value, ast.Constant):  # a docstring
             return None
+        if isinstance(node.value, ast.Call) and getattr(node.value.func, "id", "") == "paste":
+            name = node.value.args[0]
+            assert isinstance(name, ast.Name)
+            function = self.scope[name.id]
+            self.pasted |= function.__globals__
+            return self.statements(_definition(function).body)
         return self.generic_visit(node)

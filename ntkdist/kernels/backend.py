@@ -19,7 +19,7 @@ from ntkdist.kernels.cuda_device import cuda_unavailable, simulated
 KINDS = ("ntk", "nngp")
 NAMES = ("cuda", "cpu", "stax", "reference")
 DTYPES = ("float32", "float64")
-CUDA_ARITHMETIC = "cuda-2"  # here, so that a driver without a GPU knows it
+CUDA_ARITHMETIC = "cuda-3"  # here, so that a driver without a GPU knows it
 
 
 class Backend(Protocol):

@@ -25,14 +25,15 @@ from ntkdist.architecture import Architecture, Dense, Erf
 from ntkdist.errors import InputError
 from ntkdist.kernels import _cuda_dense as dense
 from ntkdist.kernels._chain import Chain, Link, chain_of
-from ntkdist.kernels._cuda_batches import batch_size, pairs_of
+from ntkdist.kernels._cuda_batches import Workspace, batch_size, pairs_of, pieces_of
 from ntkdist.kernels._cuda_cells import ERF, LINEAR, RELU
 from ntkdist.kernels._cuda_finish import finish_kernels
-from ntkdist.kernels._cuda_fused import THREADS, fused_kernel
+from ntkdist.kernels._cuda_fused import fused_kernel
 from ntkdist.kernels._cuda_general import general_kernel, pool_kernel
 from ntkdist.kernels._cuda_images import image_kernels
-from ntkdist.kernels._cuda_intrinsics import LANES, SIMULATED
-from ntkdist.kernels._cuda_plan import Block, Classes, Layout, layout_of
+from ntkdist.kernels._cuda_intrinsics import SIMULATED
+from ntkdist.kernels._cuda_plan import Block, Classes, Layout, Pooling, layout_of
+from ntkdist.kernels._cuda_spec import TEAMS, THREADS
 from ntkdist.kernels._tail import linear_tail
 from ntkdist.kernels.backend import CUDA_ARITHMETIC, as_images, check_kinds, check_pair
 
@@ -81,6 +82,7 @@ class CudaBackend:
     def __init__(self, *, dtype: str = "float32", threads: int = 1) -> None:
         self.dtype = dtype
         self.threads = threads
+        self._workspace = Workspace()
 
     def supports(
         self, arch: Architecture, image_shape: tuple[int, int, int], dtype: str | None = None
@@ -137,7 +139,9 @@ class CudaBackend:
         plan, chain = a.layout.plan, a.layout.plan.chain
         sums = cuda.device_array((n, m, 2), np.float64)
         if chain.spatial:
-            for pairs in pairs_of(n, m, a is b, batch_size(a.layout, len(a.layout.blocks))):
+            held = self._workspace.nbytes
+            batch = batch_size(a.layout, len(a.layout.blocks), held=held)
+            for pairs in pairs_of(n, m, a is b, batch):
                 self._sums(a, b, pairs, sums)
         else:
             self._dense(a, b, sums)
@@ -161,13 +165,14 @@ class CudaBackend:
         for block in layout.blocks:
             size = f"{block.H} × {block.W}"
             if block.fused is None:
-                shape = f"{THREADS // LANES} classes of {size} cells, state in memory"
+                shape = f"{TEAMS} classes of {size} cells, state in memory"
                 yield f"general {size}", shape, THREADS, general_kernel(self.dtype)
             else:
-                together = LANES // -(-block.W // block.fused.columns) * (THREADS // LANES)
-                shape = f"{together} classes of {size} cells, state in registers"
-                yield f"fused {size}", shape, THREADS, fused_kernel(block.fused)
-            if block.pool:
+                classes = block.fused.together * TEAMS
+                shape = f"{classes} classes of {size} cells, state in registers"
+                name = f"fused {size} with its pool" if block.pools else f"fused {size}"
+                yield name, shape, THREADS, fused_kernel(block.fused)
+            if block.pool and not block.pools:
                 yield f"pool {size}", "a pair of windows a thread", _SIMPLE, pool_kernel(self.dtype)
 
     def _sums(self, a: CudaState, b: CudaState, pairs: np.ndarray, sums: Any) -> None:
@@ -187,55 +192,70 @@ class CudaBackend:
             _put(block.table), _put(block.units), block.last, sums,
         )  # fmt: skip
 
-    def _run(self, layout: Layout, A: Any, B: Any, pairs: Any, classes: Sequence[Classes]) -> Any:
+    def _run(
+        self, layout: Layout, A: Any, B: Any, pairs: Any, classes: Sequence[Classes | Pooling]
+    ) -> Any:
         """Run the first blocks, as many as classes are given, on pairs (n, 2) of images.
 
         Returns:
             Sums (n, chunks, 2) float64 at the network's end, or the pooled windows
-            (n, 2, h·w, h, w) behind the last of these blocks.
+            (n, 2, h·slots, h, w) behind the last of these blocks; both until the next run.
         """
-        pooled: Any = cuda.device_array((1,), self.dtype)
-        n = pairs.shape[0]
-        for block, of_block in zip(layout.blocks, classes, strict=False):
+        work = self._workspace
+        empty = work.array("nothing", (1,) * 5, self.dtype)
+        pooled, n = empty, pairs.shape[0]
+        for at, (block, of_block) in enumerate(zip(layout.blocks, classes, strict=False)):
+            h, w = (edge // max(1, block.pool) for edge in (block.H, block.W))
+            windows = empty
+            if block.pool:  # two take turns, since a block reads the last one's
+                shape = (n, 2, h * block.slots, h, w)
+                windows = work.array(f"windows {at % 2}", shape, self.dtype)
+            if isinstance(of_block, Pooling):
+                rows = of_block.chunks(pieces_of(of_block, n))
+                table, no_sums = _put(rows.ravel()), work.array("sums", (1, 1, 2), np.float64)
+                which = len(rows), table, table
+                self._stage(layout, block, which, pairs, A, B, pooled, no_sums, windows)
+                pooled = windows
+                continue
             chunks, count = len(of_block.starts) - 1, len(of_block.ids)
-            ids = _put(of_block.ids)
-            sums = cuda.device_array((n, chunks * block.teams, 2), np.float64)
-            cells = cuda.device_array(
-                (n, 2, count, block.H, block.W) if block.pool else (1,) * 5, self.dtype
-            )
+            sums = work.array("sums", (n, chunks * block.teams, 2), np.float64)
+            cells = empty
+            if block.pool:
+                cells = work.array("cells", (n, 2, count, block.H, block.W), self.dtype)
             # each kernel's flat pointers do the indexing
-            self._stage(layout, block, (chunks, _put(of_block.starts), ids), pairs, A, B, pooled,
-                        sums, cells)  # fmt: skip
+            self._stage(
+                layout, block, (chunks, work.table(of_block.starts), work.table(of_block.ids)),
+                pairs, A, B, pooled, sums, cells,
+            )  # fmt: skip
             if not block.pool:
                 return sums
-            h, w = block.H // block.pool, block.W // block.pool
-            pooled = cuda.device_array((n, 2, h * w, h, w), self.dtype)
             _each(pool_kernel(self.dtype), n * (h * w) ** 2)(
-                cells, _put(of_block.slots), count, n * (h * w) ** 2, block.pool, block.H,
-                block.W, pooled,
+                cells, work.table(of_block.slots), count, n * (h * w) ** 2, block.pool, block.H,
+                block.W, windows,
             )  # fmt: skip
+            pooled = windows
         return pooled
 
     def _stage(
         self, layout: Layout, block: Block, classes: tuple[int, Any, Any], pairs: Any, A: Any,
         B: Any, pooled: Any, sums: Any, cells: Any,
     ) -> None:  # fmt: skip
-        teams = THREADS // LANES  # of a block of threads
+        work = self._workspace
         if block.fused is not None:
             tasks = pairs.shape[0] * classes[0] * block.teams
-            fused_kernel(block.fused)[-(-tasks // teams), THREADS](
-                pairs, tasks, block.teams, *classes, A, B, layout.size, pooled, _put(block.planes),
-                _put(block.fused_units), block.last, sums, cells,
+            fused_kernel(block.fused)[-(-tasks // TEAMS), THREADS](
+                pairs, tasks, block.teams, *classes, A, B, layout.size, pooled,
+                work.table(block.planes), work.table(block.fused_units), block.last, sums, cells,
             )  # fmt: skip
             return
         tasks = pairs.shape[0] * classes[0]
-        blocks = min(-(-tasks // teams), _resident_blocks())
-        scratch = cuda.device_array((blocks * teams, 6, block.pixels), self.dtype)
+        blocks = min(-(-tasks // TEAMS), _resident_blocks())
+        scratch = work.array("scratch", (blocks * TEAMS, 6, block.pixels), self.dtype)
         channels = layout.plan.shape[2]
         general_kernel(self.dtype)[blocks, THREADS](
-            pairs, tasks, *classes, A, B, layout.size, pooled, _put(block.table),
-            _put(block.units), block.last, sums, cells, block.H, block.W, block.pitch, block.plane,
-            channels, block.pool == 0, scratch,
+            pairs, tasks, *classes, A, B, layout.size, pooled, work.table(block.table),
+            work.table(block.units), block.last, sums, cells, block.H, block.W, block.pitch,
+            block.plane, channels, block.pool == 0, scratch,
         )  # fmt: skip
 
 
@@ -304,8 +324,9 @@ class _Preparation:
             count = part.stop - part.start
             _each(self.kernels["windows"], count * block.pixels)(
                 self.A[part], count * block.pixels, front.W, front.pool, block.H, block.W,
-                pooled, self.layout.plan.pool_units[n], self.numbers[part], self.layout.size,
-                block.pitch, block.copy, block.centers, new[part],
+                pooled, front.slots, front.aligned_too, self.layout.plan.pool_units[n],
+                self.numbers[part], self.layout.size, block.pitch, block.copy, block.centers,
+                new[part],
             )  # fmt: skip
         self.A = new
 
@@ -315,7 +336,7 @@ class _Preparation:
         classes = tuple(block.classes for block in layout.blocks)
         if upto < len(layout.blocks):
             classes = layout.blocks[upto].windows
-        batch = batch_size(layout, upto, classes)
+        batch = batch_size(layout, upto, classes, self.backend._workspace.nbytes)
         for start in range(0, self.n, batch):
             part = slice(start, min(self.n, start + batch))
             pairs = _put(np.repeat(np.arange(part.start, part.stop)[:, None], 2, axis=1))

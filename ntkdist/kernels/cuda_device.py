@@ -71,6 +71,10 @@ def simulated() -> bool:
 def cuda_unavailable() -> str | None:
     """Return None if kernels can run on a GPU or on the simulator, else why not and the remedy."""
     if simulated():
+        if importlib.util.find_spec("greenlet") is None:
+            return (
+                "NUMBA_ENABLE_CUDASIM=1 simulates with greenlet; pip install greenlet, or unset it"
+            )
         return None
     if importlib.util.find_spec("numba_cuda") is None:
         return "numba-cuda is not installed; pip install 'numba-cuda[cu12]'"

@@ -8,11 +8,10 @@ import pytest
 from ntkdist.kernels._cuda_intrinsics import SIMULATED
 from tests.kernels.oracle import check
 from tests.kernels.test_cpu_data import NETWORKS, pixels, rows_and_columns
-from tests.kernels.test_cuda import _quick_threads
 
 # minutes on the simulator, on images that the cpu backend's tests have as well
 pytestmark = [pytest.mark.data, *([pytest.mark.slow] if SIMULATED else [])]
-__all__ = ["_quick_threads", "pixels"]  # fixtures
+__all__ = ["pixels"]  # fixture
 
 RECIPES = [("cifar10", "standardize"), ("cifar10", "none"), ("mnist", "none")]
 EDGE = 4 if SIMULATED else 10

@@ -71,7 +71,7 @@ def test_auto_takes_the_gpu_where_there_is_one(real, monkeypatch):
 
 def test_arithmetic_and_coverage_are_known_without_a_gpu(monkeypatch):
     monkeypatch.setattr("ntkdist.kernels.backend.cuda_unavailable", lambda: "no GPU here")
-    assert arithmetic_of("cuda") == "cuda-2"
+    assert arithmetic_of("cuda") == "cuda-3"
     assert arithmetic_of("cpu") == get_backend("cpu").arithmetic
     with pytest.raises(InputError, match="'gpu' is unknown"):
         arithmetic_of("gpu")

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ntkdist.kernels._unroll import registers, unroll, written_out
+from ntkdist.kernels._unroll import paste, registers, unroll, written_out
 
 
 def sums(x, flag):
@@ -52,3 +52,30 @@ def bad(x):
 def test_an_index_that_is_not_known_is_refused():
     with pytest.raises(ValueError, match="k is not known"):
         written_out(bad, {}, {})
+
+
+def above(x, total, rows):
+    """Add what exceeds a limit, pasted where ``total`` is an array."""
+    for r in unroll(rows):
+        for k in range(x.shape[1]):
+            total[r] += limited(x[r, k])
+    highest = total[0]
+    for r in unroll(rows):
+        highest = max(highest, total[r])
+
+
+def limited(value):
+    return max(0, value - 5)
+
+
+def around(x):
+    total = registers(rows)  # noqa: F821
+    for r in unroll(rows):  # noqa: F821
+        total[r] = 0
+    paste(above)
+    return total[0], total[1], highest  # noqa: F821
+
+
+def test_a_pasted_body_shares_names_and_finds_what_its_module_has():
+    made = written_out(around, {"rows": 2}, {})
+    assert made(np.arange(8).reshape(2, 4)) == (0, 3, 3)
