@@ -23,7 +23,7 @@ _MEASURE_SECONDS = 0.5
 _TILES_PER_WORKER = 16
 _FEWEST_PER_WORKER = 4
 _SHORTEST_SECONDS = 0.5
-_COPIES = 3  # of a block: the backend's, the store's contiguous one, the compressed one
+_COPIES = 6  # of a block: the backend's, the store's contiguous one, the compressed one; two tiles
 
 
 @dataclass(frozen=True)

@@ -122,12 +122,14 @@ class TileDone(Event):
     Attributes:
         key: The tile.
         worker: The worker's name.
-        seconds: From reading the images to having written the tile.
+        seconds: From reading the images to having written the tile; while it is written, the
+            worker computes another.
         bytes: Of the tile's entries, all kinds, before compression.
         attempt: As in ``TileStarted``.
         entries: Kernel entries of the tile (of one kind).
         backend: The arithmetic it was computed with, as in ``cuda-1``.
         digests: Of the tile as stored, in the order of the job's kinds.
+        computing: Of the seconds, those until it was computed; 0 if not known.
     """
 
     key: str
@@ -138,6 +140,7 @@ class TileDone(Event):
     entries: int = 0
     backend: str = ""
     digests: tuple[str, ...] = ()
+    computing: float = 0.0
 
 
 @dataclass(frozen=True)

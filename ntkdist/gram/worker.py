@@ -1,9 +1,15 @@
-"""Computes tiles: reads images, keeps prepared states, writes the tile, returns a record."""
+"""Computes tiles: reads images, keeps prepared states, writes the tile, returns a record.
+
+One tile at a time is computed. Checking its entries, compressing, writing and hashing it are left
+to the thread that asked for it, so that a worker with two threads has its device compute the next
+tile meanwhile.
+"""
 
 from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -30,7 +36,7 @@ class TileRecord:
         key: The tile.
         worker: Name of the worker.
         attempt: How many times the driver has handed the tile out.
-        seconds: What it took, reading and writing included.
+        seconds: What it took, reading and writing included, waiting for its turn left out.
         bytes: Of the entries, all kinds, before compression.
         entries: Kernel entries of one kind.
         backend: The arithmetic it was computed with.
@@ -38,6 +44,7 @@ class TileRecord:
         traceback: Where it was raised.
         digests: Of the tile as stored, in the order of the job's kinds.
         unwritable: Whether it was computed and could not be stored.
+        computing: Of the seconds, those in which no other tile of the worker could be computed.
     """
 
     key: str
@@ -51,6 +58,7 @@ class TileRecord:
     traceback: str = ""
     digests: tuple[str, ...] = ()
     unwritable: bool = False
+    computing: float = 0.0
 
 
 class UnwritableError(StoreError):
@@ -58,12 +66,18 @@ class UnwritableError(StoreError):
 
 
 class TileWorker:
-    """Computes tiles of one job in this process.
+    """Computes tiles of one job in this process; several threads may ask for tiles at once.
+
+    The backend, the prepared states and the limits of thread pools are one thread's at a time.
 
     Args:
         job: The job.
         name: The worker's name in records.
         make_backend: Called with the name, ``dtype`` and ``threads``.
+
+    Attributes:
+        on_computed: Called with the key of a tile that is computed and not yet stored, in the
+            thread that asked for it.
     """
 
     def __init__(
@@ -78,6 +92,8 @@ class TileWorker:
         self._states = StateCache(job.cache_bytes)
         self._make_backend = make_backend
         self._backend: Backend | None = None
+        self._turn = threading.RLock()  # its holder computes
+        self.on_computed: Callable[[TileKey], None] = lambda key: None
 
     def start(self) -> dict[str, Any]:
         """Open the stores and create the backend.
@@ -168,12 +184,15 @@ class TileWorker:
             UnwritableError: If the tile cannot be written.
         """
         job = self.job
-        if self._backend is None:
-            self.start()
-        start = time.perf_counter()
-        blocks = self.blocks(key)
+        with self._turn:
+            if self._backend is None:
+                self.start()
+            begun = time.perf_counter()
+            blocks = self.blocks(key)
+            computed = time.perf_counter()
+        self.on_computed(key)
         rows, cols = self._tiling.slices(key)
-        for kind in self.job.kinds:
+        for kind in job.kinds:
             _check_finite(blocks[kind], kind, key, rows, cols)
         try:
             digests = tuple(
@@ -186,11 +205,12 @@ class TileWorker:
             str(key),
             self.name,
             attempt,
-            time.perf_counter() - start,
-            bytes=sum(blocks[kind].nbytes for kind in self.job.kinds),
-            entries=blocks[self.job.kinds[0]].size,
+            time.perf_counter() - begun,
+            bytes=sum(blocks[kind].nbytes for kind in job.kinds),
+            entries=blocks[job.kinds[0]].size,
             backend=job.arithmetic,
             digests=digests,
+            computing=computed - begun,
         )
 
     def blocks(self, key: TileKey) -> dict[str, np.ndarray]:
@@ -204,7 +224,7 @@ class TileWorker:
         """
         rows, cols = self._tiling.slices(key)
         # Under every executor, because BLAS may add in another order with other threads.
-        with self._thread_pools.limit(limits=self.job.threads):
+        with self._turn, self._thread_pools.limit(limits=self.job.threads):
             a = self._state("rows", rows)
             # on the diagonal the same object, by which the backend knows
             b = self._state("cols", cols)
@@ -213,7 +233,7 @@ class TileWorker:
     def block_of(self, a: np.ndarray, b: np.ndarray) -> dict[str, np.ndarray]:
         """Compute the kernel of any images, (n, H, W, C) and (m, H, W, C), of every kind."""
         backend = self._get_backend()
-        with self._thread_pools.limit(limits=self.job.threads):
+        with self._turn, self._thread_pools.limit(limits=self.job.threads):
             states = backend.prepare(self._arch, a), backend.prepare(self._arch, b)
             return backend.block(*states, self.job.kinds)
 

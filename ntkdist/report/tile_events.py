@@ -83,7 +83,8 @@ class _Tally:
         took = max(0.0, real(record, "seconds") or 0.0)
         device = "gpu" if text(record, "backend").startswith("cuda") else "core"
         cores = 1 if device == "gpu" else self.threads.get(worker, 1)
-        timeline.work[device] = timeline.work.get(device, 0.0) + took * cores
+        computing = real(record, "computing") or took  # one at a time, while others are written
+        timeline.work[device] = timeline.work.get(device, 0.0) + computing * cores
         if self.stage != "gram":
             return
         if self.start is None:

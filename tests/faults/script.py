@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import TileKey
 from ntkdist.gram.worker import TileRecord, TileWorker
@@ -45,9 +47,6 @@ class ScriptedWorker(TileWorker):
     def compute(self, key: TileKey, attempt: int = 1) -> TileRecord:
         with open(self._folder / "executions", "a") as file:
             file.write(f"{key}\n")
-        pace = self._folder / "pace"
-        if pace.exists():
-            time.sleep(float(pace.read_text()))
         fault, value = self._fault(str(key))
         if fault == "slow":
             time.sleep(value)
@@ -63,6 +62,12 @@ class ScriptedWorker(TileWorker):
         elif fault == "corrupt":
             flip_byte(self.job.outputs[0][1], key)
         return record
+
+    def blocks(self, key: TileKey) -> dict[str, np.ndarray]:
+        pace = self._folder / "pace"
+        if pace.exists():
+            time.sleep(float(pace.read_text()))
+        return super().blocks(key)
 
     def _fault(self, key: str) -> tuple[str, float]:
         script = self._folder / "script.json"

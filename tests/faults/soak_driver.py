@@ -1,4 +1,4 @@
-"""A driver of Gram and factorisation: python -m tests.faults.soak_driver FOLDER GRACE LIMIT."""
+"""A driver of Gram and factorisation: tests.faults.soak_driver FOLDER EDGE GRACE LIMIT."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tests.faults.script import ScriptedWorker
 from tests.faults.soak_target import PANEL_SECONDS, RIDGE, SMALL, target
 
 
-def main(folder: str, grace: str, limit: str) -> int:
-    job, tiling = target(folder)
+def main(folder: str, edge: str, grace: str, limit: str) -> int:
+    job, tiling = target(folder, int(edge))
     executor = RayExecutor(
         "auto", grace=float(grace), time_limit=float(limit), make_worker=ScriptedWorker
     )

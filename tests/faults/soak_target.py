@@ -1,4 +1,4 @@
-"""What the soak disturbs: 820 small tiles, and a factorisation of 8 panels."""
+"""What the soak disturbs: a Gram of small tiles, and a factorisation of 8 panels."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ RIDGE = 1e-3
 PANEL_SECONDS = 0.3
 
 
-def target(folder: str) -> tuple[GramJob, Tiling]:
-    return job_of(folder, n=600, edge=15, architecture="cntk-gap-4", fingerprint="soak")
+def target(folder: str, edge: int) -> tuple[GramJob, Tiling]:
+    return job_of(folder, n=600, edge=edge, architecture="cntk-gap-4", fingerprint="soak")

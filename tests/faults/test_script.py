@@ -33,7 +33,6 @@ def test_table_of_failures_on_ray(tmp_path: Path, undisturbed: np.ndarray, runni
     count = executions(tmp_path)
     assert count["r0004c0006"] == 3  # tried again twice, then given up
     assert count["r0001c0003"] == 3
-    assert count["r0000c0002"] == 1
     for key in ("r0002c0005", "r0003c0003", "r0005c0005"):
         assert count[key] == 2
     lost = events(tmp_path, "WorkerLost")
@@ -41,6 +40,8 @@ def test_table_of_failures_on_ray(tmp_path: Path, undisturbed: np.ndarray, runni
     (hung,) = [one for one in lost if "no answer for" in one["reason"]]
     assert "r0003c0003" in hung["keys"]
     taken_back = {key for one in lost for key in one["keys"]}
+    # a worker goes on beside the slow tile, and may die of another
+    assert count["r0000c0002"] == 1 + ("r0000c0002" in taken_back)
     again = {key for key, n in count.items() if n > 1}
     assert again <= taken_back | {"r0001c0003", "r0004c0006"}
     assert len(keys(run, "TileDone")) == len(set(keys(run, "TileDone"))) == 35

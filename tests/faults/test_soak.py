@@ -37,10 +37,8 @@ SIGNALS = ("worker killed", "worker hangs", "driver killed", "driver terminated"
 FACTOR = ("factor killed", "factor terminated", "panel raises")
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("soak-undisturbed")
-    job, tiling = target(str(folder))
+def undisturbed(folder: Path, edge: int) -> Path:
+    job, tiling = target(str(folder), edge)
     compute_gram(job, InlineExecutor(), tiling=tiling)
     gram = GramStore.open(job.outputs[0][1])
     factorize(gram, folder / "factor", ridge=RIDGE, memory_limit=SMALL, fingerprint="soak")
@@ -48,16 +46,21 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "counts",
+    ("counts", "edge"),  # 210 tiles, 820 tiles
     [
-        pytest.param([1, 1, 1, 1, 0, 1, 0, 0, 0, 1, 0, 1], id="short"),
-        pytest.param([40, 8, 12, 10, 2, 5, 3, 3, 2, 10, 3, 4], id="whole", marks=pytest.mark.slow),
+        pytest.param([1, 1, 1, 1, 0, 1, 0, 0, 0, 1, 0, 1], 30, id="short"),
+        pytest.param(
+            [40, 8, 12, 10, 2, 5, 3, 3, 2, 10, 3, 4], 15, id="whole", marks=pytest.mark.slow
+        ),
     ],
 )
 @pytest.mark.timeout(3600)
-def test_random_faults(tmp_path: Path, undisturbed: Path, counts: list[int]) -> None:
+def test_random_faults(tmp_path: Path, counts: list[int], edge: int) -> None:
+    expected = undisturbed(tmp_path / "undisturbed", edge)
+    disturbed = tmp_path / "disturbed"
+    disturbed.mkdir()
     wanted = Counter(dict(zip((*SCRIPTED, *SIGNALS, *FACTOR), counts, strict=True)))
-    soak = Soak(tmp_path, wanted)
+    soak = Soak(disturbed, edge, wanted)
     try:
         soak.gram()
         soak.factor()
@@ -70,21 +73,21 @@ def test_random_faults(tmp_path: Path, undisturbed: Path, counts: list[int]) -> 
     if "whole" in os.environ.get("PYTEST_CURRENT_TEST", ""):
         assert done.total() >= 100
 
-    _, tiling = target(str(tmp_path))
-    gram, same = (GramStore.open(f"{folder}/gram/ntk") for folder in (tmp_path, undisturbed))
+    _, tiling = target(str(disturbed), edge)
+    gram, same = (GramStore.open(f"{folder}/gram/ntk") for folder in (disturbed, expected))
     assert gram.missing() == []
     np.testing.assert_array_equal(gram[:, :], same[:, :])
-    assert stored_bytes(tmp_path / "factor") == stored_bytes(undisturbed / "factor")
+    assert stored_bytes(disturbed / "factor") == stored_bytes(expected / "factor")
 
-    computed = executions(tmp_path)
+    computed = executions(disturbed)
     assert len(computed) == tiling.count
     recomputed = computed.total() - tiling.count
-    lost = in_flight(tmp_path)
+    lost = in_flight(disturbed)
     sys.stdout.write(f"{recomputed} of {tiling.count} tiles computed again, {sum(lost)} were in"
                      f" flight at a fault\n")  # fmt: skip
     assert max(lost) <= WORKERS * IN_FLIGHT
     assert recomputed <= sum(lost)
-    panels = [e["index"] for run in drivers(tmp_path) for e in run if e["event"] == "PanelStarted"]
+    panels = [e["index"] for run in drivers(disturbed) for e in run if e["event"] == "PanelStarted"]
     again = len(panels) - len(set(panels))
     assert again <= soak.done["factor killed"] + soak.done["factor terminated"]
 
@@ -113,10 +116,11 @@ def in_flight(folder: Path) -> list[int]:
 class Soak:
     """The faults still to come, and what they are done to."""
 
-    def __init__(self, folder: Path, wanted: Counter[str]) -> None:
+    def __init__(self, folder: Path, edge: int, wanted: Counter[str]) -> None:
         from ray.cluster_utils import Cluster
 
         self.folder = folder
+        self.edge = edge
         self.done: Counter[str] = Counter()
         self.random = np.random.default_rng(17)
         self.cluster = Cluster(initialize_head=True, head_node_args=node_options(0))
@@ -125,7 +129,7 @@ class Soak:
         self.factor_plan = [name for name in FACTOR for _ in range(wanted[name])]
         self.random.shuffle(self.plan)
         self.random.shuffle(self.factor_plan)
-        _, tiling = target(str(folder))
+        _, tiling = target(str(folder), edge)
         scripted = [name for name in SCRIPTED for _ in range(wanted[name])]
         places = self.random.choice(tiling.count, len(scripted), replace=False)
         all_keys = [str(key) for key in tiling.keys()]  # noqa: SIM118
@@ -141,8 +145,8 @@ class Soak:
         """Start a driver; what it says on standard error is kept in the folder."""
         with open(self.folder / "driver.err", "a") as errors:
             return subprocess.Popen(
-                [sys.executable, "-m", "tests.faults.soak_driver", str(self.folder), "20",
-                 str(LIMIT)],
+                [sys.executable, "-m", "tests.faults.soak_driver", str(self.folder),
+                 str(self.edge), "20", str(LIMIT)],
                 cwd=ROOT, env=os.environ | {"RAY_ADDRESS": self.cluster.address},
                 stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True,
             )  # fmt: skip

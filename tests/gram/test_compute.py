@@ -9,7 +9,7 @@ import pytest
 
 from ntkdist.errors import InputError, InterruptedRunError, StageError
 from ntkdist.gram.compute import compute_gram
-from ntkdist.gram.events import GramStarted, Interrupted, TileDone, TileFailed
+from ntkdist.gram.events import GramStarted, Interrupted, TileDone, TileFailed, TileStarted
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import TileKey, Tiling
 from tests.gram.fakes import FakeBackend, fake_executor, make_job, random_images
@@ -89,14 +89,14 @@ def test_tile_that_fails_once_is_tried_again(tmp_path: Path) -> None:
     assert (summary.computed, len(backend.same)) == (6, 7)
 
 
-def test_stop_finishes_the_tile_at_hand_and_resumes(tmp_path: Path) -> None:
+def test_stop_finishes_the_tiles_at_hand_and_resumes(tmp_path: Path) -> None:
     job, tiling = make_job(tmp_path, random_images(25), 10)
     stop = threading.Event()
     events: list[Any] = []
 
     def listen(event: Any) -> None:
         events.append(event)
-        if isinstance(event, TileDone) and len(events) > 5:
+        if sum(isinstance(e, TileStarted) for e in events) == 2:
             stop.set()
 
     with pytest.raises(InterruptedRunError, match="2 tiles computed, 4 of 6 still missing") as e:

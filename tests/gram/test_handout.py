@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ntkdist.gram.events import TileFailed, TileStarted
+from ntkdist.gram.events import TileFailed
 from ntkdist.gram.executors._handout import Ledger, RowQueue
 from ntkdist.gram.tiling import TileKey, Tiling
 from ntkdist.gram.worker import TileRecord
@@ -84,16 +84,43 @@ def test_tile_that_failed_once_can_still_be_done() -> None:
     assert ledger.summary().failed == {}
 
 
-def test_only_the_tile_at_work_is_blamed_for_a_death() -> None:
+def test_none_of_several_tiles_is_blamed_for_a_death_and_each_comes_back_alone() -> None:
     events: list[Any] = []
-    keys = Tiling(2, 1).keys()
+    keys = list(Tiling(2, 1).keys())
     ledger = Ledger(keys, events.append, retries=0)
     first, second = ledger.take("w"), ledger.take("w")
     assert first is not None
     assert second is not None
     ledger.lost("w", [first[0], second[0]], "killed")
-    assert list(ledger.summary().failed) == [first[0]]
-    again = {ledger.take("v"), ledger.take("v")}
-    assert (second[0], 2) in again
-    assert sum(isinstance(event, TileStarted) for event in events) == 4
-    assert ledger.waiting == 0
+    assert not [event for event in events if isinstance(event, TileFailed)]
+    assert ledger.waiting == 3
+    other = ledger.take("v", idle=False)  # has another tile, so gets no suspect
+    assert other is not None
+    assert other[0] not in (first[0], second[0])
+    assert ledger.take("v", idle=False) is None
+    assert ledger.take("u") == (first[0], 2)
+    assert ledger.is_suspect(first[0])
+    assert not ledger.is_suspect(other[0])
+    ledger.unstarted("u", [first[0]])  # remains one
+    assert ledger.summary().left == (first[0], second[0])
+
+
+def test_tile_that_dies_alone_is_blamed_for_the_deaths_before_as_well() -> None:
+    events: list[Any] = []
+    guilty, innocent = TileKey(0, 1), TileKey(0, 0)
+    ledger = Ledger([guilty, innocent], events.append, retries=2)
+    assert {ledger.take("w"), ledger.take("w")} == {(guilty, 1), (innocent, 1)}
+    ledger.lost("w", [innocent, guilty], "killed")
+    assert ledger.take("w") == (innocent, 2)
+    ledger.book(innocent, record(innocent))
+    for attempt in (2, 3):  # the third death is one too many, as for a tile that raises
+        assert ledger.take("w") == (guilty, attempt)
+        ledger.lost("w", [guilty], "killed")
+    assert ledger.take("w") is None
+    assert ledger.summary().done == (innocent,)
+    assert ledger.summary().failed == {guilty: "its worker died: killed"}
+    failures = [event for event in events if isinstance(event, TileFailed)]
+    assert [(event.key, event.final) for event in failures] == [
+        (str(guilty), False),
+        (str(guilty), True),
+    ]

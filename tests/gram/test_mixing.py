@@ -15,7 +15,7 @@ from ntkdist.architecture import Architecture
 from ntkdist.config import DataConfig, GramConfig, RunConfig
 from ntkdist.errors import InputError, StageError
 from ntkdist.gram.compute import compute_gram
-from ntkdist.gram.events import TileDone, WorkerStarted, read_events
+from ntkdist.gram.events import TileDone, TileStarted, WorkerStarted, read_events
 from ntkdist.gram.executors.inline import InlineExecutor
 from ntkdist.gram.executors.ray import RayExecutor
 from ntkdist.gram.store import GramStore
@@ -39,7 +39,7 @@ class Interrupting:
         self.stop = threading.Event()
 
     def __call__(self, event: object) -> None:
-        if isinstance(event, TileDone):
+        if isinstance(event, TileStarted):
             self.stop.set()
 
 

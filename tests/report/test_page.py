@@ -193,6 +193,7 @@ def test_the_same_run_gives_the_same_bytes(report: Report, tmp_path: Path) -> No
     assert read(write_report(report.run, str(tmp_path / "again.html"))) == report.html
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_no_more_than_asked_are_shown_worst_first(report: Report, tmp_path: Path) -> None:
     page = Page(read(write_report(report.run, str(tmp_path / "few.html"), max_issues=2)))
     issues = int(report.stored["is_label_issue"].sum())
@@ -254,6 +255,7 @@ def test_a_clean_run_says_so(make_run: MakeRun) -> None:
     assert not page.all("img")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_notes_of_the_label_stage_are_shown(make_run: MakeRun) -> None:
     run = make_run()
     add_labels(run, left_out=["class 3 has one image & no pairs"], steps=12, method="paper")
@@ -442,6 +444,7 @@ def test_where_true_labels_are_unknown_quality_is_drawn_instead(make_run: MakeRu
     assert any("Histogram of label quality" in attrs["aria-label"] for attrs in page.all("svg"))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_files_are_named_and_are_no_markup(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run()
     stored = add_labels(run)
@@ -459,6 +462,7 @@ def test_files_are_named_and_are_no_markup(make_run: MakeRun, tmp_path: Path) ->
     assert f"{run.url}/labels.csv" in page.text
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("quality", "advice"),
     [
@@ -476,6 +480,7 @@ def test_suggestions_are_only_recommended_where_the_kernel_is_sure(
     assert advice in Page(read(write_report(run))).text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_after_correcting_the_audit_is_made_again_into_a_new_run(make_run: MakeRun) -> None:
     run = make_run(noise=0.0)
     add_labels(run)
@@ -495,6 +500,7 @@ def test_labels_made_wrong_on_purpose_are_not_to_be_corrected(report: Report) ->
     assert "-corrected" not in report.page.text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_every_column_of_the_table_is_explained(make_run: MakeRun) -> None:
     run = make_run()
     add_labels(run)

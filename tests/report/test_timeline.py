@@ -159,6 +159,14 @@ def test_work_counts_threads_of_cores_and_whole_gpus(tmp_path: Path) -> None:
     assert timeline.work == {"core": pytest.approx(2 * 2 * 8), "gpu": pytest.approx(2)}
 
 
+def test_work_is_computing_and_not_the_writing_beside_it(tmp_path: Path) -> None:
+    tile = {"event": "TileDone", "worker": "w", "backend": "cuda-1", "seconds": 5.0}
+    told = {"computing": 4.0}
+    records = [{**tile, **told, "key": "a", "time": 10.0}, {**tile, "key": "b", "time": 20.0}]
+    timeline = write(tmp_path / "e", records)
+    assert timeline.work == {"gpu": pytest.approx(4.0 + 5.0)}  # all of it where it is not told
+
+
 def test_workers_come_and_go(tmp_path: Path) -> None:
     records = gram_events([5], total=5)  # 10 s
     at = records[1]["time"]

@@ -17,10 +17,14 @@ from ntkdist.gram.tiling import TileKey
 from ntkdist.gram.worker import TileRecord, TileWorker
 
 _LONGEST_WAIT = 30.0
+_THREADS = 2  # of an actor: one tile is computed while another is written
 
 
 class TileActor:
-    """A ``TileWorker`` behind Ray: plain values in, plain values out, no exceptions."""
+    """A ``TileWorker`` behind Ray: plain values in, plain values out, no exceptions.
+
+    It is called in ``_THREADS`` threads.
+    """
 
     def __init__(self, job: str, name: str, make_worker: Callable[[GramJob, str], TileWorker]):
         self._worker = make_worker(GramJob.from_json(job), name)
@@ -74,7 +78,7 @@ class Slot:
         ready: Whether it takes tiles.
         leaving: Whether it gets no more tiles because its node goes away.
         tiles: Answer waited for → tile, the oldest first.
-        since: When it began what it works on (monotonic seconds).
+        since: Since when it has its oldest tile and had no older one (monotonic seconds).
         losses: Deaths since it last finished a tile.
         wake: When a dead one is started again (monotonic seconds).
     """
@@ -173,7 +177,8 @@ class Actors:
     def _actor(self, name: str, team: Team) -> Any:
         # not restarted by Ray: a call to an actor that is being restarted fails, a call to a new
         # one waits until there is room for it, on whichever node
-        options = self._ray.remote(TileActor).options(max_restarts=0, **team.options)
+        actor = self._ray.remote(TileActor)
+        options = actor.options(max_restarts=0, max_concurrency=_THREADS, **team.options)
         return options.remote(team.job.to_json(), name, team.make_worker)
 
     def _start(self, slot: Slot) -> None:
@@ -202,7 +207,9 @@ class Actors:
             for slot in list(self._hungry):
                 if len(slot.tiles) >= depth or (depth > 1 and self._ledger.waiting < ready):
                     continue
-                taken = self._ledger.take(slot.name)
+                if any(map(self._ledger.is_suspect, slot.tiles.values())):
+                    continue
+                taken = self._ledger.take(slot.name, idle=not slot.tiles)
                 if taken is None:
                     return
                 key, attempt = taken
@@ -257,7 +264,8 @@ class Actors:
 
     def _answered(self, slot: Slot, ref: Any, record: TileRecord) -> None:
         slot.losses = 0
-        slot.since = self._clock()
+        if ref == next(iter(slot.tiles)):  # else an older one still has to answer for itself
+            slot.since = self._clock()
         if record.error is None:
             self._limits[slot.team.name].measured(record.seconds)
         self._ledger.book(slot.tiles.pop(ref), record)

@@ -106,7 +106,10 @@ class RowQueue:
 
 
 class Ledger:
-    """The books of one job: tiles handed out, done, tried again, given up.
+    """The books of one job: tiles handed out, done, tried again, given up; one thread's at a time.
+
+    A worker has several tiles at once. When it dies, each of them may be what killed it; they are
+    suspects then, and a suspect is handed out alone, so that another death tells whether it was.
 
     Args:
         keys: All tiles of the job.
@@ -122,6 +125,8 @@ class Ledger:
         self._retries = retries
         self._handed: Counter[TileKey] = Counter()
         self._strikes: Counter[TileKey] = Counter()
+        self._suspected: Counter[TileKey] = Counter()  # deaths that no tile is blamed for yet
+        self._suspects: deque[TileKey] = deque()  # waiting
         self._done: list[TileKey] = []
         self._failed: dict[TileKey, str] = {}
         self._refused = 0
@@ -132,20 +137,34 @@ class Ledger:
 
         The other tiles would be computed for nothing.
         """
-        if self._refused >= _REFUSALS:
+        if self.refusing:
             raise StageError(
                 f"the last {self._refused} tiles could not be stored, {len(self._done)} were;"
                 f" {self.waiting} wait: {self._last_refusal}"
             )
 
     @property
+    def refusing(self) -> bool:
+        """Whether the store has refused every tile for a while."""
+        return self._refused >= _REFUSALS
+
+    @property
     def waiting(self) -> int:
         """Tiles that nobody has."""
-        return len(self._queue)
+        return len(self._queue) + len(self._suspects)
 
-    def take(self, worker: str) -> tuple[TileKey, int] | None:
-        """Hand out a tile with the number of the attempt; None if there is none."""
-        key = self._queue.take(worker)
+    def is_suspect(self, key: TileKey) -> bool:
+        """Return whether a worker that has this tile must have no other."""
+        return key in self._suspected
+
+    def take(self, worker: str, *, idle: bool = True) -> tuple[TileKey, int] | None:
+        """Hand out a tile with the number of the attempt; None if there is none.
+
+        Args:
+            worker: Who takes it.
+            idle: Whether it has no other tile.
+        """
+        key = self._suspects.popleft() if idle and self._suspects else self._queue.take(worker)
         if key is None:
             return None
         self._handed[key] += 1
@@ -166,6 +185,7 @@ class Ledger:
                     record.entries,
                     record.backend,
                     tuple(record.digests),
+                    record.computing,
                 )
             )
             self._refused = 0
@@ -178,21 +198,32 @@ class Ledger:
     def lost(self, worker: str, keys: Sequence[TileKey], reason: str) -> None:
         """Take back the tiles of a worker that died.
 
+        A tile that was alone is tried only as often as one that raises; the deaths at which it was
+        one of several count with it from then on.
+
         Args:
             worker: Its name.
-            keys: What it had, the oldest first: the one it was computing, which may be
-                what killed it, and which is tried only as often as one that raises.
+            keys: What it had.
             reason: Why it died.
         """
         self._queue.forget(worker)
-        self._queue.put_back(keys[1:])
-        if keys:
+        if len(keys) == 1:
+            self._strikes[keys[0]] += self._suspected[keys[0]]
+            self._suspected[keys[0]] = 0
             self._strike(keys[0], worker, f"its worker died: {reason}", "")
+            return
+        for key in keys:
+            self._suspected[key] += 1
+        self._put_back(keys)
 
     def unstarted(self, worker: str, keys: Sequence[TileKey]) -> None:
         """Take back tiles that a worker certainly did not begin."""
         self._queue.forget(worker)
-        self._queue.put_back(keys)
+        self._put_back(keys)
+
+    def _put_back(self, keys: Sequence[TileKey]) -> None:
+        self._suspects.extend(key for key in keys if key in self._suspected)
+        self._queue.put_back(key for key in keys if key not in self._suspected)
 
     def _strike(self, key: TileKey, worker: str, error: str, traceback: str) -> None:
         self._strikes[key] += 1
@@ -201,8 +232,9 @@ class Ledger:
         if final:
             self._failed[key] = error
         else:
-            self._queue.put_back([key])
+            self._put_back([key])
 
     def summary(self) -> ExecutorSummary:
         """Return what became of the tiles."""
-        return ExecutorSummary(tuple(self._done), dict(self._failed), self._queue.rest())
+        left = tuple(sorted((*self._queue.rest(), *self._suspects)))
+        return ExecutorSummary(tuple(self._done), dict(self._failed), left)

@@ -1,9 +1,10 @@
-"""Tiles one after the other in this process: for tests, debugging and small jobs."""
+"""Tiles in this process: one is computed while another is written."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
+import queue
 import socket
 import threading
 from collections.abc import Callable, Sequence
@@ -14,12 +15,18 @@ from ntkdist.gram.executors import ExecutorSummary
 from ntkdist.gram.executors._handout import Ledger
 from ntkdist.gram.job import GramJob
 from ntkdist.gram.tiling import TileKey
-from ntkdist.gram.worker import TileWorker
+from ntkdist.gram.worker import TileRecord, TileWorker
+
+_POLL_SECONDS = 0.25  # how late a stop is told
 
 
 @dataclasses.dataclass(frozen=True)
 class InlineExecutor:
     """Computes tiles in this process.
+
+    A tile is handed out once the one before it is computed, and no more than two are in flight: one
+    that is computed, one that is written. If writing takes longer than computing, both are
+    written at once and nothing is computed meanwhile.
 
     Attributes:
         threads: Threads of the backend; None takes the job's.
@@ -52,14 +59,102 @@ class InlineExecutor:
         worker.start()
         emit(WorkerStarted(self.name, os.getpid(), socket.gethostname(), job.threads))
         ledger = Ledger(keys, emit, retries=self.retries)
-        while not stop.is_set():
-            taken = ledger.take(self.name)
-            if taken is None:
-                break
-            key, attempt = taken
-            record = worker.attempt(key, attempt)
-            if stop.is_set():
-                emit(Interrupted(getattr(stop, "signal", ""), (str(key),)))
-            ledger.book(key, record)
-            ledger.check_store()
+        hands = _Hands(worker)
+        try:
+            self._drive(hands, ledger, emit, stop)
+        finally:
+            hands.close()
         return ledger.summary()
+
+    def _drive(
+        self,
+        hands: _Hands,
+        ledger: Ledger,
+        emit: Callable[[Any], None],
+        stop: threading.Event,
+    ) -> None:
+        told = False
+        while True:
+            if hands.free and not stop.is_set() and not ledger.refusing:
+                taken = ledger.take(self.name)
+                if taken is not None:
+                    hands.give(*taken)
+            if not hands.tiles:
+                break
+            answer = hands.listen(_POLL_SECONDS)
+            if stop.is_set() and not told:
+                told = True
+                emit(Interrupted(getattr(stop, "signal", ""), tuple(map(str, hands.tiles))))
+            if answer is not None:
+                key, record = answer
+                hands.tiles.remove(key)
+                ledger.book(key, record)
+        ledger.check_store()
+
+
+class _Hands:
+    """A worker's two threads, and what they have; itself used by one thread only.
+
+    Attributes:
+        tiles: The tiles it was given and that are not booked, the oldest first.
+    """
+
+    def __init__(self, worker: TileWorker) -> None:
+        self._worker = worker
+        self._tasks: queue.SimpleQueue[tuple[TileKey, int] | None] = queue.SimpleQueue()
+        # key, and None once it is computed, or what became of it
+        self._news: queue.SimpleQueue[tuple[TileKey, TileRecord | BaseException | None]]
+        self._news = queue.SimpleQueue()
+        self._computing: TileKey | None = None
+        self._closed = False
+        self.tiles: list[TileKey] = []
+        worker.on_computed = self._computed
+        # daemons: a second signal ends the process whatever they are at
+        self._threads = [
+            threading.Thread(target=self._work, name=f"tiles-{i}", daemon=True) for i in range(2)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def free(self) -> bool:
+        """Whether another tile would be computed at once."""
+        return self._computing is None and len(self.tiles) < len(self._threads)
+
+    def give(self, key: TileKey, attempt: int) -> None:
+        """Have a tile computed and stored."""
+        self.tiles.append(key)
+        self._computing = key
+        self._tasks.put((key, attempt))
+
+    def listen(self, seconds: float) -> tuple[TileKey, TileRecord] | None:
+        """Wait for news at most this long; return a tile's record if that is what came."""
+        try:
+            key, news = self._news.get(timeout=seconds)
+        except queue.Empty:
+            return None
+        if key == self._computing:
+            self._computing = None
+        if news is None:
+            return None
+        if isinstance(news, BaseException):
+            raise news
+        return key, news
+
+    def close(self) -> None:
+        """Let the threads end; a tile that is still computed then is not stored."""
+        self._closed = True
+        for _ in self._threads:
+            self._tasks.put(None)
+
+    def _computed(self, key: TileKey) -> None:
+        if self._closed:
+            raise RuntimeError(f"tile {key} is not wanted any more")
+        self._news.put((key, None))
+
+    def _work(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            try:
+                self._news.put((task[0], self._worker.attempt(*task)))
+            except BaseException as error:  # else the driver would wait for it forever
+                self._news.put((task[0], error))

@@ -42,7 +42,8 @@ class RayExecutor:
             RAY_ADDRESS, or the Ray this process has already initialised).
         threads: Threads, and Ray CPUs, of one actor; None takes the job's.
         num_gpus: GPUs of one actor.
-        max_in_flight: Tiles one actor has at a time, the one it computes included.
+        max_in_flight: Tiles one actor has at a time: one that it computes, others that it writes
+            or has before it. 1 lets it compute a tile only once the one before it is written.
         retries: How often a tile that raised, or died with its worker, is tried again.
         max_losses: Deaths in a row, without a tile finished in between, after which a
             worker is given up.

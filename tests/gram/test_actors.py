@@ -1,0 +1,160 @@
+"""The driver's side of the actors, with answers that the test gives itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ntkdist.gram.events import TileFailed, TileStarted, WorkerLost
+from ntkdist.gram.executors._actors import Actors, Team
+from ntkdist.gram.executors._handout import Ledger
+from ntkdist.gram.job import GramJob
+from ntkdist.gram.tiling import Tiling
+from ntkdist.gram.worker import TileRecord
+
+JOB = GramJob("i", "a", "fake", "fake 1", "float32", (("ntk", "o"),), 1, "f")
+
+
+class DiedError(Exception):
+    """What Ray says of an actor that is gone."""
+
+
+class FakeRay:
+    """Actors whose calls are references by number, answered when the test says so."""
+
+    exceptions = SimpleNamespace(RayError=DiedError)
+
+    def __init__(self) -> None:
+        self.numbers = itertools.count()
+        self.answers: dict[int, Any] = {}
+        self.asked: dict[str, int] = {}  # the last call about each tile
+        self.options: dict[str, Any] = {}
+
+    def remote(self, cls: type) -> Any:
+        def options(**more: Any) -> Any:
+            self.options = more
+            return SimpleNamespace(remote=lambda *given: self._actor())
+
+        return SimpleNamespace(options=options)
+
+    def _actor(self) -> Any:
+        def start() -> int:
+            number = next(self.numbers)
+            self.answers[number] = {"pid": 1, "host": "h", "threads": 1, "node": "n"}
+            return number
+
+        def compute(key: str, attempt: int) -> int:
+            self.asked[key] = next(self.numbers)
+            return self.asked[key]
+
+        return SimpleNamespace(
+            start=SimpleNamespace(remote=start), compute=SimpleNamespace(remote=compute)
+        )
+
+    def done(self, key: str) -> None:
+        record = TileRecord(key, "w000", 1, 1.0)
+        self.answers[self.asked[key]] = dataclasses.asdict(record)
+
+    def died(self, *keys: str) -> None:
+        for key in keys:
+            self.answers[self.asked[key]] = DiedError("worker exit")
+
+    def wait(self, refs: list[int], **more: Any) -> tuple[list[int], list[int]]:
+        return [ref for ref in refs if ref in self.answers], []
+
+    def get(self, ref: int) -> Any:
+        if isinstance(self.answers[ref], Exception):
+            raise self.answers[ref]
+        return dict(self.answers[ref])
+
+    def kill(self, actor: Any, *, no_restart: bool) -> None: ...
+
+
+class Driver:
+    """One worker on a matrix of six tiles, and a clock that the test moves."""
+
+    def __init__(self, limit: float | None = None) -> None:
+        self.ray, self.events, self.now = FakeRay(), [], 0.0
+        self.ledger = Ledger(list(Tiling(3, 1).keys()), self.events.append, retries=2)
+        self.actors = Actors(
+            self.ray,
+            self.ledger,
+            self.events.append,
+            max_losses=5,
+            time_limit=limit,
+            clock=lambda: self.now,
+        )
+        self.actors.add(1, Team("w", JOB, {}))
+        self.go_on()
+
+    def go_on(self) -> list[str]:
+        """Take in the answers, hand out tiles, and return the tiles in flight."""
+        self.actors.poll(0.0)
+        self.actors.feed(2)
+        return [str(key) for key in self.actors.in_flight()]
+
+    def told(self, kind: type) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+A, B, C = "r0000c0000", "r0000c0001", "r0000c0002"
+
+
+def test_actor_takes_two_tiles_at_once() -> None:
+    driver = Driver()
+    assert driver.ray.options["max_concurrency"] == 2
+    assert driver.go_on() == [A, B]
+
+
+def test_tile_that_hangs_is_noticed_although_younger_ones_are_answered() -> None:
+    driver = Driver(limit=10.0)
+    for now, key in ((4.0, B), (8.0, C)):
+        driver.now = now
+        driver.ray.done(key)
+        assert A in driver.go_on()
+        driver.actors.end_hanging()
+        assert not driver.told(WorkerLost)
+    driver.now = 10.5
+    driver.actors.end_hanging()
+    (lost,) = driver.told(WorkerLost)
+    assert lost.keys[0] == A
+    assert lost.reason == "no answer for 10 s, limit 10 s"
+
+
+def test_tile_behind_an_older_one_has_its_time_from_when_that_is_answered() -> None:
+    driver = Driver(limit=10.0)
+    driver.now = 9.0
+    driver.ray.done(A)
+    assert driver.go_on() == [B, C]
+    driver.now = 18.5
+    driver.actors.end_hanging()
+    assert not driver.told(WorkerLost)
+    driver.now = 19.5
+    driver.actors.end_hanging()
+    assert driver.told(WorkerLost)
+
+
+@pytest.mark.parametrize("guilty", [A, B])
+def test_only_the_tile_that_kills_its_worker_is_given_up(guilty: str) -> None:
+    driver = Driver()
+    driver.ray.died(A, B)
+    assert driver.go_on() == []
+    for _ in range(20):
+        driver.now += 100.0
+        in_flight = driver.go_on()
+        if guilty in in_flight:
+            assert in_flight == [guilty]  # and nothing else is struck by its death
+            driver.ray.died(guilty)
+        elif in_flight:
+            driver.ray.done(in_flight[0])
+    summary = driver.ledger.summary()
+    assert [str(key) for key in summary.failed] == [guilty]
+    assert len(summary.done) == 5
+    assert {event.key for event in driver.told(TileFailed)} == {guilty}
+    begun = [event.key for event in driver.told(TileStarted)]
+    assert begun.count(guilty) == 3
+    assert len(begun) == 3 + 5 + 1  # the other one of the first death twice

@@ -1,0 +1,37 @@
+"""The benchmark of the busy share: counts every block, with the same bits written meanwhile."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("backend", ["cpu", "cuda"])
+def test_busy_share_of_a_small_gram(tmp_path, backend):
+    command = [
+        sys.executable, "jobs/benchmarks/busy.py", "--backend", backend, "--architecture",
+        "cntk-gap-4", "--images", "6", "--edge", "2", "--size", "2", "--channels", "1",
+        "--repeats", "1", "--out", str(tmp_path / "busy.json"),
+    ]  # fmt: skip
+    environment = os.environ | ({"NUMBA_ENABLE_CUDASIM": "1"} if backend == "cuda" else {})
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "busy.json").read_text())
+    assert found["settings"]["backend"] == backend
+    assert [row["tiles"] for row in found["rows"]] == ["written meanwhile", "in turn"]
+    for row in found["rows"]:
+        (figures,) = row["runs"]
+        assert figures["tile_count"] == 6
+        assert 0 < figures["busy"] <= 1
+        # blocks and the gaps between them are all there is
+        blocks = 6 * figures["seconds_per_block"]
+        assert blocks == pytest.approx(figures["busy"] * figures["seconds"])
+        gaps = figures["seconds"] - blocks
+        assert 0 < figures["longest_gap_seconds"] <= gaps <= 5 * figures["longest_gap_seconds"]
+        # a simulated device has no clock of its own
+        assert "busy_by_device_events" not in figures
