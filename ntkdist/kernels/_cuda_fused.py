@@ -224,11 +224,12 @@ def _fused(
                             if whole or piece[k] < front:
                                 copy_unit(shared, to + piece[k], from_a[k], 0)
                                 copy_unit(shared, to + front + piece[k], from_b[k], 0)
-                                copy_unit(shared, to + 2 * front + piece[k], from_a[k], plane)
-                                copy_unit(shared, to + 3 * front + piece[k], from_b[k], plane)
+                                if layers > 1:  # nothing behind a single one is filtered
+                                    copy_unit(shared, to + 2 * front + piece[k], from_a[k], plane)
+                                    copy_unit(shared, to + 3 * front + piece[k], from_b[k], plane)
                             from_a[k] = advance(from_a[k], 3 * plane)
                             from_b[k] = advance(from_b[k], 3 * plane)
-                        for k in unroll(side_turns):
+                        for k in unroll(side_turns if layers > 1 else 0):
                             if side[k] < 4 * pitch:
                                 copy_unit(shared, to + 4 * front + side[k], from_side[k], 0)
                             from_side[k] = advance(from_side[k], 3 * plane)

@@ -2,8 +2,9 @@
 
 Each worker gets some of the images, keeps a store of its own in a temporary folder of its
 machine, and computes its tiles with the ``TileWorker`` of a run, so that reading, preparing,
-checking, compressing and writing count. Cores share memory and clocks, so that all of them
-measure at the same time; what the first tile costs more than the others is left out.
+checking, compressing and writing count; beside a GPU, which computes meanwhile, writing counts only
+where it takes longer. Cores share memory and clocks, so that all of them measure at the same time;
+what the first tile costs more than the others is left out.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from ntkdist.gram.executors._cluster import actor_environment, cluster, cores, p
 from ntkdist.gram.job import GramJob
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import TileKey, Tiling
-from ntkdist.gram.worker import TileWorker
+from ntkdist.gram.worker import TileRecord, TileWorker
 from ntkdist.kernels.backend import get_backend
 
 _FIRST = 5.0  # seconds; a first tile that takes more than that longer has compiled
@@ -86,6 +87,16 @@ class Measured:
     share: float = 1.0
 
 
+def added_seconds(record: TileRecord, backend: str) -> float:
+    """Return the seconds that a tile adds to the time of many.
+
+    A GPU computes the next one while it is written; a core does both, one after the other.
+    """
+    if backend != "cuda":
+        return record.seconds
+    return max(record.computing, record.seconds - record.computing)
+
+
 class TileProbe:
     """Measures tiles in this process, in a temporary folder that goes with it.
 
@@ -106,17 +117,17 @@ class TileProbe:
         self._worker = TileWorker(job, "plan")
         self._worker.start()
         self._base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        self._first = self._worker.compute(TileKey(0, 1)).seconds
+        self._first = added_seconds(self._worker.compute(TileKey(0, 1)), probe.backend)
         return True
 
     def measure(self) -> Measured:
         """Compute a diagonal tile, then full ones until the time is up."""
         probe = self._probe
         began, used = time.perf_counter(), time.process_time()
-        on_diagonal = self._worker.compute(TileKey(0, 0)).seconds
+        on_diagonal = added_seconds(self._worker.compute(TileKey(0, 0)), probe.backend)
         full: list[float] = []
         while not full or time.perf_counter() - began < probe.seconds:
-            full.append(self._worker.compute(TileKey(0, 1)).seconds)
+            full.append(added_seconds(self._worker.compute(TileKey(0, 1)), probe.backend))
         share = (time.process_time() - used) / (time.perf_counter() - began) / probe.threads
         image, size = self._prepare()
         return Measured(

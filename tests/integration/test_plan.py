@@ -13,13 +13,20 @@ import pytest
 from ntkdist.config import DataConfig, FactorConfig, GramConfig, RunConfig
 from ntkdist.errors import InputError
 from ntkdist.gram.tiling import TileKey, Tiling
+from ntkdist.gram.worker import TileRecord
 from ntkdist.pipeline import Pipeline, _plan_devices
 from ntkdist.pipeline import plan as planning
 from ntkdist.pipeline._plan_schedule import TileCost, gram_seconds
 from ntkdist.pipeline._plan_stages import STAGES, Rates, StageCosts, measure_stages
 from ntkdist.pipeline._plan_subject import Subject
 from ntkdist.pipeline._plan_table import describe_plan
-from ntkdist.pipeline._plan_tiles import Measured, Probe, measure_on_ray, probe_edge
+from ntkdist.pipeline._plan_tiles import (
+    Measured,
+    Probe,
+    added_seconds,
+    measure_on_ray,
+    probe_edge,
+)
 from ntkdist.pipeline.plan import Limits, largest, make_plan
 from tests.gram.conftest import ray_session
 
@@ -62,6 +69,17 @@ def test_tiles_of_one_worker_add_up() -> None:
     assert gram_seconds(tiling, tiling.keys(), [COST]) == pytest.approx(
         full + 2 * ragged + diagonal
     )
+
+
+@pytest.mark.parametrize(
+    ("backend", "computing", "seconds"),
+    [("cuda", 4.0, 4.0), ("cuda", 1.0, 4.0), ("cpu", 4.0, 5.0)],
+)
+def test_beside_a_gpu_writing_counts_where_it_takes_longer(
+    backend: str, computing: float, seconds: float
+) -> None:
+    record = TileRecord("r0000c0001", "w", 1, 5.0, computing=computing)
+    assert added_seconds(record, backend) == seconds
 
 
 def test_last_tiles_leave_workers_idle() -> None:
