@@ -224,3 +224,22 @@ def test_several_may_add_at_a_time(depths, tmp_path):
     for thread in threads:
         thread.join()
     assert [row["depth"] for row in rows_of(path, settings)] == list(range(12))
+
+
+def test_a_gpu_computes_all_depths_in_one_pass(call, output, limit, depths, data, monkeypatch):
+    monkeypatch.setattr(depths, "BLOCK", 3)
+    given = {"train": 6, "test": 3, "at": "3,5"}
+    assert call("--backend", "cpu", **given)[0] == 0
+    alone = json.loads(output.read_text())["rows"]
+    output.unlink()
+    limit(1)
+    code, _, progress = call("--backend", "cuda", **given)
+    assert code == 1
+    assert "cntk-gap-3, cntk-gap-5 Gram: 3 of 6 rows" in progress
+    limit(99)
+    code, _, progress = call("--backend", "cuda", **given)
+    assert code == 0
+    assert progress.startswith("cntk-gap-3, cntk-gap-5 Gram: 6 of 6 rows")
+    together = json.loads(output.read_text())["rows"]
+    assert [row["depth"] for row in together] == [3, 5]
+    assert [row["accuracy"] for row in together] == [row["accuracy"] for row in alone]

@@ -10,8 +10,9 @@ split, entries in float32, the Cholesky solve in float64; the first and the last
 trained. Training images are a balanced draw, so that ours are others than theirs, and theirs were
 tested on all 10,000 test images.
 
-Every finished depth is added to --output at once; several processes may do so at a time. The
-kernel of an unfinished depth is kept beside it, a block of rows at a time. Needs numpy, scipy,
+A GPU computes all depths in one pass of the deepest, other processors one after the other. Every
+finished depth is added to --output at once; several processes may do so at a time. Kernels of
+unfinished depths are kept beside it, a block of rows at a time. Needs numpy, scipy,
 numba and, for a GPU, numba-cuda alone. Exit code 0: all depths are there; 1: the limit came first.
 """
 
@@ -23,6 +24,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,7 @@ from ntkdist import Architecture
 from ntkdist.data import Preprocessor, load, select
 from ntkdist.errors import InputError
 from ntkdist.kernels import get_backend
+from ntkdist.kernels.family import Family
 from ntkdist.learning import KernelRegression, accuracy
 
 NETWORK = "cntk-gap"
@@ -124,52 +127,60 @@ def read(given: argparse.Namespace) -> Task:
     return Task(train, chosen.labels, test, held.labels, whole.num_classes, backend, settings)
 
 
-def compute(task: Task, name: str, output: Path, clock: Clock) -> tuple[Rows, Rows] | None:
-    """Compute the kernels of one depth.
+def compute(
+    task: Task, names: Sequence[str], output: Path, clock: Clock
+) -> list[tuple[Rows, Rows]] | None:
+    """Compute the kernels of some depths, in one pass of the deepest where the backend can.
 
     Returns:
-        The Gram of the images trained on, of which the lower triangle is filled, and the kernel
-        of the test images with them; None if the limit came first.
+        For each the Gram of the images trained on, of which the lower triangle is filled, and
+        the kernel of the test images with them; None if the limit came first.
     """
-    arch, backend, n = Architecture.parse(name), task.backend, len(task.train)
-    fingerprint = task.settings.fingerprint(arch)
-    gram = Rows.open(kept(output, name, "gram"), fingerprint, (n, n))
-    cross = Rows.open(kept(output, name, "test"), fingerprint, (len(task.test), n))
-    few, others = (backend.prepare(arch, images[:2]) for images in (task.train, task.test))
+    archs, n = [Architecture.parse(name) for name in names], len(task.train)
+    shape = task.train.shape[1:]
+    family = Family(task.backend, archs, (shape[0], shape[1], shape[2]))
+    prints = [task.settings.fingerprint(arch) for arch in archs]
+    both = list(zip(names, prints, strict=True))
+    grams = [Rows.open(kept(output, name, "gram"), of, (n, n)) for name, of in both]
+    size = len(task.test), n
+    crosses = [Rows.open(kept(output, name, "test"), of, size) for name, of in both]
+    few, others = (family.prepare(images[:2]) for images in (task.train, task.test))
     for side in (few, others):  # compiled before the turn, and before the clock starts
-        backend.block(few, side)
+        family.block(few, side)
     states: dict[tuple[bool, int], Any] = {}
 
     def state(trained_on: bool, start: int) -> Any:
         if (trained_on, start) not in states:
             images = task.train if trained_on else task.test
-            states[trained_on, start] = backend.prepare(arch, images[start : start + BLOCK])
+            states[trained_on, start] = family.prepare(images[start : start + BLOCK])
         return states[trained_on, start]
 
-    def fill(rows: Rows, trained_on: bool, start: int) -> None:
-        """Fill a row of tiles, of the Gram up to its diagonal."""
+    def fill(parts: Sequence[Rows], trained_on: bool, start: int) -> None:
+        """Fill a row of tiles, of the Grams up to their diagonals."""
         for left in range(0, start + 1 if trained_on else n, BLOCK):
-            tile = backend.block(state(trained_on, start), state(True, left))["ntk"]
-            high, wide = tile.shape
-            rows.values[start : start + high, left : left + wide] = tile
+            tiles = family.block(state(trained_on, start), state(True, left))
+            for rows, tile in zip(parts, tiles, strict=True):
+                high, wide = tile["ntk"].shape
+                rows.values[start : start + high, left : left + wide] = tile["ntk"]
 
-    rate = 0.0  # seconds an entry
+    rate = 0.0  # seconds an entry, of all depths
     with turn():
-        for label, rows, trained_on in (("Gram", gram, True), ("test", cross, False)):
-            total = len(rows.values)
-            for start in range(rows.done, total, BLOCK):
-                size = min(BLOCK, total - start)
-                entries = size * (start + (size + 1) / 2 if trained_on else n)
+        for label, parts, trained_on in (("Gram", grams, True), ("test", crosses, False)):
+            total = len(parts[0].values)
+            for start in range(min(rows.done for rows in parts), total, BLOCK):
+                size_of = min(BLOCK, total - start)
+                entries = size_of * (start + (size_of + 1) / 2 if trained_on else n)
                 if not clock.allows(rate * entries):
                     return None
                 began = time.perf_counter()
-                fill(rows, trained_on, start)
+                fill(parts, trained_on, start)
                 took = time.perf_counter() - began
                 rate = took / entries
-                rows.keep(start + size, took)
-                said = f"{name} {label}: {rows.done} of {total} rows, {1e6 * rate:.3g} µs an entry"
-                print(said, file=sys.stderr, flush=True)
-    return gram, cross
+                for rows in parts:
+                    rows.keep(start + size_of, took / len(parts))
+                said = f"{', '.join(names)} {label}: {start + size_of} of {total} rows"
+                print(f"{said}, {1e6 * rate:.3g} µs an entry", file=sys.stderr, flush=True)
+    return list(zip(grams, crosses, strict=True))
 
 
 def kept(output: Path, name: str, part: str) -> Path:
@@ -215,6 +226,15 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
+def passes(task: Task, depths: Sequence[int]) -> list[list[int]]:
+    """Return which depths to compute together: all where one pass gives all, else one by one."""
+    archs = [Architecture.parse(f"{NETWORK}-{depth}") for depth in depths]
+    shape = task.train.shape[1:]
+    if archs and Family(task.backend, archs, (shape[0], shape[1], shape[2])).together:
+        return [list(depths)]
+    return [[depth] for depth in depths]
+
+
 def run(given: argparse.Namespace) -> int:
     """Compute the depths that are missing; the exit code.
 
@@ -239,16 +259,18 @@ def run(given: argparse.Namespace) -> int:
     there = rows_of(given.output, task.settings, replace=given.replace)
     given.output.parent.mkdir(parents=True, exist_ok=True)
     missing = [depth for depth in depths if depth not in {row["depth"] for row in there}]
-    for depth in list(missing):
-        kernels = compute(task, names[depth], given.output, clock)
+    for depths_of_pass in passes(task, missing):
+        of_depths = [names[depth] for depth in depths_of_pass]
+        kernels = compute(task, of_depths, given.output, clock)
         if kernels is None:
             break
-        row = judge(task, depth, *kernels)
-        more = {"command": _common.command(), "published": PUBLISHED[NETWORK]}
-        add(given.output, task.settings, row, more, replace=given.replace)
-        for rows in kernels:
-            rows.path.unlink(missing_ok=True)
-        missing.remove(depth)
+        for depth, parts in zip(depths_of_pass, kernels, strict=True):
+            row = judge(task, depth, *parts)
+            more = {"command": _common.command(), "published": PUBLISHED[NETWORK]}
+            add(given.output, task.settings, row, more, replace=given.replace)
+            for rows in parts:
+                rows.path.unlink(missing_ok=True)
+            missing.remove(depth)
     if missing:
         left = ", ".join(map(str, missing))
         print(f"the limit came before depth {left}; the same command goes on", file=sys.stderr)

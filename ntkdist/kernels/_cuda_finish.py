@@ -27,15 +27,25 @@ def finish_kernels(dtype: str) -> dict[str, Any]:
     return {name: kernel(written_out(f, {}, names)) for name, f in functions.items()}
 
 
-def _gather(found, pairs, n, chunks, m, sums):
-    """Add up what the teams found, (n, chunks, 2), into sums (rows, m, 2) of the pairs' entries."""
+def _gather(found, pairs, n, chunks, network, m, sums):
+    """Add up what the teams found for one network.
+
+    Args:
+        found: (n, chunks, networks, 2) sums of Δ and Θ.
+        pairs: (n, 2) int64 rows and columns of the entries.
+        n: Pairs.
+        chunks: Parts of the sums.
+        network: Which.
+        m: Columns.
+        sums: (rows, m, 2) to fill.
+    """
     index = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
     if index >= n:
         return
     d, t = np.float64(0), np.float64(0)
     for chunk in range(chunks):
-        d += found[index, chunk, 0]
-        t += found[index, chunk, 1]
+        d += found[index, chunk, network, 0]
+        t += found[index, chunk, network, 1]
     to = 2 * (pairs[index, 0] * m + pairs[index, 1])
     put(pointer(sums, 0), to, d)
     put(pointer(sums, 0), to + 1, t)

@@ -22,7 +22,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numba import cuda
+from numba import cuda, float64
 from numba.np.numpy_support import from_dtype
 
 from ntkdist.kernels._cuda_cells import across_of, across_one_of, cell_functions, distance, keep
@@ -41,7 +41,7 @@ from ntkdist.kernels._cuda_intrinsics import (
     pointer,
     put,
 )
-from ntkdist.kernels._cuda_spec import THREADS, Fused
+from ntkdist.kernels._cuda_spec import MOST_REGISTERS, THREADS, Fused
 from ntkdist.kernels._cuda_windows import into_windows, known_of_pools
 from ntkdist.kernels._unroll import paste, registers, unroll, written_out
 
@@ -75,7 +75,8 @@ def fused_kernel(spec: Fused) -> Any:
         "kind": from_dtype(np.dtype(spec.dtype)),
         "look": peek if spec.buffers else fetch,
     }
-    limit = {"max_registers": 128} if spec.dtype == "float32" and cells <= 32 else {}
+    limited = spec.dtype == "float32" and cells <= 32
+    limit = {"max_registers": MOST_REGISTERS} if limited else {}
     return kernel(written_out(_fused, known, names), **limit)
 
 
@@ -99,12 +100,13 @@ def _fused(
         size: Numbers of an image.
         pooled: (n, 2, H·slots, H, W) Δ and Θ of pooled windows, one slot for each displacement
             along a row or those of ``Parts``; unused in a first block.
-        planes: (last + 1, 3) int64, where an image's numbers for a sweep start: roots (in the
-            first sweep pixels, or means of windows), half variances, sums of them along rows.
+        planes: (last + 1, 4) int64, where an image's numbers for a sweep start: roots (in the
+            first sweep pixels, or means of windows), half variances, sums of them along rows; and
+            which of the shallower networks ends behind it, or −1.
         units: (last + 1, 3) of the dtype: 1 if the layer in front is trained, else 0; what
             sums of neighbours are multiplied by; and 0.
         last: Index of the last sweep.
-        found: (n, chunks · teams, 2) float64, sums of Δ and Θ.
+        found: (n, chunks · teams, networks, 2) float64, sums of Δ and Θ.
         cells: Δ and Θ at the end of a block in front of a pool, of the dtype: ``pooled`` of
             the next block, or (n, 2, count, H, W) where another kernel pools.
     """
@@ -138,6 +140,11 @@ def _fused(
     side, from_side = registers(side_turns)
     x, y, sum_d, sum_t, old_d, old_t, new_d, new_t, up, down, below = registers(columns)
     total_d, total_t = np.float64(0), np.float64(0)
+    read_d, read_t = registers(columns)
+    if reads > 0:
+        early = cuda.local.array(2 * reads, float64)
+        for k in range(2 * reads):
+            early[k] = np.float64(0)
     pool_d, pool_t = registers(windows)
     if pools:
         for k in unroll(kept):
@@ -262,6 +269,7 @@ def _fused(
                             down[c] = fetch(pa[c], side_at + (cut if p > 0 else 0) * pitch)
                     for c in unroll(columns):
                         old_t[c] = zero
+                        read_d[c], read_t[c] = zero, zero
                     for r in unroll(H):
                         for c in unroll(columns):
                             if phase == 0 and channels > 8:
@@ -293,6 +301,8 @@ def _fused(
                                     x[c], y[c] = relu_signed(D[c * H + r], t, ra, rb, trained)
                                 else:
                                     x[c], y[c] = relu(D[c * H + r], t, ra, rb, trained)
+                            if reads > 0 and phase > 0:
+                                read_d[c], read_t[c] = read_d[c] + x[c], read_t[c] + y[c]
                         if phase == 0 and channels > 0:  # Θ is zero yet
                             from_d, next_d = beside_one(x[0], x[columns - 1])
                             from_t, next_t = zero, zero
@@ -335,6 +345,12 @@ def _fused(
                         D[c * H + H - 1] = sum_d[c] + below[c]
                         if phase > 0 or channels == 0:
                             T[c * H + H - 1] = sum_t[c]
+                    if reads > 0 and phase > 0:
+                        ended = planes[sweep, 3]
+                        for c in unroll(columns):
+                            if ended >= 0 and mine[c] and mine_at < stop:
+                                early[2 * ended] += np.float64(read_d[c])
+                                early[2 * ended + 1] += np.float64(read_t[c])
                     if factor != one:  # keeps the units of deep networks within range
                         for r in unroll(columns * H):
                             D[r] = D[r] * factor
@@ -374,7 +390,12 @@ def _fused(
         if pools:
             paste(into_windows, there, spill)
     if sums:
+        if reads > 0:
+            for k in range(2 * reads):
+                part_of = over_lanes(early[k])
+                if lane == 0:
+                    put(pointer(found, 0), 2 * task * (reads + 1) + k, part_of)
         total_d, total_t = over_lanes(total_d), over_lanes(total_t)
         if lane == 0:
-            put(pointer(found, 0), 2 * task, total_d)
-            put(pointer(found, 0), 2 * task + 1, total_t)
+            put(pointer(found, 0), 2 * (task * (reads + 1) + reads), total_d)
+            put(pointer(found, 0), 2 * (task * (reads + 1) + reads) + 1, total_t)

@@ -112,7 +112,7 @@ class Block:
         plane: Numbers of a plane.
         copy: From a number to its copy in the plane; 0 where rows are kept once.
         table: (sweeps, 6) int64 for ``_cuda_general``.
-        planes: (sweeps, 3) int64 for ``_cuda_fused``.
+        planes: (sweeps, 4) int64 for ``_cuda_fused``.
         units: (sweeps, 3) of the dtype for ``_cuda_general``.
         fused_units: (sweeps, 3) of the dtype for ``_cuda_fused``.
         fused: What the fused kernel is compiled for, or None where the general one is needed.
@@ -191,12 +191,19 @@ class Layout:
         blocks: The blocks in order.
         offsets: For each linear layer, where ``half``, ``side`` and ``cells`` start.
         size: Numbers of an image.
+        reads: After how many layers shallower networks end.
     """
 
     plan: Plan
     blocks: tuple[Block, ...]
     offsets: tuple[dict[str, int], ...]
     size: int
+    reads: tuple[int, ...] = ()
+
+    def scales(self) -> tuple[float, ...]:
+        """Return what makes means of the sums at each network's end, the deepest last."""
+        units = [self.plan.units[at - 1][1] / 2 for at in self.reads]  # a ReLU's unit is half
+        return tuple(unit / self.plan.count for unit in (*units, self.plan.unit))
 
 
 def _pitch(W: int) -> int:
@@ -208,8 +215,17 @@ def _pitch(W: int) -> int:
 
 
 @lru_cache(maxsize=32)
-def layout_of(chain: Chain, shape: tuple[int, int, int], dtype: str) -> Layout:
-    """Lay out a chain on (H, W, C) images."""
+def layout_of(
+    chain: Chain, shape: tuple[int, int, int], dtype: str, reads: tuple[int, ...] = ()
+) -> Layout:
+    """Lay out a chain on (H, W, C) images.
+
+    Args:
+        chain: The network.
+        shape: (H, W, C).
+        dtype: Of the numbers.
+        reads: After how many layers shallower networks end; for one block without a pool.
+    """
     plan = plan_of(chain, shape, dtype)
     blocks: list[Block] = []
     offsets: list[dict[str, int]] = []
@@ -244,7 +260,9 @@ def layout_of(chain: Chain, shape: tuple[int, int, int], dtype: str) -> Layout:
         fused_units = units.copy()
         fused_units[:, 2] = 0
         channels = 0 if n else shape[2]
-        planes = table[:, [tables.CELLS, tables.HALF, tables.SIDE]]
+        planes = np.full((len(table), 4), -1)
+        planes[:, :3] = table[:, [tables.CELLS, tables.HALF, tables.SIDE]]
+        planes[list(reads), 3] = np.arange(len(reads))
         ids = plan.classes[entry[blocks_of.CLASS] : entry[blocks_of.CLASS_END]]
         fused, layers = None, min(len(links), 3)
         if _is_fused(block.links, H, W):
@@ -253,18 +271,18 @@ def layout_of(chain: Chain, shape: tuple[int, int, int], dtype: str) -> Layout:
             parted = Parts.of(2 * W).half if n and blocks[-1].pools else 0
             fused = Fused(
                 H, W, pitch, plane, columns_of(W), channels, layers,
-                bool(table[1, tables.SIGNED]), block.pool == 0, pools, parted,
+                bool(table[1, tables.SIGNED]), block.pool == 0, pools, parted, len(reads),
                 buffers_of(H, W, pitch, layers, len(ids), dtype, pools=pools), dtype,
             )  # fmt: skip
         made = Block(
-            H, W, pitch, plane, copy, table, np.ascontiguousarray(planes), units, fused_units,
+            H, W, pitch, plane, copy, table, planes, units, fused_units,
             fused, block.pool, Pooling(0, 0, ()), links, centers, _windows(plan, blocks),
         )  # fmt: skip
         blocks.append(replace(made, classes=made.chunk(ids)))
     for made in blocks:  # what is copied along with the last roots, and not used
         if made.fused is not None and made.fused.buffers:
             size = max(size, int(made.planes[-1, 0]) + 3 * made.plane)
-    return Layout(plan, tuple(blocks), tuple(offsets), -(-size // 4) * 4)
+    return Layout(plan, tuple(blocks), tuple(offsets), -(-size // 4) * 4, reads)
 
 
 def _is_fused(links: Sequence[Link], H: int, W: int) -> bool:

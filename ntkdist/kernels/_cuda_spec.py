@@ -13,6 +13,8 @@ MOST_CELLS = 64
 # Of a block of threads: four warps; fewer are simulated
 THREADS = 2 * LANES if SIMULATED else 128
 TEAMS = THREADS // LANES
+# Of a thread in float32 with one column, so that a multiprocessor has four blocks of threads
+MOST_REGISTERS = 128
 # As much shared memory as a block has without asking
 SHARED_BYTES = 48 * 1024
 
@@ -35,6 +37,7 @@ class Fused:
             its cells are stored.
         parted: How many window displacements along a row the pooled windows come in parts of (see
             ``Parts``), if the block begins with such; else 0.
+        reads: Shallower networks that end in the same sums on the way.
         buffers: Layers that shared memory holds at a time, 2 if the next is copied ahead (of a
             single one there is none); 0 where images are read from device memory.
         dtype: ``float32`` or ``float64``.
@@ -51,6 +54,7 @@ class Fused:
     sums: bool
     pools: bool
     parted: int
+    reads: int
     buffers: int
     dtype: str
 

@@ -60,6 +60,15 @@ class _Shared:
         return self.arrays[line]
 
 
+class _Local:
+    """Memory of the thread that runs."""
+
+    @staticmethod
+    def array(shape: Any, dtype: Any) -> np.ndarray:
+        """Return a new array."""
+        return np.full(shape, np.nan, numpy_support.as_dtype(dtype))
+
+
 class Module:
     """What kernels see as ``cuda``."""
 
@@ -69,6 +78,7 @@ class Module:
         self.blockDim = Axes()
         self.gridDim = Axes()
         self.shared = _Shared()
+        self.local = _Local()
         self.thread = 0  # counted over the block
 
     def syncthreads(self) -> None:

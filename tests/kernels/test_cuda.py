@@ -17,7 +17,7 @@ from numba import cuda
 
 from ntkdist import Architecture, kernel_matrix
 from ntkdist.errors import InputError
-from ntkdist.kernels import _cuda_batches, _cuda_plan, _cuda_spec, get_backend
+from ntkdist.kernels import _cuda_batches, _cuda_plan, _cuda_prepare, _cuda_spec, get_backend
 from ntkdist.kernels import cuda as backend_module
 from ntkdist.kernels._cuda_intrinsics import SIMULATED
 from tests.kernels import test_cpu, test_cpu_networks
@@ -181,7 +181,7 @@ def test_registers_and_memory_hold_the_same_state(arch, monkeypatch):
     """The general kernel must agree with the fused one, which is tested above."""
     x, y = sets((4, 5, 2))
     fused = entries_by("cuda", arch, x, y, "float64")
-    layout_of = backend_module.layout_of
+    layout_of = _cuda_prepare.layout_of
 
     def general(*args):
         layout = layout_of(*args)
@@ -189,7 +189,7 @@ def test_registers_and_memory_hold_the_same_state(arch, monkeypatch):
         assert blocks != layout.blocks
         return dataclasses.replace(layout, blocks=blocks)
 
-    monkeypatch.setattr(backend_module, "layout_of", general)
+    monkeypatch.setattr(_cuda_prepare, "layout_of", general)
     found = entries_by("cuda", arch, x, y, "float64")
     for kind in KINDS:
         assert_close(found[kind], fused[kind], RTOL["float64"])
@@ -249,7 +249,7 @@ def test_arrays_of_jax_on_the_gpu_are_read_where_they_are():
     there = jnp.asarray(x)
     if not hasattr(there, "__cuda_array_interface__"):
         pytest.skip("jax has no GPU here")
-    view = backend_module._on_device(there)
+    view = backend_module.on_device(there)
     assert view.__cuda_array_interface__["data"] == there.__cuda_array_interface__["data"]
     found = kernel_matrix("cntk-gap-4", there, backend="cuda")
     assert (found == kernel_matrix("cntk-gap-4", x, backend="cuda")).all()
