@@ -19,10 +19,22 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# No workers in advance: where a cluster is joined, actors ask for an environment of their own.
+os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Before anything imports numba: without a GPU the CUDA kernels run on Numba's simulator.
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("NUMBA_ENABLE_CUDASIM", "1")
+
+
+#: Files that take minutes begin first, so that none of them is left alone at the end.
+LONGEST = (
+    "kernels/test_cuda.py",
+    "deploy/test_slurm.py",
+    "faults/test_nodes.py",
+    "faults/test_kills.py",
+    "faults/test_soak.py",
+)
 
 
 @pytest.fixture(scope="session")
@@ -34,8 +46,17 @@ def data_dir() -> Path:
     return Path(folder)
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports without figures, for tests of other things: drawing outlasts a small run."""
+    monkeypatch.setattr("ntkdist.report.page.draw_figures", lambda *_: {})
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a GPU where the simulator stands in for one."""
+    """Begin with the longest files; skip what needs a GPU where the simulator stands in for one."""
+    here = Path(__file__).parent
+    places = {here / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
     if os.environ.get("NUMBA_ENABLE_CUDASIM", "0") == "0":
         return
     for item in items:

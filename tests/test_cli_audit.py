@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +70,7 @@ def test_wrong_labels_of_a_folder_are_found(
     assert Run.open("runs/photos").array("inputs", "images").shape == (40, 32, 32, 1)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_started_again_it_computes_nothing_anew(
     photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
@@ -80,6 +83,7 @@ def test_started_again_it_computes_nothing_anew(
     assert found["run"] == "runs/photos"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_settings_are_flags_and_the_run_has_its_place(
     photos: Path, tmp_path: Path, capsys: Captured
 ) -> None:
@@ -92,6 +96,7 @@ def test_settings_are_flags_and_the_run_has_its_place(
     assert found["next"] == [f"ntkdist predict {tmp_path}/r"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_archive_and_a_table_are_audited(photos: Path, tmp_path: Path, capsys: Captured) -> None:
     files = sorted(photos.rglob("*.png"))
     lines = [f"{path},{path.parent.name}" for path in files]
@@ -110,6 +115,7 @@ def test_an_archive_and_a_table_are_audited(photos: Path, tmp_path: Path, capsys
     assert named == [(6, None, "1"), (31, None, "0")]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_qualities_are_listed_from_the_worst(
     photos: Path, tmp_path: Path, capsys: Captured
 ) -> None:
@@ -175,14 +181,26 @@ def test_images_without_files_go_by_their_number() -> None:
     assert table.rows == (("7", "cat", "dog", "0.123"),)
 
 
-@pytest.fixture
-def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> Path:
-    """A folder of 16 images that has been audited with a small network; the current folder."""
+@pytest.fixture(scope="module")
+def audited(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 16 images, and the run of their audit."""
+    folder = tmp_path_factory.mktemp("few")
     rng = np.random.default_rng(3)
     for i in range(16):
-        draw(tmp_path / f"photos/{NAMES[i % 2]}/{i:02d}.png", light=i % 2 == 1, rng=rng)
+        draw(folder / f"photos/{NAMES[i % 2]}/{i:02d}.png", light=i % 2 == 1, rng=rng)
+    with contextlib.chdir(folder):
+        cli.main(["audit", "photos", "--quiet"])
+    return folder
+
+
+@pytest.fixture
+def few(
+    audited: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undrawn: None, capsys: Captured
+) -> Path:
+    """A copy of that folder, which is the current one."""
+    shutil.copytree(audited, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    audit(capsys, "photos")
+    capsys.readouterr()
     return tmp_path
 
 

@@ -58,6 +58,7 @@ class FakeSlurm:
             "HOME": str(folder / "home"),
             "PATH": os.pathsep.join(paths),
             "PYTHONPATH": str(ROOT),
+            "RAY_prestart_worker_first_driver": "0",
             "SLURM_CPUS_PER_TASK": "1",
             "SLURM_JOB_ID": str(self.job),
             "SLURM_JOB_NUM_NODES": "2",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.faults.script import executions, write_script
+from tests.faults.script import executions
 from tests.faults.target import matrix, target
 from tests.faults.watch import ROOT, driver, events, tiles_done, wait_for, wait_for_tiles
 
@@ -40,15 +41,12 @@ def node_options(cpus: int) -> dict[str, Any]:
     }
 
 
-def slow_tiles(folder: Path) -> None:
+def tiles_take(folder: Path, seconds: float) -> None:
+    """Let every tile that is begun from now on take so many seconds more."""
     _, tiling = target(str(folder))
-    write_script(folder, {str(key): [(0, "slow", SLOW)] for key in tiling.keys()})  # noqa: SIM118
-
-
-def quick_tiles(folder: Path) -> None:
-    """Let the tiles that are left take no longer than they need."""
-    (folder / "quick.json").write_text("{}")
-    (folder / "quick.json").replace(folder / "script.json")  # at once: workers are reading it
+    table = {str(key): [(0, "slow", seconds)] for key in tiling.keys()}  # noqa: SIM118
+    (folder / "new.json").write_text(json.dumps(table))
+    (folder / "new.json").replace(folder / "script.json")  # at once: workers are reading it
 
 
 def hosts(folder: Path) -> set[str]:
@@ -65,7 +63,7 @@ def newcomer_at_work(folder: Path, since: float) -> bool:
 
 
 def test_node_lost_and_node_added(tmp_path: Path, undisturbed: np.ndarray, nodes: Any) -> None:
-    slow_tiles(tmp_path)
+    tiles_take(tmp_path, SLOW)
     first, second = nodes.add_node(**node_options(1)), nodes.add_node(**node_options(1))
     with driver(tmp_path, "auto", nodes.address) as process:
         wait_for_tiles(tmp_path, process, 6)
@@ -74,11 +72,12 @@ def test_node_lost_and_node_added(tmp_path: Path, undisturbed: np.ndarray, nodes
         wait_for(lambda: events(tmp_path, "WorkerLost"), process)
         done = tiles_done(tmp_path)
         wait_for_tiles(tmp_path, process, done + 3)  # the one that is left goes on
+        tiles_take(tmp_path, 2 * SLOW)  # alone it is at work for longer than a node may take
         added = time.time()
         nodes.add_node(**node_options(1))
         wait_for(lambda: newcomer_at_work(tmp_path, added), process)
         assert time.time() - added < 30
-        quick_tiles(tmp_path)
+        tiles_take(tmp_path, 0)
     assert process.returncode == 0
     np.testing.assert_array_equal(matrix(str(tmp_path)), undisturbed)
     lost = events(tmp_path, "WorkerLost")
@@ -91,7 +90,7 @@ def test_node_lost_and_node_added(tmp_path: Path, undisturbed: np.ndarray, nodes
 def test_node_that_is_drained_loses_nothing(
     tmp_path: Path, undisturbed: np.ndarray, nodes: Any
 ) -> None:
-    slow_tiles(tmp_path)
+    tiles_take(tmp_path, SLOW)
     nodes.add_node(**node_options(1))
     second = nodes.add_node(**node_options(1))
     with driver(tmp_path, "auto", nodes.address) as process:
@@ -105,7 +104,7 @@ def test_node_that_is_drained_loses_nothing(
         )  # fmt: skip
         wait_for(lambda: events(tmp_path, "WorkerLost"), process)
         nodes.remove_node(second, allow_graceful=False)
-        quick_tiles(tmp_path)
+        tiles_take(tmp_path, 0)
     assert process.returncode == 0
     (left,) = events(tmp_path, "WorkerLost")
     assert "about to be taken away" in left["reason"]
@@ -121,7 +120,7 @@ def test_head_that_dies_ends_the_driver_and_the_next_resumes(
 
     # Ray ends a driver that has lost its head, after a minute unless told otherwise
     monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
-    slow_tiles(tmp_path)
+    tiles_take(tmp_path, SLOW)
     cluster = Cluster(initialize_head=True, head_node_args=node_options(2))
     try:
         with driver(tmp_path, "auto", cluster.address) as process:
@@ -134,7 +133,7 @@ def test_head_that_dies_ends_the_driver_and_the_next_resumes(
         cluster.shutdown()
     assert process.returncode not in (0, None)
     done = tiles_done(tmp_path)
-    quick_tiles(tmp_path)
+    tiles_take(tmp_path, 0)
     with driver(tmp_path, "2", running) as process:
         pass
     assert process.returncode == 0

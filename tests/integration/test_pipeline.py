@@ -83,6 +83,7 @@ def test_what_the_run_says_of_z_is_what_the_matrix_says(finished):
     np.testing.assert_allclose(stored, Y.T @ np.linalg.solve(H, Y), rtol=1e-7, atol=1e-7)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_started_again_it_computes_nothing(finished):
     before = computed(finished)
     factor = sorted(p.stat().st_mtime_ns for p in (finished / "factor").rglob("c/*") if p.is_file())
@@ -94,6 +95,7 @@ def test_started_again_it_computes_nothing(finished):
     )
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_another_ridge_or_method_keeps_the_gram(finished):
     before = computed(finished)
     changed = settings(
@@ -166,7 +168,7 @@ def test_stages_out_of_order_say_what_is_missing(tmp_path):
 
 def test_interrupted_run_exits_130_and_the_printed_command_resumes(tmp_path):
     folder = tmp_path / "run"
-    flags = "--architecture cntk-gap-11 --data.n 400 --gram.executor inline --gram.tile 40"
+    flags = "--architecture cntk-gap-11 --data.n 200 --gram.executor inline --gram.tile 20"
     yaml = tmp_path / "r.yaml"
     yaml.write_text(f"run: {folder}\n")
     command = [sys.executable, "-m", "ntkdist", "gram", str(yaml), *flags.split()]
@@ -188,7 +190,7 @@ def test_interrupted_run_exits_130_and_the_printed_command_resumes(tmp_path):
     assert computed(folder) == 55
     with Pipeline(
         settings(
-            tmp_path / "b", architecture="cntk-gap-11", data=DataConfig(n=400), noise=NoiseConfig()
+            tmp_path / "b", architecture="cntk-gap-11", data=DataConfig(n=200), noise=NoiseConfig()
         )
     ) as whole:
         whole.gram()
@@ -234,6 +236,7 @@ def test_thumbnail_averages_the_class_ordered_matrix():
     assert full.shape == (n, n)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_behind_a_url_goes_all_the_way(tmp_path):
     url = f"memory://bucket/{tmp_path.name}"
     config = settings(tmp_path, run=url, data=DataConfig(n=60))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -48,12 +50,18 @@ def simple_gram(images: np.ndarray) -> np.ndarray:
     return fully_connected_ntk(x, 1)
 
 
+@functools.cache
+def noisy(noise: float):
+    """1000 digits: (Gram matrix, noisy labels, true labels, what is estimated from them)."""
+    images, labels, true = digits(1000, noise)
+    gram = simple_gram(images)
+    return gram, labels, true, choose_ridge(gram, labels, 10)
+
+
 @pytest.mark.parametrize(("noise", "least"), [(0.1, 0.98), (0.3, 0.98), (0.5, 0.96)])
 @pytest.mark.parametrize("method", ["posterior", "exact"])
 def test_ranking_by_label_quality_finds_the_corrupted_digits(noise, least, method):
-    images, labels, true = digits(1000, noise)
-    gram = simple_gram(images)
-    found = choose_ridge(gram, labels, 10)
+    gram, labels, true, found = noisy(noise)
     ridge = 1e-3 if method == "posterior" else found.ridge
     known = {"noise_rate": found.noise.rate, "first_probs": found.pred_probs}
     result = refurbish(invert(gram, ridge), labels, 10, method=method, steps="auto", **known)
@@ -70,9 +78,7 @@ def test_ranking_by_label_quality_finds_the_corrupted_digits(noise, least, metho
 
 
 def test_quality_of_clean_digits_is_the_share_that_is_right():
-    images, labels, _ = digits(1000, 0.0)
-    gram = simple_gram(images)
-    found = choose_ridge(gram, labels, 10)
+    gram, labels, _, found = noisy(0.0)
     known = {"noise_rate": found.noise.rate, "first_probs": found.pred_probs}
     result = refurbish(invert(gram, 1e-3), labels, 10, method="posterior", steps="auto", **known)
     assert (result.labels != labels).mean() <= 0.015

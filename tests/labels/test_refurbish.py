@@ -460,7 +460,7 @@ def test_confidence_leaves_what_is_not_sure_and_says_which():
 
 @pytest.mark.parametrize("method", ["exact", "paper"])
 def test_several_flips_a_step_still_lower_the_loss_one_by_one(method):
-    A, labels, true = clustered(300, 6, 0.4, 14)
+    A, labels, true = clustered(180, 6, 0.4, 14)
     steps = None if method == "exact" else 100
     one = refurbish(A, labels, 6, method=method, steps=steps)
     many = refurbish(A, labels, 6, method=method, steps=steps, flips_per_step=8)
