@@ -30,6 +30,7 @@ if not Path("/dev/nvidiactl").exists():
 #: Files that take minutes begin first, so that none of them is left alone at the end.
 LONGEST = (
     "kernels/test_cuda.py",
+    "kernels/test_cuda_pools.py",
     "deploy/test_slurm.py",
     "faults/test_nodes.py",
     "faults/test_kills.py",

@@ -40,8 +40,7 @@ from arora_table1 import DEPTHS, PUBLISHED, PUBLISHED_WITH
 from ntkdist import Architecture
 from ntkdist.data import Preprocessor, load, select
 from ntkdist.errors import InputError
-from ntkdist.kernels import get_backend
-from ntkdist.kernels.family import Family
+from ntkdist.kernels import Family, get_backend
 from ntkdist.learning import KernelRegression, accuracy
 
 NETWORK = "cntk-gap"

@@ -4,6 +4,15 @@ Needs numpy, scipy and numba alone; ``stax`` loads jax and neural-tangents when 
 """
 
 from ntkdist.kernels.backend import KINDS, Backend, Selection, get_backend, select_backend
+from ntkdist.kernels.family import Family
 from ntkdist.kernels.matrix import kernel_matrix
 
-__all__ = ["KINDS", "Backend", "Selection", "get_backend", "kernel_matrix", "select_backend"]
+__all__ = [
+    "KINDS",
+    "Backend",
+    "Family",
+    "Selection",
+    "get_backend",
+    "kernel_matrix",
+    "select_backend",
+]

@@ -1,0 +1,137 @@
+"""How the cuda backend computes: same bits, one pass, arrays on the device, errors."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from numba import cuda
+
+from ntkdist import Architecture, kernel_matrix
+from ntkdist.errors import InputError
+from ntkdist.kernels import _cuda_batches, _cuda_prepare, get_backend
+from ntkdist.kernels import cuda as backend_module
+from tests.kernels.cuda_cases import (
+    DTYPES,
+    minutes_on_the_simulator,
+    sets,
+)
+from tests.kernels.images import awkward_images
+from tests.kernels.oracle import KINDS, entries_by
+from tests.kernels.test_cpu_networks import (
+    ERF_FLAT,
+    PLAIN,
+    POOLED,
+    TOP,
+)
+from tests.tolerances import RTOL, assert_close
+
+
+@pytest.mark.parametrize("arch", ["cntk-gap-4", PLAIN["biases everywhere"][0]], ids=str)
+def test_registers_and_memory_hold_the_same_state(arch, monkeypatch):
+    """The general kernel must agree with the fused one, which is tested above."""
+    x, y = sets((4, 5, 2))
+    fused = entries_by("cuda", arch, x, y, "float64")
+    layout_of = _cuda_prepare.layout_of
+
+    def general(*args):
+        layout = layout_of(*args)
+        blocks = tuple(dataclasses.replace(block, fused=None) for block in layout.blocks)
+        assert blocks != layout.blocks
+        return dataclasses.replace(layout, blocks=blocks)
+
+    monkeypatch.setattr(_cuda_prepare, "layout_of", general)
+    found = entries_by("cuda", arch, x, y, "float64")
+    for kind in KINDS:
+        assert_close(found[kind], fused[kind], RTOL["float64"])
+
+
+@pytest.mark.parametrize(
+    ("arch", "n"),
+    [(POOLED["halved"][0], 3), ((*ERF_FLAT[:4], *TOP), 3), ("cntk-gap-4", 4), ("fc-3", 11)],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    "dtype",
+    [d if d == "float32" else pytest.param(d, marks=minutes_on_the_simulator) for d in DTYPES],
+)
+def test_runs_blocks_batches_and_symmetry_do_not_change_a_bit(arch, n, dtype, monkeypatch):
+    x = awkward_images((4, 3, 2), max(n, 5))[:n]
+    whole = entries_by("cuda", arch, x, x.copy(), dtype)
+    again = entries_by("cuda", arch, x, x.copy(), dtype)
+    monkeypatch.setattr(_cuda_batches, "MOST_PAIRS", 2)
+    own = {kind: kernel_matrix(arch, x, kind=kind, backend="cuda", dtype=dtype) for kind in KINDS}
+    parts = [entries_by("cuda", arch, x[:2], x[k:], dtype) for k in (0, n - 1)]
+    for kind in KINDS:
+        assert (again[kind] == whole[kind]).all()
+        assert (own[kind] == own[kind].T).all()
+        assert (np.triu(own[kind]) == np.triu(whole[kind])).all()
+        for part, k in zip(parts, (0, n - 1), strict=True):
+            assert (part[kind] == whole[kind][:2, k:]).all()
+
+
+def test_both_kinds_come_from_one_pass():
+    backend = get_backend("cuda")
+    state = backend.prepare(Architecture.parse("cntk-gap-4"), awkward_images((3, 3, 1), 5)[:2])
+    both = backend.block(state, state, ("nngp", "ntk"))
+    assert list(both) == ["ntk", "nngp"]
+    for kind, found in both.items():
+        assert (found == backend.block(state, state, (kind,))[kind]).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_arrays_on_the_device_are_taken_and_given(dtype):
+    backend = get_backend("cuda")
+    arch = Architecture.parse("cnn-1")
+    x = awkward_images((3, 4, 2), 5).astype(dtype)
+    on_host = backend.prepare(arch, x)
+    there = cuda.to_device(x)
+    state = backend.prepare(arch, there)
+    found = backend.block_on_device(state, state, ("ntk",))["ntk"]
+    assert not isinstance(found, np.ndarray)
+    assert (found.copy_to_host() == backend.block(on_host, on_host)["ntk"]).all()
+    assert (there.copy_to_host() == x).all()
+
+
+@pytest.mark.gpu
+def test_arrays_of_jax_on_the_gpu_are_read_where_they_are():
+    jnp = pytest.importorskip("jax.numpy")
+    x = awkward_images((6, 5, 2), 5).astype(np.float32)
+    there = jnp.asarray(x)
+    if not hasattr(there, "__cuda_array_interface__"):
+        pytest.skip("jax has no GPU here")
+    view = backend_module.on_device(there)
+    assert view.__cuda_array_interface__["data"] == there.__cuda_array_interface__["data"]
+    found = kernel_matrix("cntk-gap-4", there, backend="cuda")
+    assert (found == kernel_matrix("cntk-gap-4", x, backend="cuda")).all()
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.ones((2, 3, 3)), r"\(2, 3, 3\)"),
+        (np.full((2, 3, 3, 1), np.nan), "image 0 holds NaN"),
+        (
+            np.where(np.arange(3)[:, None, None, None] == 2, np.inf, np.ones((3, 3, 3, 1))),
+            "image 2",
+        ),
+        (np.ones((2, 3, 3, 1), np.int32), "float32 or float64"),
+    ],
+)
+def test_bad_images_are_named_on_the_device_too(images, message):
+    backend, arch = get_backend("cuda"), Architecture.parse("cntk-gap-4")
+    with pytest.raises(InputError, match=message):
+        backend.prepare(arch, cuda.to_device(images))
+
+
+def test_what_is_not_covered_is_said():
+    backend = get_backend("cuda")
+    arch = Architecture.parse(["Conv(3, stride=2)", "Relu", "Flatten", "Dense"])
+    assert "not an odd filter with stride 1" in backend.supports(arch, (8, 8, 1))
+    with pytest.raises(InputError, match="backend 'cuda'"):
+        backend.prepare(arch, np.ones((2, 8, 8, 1)))
+
+
+def test_too_little_memory_is_said_with_the_numbers(monkeypatch):
+    monkeypatch.setattr(_cuda_batches, "free_bytes", lambda: 1000)
+    with pytest.raises(InputError, match=r"one pair of images needs .* MiB .* or take backend cpu"):
+        kernel_matrix(POOLED["halved"][0], np.ones((1, 4, 6, 2)), backend="cuda")
