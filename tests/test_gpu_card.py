@@ -320,4 +320,5 @@ def test_ended_by_a_signal_it_ends_its_steps_and_keeps_what_there_is(tmp_path):
         outcome["name"]: outcome["state"]
         for outcome in json.loads((tmp_path / "card.json").read_text())["outcomes"]
     }
-    assert states == {"tests": "cut", "busy": "skipped"}
+    assert states["tests"] == "cut"
+    assert states["busy"] in ("cut", "skipped")  # it may have begun to prepare

@@ -60,7 +60,7 @@ def cell_functions(dtype: str) -> dict[str, Any]:
         total = trained * (whole - e) + theta
         negative = e > whole
         f = two * whole - e if negative else e
-        kept = (delta - e) + whole if negative else delta
+        kept = d * d + whole if negative else delta
         y = min(abs(f) * over_root(abs(f * ab + tiny)), most)
         s = y * y
         p = y * angle_of(s)

@@ -20,14 +20,16 @@ from ntkdist.kernels._unroll import written_out
 
 @lru_cache(maxsize=8)
 def image_kernels(dtype: str) -> dict[str, Any]:
-    """Return ``contrast``, ``pixels``, ``link``, ``windows`` and ``mean`` for a dtype."""
+    """Return the kernels for a dtype: clear, contrast, pixels, link, windows and mean."""
     real = np.dtype(dtype).type
     names = {
         "real": real,
         "half_erf": cell_functions(dtype)["half_erf"],
         "one": real(1),
+        "zero": real(0),
     }
     functions = {
+        "clear": _clear,
         "contrast": _contrast,
         "pixels": _pixels,
         "link": _link,
@@ -43,6 +45,12 @@ def twice(numbers, at, copy, value):
     put(numbers, at, value)
     if copy > 0:
         put(numbers, at + copy, value)
+
+
+def _clear(numbers, count, threads):
+    """Set all numbers to zero."""
+    for k in range(cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x, count, threads):
+        put(pointer(numbers, 0), k, zero)
 
 
 def _contrast(x, n, count, homogeneous, bad, norm):

@@ -14,11 +14,13 @@ from ntkdist.kernels._chain import Chain, Link
 from ntkdist.kernels._cuda_batches import batch_size
 from ntkdist.kernels._cuda_cells import ERF, LINEAR, RELU
 from ntkdist.kernels._cuda_images import image_kernels
+from ntkdist.kernels._cuda_intrinsics import SIMULATED
 from ntkdist.kernels._cuda_launch import each, put
 from ntkdist.kernels._cuda_plan import Block, layout_of
 from ntkdist.kernels._cuda_state import CudaState
 
 _KIND = {"": LINEAR, "relu": RELU, "erf": ERF}
+CLEARING = 1 if SIMULATED else 2**18  # threads
 
 
 class Preparation:
@@ -31,13 +33,18 @@ class Preparation:
         self.layout = layout_of(chain, shape, backend.dtype, reads)
         self.kernels = image_kernels(backend.dtype)
         self.n, (H, W, C) = n, shape
-        self.numbers = put(np.zeros((n, self.layout.size), backend.dtype))
+        self.numbers = cuda.device_array((n, self.layout.size), backend.dtype)
+        threads = min(
+            self.numbers.size, CLEARING
+        )  # not from the host: they are half a megabyte each
+        each(self.kernels["clear"], threads)(self.numbers, self.numbers.size, threads)
         self.norm = cuda.device_array(n, np.float64)
         bad = cuda.device_array(n, np.int64)
         each(self.kernels["contrast"], n)(x, n, H * W * C, chain.homogeneous, bad, self.norm)
         if (wrong := np.flatnonzero(bad.copy_to_host())).size:
             raise InputError(f"image {wrong[0]} holds NaN or infinite pixels; clean or drop it")
-        self.A = cuda.device_array((n, H, W), np.float64)
+        self.turn = 0
+        self.A = self._variances(H, W)
         first = self.layout.blocks[0]
         each(self.kernels["pixels"], n * H * W)(
             x, n * H * W, H * W, W, C, self.norm, 1 / np.sqrt(2 * C), self.numbers,
@@ -67,6 +74,12 @@ class Preparation:
             variance = put(np.maximum(spread.copy_to_host() - inside, 0.0))
         return CudaState(layout, self.numbers, (*spreads, spread), variance, self.norm)
 
+    def _variances(self, H: int, W: int) -> Any:
+        """Return an array for the variances of all pixels, another one than the last time."""
+        self.turn = 1 - self.turn
+        shape = (self.n, H, W)
+        return self.backend._workspace.array(f"variances {self.turn}", shape, np.float64)
+
     def _spread(self, block: Block) -> Any:
         """Return the mean over a block's pixels of the variances as they are now."""
         spread = cuda.device_array(self.n, np.float64)
@@ -77,7 +90,7 @@ class Preparation:
         self, block: Block, link: Link, where: dict[str, int], before: float, behind: float
     ) -> None:
         total = self.n * block.pixels
-        new = cuda.device_array((self.n, block.H, block.W), np.float64)
+        new = self._variances(block.H, block.W)
         each(self.kernels["link"], total)(
             self.A, total, block.H, block.W, link.size, link.W_std**2 / link.size**2,
             link.b_std**2, before, behind, _KIND[link.activation], self.numbers,
@@ -89,7 +102,7 @@ class Preparation:
     def _pool(self, n: int) -> None:
         """Average over windows, with what each image's windows have of themselves."""
         front, block = self.layout.blocks[n - 1], self.layout.blocks[n]
-        new = cuda.device_array((self.n, block.H, block.W), np.float64)
+        new = self._variances(block.H, block.W)
         for part, pooled in self._with_itself(n):
             count = part.stop - part.start
             each(self.kernels["windows"], count * block.pixels)(

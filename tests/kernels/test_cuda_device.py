@@ -30,6 +30,17 @@ def test_a_machine_without_numba_cuda_says_so(real, monkeypatch):
         get_backend("cuda")
 
 
+def test_a_simulator_without_its_package_says_so(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setenv("NUMBA_ENABLE_CUDASIM", "1")
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "greenlet" else find(name)
+    )
+    assert "pip install greenlet" in cuda_unavailable()
+    with pytest.raises(InputError, match="pip install greenlet"):
+        get_backend("cuda")
+
+
 def test_a_machine_without_a_gpu_says_so_in_a_fresh_process():
     code = """
 import importlib.util
