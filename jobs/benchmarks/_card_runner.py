@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from _card_steps import ROOT, Step
-from _turns import ASK, DONE, GO, VARIABLE
+from _turns import ASK, DONE, GO, VARIABLE, Outer
 
 TICK = 0.05  # seconds between two looks at what runs
 GRACE = 2.0  # seconds from the wish that a step end to its end by force
@@ -70,7 +70,8 @@ class Runner:
 
     A step starts when there is a core for it, prepares, and asks for its turn (``_turns.py``). Of
     those that wait the first in order gets it. One that needs the GPU as a whole starts with its
-    turn, when all before it are done preparing.
+    turn, when all before it are done preparing. Where this process is itself given turns, by
+    another runner, it gives its own only while it has one.
 
     Args:
         steps: In order of importance.
@@ -102,6 +103,7 @@ class Runner:
         self._begin = time.monotonic()
         self._end = self._begin + seconds
         self._selector = selectors.DefaultSelector()
+        self._outer = Outer()
 
     def run(self) -> None:
         """Run until every step has its outcome; all that still run are ended if it is interrupted.
@@ -125,6 +127,7 @@ class Runner:
                 self._told(Outcome(step.name, "skipped", "the time was up"))
             self._pending.clear()
             self._selector.close()
+            self._outer.close()
 
     def _left(self) -> float:
         return self._end - time.monotonic()
@@ -184,13 +187,18 @@ class Runner:
             return
         waiting = {active.step.name: active for active in self._active if active.waiting}
         ready = [active.step for active in waiting.values()]
-        ready += [step for step in self._pending if step.whole and not self._awaited(step)]
+        ready += [step for step in self._pending if step.whole]
+        ready = [step for step in ready if not (step.behind and self._awaited(step))]
+        if not ready:
+            self._outer.give_back()  # as long as all prepare
+        if not ready or not self._outer.taken():
+            return
         for step in sorted(ready, key=lambda step: self._order[step.name]):
             active = waiting.get(step.name)
             if active is None:
                 self._pending.remove(step)
                 active = self._begin_one(step)
-            elif words := self._too_late(step):
+            elif not active.turns and (words := self._too_late(step)):
                 self._stop(active, "cut", words)
                 continue
             else:

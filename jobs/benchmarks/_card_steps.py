@@ -14,6 +14,7 @@ NETWORKS = (
     *("myrtle-10", "cnn-3", "cntk-gap-21", "cntk-gap-11", "myrtle-5", "myrtle-7", "cntk-gap-4"),
     *("cntk-v-21", "fc-10"),
 )
+VARIED = ("cnn-3", "myrtle-10", "cntk-gap-21")  # of which variants are timed
 DEPTHS = (3, 4, 6, 11, 21)
 ENTRIES = 2000 * 2001 // 2 + 2000 * 2000  # of a depth
 
@@ -22,6 +23,7 @@ US_PER_LAYER = 2.3
 US_OF_DEPTH = {21: 40.3}
 PYTEST = ("-m", "gpu", "-q", "-p", "no:cacheprovider")
 TIMING, PEERS, COMPILING = 14.0, 60.0, 25.0
+VARIANTS = 40.0  # of a network
 STORE, PIPELINE = ("zarr", "threadpoolctl"), ("zarr", "dask", "pandas", "threadpoolctl")
 
 
@@ -46,6 +48,7 @@ class Step:
         why_not: Why it cannot be run at all.
         says: How the line of its output begins that tells what it found; the last one counts.
         environment: Added to that of this process.
+        last: Whether its turn comes only when all before it are done preparing.
     """
 
     name: str
@@ -59,6 +62,12 @@ class Step:
     why_not: str = ""
     says: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
+    last: bool = False
+
+    @property
+    def behind(self) -> bool:
+        """Whether it must not overtake what comes before it."""
+        return self.whole or self.last
 
     def obstacle(self) -> str:
         """Return why it cannot be run here; empty where it can."""
@@ -93,6 +102,7 @@ def steps(place: Place) -> list[Step]:
     """Return every step, the most important first."""
     found = [_tests(place)]
     found += [_timing(place, name, "time", ("--alone",), TIMING) for name in NETWORKS]
+    found += [_variants(place, name) for name in VARIED]
     found += [_depth(place, depth) for depth in DEPTHS]
     found += [_busy(place), _pipeline(place)]
     return found + [_timing(place, name, "peer", (), PEERS) for name in NETWORKS]
@@ -156,6 +166,24 @@ def _timing(place: Place, network: str, kind: str, words: Sequence[str], seconds
         limit=seconds + 180,
         needs=("jax",) if kind == "peer" or place.simulate else (),
         says=f"{network}: ",
+    )
+
+
+def _variants(place: Place, network: str) -> Step:
+    """Variants of the kernels; those of all networks share the cores."""
+    name = f"variants-{network}"
+    processes = max(1, min(12, (place.cores - 1) // len(VARIED)))
+    size: tuple[str, ...] = ("--networks", network, "--processes", str(processes))
+    if place.simulate:
+        size = ("--simulate", "--networks", "cntk-gap-3", "--variants", "threads 128")
+    result = place.work / f"{name}.json"
+    return Step(
+        name,
+        _script(place, "gpu_variants.py", *size, "--output", result),
+        seconds=VARIANTS,
+        limit=VARIANTS + 300,
+        processes=processes,
+        says="measured: ",
     )
 
 
