@@ -2,13 +2,13 @@
 
     python jobs/benchmarks/card.py --seconds 780 --output card --data cifar10.npz
     python jobs/benchmarks/card.py --list
-    python jobs/benchmarks/card.py --seconds 300 --output card --only time,depth-11
+    python jobs/benchmarks/card.py --seconds 300 --output card --only time,depths
     python jobs/benchmarks/card.py --simulate --seconds 600 --output rehearsal    # without a GPU
 
 Runs, in this order: the tests that need a GPU; each network checked against the float64 reference
-and timed (``gpu.py``); variants of the kernels (``gpu_variants.py``); the accuracy of CNTK-GAP at
-five depths (``jobs/tables/depths.py``); how much of a run the GPU computes (``busy.py``); a run
-through the whole pipeline; each network timed again beside its peer. All prepare at once, each on
+and timed (``gpu.py``), three of them again beside their peers; the accuracy of CNTK-GAP at five
+depths (``jobs/tables/depths.py``); a run through the whole pipeline; how much of a run the GPU
+computes (``busy.py``); variants of the kernels (``gpu_variants.py``); the other peers. All prepare at once, each on
 a core of its own, since compiling a kernel takes long; they take turns on the GPU, so that what is
 timed is alone there. What a step does before its turn is to compile, and to launch a few pairs of
 images.
