@@ -111,6 +111,23 @@ def test_depths_of_several_runs_stand_in_one_file(call, output, data):
     assert list(output.parent.iterdir()) == [output]
 
 
+def test_packed_images_give_the_same_results(call, output, data, tmp_path):
+    small = tmp_path / "small.npz"
+    assert call("--pack", str(small))[0] == 0
+    assert not output.exists()
+    assert call()[0] == 0
+    found = json.loads(output.read_text())
+    assert small.stat().st_size < data.stat().st_size
+    assert load(f"npz:{small}", "train").images.dtype == np.uint8
+    code, _, progress = call("--data", str(small))
+    assert code == 0
+    assert "cntk-gap-3" not in progress  # these are the images it has results of
+    assert json.loads(output.read_text()) == found
+    code, _, error = call("--data", str(small), train=30)
+    assert code == 2
+    assert "packed with 40 training and 30 test images, not 30 and 30" in error
+
+
 def test_what_the_limit_cut_short_goes_on_with_the_same_bits(
     call, output, depths, limit, monkeypatch
 ):

@@ -49,7 +49,8 @@ def batch_size(
     for n, block in enumerate(layout.blocks[:upto]):
         of_block = classes[n] if classes else block.classes
         if isinstance(of_block, Classes):
-            a_pair += 16 * (len(of_block.starts) - 1) * block.teams
+            networks = 1 + len(layout.reads)
+            a_pair += 16 * (len(of_block.starts) - 1) * block.teams * networks
             if block.pool:
                 a_pair += 2 * itemsize * len(of_block.ids) * block.pixels
         if block.pool:
