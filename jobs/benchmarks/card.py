@@ -8,10 +8,10 @@
 Runs, in this order: the tests that need a GPU; each network checked against the float64 reference
 and timed (``gpu.py``), three of them again beside their peers; the accuracy of CNTK-GAP at five
 depths (``jobs/tables/depths.py``); a run through the whole pipeline; how much of a run the GPU
-computes (``busy.py``); variants of the kernels (``gpu_variants.py``); the other peers. All prepare at once, each on
-a core of its own, since compiling a kernel takes long; they take turns on the GPU, so that what is
-timed is alone there. What a step does before its turn is to compile, and to launch a few pairs of
-images.
+computes (``busy.py``); variants of the kernels (``gpu_variants.py``); the other peers. All prepare
+at once, each on a core of its own, since compiling a kernel takes long; they take turns on the GPU,
+so that what is timed is alone there. What a step does before its turn is to compile, and to launch
+a few pairs of images.
 
 A step that fails, is not installed or takes too long stops no other. After each step --output
 holds all there is: summary.md, card.json (outcomes and their figures), gpu-NAME.json (the rows of
