@@ -262,10 +262,10 @@ def test_where_nothing_can_be_timed_it_says_so_and_writes_nothing(tmp_path):
     assert not path.exists()
 
 
-def test_on_a_card_variants_come_between_times_and_depths(tmp_path):
+def test_on_a_card_variants_come_behind_what_is_asked_first(tmp_path):
     command = [sys.executable, str(BENCHMARKS / "card.py"), "--list", "--simulate"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    kinds = [line.split("-")[0] for line in done.stdout.splitlines()[1:]]
+    kinds = [line.split()[0].split("-")[0] for line in done.stdout.splitlines()[1:]]
     at = kinds.index("variants")
-    assert kinds[at - 1] == "time"
-    assert kinds[at : at + 4] == ["variants"] * 3 + ["depth"]
+    assert kinds[at - 1] == "busy"
+    assert kinds[at : at + 4] == ["variants"] * 3 + ["peer"]

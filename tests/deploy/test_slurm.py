@@ -71,7 +71,7 @@ def test_an_interrupted_job_is_queued_again_and_goes_on(slurm: FakeSlurm, tmp_pa
 
     slurm.environment["SLURM_JOB_NUM_NODES"] = "1"
     job = slurm.start(str(run_file))
-    eventually(lambda: stored(run), 120, "a tile")
+    eventually(lambda: stored(run), 300, "a tile")  # the first compiles, beside other tests
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
     secret = token.read_text()
     job.send_signal(signal.SIGTERM)
