@@ -4,4 +4,14 @@
 # the files of tests, since many wait for others' processes; "-n 0" runs all in one.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+# compiled once, side by side, before several processes would each do so
+for dtype in float32 float64; do
+    python -c "
+import numpy as np
+from ntkdist import kernel_matrix
+for network in ('cnn-3', 'fc-2'):
+    kernel_matrix(network, np.ones((2, 4, 4, 1)), backend='cpu', dtype='$dtype')
+" &
+done
+wait
 exec python -m pytest -m "not slow and not gpu" -n 3 --dist loadfile --no-loadscope-reorder "$@"

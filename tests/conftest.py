@@ -22,6 +22,10 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # No workers in advance: where a cluster is joined, actors ask for an environment of their own.
 os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# XLA compiles most of the time: networks that are run once need not be fast
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+)
 # Before anything imports numba: without a GPU the CUDA kernels run on Numba's simulator.
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("NUMBA_ENABLE_CUDASIM", "1")
