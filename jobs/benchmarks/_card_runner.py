@@ -81,6 +81,7 @@ class Runner:
         environment: Variables added to those of this process.
         on_outcome: Told what became of each step, at once.
         on_tick: Called every few hundredths of a second.
+        ended: Whether to end now, asked as often.
     """
 
     def __init__(
@@ -93,13 +94,14 @@ class Runner:
         environment: Mapping[str, str],
         on_outcome: Callable[[Outcome], None],
         on_tick: Callable[[], None] = lambda: None,
+        ended: Callable[[], bool] = lambda: False,
     ) -> None:
         self._order = {step.name: place for place, step in enumerate(steps)}
         self._pending = list(steps)
         self._active: list[_Active] = []
         self._work, self._cores = work, max(1, cores)
         self._environment = {**os.environ, **environment}
-        self._told, self._tick = on_outcome, on_tick
+        self._told, self._tick, self._ended = on_outcome, on_tick, ended
         self._begin = time.monotonic()
         self._end = self._begin + seconds
         self._selector = selectors.DefaultSelector()
@@ -113,7 +115,7 @@ class Runner:
         """
         self._drop(lambda step: step.obstacle())
         try:
-            while (self._pending or self._active) and self._left() > 0:
+            while (self._pending or self._active) and self._left() > 0 and not self._ended():
                 self._hear()
                 self._reap()
                 self._enforce()

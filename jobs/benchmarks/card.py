@@ -138,6 +138,7 @@ def measure(todo: list[Step], record: Record, place: Place, seconds: float, begi
             written = time.monotonic()
             record.write_logs()
 
+    _SIGNALS.wait_for = True
     Runner(
         todo,
         place.work,
@@ -146,15 +147,30 @@ def measure(todo: list[Step], record: Record, place: Place, seconds: float, begi
         environment=environment(place.simulate),
         on_outcome=tell,
         on_tick=tick,
+        ended=lambda: _SIGNALS.came,
     ).run()
+    _SIGNALS.wait_for = False
+    if _SIGNALS.came:
+        raise KeyboardInterrupt
 
 
-def _interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt
+class _Signals:
+    """Notes a signal where raising could lose a process that was just begun."""
+
+    came = wait_for = False
+
+    def __call__(self, *_: Any) -> None:
+        self.came = True
+        if not self.wait_for:
+            raise KeyboardInterrupt
+
+
+_SIGNALS = _Signals()
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _SIGNALS)
     try:
         code = run(options().parse_args())
     except Refusal as error:

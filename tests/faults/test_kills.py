@@ -63,7 +63,7 @@ def test_signal_ends_after_the_tiles_in_flight(
     (run,) = drivers(tmp_path)
     (told,) = [record for record in run if record["event"] == "Interrupted"]
     assert told["signal"] == name
-    assert 1 <= len(told["in_flight"]) <= 4
+    assert len(told["in_flight"]) <= 4  # none if all had just answered
     assert set(keys(run, "TileStarted")) == set(keys(run, "TileDone"))
     assert not [record for record in run if record["event"] == "WorkerLost"]
     after = run[run.index(told) :]

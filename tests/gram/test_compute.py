@@ -111,9 +111,12 @@ def test_stop_before_the_start_computes_nothing(tmp_path: Path) -> None:
     stop = threading.Event()
     stop.set()
     backend = FakeBackend()
+    events: list[Any] = []
     with pytest.raises(InterruptedRunError):
-        compute_gram(job, fake_executor(backend), tiling=tiling, stop=stop)
+        compute_gram(job, fake_executor(backend), tiling=tiling, on_event=events.append, stop=stop)
     assert backend.same == []
+    told = [event.in_flight for event in events if isinstance(event, Interrupted)]
+    assert told == [()]
 
 
 def test_stop_is_told_as_an_event(tmp_path: Path) -> None:

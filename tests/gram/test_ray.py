@@ -123,6 +123,16 @@ def test_worker_of_another_arithmetic_refuses(tmp_path: Path) -> None:
         compute_gram(other, RayExecutor(2), tiling=tiling)
 
 
+def test_stop_with_nothing_in_flight_is_told(tmp_path: Path) -> None:
+    job, tiling = real_job(tmp_path)
+    stop = threading.Event()
+    stop.set()
+    events: list[Any] = []
+    with pytest.raises(InterruptedRunError):
+        compute_gram(job, RayExecutor(1), tiling=tiling, on_event=events.append, stop=stop)
+    assert [event.in_flight for event in events if isinstance(event, Interrupted)] == [()]
+
+
 def test_stop_waits_for_the_tiles_in_flight(tmp_path: Path) -> None:
     job, tiling = real_job(tmp_path)
     stop = threading.Event()

@@ -89,6 +89,8 @@ class InlineExecutor:
                 key, record = answer
                 hands.tiles.remove(key)
                 ledger.book(key, record)
+        if stop.is_set() and not told and ledger.waiting:  # nothing was in flight
+            emit(Interrupted(getattr(stop, "signal", ""), ()))
         ledger.check_store()
 
 

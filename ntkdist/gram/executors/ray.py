@@ -215,6 +215,8 @@ class RayExecutor:
                     " %(num_gpus)g GPU; add nodes that have them, or take another --gram.backend",
                     teams[0].options,
                 )
+        if stop.is_set() and stopped is None and ledger.waiting:  # all had just answered
+            emit(Interrupted(getattr(stop, "signal", ""), ()))
 
     def _fit(
         self,
