@@ -5,6 +5,7 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 # compiled once, side by side, before several processes would each do so
+echo "compiling the kernels, where they are not compiled yet ..."
 for dtype in float32 float64; do
     python -c "
 import numpy as np

@@ -52,14 +52,12 @@ def fused_kernel(spec: Fused) -> Any:
     known = asdict(spec)
     del known["dtype"]
     cells = spec.H * spec.columns
-    known["lanes"], known["lanes_of_class"], known["together"] = (
-        LANES, spec.lanes_of_class, spec.together
-    )  # fmt: skip
+    known |= {"lanes_of_class": spec.lanes_of_class, "together": spec.together}
     known["room"], known["front"] = spec.room, spec.H * spec.pitch
     known["other_room"] = spec.room if spec.layers > 1 else 0
     known["shared_size"] = spec.shared_size
     unit = 16 // np.dtype(spec.dtype).itemsize  # numbers that a thread copies at a time
-    known |= {"threads": THREADS, "unit": unit}
+    known |= {"threads": THREADS, "lanes": LANES, "unit": unit}
     known["turns"] = -(-known["front"] // (THREADS * unit))
     known["side_turns"] = -(-4 * spec.pitch // (THREADS * unit))
     known["whole"] = known["front"] % (THREADS * unit) == 0

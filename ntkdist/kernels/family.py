@@ -27,7 +27,7 @@ def depths_of(archs: Sequence[Architecture]) -> tuple[int, ...] | None:
     """
     chains = [chain_of(arch) for arch in archs]
     plain = [chain for chain in chains if isinstance(chain, Chain)]
-    if len(plain) < len(chains) or any(len(chain.blocks) > 1 for chain in plain):
+    if len(plain) < len(chains) or any(len(chain.blocks) > 1 or not chain.links for chain in plain):
         return None
     deepest = max(plain, key=lambda chain: len(chain.links))
     if not all(

@@ -28,9 +28,10 @@ def test_depths_of_one_family_are_its_layers():
          + ["GlobalAvgPool", "Dense"]),
         (["Conv", "Relu", "GlobalAvgPool", "Dense"], ["Conv", "Relu"] * 2
          + ["GlobalAvgPool", "Dense", "Relu", "Dense"]),
+        (["GlobalAvgPool", "Dense"], ["Conv", "Relu", "GlobalAvgPool", "Dense"]),
         ("cntk-gap-3", ["Conv(stride=2)", "Relu", "Flatten", "Dense"]),
     ],
-    ids=["ends", "pools", "layers", "tails", "uncovered"],
+    ids=["ends", "pools", "layers", "tails", "no layer", "uncovered"],
 )  # fmt: skip
 def test_other_networks_are_no_family(specs):
     specs = [list(spec) if isinstance(spec, list) else spec for spec in specs]
