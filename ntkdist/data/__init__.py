@@ -1,6 +1,6 @@
-"""Labelled images: where they come from, which of them, how prepared, and label noise.
+"""Labelled images or features: where they come from, which of them, how prepared, label noise.
 
-Images are (N, H, W, C). Nothing heavy is imported until a reader needs it.
+Images are (N, H, W, C), features (N, D). Nothing heavy is imported until a reader needs it.
 """
 
 from __future__ import annotations

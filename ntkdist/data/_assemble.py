@@ -26,7 +26,7 @@ def assemble(
 
     Args:
         where: The file or folder, put before every error.
-        images: (N, H, W, C), or (N, H, W) for greyscale.
+        images: (N, H, W, C), or (N, H, W) for greyscale; or features (N, D).
         labels: (N,) or (N, 1).
         class_names: Names in label order, if the files know them.
         num_classes: K, if the files know it; else the number of names, else one more

@@ -20,8 +20,9 @@ def read(path: Path, split: str) -> ImageSet:
     """Read one split; only that split's images are unpacked.
 
     Args:
-        path: Archive with ``x_<split>`` (N, H, W[, C]), ``y_<split>`` (N,) or (N, 1),
-            and optionally ``class_names`` (K,) of text, which then sets K.
+        path: Archive with ``x_<split>``, images (N, H, W[, C]) or features (N, D),
+            ``y_<split>`` (N,) or (N, 1), and optionally ``class_names`` (K,) of text, which then
+            sets K.
         split: ``train`` or ``test``.
 
     Returns:
@@ -57,6 +58,23 @@ def read(path: Path, split: str) -> ImageSet:
     return assemble(
         f"{path} ({split})", images, labels, class_names=names, other_labels=other_labels
     )
+
+
+def holds_features(path: Path) -> bool:
+    """Return whether an archive's ``x_train`` is a table of features; reads its header alone."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            name = next(one for one in ("x_train.npy", "x_test.npy") if one in names)
+            with archive.open(name) as file:
+                version = np.lib.format.read_magic(file)
+                if version == (1, 0):
+                    shape, _, _ = np.lib.format.read_array_header_1_0(file)
+                else:
+                    shape, _, _ = np.lib.format.read_array_header_2_0(file)
+    except (OSError, zipfile.BadZipFile, zlib.error, StopIteration, ValueError, EOFError):
+        return False  # what is wrong with it, its reader says
+    return len(shape) == 2
 
 
 def _array(archive: Any, key: str, path: Path) -> NDArray[Any]:

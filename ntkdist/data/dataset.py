@@ -1,6 +1,6 @@
-"""One labelled image set, checked when it is made.
+"""One labelled set of images or features, checked when it is made.
 
-N is the number of images, K the number of classes; images are (N, H, W, C).
+N is the number of images or rows, K the number of classes; images are (N, H, W, C), features (N, D).
 """
 
 from __future__ import annotations
@@ -11,20 +11,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ntkdist.data.features import check_features
 from ntkdist.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Images with their labels and the names of the classes.
+    """Images or features with their labels and the names of the classes.
 
     Attributes:
-        images: Pixels as read, shape (N, H, W, C), N ≥ 2, any real dtype
-            (``Preprocessor`` knows what uint8 means).
+        images: What the kernel sees: pixels as read, shape (N, H, W, C), N ≥ 2, any real dtype
+            (``Preprocessor`` knows what uint8 means); or features, shape (N, D), D ≥ 2.
         labels: Classes 0..K−1, shape (N,), int64.
         num_classes: K; classes without an image are allowed.
         class_names: K names in label order; ``()`` becomes ``("0", "1", …)``.
         files: N names of the files the images came from, or ``()`` where they have none.
+        pictures: (N, H, W, C) images that features are of, for people to look at; None for
+            features of no images, and for images, which are their own pictures.
 
     Raises:
         InputError: A shape, length, dtype, pixel or label is wrong; one line names
@@ -36,11 +39,18 @@ class ImageSet:
     num_classes: int
     class_names: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
+    pictures: NDArray[Any] | None = None
 
     def __post_init__(self) -> None:
         images, labels = np.asarray(self.images), np.asarray(self.labels)
-        check_shapes(images, labels)
-        check_pixels(images)
+        if images.ndim == 2:
+            check_features(images)
+            _check_counts(images, labels, "rows of features")
+            if self.pictures is not None:
+                check_shapes(self.pictures, labels)
+        else:
+            check_shapes(images, labels)
+            check_pixels(images)
         labels = check_labels(labels, self.num_classes)
         names = tuple(self.class_names) or tuple(str(k) for k in range(self.num_classes))
         if len(names) != self.num_classes:
@@ -60,10 +70,22 @@ class ImageSet:
         return len(self.labels)
 
     @property
+    def is_features(self) -> bool:
+        """Whether the kernel sees features (N, D) instead of images."""
+        return self.images.ndim == 2
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of every image."""
+        """(H, W, C) of every image; (1, 1, D) for features."""
+        if self.is_features:
+            return 1, 1, self.images.shape[1]
         _, height, width, channels = self.images.shape
         return height, width, channels
+
+    @property
+    def shown(self) -> NDArray[Any] | None:
+        """(N, H, W, C) for people to look at; None for features of no images."""
+        return self.pictures if self.is_features else self.images
 
     def take(self, indices: ArrayLike) -> ImageSet:
         """Return the images at ``indices`` (M ≥ 2 integers) with the same K classes."""
@@ -75,6 +97,7 @@ class ImageSet:
             self.num_classes,
             self.class_names,
             tuple(self.files[i] for i in files),
+            None if self.pictures is None else self.pictures[chosen],
         )
 
 
@@ -85,19 +108,23 @@ def check_shapes(images: NDArray[Any], labels: NDArray[Any]) -> None:
             f"images have shape {images.shape}; (N, H, W, C) is needed: reshape them, "
             "greyscale has C = 1"
         )
+    _check_counts(images, labels, "images")
+    if 0 in images.shape:
+        raise InputError(f"images have shape {images.shape}; an image needs at least one pixel")
+
+
+def _check_counts(images: NDArray[Any], labels: NDArray[Any], what: str) -> None:
     if labels.ndim != 1:
         hint = "; turn one-hot rows into classes with argmax(axis=1)" if labels.ndim == 2 else ""
         raise InputError(f"labels have shape {labels.shape}; one number an image is needed{hint}")
     if len(images) != len(labels):
         raise InputError(
-            f"{len(images)} images but {len(labels)} labels; give one label for each image"
+            f"{len(images)} {what} but {len(labels)} labels; give one label for each image"
         )
     if len(images) < 2:
         raise InputError(
-            f"N = {len(images)} images; a Gram matrix needs at least 2: give more images"
+            f"N = {len(images)} {what}; a Gram matrix needs at least 2: give more images"
         )
-    if 0 in images.shape:
-        raise InputError(f"images have shape {images.shape}; an image needs at least one pixel")
 
 
 def check_pixels(images: NDArray[Any]) -> None:

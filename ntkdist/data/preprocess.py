@@ -1,8 +1,8 @@
-"""What is done to the pixels before the kernel sees them, with the training set's statistics.
+"""What is done to pixels or features before the kernel sees them, with the training statistics.
 
 A recipe is ``none`` or steps joined by ``+``, applied left to right, such as
-``standardize+unit-norm``. All arithmetic is float64 in blocks of images; the result is
-float32.
+``standardize+unit-norm``; ``auto`` is ``standardize`` for images and ``center+unit-norm`` for
+features. All arithmetic is float64 in blocks of images; the result is float32.
 """
 
 from __future__ import annotations
@@ -16,9 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.data.dataset import check_pixels
+from ntkdist.data.features import check_features
 from ntkdist.errors import InputError, did_you_mean
 
 RECIPES = ("none", "standardize", "center", "unit-norm", "halve")
+
+#: What ``auto`` is for images and for features.
+IMAGE_RECIPE, FEATURE_RECIPE = "standardize", "center+unit-norm"
 
 _BLOCK_VALUES = 1 << 23  # 64 MiB of float64
 
@@ -56,11 +60,12 @@ class Preprocessor:
     multiplies by √(H·W·C), so that its mean square is 1, a zero image staying zero;
     ``halve`` averages 2×2 pixels, for a kernel in a sixteenth of the time; ``none`` does
     nothing. uint8 pixels are divided by 255 first, all others taken as
-    they are.
+    they are. Features (N, D) are taken as they are and treated as images of one pixel with D
+    channels, so that each column has its mean and each row its norm, √D after ``unit-norm``.
 
     Attributes:
-        recipe: As given to ``fit``.
-        channels: C of the training images.
+        recipe: As given to ``fit``; ``auto`` as what it came to.
+        channels: C of the training images, D of features.
         steps: The fitted steps in order.
     """
 
@@ -73,18 +78,23 @@ class Preprocessor:
         """Measure what the recipe needs on the training images.
 
         Args:
-            images: Training images, shape (N, H, W, C), N ≥ 1, uint8 or any real dtype.
-            recipe: ``none`` or steps joined by ``+``.
+            images: Training images, shape (N, H, W, C), N ≥ 1, uint8 or any real dtype; or
+                features, shape (N, D), D ≥ 2.
+            recipe: ``none`` or steps joined by ``+``; or ``auto``.
 
         Returns:
             The fitted preprocessor.
 
         Raises:
             InputError: A step is unknown, the images are not finite (N, H, W, C), or have an odd
-            side where it has to be halved.
+            side where it has to be halved; features are halved, or have equal rows alone.
         """
+        recipe = resolve_recipe(recipe, features=images.ndim == 2)
         names = _parse(recipe)
         _check(images)
+        if images.ndim == 2:
+            _check_rows(images, names)
+        images = _as_images(images)
         _check_halves(images.shape, names.count("halve"))
         steps: list[Step] = []
         for name in names:
@@ -109,10 +119,10 @@ class Preprocessor:
         return cls(values["recipe"], values["channels"], steps)
 
     def apply(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        """Return the prepared images.
+        """Return the prepared images or features.
 
         Args:
-            images: Shape (M, H, W, C) with the training set's C.
+            images: Shape (M, H, W, C) with the training set's C; or (M, D) with its D.
 
         Returns:
             float32, same shape but for ``halve``; every image depends on itself and the
@@ -123,7 +133,14 @@ class Preprocessor:
                 leave the range of float32.
         """
         _check(images)
+        features, given = images.ndim == 2, images.shape
+        images = _as_images(images)
         _check_halves(images.shape, sum(step.name == "halve" for step in self.steps))
+        if images.shape[3] != self.channels and features:
+            raise InputError(
+                f"rows have {images.shape[3]} features, but the training rows had "
+                f"{self.channels}; compute them with the same network"
+            )
         if images.shape[3] != self.channels:
             raise InputError(
                 f"images have {images.shape[3]} channels, but the training images had "
@@ -137,13 +154,21 @@ class Preprocessor:
         for block in _blocks(images, self.steps):
             largest = float(np.abs(block).max())
             if not largest <= limit:
+                what, all_of_them = ("features", "features") if features else ("pixels", "images")
                 raise InputError(
-                    f"prepared pixels reach {largest:.3g}, above float32's {limit:.3g}; "
-                    "divide the images by a constant"
+                    f"prepared {what} reach {largest:.3g}, above float32's {limit:.3g}; "
+                    f"divide the {all_of_them} by a constant"
                 )
             out[start : start + len(block)] = block
             start += len(block)
-        return out
+        return out.reshape(given) if features else out
+
+
+def resolve_recipe(recipe: str, *, features: bool) -> str:
+    """Return the recipe that ``auto`` stands for, any other as it is."""
+    if recipe.strip() != "auto":
+        return recipe
+    return FEATURE_RECIPE if features else IMAGE_RECIPE
 
 
 def _parse(recipe: str) -> list[str]:
@@ -152,15 +177,40 @@ def _parse(recipe: str) -> list[str]:
         if name not in RECIPES:
             raise InputError(
                 f"preprocessing {name!r} in {recipe!r} is unknown; use {', '.join(RECIPES)}, "
-                f"joined by +{did_you_mean(name, RECIPES)}"
+                f"joined by +, or auto{did_you_mean(name, (*RECIPES, 'auto'))}"
             )
     return names
 
 
 def _check(images: NDArray[Any]) -> None:
+    if images.ndim == 2:
+        check_features(images)
+        return
     if images.ndim != 4 or 0 in images.shape:
         raise InputError(f"images have shape {images.shape}; (N, H, W, C) with pixels is needed")
     check_pixels(images)
+
+
+def _check_rows(features: NDArray[Any], names: list[str]) -> None:
+    """Refuse what is only for images, and features that tell nothing apart."""
+    if "halve" in names:
+        raise InputError(
+            "preprocessing 'halve' averages 2×2 pixels, and features have none; leave halve away"
+        )
+    if len(features) > 1 and (features == features[0]).all():
+        raise InputError(
+            f"all {len(features)} rows of features are equal, so that no kernel can tell them "
+            "apart; check how they were computed"
+        )
+
+
+def _as_images(images: NDArray[Any]) -> NDArray[Any]:
+    """Return features (N, D) as images (N, 1, 1, D), images as they are."""
+    if images.ndim == 4:
+        return images
+    # bytes of a table are numbers as they are, and no pixels to be divided by 255
+    rows = images.astype(np.float32) if images.dtype == np.uint8 else images
+    return rows[:, None, None, :]
 
 
 def _check_halves(shape: tuple[int, ...], times: int) -> None:
@@ -186,29 +236,45 @@ def _blocks(images: NDArray[Any], steps: tuple[Step, ...]) -> Iterator[NDArray[n
 
 
 def _measure(name: str, images: NDArray[Any], before: list[Step]) -> Step:
-    steps, channels = tuple(before), range(images.shape[3])
+    steps, channels = tuple(before), images.shape[3]
     halvings = sum(step.name == "halve" for step in before)
     count = math.prod(images.shape[:3]) >> 2 * halvings
-    total, squares, scale = np.zeros(len(channels)), np.zeros(len(channels)), np.ones(len(channels))
-    low, high = np.full(len(channels), np.inf), np.full(len(channels), -np.inf)
-    # One channel at a time: a sum over three axes at once is seven times slower and,
-    # not being pairwise, less accurate.
+    total, squares, scale = np.zeros(channels), np.zeros(channels), np.ones(channels)
+    low, high = np.full(channels, np.inf), np.full(channels, -np.inf)
     for block in _blocks(images, steps):
-        for c in channels:
-            values = block[..., c]
-            total[c] += values.sum()
-            low[c] = min(low[c], values.min())
-            high[c] = max(high[c], values.max())
+        for c, values, axis in _by_channel(block):
+            total[c] += values.sum(axis=axis)
+            low[c] = np.minimum(low[c], values.min(axis=axis))
+            high[c] = np.maximum(high[c], values.max(axis=axis))
     constant = low == high
     # the sum's rounding must not leave a remainder in a constant channel
     mean = np.where(constant, low, total / count)
     if name == "standardize":
         # second pass over the data: E[x²] − mean² would cancel
         for block in _blocks(images, steps):
-            for c in channels:
-                squares[c] += np.square(block[..., c] - mean[c]).sum()
-        scale = np.where(constant, 1.0, np.sqrt(squares / count))
+            for c, values, axis in _by_channel(block):
+                shift = mean[c] if axis is None else mean[:, None]
+                squares[c] += np.square(values - shift).sum(axis=axis)
+        # squares of differences below 1e-162 are zero; such a channel counts as constant
+        scale = np.where(constant | (squares == 0.0), 1.0, np.sqrt(squares / count))
     return Step(name, tuple(mean.tolist()), tuple(scale.tolist()))
+
+
+def _by_channel(
+    block: NDArray[np.float64],
+) -> Iterator[tuple[int | slice, NDArray[np.float64], int | None]]:
+    """Yield channels with their values and the axis to sum these over.
+
+    One channel at a time: a sum over three axes at once is seven times slower and, not being
+    pairwise, less accurate. Images of one pixel, which features are, come transposed, all channels
+    at once: their columns are far apart in memory.
+    """
+    n, height, width, channels = block.shape
+    if height == width == 1:
+        yield slice(None), np.ascontiguousarray(block.reshape(n, channels).T), 1
+        return
+    for c in range(channels):
+        yield c, block[..., c], None
 
 
 def _unit_norm(x: NDArray[np.float64]) -> NDArray[np.float64]:

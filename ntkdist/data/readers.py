@@ -13,6 +13,7 @@ from ntkdist.data import _cifar, _csv, _folders, _idx, _npz, synthetic
 from ntkdist.data._paths import resolve
 from ntkdist.data._size import Size, parse_size, scale_all
 from ntkdist.data.dataset import ImageSet
+from ntkdist.data.features import feature_words, read_features
 from ntkdist.errors import InputError, did_you_mean
 
 SPLITS = ("train", "test")
@@ -46,15 +47,17 @@ def load(
     root: str | None = None,
     size: Size | None = None,
     channels: int | None = None,
+    features: str | None = None,
 ) -> ImageSet:
-    """Read a labelled image set.
+    """Read a labelled set of images or features.
 
     Args:
         source: One of
 
             - ``digits``: scikit-learn's 1,797 handwritten digits, 8×8×1, float32 in 0..1;
               they have no test split.
-            - ``npz:FILE``: arrays x_train, y_train, x_test, y_test.
+            - ``npz:FILE``: arrays x_train, y_train, x_test, y_test; an x of two dimensions
+              holds features, one row each.
             - ``idx:DIR``: the original MNIST or Fashion-MNIST files, gzipped or not.
             - ``cifar10:DIR``, ``cifar100:DIR``: the python or the binary distribution
               (fine labels).
@@ -73,10 +76,14 @@ def load(
             ``images`` and ``csv`` must have one size.
         channels: 3 repeats greyscale images three times, so that they can stand beside coloured
             ones; others change nothing.
+        features: A file of features of the images, which the kernel is to see in their place:
+            ``.npy`` with an array (N, D), row i for image i of the split, or ``.npz`` with one
+            such array, or one for each split, called ``train`` and ``test``. The images become
+            the set's ``pictures``.
 
     Returns:
         The images as stored (uint8 stays uint8), shape (N, H, W, C), with their labels. Scaled
-        ones are float32 unless they were uint8.
+        ones are float32 unless they were uint8. Features as stored, shape (N, D).
 
     Raises:
         InputError: The source is unknown, or its files are missing, damaged or
@@ -89,9 +96,28 @@ def load(
         )
     size = None if size is None else parse_size(size)
     data = _read(source, split, root, size)
-    if channels == 3 and data.image_shape[2] == 1:
-        return dataclasses.replace(data, images=np.repeat(data.images, 3, axis=3))
-    return data
+    if channels == 3 and not data.is_features and data.image_shape[2] == 1:
+        data = dataclasses.replace(data, images=np.repeat(data.images, 3, axis=3))
+    return data if features is None else _with_features(data, source, split, features, root)
+
+
+def _with_features(
+    data: ImageSet, source: str, split: str, features: str, root: str | None
+) -> ImageSet:
+    """Return an image set whose images are replaced by their features, and kept as pictures."""
+    path = resolve(features.strip(), root)
+    if data.is_features:
+        raise InputError(
+            f"data.features={features!r}: {source} holds features itself "
+            f"({feature_words(*data.images.shape)}); leave one of them out"
+        )
+    values = read_features(path, split)
+    if len(values) != len(data):
+        raise InputError(
+            f"{path} holds {feature_words(*values.shape)}, but {source} ({split}) has "
+            f"{len(data):,} images; give one row for each image, in the order of the source"
+        )
+    return dataclasses.replace(data, images=values, pictures=data.images)
 
 
 def _read(source: str, split: str, root: str | None, size: Size | None) -> ImageSet:
@@ -119,7 +145,14 @@ def _read(source: str, split: str, root: str | None, size: Size | None) -> Image
 
 
 def _scaled(data: ImageSet, size: Size | None) -> ImageSet:
-    return data if size is None else dataclasses.replace(data, images=scale_all(data.images, size))
+    if size is None:
+        return data
+    if data.is_features:
+        raise InputError(
+            f"data.size={size!r} scales images, and the source holds features "
+            f"({feature_words(*data.images.shape)}); leave data.size out"
+        )
+    return dataclasses.replace(data, images=scale_all(data.images, size))
 
 
 def _suggestion(source: str) -> str:
