@@ -14,7 +14,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "--data.split": ("train", "test"),
     "--data.size": ("auto",),
     "--data.subset": ("first", "balanced"),
-    "--data.preprocess": ("none", "center", "standardize", "unit-norm", "halve"),
+    "--data.preprocess": ("auto", "none", "center", "standardize", "unit-norm", "halve"),
     "--gram.kinds": ("ntk", "nngp", "ntk,nngp"),
     "--gram.backend": ("auto", "cuda", "cpu", "stax", "reference"),
     "--gram.dtype": ("float32", "float64"),
@@ -22,6 +22,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 }
 _SUFFIXES = (".yaml", ".yml")
 _IMAGES = (".csv", ".npz")
+_FEATURES = (".npy", ".npz")
 
 
 def complete_target(context: Any) -> list[str]:
@@ -50,6 +51,8 @@ def complete_setting(context: Any) -> list[str]:
         from ntkdist.data.readers import SOURCES
 
         return [source.partition(":")[0] + ":" * (":" in source) for source in SOURCES]
+    if name in ("--data.features", "--data.features-test", "--data.features_test"):
+        return list(_targets(context.incomplete, _FEATURES, runs=False))
     if name == "--run":
         return list(_targets(context.incomplete, (), runs=True))
     if name in _CHOICES:

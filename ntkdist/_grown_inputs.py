@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.config import RunConfig
-from ntkdist.data import ImageSet, Preprocessor, load, symmetric
+from ntkdist.data import ImageSet, Preprocessor, symmetric
 from ntkdist.data.subset import dealt
 from ntkdist.errors import InputError
-from ntkdist.inputs import Inputs, pictures_of
+from ntkdist.inputs import Inputs, kernel_view, load_data, pictures_of, row_digests
 
 _TOGETHER = 4096
 
@@ -31,6 +31,7 @@ class Held:
         preprocess: What prepared the images; None for a run that does not say.
         scaled_to: (height, width) that they were scaled to as they were read; None where they
             were not.
+        channels: C of the images as they were read; None for features of no images.
     """
 
     images: NDArray[np.float32] = field(repr=False)
@@ -39,6 +40,7 @@ class Held:
     class_names: tuple[str, ...]
     preprocess: Preprocessor | None
     scaled_to: tuple[int, int] | None
+    channels: int | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,15 +105,17 @@ def grown_inputs(config: RunConfig, held: Held) -> Inputs | None:
         seed = _noise_seed(config.noise.seed, before)
         labels, _ = symmetric(true, source.num_classes, config.noise.rate, seed)
         labels_true = np.concatenate([held.labels_true, true])
+    prepared = kernel_view(found.preprocess.apply(source.images[new]))
     return Inputs(
-        images=np.concatenate([held.images, found.preprocess.apply(source.images[new])]),
-        pictures=pictures_of(source.images[chosen]),
+        images=np.concatenate([held.images, prepared]),
+        pictures=None if source.shown is None else pictures_of(source.shown[chosen]),
         labels=np.concatenate([held.labels, labels]),
         labels_true=labels_true,
         num_classes=source.num_classes,
         class_names=source.class_names,
         files=tuple(source.files[i] for i in chosen) if source.files else (),
         preprocess=found.preprocess,
+        digests=row_digests(source.images[chosen]) if source.is_features else None,
     )
 
 
@@ -132,12 +136,7 @@ def locate(config: RunConfig, held: Held) -> Located:
         InputError: The source cannot be read, or its images cannot be prepared as the run's.
     """
     # what data.size=auto and the colours came to when the run was made, not to what they would now
-    source = load(
-        config.data.source,
-        config.data.split,
-        size=held.scaled_to,
-        channels=held.images.shape[3],
-    )
+    source = load_data(config.data, size=held.scaled_to, channels=held.channels)
     order = dealt(source.labels, config.data.subset, config.data.seed)
     preprocess = held.preprocess or Preprocessor.fit(source.images, config.data.preprocess)
     there = list(_digests(source.images, preprocess))
@@ -171,7 +170,7 @@ def _pairs(digests: Sequence[bytes], labels: NDArray[np.int64]) -> list[Hashable
 
 def _digests(images: NDArray[np.generic], preprocess: Preprocessor) -> Iterator[bytes]:
     for start in range(0, len(images), _TOGETHER):
-        yield from map(_digest, preprocess.apply(images[start : start + _TOGETHER]))
+        yield from map(_digest, kernel_view(preprocess.apply(images[start : start + _TOGETHER])))
 
 
 def _digest(image: NDArray[np.float32]) -> bytes:

@@ -31,6 +31,8 @@ class Manifest:
         created: When, UTC, ISO 8601.
         versions: Software versions.
         extension: How it grew since; None for a run that has the images it was created with.
+        inputs: What the kernel sees: ``images``, or ``features``, which ``inputs/images`` holds as
+            (N, 1, 1, D).
     """
 
     schema: int
@@ -44,6 +46,12 @@ class Manifest:
     created: str
     versions: dict[str, str]
     extension: Extension | None = None
+    inputs: str = "images"
+
+    @property
+    def is_features(self) -> bool:
+        """Whether the kernel sees features in place of images."""
+        return self.inputs == "features"
 
 
 def versions() -> dict[str, str]:

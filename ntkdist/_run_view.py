@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ntkdist import storage
 from ntkdist._html import html_table
 from ntkdist.architecture import Architecture, preset_of
+from ntkdist.data.features import feature_words
 from ntkdist.errors import NtkdistError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ class Overview:
     """How far a run is, from its store alone.
 
     Attributes:
-        shape: (N, H, W, C) of its images.
+        shape: (N, H, W, C) of its images; (N, D) of features.
         tiles: Tiles of the NTK's Gram that are stored.
         total: Of how many; 0 where it was not begun.
         stages: Stage → whether its result is there.
@@ -58,13 +59,15 @@ class Overview:
             "labels": summary is not None,
             "report": written,
         }
-        shape = tuple(run.array("inputs", "images").shape)
+        shape = run.shape
         issues = None if summary is None else int(summary["num_issues"])
         return cls(shape, tiles, total, stages, issues, report if written else None)
 
     @property
     def images(self) -> str:
-        """Number and size of the images, in words."""
+        """Number and size of the images or features, in words."""
+        if len(self.shape) == 2:
+            return feature_words(*self.shape)
         n, *size = self.shape
         return f"{n:,} images of {'×'.join(map(str, size))}"
 

@@ -9,6 +9,7 @@ from ntkdist import lease, storage
 from ntkdist.activity import Activity, read_activity
 from ntkdist.gram.events import read_events
 from ntkdist.gram.store import GramStore
+from ntkdist.inputs import source_of
 from ntkdist.run import Run
 
 _AFTER = ("predict", "dynamics")  # what follows the report, unless it is there already
@@ -77,7 +78,7 @@ class RunStatus:
         fingerprint: Of its Gram.
         created: When, UTC.
         unsettled: Whether a killed extension left it between two sizes; all below is then empty.
-        shape: (N, H, W, C).
+        shape: (N, H, W, C) of images, (N, D) of features.
         classes: K.
         source: Of its images.
         backend: Why that backend was taken.
@@ -144,9 +145,9 @@ def read_status(url: str, *, now: float | None = None) -> RunStatus:
         *about,
         unsettled=False,
         next=_next(run, finished, silent),
-        shape=tuple(map(int, run.array("inputs", "images").shape)),
+        shape=run.shape,
         classes=run.num_classes,
-        source=run.config.data.source,
+        source=source_of(run.config.data),
         backend=run.manifest.reason,
         extended=_extended(run),
         gram=gram,

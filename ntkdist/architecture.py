@@ -23,6 +23,7 @@ from ntkdist.layers import (
     Layer,
     Relu,
     Residual,
+    first_spatial,
     pixels_behind,
     weight_layers,
 )
@@ -136,6 +137,15 @@ class Architecture:
             width: Columns of pixels.
         """
         pixels_behind(self.layers, height, width, f"{height}×{width}")
+
+    def check_features(self) -> None:
+        """Raise ``InputError`` if a layer looks at pixels, which features do not have."""
+        layer = first_spatial(self.layers)
+        if layer is not None:
+            raise InputError(
+                f"architecture: {layer!r} is for images, and the inputs are features, which have "
+                "no pixels; take a fully connected network, such as fc-2"
+            )
 
     def to_stax(self) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
         """Build the neural-tangents network of this architecture.

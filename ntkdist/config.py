@@ -17,30 +17,49 @@ from ntkdist.errors import InputError, did_you_mean
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which images.
+    """Which images or features.
 
     Attributes:
         source: digits, images:DIR, csv:FILE, npz:FILE, idx:DIR, cifar10:DIR, cifar100:DIR,
-            shapes or corners.
+            shapes or corners. An npz file may hold features (N, D) in place of images.
         split: train or test.
+        features: File of features that the kernel sees in place of the images: .npy with an array
+            (N, D), row i for image i of the source, or .npz with one such array, or with one for
+            each split, called train and test. They need a fully connected network.
+        features_test: The same file for the source's test split, which predict.on=test reads, where
+            data.features does not hold both.
         size: Scale the images to this many pixels a side, or HEIGHTxWIDTH; auto: 32, unless all
             have one size of at most 64 pixels a side. Without it they are taken as they are.
         n: How many images; None takes all.
         subset: first, or balanced (equal numbers per class, drawn by ``seed``).
         seed: Seed of the balanced draw.
-        preprocess: none, center, standardize, unit-norm, halve, or several joined by ``+``;
-            statistics come from the whole split before ``n`` images are taken.
+        preprocess: none, center, standardize, unit-norm, halve, or several joined by ``+``; auto:
+            standardize for images, center+unit-norm for features. Statistics come from the whole
+            split before ``n`` images are taken.
     """
 
     source: str = "digits"
     split: str = "train"
+    features: str | None = None
+    features_test: str | None = None
     size: int | str | None = None
     n: int | None = None
     subset: str = "first"
     seed: int = 0
-    preprocess: str = "standardize"
+    preprocess: str = "auto"
 
     def __post_init__(self) -> None:
+        if self.features_test is not None:
+            if self.features is None:
+                raise InputError(
+                    f"data.features_test={self.features_test!r} goes with data.features, the "
+                    "features of the split that the run is of; give it too"
+                )
+            if self.split == "test":
+                raise InputError(
+                    f"data.features_test={self.features_test!r}: with data.split=test the test "
+                    "split's features are data.features; leave data.features_test out"
+                )
         if self.size not in (None, "auto"):
             object.__setattr__(self, "size", _one_form(self.size))
 

@@ -1,4 +1,4 @@
-"""The inputs of a run: images read, chosen and preprocessed, labels, and their fingerprint."""
+"""The inputs of a run: images or features, chosen and preprocessed, labels, fingerprint."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from ntkdist import storage
 from ntkdist._arrays import write_array
 from ntkdist.architecture import Architecture
-from ntkdist.config import RunConfig
+from ntkdist.config import DataConfig, RunConfig
 from ntkdist.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,31 +27,95 @@ class Inputs:
     """What a run stores before anything is computed.
 
     Attributes:
-        images: (N, H, W, C) float32, preprocessed.
-        pictures: (N, H, W, C) uint8, for display.
+        images: (N, H, W, C) float32, preprocessed; features as (N, 1, 1, D).
+        pictures: (N, H, W, C) uint8, for display; None for features of no images.
         labels: (N,) the given labels, noise included.
         labels_true: (N,) the labels before noise; None where none was put on.
         num_classes: K.
         class_names: One name per class.
         files: One file name per image, or none.
         preprocess: What prepared the images, with its statistics.
+        digests: (N, 16) uint8 of the features as they were read, by which a later look at the
+            source tells whether they are the same; None for images.
     """
 
     images: np.ndarray
-    pictures: np.ndarray
+    pictures: np.ndarray | None
     labels: np.ndarray
     labels_true: np.ndarray | None
     num_classes: int
     class_names: tuple[str, ...]
     files: tuple[str, ...]
     preprocess: Preprocessor
+    digests: np.ndarray | None = None
+
+    @property
+    def is_features(self) -> bool:
+        """Whether the kernel sees features in place of images."""
+        return self.digests is not None
+
+
+def load_data(
+    data: DataConfig,
+    split: str | None = None,
+    *,
+    size: int | str | tuple[int, int] | None = None,
+    channels: int | None = None,
+) -> ImageSet:
+    """Read a split of a source, with its features where the configuration names some.
+
+    Args:
+        data: The configuration.
+        split: ``train`` or ``test``; None is the configuration's own.
+        size: As for ``ntkdist.data.load``.
+        channels: As for ``ntkdist.data.load``.
+
+    Returns:
+        The images or features with their labels.
+
+    Raises:
+        InputError: The data cannot be read, or there are no features of that split.
+    """
+    from ntkdist.data import load
+
+    split = data.split if split is None else split
+    features = _features_of(data, split)
+    return load(data.source, split, size=size, channels=channels, features=features)
+
+
+def source_of(data: DataConfig) -> str:
+    """Return where the data come from, such as ``digits`` or ``digits with f.npy``."""
+    return data.source if data.features is None else f"{data.source} with {data.features}"
+
+
+def _features_of(data: DataConfig, split: str) -> str | None:
+    from ntkdist.data._paths import resolve
+    from ntkdist.data.features import holds_split
+
+    if data.features is None or split == data.split:
+        return data.features
+    if split == "test" and data.features_test is not None:
+        return data.features_test
+    if holds_split(resolve(data.features, None), split):
+        return data.features
+    remedy = "give --data.features_test FILE" if split == "test" else "store both in one .npz file"
+    raise InputError(
+        f"data.features={data.features!r} holds no features of the {split} split; {remedy}"
+    )
+
+
+def kernel_view(prepared: np.ndarray) -> np.ndarray:
+    """Return prepared features (N, D) as kernels take them, (N, 1, 1, D); images as they are."""
+    return prepared[:, None, None, :] if prepared.ndim == 2 else prepared
 
 
 def load_inputs(config: RunConfig) -> Inputs:
-    """Read, choose and preprocess images as ``config`` says; raises ``InputError``."""
-    from ntkdist.data import Preprocessor, load, select, symmetric
+    """Read, choose and preprocess what ``config`` names; raises ``InputError``."""
+    from ntkdist.data import Preprocessor, select, symmetric
 
-    data = load(config.data.source, config.data.split, size=config.data.size)
+    data = load_data(config.data, size=config.data.size)
+    if data.is_features:
+        Architecture.parse(config.architecture).check_features()
     chosen = select(data.labels, config.data.n, config.data.subset, config.data.seed)
     preprocess = Preprocessor.fit(data.images, config.data.preprocess)
     raw = data.images[chosen]
@@ -61,18 +125,26 @@ def load_inputs(config: RunConfig) -> Inputs:
     if config.noise.rate > 0:
         true = labels
         labels, _ = symmetric(labels, data.num_classes, config.noise.rate, config.noise.seed)
-    images = preprocess.apply(raw)
+    images = kernel_view(preprocess.apply(raw))
     files = tuple(data.files[i] for i in chosen) if data.files else ()
     return Inputs(
         images=images,
-        pictures=pictures_of(raw),
+        pictures=None if data.shown is None else pictures_of(data.shown[chosen]),
         labels=labels,
         labels_true=true,
         num_classes=data.num_classes,
         class_names=data.class_names,
         files=files,
         preprocess=preprocess,
+        digests=row_digests(raw) if data.is_features else None,
     )
+
+
+def row_digests(features: np.ndarray) -> np.ndarray:
+    """Return 16 bytes of each row of features, whatever number type holds it: (N, 16) uint8."""
+    rows = (np.ascontiguousarray(row, dtype=np.float64) for row in features)
+    found = [hashlib.blake2b((row + 0.0).data, digest_size=16).digest() for row in rows]
+    return np.frombuffer(b"".join(found), np.uint8).reshape(-1, 16)
 
 
 def _check_classes(labels: np.ndarray, data: ImageSet) -> None:
@@ -81,8 +153,9 @@ def _check_classes(labels: np.ndarray, data: ImageSet) -> None:
         return
     others = len(np.unique(data.labels)) > 1
     remedy = "take some of each with --data.subset balanced" if others else "give images of two"
+    what = "images" if data.shown is not None else "rows"
     raise InputError(
-        f"all {len(labels)} images are of the class {data.class_names[labels[0]]!r}; {remedy}"
+        f"all {len(labels)} {what} are of the class {data.class_names[labels[0]]!r}; {remedy}"
     )
 
 
@@ -95,9 +168,12 @@ def store_inputs(address: str, inputs: Inputs) -> None:
     """
     named = {
         "images": inputs.images,
-        "pictures": inputs.pictures,
         "labels": inputs.labels.astype(np.int64),
     }
+    if inputs.pictures is not None:
+        named["pictures"] = inputs.pictures
+    if inputs.digests is not None:
+        named["digests"] = inputs.digests
     if inputs.labels_true is not None:
         named["labels_true"] = inputs.labels_true.astype(np.int64)
     if inputs.files:

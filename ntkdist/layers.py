@@ -135,6 +135,18 @@ def weight_layers(layers: Sequence[Layer]) -> int:
     return count
 
 
+def first_spatial(layers: Sequence[Layer]) -> Layer | None:
+    """Return the first convolution or pooling layer, in branches too; None where there is none."""
+    for layer in layers:
+        if isinstance(layer, (Conv, AvgPool, GlobalAvgPool)):
+            return layer
+        if isinstance(layer, Residual):
+            inner = first_spatial(layer.branch + layer.shortcut)
+            if inner is not None:
+                return inner
+    return None
+
+
 def pixels_behind(layers: Sequence[Layer], H: int, W: int, image: str) -> tuple[int, int]:
     """Return the pixels (rows, columns) that ``layers`` leave of an image."""
     for layer in layers:

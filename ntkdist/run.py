@@ -3,8 +3,10 @@
 Layout (every array in Zarr v3; results as arrays and JSON attributes, nothing pickled)::
 
     RUN/                  attributes: the manifest (schema, config, fingerprint, versions, ...)
-      inputs/images       (N, H, W, C) float32, preprocessed: what the kernel sees
-      inputs/pictures     (N, H, W, C) uint8, for people to look at
+      inputs/images       (N, H, W, C) float32, preprocessed: what the kernel sees; features are
+                          (N, 1, 1, D)
+      inputs/pictures     (N, H, W, C) uint8, for people to look at; not of features alone
+      inputs/digests      (N, 16) uint8, of features as they were read; only of these
       inputs/labels       (N,) the given labels, noise included
       inputs/labels_true  (N,) the labels before noise was put on; only where it was
       inputs/files        file names as UTF-8 text (uint8), one a line; where there are any
@@ -22,6 +24,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +75,7 @@ class Run:
     def __init__(self, url: str, manifest: Manifest, config: RunConfig) -> None:
         self.url = storage.normal(url)
         self.manifest = manifest
-        self.config = config
+        self.config = _resolved(config, features=manifest.is_features)
 
     def __repr__(self) -> str:
         from ntkdist._run_view import one_line
@@ -100,12 +103,28 @@ class Run:
         return self.manifest.num_classes
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, H, W, C) of the images as the kernel sees them; (N, D) of features."""
+        n, *size = self.array("inputs", "images").shape
+        return (n, size[-1]) if self.manifest.is_features else (n, *size)
+
+    @property
     def scaled_to(self) -> tuple[int, int] | None:
         """(height, width) that images were scaled to as they were read; None: they were not."""
-        if self.config.data.size is None:
+        if self.config.data.size is None or not self.has_pictures:
             return None
         _, height, width, _ = self.array("inputs", "pictures").shape
         return height, width
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether there are images for people to look at; False for features of no images."""
+        return not self.manifest.is_features or self.config.data.features is not None
+
+    @property
+    def channels(self) -> int | None:
+        """C of the images as they were read; None for features of no images."""
+        return int(self.array("inputs", "pictures").shape[3]) if self.has_pictures else None
 
     def address(self, *parts: str) -> str:
         """Return the address of something inside the run."""
@@ -262,7 +281,7 @@ def _describe(config: RunConfig, inputs: Inputs) -> Manifest:
     name, arithmetic, reason = _choose_backend(config, arch, inputs.images.shape[1:])
     return Manifest(
         schema=SCHEMA,
-        config=config.to_dict(),
+        config=_resolved(config, features=inputs.is_features).to_dict(),
         fingerprint=fingerprint(
             inputs.images, arch, config.gram.kinds, config.gram.dtype, arithmetic
         ),
@@ -273,7 +292,18 @@ def _describe(config: RunConfig, inputs: Inputs) -> Manifest:
         class_names=inputs.class_names,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=versions(),
+        inputs="features" if inputs.is_features else "images",
     )
+
+
+def _resolved(config: RunConfig, *, features: bool) -> RunConfig:
+    """Return a configuration with what ``data.preprocess=auto`` stands for."""
+    from ntkdist.data.preprocess import resolve_recipe
+
+    recipe = resolve_recipe(config.data.preprocess, features=features)
+    if recipe == config.data.preprocess:
+        return config
+    return replace(config, data=replace(config.data, preprocess=recipe))
 
 
 def _choose_backend(
@@ -308,11 +338,14 @@ def _joins_cluster(address: str | None) -> bool:
 
 def _refuse_change(manifest: Manifest, config: RunConfig) -> None:
     """Raise ``InputError`` if ``config`` asks for another Gram than the run holds."""
-    old, new = dict(manifest.config), config.to_dict()
+    old = dict(manifest.config)
+    new = _resolved(config, features=manifest.is_features).to_dict()
     for both in (old, new):
         for name in _FREE:
             both.pop(name, None)
         both["gram"] = {k: v for k, v in both["gram"].items() if k not in MEANS_OF_GRAM}
+        # what is predicted is no part of the Gram
+        both["data"] = {k: v for k, v in both["data"].items() if k != "features_test"}
     mixed = config.gram.mix_backends
     if config.gram.backend not in ("auto", manifest.backend) and not mixed:
         old["gram"]["backend"], new["gram"]["backend"] = manifest.backend, config.gram.backend
@@ -363,13 +396,15 @@ def _check_room(url: str, inputs: Inputs, config: RunConfig) -> None:
     if place is None:
         return
     n, item = len(inputs.labels), np.dtype(config.gram.dtype).itemsize
-    needed = inputs.images.nbytes + inputs.pictures.nbytes
+    needed = inputs.images.nbytes
+    needed += 0 if inputs.pictures is None else inputs.pictures.nbytes
     needed += n * (n + 1) // 2 * item * len(config.gram.kinds)
     above = next(folder for folder in (place, *place.absolute().parents) if folder.exists())
     free = shutil.disk_usage(above).free
     if needed > free:
+        what = "features" if inputs.is_features else "images"
         raise InputError(
-            f"{url}: images and Gram take up to {needed / 2**30:.3g} GiB, {free / 2**30:.3g} GiB "
+            f"{url}: {what} and Gram take up to {needed / 2**30:.3g} GiB, {free / 2**30:.3g} GiB "
             "are free there; give a --run with more room, or fewer images by --data.n"
         )
 

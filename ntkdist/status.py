@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ntkdist._status_read import LOSSES, GramState, LabelsFound, RunStatus, read_status
 from ntkdist.activity import Activity, Trouble
 from ntkdist.console import Table
+from ntkdist.data.features import feature_words
 from ntkdist.gram.progress import _duration as duration
 
 if TYPE_CHECKING:
@@ -141,6 +142,8 @@ def describe_status(found: RunStatus) -> str:
     if found.unsettled:
         return f"run       {found.run}\nextended  interrupted in the midst"
     shape = " × ".join(map(str, found.shape))
+    if len(found.shape) == 2:
+        shape = feature_words(*found.shape)
     ridge = "ridge auto" if isinstance(found.ridge, str) else f"ridge-{found.ridge:g}"
     lines = [
         f"run       {found.run} ({found.fingerprint[:12]}), created {found.created}",

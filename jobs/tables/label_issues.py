@@ -34,7 +34,9 @@ from _common import NAMES, figure, gram, parser, read, save, show, write
 
 import ntkdist
 from ntkdist.data import Preprocessor, asymmetric, symmetric
+from ntkdist.data.preprocess import IMAGE_RECIPE
 from ntkdist.labels import POSTERIOR_RIDGE, choose_ridge, invert, label_report, refurbish
+from ntkdist.labels.issues import IMAGES_ARCHITECTURE
 
 # MNIST and CIFAR-10: Patrini et al. 2017. Fashion-MNIST: ours, its usual confusions (shirt →
 # T-shirt, pullover → coat, sandal → sneaker, sneaker → ankle boot).
@@ -50,6 +52,7 @@ PEERS = ("cleanlab, CNN", "cleanlab, logistic")
 DEFAULTS = {
     name: p.default for name, p in inspect.signature(ntkdist.find_label_issues).parameters.items()
 }
+DEFAULTS |= {"architecture": IMAGES_ARCHITECTURE, "preprocess": IMAGE_RECIPE}  # those for images
 
 
 class Found(NamedTuple):

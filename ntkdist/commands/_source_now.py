@@ -16,16 +16,16 @@ from ntkdist.architecture import Architecture, preset_of
 from ntkdist.config import RunConfig
 from ntkdist.console import Terminal
 from ntkdist.errors import InputError
-from ntkdist.inputs import Inputs, load_inputs
+from ntkdist.inputs import Inputs, load_inputs, source_of
 from ntkdist.run import Run
 
 
 @dataclass(frozen=True, order=True)
 class Item:
-    """One labelled image.
+    """One labelled image, or row of features.
 
     Attributes:
-        digest: Of its pixels.
+        digest: Of its pixels, and of its features where it has some.
         label: Name of its class.
         file: Its file; empty where images come from no files.
     """
@@ -100,29 +100,40 @@ def choose_run(settings: RunConfig, out: Terminal, *, named: bool) -> RunConfig:
         return settings
     while _is_run(new := f"{first}-{count}"):
         count += 1
-    source = settings.data.source
+    source = source_of(settings.data)
     said = f"{source}: has changed since {url} was made from it: {change.said}"
     if not named and not change.images:
         out.note(f"{said}; {url} is kept, what is there now goes to {new}")
         return dataclasses.replace(settings, run=new)
-    again = f"ntkdist audit {shlex.quote(source)} --run {shlex.quote(new)}"
+    again = f"{audit_command(settings)} --run {shlex.quote(new)}"
     remedy = f"begin another run: {again}"
     if change.images:
         remedy += f"; or add new images to this one: ntkdist extend {shlex.quote(url)}"
     raise InputError(f"{said}; {remedy}")
 
 
+def audit_command(settings: RunConfig) -> str:
+    """Return the command that audits the source of some settings, with its features."""
+    words = ["ntkdist", "audit", settings.data.source]
+    for name in ("features", "features_test"):
+        value = getattr(settings.data, name)
+        words += [f"--data.{name}", value] if value is not None else []
+    return shlex.join(words)
+
+
 def items_of(inputs: Inputs) -> list[Item]:
     """Return the labelled images that a run of these inputs would hold."""
     true = inputs.labels if inputs.labels_true is None else inputs.labels_true
-    return _items(inputs.pictures, true, inputs.class_names, inputs.files)
+    return _items(inputs.pictures, inputs.digests, true, inputs.class_names, inputs.files)
 
 
 def items_stored(run: Run) -> list[Item]:
     """Return the labelled images that a run holds, noise on its labels taken off."""
     name = "labels_true" if run.has("inputs", "labels_true") else "labels"
     names = run.manifest.class_names
-    return _items(run.read("inputs", "pictures"), run.read("inputs", name), names, run.files())
+    pictures = run.read("inputs", "pictures") if run.has_pictures else None
+    digests = run.read("inputs", "digests") if run.manifest.is_features else None
+    return _items(pictures, digests, run.read("inputs", name), names, run.files())
 
 
 def compare(stored: Sequence[Item], now: Sequence[Item]) -> Change | None:
@@ -147,7 +158,7 @@ def compare(stored: Sequence[Item], now: Sequence[Item]) -> Change | None:
         return Change(False, f"{len(pairs)} of {len(now)} {what} another name ({example})")
     old, one = moved[0]
     what = "labels differs" if len(moved) == 1 else "labels differ"
-    name = old.file or f"an image of {old.label}"
+    name = old.file or f"one of {old.label}"
     return Change(False, f"{len(moved)} of {len(now)} {what} ({name} is now {one.label})")
 
 
@@ -159,16 +170,20 @@ def _counts(old: Counter[bytes], new: Counter[bytes], count: int) -> str:
 
 
 def _items(
-    pictures: np.ndarray, labels: np.ndarray, names: Sequence[str], files: Sequence[str]
+    pictures: np.ndarray | None,
+    digests: np.ndarray | None,
+    labels: np.ndarray,
+    names: Sequence[str],
+    files: Sequence[str],
 ) -> list[Item]:
-    shape = str(pictures.shape[1:]).encode()
+    def seen(i: int) -> bytes:
+        parts = [] if digests is None else [digests[i].tobytes()]
+        if pictures is not None:
+            parts += [str(pictures.shape[1:]).encode(), pictures[i].tobytes()]
+        return hashlib.blake2b(b"".join(parts), digest_size=16).digest()
+
     return [
-        Item(
-            hashlib.blake2b(shape + picture.tobytes(), digest_size=16).digest(),
-            names[label],
-            files[i] if files else "",
-        )
-        for i, (picture, label) in enumerate(zip(pictures, labels, strict=True))
+        Item(seen(i), names[label], files[i] if files else "") for i, label in enumerate(labels)
     ]
 
 

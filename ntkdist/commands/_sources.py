@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ntkdist.data._image_files import SUFFIXES, UNREAD
+from ntkdist.data._npz import holds_features
 from ntkdist.data._paths import resolve
 from ntkdist.data.readers import SOURCES
 from ntkdist.errors import InputError, did_you_mean
@@ -27,7 +28,8 @@ _ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z")
 _SHOWN = 4
 WANTED = (
     "give a folder that holds a folder of image files for each class, a .csv file with "
-    "columns file and label, an .npz file with x_train and y_train, or MNIST's idx files"
+    "columns file and label, an .npz file with x_train (images or features) and y_train, or "
+    "MNIST's idx files"
 )
 
 
@@ -82,6 +84,21 @@ def kind_of(source: str) -> str | None:
     return "images" if _has_class_folders(path) else None
 
 
+def is_features(source: str) -> bool:
+    """Return whether a data source holds features in place of images."""
+    kind, _, place = source.partition(":")
+    return kind == "npz" and bool(place) and holds_features(resolve(place, None))
+
+
+def run_name_of(source: str, features: str | None) -> str:
+    """Return a short name for the runs of a data source with some features beside it."""
+    name = name_of(source)
+    if features is None:
+        return name
+    stem = Path(features.strip()).stem
+    return f"{name}-" + ("".join(c if c.isalnum() or c in "-_." else "-" for c in stem))
+
+
 def name_of(source: str) -> str:
     """Return a short name for the runs of a data source.
 
@@ -126,6 +143,11 @@ def _found(path: Path) -> str:
             return f"is a run file, which ntkdist run {path} takes"
         if suffix in _ARCHIVES:
             return f"is an archive ({suffix}), which has to be unpacked first"
+        if suffix == ".npy":
+            return (
+                "is an array without labels (features go beside their images: ntkdist audit "
+                f"FOLDER --data.features {path})"
+            )
         return f"is a file of kind {suffix or 'unknown'}"
     loose = _pictures(path)
     if loose:

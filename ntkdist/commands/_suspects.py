@@ -80,11 +80,11 @@ def warn_of_few(run: Run, most: int = 5) -> str | None:
     return f"verdicts on classes of fewer than {FEWEST} images are guesses: {shown}{more}"
 
 
-def table_of(found: list[Suspect]) -> Table:
-    """Return the list for people; images without a file go by their number."""
+def table_of(found: list[Suspect], what: str = "image") -> Table:
+    """Return the list for people; images, or rows, without a file go by their number."""
     by_file = any(one.file is not None for one in found)
     return Table(
-        ("file" if by_file else "image", "given", "suggested", "quality"),
+        ("file" if by_file else what, "given", "suggested", "quality"),
         tuple(
             (one.file or str(one.index), one.given, one.suggested, _shown(one.quality))
             for one in found

@@ -24,30 +24,36 @@ AUDIT = RunConfig(  # its run and source are those of what is audited
     gram=GramConfig(executor="inline"),
 )
 CAREFUL = "cntk-gap-4"
+FOR_FEATURES = "fc-2"
 
 
 def audit_settings(arguments: Mapping[str, Any]) -> RunConfig:
     """Return the settings of an audit.
 
     Args:
-        arguments: What was typed, by name: ``source``.
+        arguments: What was typed, by name: ``source``, and perhaps ``settings``.
 
     Returns:
-        Those of ``AUDIT``, the source, and a run folder that is named after it.
+        Those of ``AUDIT``, the source, and a run folder that is named after it. For features the
+        network is fully connected, and where there are no images, none are scaled.
 
     Raises:
         InputError: The source is missing or not an image set.
     """
-    from ntkdist.commands._sources import WANTED, name_of, recognise
+    from ntkdist.commands._sources import WANTED, is_features, recognise, run_name_of
 
     source = arguments.get("source")
     if source is None:
         raise InputError(f"audit: {WANTED}")
     known = recognise(source)
+    typed = arguments.get("settings")
+    features = typed.data.features if isinstance(typed, RunConfig) else None
+    alone = is_features(known)
     return dataclasses.replace(
         AUDIT,
-        run=f"runs/{name_of(known)}",
-        data=dataclasses.replace(AUDIT.data, source=known),
+        run=f"runs/{run_name_of(known, features)}",
+        architecture=AUDIT.architecture if features is None and not alone else FOR_FEATURES,
+        data=dataclasses.replace(AUDIT.data, source=known, size=None if alone else AUDIT.data.size),
     )
 
 
@@ -59,9 +65,13 @@ def audit(source: Source = None, *, settings: Settings = AUDIT, out: Out) -> Out
     SOURCE is a folder that holds a folder for each class, a .csv file with
     columns file and label, an .npz file, MNIST's idx files, or a source such
     as images:FOLDER. Images may have several sizes: they are scaled to one.
+    --data.features FILE.npy gives features of the images, from a pretrained
+    network, which the kernel then sees in their place; an .npz file may hold
+    features alone.
 
-    What an audit takes unless it is told otherwise: --architecture cnn-2,
-    --data.size auto, --gram.executor inline, no noise, the method posterior.
+    What an audit takes unless it is told otherwise: --architecture cnn-2
+    (fc-2 for features), --data.size auto, --gram.executor inline, no noise,
+    the method posterior.
 
     Example: ntkdist audit photos/
 
@@ -71,13 +81,16 @@ def audit(source: Source = None, *, settings: Settings = AUDIT, out: Out) -> Out
     labels that were corrected since the last audit, runs/NAME-2.
     """
     from ntkdist.commands._source_now import choose_run, run_name
-    from ntkdist.commands._sources import name_of
+    from ntkdist.commands._sources import is_features, run_name_of
     from ntkdist.commands._suspects import suspects, table_of, warn_of_few
 
-    name = name_of(settings.data.source)
+    data = settings.data
+    features = data.features is not None or is_features(data.source)
+    usual = str(Architecture.parse(FOR_FEATURES)) if features else AUDIT.architecture
+    name = run_name_of(data.source, data.features)
     named = settings.run != f"runs/{name}"
     if not named:
-        place = run_name(name, settings.architecture, AUDIT.architecture)
+        place = run_name(name, settings.architecture, usual)
         settings = dataclasses.replace(settings, run=place)
     settings = choose_run(settings, out, named=named)
     with opened(settings, out) as session:
@@ -89,11 +102,12 @@ def audit(source: Source = None, *, settings: Settings = AUDIT, out: Out) -> Out
         few = f", the {len(worst)} most suspicious:" if len(worst) < found.issues else ":"
         head = f"{found.issues} of {found.images} labels look wrong" + (few if worst else "")
         files = f"every image  {result['labels_csv']}\nreport       {result['report']}"
-        shown: list[str | Table] = [head, *([table_of(worst)] if worst else []), files]
+        table = table_of(worst, "image" if run.has_pictures else "row")
+        shown: list[str | Table] = [head, *([table] if worst else []), files]
         outcome = session.outcome(
             {**result, "source": settings.data.source, "suspicious": worst}, *shown
         )
-    if settings.architecture != AUDIT.architecture:
+    if features or settings.architecture != usual:
         return dataclasses.replace(outcome, next=[f"ntkdist predict {shlex.quote(run.url)}"])
     return dataclasses.replace(outcome, next=_more_careful(settings, run.url))
 

@@ -1,6 +1,7 @@
 """One labelled set of images or features, checked when it is made.
 
-N is the number of images or rows, K the number of classes; images are (N, H, W, C), features (N, D).
+N is the number of images or rows, K the number of classes; images are (N, H, W, C), features
+(N, D).
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ def read_features(path: Path, split: str) -> NDArray[Any]:
         if "pickle" not in str(error):
             raise InputError(f"{path} is damaged ({error}); copy it again") from None
         with open(path, "rb") as file:
-            known = file.read(6) in (b"\x93NUMPY", b"PK\x03\x04\x14\x00", b"PK\x03\x04-\x00")
+            known = file.read(6).startswith((b"\x93NUMPY", b"PK"))
         said = (
             "holds Python objects, which are not read; store an array of float32"
             if known

@@ -11,6 +11,7 @@ import numpy as np
 from ntkdist import storage
 from ntkdist.architecture import Architecture
 from ntkdist.config import RunConfig
+from ntkdist.data.features import feature_words
 from ntkdist.doctor._finding import Finding, size
 from ntkdist.doctor._machine import free_space, nearest
 from ntkdist.doctor._services import cluster_of
@@ -18,7 +19,7 @@ from ntkdist.errors import InputError, StoreError
 from ntkdist.gram.autotile import choose_edge
 from ntkdist.gram.executors._cluster import cores
 from ntkdist.gram.store import GramStore
-from ntkdist.inputs import load_inputs
+from ntkdist.inputs import load_inputs, source_of
 from ntkdist.kernels import Backend, cuda_device, get_backend, select_backend
 from ntkdist.kernels.backend import coverage
 from ntkdist.kernels.cuda_device import DeviceInfo, KernelReport
@@ -46,7 +47,10 @@ def check_run(config: RunConfig, devices: list[DeviceInfo], *, quick: bool) -> I
     subject = Subject.of(config)
     n, *shape = subject.images.shape
     yield Finding("run", subject.about)
-    yield Finding("images", f"{' × '.join(map(str, (n, *shape)))}, {config.data.source}")
+    if subject.is_features:
+        yield Finding("features", f"{feature_words(n, shape[-1])}, {source_of(config.data)}")
+    else:
+        yield Finding("images", f"{' × '.join(map(str, (n, *shape)))}, {config.data.source}")
     choice = Choice.of(config, subject, len(devices))
     yield Finding("backend", choice.reason)
     simulated = choice.name == "cuda" and any(device.simulated for device in devices)
@@ -75,13 +79,15 @@ class Subject:
 
     Attributes:
         run: The run, where it is there already.
-        images: (N, H, W, C) float32, an array or a Zarr array.
+        images: (N, H, W, C) float32, an array or a Zarr array; of features (N, 1, 1, D).
         about: One sentence.
+        is_features: Whether these are features.
     """
 
     run: Run | None
     images: np.ndarray
     about: str
+    is_features: bool
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -98,10 +104,12 @@ class Subject:
             raise InputError(str(error)) from error
         except InputError as error:
             _check_new_place(config.run, error)
-            return cls(None, load_inputs(config).images, f"{config.run}: new")
+            inputs = load_inputs(config)
+            return cls(None, inputs.images, f"{config.run}: new", inputs.is_features)
         run = Run.create(config)  # there already: this refuses other settings and writes nothing
         about = f"{run.url} ({run.fingerprint[:12]}), created {run.manifest.created}"
-        return cls(run, run.array("inputs", "images"), about)  # type: ignore[arg-type]
+        images = run.array("inputs", "images")
+        return cls(run, images, about, run.manifest.is_features)  # type: ignore[arg-type]
 
 
 def _check_new_place(url: str, why_no_run: InputError) -> None:

@@ -20,13 +20,14 @@ def kernel_matrix(
     dtype: str = "float32",
     threads: int | None = None,
 ) -> np.ndarray:
-    """Compute the kernel matrix of two sets of images.
+    """Compute the kernel matrix of two sets of images, or of rows of features.
 
     Args:
         arch: A preset name, a list of layers, canonical text, or an ``Architecture``.
-        x1: (n, H, W, C) images. What is on a GPU already (``__cuda_array_interface__``) is read
-            there by the cuda backend.
-        x2: (m, H, W, C) images; None means ``x1``, and half of the entries are computed.
+        x1: (n, H, W, C) images, or (n, D) features for a fully connected network. What is on a
+            GPU already (``__cuda_array_interface__``) is read there by the cuda backend.
+        x2: (m, H, W, C) images or (m, D) features; None means ``x1``, and half of the entries are
+            computed.
         kind: ``ntk`` or ``nngp``.
         backend: ``auto``, ``cuda``, ``cpu``, ``stax`` or ``reference``.
         dtype: ``float32`` or ``float64``.
@@ -41,8 +42,8 @@ def kernel_matrix(
     """
     (kind,) = check_kinds([kind])
     arch = Architecture.parse(arch)
-    if not hasattr(x1, "__cuda_array_interface__"):
-        x1 = np.asarray(x1)
+    x1 = _rows(arch, x1)
+    x2 = None if x2 is None else _rows(arch, x2)
     threads = threads or len(os.sched_getaffinity(0))
     if x1.ndim != 4:
         as_images(np.asarray(x1))  # raises with the shape that is needed
@@ -52,3 +53,13 @@ def kernel_matrix(
     if x2 is not None:
         b = chosen.prepare(arch, x2 if chosen.name == "cuda" else np.asarray(x2))
     return chosen.block(a, b, (kind,))[kind]
+
+
+def _rows(arch: Architecture, x: np.ndarray) -> np.ndarray:
+    """Return features (n, D) as images of one pixel, which a network for pixels may not see."""
+    if not hasattr(x, "__cuda_array_interface__"):
+        x = np.asarray(x)
+    if x.ndim != 2:
+        return x
+    arch.check_features()
+    return x.reshape(x.shape[0], 1, 1, x.shape[1])

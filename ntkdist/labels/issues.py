@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from ntkdist.architecture import ArchitectureSpec
 
+#: What ``find_label_issues`` takes where no architecture is given.
+IMAGES_ARCHITECTURE, FEATURES_ARCHITECTURE = "cntk-gap-4", "fc-2"
+
 
 def label_report(labels: Any, result: RefurbishResult) -> pd.DataFrame:
     """Return one row an image: its label, a better one, and how good the given one looks.
@@ -73,9 +76,9 @@ def find_label_issues(
     images: Any,
     labels: Any,
     *,
-    architecture: ArchitectureSpec = "cntk-gap-4",
+    architecture: ArchitectureSpec | None = None,
     num_classes: int | None = None,
-    preprocess: str = "standardize",
+    preprocess: str = "auto",
     ridge: float | str = "auto",
     method: str = "posterior",
     steps: int | str | None = "auto",
@@ -87,18 +90,21 @@ def find_label_issues(
     threads: int | None = None,
     on_event: Callable[[Flip], None] | None = None,
 ) -> pd.DataFrame:
-    """Find wrong labels of images in memory: kernel, ridge, inverse, refurbishment, report.
+    """Find wrong labels of images or features: kernel, ridge, inverse, refurbishment, report.
 
     For sets whose (N, N) matrix fits memory twice in float64; a run does the same from a store.
 
     Args:
-        images: (N, H, W, C) or (N, H, W), uint8 or any real dtype.
+        images: (N, H, W, C) or (N, H, W), uint8 or any real dtype; or features (N, D), from a
+            pretrained network or a table.
         labels: (N,) integers in 0..K−1, or names of classes (text), which are numbered in sorted
             order.
-        architecture: A preset name, a list of layers, canonical text or an ``Architecture``.
+        architecture: A preset name, a list of layers, canonical text or an ``Architecture``; None
+            takes ``cntk-gap-4`` for images and ``fc-2`` for features.
         num_classes: K; None takes the largest label plus one, or the number of names.
-        preprocess: ``none`` or steps of ``ntkdist.data.Preprocessor`` joined by ``+``;
-            ``center+unit-norm`` suits fully connected networks.
+        preprocess: ``none`` or steps of ``ntkdist.data.Preprocessor`` joined by ``+``, such as
+            ``center+unit-norm``, which suits fully connected networks and is what ``auto`` takes
+            for features; for images it takes ``standardize``.
         ridge: λ ≥ 0 added to the Gram's diagonal, relative to its mean; ``"auto"`` takes 1e-3
             for ``posterior`` and the likeliest (``choose_ridge``) for the others.
         method: ``posterior``, ``exact`` or ``paper``, as for ``refurbish``.
@@ -119,6 +125,7 @@ def find_label_issues(
         InputError: For images, labels or options that do not fit, or a Gram matrix that is
             not positive definite at this ridge.
     """
+    from ntkdist.architecture import Architecture
     from ntkdist.data import Preprocessor
     from ntkdist.kernels import kernel_matrix
 
@@ -128,11 +135,17 @@ def find_label_issues(
     images = np.asarray(images)
     if images.ndim == 3:
         images = images[..., None]
+    what = "rows" if images.ndim == 2 else "images"
+    if architecture is None:
+        architecture = FEATURES_ARCHITECTURE if images.ndim == 2 else IMAGES_ARCHITECTURE
+    network = Architecture.parse(architecture)
+    if images.ndim == 2:
+        network.check_features()
     given = np.asarray(labels)
     if given.ndim == 1 and len(given) != len(images):
-        raise InputError(f"{len(given)} labels for {len(images)} images; give one each")
+        raise InputError(f"{len(given)} labels for {len(images)} {what}; give one each")
     if len(images) < 2:
-        raise InputError(f"{len(images)} images; at least 2 are needed")
+        raise InputError(f"{len(images)} {what}; at least 2 are needed")
     given, names = _numbered(given)
     if names and num_classes not in (None, len(names)):
         raise InputError(
@@ -143,7 +156,7 @@ def find_label_issues(
         num_classes = len(names) if names else _largest(given) + 1
     given = check_labels(given, num_classes, len(images))
     prepared = Preprocessor.fit(images, preprocess).apply(images)
-    gram = kernel_matrix(architecture, prepared, backend=backend, threads=threads)
+    gram = kernel_matrix(network, prepared, backend=backend, threads=threads)
     lock = check_locked(locked, len(given))
     found = choose_ridge(gram, given, num_classes)
     if noise_rate is None:

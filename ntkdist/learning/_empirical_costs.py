@@ -76,7 +76,7 @@ def measure_pseudo_kernel(
         Mohamadi, Bae and Sutherland 2023.
     """
     K = network.num_classes
-    x = check_images(images)
+    x = check_images(images, arch=network.arch)
     y = check_labels(labels, len(x), K)
     held = check_images(test[0], x.shape[1:])
     truth = check_labels(test[1], len(held), K)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist.architecture import Architecture
 from ntkdist.errors import InputError
 
 
@@ -65,20 +66,29 @@ def check_number(name: str, value: Any, least: float, below: float, remedy: str)
     return float(value)
 
 
-def check_images(images: Any, image_shape: tuple[int, ...] | None = None) -> NDArray[np.float32]:
+def check_images(
+    images: Any,
+    image_shape: tuple[int, ...] | None = None,
+    arch: Architecture | None = None,
+) -> NDArray[np.float32]:
     """Return images as float32 (n, H, W, C), n ≥ 1, finite.
 
     Args:
-        images: What was given.
+        images: What was given; features (n, D) count as images of one pixel.
         image_shape: (H, W, C) that they must have; None takes any.
+        arch: The network that is to see them; features are refused by one for pixels.
 
     Returns:
-        (n, H, W, C) float32.
+        (n, H, W, C) float32; (n, 1, 1, D) of features.
 
     Raises:
         InputError: For another shape, none at all, or NaN or infinity.
     """
     x = np.asarray(images)
+    if x.ndim == 2:
+        if arch is not None:
+            arch.check_features()
+        x = x[:, None, None, :]
     if x.ndim != 4 or 0 in x.shape:
         raise InputError(f"images have shape {x.shape}; (N, H, W, C) with N ≥ 1 is needed")
     if image_shape is not None and x.shape[1:] != tuple(image_shape):

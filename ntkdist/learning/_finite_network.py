@@ -84,7 +84,7 @@ class FiniteNetwork:
 
         Args:
             params: As ``init`` returns them.
-            x: (N, H, W, C) images.
+            x: (N, H, W, C) images, or (N, D) features.
 
         Returns:
             (N, K) float32 jax array.
@@ -95,6 +95,9 @@ class FiniteNetwork:
         import jax.numpy as jnp
 
         x = jnp.asarray(x, jnp.float32)
+        if x.ndim == 2:
+            self.arch.check_features()
+            x = x[:, None, None, :]
         if x.ndim != 4:
             raise InputError(f"images have shape {x.shape}; (N, H, W, C) is needed")
         self.check(params, x.shape[1:])

@@ -39,7 +39,7 @@ def empirical_kernel(
     Args:
         network: The network.
         params: Its parameters, as ``FiniteNetwork.init`` or training leave them.
-        x1: (n, H, W, C) images.
+        x1: (n, H, W, C) images, or (n, D) features.
         x2: (m, H, W, C) images; None means ``x1``, and little more than half of the
             entries are computed.
         kind: What becomes of the K outputs. ``ntk``: all pairs of outputs. ``trace``: the mean
@@ -67,7 +67,7 @@ def empirical_kernel(
     require_jax()
     _check_choice("kind", kind, KINDS)
     _check_choice("parameterization", parameterization, PARAMETERIZATIONS)
-    first = check_images(x1)
+    first = check_images(x1, arch=network.arch)
     second = first if x2 is None else check_images(x2, first.shape[1:])
     network.check(params, first.shape[1:])
     if not any(network.trainable()):

@@ -85,7 +85,7 @@ def train(
 
     Args:
         architecture: A preset name, a list of layers, canonical text, or an ``Architecture``.
-        images: (N, H, W, C), preprocessed.
+        images: (N, H, W, C), or features (N, D), preprocessed.
         labels: (N,) whole numbers 0..K−1.
         num_classes: K.
         width: Channels or units of every weight layer but the last.
@@ -119,7 +119,7 @@ def train(
     require_jax()
     import optax
 
-    x = check_images(images)
+    x = check_images(images, arch=Architecture.parse(architecture))
     y = check_labels(labels, len(x), check_whole("num_classes", num_classes, 1, "give K"))
     held = None
     if test is not None:

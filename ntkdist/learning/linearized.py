@@ -61,7 +61,7 @@ def linearized(
     require_jax()
     import jax
 
-    x = check_images(images)
+    x = check_images(images, arch=network.arch)
     network.check(start, x.shape[1:])
     network.check(params, x.shape[1:])
     direction = jax.tree.map(lambda a, b: a - b, params, start)
@@ -104,7 +104,7 @@ def descend(
     import jax.numpy as jnp
     import optax
 
-    x = check_images(images)
+    x = check_images(images, arch=network.arch)
     y = check_labels(labels, len(x), network.num_classes)
     check_number("learning_rate", learning_rate, 0.0, float("inf"), "give η")
     network.check(params, x.shape[1:])
@@ -185,7 +185,7 @@ def linearization_gap(
         Lee et al. 2019, theorem 2.1: the distance is O(width^−1/2) at any time; Dyer and
         Gur-Ari 2020 argue for O(width^−1).
     """
-    x = check_images(images)
+    x = check_images(images, arch=network.arch)
     held = check_images(test, x.shape[1:])
     y = check_labels(labels, len(x), network.num_classes)
     logits = programs(network.arch).logits

@@ -44,8 +44,8 @@ def standard_kernel_matrix(
     Args:
         arch: A preset name, a list of layers, canonical text, or an ``Architecture``, without
             biases: what a bias adds cannot be told from what its weights add.
-        x1: (n, H, W, C) images.
-        x2: (m, H, W, C) images; None means ``x1``.
+        x1: (n, H, W, C) images, or (n, D) features for a fully connected network.
+        x2: (m, H, W, C) images or (m, D) features; None means ``x1``.
         width: Channels or units of every weight layer but the last, ≥ 1.
         backend: As for ``ntkdist.kernel_matrix``.
         dtype: ``float32`` or ``float64``.
@@ -64,9 +64,12 @@ def standard_kernel_matrix(
     parsed = Architecture.parse(arch)
     width = check_whole("width", width, 1, "give the channels of each hidden layer, such as 64")
     x1 = np.asarray(x1)
-    if x1.ndim != 4:
+    if x1.ndim == 2:
+        parsed.check_features()
+    elif x1.ndim != 4:
         raise InputError(f"images have shape {x1.shape}; (N, H, W, C) is needed")
-    factors = layer_factors(parsed, width, x1.shape[1:])
+    shape = x1.shape[1:] if x1.ndim == 4 else (1, 1, x1.shape[1])
+    factors = layer_factors(parsed, width, shape)
     total: NDArray[Any] | None = None
     for place, factor in enumerate(factors):
         if not factor:

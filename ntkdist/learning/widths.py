@@ -137,7 +137,7 @@ def sweep_widths(
 
     Args:
         architecture: A preset name, a list of layers, canonical text, or an ``Architecture``.
-        images: (N, H, W, C) training images, preprocessed.
+        images: (N, H, W, C) training images, or (N, D) features, preprocessed.
         labels: (N,) classes 0..K−1.
         num_classes: K.
         test: (m, H, W, C) images and (m,) labels to judge outputs and predictions by.
@@ -161,7 +161,7 @@ def sweep_widths(
     """
     require_jax()
     arch = Architecture.parse(architecture)
-    x = check_images(images)
+    x = check_images(images, arch=arch)
     y = check_labels(labels, len(x), check_whole("num_classes", num_classes, 1, "give K"))
     held = check_images(test[0], x.shape[1:])
     held_labels = check_labels(test[1], len(held), num_classes)

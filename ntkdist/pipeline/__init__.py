@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ntkdist.config import RunConfig
+from ntkdist.data.features import feature_words
 from ntkdist.errors import InputError, InterruptedRunError, StageError
 from ntkdist.gram.events import (
     DriverWaited,
@@ -85,8 +86,9 @@ class Pipeline:
         if self.config.gram.executor == "ray":
             self._emit.subscribe(RayMetrics(self.run.url))
         self._emit(RunStarted(self.run.url, self.run.fingerprint))
-        shape = tuple(self.run.array("inputs", "images").shape)
-        self._emit(StageDone("inputs", time.monotonic() - started, "×".join(map(str, shape))))
+        shape = self.run.shape
+        words = feature_words(*shape) if len(shape) == 2 else "×".join(map(str, shape))
+        self._emit(StageDone("inputs", time.monotonic() - started, words))
 
     def __exit__(self, *exc: Any) -> None:
         self._end(*exc)

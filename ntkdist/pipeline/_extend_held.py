@@ -18,6 +18,7 @@ def held_by(run: Run) -> Held:
         class_names=run.manifest.class_names,
         preprocess=preprocessor_of(run),
         scaled_to=run.scaled_to,
+        channels=run.channels,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,11 +28,13 @@ class Subject:
     Attributes:
         config: The run's configuration.
         run: The run, where it is there already.
-        images: (N, H, W, C) float32, an array or a Zarr array.
+        images: (N, H, W, C) float32, an array or a Zarr array; of features (N, 1, 1, D).
         labels: (N,) int64.
         num_classes: K.
         backend: Name of the backend that computes the Gram.
         reason: Why.
+        is_features: Whether the images are features.
+        picture_bytes: Of the pictures of one image; 0 for features of no images.
     """
 
     config: RunConfig
@@ -41,6 +44,8 @@ class Subject:
     num_classes: int
     backend: str
     reason: str
+    is_features: bool
+    picture_bytes: int
 
     @classmethod
     def of(cls, config: RunConfig) -> Subject:
@@ -57,7 +62,18 @@ class Subject:
             inputs = load_inputs(config)
             name, reason = _choose_backend(config, inputs.images.shape[1:])
             labels = inputs.labels.astype(np.int64)
-            return cls(config, None, inputs.images, labels, inputs.num_classes, name, reason)
+            shown = inputs.pictures
+            return cls(
+                config,
+                None,
+                inputs.images,
+                labels,
+                inputs.num_classes,
+                name,
+                reason,
+                inputs.is_features,
+                0 if shown is None else shown[:1].nbytes,
+            )
         run = Run.create(config)  # there already: this refuses other settings and writes nothing
         asked, manifest = config.gram.backend, run.manifest
         name, reason = manifest.backend, manifest.reason
@@ -71,7 +87,15 @@ class Subject:
             run.num_classes,
             name,
             reason,
+            run.manifest.is_features,
+            math.prod(run.array("inputs", "pictures").shape[1:]) if run.has_pictures else 0,
         )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, H, W, C) of images, (N, D) of features."""
+        n, *size = map(int, self.images.shape)
+        return (n, size[-1]) if self.is_features else (n, *size)
 
     @property
     def arch(self) -> Architecture:

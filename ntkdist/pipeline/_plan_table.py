@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ntkdist.architecture import Architecture
+from ntkdist.data.features import feature_words
 from ntkdist.linalg.panels import format_bytes
 from ntkdist.pipeline.plan import PlanEstimate
 
@@ -21,12 +22,14 @@ def describe_plan(plan: PlanEstimate) -> str:
         Lines of ``status``'s form, and the table of devices.
     """
     shape = " × ".join(map(str, plan.shape))
+    if features := len(plan.shape) == 2:
+        shape = feature_words(*plan.shape)
     parts = ", ".join(f"{name} {format_bytes(size)}" for name, size in plan.store_bytes.items())
     total = format_bytes(sum(plan.store_bytes.values()))
     lines = [
         _line("run", f"{plan.run}: {plan.about}"),
         _line("network", _layers(plan.architecture)),
-        _line("images", shape),
+        _line("features" if features else "images", shape),
         _line(
             "tiles",
             f"{plan.missing:,} of {plan.tiles:,} to compute, edge {plan.edge}, "

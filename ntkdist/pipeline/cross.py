@@ -35,7 +35,7 @@ class HeldOut:
         train: (n,) int64, the images of the run that are trained on, ascending.
         train_labels: (n,) int64 their labels, of the kind that was asked for.
         images: (M, H, W, C) float32, preprocessed as the run's.
-        pictures: (M, H, W, C) uint8, for display.
+        pictures: (M, H, W, C) uint8, for display; None for features of no images.
     """
 
     how: str
@@ -45,7 +45,7 @@ class HeldOut:
     train: NDArray[np.int64]
     train_labels: NDArray[np.int64]
     images: NDArray[np.float32] = field(repr=False)
-    pictures: NDArray[np.uint8] = field(repr=False)
+    pictures: NDArray[np.uint8] | None = field(repr=False)
     _pipeline: Pipeline = field(repr=False)
 
     @property
@@ -167,7 +167,9 @@ def held_out(pipeline: Pipeline) -> HeldOut:
                 return _holdout(pipeline)
             images, pictures, labels, indices = _others(run, config, how)
         except InputError:
-            if how == kinds[-1]:
+            # what is wrong with a file that was named must not go unsaid
+            named = how == "test" and config.data.features_test is not None
+            if how == kinds[-1] or named:
                 raise
             continue
         train = np.arange(run.array("inputs", "labels").shape[0])
@@ -185,17 +187,16 @@ def held_out(pipeline: Pipeline) -> HeldOut:
 
 def _others(
     run: Run, config: RunConfig, how: str
-) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
+) -> tuple[NDArray[np.float32], NDArray[np.uint8] | None, NDArray[np.int64], NDArray[np.int64]]:
     """Return images, pictures, labels and indices of the test split, or of what is left out."""
-    from ntkdist.data import Preprocessor, load, select
-    from ntkdist.inputs import pictures_of
+    from ntkdist.data import Preprocessor, select
+    from ntkdist.inputs import kernel_view, load_data, pictures_of
 
     data, settings = config.data, config.predict
     if how == "test" and data.split == "test":
         raise InputError("predict.on=test: the run itself is of the test split; give rest, holdout")
     if how == "test":
-        channels = run.array("inputs", "images").shape[3]
-        source = load(data.source, "test", size=run.scaled_to, channels=channels)
+        source = load_data(data, "test", size=run.scaled_to, channels=run.channels)
         if source.num_classes > run.num_classes:
             raise InputError(
                 f"predict.on=test: the test split has {source.num_classes} classes, the run's "
@@ -203,7 +204,7 @@ def _others(
             )
         left = np.arange(len(source.labels))
         preprocess = preprocessor_of(run) or Preprocessor.fit(
-            load(data.source, data.split, size=run.scaled_to).images, data.preprocess
+            load_data(data, size=run.scaled_to).images, data.preprocess
         )
     else:
         found = locate(config, held_by(run))
@@ -221,9 +222,9 @@ def _others(
             )
     if settings.n is not None:
         left = left[select(source.labels[left], settings.n, "balanced", settings.seed)]
-    raw = source.images[left]
-    images = preprocess.apply(raw)
-    return images, pictures_of(raw), source.labels[left].astype(np.int64), left
+    images = kernel_view(preprocess.apply(source.images[left]))
+    pictures = None if source.shown is None else pictures_of(source.shown[left])
+    return images, pictures, source.labels[left].astype(np.int64), left
 
 
 def _holdout(pipeline: Pipeline) -> HeldOut:
@@ -250,7 +251,7 @@ def _holdout(pipeline: Pipeline) -> HeldOut:
         train=train,
         train_labels=_trained_on(pipeline, train),
         images=run.read("inputs", "images")[chosen],
-        pictures=run.read("inputs", "pictures")[chosen],
+        pictures=run.read("inputs", "pictures")[chosen] if run.has_pictures else None,
         _pipeline=pipeline,
     )
 

@@ -81,7 +81,7 @@ class PlanEstimate:
         run: Its address.
         about: Whether it is there, and why its backend is taken.
         architecture: Canonical text of the network.
-        shape: (N, H, W, C).
+        shape: (N, H, W, C) of images, (N, D) of features.
         kinds: Kinds of kernel.
         edge: Rows and columns of a tile.
         tiles: Tiles of the matrix.
@@ -219,6 +219,8 @@ def make_plan(
         finished, behind = frozenset(STAGES), no_stages(n)
     else:
         images, labels = subject.spread(_IMAGES)
+        if subject.is_features:
+            images = images[:, 0, 0, :]  # so that no pictures are drawn of them
         on_step(
             f"measuring factor, inverse, labels and report, twice on {len(images)} images: about a "
             "minute where nothing else is at work"
@@ -243,7 +245,7 @@ def make_plan(
         run=config.run,
         about=f"{'there already' if subject.run else 'new'}; backend {subject.reason}",
         architecture=config.architecture,
-        shape=tuple(map(int, subject.images.shape)),
+        shape=subject.shape,
         kinds=config.gram.kinds,
         edge=choice.edge,
         tiles=tiling.count,
@@ -321,7 +323,7 @@ def _store_bytes(subject: Subject, tiling: Tiling, panels: int) -> dict[str, int
     pixels = subject.some(1).size * n
     item = 4 if settings.dtype == "float32" else 8
     found = {
-        "inputs": 5 * pixels + 16 * n,  # float32 and the uint8 pictures
+        "inputs": 4 * pixels + (16 + subject.picture_bytes) * n,
         "gram": tiling.count * tiling.edge**2 * item * len(settings.kinds),
         "factor": ITEM * n * (n + 1) // 2,
         "inverse": ITEM * n * n,

@@ -237,7 +237,8 @@ def _inputs(run: Run) -> Iterator[str]:
     try:
         images = run.read("inputs", "images")
         run.read("inputs", "labels")
-        run.read("inputs", "pictures")
+        if run.has_pictures:
+            run.read("inputs", "pictures")
     except StoreError as error:
         yield str(error)
         return

@@ -6,6 +6,8 @@ import shlex
 from typing import Any
 
 from ntkdist.config import RunConfig, differences
+from ntkdist.data.preprocess import resolve_recipe
+from ntkdist.inputs import source_of
 from ntkdist.report.findings import Findings
 from ntkdist.report.timeline import Timeline
 from ntkdist.report.words import (
@@ -25,7 +27,7 @@ from ntkdist.run import MEANS_OF_GRAM, Run
 
 def facts(run: Run, timeline: Timeline, findings: Findings | None) -> list[tuple[str, str]]:
     """Return (term, description) of what was computed and with what."""
-    config, manifest = run.config, run.manifest
+    config, manifest, data = run.config, run.manifest, run.config.data
     name = preset_of(run.architecture)
     architecture = in_words(run.architecture)
     noise = "none put on"
@@ -37,7 +39,7 @@ def facts(run: Run, timeline: Timeline, findings: Findings | None) -> list[tuple
     if config.data.n is not None and config.data.subset != "first":
         drawn += f", seed {config.data.seed}"
     rows = [
-        ("Data", f"{config.data.source}, {config.data.split}, {drawn}, {config.data.preprocess}"),
+        ("Data", f"{source_of(data)}, {data.split}, {drawn}, {data.preprocess}"),
         ("Label noise", noise),
         ("Architecture", f"{name}: {architecture}" if name else architecture),
         ("Kernels", ", ".join(kind.upper() for kind in config.gram.kinds)),
@@ -86,6 +88,10 @@ def repeat_command(run: Run) -> str:
     flags = [("run", "runs/again")]
     flags.append(("architecture", preset_of(run.architecture) or run.config.architecture))
     for name, _, value in differences(RunConfig().to_dict(), run.config.to_dict()):
+        if name == "data.preprocess" and value == resolve_recipe(
+            "auto", features=run.manifest.is_features
+        ):
+            continue
         section, _, key = name.partition(".")
         if section in ("run", "architecture", "predict") or (
             section == "gram" and key in MEANS_OF_GRAM

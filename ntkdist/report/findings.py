@@ -67,7 +67,7 @@ class Issue:
         true: Name of the true class; None if not known.
         verdict: ``right``, ``other`` (wrong, but another class than suggested) or ``kept`` (the
             given label was right); empty if the true class is not known.
-        picture: The image as a data URI.
+        picture: The image as a data URI; empty where there are no pictures.
         file: Its file name; empty where it came from no file.
     """
 
@@ -177,8 +177,10 @@ def worst_issues(
     chosen = flagged[np.argsort(findings.quality[flagged], kind="stable")][:most]
     if not chosen.size:
         return []
-    stored: Any = run.array("inputs", "pictures")
-    pictures = data_uris(np.asarray(stored.oindex[chosen]))
+    pictures = [""] * len(chosen)
+    if run.has_pictures:
+        stored: Any = run.array("inputs", "pictures")
+        pictures = data_uris(np.asarray(stored.oindex[chosen]))
     judged = None if true is None else verdicts(given, findings.suggested, true)
     files = run.files()
     names = run.manifest.class_names

@@ -77,7 +77,8 @@ def _context(run: Run, max_issues: int) -> dict[str, Any]:
     true: NDArray[np.int64] | None = None
     if run.has("inputs", "labels_true"):
         true = run.read("inputs", "labels_true")
-    shape = run.array("inputs", "pictures").shape
+    pictured = run.has_pictures
+    shape = run.array("inputs", "pictures").shape if pictured else run.shape
     names = run.manifest.class_names
     discovery = None
     if findings is not None and true is not None:
@@ -102,7 +103,8 @@ def _context(run: Run, max_issues: int) -> dict[str, Any]:
         "issues": issues,
         "files": any(issue.file for issue in issues),
         "table": run.address("labels.csv") if storage.exists(run.address("labels.csv")) else "",
-        "smooth": max(shape[1:3]) > _PIXELATED,
+        "pictured": pictured,
+        "smooth": pictured and max(shape[1:3]) > _PIXELATED,
         "judgement": story.judgement(findings, given, true),
         "classes": class_rows(names, findings, given, true),
         "outcomes": outcomes,

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist import storage
+from ntkdist.data.features import feature_words
 from ntkdist.report.discovery import Discovery
 from ntkdist.report.findings import Findings, class_name, verdicts
 from ntkdist.report.geometry import Spectrum
@@ -22,25 +23,30 @@ _SURE = 0.1
 _WHERE = {
     "images": "by moving files into the folder of their class",
     "csv": "in the table that the images were read from",
-    "npz": "in the archive that the images were read from",
+    "npz": "in the archive that the data were read from",
 }
 # An effective rank below this says that the squared cosine of two images is above 1/4 on average.
 _ALIKE = 4
 
 
 def title(run: Run, shape: tuple[int, ...]) -> str:
-    """Return the page's title."""
+    """Return the page's title; ``shape`` is (N, H, W, C) of pictures, or (N, D) of features."""
     source = run.config.data.source
     scheme, _, place = source.partition(":")
     name = scheme if scheme.startswith("cifar") else PurePath(place).name or source
-    return f"{name}: {counted(shape[0], 'image')} and their labels"
+    return f"{name}: {counted(shape[0], 'image' if run.has_pictures else 'row')} and their labels"
 
 
 def subtitle(run: Run, shape: tuple[int, ...]) -> str:
     """Return what the data are, in one line."""
     sides = " × ".join(str(side) for side in shape[1:])
+    what = f"{counted(shape[0], 'image')} of {sides}"
+    if not run.has_pictures:
+        what = feature_words(*shape)
+    elif run.manifest.is_features:
+        what += f", seen by the kernel as {counted(run.shape[1], 'feature')} each"
     classes = counted(run.num_classes, "class", "classes")
-    return f"{counted(shape[0], 'image')} of {sides} · {classes} · {run.config.data.split} split"
+    return f"{what} · {classes} · {run.config.data.split} split"
 
 
 def summary(findings: Findings | None, n: int) -> list[str]:
@@ -135,8 +141,8 @@ def next_step(run: Run, findings: Findings | None) -> list[tuple[str, bool]]:
         return [("There is nothing to correct: train on the labels as they are.", False)]
     parts = [
         (
-            "Look through the pictures below, the most suspicious first, and note the labels "
-            "that you agree are wrong.",
+            f"Look through the {'pictures' if run.has_pictures else 'rows'} below, the most "
+            "suspicious first, and note the labels that you agree are wrong.",
             False,
         )
     ]
