@@ -143,8 +143,8 @@ class Architecture:
         layer = first_spatial(self.layers)
         if layer is not None:
             raise InputError(
-                f"architecture: {layer!r} is for images, and the inputs are features, which have "
-                "no pixels; take a fully connected network, such as fc-2"
+                f"architecture: {type(layer).__name__} is a layer for images, and the inputs are "
+                "features, which have no pixels; take a fully connected network, such as fc-2"
             )
 
     def to_stax(self) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:

@@ -49,17 +49,6 @@ class DataConfig:
     preprocess: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.features_test is not None:
-            if self.features is None:
-                raise InputError(
-                    f"data.features_test={self.features_test!r} goes with data.features, the "
-                    "features of the split that the run is of; give it too"
-                )
-            if self.split == "test":
-                raise InputError(
-                    f"data.features_test={self.features_test!r}: with data.split=test the test "
-                    "split's features are data.features; leave data.features_test out"
-                )
         if self.size not in (None, "auto"):
             object.__setattr__(self, "size", _one_form(self.size))
 

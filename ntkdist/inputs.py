@@ -83,20 +83,47 @@ def load_data(
     return load(data.source, split, size=size, channels=channels, features=features)
 
 
+def sees_features(data: DataConfig) -> bool:
+    """Return whether the kernel sees features of a source, without reading them."""
+    from ntkdist.data.readers import holds_features
+
+    return data.features is not None or holds_features(data.source)
+
+
 def source_of(data: DataConfig) -> str:
     """Return where the data come from, such as ``digits`` or ``digits with f.npy``."""
     return data.source if data.features is None else f"{data.source} with {data.features}"
 
 
-def _features_of(data: DataConfig, split: str) -> str | None:
+def names_test_features(data: DataConfig) -> bool:
+    """Return whether a configuration names features of the test split."""
+    return data.features is not None and (data.features_test is not None or _holds(data, "test"))
+
+
+def _holds(data: DataConfig, split: str) -> bool:
     from ntkdist.data._paths import resolve
     from ntkdist.data.features import holds_split
 
+    return data.features is not None and holds_split(resolve(data.features, None), split)
+
+
+def _features_of(data: DataConfig, split: str) -> str | None:
+    # not where the settings are made: those of the command line are, before the run's are known
+    if data.features_test is not None and data.features is None:
+        raise InputError(
+            f"data.features_test={data.features_test!r} goes with data.features, the features of "
+            "the split that the run is of; give both, or none"
+        )
+    if data.features_test is not None and data.split == "test":
+        raise InputError(
+            f"data.features_test={data.features_test!r}: with data.split=test the features of the "
+            "test split are data.features; leave data.features_test out"
+        )
     if data.features is None or split == data.split:
         return data.features
     if split == "test" and data.features_test is not None:
         return data.features_test
-    if holds_split(resolve(data.features, None), split):
+    if _holds(data, split):
         return data.features
     remedy = "give --data.features_test FILE" if split == "test" else "store both in one .npz file"
     raise InputError(

@@ -20,6 +20,7 @@ Layout (every array in Zarr v3; results as arrays and JSON attributes, nothing p
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -375,15 +376,16 @@ def _check_place(url: str) -> None:
         storage.write_text(storage.join(url, _PROBE), "")
         storage.remove(storage.join(url, _PROBE))
         return
-    new = not os.path.exists(url)
+    new = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         os.makedirs(url, exist_ok=True)
         probe = os.path.join(url, _PROBE)
         with open(probe, "w"):
             pass
         os.unlink(probe)
-        if new:
-            os.rmdir(url)  # data that turns out bad leaves nothing behind
+        with contextlib.suppress(OSError):  # where others have begun a run there meanwhile
+            for place in new:
+                os.rmdir(place)  # data that turns out bad leaves nothing behind
     except OSError as error:
         raise InputError(
             f"{url}: cannot be written ({error.strerror}); give another --run or change its rights"

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ntkdist.data._image_files import SUFFIXES, UNREAD
-from ntkdist.data._npz import holds_features
 from ntkdist.data._paths import resolve
 from ntkdist.data.readers import SOURCES
 from ntkdist.errors import InputError, did_you_mean
@@ -82,12 +81,6 @@ def kind_of(source: str) -> str | None:
         if any((place / file).is_file() for place in places for file in files):
             return name
     return "images" if _has_class_folders(path) else None
-
-
-def is_features(source: str) -> bool:
-    """Return whether a data source holds features in place of images."""
-    kind, _, place = source.partition(":")
-    return kind == "npz" and bool(place) and holds_features(resolve(place, None))
 
 
 def run_name_of(source: str, features: str | None) -> str:

@@ -40,7 +40,8 @@ def audit_settings(arguments: Mapping[str, Any]) -> RunConfig:
     Raises:
         InputError: The source is missing or not an image set.
     """
-    from ntkdist.commands._sources import WANTED, is_features, recognise, run_name_of
+    from ntkdist.commands._sources import WANTED, recognise, run_name_of
+    from ntkdist.data.readers import holds_features
 
     source = arguments.get("source")
     if source is None:
@@ -48,7 +49,7 @@ def audit_settings(arguments: Mapping[str, Any]) -> RunConfig:
     known = recognise(source)
     typed = arguments.get("settings")
     features = typed.data.features if isinstance(typed, RunConfig) else None
-    alone = is_features(known)
+    alone = holds_features(known)
     return dataclasses.replace(
         AUDIT,
         run=f"runs/{run_name_of(known, features)}",
@@ -81,11 +82,12 @@ def audit(source: Source = None, *, settings: Settings = AUDIT, out: Out) -> Out
     labels that were corrected since the last audit, runs/NAME-2.
     """
     from ntkdist.commands._source_now import choose_run, run_name
-    from ntkdist.commands._sources import is_features, run_name_of
+    from ntkdist.commands._sources import run_name_of
     from ntkdist.commands._suspects import suspects, table_of, warn_of_few
+    from ntkdist.inputs import sees_features
 
     data = settings.data
-    features = data.features is not None or is_features(data.source)
+    features = sees_features(data)
     usual = str(Architecture.parse(FOR_FEATURES)) if features else AUDIT.architecture
     name = run_name_of(data.source, data.features)
     named = settings.run != f"runs/{name}"

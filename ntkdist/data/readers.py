@@ -101,6 +101,12 @@ def load(
     return data if features is None else _with_features(data, source, split, features, root)
 
 
+def holds_features(source: str) -> bool:
+    """Return whether a source holds features in place of images, by the header of its file."""
+    name, _, place = source.strip().partition(":")
+    return name == "npz" and bool(place.strip()) and _npz.holds_features(resolve(place, None))
+
+
 def _with_features(
     data: ImageSet, source: str, split: str, features: str, root: str | None
 ) -> ImageSet:
@@ -148,8 +154,9 @@ def _scaled(data: ImageSet, size: Size | None) -> ImageSet:
     if size is None:
         return data
     if data.is_features:
+        shown = size if isinstance(size, str | int) else f"{size[0]}x{size[1]}"
         raise InputError(
-            f"data.size={size!r} scales images, and the source holds features "
+            f"data.size={shown} scales images, and the source holds features "
             f"({feature_words(*data.images.shape)}); leave data.size out"
         )
     return dataclasses.replace(data, images=scale_all(data.images, size))

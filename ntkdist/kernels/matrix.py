@@ -7,6 +7,7 @@ import os
 import numpy as np
 
 from ntkdist.architecture import Architecture, ArchitectureSpec
+from ntkdist.errors import InputError
 from ntkdist.kernels.backend import as_images, check_kinds, select_backend
 
 
@@ -57,9 +58,18 @@ def kernel_matrix(
 
 def _rows(arch: Architecture, x: np.ndarray) -> np.ndarray:
     """Return features (n, D) as images of one pixel, which a network for pixels may not see."""
-    if not hasattr(x, "__cuda_array_interface__"):
-        x = np.asarray(x)
+    on_device = hasattr(x, "__cuda_array_interface__")
+    x = x if on_device else np.asarray(x)
     if x.ndim != 2:
         return x
     arch.check_features()
+    if not on_device:
+        if x.dtype.kind not in "buif":
+            raise InputError(f"features have dtype {x.dtype}; real numbers are needed")
+        if not (finite := np.isfinite(x)).all():
+            row, column = np.unravel_index(int(np.argmin(finite)), x.shape)
+            raise InputError(
+                f"features hold NaN or infinity, the first in row {row}, column {column} (counted "
+                "from 0); repair or leave out these rows"
+            )
     return x.reshape(x.shape[0], 1, 1, x.shape[1])

@@ -17,6 +17,7 @@ from ntkdist import storage
 from ntkdist.architecture import Architecture, preset_of
 from ntkdist.config import RunConfig
 from ntkdist.errors import InputError, NtkdistError
+from ntkdist.inputs import sees_features
 from ntkdist.pipeline import Pipeline
 from ntkdist.run import Run
 
@@ -97,6 +98,9 @@ def compare_architectures(
         if arch in parsed[:place]:
             first = architectures[parsed.index(arch)]
             raise InputError(f"architecture {architectures[place]!r} is {first!r} again")
+    if sees_features(config.data):
+        for arch in parsed:
+            arch.check_features()  # before any of the others is computed
     found = []
     for name, arch in zip(architectures, parsed, strict=True):
         if own is not None and arch == Architecture.parse(own.architecture):

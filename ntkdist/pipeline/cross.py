@@ -13,6 +13,7 @@ from ntkdist._grown_inputs import locate
 from ntkdist.architecture import Architecture
 from ntkdist.config import RunConfig
 from ntkdist.errors import InputError, StageError
+from ntkdist.inputs import names_test_features
 from ntkdist.pipeline import Pipeline
 from ntkdist.pipeline._extend_held import held_by, preprocessor_of
 from ntkdist.pipeline._gram import Matrix
@@ -167,9 +168,8 @@ def held_out(pipeline: Pipeline) -> HeldOut:
                 return _holdout(pipeline)
             images, pictures, labels, indices = _others(run, config, how)
         except InputError:
-            # what is wrong with a file that was named must not go unsaid
-            named = how == "test" and config.data.features_test is not None
-            if how == kinds[-1] or named:
+            # what is wrong with features that are there must not go unsaid
+            if how == kinds[-1] or (how == "test" and names_test_features(config.data)):
                 raise
             continue
         train = np.arange(run.array("inputs", "labels").shape[0])

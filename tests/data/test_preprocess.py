@@ -139,8 +139,8 @@ def test_other_number_of_channels():
 
 
 def test_not_images():
-    with pytest.raises(InputError, match=r"images have shape \(3, 4\)"):
-        Preprocessor.fit(np.zeros((3, 4)), "none")
+    with pytest.raises(InputError, match=r"images have shape \(3, 4, 2\)"):
+        Preprocessor.fit(np.zeros((3, 4, 2)), "none")
     with pytest.raises(InputError, match="1 NaN and 0 infinite"):
         Preprocessor.fit(np.array([np.nan, 0.0]).reshape(2, 1, 1, 1), "none")
 

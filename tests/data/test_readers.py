@@ -102,8 +102,12 @@ def test_npz_class_names_set_the_number_of_classes(tmp_path):
             "looks like (N, C, H, W)",
         ),
         (
-            {"x_train": np.zeros((6, 64), np.uint8), "y_train": Y},
-            "images have shape (6, 64); (N, H, W, C) is needed",
+            {"x_train": np.zeros((6, 1), np.uint8), "y_train": Y},
+            "features have 1 column; (N, D) is needed",
+        ),
+        (
+            {"x_train": np.zeros(6, np.uint8), "y_train": Y},
+            "images have shape (6,); (N, H, W, C) is needed",
         ),
     ],
 )

@@ -8,6 +8,7 @@ from ntkdist import Architecture, kernel_matrix
 from ntkdist.errors import InputError
 from ntkdist.kernels import get_backend, select_backend
 
+X = np.random.default_rng(0).normal(size=(5, 7))
 STRIDED = ("Conv(3, stride=2)", "Relu", "Flatten", "Dense")
 
 
@@ -36,7 +37,15 @@ def test_a_named_backend_that_cannot_is_refused():
         (lambda: get_backend("cpuu"), r"'cpuu' is unknown.*did you mean 'cpu'"),
         (lambda: get_backend("cpu", dtype="float16"), "float16"),
         (lambda: get_backend("cpu", threads=0), "at least 1"),
-        (lambda: kernel_matrix("fc-2", np.ones((3, 4))), r"\(3, 4\)"),
+        (lambda: kernel_matrix("fc-2", np.ones((3, 4, 2))), r"\(3, 4, 2\)"),
+        (lambda: kernel_matrix("cnn-2", np.ones((3, 4))), "Conv is a layer for images"),
+        (lambda: kernel_matrix("fc-2", np.ones((3, 4)), np.ones((3, 5))), "must be alike"),
+        (lambda: kernel_matrix("fc-2", np.array([[1, 2], [3, np.nan]])), "row 1, column 1"),
+        (lambda: kernel_matrix("fc-2", np.ones((3, 4), complex)), "dtype complex128"),
+        (
+            lambda: kernel_matrix([{"Residual": {"branch": ["Conv"]}}, "Flatten", "Dense"], X),
+            "Conv is a layer for images",
+        ),
         (lambda: kernel_matrix("fc-2", np.full((2, 2, 2, 1), np.nan)), "image 0 holds NaN"),
         (lambda: kernel_matrix("fc-2", np.ones((2, 2, 2, 1)), kind="ntkk"), "'ntkk'"),
         (
@@ -48,6 +57,17 @@ def test_a_named_backend_that_cannot_is_refused():
 def test_bad_input_is_named(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+@pytest.mark.parametrize("backend", ["cpu", "stax", "reference"])
+def test_features_are_images_of_one_pixel(backend):
+    pixels, others = X[:, None, None, :], X[:3] + 1
+    found = kernel_matrix("fc-2", X, backend=backend)
+    np.testing.assert_array_equal(found, kernel_matrix("fc-2", pixels, backend=backend))
+    cross = kernel_matrix("fc-2", others.astype(np.float32), X, kind="nngp", backend=backend)
+    assert cross.shape == (3, 5)
+    wide = kernel_matrix("fc-2", others, X, kind="nngp", backend="reference", dtype="float64")
+    np.testing.assert_allclose(cross, wide, rtol=2e-5, atol=2e-6)
 
 
 def test_kernels_need_numpy_scipy_and_numba_alone():

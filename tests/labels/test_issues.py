@@ -5,6 +5,7 @@ import functools
 import numpy as np
 import pytest
 
+from ntkdist.data import symmetric
 from ntkdist.errors import InputError
 from ntkdist.labels import choose_ridge, find_label_issues, invert, label_report, refurbish
 
@@ -217,3 +218,53 @@ def test_names_say_how_many_classes_there_are():
         find_label_issues(images, [str(one) for one in labels], num_classes=12)
     with pytest.raises(InputError, match="number the classes from 0"):
         find_label_issues(images, labels + 0.5)
+
+
+def features(n, rate, seed=0):
+    """Rows around three centres, far from the origin, with a share of wrong labels."""
+    rng = np.random.default_rng(seed)
+    true = np.arange(n) % 3
+    rows = 40 + 3 * rng.normal(size=(3, 24))[true] + rng.normal(size=(n, 24))
+    labels, _ = symmetric(true, 3, rate, seed=seed)
+    return rows, labels, true
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_features_are_judged_by_a_fully_connected_network_unless_another_is_given(dtype):
+    rows, labels, true = features(150, 0.2)
+    rows = rows.astype(dtype)
+    found = find_label_issues(rows, labels)
+    assert found.equals(find_label_issues(rows, labels, architecture="fc-2"))
+    assert found.equals(find_label_issues(rows, labels, preprocess="center+unit-norm"))
+    assert not found.equals(find_label_issues(rows, labels, architecture="fc-3"))
+    assert area_under_curve(labels != true, -found["label_quality"].to_numpy()) >= 0.95
+
+
+def test_images_are_standardised_and_judged_by_a_convolutional_network_unless_told_otherwise():
+    images, labels, _ = digits(40, 0.2)
+    found = find_label_issues(images, labels)
+    assert found.equals(
+        find_label_issues(images, labels, architecture="cntk-gap-4", preprocess="standardize")
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"architecture": "cnn-2"}, "Conv is a layer for images, and the inputs are features"),
+        ({"architecture": ["Flatten", {"AvgPool": {"size": 1}}, "Dense"]}, "stands behind"),
+        ({"preprocess": "halve"}, "features have none; leave halve away"),
+        ({"labels": [0, 1]}, "2 labels for 30 rows"),
+        ({"images": np.zeros((1, 8)), "labels": [0]}, "1 rows; at least 2"),
+        ({"images": np.ones((30, 8))}, "all 30 rows of features are equal"),
+        ({"images": np.ones((30, 1))}, "features have 1 column"),
+        ({"images": np.full((30, 3), np.nan)}, "90 NaN and 0 infinite values, the first in row 0"),
+        ({"images": np.ones((30, 3), complex)}, "features have dtype complex128"),
+    ],
+)
+def test_bad_features_are_one_clear_line(change, said):
+    rows, labels, _ = features(30, 0.0)
+    options = {"images": rows, "labels": labels, **change}
+    with pytest.raises(InputError, match=said) as raised:
+        find_label_issues(options.pop("images"), options.pop("labels"), **options)
+    assert "\n" not in str(raised.value)

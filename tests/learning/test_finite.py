@@ -257,7 +257,7 @@ def test_a_network_without_active_units_is_told():
         ({"momentum": 1.0}, "momentum=1.0 must be"),
         ({"labels": [11] * 20}, r"label 11 at index 0 lies outside 0\.\.9"),
         ({"labels": [0]}, r"give one whole number an image, \(20,\)"),
-        ({"images": np.zeros((20, 64))}, "images have shape"),
+        ({"images": np.zeros((20, 8, 8))}, "images have shape"),
         ({"images": np.full((20, 8, 8, 1), np.nan)}, "NaN or infinity"),
         ({"architecture": Architecture((Dense(trainable=False),))}, "no layer is trainable"),
         ({"learning_rate": 1e6, "epochs": 3}, r"training diverged; give .* or 'auto'"),
@@ -270,3 +270,14 @@ def test_bad_input_is_one_clear_error(change, said):
     given = {"architecture": "fc-2", "images": x, "labels": y, "width": 8, "epochs": 1, **change}
     with pytest.raises(InputError, match=said):
         train(given.pop("architecture"), given.pop("images"), given.pop("labels"), 10, **given)
+
+
+def test_features_are_images_of_one_pixel():
+    rows = np.random.default_rng(0).normal(size=(12, 6)).astype(np.float32)
+    labels = np.arange(12) % 2
+    options = {"num_classes": 2, "width": 8, "epochs": 1, "batch": 12, "seed": 0}
+    found = train("fc-1", rows, labels, **options)
+    pixels = train("fc-1", rows[:, None, None, :], labels, **options)
+    np.testing.assert_array_equal(found.predict(rows), pixels.predict(rows[:, None, None, :]))
+    with pytest.raises(InputError, match="Conv is a layer for images, and the inputs are features"):
+        train("cnn-2", rows, labels, **options)
