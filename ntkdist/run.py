@@ -76,7 +76,7 @@ class Run:
     def __init__(self, url: str, manifest: Manifest, config: RunConfig) -> None:
         self.url = storage.normal(url)
         self.manifest = manifest
-        self.config = _resolved(config, features=manifest.is_features)
+        self.config = config
 
     def __repr__(self) -> str:
         from ntkdist._run_view import one_line
@@ -166,7 +166,7 @@ class Run:
         existing = read_manifest(url)
         if existing is not None:
             _refuse_change(existing, config)
-            return cls(url, existing, config)
+            return cls(url, existing, _resolved(config, features=existing.is_features))
         _check_place(url)
         inputs = load_inputs(config)
         manifest = _describe(config, inputs)
@@ -175,9 +175,9 @@ class Run:
         existing = read_manifest(url)  # another driver's, made since
         if existing is not None:
             _refuse_change(existing, config)
-            return cls(url, existing, config)
+            return cls(url, existing, _resolved(config, features=existing.is_features))
         _write_inputs(url, inputs, manifest)
-        return cls(url, manifest, config)
+        return cls(url, manifest, _resolved(config, features=inputs.is_features))
 
     @classmethod
     def open(cls, url: str | os.PathLike[str], *, unsettled: bool = False) -> Run:

@@ -24,6 +24,8 @@ EVERYTHING = {
     "data": {
         "source": "npz:x.npz",
         "split": "test",
+        "features": "f.npy",
+        "features_test": "t.npy",
         "size": 8,
         "n": 50,
         "subset": "balanced",
@@ -67,6 +69,10 @@ EVERYTHING = {
         "kind": "nngp",
     },
 }
+
+
+#: As a run keeps it: with the recipe that auto stands for.
+STORED = DataConfig(n=30, preprocess="standardize")
 
 
 class ReachedError(Exception):
@@ -126,7 +132,7 @@ def test_flags_go_over_the_run_file(tmp_path, parsed, command):
 
 
 def test_a_run_brings_its_own_settings(tmp_path, parsed):
-    config = RunConfig(run=str(tmp_path / "r"), data=DataConfig(n=30), gram=GramConfig(tile=16))
+    config = RunConfig(run=str(tmp_path / "r"), data=STORED, gram=GramConfig(tile=16))
     Run.create(config)
     assert parsed("gram", tmp_path / "r") == config
     assert parsed("labels", tmp_path / "r", "--labels.beta", 3).labels.beta == 3.0
@@ -146,7 +152,7 @@ ANALYSES = {
 
 @pytest.mark.parametrize("command", ANALYSES)
 def test_analyses_take_the_settings_of_their_run(tmp_path, parsed, command):
-    config = RunConfig(run=str(tmp_path / "r"), data=DataConfig(n=30), architecture="fc-1")
+    config = RunConfig(run=str(tmp_path / "r"), data=STORED, architecture="fc-1")
     Run.create(config)
     assert parsed(command, tmp_path / "r", *ANALYSES[command]) == config
 

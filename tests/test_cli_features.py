@@ -1,4 +1,4 @@
-"""``ntkdist`` on features: the audit of a table and of images with features, and what it refuses."""
+"""``ntkdist`` on features: the audit of a table, of images with features, and what is refused."""
 
 from __future__ import annotations
 

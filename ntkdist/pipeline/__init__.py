@@ -72,6 +72,7 @@ class Pipeline:
             self._lease.acquire()
             # read again: until now another driver may have extended it
             self.run = settle(Run.create(self.config))
+            self.config = self.run.config  # with what data.preprocess=auto stands for
             self._begin(started)
         except BaseException:
             self._end()
