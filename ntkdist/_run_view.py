@@ -11,6 +11,7 @@ from ntkdist._html import html_table
 from ntkdist.architecture import Architecture, preset_of
 from ntkdist.data.features import feature_words
 from ntkdist.errors import NtkdistError
+from ntkdist.inputs import source_of
 
 if TYPE_CHECKING:
     from ntkdist.run import Run
@@ -101,7 +102,7 @@ def as_html(run: Run) -> str:
         rows += [("State", f"cannot be read: {escape(str(error))}")]
         return html_table(rows)
     config = run.config
-    source = f"{config.data.source}, {config.data.split}"
+    source = f"{source_of(config.data)}, {config.data.split}"
     rows += [
         ("Data", f"{found.images}, {run.num_classes} classes ({_code(source)})"),
         ("Architecture", _code(name_of(run.architecture))),

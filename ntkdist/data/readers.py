@@ -96,7 +96,7 @@ def load(
         )
     size = None if size is None else parse_size(size)
     data = _read(source, split, root, size)
-    if channels == 3 and not data.is_features and data.image_shape[2] == 1:
+    if channels == 3 and data.image_shape[2] == 1:
         data = dataclasses.replace(data, images=np.repeat(data.images, 3, axis=3))
     return data if features is None else _with_features(data, source, split, features, root)
 

@@ -125,7 +125,6 @@ def find_label_issues(
         InputError: For images, labels or options that do not fit, or a Gram matrix that is
             not positive definite at this ridge.
     """
-    from ntkdist.architecture import Architecture
     from ntkdist.data import Preprocessor
     from ntkdist.kernels import kernel_matrix
 
@@ -138,9 +137,6 @@ def find_label_issues(
     what = "rows" if images.ndim == 2 else "images"
     if architecture is None:
         architecture = FEATURES_ARCHITECTURE if images.ndim == 2 else IMAGES_ARCHITECTURE
-    network = Architecture.parse(architecture)
-    if images.ndim == 2:
-        network.check_features()
     given = np.asarray(labels)
     if given.ndim == 1 and len(given) != len(images):
         raise InputError(f"{len(given)} labels for {len(images)} {what}; give one each")
@@ -156,7 +152,7 @@ def find_label_issues(
         num_classes = len(names) if names else _largest(given) + 1
     given = check_labels(given, num_classes, len(images))
     prepared = Preprocessor.fit(images, preprocess).apply(images)
-    gram = kernel_matrix(network, prepared, backend=backend, threads=threads)
+    gram = kernel_matrix(architecture, prepared, backend=backend, threads=threads)
     lock = check_locked(locked, len(given))
     found = choose_ridge(gram, given, num_classes)
     if noise_rate is None:
