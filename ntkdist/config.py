@@ -24,10 +24,10 @@ class DataConfig:
             shapes or corners. An npz file may hold features (N, D) in place of images.
         split: train or test.
         features: File of features that the kernel sees in place of the images: .npy with an array
-            (N, D), row i for image i of the source, or .npz with one such array, or with one for
-            each split, called train and test. They need a fully connected network.
-        features_test: The same file for the source's test split, which predict.on=test reads, where
-            data.features does not hold both.
+            (N, D), row i for image i of the source; or .npz with one such array, or with one for
+            each split, called train and test. Features need a fully connected network.
+        features_test: File of the features of the source's test split, for predict.on=test. It is
+            not needed where data.features holds both splits.
         size: Scale the images to this many pixels a side, or HEIGHTxWIDTH; auto: 32, unless all
             have one size of at most 64 pixels a side. Without it they are taken as they are.
         n: How many images; None takes all.

@@ -79,7 +79,8 @@ def audit(source: Source = None, *, settings: Settings = AUDIT, out: Out) -> Out
     Writes a run, runs/NAME_OF_SOURCE unless --run says otherwise, with
     labels.csv (every image, the most suspicious first) and report.html.
     Another architecture has a run of its own, runs/NAME-ARCHITECTURE; so have
-    labels that were corrected since the last audit, runs/NAME-2.
+    features, runs/NAME-FILE, and labels that were corrected since the last
+    audit, runs/NAME-2.
     """
     from ntkdist.commands._source_now import choose_run, run_name
     from ntkdist.commands._sources import run_name_of
