@@ -142,6 +142,10 @@ class FactorInverse:
         """(N, N)."""
         return tuple(self._factor.shape)
 
+    def telling(self, on_event: Callable[[Any], object]) -> FactorInverse:
+        """Return the same inverse with another listener."""
+        return FactorInverse(self._factor, self._diagonal, on_event=on_event)
+
     def diagonal(self) -> NDArray[np.float64]:
         """Return the diagonal (N,) float64; the first call may compute it."""
         if self._diagonal is None:

@@ -19,7 +19,7 @@ from ntkdist.linalg.events import (
     RidgeTried,
     SketchDone,
 )
-from ntkdist.linalg.factor import CholeskyFactor
+from ntkdist.linalg.factor import CholeskyFactor, holds
 from ntkdist.linalg.inverse import InverseStore
 from ntkdist.linalg.outcomes import (
     RIDGE_LADDER,
@@ -49,6 +49,7 @@ __all__ = [
     "SketchDone",
     "cg_solve",
     "factorize",
+    "holds",
     "parse_memory",
     "plan_panels",
     "submatrix",

@@ -124,7 +124,7 @@ def compute_diagonal(
                 for index in indices:
                     c0, c1 = chunks[index]
                     keep(index, values[c0 - first : c1 - first], seconds / len(indices))
-    return _read(url, plan)
+    return read_diagonal(url, plan)
 
 
 def _is_whole(group: Any) -> bool:
@@ -132,7 +132,12 @@ def _is_whole(group: Any) -> bool:
     return len(groups.read_records(group, RECORDS)) == count
 
 
-def _read(url: str, plan: PanelPlan) -> Vector:
+def read_diagonal(url: str, plan: PanelPlan) -> Vector:
+    """Read a whole diagonal, (N,) float64.
+
+    Raises:
+        StoreError: It is damaged.
+    """
     array = groups.CheckedArray(url, NAME, KIND, HOW)
     values = array.read("diagonal", RECORDS, (slice(0, plan.n),))
     if np.isnan(values).any():
@@ -148,7 +153,7 @@ def _known(url: str, group: Any, former: Sequence[Former], plan: PanelPlan) -> V
         # each appended row costs N² operations, the whole diagonal N³/3
         if one.digest == group.attrs["factor"] and 3 * (plan.n - one.rows) < plan.n:
             smaller = PanelPlan(one.rows, plan.width, plan.block)
-            return _read(url, smaller) if _is_whole(group) else None
+            return read_diagonal(url, smaller) if _is_whole(group) else None
     return None
 
 

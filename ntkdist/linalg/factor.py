@@ -14,9 +14,15 @@ from ntkdist.errors import InputError, StoreError
 from ntkdist.linalg import groups
 from ntkdist.linalg._checks import check_vectors
 from ntkdist.linalg.append import NewRows, append_rows
-from ntkdist.linalg.diagonal import Former, compute_diagonal, is_stored
+from ntkdist.linalg.diagonal import RECORDS as DIAGONAL_RECORDS
+from ntkdist.linalg.diagonal import Former, compute_diagonal, is_stored, read_diagonal
 from ntkdist.linalg.events import Listener
-from ntkdist.linalg.inverse import InverseStore, check_indices, is_whole_inverse
+from ntkdist.linalg.inverse import (
+    ROW_RECORDS,
+    InverseStore,
+    check_indices,
+    is_whole_inverse,
+)
 from ntkdist.linalg.invert import compute_inverse
 from ntkdist.linalg.operator import SymmetricOperator
 from ntkdist.linalg.outcomes import Outcome
@@ -28,6 +34,7 @@ from ntkdist.linalg.solve import backward, forward, inverse_norm1, substitution_
 from ntkdist.linalg.source import Source
 from ntkdist.linalg.store import HOW, KIND, FactorStore
 
+_SERIES = {"inverse": ROW_RECORDS, "diagonal": DIAGONAL_RECORDS}
 _REMEDY = "compute it with ntkdist.linalg.factorize"
 
 
@@ -147,6 +154,17 @@ class CholeskyFactor:
     def has_inverse(self) -> bool:
         """Whether the whole inverse of this factor is stored beside its panels."""
         return is_whole_inverse(f"{self.url}/inverse", self.digest())
+
+    def stored_diagonal(self) -> NDArray[np.float64] | None:
+        """Read the diagonal of the inverse that is stored by itself; None where none is whole.
+
+        Raises:
+            StoreError: It is damaged.
+        """
+        address = f"{self.url}/diagonal"
+        if not is_stored(address, self.digest()):
+            return None
+        return read_diagonal(address, self._store.plan)
 
     @property
     def has_diagonal(self) -> bool:
@@ -425,3 +443,21 @@ class CholeskyFactor:
 
     def _all_records(self) -> list[dict[str, Any]]:
         return [*self._records, *self._bands]
+
+
+def holds(url: Any, part: str, n: int) -> bool:
+    """Return whether a whole inverse, or diagonal of it, is stored beside a factor's panels.
+
+    Looks at its records by one listing, and does not compare which factor of ``n`` rows it is of.
+
+    Args:
+        url: Folder or URL of the factor.
+        part: ``"inverse"`` or ``"diagonal"``.
+        n: Rows that the factor has.
+    """
+    address = f"{storage.normal(url)}/{part}"
+    group = groups.open_group(address, part, any_schema=True)
+    if group is None or group.attrs["schema"] != groups.SCHEMA or group.attrs["n"] != n:
+        return False
+    names = storage.children(storage.join(address, _SERIES[part]))
+    return sum(name.isdecimal() for name in names) >= -(-n // group.attrs["block"])
