@@ -166,15 +166,16 @@ class LabelsConfig:
     Attributes:
         method: posterior (the class most probable given all labels), exact (every flip lowers
             L(Z)) or paper (Algorithm 1).
-        steps: Most flips; auto stops at the estimated number of wrong labels (posterior:
+        steps: Most label changes; auto stops at the estimated number of wrong labels (posterior:
             where no other class is more probable), none runs until no flip helps.
         beta: Weight of the between-class term of L(Z).
         noise_rate: Share of wrong labels, or auto to estimate it.
         confidence: Probability that another class needs for a label to be changed.
         locked: Text file of images whose labels are known to be right, one number a line.
         flips_per_step: Flips from one scan of all rows (exact and paper).
-        blocks: Row blocks that the gradient is held in, or auto: as many as the factor stage's
-            memory limit asks for. With factor.scheduler tcp://HOST:PORT its workers hold them.
+        blocks: Row blocks that the gradient of exact and paper is held in, or auto: as many as
+            the factor stage's memory limit asks for. With factor.scheduler tcp://HOST:PORT its
+            workers hold them.
     """
 
     method: Literal["posterior", "exact", "paper"] = "posterior"

@@ -9,7 +9,7 @@ from ntkdist.options import By, Files, Out, Settings, Target
 
 @app.command(group=LABELS, sort_key=1)
 def labels(target: Target = None, *, settings: Settings = DEFAULTS, out: Out) -> Outcome:
-    """Which labels are wrong, and what should they be? Refurbish them with the stored inverse.
+    """Which labels are wrong, and what should they be? Refurbish them with the stored factor.
 
     Example: ntkdist labels runs/mine --labels.method exact
 

@@ -12,7 +12,14 @@ from ntkdist.labels.block_error import (
     block_error_terms,
 )
 from ntkdist.labels.class_matrix import class_matrix, one_hot
-from ntkdist.labels.inverse import ArrayInverse, Inverse, StoredInverse, as_inverse
+from ntkdist.labels.inverse import (
+    ArrayInverse,
+    FactorInverse,
+    Inverse,
+    MemoryFactor,
+    StoredInverse,
+    as_inverse,
+)
 from ntkdist.labels.issues import find_label_issues, invert, label_report
 from ntkdist.labels.kpca import ClassSeparation, class_separation
 from ntkdist.labels.leave_one_out import NoiseModel, fit_noise, leave_one_out
@@ -29,8 +36,10 @@ __all__ = [
     "BlockError",
     "ClassBias",
     "ClassSeparation",
+    "FactorInverse",
     "Flip",
     "Inverse",
+    "MemoryFactor",
     "NoiseModel",
     "Posterior",
     "RefurbishResult",

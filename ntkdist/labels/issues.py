@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
 from ntkdist.labels.class_matrix import check_labels
-from ntkdist.labels.inverse import ROW_BYTES
+from ntkdist.labels.inverse import ROW_BYTES, MemoryFactor, not_definite
 from ntkdist.labels.options import Options, check_locked
 from ntkdist.labels.refurbish import refurbish
 from ntkdist.labels.result import Flip, RefurbishResult
@@ -40,8 +40,9 @@ def label_report(labels: Any, result: RefurbishResult) -> pd.DataFrame:
         A table in the order of the images with the columns ``index``, ``given_label``,
         ``suggested_label``, ``label_quality`` (0 to 1, low = suspicious), ``is_label_issue``
         (the refurbished label differs), ``abstained`` (no class was as probable as
-        ``confidence`` asks), ``round`` (the step of the image's last flip, −1 if none) and
-        ``delta_loss`` (the change of L(Z) by that flip, NaN if none).
+        ``confidence`` asks), ``round`` (the step of the image's last flip, −1 if none; for
+        ``posterior`` its rank, 1 for the surest change) and ``delta_loss`` (the change of L(Z) by
+        that flip, NaN if none; for ``posterior`` by that flip alone).
 
     Raises:
         InputError: If labels and result are not of the same images.
@@ -90,9 +91,10 @@ def find_label_issues(
     threads: int | None = None,
     on_event: Callable[[Flip], None] | None = None,
 ) -> pd.DataFrame:
-    """Find wrong labels of images or features: kernel, ridge, inverse, refurbishment, report.
+    """Find wrong labels of images or features: kernel, ridge, factor, refurbishment, report.
 
-    For sets whose (N, N) matrix fits memory twice in float64; a run does the same from a store.
+    For sets whose (N, N) matrix fits memory twice, in float32 and in float64 (``exact`` and
+    ``paper`` invert it in place); a run does the same from a store.
 
     Args:
         images: (N, H, W, C) or (N, H, W), uint8 or any real dtype; or features (N, D), from a
@@ -159,8 +161,10 @@ def find_label_issues(
         noise_rate = found.noise.rate
     if ridge == "auto":
         ridge = POSTERIOR_RIDGE if method == "posterior" else found.ridge
+    # the posterior needs no column of the inverse: the factor takes half of its operations
+    form = MemoryFactor if method == "posterior" else invert
     result = refurbish(
-        invert(gram, float(ridge)),
+        form(gram, float(ridge)),
         given,
         num_classes,
         method=method,
@@ -205,11 +209,7 @@ def invert(gram: NDArray[Any], ridge: float) -> NDArray[np.float64]:
     if info == 0:
         inverse, info = lapack.dpotri(factor, lower=1, overwrite_c=1)
     if info != 0:
-        raise InputError(
-            f"the Gram matrix is not positive definite at ridge={ridge} (pivot {info} of {n}); "
-            "identical images or rounding do that: raise the ridge, for example to "
-            f"{max(10 * ridge, 1e-6):g}"
-        )
+        raise not_definite(ridge, info, n)
     step = max(1, ROW_BYTES // (8 * n))
     for start in range(0, n, step):
         stop = min(start + step, n)

@@ -24,6 +24,9 @@ _SHOWN = 5  # flips in a notebook
 class Flip:
     """One changed label.
 
+    ``posterior`` decides all labels at once: its flips are counted from the surest, and
+    ``delta_loss`` and ``loss`` are those of each flip alone, made in the given labels.
+
     Attributes:
         step: Number of the step, from 1.
         index: Which image.
@@ -47,8 +50,9 @@ class RefurbishResult:
 
     Attributes:
         labels: (N,) int64, the labels after the last step.
-        history: Every flip in order.
-        losses: (steps+1,) float64, L(Z) before the first and after each step.
+        history: Every flip in order; for ``posterior`` the changed labels, the surest first.
+        losses: (steps+1,) float64, L(Z) before the first and after each step; for ``posterior``
+            (2,), before and after all changes.
         G: (N, K) float64, H⁻¹Y of the labels after the last step.
         noise: The noise rate, estimated where it was not given, and its softmax scale.
         posterior: What all labels together say about each image.
