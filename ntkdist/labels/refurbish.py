@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist.errors import InputError
 from ntkdist.labels._checkpoint import Checkpoint, State, fingerprint
 from ntkdist.labels._classes import exact_tables, moved, sums
 from ntkdist.labels._columns import Columns
@@ -16,11 +17,21 @@ from ntkdist.labels._workers import place_rows
 from ntkdist.labels.block_error import left_out_terms, reciprocal
 from ntkdist.labels.class_matrix import check_labels, class_matrix
 from ntkdist.labels.inverse import Inverse, as_inverse, checked_diagonal
+from ntkdist.labels.noise import NoiseEstimate, highest_rate
 from ntkdist.labels.options import METHODS, Options, check_locked, check_probs
 from ntkdist.labels.posterior import ROUNDS, Posterior, class_posterior
+from ntkdist.labels.reliability import Reliability, assess
 from ntkdist.labels.result import Flip, RefurbishResult
 
 __all__ = ["METHODS", "refurbish"]
+
+
+class Judged(NamedTuple):
+    """The posterior, how far it can be trusted, and the labels that may be flagged (N,)."""
+
+    posterior: Posterior
+    reliability: Reliability
+    flags: NDArray[np.bool_]
 
 
 def refurbish(
@@ -31,7 +42,9 @@ def refurbish(
     method: str = "exact",
     steps: int | str | None = None,
     beta: float = 1.0,
+    noise: str = "auto",
     noise_rate: float | None = None,
+    estimate: NoiseEstimate | None = None,
     first_probs: Any = None,
     locked: Any = None,
     confidence: float = 0.0,
@@ -70,10 +83,11 @@ def refurbish(
     labels back and forth, so it needs ``steps``; ``"auto"`` takes as many as labels are
     estimated wrong. Classes without members are no targets (their gradient is 0/0).
 
-    The noise rate is estimated from leave-one-out predictions under this inverse
-    (``NoiseModel``), better from the Gram itself (``choose_ridge``): with most labels wrong a
-    small ridge alone says it within 0.1 at best. It assumes wrong labels of any kind equally
-    often. Ties go to the smallest image, then the smallest class.
+    The noise is estimated from leave-one-out predictions under this inverse
+    (``estimate_noise``), better from the Gram itself (``choose_ridge``): with most labels wrong a
+    small ridge alone says it within 0.1 at best. Where labels cannot be judged
+    (``Reliability``), ``posterior`` changes none, and none is flagged by any method. Ties go to
+    the smallest image, then the smallest class.
 
     Args:
         inverse: H⁻¹ (N, N), float: an array, or anything ``as_inverse`` takes, such as a
@@ -83,10 +97,13 @@ def refurbish(
         method: ``posterior``, ``exact`` or ``paper``.
         steps: The most label changes; ``"auto"``; or None for no bound (not ``paper``).
         beta: Weight β ≥ 0 of the between-class term; not published, 1 is our choice.
-        noise_rate: ε, 0 to 1; None estimates it.
+        noise: How labels go wrong: ``symmetric``, ``class-conditional``, or ``auto`` for what the
+            labels speak for (``estimate_noise``).
+        noise_rate: ε of symmetric noise, 0 to (K−1)/K; None estimates it.
+        estimate: The noise as ``choose_ridge`` estimates it; None estimates it from this inverse.
         first_probs: (N, K) class probabilities that an image's own label has no part in, to
-            begin the posterior with (``RidgeChoice.pred_probs``, or another model's
-            out-of-sample predictions); None makes them from this inverse.
+            begin the posterior with, such as another model's out-of-sample predictions; None
+            takes those of the estimate, or makes them from this inverse.
         locked: Labels known to be right: (N,) bool or indices. They are never changed and
             count as certain.
         confidence: Images for which no other class has at least this probability keep their
@@ -120,6 +137,7 @@ def refurbish(
         method=method,
         steps=steps,
         beta=beta,
+        noise=noise,
         noise_rate=noise_rate,
         confidence=confidence,
         blocks=blocks,
@@ -128,6 +146,11 @@ def refurbish(
     )
     source = as_inverse(inverse)
     given = check_labels(labels, num_classes, source.shape[0])
+    if noise_rate is not None and num_classes > 1 and noise_rate > highest_rate(num_classes):
+        raise InputError(
+            f"noise_rate={noise_rate} is above (K−1)/K = {highest_rate(num_classes):.3g}, at which "
+            "labels say nothing of the true class; give a lower rate, or leave it out"
+        )
     lock = check_locked(locked, len(given))
     diagonal = checked_diagonal(source)
     G, Z = class_matrix(source, given, num_classes)
@@ -136,15 +159,20 @@ def refurbish(
         diagonal,
         G,
         given,
+        noise=noise,
         noise_rate=noise_rate,
+        estimate=estimate,
         first_probs=check_probs(first_probs, G.shape),
         rounds=ROUNDS if method == "posterior" else 1,
         locked=lock,
         on_round=on_round,
     )
+    reliability, flags = assess(posterior, given, lock)
     keep = lock | (_surest(posterior, given)[0] < confidence)
     if method == "posterior":
-        return _all_at_once(source, diagonal, G, Z, given, posterior, lock, keep, options, on_step)
+        keep |= ~flags
+        judged = Judged(posterior, reliability, flags)
+        return _all_at_once(source, diagonal, G, Z, given, judged, lock, keep, options, on_step)
 
     kept, start = None, None
     if checkpoint is not None:
@@ -169,6 +197,9 @@ def refurbish(
         int(checkpoint_every),
     )
     stopped = _run(descent, options, posterior, int((~lock).sum()), on_step)
+    changed = descent.labels != given
+    if not reliability.can_judge:
+        changed[:] = False
     counts = np.bincount(given, minlength=num_classes)
     return RefurbishResult(
         labels=descent.labels,
@@ -177,6 +208,8 @@ def refurbish(
         G=descent.finish(),
         noise=posterior.noise,
         posterior=posterior,
+        reliability=reliability,
+        flagged=changed,
         abstained=~lock & (posterior.probabilities.max(axis=1) < confidence),
         left_out=_left_out(counts, descent.counts),
         stopped=stopped,
@@ -189,13 +222,14 @@ def _all_at_once(
     G: NDArray[np.float64],
     Z: NDArray[np.float64],
     given: NDArray[np.int64],
-    posterior: Posterior,
+    judged: Judged,
     lock: NDArray[np.bool_],
     keep: NDArray[np.bool_],
     options: Options,
     on_step: Callable[[Flip], None] | None,
 ) -> RefurbishResult:
-    """Give every image the class that the posterior decides for."""
+    """Give every flagged image the class that the posterior decides for."""
+    posterior = judged.posterior
     probability, other = _surest(posterior, given)
     current = posterior.probabilities[np.arange(len(given)), given]
     wanted = np.flatnonzero(~keep & (probability > current))
@@ -205,6 +239,8 @@ def _all_at_once(
     counts = np.bincount(given, minlength=len(Z))
     if limit is None or limit > len(wanted):
         stopped = _why_none("posterior", counts)
+        if not judged.reliability.can_judge:
+            stopped = "the labels cannot be judged, so that none was changed"
     else:
         wanted, stopped = wanted[:limit], _why_enough(limit, False, False)
     loss = _loss(Z, counts, options.beta)
@@ -228,6 +264,8 @@ def _all_at_once(
         G=G,
         noise=posterior.noise,
         posterior=posterior,
+        reliability=judged.reliability,
+        flagged=judged.flags,
         abstained=~lock & (posterior.probabilities.max(axis=1) < options.confidence),
         left_out=_left_out(counts, counts_after),
         stopped=stopped,

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 STAGES = ("gram", "factor", "labels", "report")
 Needs = Literal["inverse", "diagonal", "solutions"]
 T = TypeVar("T")
+#: Of the way in which noise is estimated; results of another one are computed again.
+NOISE_VERSION = 2
 
 
 class Pipeline:
@@ -240,27 +242,41 @@ class Pipeline:
         return self.choice()["ridge"]
 
     def choice(self) -> dict[str, Any]:
-        """Return the likeliest ridge and the noise rate of the given labels, kept in the run."""
+        """Return the likeliest ridge and the noise of the given labels, kept in the run."""
         from ntkdist.labels import choose_ridge
+        from ntkdist.labels.options import check_locked
 
-        run = self.run
+        run, settings = self.run, self.config.labels
         given = run.read("inputs", "labels")
-        key = hashlib.sha256(run.fingerprint.encode() + given.tobytes()).hexdigest()
+        locked = read_locked(settings.locked, len(given))
+        rate = None if settings.noise_rate == "auto" else settings.noise_rate
+        decides = [NOISE_VERSION, settings.noise, rate, _listed(locked)]
+        key = hashlib.sha256(
+            run.fingerprint.encode() + given.tobytes() + json.dumps(decides).encode()
+        ).hexdigest()
         found = run.attributes("noise")
         if found.get("fingerprint") != key or not run.has("noise", "eigenvalues"):
             chosen = self.watched(
                 "choosing the ridge",
-                lambda _: choose_ridge(self.gram_store(), given, run.num_classes),
+                lambda _: choose_ridge(
+                    self.gram_store(),
+                    given,
+                    run.num_classes,
+                    noise=settings.noise,
+                    noise_rate=rate,
+                    locked=check_locked(locked, len(given)),
+                ),
             )
             found = {
                 "ridge": chosen.ridge,
                 "noise_rate": chosen.noise.rate,
                 "images": chosen.images,
                 "tried": [[r, n.rate, n.log_likelihood] for r, n in chosen.tried],
+                "estimate": chosen.estimate.to_dict(),
                 "fingerprint": key,
             }
-            if chosen.pred_probs is not None:
-                run.write("noise/pred_probs", chosen.pred_probs)
+            if chosen.estimate.pred_probs is not None:
+                run.write("noise/pred_probs", chosen.estimate.pred_probs)
             run.write("noise/eigenvalues", chosen.eigenvalues)
             run.write_attributes("noise", found)
         return found
@@ -332,6 +348,7 @@ class Pipeline:
                 lambda _: summarise(run, self.config, self.ridge(), inverse, given, result),
             )
             summary["num_issues"] = int(table["is_label_issue"].sum())
+            run.write("labels/transition", result.noise.transition)
             picture, bounds = self.watched(
                 "picture of the Gram", lambda _: thumbnail(store, given, run.num_classes)
             )
@@ -365,20 +382,21 @@ class Pipeline:
         self, inverse: Any, given: np.ndarray, locked: np.ndarray | None
     ) -> RefurbishResult:
         """Refurbish the given labels, and tell how far it is."""
-        from ntkdist.labels import refurbish
+        from ntkdist.labels import NoiseEstimate, refurbish
         from ntkdist.labels.posterior import ROUNDS
         from ntkdist.linalg import parse_memory
 
         run, settings = self.run, self.config.labels
         choice = self.choice()
-        rate = choice["noise_rate"] if settings.noise_rate == "auto" else settings.noise_rate
         sampled = choice["images"] < len(given)
+        first = None if sampled else run.read("noise", "pred_probs")
         options: dict[str, Any] = {
             "method": settings.method,
             "steps": None if settings.steps == "none" else settings.steps,
             "beta": settings.beta,
-            "noise_rate": float(rate),
-            "first_probs": None if sampled else run.read("noise", "pred_probs"),
+            "noise": settings.noise,
+            "noise_rate": None if settings.noise_rate == "auto" else settings.noise_rate,
+            "estimate": NoiseEstimate.from_dict(choice["estimate"], first),
             "locked": locked,
             "confidence": settings.confidence,
         }
@@ -440,8 +458,9 @@ class Pipeline:
             self.ridge(),
             [settings.method, settings.steps, settings.beta],
             [settings.noise_rate, settings.confidence, settings.flips_per_step],
+            [NOISE_VERSION, settings.noise],
             hashlib.sha256(given.tobytes()).hexdigest(),
-            None if locked is None else locked.tolist(),
+            _listed(locked),
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -453,6 +472,10 @@ class Pipeline:
             path = write_report(self.run)
             detail.append(path)
         return path
+
+
+def _listed(locked: np.ndarray | None) -> list[int] | None:
+    return None if locked is None else locked.tolist()
 
 
 def _counted(count: int, what: str) -> str:

@@ -143,7 +143,13 @@ def _own_settings(config: RunConfig) -> RunConfig | None:
 
 
 def _judge(name: str, pipeline: Pipeline) -> Compared:
-    from ntkdist.labels import FactorInverse, block_error, class_matrix, leave_one_out, one_hot
+    from ntkdist.labels import (
+        FactorInverse,
+        block_error,
+        centered_leave_one_out,
+        class_matrix,
+        one_hot,
+    )
     from ntkdist.labels.kpca import class_separation
 
     run = pipeline.run
@@ -156,7 +162,7 @@ def _judge(name: str, pipeline: Pipeline) -> Compared:
     diagonal = inverse.diagonal()
     G, Z = class_matrix(inverse, labels, K)
     seconds = time.perf_counter() - start
-    predicted = leave_one_out(G, diagonal, one_hot(labels, K)).argmax(axis=1)
+    predicted = centered_leave_one_out(G, diagonal, one_hot(labels, K)).argmax(axis=1)
     likeliest = max(choice["tried"], key=lambda row: row[2])
     scale = factor.ridge_absolute / factor.ridge if factor.ridge else _mean_diagonal(store)
     with pipeline.scheduler() as where:
