@@ -156,7 +156,8 @@ def choose_ridge(
     if estimate is None or estimate.model.kind == SYMMETRIC:
         found = estimate_noise(predicts(best), some, num_classes, noise=SYMMETRIC, **options)
         if estimate is not None:
-            found = replace(found, **{name: getattr(estimate, name) for name in EVIDENCE})
+            known = {name: getattr(estimate, name) for name in ("reason", *EVIDENCE)}
+            found = replace(found, **known)
         estimate = found
     if len(chosen) < n:
         estimate = replace(estimate, pred_probs=None)

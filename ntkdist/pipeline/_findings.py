@@ -57,7 +57,7 @@ def summarise(
         "stopped": result.stopped,
         "left_out": list(result.left_out),
         "noise_rate": result.noise.rate,
-        "noise_reason": result.posterior.estimate.reason,
+        "noise_reason": f"{result.noise.kind}: {result.posterior.estimate.reason}",
         "reliability": result.reliability.to_dict(),
         "abstained": int(result.abstained.sum()),
         "block_error": losses,

@@ -49,8 +49,8 @@ def decided(A, labels, K, **options):
 @pytest.mark.parametrize("seed", range(4))
 def test_labels_are_those_the_posterior_decides_for_the_surest_first(seed):
     A, labels, _ = clustered(150, 5, 0.4, seed)
-    expected, order = decided(A, labels, 5)
-    result = refurbish(A, labels, 5, method="posterior")
+    expected, order = decided(A, labels, 5, noise_rate=0.4)
+    result = refurbish(A, labels, 5, method="posterior", noise_rate=0.4)
     np.testing.assert_array_equal(result.labels, expected)
     assert [flip.index for flip in result.history] == order.tolist()
     assert [flip.step for flip in result.history] == list(range(1, len(order) + 1))

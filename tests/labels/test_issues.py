@@ -64,8 +64,8 @@ def noisy(noise: float):
 def test_ranking_by_label_quality_finds_the_corrupted_digits(noise, least, method):
     gram, labels, true, found = noisy(noise)
     ridge = 1e-3 if method == "posterior" else found.ridge
-    known = {"noise_rate": found.noise.rate, "first_probs": found.pred_probs}
-    result = refurbish(invert(gram, ridge), labels, 10, method=method, steps="auto", **known)
+    known = {"estimate": found.estimate, "steps": "auto"}
+    result = refurbish(invert(gram, ridge), labels, 10, method=method, **known)
     report = label_report(labels, result)
     bad = labels != true
     quality = report["label_quality"].to_numpy()
@@ -80,8 +80,8 @@ def test_ranking_by_label_quality_finds_the_corrupted_digits(noise, least, metho
 
 def test_quality_of_clean_digits_is_the_share_that_is_right():
     gram, labels, _, found = noisy(0.0)
-    known = {"noise_rate": found.noise.rate, "first_probs": found.pred_probs}
-    result = refurbish(invert(gram, 1e-3), labels, 10, method="posterior", steps="auto", **known)
+    known = {"estimate": found.estimate, "steps": "auto"}
+    result = refurbish(invert(gram, 1e-3), labels, 10, method="posterior", **known)
     assert (result.labels != labels).mean() <= 0.015
     p = result.to_pred_probs()
     np.testing.assert_allclose(p.sum(axis=1), 1.0)
