@@ -188,6 +188,7 @@ def ours(data: Data, options: Any) -> Iterator[dict[str, Any]]:
         print(f"{architecture}, {len(raw)} images, Gram in {took:.0f} s", flush=True)
         for name, given in data.given.items():
             found, _ = by_ours(kernel, seconds + took, given, NUM_CLASSES)
+            print(f"{name}: ours, {architecture}, {found.seconds:.0f} s in all", flush=True)
             row = {"labels": name, "inputs": inputs, "method": f"ours, {architecture}"}
             row |= {"peer": False, "preprocess": recipe, "gram_seconds": round(took, 2)}
             yield row | score(found, given, data.true)
