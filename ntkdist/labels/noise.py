@@ -313,6 +313,7 @@ def estimate_noise(
     noise: str = "auto",
     noise_rate: float | None = None,
     locked: NDArray[np.bool_] | None = None,
+    predictions: NDArray[np.float64] | None = None,
     seed: int = 0,
 ) -> NoiseEstimate:
     """Return the noise model that the given labels speak for.
@@ -325,6 +326,7 @@ def estimate_noise(
         noise: ``auto``, ``symmetric`` or ``class-conditional``.
         noise_rate: ε of symmetric noise where it is known.
         locked: (N,) bool, labels known to be right.
+        predictions: (N, K) what ``predict`` returns for the given labels, where it is at hand.
         seed: Seed of simulated labels, of held-out folds, and of a choice of rows.
 
     Returns:
@@ -336,7 +338,8 @@ def estimate_noise(
         likelihood ratio (McLachlan 1987).
     """
     K = num_classes
-    predictions = predict([one_hot(labels, K)])[0]
+    if predictions is None:
+        predictions = predict([one_hot(labels, K)])[0]
     symmetric = fit_noise(predictions, labels, noise_rate, locked)
     interval = (symmetric.rate,) * 2
     if noise_rate is None:

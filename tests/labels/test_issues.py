@@ -89,11 +89,12 @@ def test_quality_of_clean_digits_is_the_share_that_is_right():
 
 
 def test_report_tells_each_image_and_its_last_flip():
-    A, labels, _ = clustered(80, 4, 0.4, 0)
-    result = refurbish(A, labels, 4, method="paper", steps=60)
+    A, labels, _ = clustered(200, 4, 0.4, 0)
+    result = refurbish(A, labels, 4, method="paper", steps=60, noise_rate=0.4)
+    assert result.reliability.verdict == "reliable"
     report = label_report(labels, result)
     assert list(report.columns) == COLUMNS
-    assert report["index"].tolist() == list(range(80))
+    assert report["index"].tolist() == list(range(200))
     np.testing.assert_array_equal(report["given_label"], labels)
     np.testing.assert_array_equal(report["suggested_label"], result.labels)
     np.testing.assert_array_equal(report["is_label_issue"], result.labels != labels)
