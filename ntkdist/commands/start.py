@@ -86,6 +86,7 @@ def audit(source: Source = None, *, settings: Settings = AUDIT, out: Out) -> Out
     from ntkdist.commands._sources import run_name_of
     from ntkdist.commands._suspects import suspects, table_of, warn_of_few
     from ntkdist.inputs import sees_features
+    from ntkdist.status import describe_flags, describe_reliability
 
     data = settings.data
     features = sees_features(data)
@@ -103,10 +104,11 @@ def audit(source: Source = None, *, settings: Settings = AUDIT, out: Out) -> Out
         run, found = session.pipeline.run, result["labels"]
         worst = suspects(run)
         few = f", the {len(worst)} most suspicious:" if len(worst) < found.issues else ":"
-        head = f"{found.issues} of {found.images} labels look wrong" + (few if worst else "")
+        head = describe_flags(found) + (few if worst else "")
+        verdict = "\n".join(describe_reliability(found))
         files = f"every image  {result['labels_csv']}\nreport       {result['report']}"
         table = table_of(worst, "image" if run.has_pictures else "row")
-        shown: list[str | Table] = [head, *([table] if worst else []), files]
+        shown: list[str | Table] = [head, *([table] if worst else []), verdict, files]
         outcome = session.outcome(
             {**result, "source": settings.data.source, "suspicious": worst}, *shown
         )
