@@ -95,8 +95,9 @@ def audit(source: Source = None, *, settings: Settings = AUDIT, out: Out) -> Out
     if not named:
         place = run_name(name, settings.architecture, usual)
         settings = dataclasses.replace(settings, run=place)
-    settings = choose_run(settings, out, named=named)
-    with opened(settings, out) as session:
+    choice = choose_run(settings, out, named=named)
+    settings = choice.settings
+    with opened(settings, out, choice.prepared) as session:
         if warning := warn_of_few(session.pipeline.run):
             out.note(warning)
         result = _all_stages(session)
@@ -107,9 +108,13 @@ def audit(source: Source = None, *, settings: Settings = AUDIT, out: Out) -> Out
         files = f"every image  {result['labels_csv']}\nreport       {result['report']}"
         table = table_of(worst, "image" if run.has_pictures else "row")
         shown: list[str | Table] = [head, *([table] if worst else []), files]
-        outcome = session.outcome(
-            {**result, "source": settings.data.source, "suspicious": worst}, *shown
-        )
+        origin = run.manifest.gram_from
+        about = {
+            "source": settings.data.source,
+            "gram_from": None if origin is None else origin.run,
+            "suspicious": worst,
+        }
+        outcome = session.outcome({**result, **about}, *shown)
     if features or settings.architecture != usual:
         return dataclasses.replace(outcome, next=[f"ntkdist predict {shlex.quote(run.url)}"])
     return dataclasses.replace(outcome, next=_more_careful(settings, run.url))

@@ -34,7 +34,8 @@ from ntkdist.pipeline._extend_settle import settle
 from ntkdist.pipeline._findings import store_kpca, summarise, thumbnail, write_table
 from ntkdist.pipeline._gram import Matrix, compute_matrix, cores, gram_of
 from ntkdist.pipeline._labels import FlipProgress, read_locked
-from ntkdist.run import Run
+from ntkdist.pipeline._reuse import take_from_origin
+from ntkdist.run import Prepared, Run
 
 if TYPE_CHECKING:
     from ntkdist.gram.store import GramStore
@@ -52,12 +53,17 @@ class Pipeline:
     Args:
         config: The run.
         subscribers: Told every event, beside the run's own log.
+        prepared: What a new run is begun with; None reads it from its source.
     """
 
     def __init__(
-        self, config: RunConfig, subscribers: Sequence[Callable[[Any], None]] = ()
+        self,
+        config: RunConfig,
+        subscribers: Sequence[Callable[[Any], None]] = (),
+        prepared: Prepared | None = None,
     ) -> None:
         self.config = config
+        self._prepared = prepared
         self._subscribers = subscribers
 
     def __enter__(self) -> Pipeline:
@@ -68,12 +74,13 @@ class Pipeline:
         self._signals = stop_on_signals()
         self.stop: threading.Event = self._signals.__enter__()
         try:
-            self.run = Run.create(self.config, hold=self._lease.acquire)
+            self.run = Run.create(self.config, hold=self._lease.acquire, prepared=self._prepared)
             self._lease.acquire()
             # read again: until now another driver may have extended it
             self.run = settle(Run.create(self.config))
             self.config = self.run.config  # with what data.preprocess=auto stands for
             self._begin(started)
+            self.run = take_from_origin(self)
         except BaseException:
             self._end()
             raise
