@@ -31,7 +31,13 @@ from ntkdist.gram.signals import StopFlag, stop_on_signals
 from ntkdist.lease import Holder, Lease
 from ntkdist.pipeline._extend_factor import current_factor, grow_factor
 from ntkdist.pipeline._extend_settle import settle
-from ntkdist.pipeline._findings import store_kpca, summarise, thumbnail, write_table
+from ntkdist.pipeline._findings import (
+    add_probabilities,
+    store_kpca,
+    summarise,
+    thumbnail,
+    write_table,
+)
 from ntkdist.pipeline._gram import Matrix, compute_matrix, cores, gram_of
 from ntkdist.pipeline._labels import FlipProgress, read_locked
 from ntkdist.pipeline._reuse import take_from_origin
@@ -285,8 +291,11 @@ class Pipeline:
             given = run.read("inputs", "labels")
             locked = read_locked(settings.locked, len(given))
             fingerprint = self._labels_fingerprint(given, locked)
-            if run.attributes("labels").get("fingerprint") == fingerprint:
+            wanted = settings.probabilities and not run.has("labels", "pred_probs")
+            if run.attributes("labels").get("fingerprint") == fingerprint and not wanted:
                 detail.append("as stored")
+                if settings.probabilities:
+                    add_probabilities(run)
                 if not run.has("labels", "kpca", "points"):  # by a version that kept no figures
                     self.choice()
                     store_kpca(run, self.gram_store(), given)
@@ -330,6 +339,7 @@ class Pipeline:
                 run.write(f"labels/{name}", table[name].to_numpy())
             run.write("labels/refurbished", result.labels)
             run.write("labels/losses", result.losses)
+            run.write("labels/pred_probs", result.to_pred_probs().astype(np.float32))
             history = result.to_dataframe()
             for name in history.columns:
                 run.write(f"labels/history/{name}", history[name].to_numpy())
@@ -339,7 +349,7 @@ class Pipeline:
             run.write("labels/gram_by_class", picture, {"boundaries": bounds})
             store_kpca(run, store, given)
             run.write_attributes("labels", {"summary": summary, "fingerprint": fingerprint})
-            write_table(run, table)
+            write_table(run, table, probabilities=settings.probabilities)
             drop_checkpoint(run.address("labels", "checkpoint"))
             flips, issues = summary["flips"], summary["num_issues"]
             detail.append(_counted(flips, "flip"))
