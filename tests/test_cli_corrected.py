@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -14,7 +15,7 @@ from PIL import Image
 
 from ntkdist import Run, cli, storage
 from ntkdist.commands._source_now import Item, places_in
-from ntkdist.data import readers
+from ntkdist.data import preprocess, readers
 from ntkdist.gram.events import read_events
 from ntkdist.gram.store import GramStore
 
@@ -277,12 +278,16 @@ def test_what_a_kill_left_of_a_factor_goes_where_the_old_run_is_gone(
         cli.main(["audit", "list.csv", *FLAGS])
     monkeypatch.setattr(storage, "copy", copy)
     shutil.rmtree("runs/list")
+    left = "runs/list-2/factor/ntk/ridge-0.001"
+    assert storage.list_objects(left)
+    storage.write_text(f"{left}/lower/c/9/9", "of the old one's last panel")
     # of another cut than the factor that was being copied
     cli.main(["factor", "runs/list-2", "--factor.memory_limit", "1MB"])
     assert (
         "the Gram of runs/list is not reused: runs/list: there is no run" in capsys.readouterr().err
     )
     assert Run.open("runs/list-2").manifest.gram_from is None
+    assert not storage.exists(f"{left}/lower/c/9/9")
     cli.main(["verify", "runs/list-2", "--quiet"])
     assert "nothing is wrong" in capsys.readouterr().out
     gram = {name for name in right if name.startswith("gram/")}
@@ -320,6 +325,24 @@ def test_images_in_another_order_take_it_in_the_old_one(here: Path, capsys: Capt
     found = audit(capsys)
     assert found["result"]["gram_from"] == "runs/list"
     assert Run.open("runs/list-2").files() == Run.open("runs/list").files()
+
+
+def test_statistics_that_another_order_rounds_otherwise_are_those_of_the_old_run(
+    here: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = preprocess._measure
+
+    def other(*args: Any) -> Any:
+        step = measure(*args)
+        return dataclasses.replace(step, shift=tuple(one + 1e-3 for one in step.shift))
+
+    correct(4)
+    monkeypatch.setattr(preprocess, "_measure", other)
+    monkeypatch.setattr(preprocess.Preprocessor, "agrees", lambda *_: True)
+    assert audit(capsys)["result"]["gram_from"] == "runs/list"
+    monkeypatch.setattr(preprocess.Preprocessor, "agrees", lambda *_: False)
+    correct(6)
+    assert audit(capsys)["result"]["gram_from"] is None
 
 
 A, B, COPY = Item(b"1", "cat", "cat/a"), Item(b"2", "dog", "dog/b"), Item(b"1", "cat", "cat/copy")

@@ -109,8 +109,8 @@ def _take(pipeline: Pipeline, url: str) -> GramReused:
         tiles = f"tile {min(bad)} is" if len(bad) == 1 else f"{len(bad)} tiles are"
         problems.append(f"{tiles} damaged there and computed again")
     factors: list[str] = []
-    # a factor may have been computed from a tile that was damaged already
-    if not bad and len(stored) == tiling.count:
+    # not where a tile was damaged: the factor may have been computed from it
+    if len(stored) == tiling.count:
         factors, damaged = _take_factors(pipeline, source)
         problems += damaged
     return GramReused(url, len(stored), tiling.count, tuple(factors), "; ".join(problems))
