@@ -44,7 +44,7 @@ class Extension:
         state: How far the latest extension is: ``begun``, ``settled`` or ``done``, see above.
         former: What the run was before each extension, the latest last.
         factors: Factors of the run before, by their names below ``factor/``, that the extension is
-            to append rows to, and whether it is to compute their inverse.
+            to append rows to, and whether their inverse was stored.
     """
 
     state: Literal["begun", "settled", "done"]

@@ -56,7 +56,11 @@ class Overview:
         written = storage.exists(report)
         stages = {
             "gram": total > 0 and tiles >= total,
-            "factor": any(run.has("factor", "ntk", name, "inverse") for name in factors),
+            "factor": any(
+                run.has("factor", "ntk", name, part)
+                for name in factors
+                for part in ("inverse", "diagonal")
+            ),
             "labels": summary is not None,
             "report": written,
         }

@@ -85,7 +85,8 @@ class RunStatus:
         extended: How it grew, in words; None for a run that did not.
         gram: One state for each kind of kernel.
         ridge: Of the factor, or auto.
-        factored: Whether the inverse with that ridge is stored.
+        factored: Whether the factor with that ridge is stored, with what the label method needs
+            of its inverse: the diagonal for posterior, all of it for the others.
         labels: What the label stage found; None where it has not run on the images of now.
         results: Other results that are stored.
         activity: What the events say.
@@ -136,7 +137,7 @@ def read_status(url: str, *, now: float | None = None) -> RunStatus:
     gram = tuple(read_gram(run))
     whole = all(one.done == one.total for one in gram)
     ridge = run.config.factor.ridge
-    factored = ridge != "auto" and _has_inverse(run, f"ridge-{ridge:g}")
+    factored = ridge != "auto" and _is_factored(run, f"ridge-{ridge:g}")
     activity = read_activity(read_events(url))
     labels = read_labels(run) if _labels_of_now(run) else None
     finished = whole and factored and labels is not None
@@ -249,15 +250,12 @@ def _extended(run: Run) -> str | None:
     return "; ".join(words)
 
 
-def _has_inverse(run: Run, ridge: str) -> bool:
-    """Return whether the inverse with a ridge is stored, for the images that the run has now."""
-    if not run.has("factor", "ntk", ridge, "inverse"):
-        return False
-    if run.manifest.extension is None:
-        return True
-    from ntkdist.pipeline._extend_factor import is_stale
+def _is_factored(run: Run, ridge: str) -> bool:
+    """Return whether the factor stage is done with a ridge, for the images that the run has now."""
+    from ntkdist.pipeline._extend_factor import is_ready, is_stale
 
-    return not is_stale(run, f"ntk/{ridge}")
+    name = f"ntk/{ridge}"
+    return is_ready(run, name, run.config.labels.method) and not is_stale(run, name)
 
 
 def _labels_of_now(run: Run) -> bool:

@@ -166,15 +166,18 @@ class LabelsConfig:
     Attributes:
         method: posterior (the class most probable given all labels), exact (every flip lowers
             L(Z)) or paper (Algorithm 1).
-        steps: Most flips; auto stops at the estimated number of wrong labels (posterior:
+        steps: Most label changes; auto stops at the estimated number of wrong labels (posterior:
             where no other class is more probable), none runs until no flip helps.
         beta: Weight of the between-class term of L(Z).
-        noise_rate: Share of wrong labels, or auto to estimate it.
+        noise: How labels go wrong: symmetric (every other class equally often), class-conditional
+            (which class is taken for which is estimated), or auto for what the labels speak for.
+        noise_rate: Share of wrong labels under symmetric noise, or auto to estimate it.
         confidence: Probability that another class needs for a label to be changed.
         locked: Text file of images whose labels are known to be right, one number a line.
         flips_per_step: Flips from one scan of all rows (exact and paper).
-        blocks: Row blocks that the gradient is held in, or auto: as many as the factor stage's
-            memory limit asks for. With factor.scheduler tcp://HOST:PORT its workers hold them.
+        blocks: Row blocks that the gradient of exact and paper is held in, or auto: as many as
+            the factor stage's memory limit asks for. With factor.scheduler tcp://HOST:PORT its
+            workers hold them.
         probabilities: Give labels.csv a column probability_CLASS for each class: the probability
             of that class by all images but this one, for cleanlab and the like.
     """
@@ -182,6 +185,7 @@ class LabelsConfig:
     method: Literal["posterior", "exact", "paper"] = "posterior"
     steps: int | Literal["auto", "none"] = "auto"
     beta: float = 1.0
+    noise: Literal["auto", "symmetric", "class-conditional"] = "auto"
     noise_rate: float | Literal["auto"] = "auto"
     confidence: float = 0.0
     locked: str | None = None
@@ -197,6 +201,11 @@ class LabelsConfig:
         _within("labels.beta", self.beta, 0.0, float("inf"))
         if self.noise_rate != "auto":
             _within("labels.noise_rate", self.noise_rate, 0.0, 1.0)
+            if self.noise == "class-conditional":
+                raise InputError(
+                    f"labels.noise_rate={self.noise_rate} is a rate of symmetric noise; leave it "
+                    "out, or give labels.noise=symmetric"
+                )
         _within("labels.confidence", self.confidence, 0.0, 1.0)
         _within("labels.flips_per_step", self.flips_per_step, 1, float("inf"))
         if self.blocks != "auto":

@@ -12,7 +12,15 @@ from typing import Any, TextIO
 
 from ntkdist.errors import InputError
 
-_EVERY = 10.0
+_EVERY = 9.0  # seconds; what goes on is told every five, and so written every ten
+_PARTS = {
+    "survey": "factor, looking through the matrix",
+    "ridge": "factor, trying another ridge",
+    "columns": "inverse, columns",
+    "rows": "inverse, rows",
+    "diagonal": "diagonal of the inverse",
+    "solve": "solving with the factor",
+}
 _LONGEST = 60  # characters of a field that --verbose shows
 
 Subscriber = Callable[[Any], None]
@@ -224,7 +232,18 @@ class StageLines:
                 f"{left:.0f} s left"
             )
         elif name == "InverseBlockDone" and not event.resumed:
-            self._now_and_then(f"inverse: {event.stage} {event.index + 1} of {event.count}")
+            what = _PARTS.get(event.stage, event.stage)
+            self._now_and_then(f"{what}: block {event.index + 1} of {event.count}")
+        elif name == "LinalgProgress":
+            what = _PARTS.get(event.stage, event.stage)
+            done = "" if event.fraction is None else f"{100 * event.fraction:.0f} %, "
+            self._now_and_then(f"{what}: {done}{event.seconds:.0f} s so far")
+        elif name == "StepContinues":
+            self._now_and_then(f"{event.step}: {event.seconds:.0f} s so far")
+        elif name == "PosteriorRound":
+            self._now_and_then(
+                f"labels: round {event.round} of at most {event.most}, {event.seconds:.1f} s"
+            )
         elif name == "TilesVerified":
             self._now_and_then(f"verify: {event.kind}, {event.done} of {event.total} tiles read")
         elif name == "BandDone":

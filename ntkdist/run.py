@@ -11,7 +11,7 @@ Layout (every array in Zarr v3; results as arrays and JSON attributes, nothing p
       inputs/labels_true  (N,) the labels before noise was put on; only where it was
       inputs/files        file names as UTF-8 text (uint8), one a line; where there are any
       gram/KIND           the Gram matrix as tiles
-      factor/KIND/RIDGE   the Cholesky factor and the inverse
+      factor/KIND/RIDGE   the Cholesky factor, and its inverse or the diagonal of that
       extension/          inputs of a larger run, while it is extended
       labels/             what the label stage found
       events.jsonl        what happened when

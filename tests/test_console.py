@@ -9,10 +9,12 @@ from ntkdist.linalg import (
     BandDone,
     InverseBlockDone,
     IterationDone,
+    LinalgProgress,
     PanelDone,
     RidgeTried,
     SketchDone,
 )
+from ntkdist.pipeline._labels import PosteriorRound, StepContinues
 
 
 def said(*events):
@@ -31,7 +33,15 @@ def said(*events):
             "factor: panel 2 of 4, 57.3 GFLOP/s, ",
         ),
         (PanelDone(1, 4, 2.0, 57.3, resumed=True, fraction=0.5), ""),
-        (InverseBlockDone("rows", 2, 7, 0.1, resumed=False), "inverse: rows 3 of 7\n"),
+        (InverseBlockDone("rows", 2, 7, 0.1, resumed=False), "inverse, rows: block 3 of 7\n"),
+        (
+            InverseBlockDone("diagonal", 2, 7, 0.1, resumed=False),
+            "diagonal of the inverse: block 3 of 7\n",
+        ),
+        (LinalgProgress("diagonal", 0.342, 125.2), "diagonal of the inverse: 34 %, 125 s so far\n"),
+        (LinalgProgress("factor", None, 61.0), "factor: 61 s so far\n"),
+        (StepContinues("choosing the ridge", 15.0), "choosing the ridge: 15 s so far\n"),
+        (PosteriorRound(3, 8, 41.5), "labels: round 3 of at most 8, 41.5 s\n"),
         (BandDone(0, 500, 10_500, 1.2, 43.2, 0.5), "append: 10500 rows, 50 %, 43.2 GFLOP/s\n"),
         (SketchDone(768, 1e4, 1.0, 13.27), "preconditioner of rank 768 in 13.3 s\n"),
         (

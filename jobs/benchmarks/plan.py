@@ -4,7 +4,7 @@
     NTKDIST_DATA=FOLDER python jobs/benchmarks/plan.py --only gram-bound --repeats 2
 
 FOLDER holds mnist.npz. Two runs: ``gram-bound`` (pooling: the Gram is nearly everything) and
-``factor-bound`` (10,000 images without pooling: factor, inverse and labels are a good part). Each
+``factor-bound`` (10,000 images without pooling: factor, diagonal and labels are a good part). Each
 is planned and run in turn, every time in new processes and a new folder. The load of the machine
 before plan and run is recorded: it may be shared.
 """
@@ -105,13 +105,13 @@ def planned(config: RunConfig, seconds: float) -> dict[str, Any]:
 
 
 def stages(run: str) -> dict[str, float]:
-    """Return the seconds of each stage of a run, factor and inverse apart."""
+    """Return the seconds of each stage of a run, the factor apart from the diagonal."""
     events = read_events(run)
     found = {e["stage"]: e["seconds"] for e in events if e["event"] == "StageDone"}
     began = next(e["time"] for e in events if e.get("stage") == "factor")
     panels = [e for e in events if e["event"] == "PanelDone"]
-    found["inverse"] = found["factor"] - (panels[-1]["timestamp"] - began)
-    found["factor"] -= found["inverse"]
+    found["diagonal"] = found["factor"] - (panels[-1]["timestamp"] - began)
+    found["factor"] -= found["diagonal"]
     return found
 
 

@@ -61,7 +61,9 @@ def extend(target: Target = None, *, settings: Settings = DEFAULTS, out: Out) ->
 
 @app.command(group=COMPUTE, sort_key=2)
 def factor(target: Target = None, *, settings: Settings = DEFAULTS, out: Out) -> Outcome:
-    """What undoes the Gram? Factor it plus a ridge (Cholesky) and invert it, panel by panel.
+    """What undoes the Gram? Factor it plus a ridge (Cholesky), panel by panel.
+
+    Of the inverse, posterior needs the diagonal, exact and paper all entries (labels.method).
 
     Example: ntkdist factor runs/mine --factor.ridge 1e-4
 

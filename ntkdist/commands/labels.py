@@ -15,7 +15,7 @@ def labels(
     settings: Settings = DEFAULTS,
     out: Out,
 ) -> Outcome:
-    """Which labels are wrong, and what should they be? Refurbish them with the stored inverse.
+    """Which labels are wrong, and what should they be? Refurbish them with the stored factor.
 
     Example: ntkdist labels runs/mine --labels.method exact
 

@@ -20,15 +20,13 @@ from ntkdist.labels.result import Flip
 ROUNDING = 1e-12
 # Flips after which h is added up anew, so that rounding does not gather in it.
 WEIGH_EVERY = 1000
-# Planned flips that are taken together: their rows are asked for at once.
-PLANNED = 32
 # Of the likely next rows, so many are looked at for each further flip of a step.
 LOOKED_AT = 4
 
 
 @dataclass
 class Descent:
-    """The state of a refurbishment, whichever way its flips are chosen.
+    """The state of a refurbishment that chooses its flips one after the other.
 
     Attributes:
         blocks: The rows of G.
@@ -109,28 +107,6 @@ class Descent:
             if self._helps(method, now):
                 most -= 1
                 yield self._make(now, self.blocks.likely)
-
-    def plan(self, indices: NDArray[np.int64], classes: NDArray[np.int64]) -> Iterator[Flip]:
-        """Make flips decided beforehand, in their order.
-
-        Args:
-            indices: (F,) images, each once.
-            classes: (F,) the class each goes to.
-
-        Yields:
-            Each flip, once made.
-        """
-        for start in range(0, len(indices), PLANNED):
-            self._settle()
-            part = slice(start, start + PLANNED)
-
-            def likely(count: int, start: int = start) -> NDArray[np.int64]:
-                return indices[start : start + max(count, PLANNED)]
-
-            for row, new in zip(self.blocks.pick(indices[part]), classes[part], strict=True):
-                now = self._updated(row)
-                fields = (now.old, now.g, now.a, now.h)
-                yield self._make(Candidate(0.0, now.index, int(new), *fields), likely)
 
     def _helps(self, method: str, candidate: Candidate) -> bool:
         # Algorithm 1 acts on any gradient; a descent must not take rounding for a gain.

@@ -1,13 +1,19 @@
-"""What the label methods ask of H⁻¹, wherever it lives: its shape, diagonal and columns."""
+"""What the label methods ask of H⁻¹, wherever it lives: its shape, diagonal and columns.
+
+``posterior`` asks for solutions H⁻¹b and the diagonal alone. A factor gives both, so that no
+N×N inverse is formed for it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
+from ntkdist.linalg import _blas
 
 # Bytes of rows looked at together when a whole matrix is checked or scanned.
 ROW_BYTES = 64 * 2**20
@@ -108,12 +114,128 @@ class StoredInverse:
         return out.T
 
 
+class FactorInverse:
+    """The inverse of a factored matrix: solutions, and a diagonal; nothing (N, N) is formed.
+
+    Args:
+        factor: A ``CholeskyFactor``, or anything with its ``shape``, ``solve``,
+            ``inverse_columns`` and ``diagonal_of_inverse``.
+        diagonal: (N,) diagonal of the inverse; None asks the factor when it is wanted.
+        on_event: Told how far a long solution is.
+    """
+
+    columns_at_once = 32
+
+    def __init__(
+        self,
+        factor: Any,
+        diagonal: NDArray[np.float64] | None = None,
+        *,
+        on_event: Callable[[Any], object] | None = None,
+    ) -> None:
+        self._factor = factor
+        self._diagonal = diagonal
+        self._told = {} if on_event is None else {"on_event": on_event}
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, N)."""
+        return tuple(self._factor.shape)
+
+    def telling(self, on_event: Callable[[Any], object]) -> FactorInverse:
+        """Return the same inverse with another listener."""
+        return FactorInverse(self._factor, self._diagonal, on_event=on_event)
+
+    def diagonal(self) -> NDArray[np.float64]:
+        """Return the diagonal (N,) float64; the first call may compute it."""
+        if self._diagonal is None:
+            self._diagonal = self._factor.diagonal_of_inverse(**self._told)
+        return np.array(self._diagonal, dtype=np.float64)
+
+    def columns(self, indices: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the columns at ``indices``, (N, m) float64: two substitutions each."""
+        return self._factor.inverse_columns(indices)
+
+    def solve(self, b: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return H⁻¹b (N, K) float64."""
+        return self._factor.solve(b, **self._told)
+
+
+class MemoryFactor:
+    """The Cholesky factor of a Gram matrix in memory, as an inverse: solutions and the diagonal.
+
+    Holds one (N, N) array in float64, the factor.
+
+    Args:
+        gram: (N, N) symmetric H, any real type; it is not changed.
+        ridge: λ ≥ 0, relative to the mean of the diagonal.
+
+    Raises:
+        InputError: If the matrix is not positive definite with that ridge.
+    """
+
+    columns_at_once = 32
+
+    def __init__(self, gram: NDArray[Any], ridge: float) -> None:
+        self._lower = np.array(gram, dtype=np.float64, order="C")
+        n = len(self._lower)
+        self._lower[np.diag_indices(n)] += ridge * float(np.mean(np.diagonal(self._lower)))
+        pivot = _blas.cholesky_lower(self._lower)
+        if pivot >= 0:
+            raise not_definite(ridge, pivot + 1, n)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, N)."""
+        return self._lower.shape
+
+    def diagonal(self) -> NDArray[np.float64]:
+        """Return the diagonal (N,) float64: squared column norms of L⁻¹, some columns at a time."""
+        n = len(self._lower)
+        out = np.empty(n)
+        for part in _row_slices(n):
+            start = part.start
+            x = np.zeros((n - start, part.stop - start))
+            np.fill_diagonal(x, 1.0)
+            _blas.solve_lower(self._lower[start:, start:], x)
+            out[part] = np.einsum("ij,ij->j", x, x)
+        return out
+
+    def columns(self, indices: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the columns at ``indices``, (N, m) float64: two substitutions each."""
+        unit = np.zeros((len(self._lower), len(indices)))
+        unit[indices, np.arange(len(indices))] = 1.0
+        return self.solve(unit)
+
+    def solve(self, b: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return H⁻¹b (N, K) float64."""
+        x = np.array(b, dtype=np.float64, order="C")
+        _blas.solve_lower(self._lower, x)
+        _blas.solve_lower(self._lower, x, transposed=True)
+        return x
+
+
+def not_definite(ridge: float, pivot: int, n: int) -> InputError:
+    """Return the error for a Gram matrix in memory that has no Cholesky factor.
+
+    Args:
+        ridge: λ, relative to the mean of the diagonal.
+        pivot: The first that failed, from 1.
+        n: N.
+    """
+    return InputError(
+        f"the Gram matrix is not positive definite at ridge={ridge} (pivot {pivot} of {n}); "
+        "identical images or rounding do that: raise the ridge, for example to "
+        f"{max(10 * ridge, 1e-6):g}"
+    )
+
+
 def as_inverse(inverse: Any) -> Inverse:
     """Return ``inverse`` as something with ``shape``, ``diagonal()`` and ``columns(indices)``.
 
     Args:
-        inverse: (N, N) H⁻¹: a NumPy array, a stored array with row slicing, or an object
-            that has the three already (returned as it is).
+        inverse: (N, N) H⁻¹: a NumPy array, a stored array with row slicing, a factor
+            (``CholeskyFactor``), or an object that has the three already (returned as it is).
 
     Returns:
         The same matrix behind the ``Inverse`` protocol.
@@ -124,6 +246,8 @@ def as_inverse(inverse: Any) -> Inverse:
     """
     if isinstance(inverse, Inverse) and not isinstance(inverse, np.ndarray):
         source: Inverse = inverse
+    elif hasattr(inverse, "diagonal_of_inverse"):
+        source = FactorInverse(inverse)
     elif hasattr(inverse, "shape") and not isinstance(inverse, np.ndarray):
         source = StoredInverse(inverse)
     else:

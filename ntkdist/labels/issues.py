@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
 from ntkdist.labels.class_matrix import check_labels
-from ntkdist.labels.inverse import ROW_BYTES
+from ntkdist.labels.inverse import ROW_BYTES, MemoryFactor, not_definite
 from ntkdist.labels.options import Options, check_locked
 from ntkdist.labels.refurbish import refurbish
 from ntkdist.labels.result import Flip, RefurbishResult
@@ -39,9 +39,14 @@ def label_report(labels: Any, result: RefurbishResult) -> pd.DataFrame:
     Returns:
         A table in the order of the images with the columns ``index``, ``given_label``,
         ``suggested_label``, ``label_quality`` (0 to 1, low = suspicious), ``is_label_issue``
-        (the refurbished label differs), ``abstained`` (no class was as probable as
-        ``confidence`` asks), ``round`` (the step of the image's last flip, −1 if none) and
-        ``delta_loss`` (the change of L(Z) by that flip, NaN if none).
+        (``posterior``: it is more probably wrong than right, and flags can be trusted so far;
+        ``exact`` and ``paper``: the refurbished label differs), ``abstained`` (no class was as
+        probable as ``confidence`` asks), ``round`` (the step of the image's last flip, −1 if none;
+        for ``posterior`` its rank, 1 for the surest change) and ``delta_loss`` (the change of
+        L(Z) by that flip, NaN if none; for ``posterior`` by that flip alone). A flagged label for
+        which no other class is more probable keeps its own as ``suggested_label``. Its ``attrs``
+        hold ``reliability``, the plain dictionary of ``Reliability.to_dict``, and
+        ``transition``, P(given label | true class) as K lists of K numbers.
 
     Raises:
         InputError: If labels and result are not of the same images.
@@ -58,18 +63,21 @@ def label_report(labels: Any, result: RefurbishResult) -> pd.DataFrame:
     rounds, deltas = np.full(n, -1), np.full(n, np.nan)
     for flip in result.history:
         rounds[flip.index], deltas[flip.index] = flip.step, flip.delta_loss
-    return pd.DataFrame(
+    table = pd.DataFrame(
         {
             "index": np.arange(n),
             "given_label": given,
             "suggested_label": result.labels,
             "label_quality": result.posterior.quality,
-            "is_label_issue": result.labels != given,
+            "is_label_issue": result.flagged,
             "abstained": result.abstained,
             "round": rounds,
             "delta_loss": deltas,
         }
     )
+    table.attrs["reliability"] = result.reliability.to_dict()
+    table.attrs["transition"] = result.noise.transition.tolist()
+    return table
 
 
 def find_label_issues(
@@ -83,6 +91,7 @@ def find_label_issues(
     method: str = "posterior",
     steps: int | str | None = "auto",
     beta: float = 1.0,
+    noise: str = "auto",
     noise_rate: float | None = None,
     locked: Any = None,
     confidence: float = 0.0,
@@ -90,9 +99,10 @@ def find_label_issues(
     threads: int | None = None,
     on_event: Callable[[Flip], None] | None = None,
 ) -> pd.DataFrame:
-    """Find wrong labels of images or features: kernel, ridge, inverse, refurbishment, report.
+    """Find wrong labels of images or features: kernel, ridge, factor, refurbishment, report.
 
-    For sets whose (N, N) matrix fits memory twice in float64; a run does the same from a store.
+    For sets whose (N, N) matrix fits memory twice, in float32 and in float64 (``exact`` and
+    ``paper`` invert it in place); a run does the same from a store.
 
     Args:
         images: (N, H, W, C) or (N, H, W), uint8 or any real dtype; or features (N, D), from a
@@ -110,7 +120,10 @@ def find_label_issues(
         method: ``posterior``, ``exact`` or ``paper``, as for ``refurbish``.
         steps: The most label changes; ``"auto"``; or None for no bound.
         beta: Weight β ≥ 0 of the between-class term.
-        noise_rate: ε, 0 to 1; None estimates it from the Gram (``choose_ridge``).
+        noise: How labels go wrong: ``symmetric``, ``class-conditional``, or ``auto`` for what the
+            labels speak for.
+        noise_rate: ε of symmetric noise, 0 to (K−1)/K; None estimates it from the Gram
+            (``choose_ridge``).
         locked: Labels known to be right, (N,) bool or indices.
         confidence: Probability that another class needs for a label to be changed.
         backend: Kernel backend, ``auto`` for the fastest that covers the architecture.
@@ -118,8 +131,8 @@ def find_label_issues(
         on_event: Called with each ``Flip``.
 
     Returns:
-        The table of ``label_report``; for names also ``given_class`` and ``suggested_class``,
-        behind the numbers.
+        The table of ``label_report``, with how far to trust it in ``attrs["reliability"]``; for
+        names also ``given_class`` and ``suggested_class``, behind the numbers.
 
     Raises:
         InputError: For images, labels or options that do not fit, or a Gram matrix that is
@@ -128,7 +141,14 @@ def find_label_issues(
     from ntkdist.data import Preprocessor
     from ntkdist.kernels import kernel_matrix
 
-    Options(method=method, steps=steps, beta=beta, noise_rate=noise_rate, confidence=confidence)
+    Options(
+        method=method,
+        steps=steps,
+        beta=beta,
+        noise=noise,
+        noise_rate=noise_rate,
+        confidence=confidence,
+    )
     if ridge != "auto":
         check_ridge(ridge)
     images = np.asarray(images)
@@ -153,24 +173,19 @@ def find_label_issues(
     given = check_labels(given, num_classes, len(images))
     prepared = Preprocessor.fit(images, preprocess).apply(images)
     gram = kernel_matrix(architecture, prepared, backend=backend, threads=threads)
-    lock = check_locked(locked, len(given))
-    found = choose_ridge(gram, given, num_classes)
-    if noise_rate is None:
-        noise_rate = found.noise.rate
-    if ridge == "auto":
-        ridge = POSTERIOR_RIDGE if method == "posterior" else found.ridge
-    result = refurbish(
-        invert(gram, float(ridge)),
+    result = refurbish_gram(
+        gram,
         given,
         num_classes,
+        ridge=ridge,
         method=method,
         steps=steps,
         beta=beta,
+        noise=noise,
         noise_rate=noise_rate,
-        first_probs=found.pred_probs,
-        locked=lock,
+        locked=locked,
         confidence=confidence,
-        on_step=on_event,
+        on_event=on_event,
     )
     table = label_report(given, result)
     if names:
@@ -179,6 +194,70 @@ def find_label_issues(
             place = int(np.flatnonzero(table.columns == numbers.name)[0]) + 1
             table.insert(place, f"{name}_class", [names[k] for k in numbers])
     return table
+
+
+def refurbish_gram(
+    gram: NDArray[Any],
+    labels: Any,
+    num_classes: int,
+    *,
+    ridge: float | str = "auto",
+    method: str = "posterior",
+    steps: int | str | None = "auto",
+    beta: float = 1.0,
+    noise: str = "auto",
+    noise_rate: float | None = None,
+    locked: Any = None,
+    confidence: float = 0.0,
+    on_event: Callable[[Flip], None] | None = None,
+) -> RefurbishResult:
+    """Refurbish labels with a Gram matrix in memory: ridge, noise, factor or inverse, labels.
+
+    What ``find_label_issues`` does behind the kernel; ``label_report`` makes its table of the
+    result.
+
+    Args:
+        gram: (N, N) symmetric Gram matrix H.
+        labels: (N,) given labels, integers in 0..K−1.
+        num_classes: K.
+        ridge: As for ``find_label_issues``.
+        method: ``posterior``, ``exact`` or ``paper``, as for ``refurbish``.
+        steps: The most label changes; ``"auto"``; or None for no bound.
+        beta: Weight β ≥ 0 of the between-class term.
+        noise: ``auto``, ``symmetric`` or ``class-conditional``.
+        noise_rate: ε of symmetric noise; None estimates it.
+        locked: Labels known to be right, (N,) bool or indices.
+        confidence: Probability that another class needs for a label to be changed.
+        on_event: Called with each ``Flip``.
+
+    Returns:
+        The result.
+
+    Raises:
+        InputError: For labels or options that do not fit, or a Gram matrix that is not positive
+            definite at this ridge.
+    """
+    given = check_labels(labels, num_classes, len(gram))
+    lock = check_locked(locked, len(given))
+    found = choose_ridge(gram, given, num_classes, noise=noise, noise_rate=noise_rate, locked=lock)
+    if ridge == "auto":
+        ridge = POSTERIOR_RIDGE if method == "posterior" else found.ridge
+    check_ridge(ridge)
+    inverse = MemoryFactor if method == "posterior" else invert
+    return refurbish(
+        inverse(gram, float(ridge)),
+        given,
+        num_classes,
+        method=method,
+        steps=steps,
+        beta=beta,
+        noise=noise,
+        noise_rate=noise_rate,
+        estimate=found.estimate,
+        locked=lock,
+        confidence=confidence,
+        on_step=on_event,
+    )
 
 
 def invert(gram: NDArray[Any], ridge: float) -> NDArray[np.float64]:
@@ -205,11 +284,7 @@ def invert(gram: NDArray[Any], ridge: float) -> NDArray[np.float64]:
     if info == 0:
         inverse, info = lapack.dpotri(factor, lower=1, overwrite_c=1)
     if info != 0:
-        raise InputError(
-            f"the Gram matrix is not positive definite at ridge={ridge} (pivot {info} of {n}); "
-            "identical images or rounding do that: raise the ridge, for example to "
-            f"{max(10 * ridge, 1e-6):g}"
-        )
+        raise not_definite(ridge, info, n)
     step = max(1, ROW_BYTES // (8 * n))
     for start in range(0, n, step):
         stop = min(start + step, n)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ntkdist.errors import InputError, did_you_mean
 from ntkdist.labels.block_error import check_beta
+from ntkdist.labels.noise import check_noise
 
 METHODS = ("posterior", "exact", "paper")
 
@@ -21,6 +22,7 @@ class Options:
     method: str = "posterior"
     steps: int | str | None = "auto"
     beta: float = 1.0
+    noise: str = "auto"
     noise_rate: float | None = None
     confidence: float = 0.0
     blocks: int = 1
@@ -29,6 +31,7 @@ class Options:
 
     def __post_init__(self) -> None:
         check_beta(self.beta)
+        check_noise(self.noise, self.noise_rate)
         method, steps = self.method, self.steps
         if method not in METHODS:
             raise InputError(

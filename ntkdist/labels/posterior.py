@@ -1,31 +1,49 @@
 """Which class each image most likely is of, given all labels, wrong ones among them.
 
-Leave-one-out predictions say what the other images' labels make of an image; the noise rate says
+Leave-one-out predictions say what the other images' labels make of an image; the noise model says
 how far its own label is to be believed; together they give a probability of each class. Those
-probabilities are better labels than the given ones, so they take their place, and the
-predictions are made again: a few rounds, each one product with H⁻¹. The first round hears every
-wrong label, the last one also echoes: an image's own label has gone into its neighbours'
-probabilities. Their mean ranks labels better than either, and is what is returned.
+probabilities are better labels than the given ones, so they take their place as targets, and
+predictions are made again: a few rounds, each one solution H⁻¹q. Wrong labels bias the first
+round; in later rounds an image's own label leaks back through its neighbours. A mean of the
+first and the last ranks labels better than either.
 
-The noise rate stays what the first round says: later fits would hear the echo and find no noise.
+A symmetric noise rate stays what the first round says: later fits would find less noise, because
+of that leak. The matrix of class-conditional noise is estimated again in every round: sharper
+predictions tell confused classes from mislabelled ones better.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.labels.class_matrix import one_hot, product
-from ntkdist.labels.leave_one_out import NoiseModel, fit_noise, leave_one_out, probabilities
+from ntkdist.labels.leave_one_out import centered_leave_one_out, class_shares, probabilities
+from ntkdist.labels.noise import (
+    CLASS_CONDITIONAL,
+    NoiseEstimate,
+    NoiseModel,
+    best_scale,
+    class_conditional_model,
+    estimate_noise,
+    likelihoods,
+    maximise_transition,
+    posterior_of,
+    share_wrong,
+)
 
 # Rounds after the first; with most labels wrong they go on to help, with few they settle in two.
 ROUNDS = 8
 # Mean change of a row's probabilities, summed over classes, that ends the rounds.
 SETTLED = 1e-3
+# Share of the first round in the mean that ranks labels.
+FIRST_SHARE = 1 / 3
+# Alternations of scale and T when a sample's T is fitted to all images.
+REFITS = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,19 +51,25 @@ class Posterior:
     """What all labels together say about each image.
 
     Attributes:
-        noise: Noise rate, and the scale of the first round.
+        noise: The noise model, and the scale of the first round.
+        estimate: How the noise model was arrived at.
         probabilities: (N, K) probability that an image is of a class, its own given label
             counted; rows sum to 1. Of the last round.
-        pred_probs: (N, K) the same without its own label: leave-one-out predictions, the mean
-            of the first and the last round; rows sum to 1.
+        pred_probs: (N, K) the same without its own label: leave-one-out predictions, a weighted
+            mean of the first and the last round; rows sum to 1.
         quality: (N,) probability that the given label is right, from ``pred_probs``.
+        accuracy: Share of the given labels that the first round predicts from all the others.
+        confidence: Mean probability of the class that the first round predicts.
         rounds: How many rounds were made after the first.
     """
 
     noise: NoiseModel
+    estimate: NoiseEstimate
     probabilities: NDArray[np.float64]
     pred_probs: NDArray[np.float64]
     quality: NDArray[np.float64]
+    accuracy: float
+    confidence: float
     rounds: int
 
 
@@ -55,7 +79,9 @@ def class_posterior(
     G: NDArray[np.float64],
     labels: NDArray[np.int64],
     *,
+    noise: str = "auto",
     noise_rate: float | None = None,
+    estimate: NoiseEstimate | None = None,
     first_probs: NDArray[np.float64] | None = None,
     rounds: int = ROUNDS,
     locked: NDArray[np.bool_] | None = None,
@@ -63,17 +89,20 @@ def class_posterior(
 ) -> Posterior:
     """Return the probability of each class for each image, labels being wrong at some rate.
 
-    A round: f_{−i} from the current probabilities q as targets, p_i = softmax(T f_{−i}), T such
-    that the given labels are most likely, q_ik ∝ p_ik ((1 − ε) [k = a_i] + ε/(K−1) [k ≠ a_i]).
+    A round: centered leave-one-out predictions c from the current probabilities q as targets,
+    p_ik ∝ π_k exp(T c_ik), T such that the given labels are most likely, and
+    q_ik ∝ p_ik P(a_i | k) by the noise model.
 
     Args:
         inverse: H⁻¹ (N, N), anything ``as_inverse`` takes.
         diagonal: (N,) its diagonal.
         G: (N, K) H⁻¹Y of the given labels.
         labels: (N,) given labels in 0..K−1.
-        noise_rate: ε; None estimates it from the first round (``fit_noise``).
-        first_probs: (N, K) predictions to begin with, such as ``RidgeChoice.pred_probs``; None
-            makes them from this inverse.
+        noise: ``auto``, ``symmetric`` or ``class-conditional``; unused with an estimate.
+        noise_rate: ε of symmetric noise; None estimates it.
+        estimate: Noise as ``choose_ridge`` estimates it; None estimates it from this inverse.
+        first_probs: (N, K) predictions to begin with, such as another model's out-of-sample
+            predictions; None takes those of the estimate, or makes them from this inverse.
         rounds: The most rounds after the first.
         locked: (N,) bool, labels known to be right.
         on_round: Called with the number of each finished round.
@@ -83,35 +112,66 @@ def class_posterior(
 
     Source:
         This package's own: expectation maximisation with Rasmussen and Williams 2006,
-        equation 5.12, as its prediction and symmetric label noise as its likelihood.
+        equation 5.12, as its prediction and a noise model as its likelihood.
     """
-    K = G.shape[1]
-    free = np.ones(len(labels), bool) if locked is None else ~locked
-    Y = one_hot(labels, K)
-    predictions = leave_one_out(G, diagonal, Y)
-    noise = fit_noise(predictions, labels, noise_rate, locked)
-    believed = np.where(Y > 0, 1 - noise.rate, noise.rate / max(K - 1, 1))
+    n, K = G.shape
+    if locked is not None and not locked.any():
+        locked = None
+    shares = class_shares(labels, K)
+    predictions = centered_leave_one_out(G, diagonal, one_hot(labels, K))
 
-    def update(p: NDArray[np.float64]) -> NDArray[np.float64]:
-        q = p * believed
-        total = q.sum(axis=1, keepdims=True)
-        # a label that the predictions exclude under no noise stays as it is
-        np.divide(q, total, out=q, where=total > 0)
-        keep = ~free | (total[:, 0] <= 0)
-        q[keep] = Y[keep]
-        return q
+    def predict(targets: Sequence[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
+        solved = product(inverse, np.hstack(targets))
+        parts = np.split(solved, len(targets), axis=1)
+        return [
+            centered_leave_one_out(part, diagonal, Y)
+            for part, Y in zip(parts, targets, strict=True)
+        ]
 
-    first = probabilities(predictions, noise.scale) if first_probs is None else first_probs
-    q, p, done = update(first), first, 0
+    if estimate is None:
+        estimate = estimate_noise(
+            predict, labels, K, noise=noise, noise_rate=noise_rate, locked=locked
+        )
+    model, symmetric = estimate.model, estimate.symmetric
+    free = model.kind == CLASS_CONDITIONAL
+    T = model.transition
+    if first_probs is not None:
+        first = first_probs
+    elif estimate.pred_probs is not None:
+        first = estimate.pred_probs
+    else:  # the estimate is that of a sample
+        for _ in range(REFITS if free else 1):
+            first = probabilities(predictions, best_scale(predictions, labels, T, locked), shares)
+            if free:
+                T = maximise_transition(first, T, labels, symmetric.rate, locked)
+    believed = likelihoods(T, labels, locked)
+    q, p, done = posterior_of(first, believed, labels), first, 0
     for done in range(1, rounds + 1):
-        predictions = leave_one_out(product(inverse, q), diagonal, q)
-        scale = fit_noise(predictions, labels, noise.rate, locked).scale
-        p = probabilities(predictions, scale)
-        before, q = q, update(p)
+        centered = predict([q])[0]
+        p = probabilities(centered, best_scale(centered, labels, T, locked), shares)
+        if free:
+            T = maximise_transition(p, T, labels, symmetric.rate, locked)
+            believed = likelihoods(T, labels, locked)
+        before, q = q, posterior_of(p, believed, labels)
         if on_round is not None:
             on_round(done)
         if float(np.abs(q - before).sum(axis=1).mean()) < SETTLED:
             break
-    both = (first + p) / 2
-    quality = update(both)[np.arange(len(labels)), labels]
-    return Posterior(noise, q, both, quality, done)
+    mixed = FIRST_SHARE * first + (1 - FIRST_SHARE) * p
+    quality = posterior_of(mixed, believed, labels)[np.arange(n), labels]
+    if free:
+        count = n if locked is None else int((~locked).sum())
+        rate = share_wrong(p, T, locked)
+        model = class_conditional_model(
+            T, model.scale, rate, model.log_likelihood, symmetric, count
+        )
+    return Posterior(
+        noise=model,
+        estimate=replace(estimate, model=model, pred_probs=first),
+        probabilities=q,
+        pred_probs=mixed,
+        quality=quality,
+        accuracy=float(np.mean(first.argmax(axis=1) == labels)),
+        confidence=float(first.max(axis=1).mean()),
+        rounds=done,
+    )

@@ -1,26 +1,37 @@
-"""Refurbishment: change labels one at a time, with the history of every change."""
+"""Refurbishment: change labels, one at a time or all at once, with the history of every change."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist.errors import InputError
 from ntkdist.labels._checkpoint import Checkpoint, State, fingerprint
-from ntkdist.labels._classes import sums
+from ntkdist.labels._classes import exact_tables, moved, sums
 from ntkdist.labels._columns import Columns
 from ntkdist.labels._descent import Descent
 from ntkdist.labels._workers import place_rows
 from ntkdist.labels.block_error import left_out_terms, reciprocal
 from ntkdist.labels.class_matrix import check_labels, class_matrix
-from ntkdist.labels.inverse import as_inverse, checked_diagonal
+from ntkdist.labels.inverse import Inverse, as_inverse, checked_diagonal
+from ntkdist.labels.noise import NoiseEstimate, highest_rate
 from ntkdist.labels.options import METHODS, Options, check_locked, check_probs
 from ntkdist.labels.posterior import ROUNDS, Posterior, class_posterior
+from ntkdist.labels.reliability import Reliability, assess
 from ntkdist.labels.result import Flip, RefurbishResult
 
 __all__ = ["METHODS", "refurbish"]
+
+
+class Judged(NamedTuple):
+    """The posterior, how far it can be trusted, and the labels that may be flagged (N,)."""
+
+    posterior: Posterior
+    reliability: Reliability
+    flags: NDArray[np.bool_]
 
 
 def refurbish(
@@ -31,7 +42,9 @@ def refurbish(
     method: str = "exact",
     steps: int | str | None = None,
     beta: float = 1.0,
+    noise: str = "auto",
     noise_rate: float | None = None,
+    estimate: NoiseEstimate | None = None,
     first_probs: Any = None,
     locked: Any = None,
     confidence: float = 0.0,
@@ -41,13 +54,21 @@ def refurbish(
     checkpoint: str | None = None,
     checkpoint_every: int = 500,
     on_step: Callable[[Flip], None] | None = None,
+    on_round: Callable[[int], None] | None = None,
 ) -> RefurbishResult:
-    """Change labels one at a time towards a labelling that fits the kernel better.
+    """Change labels towards a labelling that fits the kernel better.
 
     ``posterior`` (this package's own) gives each image the class that is most probable given
-    all labels and the noise rate (``class_posterior``), the surest change first. It works best
-    at a small ridge, 1e-3, whatever the noise. ``steps`` bounds the number of changes; by
-    itself it ends where no other class is more probable than the given one.
+    all labels and the noise rate (``class_posterior``). It works best at a small ridge, 1e-3,
+    whatever the noise. All labels are decided at once, from solutions H⁻¹Y and the diagonal of
+    the inverse, so that a Cholesky factor serves as well as the inverse and no column of it is
+    asked for. The history lists the changed labels, the surest first; ``delta_loss`` is the
+    change of L(Z) by that flip alone, made in the given labels, and ``loss`` is L(Z) with that
+    flip; ``losses`` is (2,), L(Z) before and after all of them. A flip that empties a class,
+    leaves it one member or begins one changes which terms of L(Z) are left out as 0/0; its
+    ``delta_loss`` is then the difference of the two sums without them. ``steps`` bounds the
+    number of changes; by itself it ends where no other class is more probable than the given
+    one.
 
     ``exact`` (this package's own) takes the flip with the most negative change of L(Z),
     class sizes included. It cannot cycle and ends by itself when no flip lowers L(Z). It
@@ -62,35 +83,44 @@ def refurbish(
     labels back and forth, so it needs ``steps``; ``"auto"`` takes as many as labels are
     estimated wrong. Classes without members are no targets (their gradient is 0/0).
 
-    The noise rate is estimated from leave-one-out predictions under this inverse
-    (``NoiseModel``), better from the Gram itself (``choose_ridge``): with most labels wrong a
-    small ridge alone says it within 0.1 at best. It assumes wrong labels of any kind equally
-    often. Ties go to the smallest image, then the smallest class.
+    The noise is estimated from leave-one-out predictions under this inverse
+    (``estimate_noise``), better from the Gram itself (``choose_ridge``): with most labels wrong a
+    small ridge alone says it within 0.1 at best. Where labels cannot be judged
+    (``Reliability``), ``posterior`` changes none, and none is flagged by any method. Ties go to
+    the smallest image, then the smallest class.
 
     Args:
-        inverse: H⁻¹ (N, N), float: an array, or anything ``as_inverse`` takes.
+        inverse: H⁻¹ (N, N), float: an array, or anything ``as_inverse`` takes, such as a
+            ``CholeskyFactor`` for ``posterior``.
         labels: (N,) given labels, integers in 0..K−1.
         num_classes: K.
         method: ``posterior``, ``exact`` or ``paper``.
         steps: The most label changes; ``"auto"``; or None for no bound (not ``paper``).
         beta: Weight β ≥ 0 of the between-class term; not published, 1 is our choice.
-        noise_rate: ε, 0 to 1; None estimates it.
+        noise: How labels go wrong: ``symmetric``, ``class-conditional``, or ``auto`` for what the
+            labels speak for (``estimate_noise``).
+        noise_rate: ε of symmetric noise, 0 to (K−1)/K; None estimates it.
+        estimate: The noise as ``choose_ridge`` estimates it; None estimates it from this inverse.
         first_probs: (N, K) class probabilities that an image's own label has no part in, to
-            begin the posterior with (``RidgeChoice.pred_probs``, or another model's
-            out-of-sample predictions); None makes them from this inverse.
+            begin the posterior with, such as another model's out-of-sample predictions; None
+            takes those of the estimate, or makes them from this inverse.
         locked: Labels known to be right: (N,) bool or indices. They are never changed and
             count as certain.
         confidence: Images for which no other class has at least this probability keep their
             label; those for which the given one has not either are ``abstained``.
-        blocks: Number of row blocks that G is held in; any number gives the same flips.
+        blocks: Number of row blocks that G is held in (``exact`` and ``paper``); any number
+            gives the same flips.
         flips_per_step: Flips made from one scan of all rows, each judged anew with those
             before it; above 1 the order of flips changes somewhat, and scans are saved.
-        client: A Dask ``distributed.Client`` whose workers hold the blocks; None keeps them
-            in this process. Any number of workers gives the same flips.
+        client: A Dask ``distributed.Client`` whose workers hold the blocks (``exact`` and
+            ``paper``); None keeps them in this process. Any number of workers gives the same
+            flips.
         checkpoint: Folder or URL where the state is kept every ``checkpoint_every`` flips; a
-            call with the same inputs goes on from there with the same flips.
+            call with the same inputs goes on from there with the same flips. ``posterior``
+            keeps none: it has no steps.
         checkpoint_every: Flips between two kept states, at least 1.
         on_step: Called with each ``Flip`` after it was made.
+        on_round: Called with the number of each finished round of ``class_posterior``.
 
     Returns:
         The labels, the history of flips, the losses, the probabilities, and why it ended.
@@ -107,6 +137,7 @@ def refurbish(
         method=method,
         steps=steps,
         beta=beta,
+        noise=noise,
         noise_rate=noise_rate,
         confidence=confidence,
         blocks=blocks,
@@ -115,6 +146,11 @@ def refurbish(
     )
     source = as_inverse(inverse)
     given = check_labels(labels, num_classes, source.shape[0])
+    if noise_rate is not None and num_classes > 1 and noise_rate > highest_rate(num_classes):
+        raise InputError(
+            f"noise_rate={noise_rate} is above (K−1)/K = {highest_rate(num_classes):.3g}, at which "
+            "labels say nothing of the true class; give a lower rate, or leave it out"
+        )
     lock = check_locked(locked, len(given))
     diagonal = checked_diagonal(source)
     G, Z = class_matrix(source, given, num_classes)
@@ -123,12 +159,20 @@ def refurbish(
         diagonal,
         G,
         given,
+        noise=noise,
         noise_rate=noise_rate,
+        estimate=estimate,
         first_probs=check_probs(first_probs, G.shape),
         rounds=ROUNDS if method == "posterior" else 1,
         locked=lock,
+        on_round=on_round,
     )
+    reliability, flags = assess(posterior, given, lock)
     keep = lock | (_surest(posterior, given)[0] < confidence)
+    if method == "posterior":
+        keep |= ~flags
+        judged = Judged(posterior, reliability, flags)
+        return _all_at_once(source, diagonal, G, Z, given, judged, lock, keep, options, on_step)
 
     kept, start = None, None
     if checkpoint is not None:
@@ -152,53 +196,136 @@ def refurbish(
         kept,
         int(checkpoint_every),
     )
-    stopped = _run(descent, options, posterior, keep, int((~lock).sum()), on_step)
+    stopped = _run(descent, options, posterior, int((~lock).sum()), on_step)
+    changed = descent.labels != given
+    if not reliability.can_judge:
+        changed[:] = False
     counts = np.bincount(given, minlength=num_classes)
-    intra, inter = sums(Z, counts.astype(np.float64), float(beta))
-    left_out = left_out_terms(counts)
-    left_out += tuple(m for m in left_out_terms(descent.counts) if m not in left_out)
     return RefurbishResult(
         labels=descent.labels,
         history=tuple(descent.history),
-        losses=np.array([intra - inter, *(f.loss for f in descent.history)]),
+        losses=np.array([_loss(Z, counts, beta), *(f.loss for f in descent.history)]),
         G=descent.finish(),
         noise=posterior.noise,
         posterior=posterior,
+        reliability=reliability,
+        flagged=changed,
         abstained=~lock & (posterior.probabilities.max(axis=1) < confidence),
-        left_out=left_out,
+        left_out=_left_out(counts, descent.counts),
         stopped=stopped,
     )
+
+
+def _all_at_once(
+    source: Inverse,
+    diagonal: NDArray[np.float64],
+    G: NDArray[np.float64],
+    Z: NDArray[np.float64],
+    given: NDArray[np.int64],
+    judged: Judged,
+    lock: NDArray[np.bool_],
+    keep: NDArray[np.bool_],
+    options: Options,
+    on_step: Callable[[Flip], None] | None,
+) -> RefurbishResult:
+    """Give every flagged image the class that the posterior decides for."""
+    posterior = judged.posterior
+    probability, other = _surest(posterior, given)
+    current = posterior.probabilities[np.arange(len(given)), given]
+    wanted = np.flatnonzero(~keep & (probability > current))
+    # the surest first: by what is left for the given label, then by image
+    wanted = wanted[np.argsort(current[wanted], kind="stable")]
+    limit = None if options.steps in ("auto", None) else int(options.steps)
+    counts = np.bincount(given, minlength=len(Z))
+    if limit is None or limit > len(wanted):
+        stopped = _why_none("posterior", counts)
+        if not judged.reliability.can_judge:
+            stopped = "the labels cannot be judged, so that none was changed"
+    else:
+        wanted, stopped = wanted[:limit], _why_enough(limit, False, False)
+    loss = _loss(Z, counts, options.beta)
+    changes = _changes_alone(G, Z, diagonal, given, wanted, other[wanted], float(options.beta))
+    history = []
+    for step, (index, change) in enumerate(zip(wanted.tolist(), changes.tolist(), strict=True), 1):
+        old, new = int(given[index]), int(other[index])
+        history.append(Flip(step, index, old, new, change, loss + change))
+        if on_step is not None:
+            on_step(history[-1])
+    labels, after = given.copy(), loss
+    labels[wanted] = other[wanted]
+    counts_after = np.bincount(labels, minlength=len(Z))
+    if len(wanted):
+        G, Z = class_matrix(source, labels, len(Z))
+        after = _loss(Z, counts_after, options.beta)
+    return RefurbishResult(
+        labels=labels,
+        history=tuple(history),
+        losses=np.array([loss, after]),
+        G=G,
+        noise=posterior.noise,
+        posterior=posterior,
+        reliability=judged.reliability,
+        flagged=judged.flags,
+        abstained=~lock & (posterior.probabilities.max(axis=1) < options.confidence),
+        left_out=_left_out(counts, counts_after),
+        stopped=stopped,
+    )
+
+
+def _changes_alone(
+    G: NDArray[np.float64],
+    Z: NDArray[np.float64],
+    diagonal: NDArray[np.float64],
+    given: NDArray[np.int64],
+    images: NDArray[np.int64],
+    classes: NDArray[np.int64],
+    beta: float,
+) -> NDArray[np.float64]:
+    """Return the change of L(Z) by each flip alone, (F,), by the formula of the exact method."""
+    counts = np.bincount(given, minlength=len(Z)).astype(np.float64)
+    offset, slope, curve, pull, own, push, _ = exact_tables(Z, counts, beta)
+    old, new, a = given[images], classes, diagonal[images]
+    rows = G[images]
+    left, entered = rows[np.arange(len(old)), old], rows[np.arange(len(old)), new]
+    h = rows @ reciprocal(counts)
+    out = own[old, 0] + own[old, 1] * a + own[old, 2] * left + own[old, 3] * h
+    out += offset[old, new] + entered * slope[old, new] + a * curve[new]
+    out += (push[old, 0] * h + push[old, 1] * a + push[old, 2] * left) * pull[new]
+    # moves that the tables exclude, because they change which terms are left out
+    before = _loss(Z, counts, beta)
+    for place in np.flatnonzero(np.isinf(offset[old, new])):
+        o, j = int(old[place]), int(new[place])
+        sizes = counts.copy()
+        sizes[o] -= 1
+        sizes[j] += 1
+        out[place] = _loss(moved(Z, rows[place], float(a[place]), o, j), sizes, beta) - before
+    return out
+
+
+def _loss(Z: NDArray[np.float64], counts: NDArray[Any], beta: float) -> float:
+    intra, inter = sums(Z, counts.astype(np.float64), float(beta))
+    return float(intra - inter)
+
+
+def _left_out(before: NDArray[np.int64], after: NDArray[np.int64]) -> tuple[str, ...]:
+    """Return the messages about terms left out at the start or at the end."""
+    messages = left_out_terms(before)
+    return messages + tuple(m for m in left_out_terms(after) if m not in messages)
 
 
 def _run(
     descent: Descent,
     options: Options,
     posterior: Posterior,
-    keep: NDArray[np.bool_],
     unlocked: int,
     on_step: Callable[[Flip], None] | None,
 ) -> str:
     """Make flips until one of the ends is reached; return which, in words."""
     auto, steps = options.steps == "auto", options.steps
-    flips: Iterator[Flip]
-    if options.method == "posterior":
-        probability, other = _surest(posterior, descent.given)
-        current = posterior.probabilities[np.arange(len(keep)), descent.given]
-        wanted = np.flatnonzero(~keep & (probability > current))
-        # the surest first: by what is left for the given label, then by image
-        wanted = wanted[np.argsort(current[wanted], kind="stable")]
-        done = len(descent.history)
-        flips = descent.plan(wanted[done:], other[wanted[done:]])
-        limit = None if auto or steps is None else int(steps)
-    else:
-        flips = descent.choose(options.method, options.flips_per_step)
-        limit = (
-            round(posterior.noise.rate * unlocked)
-            if auto
-            else None
-            if steps is None
-            else int(steps)
-        )
+    flips = descent.choose(options.method, options.flips_per_step)
+    limit = (
+        round(posterior.noise.rate * unlocked) if auto else None if steps is None else int(steps)
+    )
     by_changes = auto and options.method == "exact"
     while limit is None or (descent.changed if by_changes else len(descent.history)) < limit:
         flip = next(flips, None)

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist._html import html_table
-from ntkdist.labels.leave_one_out import NoiseModel
+from ntkdist.labels.noise import NoiseModel
 from ntkdist.labels.posterior import Posterior
+from ntkdist.labels.reliability import Reliability
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,6 +24,9 @@ _SHOWN = 5  # flips in a notebook
 @dataclass(frozen=True)
 class Flip:
     """One changed label.
+
+    ``posterior`` decides all labels at once: its flips are counted from the surest, and
+    ``delta_loss`` and ``loss`` are those of each flip alone, made in the given labels.
 
     Attributes:
         step: Number of the step, from 1.
@@ -47,11 +51,14 @@ class RefurbishResult:
 
     Attributes:
         labels: (N,) int64, the labels after the last step.
-        history: Every flip in order.
-        losses: (steps+1,) float64, L(Z) before the first and after each step.
+        history: Every flip in order; for ``posterior`` the changed labels, the surest first.
+        losses: (steps+1,) float64, L(Z) before the first and after each step; for ``posterior``
+            (2,), before and after all changes.
         G: (N, K) float64, H⁻¹Y of the labels after the last step.
-        noise: The noise rate, estimated where it was not given, and its softmax scale.
+        noise: The noise model, estimated where it was not given.
         posterior: What all labels together say about each image.
+        reliability: How far that can be trusted.
+        flagged: (N,) bool, labels that look wrong; none where labels cannot be judged.
         abstained: (N,) bool, no class is as probable as ``confidence`` asks.
         left_out: Terms of L(Z) left out as 0/0 at the start or at the end, as messages.
         stopped: Why it ended, in words.
@@ -63,6 +70,8 @@ class RefurbishResult:
     G: NDArray[np.float64]
     noise: NoiseModel
     posterior: Posterior
+    reliability: Reliability
+    flagged: NDArray[np.bool_]
     abstained: NDArray[np.bool_]
     left_out: tuple[str, ...]
     stopped: str
@@ -81,11 +90,13 @@ class RefurbishResult:
         said += ", ".join(f"image {one.index}: {one.old} → {one.new}" for one in flips)
         if (more := len(self.history) - len(flips)) > 0:
             said += f" and {more:,} more (to_dataframe())"
+        low, high = self.noise.interval
         rows = [
             ("Labels", f"{n:,} in {num_classes} classes"),
             ("Flips", said),
             ("L(Z)", f"{self.losses[0]:.5g} → {self.losses[-1]:.5g} (lower is cleaner)"),
-            ("Noise rate", f"{self.noise.rate:.1%}"),
+            ("Noise rate", f"{self.noise.rate:.1%} ({low:.1%} to {high:.1%})"),
+            ("Verdict", escape(f"{self.reliability.verdict}: {self.reliability.reason}")),
             ("Abstained", f"{int(self.abstained.sum()):,}"),
             ("Ended", escape(self.stopped)),
         ]

@@ -7,7 +7,8 @@ looked at, and no image is predicted with its own label.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,18 @@ from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
 from ntkdist.labels.class_matrix import check_labels, one_hot
-from ntkdist.labels.leave_one_out import NoiseModel, fit_noise, leave_one_out, probabilities
+from ntkdist.labels.leave_one_out import centered_leave_one_out
+from ntkdist.labels.noise import (
+    CLASS_CONDITIONAL,
+    EVIDENCE,
+    SYMMETRIC,
+    NoiseEstimate,
+    NoiseModel,
+    Predict,
+    class_conditional_likelihoods,
+    estimate_noise,
+    fit_noise,
+)
 from ntkdist.linalg import submatrix
 
 # Half decades; the small end is for clean labels, the large one for mostly wrong ones.
@@ -32,21 +44,24 @@ class RidgeChoice:
 
     Attributes:
         ridge: The likeliest, relative to the mean of the Gram's diagonal.
-        noise: Noise rate, scale and mean log-likelihood under it.
+        estimate: The noise under it; its ``pred_probs`` are (N, K) leave-one-out probabilities,
+            or None where a sample was looked at.
         tried: Every ridge with its model, in ascending order.
         images: How many images were looked at.
-        pred_probs: (N, K) leave-one-out probabilities under that ridge; None where a sample
-            was looked at.
         eigenvalues: (images,) float64 of their Gram over the mean of its diagonal, descending:
             on the scale of the ridges.
     """
 
     ridge: float
-    noise: NoiseModel
+    estimate: NoiseEstimate
     tried: tuple[tuple[float, NoiseModel], ...]
     images: int
-    pred_probs: NDArray[np.float64] | None
     eigenvalues: NDArray[np.float64]
+
+    @property
+    def noise(self) -> NoiseModel:
+        """Noise rate, scale and mean log-likelihood under the ridge."""
+        return self.estimate.model
 
 
 def choose_ridge(
@@ -54,6 +69,9 @@ def choose_ridge(
     labels: Any,
     num_classes: int,
     *,
+    noise: str = "auto",
+    noise_rate: float | None = None,
+    locked: NDArray[np.bool_] | None = None,
     ridges: tuple[float, ...] = LADDER,
     max_images: int = MOST_IMAGES,
     seed: int = 0,
@@ -65,6 +83,9 @@ def choose_ridge(
             a Zarr array.
         labels: (N,) given labels in 0..K−1.
         num_classes: K.
+        noise: Kind of noise: ``auto``, ``symmetric`` or ``class-conditional``.
+        noise_rate: ε of symmetric noise where it is known; None estimates it.
+        locked: (N,) bool, labels known to be right.
         ridges: Those to try, relative to the mean of the diagonal, > 0.
         max_images: Larger sets are judged by a sample of this many images.
         seed: Seed of the sample.
@@ -90,19 +111,53 @@ def choose_ridge(
     if not np.isfinite(sample).all():
         raise InputError("the Gram matrix holds NaN or infinity; ntkdist status names the tile")
     mean = float(np.mean(np.diagonal(sample)))
-    values, vectors = eigh(sample / mean, overwrite_a=True)
+    if not mean > 0:
+        raise InputError(
+            "the Gram matrix has a diagonal of zeros: the images hold nothing, as black ones do; "
+            "give other images"
+        )
+    values, vectors = eigh(sample / mean, overwrite_a=True, driver="evd")
     # rounding leaves eigenvalues a little below zero
     values = np.maximum(values, 0.0)
-    Y = one_hot(given[chosen], num_classes)
-    inside, squares = vectors.T @ Y, vectors**2
-    tried: list[tuple[float, NoiseModel]] = []
-    for ridge in sorted(ridges):
+    squares = vectors**2
+    some, sure = given[chosen], None if locked is None else locked[chosen]
+
+    def predicts(ridge: float) -> Predict:
         scaled = 1.0 / (values + ridge)
-        G = vectors @ (scaled[:, None] * inside)
-        predictions = leave_one_out(G, squares @ scaled, Y)
-        noise = fit_noise(predictions, given[chosen])
-        if not tried or noise.log_likelihood > max(m.log_likelihood for _, m in tried):
-            best, best_noise, best_predictions = float(ridge), noise, predictions
-        tried.append((float(ridge), noise))
-    probs = probabilities(best_predictions, best_noise.scale) if len(chosen) == n else None
-    return RidgeChoice(best, best_noise, tuple(tried), len(chosen), probs, values[::-1].copy())
+        diagonal = squares @ scaled
+
+        def predict(targets: Sequence[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
+            solved = vectors @ (scaled[:, None] * (vectors.T @ np.hstack(targets)))
+            parts = np.split(solved, len(targets), axis=1)
+            return [
+                centered_leave_one_out(G, diagonal, Y) for G, Y in zip(parts, targets, strict=True)
+            ]
+
+        return predict
+
+    Y = one_hot(some, num_classes)
+    rungs = sorted(map(float, ridges))
+    predictions = [predicts(ridge)([Y])[0] for ridge in rungs]
+    tried = [
+        (ridge, fit_noise(c, some, noise_rate, sure))
+        for ridge, c in zip(rungs, predictions, strict=True)
+    ]
+    best = max(tried, key=lambda pair: pair[1].log_likelihood)[0]
+    options: dict[str, Any] = {"noise_rate": noise_rate, "locked": sure, "seed": seed}
+    estimate = None
+    if noise != SYMMETRIC and noise_rate is None and num_classes > 1:
+        # each kind of noise has a ridge under which it explains the labels best
+        rates = [model.rate for _, model in tried]
+        totals = class_conditional_likelihoods(predictions, some, rates, sure)
+        other = rungs[int(np.argmax(totals))]
+        estimate = estimate_noise(predicts(other), some, num_classes, noise=noise, **options)
+        if estimate.model.kind == CLASS_CONDITIONAL:
+            best = other
+    if estimate is None or estimate.model.kind == SYMMETRIC:
+        found = estimate_noise(predicts(best), some, num_classes, noise=SYMMETRIC, **options)
+        if estimate is not None:
+            found = replace(found, **{name: getattr(estimate, name) for name in EVIDENCE})
+        estimate = found
+    if len(chosen) < n:
+        estimate = replace(estimate, pred_probs=None)
+    return RidgeChoice(best, estimate, tuple(tried), len(chosen), values[::-1].copy())

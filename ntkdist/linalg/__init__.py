@@ -13,12 +13,13 @@ from ntkdist.linalg.events import (
     BandDone,
     InverseBlockDone,
     IterationDone,
+    LinalgProgress,
     PanelDone,
     PanelStarted,
     RidgeTried,
     SketchDone,
 )
-from ntkdist.linalg.factor import CholeskyFactor
+from ntkdist.linalg.factor import CholeskyFactor, holds
 from ntkdist.linalg.inverse import InverseStore
 from ntkdist.linalg.outcomes import (
     RIDGE_LADDER,
@@ -37,6 +38,7 @@ __all__ = [
     "InverseBlockDone",
     "InverseStore",
     "IterationDone",
+    "LinalgProgress",
     "NotConvergedError",
     "NotPositiveDefiniteError",
     "Outcome",
@@ -47,6 +49,7 @@ __all__ = [
     "SketchDone",
     "cg_solve",
     "factorize",
+    "holds",
     "parse_memory",
     "plan_panels",
     "submatrix",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from ntkdist.linalg.outcomes import (
     not_symmetric,
 )
 from ntkdist.linalg.panels import ITEM
+from ntkdist.linalg.progress import Progress
 from ntkdist.linalg.schedule import blas_threads, side_by_side
 from ntkdist.linalg.solve import forward
 from ntkdist.linalg.source import Matrix, Source, Vector, first_skew, read_region, real_dtype
@@ -133,7 +135,8 @@ def append_rows(
         new: The rows.
         fingerprint: What identifies the larger matrix.
         memory_limit: Bytes.
-        on_event: Called with a ``BandDone`` for each band.
+        on_event: Called with a ``BandDone`` for each band, every few seconds with a
+            ``LinalgProgress``.
 
     Raises:
         InputError: The rows do not fit, or the limit is too small for one.
@@ -142,17 +145,20 @@ def append_rows(
     """
     notify: Listener = on_event or (lambda event: None)
     first, done = store.plan.n, store.plan.n
+    total = (float(new.total) ** 3 - float(first) ** 3) / 3
+    progress = Progress("append", total, on_event)
     while done < new.total:
         began = time.perf_counter()
         stop = min(done + _band_rows(done, store, memory_limit), new.total)
-        above, square = new.read(done, stop)
-        grown = FactorStore(store.url, store.plan.grown(stop - done))
-        attributes = _append_band(store, grown, above, square, attributes, fingerprint, began)
+        attributes = progress.watch(
+            partial(_append_band, store, new, stop, attributes, fingerprint, began, progress)
+        )
+        progress.reach((float(stop) ** 3 - float(first) ** 3) / 3)
         seconds = time.perf_counter() - began
         m = stop - done
         flops = float(m) * done * done + float(m) * m * done + m**3 / 3
         index, done = len(store.plan.added), stop
-        store = FactorStore(store.url, grown.plan)
+        store = FactorStore(store.url, store.plan.grown(m))
         share = (done - first) / (new.total - first)
         notify(BandDone(index, m, done, seconds, flops / max(seconds, 1e-9) / 1e9, share))
 
@@ -169,20 +175,22 @@ def _band_rows(n: int, store: FactorStore, memory_limit: int) -> int:
 
 def _append_band(
     store: FactorStore,
-    grown: FactorStore,
-    above: Matrix,
-    square: Matrix,
+    new: NewRows,
+    stop: int,
     attributes: dict[str, Any],
     fingerprint: str,
     began: float,
+    progress: Progress,
 ) -> dict[str, Any]:
-    """Factor, store and record one band; return the attributes of the larger factor."""
+    """Factor, store and record the rows up to ``stop``; return the larger factor's attributes."""
+    above, square = new.read(store.plan.n, stop)
     n, m = above.shape
+    grown = FactorStore(store.url, store.plan.grown(m))
     np.fill_diagonal(square, square.diagonal() + attributes["ridge_absolute"])
     sums = _grown_sums(store.sums(), above, square)
     diagonal = square.diagonal().copy()
     with blas_threads(attributes["blas_threads"]):
-        forward(store, above)  # L⁻¹ Bᵀ = Xᵀ
+        forward(store, above, progress=progress)  # L⁻¹ Bᵀ = Xᵀ
         _blas.subtract_gram(square, above, transposed=True)
         schur = square.diagonal().copy()
         pivot = _blas.cholesky_lower(square)
@@ -201,19 +209,19 @@ def _append_band(
     group = grown.group
     grown.write_sums(group, sums)
     roots = square.diagonal()
-    new = {"fingerprint": fingerprint, "norm1": float(sums.max())}
+    own = {"fingerprint": fingerprint, "norm1": float(sums.max())}
     record = {
         "rows": m,
         "sha256": digests,
         "min_pivot": float(np.square(roots).min()),
         "log_diagonal": float(np.log(roots).sum()),
         "seconds": time.perf_counter() - began,
-        "attributes": new,
+        "attributes": own,
     }
     grown.record_band(record)
     if "inverse" in group:
-        del group["inverse"]  # of the smaller matrix
-    return {**attributes, **new}
+        del group["inverse"]  # of the smaller matrix; its diagonal is extended when it is asked for
+    return {**attributes, **own}
 
 
 def _grown_sums(sums: Vector, above: Matrix, square: Matrix) -> Vector:

@@ -22,9 +22,10 @@ from ntkdist.linalg.panel_tasks import (
     read_row,
 )
 from ntkdist.linalg.panels import PanelPlan, parse_memory, plan_panels
+from ntkdist.linalg.progress import Progress
 from ntkdist.linalg.ridge import suggest_ridge
 from ntkdist.linalg.schedule import Runner, Scheduler, task_runner, thread_count
-from ntkdist.linalg.source import Source, spoiled, survey_ranges, survey_rows
+from ntkdist.linalg.source import Source, Survey, spoiled, survey_ranges, survey_rows
 from ntkdist.linalg.store import KIND, FactorStore, panel_digest
 
 
@@ -61,8 +62,8 @@ def factorize(
             the width it has.
         scheduler: None (whatever Dask is configured with), a Dask scheduler's name, ``"ray"``,
             an address ``tcp://host:port``, a Dask ``get`` function or a distributed Client.
-        on_event: Called with ``PanelStarted``, ``PanelDone`` and, after a failure,
-            ``RidgeTried``, from this thread.
+        on_event: Called with ``PanelStarted``, ``PanelDone``, every few seconds
+            ``LinalgProgress`` and, after a failure, ``RidgeTried``, from this thread.
         fingerprint: What identifies the matrix; None hashes its shape, dtype, diagonal, first
             row and last column.
         overwrite: Drop a factor that is there and compute it anew.
@@ -80,8 +81,6 @@ def factorize(
     ridge = check_ridge(ridge)
     limit = parse_memory(memory_limit)
     address = storage.normal(url)
-    notify: Listener = on_event or (lambda event: None)
-
     with task_runner(scheduler) as run:
         old = None if overwrite else FactorStore.open(address)
         plan = plan_panels(source.n, limit) if old is None else old[0].plan
@@ -92,24 +91,33 @@ def factorize(
             groups.refuse_other(address, "a factor", attributes, wanted)
             store.prepare()
         else:
-            attributes, sums = _survey(source, plan, run, limit, ridge, print_of)
+            attributes, sums = _survey(source, plan, run, limit, ridge, print_of, on_event)
             store = FactorStore.create(address, plan, attributes, sums)
-        failure = _resume(source, store, attributes, run, limit, notify)
+        failure = _resume(source, store, attributes, run, limit, on_event)
         if failure is not None:
-            _explain(failure, source, store, attributes, run, limit, notify)
+            _explain(failure, source, store, attributes, run, limit, on_event)
     return CholeskyFactor.open(address, memory_limit=limit, scheduler=scheduler)
 
 
 def _survey(
-    source: Source, plan: PanelPlan, run: Runner, limit: int, ridge: float, fingerprint: str
+    source: Source,
+    plan: PanelPlan,
+    run: Runner,
+    limit: int,
+    ridge: float,
+    fingerprint: str,
+    listener: Listener | None,
 ) -> tuple[dict[str, Any], NDArray[np.float64]]:
     """Take one pass over the matrix; return its factor's attributes, and its column sums."""
     from dask import delayed
 
     matrix = delayed(source, pure=False, traverse=False)
     ranges = survey_ranges(source.n, source.edge, plan.block)
-    look = delayed(survey_rows, pure=False)
-    parts = run([look(matrix, r0, r1, plan.block) for r0, r1 in ranges], plan.tasks_at_once(limit))
+    progress = Progress("survey", source.n, listener)
+    counter = delayed(progress, pure=False, traverse=False)
+    look = delayed(_survey_counted, pure=False)
+    looks = [look(matrix, r0, r1, plan.block, counter) for r0, r1 in ranges]
+    parts = progress.watch(lambda: run(looks, plan.tasks_at_once(limit)))
     sums = np.zeros(source.n)
     for part in parts:
         if part.bad is not None:
@@ -132,18 +140,26 @@ def _survey(
     return attributes, sums
 
 
+def _survey_counted(source: Source, r0: int, r1: int, block: int, progress: Progress) -> Survey:
+    found = survey_rows(source, r0, r1, block)
+    progress.add(r1 - r0)
+    return found
+
+
 def _resume(
     source: Source,
     store: FactorStore,
     attributes: dict[str, Any],
     run: Runner,
     limit: int,
-    notify: Listener,
+    listener: Listener | None,
 ) -> PanelFailure | None:
     """Compute the panels that have no record, and record each."""
+    notify: Listener = listener or (lambda event: None)
     plan = store.plan
     count = plan.first_count
     total = sum(plan.flops(k) for k in range(count))
+    progress = Progress("factor", total, listener)
     done = store.records()
     if len(done) < count:
         store.forget(len(done))
@@ -158,11 +174,12 @@ def _resume(
             notify(PanelStarted(k, count))
             began = time.perf_counter()
             shift, threads = attributes["ridge_absolute"], attributes["blas_threads"]
-            outcome = compute_panel(source, store, k, shift, run, limit, threads)
+            outcome = compute_panel(source, store, k, shift, run, limit, threads, progress)
             if isinstance(outcome, PanelFailure):
                 return outcome
             seconds = time.perf_counter() - began
             store.record(k, {"index": k, "seconds": seconds, **outcome})
+        progress.reach(share * total)
         rate = flops / max(seconds, 1e-9) / 1e9
         notify(PanelDone(k, count, seconds, rate, resumed, min(share, 1.0)))
     return None
@@ -176,6 +193,7 @@ def compute_panel(
     run: Runner,
     limit: int,
     threads: int,
+    progress: Progress,
 ) -> dict[str, Any] | PanelFailure:
     """Compute and store one panel; its record is left to the caller.
 
@@ -187,6 +205,7 @@ def compute_panel(
         run: Computes Delayed objects.
         limit: Bytes; caps the tasks that run at once in this process.
         threads: Of BLAS, for the diagonal block.
+        progress: Counts the panel's operations and tells of them.
 
     Returns:
         ``sha256``, ``min_pivot`` and ``log_diagonal`` of the panel; or why it failed.
@@ -197,16 +216,17 @@ def compute_panel(
     # unexamined: Dask would otherwise hash the matrix, or compute a Dask array inside it
     matrix = delayed(source, pure=False, traverse=False)
     factor = delayed(store, pure=False, traverse=False)
+    counter = delayed(progress, pure=False, traverse=False)
     row = delayed(read_row, pure=False)(factor, k)
     head, lower = delayed(factor_diagonal, pure=False, nout=2)(
-        matrix, factor, k, shift, row, threads
+        matrix, factor, k, shift, row, threads, counter
     )
     finish = delayed(finish_rows, pure=False)
     below = [
-        finish(matrix, factor, k, r0, r1, row, lower)
+        finish(matrix, factor, k, r0, r1, row, lower, counter)
         for r0, r1 in plan.blocks(plan.columns(k)[1], plan.n)
     ]
-    results = run([head, *below], plan.tasks_at_once(limit))
+    results = progress.watch(lambda: run([head, *below], plan.tasks_at_once(limit)))
     summary: DiagonalDone = results[0]
     if summary.failure is not None:
         return summary.failure
@@ -229,9 +249,10 @@ def _explain(
     attributes: dict[str, Any],
     run: Runner,
     limit: int,
-    notify: Listener,
+    listener: Listener | None,
 ) -> NoReturn:
     """Raise the error for a failed panel, and leave nothing of the factor behind."""
+    notify: Listener = listener or (lambda event: None)
     store.forget(0)
     plan, mean, ridge = store.plan, attributes["mean_diagonal"], attributes["ridge"]
     threads = attributes["blas_threads"]
@@ -240,10 +261,12 @@ def _explain(
         raise spoiled(source, plan.block)
 
     def fails(shift: float) -> bool:
-        return any(
-            isinstance(compute_panel(source, store, k, shift, run, limit, threads), PanelFailure)
-            for k in range(plan.count)
+        counts = range(plan.count)
+        progress = Progress("ridge", sum(plan.flops(k) for k in counts), listener)
+        panels = (
+            compute_panel(source, store, k, shift, run, limit, threads, progress) for k in counts
         )
+        return any(isinstance(panel, PanelFailure) for panel in panels)
 
     suggested = suggest_ridge(source, plan, ridge, mean, fails, notify)
     groups.clear_group(store.url, KIND)

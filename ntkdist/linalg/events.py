@@ -2,7 +2,8 @@
 
 A subscriber is any callable of one argument. It is called from the thread that called
 :func:`ntkdist.linalg.factorize` or :meth:`ntkdist.linalg.CholeskyFactor.inverse`, after the
-thing reported is safely stored; an exception it raises stops the work there, resumable.
+thing reported is safely stored (``LinalgProgress`` reports what is still at work); an exception it
+raises stops the work there, resumable.
 """
 
 from __future__ import annotations
@@ -68,12 +69,12 @@ class RidgeTried:
 
 @dataclass(frozen=True)
 class InverseBlockDone:
-    """One block of the inverse is stored and recorded as whole.
+    """One block of the inverse, or of its diagonal, is stored and recorded as whole.
 
     Args:
         stage: ``"columns"`` (the triangle being computed; only where the factor has several
-            panels), ``"rows"`` (the rows that readers see) or ``"diagonal"`` (when only the
-            diagonal is computed).
+            panels), ``"rows"`` (the rows that readers see) or ``"diagonal"`` (where the
+            diagonal alone is computed).
         index: Block number within the stage, from 0.
         count: How many blocks the stage has.
         seconds: Wall-clock seconds since the stage's previous block (0 where resumed).
@@ -86,6 +87,26 @@ class InverseBlockDone:
     count: int
     seconds: float
     resumed: bool
+    timestamp: float = field(default_factory=time.time, compare=False)
+
+
+@dataclass(frozen=True)
+class LinalgProgress:
+    """How far a computation is; told every few seconds while it runs.
+
+    Args:
+        stage: ``"survey"`` (the pass over the matrix before its first panel), ``"factor"``,
+            ``"ridge"`` (the ladder after a failure), ``"append"``, ``"columns"``, ``"rows"``,
+            ``"inverse"`` (where one LAPACK call computes it), ``"diagonal"`` or ``"solve"``.
+        fraction: Share (0 to 1) of the stage's operations that are done; None where nothing
+            was counted yet, as during one LAPACK call.
+        seconds: Wall-clock seconds since the stage began.
+        timestamp: Seconds since the epoch.
+    """
+
+    stage: str
+    fraction: float | None
+    seconds: float
     timestamp: float = field(default_factory=time.time, compare=False)
 
 
@@ -153,6 +174,13 @@ class IterationDone:
 
 
 Event = (
-    PanelStarted | PanelDone | RidgeTried | InverseBlockDone | BandDone | SketchDone | IterationDone
+    PanelStarted
+    | PanelDone
+    | RidgeTried
+    | InverseBlockDone
+    | LinalgProgress
+    | BandDone
+    | SketchDone
+    | IterationDone
 )
 Listener = Callable[[Event], object]

@@ -14,18 +14,27 @@ from ntkdist.errors import InputError, StoreError
 from ntkdist.linalg import groups
 from ntkdist.linalg._checks import check_vectors
 from ntkdist.linalg.append import NewRows, append_rows
+from ntkdist.linalg.diagonal import RECORDS as DIAGONAL_RECORDS
+from ntkdist.linalg.diagonal import Former, compute_diagonal, is_stored, read_diagonal
 from ntkdist.linalg.events import Listener
-from ntkdist.linalg.inverse import InverseStore, check_indices
-from ntkdist.linalg.invert import compute_inverse, inverse_diagonal
+from ntkdist.linalg.inverse import (
+    ROW_RECORDS,
+    InverseStore,
+    check_indices,
+    is_whole_inverse,
+)
+from ntkdist.linalg.invert import compute_inverse
 from ntkdist.linalg.operator import SymmetricOperator
 from ntkdist.linalg.outcomes import Outcome
 from ntkdist.linalg.panels import ITEM, parse_memory
+from ntkdist.linalg.progress import Progress
 from ntkdist.linalg.refine import refine
 from ntkdist.linalg.schedule import Scheduler, blas_threads, task_runner
-from ntkdist.linalg.solve import backward, forward, inverse_norm1
+from ntkdist.linalg.solve import backward, forward, inverse_norm1, substitution_flops
 from ntkdist.linalg.source import Source
 from ntkdist.linalg.store import HOW, KIND, FactorStore
 
+_SERIES = {"inverse": ROW_RECORDS, "diagonal": DIAGONAL_RECORDS}
 _REMEDY = "compute it with ntkdist.linalg.factorize"
 
 
@@ -141,7 +150,35 @@ class CholeskyFactor:
         """Smallest pivot (L_ii squared): how near the matrix is to not being definite."""
         return min(float(record["min_pivot"]) for record in self._all_records())
 
-    def solve(self, b: ArrayLike, *, matrix: Any = None, steps: int = 3) -> NDArray[np.float64]:
+    @property
+    def has_inverse(self) -> bool:
+        """Whether the whole inverse of this factor is stored beside its panels."""
+        return is_whole_inverse(f"{self.url}/inverse", self.digest())
+
+    def stored_diagonal(self) -> NDArray[np.float64] | None:
+        """Read the diagonal of the inverse that is stored by itself; None where none is whole.
+
+        Raises:
+            StoreError: It is damaged.
+        """
+        address = f"{self.url}/diagonal"
+        if not is_stored(address, self.digest()):
+            return None
+        return read_diagonal(address, self._store.plan)
+
+    @property
+    def has_diagonal(self) -> bool:
+        """Whether the diagonal of the inverse is stored, by itself or with the inverse."""
+        return is_stored(f"{self.url}/diagonal", self.digest()) or self.has_inverse
+
+    def solve(
+        self,
+        b: ArrayLike,
+        *,
+        matrix: Any = None,
+        steps: int = 3,
+        on_event: Listener | None = None,
+    ) -> NDArray[np.float64]:
         """Solve (A + ridge) X = B; equivalent to ``scipy.linalg.cho_solve``.
 
         With the ``matrix`` at hand the solution is refined: corrected by its residual (in float64)
@@ -151,6 +188,7 @@ class CholeskyFactor:
             b: (N,) or (N, K) real, finite.
             matrix: A, as it was given to ``factorize``; None solves once.
             steps: Most refinement steps.
+            on_event: Called every few seconds with a ``LinalgProgress``; not for refinement.
 
         Returns:
             X, of b's shape, float64.
@@ -160,7 +198,8 @@ class CholeskyFactor:
             StoreError: A stored panel or the matrix is damaged.
         """
         rhs = check_vectors(b, self.n)
-        x = self._substitute(rhs.copy())
+        progress = Progress("solve", 2 * substitution_flops(*rhs.shape), on_event)
+        x = progress.watch(lambda: self._substitute(rhs.copy(), progress))
         if matrix is not None:
             source = Source(matrix)
             if source.n != self.n:
@@ -174,10 +213,12 @@ class CholeskyFactor:
                 x = refine(lambda v: product(v) + shift * v, self._substitute, rhs, x, steps)
         return x.reshape(np.shape(b))
 
-    def _substitute(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _substitute(
+        self, x: NDArray[np.float64], progress: Progress | None = None
+    ) -> NDArray[np.float64]:
         with blas_threads(self._attributes["blas_threads"]):
-            forward(self._store, x)
-            backward(self._store, x)
+            forward(self._store, x, progress=progress)
+            backward(self._store, x, progress=progress)
         return x
 
     def inverse_columns(self, indices: Sequence[int] | NDArray[np.integer]) -> NDArray[np.float64]:
@@ -207,23 +248,43 @@ class CholeskyFactor:
             out[:, start : start + len(some)] = x
         return out
 
-    def diagonal_of_inverse(self, *, on_event: Listener | None = None) -> NDArray[np.float64]:
-        """Compute the diagonal of (A + ridge)⁻¹ without the rest of it.
+    def diagonal_of_inverse(
+        self, *, on_event: Listener | None = None, overwrite: bool = False
+    ) -> NDArray[np.float64]:
+        """Compute the diagonal of (A + ridge)⁻¹ without the rest of it; resumable.
 
-        N³/3 operations, half of those of the whole inverse and no room on disk. With G = H⁻¹Y it
-        gives leave-one-out residuals: G_ik / A_ii.
+        N³/3 operations, half of those of the whole inverse, and N numbers on disk, beside the
+        panels, from where the next call reads them. The diagonal of a stored inverse is read
+        instead. After :meth:`append` of m rows, fewer than a third of all, a stored diagonal is
+        extended in O(N²m) operations. With G = H⁻¹Y it gives leave-one-out residuals: G_ik / A_ii.
 
         Args:
-            on_event: Called with an ``InverseBlockDone`` (stage ``"diagonal"``) for each block.
+            on_event: Called with an ``InverseBlockDone`` (stage ``"diagonal"``) for each chunk of
+                columns and every few seconds with a ``LinalgProgress``, from this thread.
+            overwrite: Compute it anew, whatever is stored.
 
         Returns:
             (N,) float64.
 
         Raises:
-            StoreError: A stored panel is damaged.
+            InputError: The factor's place cannot be written.
+            StoreError: A stored part is damaged, or the store refuses to be written.
         """
-        return inverse_diagonal(
-            self._store, memory_limit=self._limit, scheduler=self._scheduler, on_event=on_event
+        if not overwrite and self.has_inverse:
+            return InverseStore.open(f"{self.url}/inverse").diagonal()
+        bands = self._store.plan.bands
+        return compute_diagonal(
+            self._store,
+            self.digest(),
+            f"{self.url}/diagonal",
+            former=[
+                Former(bands[count][1], self._digest(count)) for count in range(len(self._bands))
+            ],
+            threads=self._attributes["blas_threads"],
+            memory_limit=self._limit,
+            scheduler=self._scheduler,
+            on_event=on_event,
+            overwrite=overwrite,
         )
 
     def append(
@@ -239,7 +300,8 @@ class CholeskyFactor:
         smaller one's. The absolute ridge stays what it is (``ridge`` remains relative to the mean
         of the first rows' diagonal). Rows that do not fit the memory limit together go in
         bands; after an interruption the same call with the larger matrix goes on behind the last
-        band. An inverse stored beside the panels is dropped.
+        band. An inverse stored beside the panels is dropped; a diagonal of the inverse is kept, to
+        be extended when it is asked for.
 
         Args:
             rows: The larger matrix (N + m, N + m), of which the upper triangle is used, or its
@@ -247,7 +309,8 @@ class CholeskyFactor:
                 with ``.shape``, ``.dtype`` and two-dimensional basic slicing.
             fingerprint: What identifies the larger matrix; None hashes a sample of it, or of
                 its rows.
-            on_event: Called with a ``BandDone`` for each band stored.
+            on_event: Called with a ``BandDone`` for each band stored, and every few seconds with
+                a ``LinalgProgress``.
 
         Returns:
             The factor of the larger matrix, opened; an unchanged one where there is nothing new.
@@ -285,7 +348,8 @@ class CholeskyFactor:
         Args:
             url: Folder or URL of its own group; None puts it beside the panels, in place of
                 one of an earlier factor.
-            on_event: Called with an ``InverseBlockDone`` for each block, from this thread.
+            on_event: Called with an ``InverseBlockDone`` for each block and every few seconds
+                with a ``LinalgProgress``, from this thread.
             overwrite: Drop an inverse that is there and compute it anew.
 
         Returns:
@@ -327,8 +391,12 @@ class CholeskyFactor:
 
     def digest(self) -> str:
         """Return a sha256 (hex) that changes with any bit of the factor."""
+        return self._digest(len(self._bands))
+
+    def _digest(self, bands: int) -> str:
+        """Return the digest of the factor with so many of its appended bands."""
         parts = [str(record["sha256"]) for record in self._records]
-        parts += [part for band in self._bands for part in band["sha256"]]
+        parts += [part for band in self._bands[:bands] for part in band["sha256"]]
         return hashlib.sha256("".join(parts).encode()).hexdigest()
 
     def verify(self) -> None:
@@ -375,3 +443,21 @@ class CholeskyFactor:
 
     def _all_records(self) -> list[dict[str, Any]]:
         return [*self._records, *self._bands]
+
+
+def holds(url: Any, part: str, n: int) -> bool:
+    """Return whether a whole inverse, or diagonal of it, is stored beside a factor's panels.
+
+    Looks at its records by one listing, and does not compare which factor of ``n`` rows it is of.
+
+    Args:
+        url: Folder or URL of the factor.
+        part: ``"inverse"`` or ``"diagonal"``.
+        n: Rows that the factor has.
+    """
+    address = f"{storage.normal(url)}/{part}"
+    group = groups.open_group(address, part, any_schema=True)
+    if group is None or group.attrs["schema"] != groups.SCHEMA or group.attrs["n"] != n:
+        return False
+    names = storage.children(storage.join(address, _SERIES[part]))
+    return sum(name.isdecimal() for name in names) >= -(-n // group.attrs["block"])

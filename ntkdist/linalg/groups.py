@@ -21,8 +21,8 @@ from ntkdist.linalg.outcomes import Outcome
 SCHEMA = 2
 #: Everything this room puts into a group, in the order it is removed: records before data.
 _MEMBERS = (
-    "bands", "panels", "row_blocks", "column_blocks", "states", "sketch", "inverse", "added",
-    "iterates", "basis", "values", "lower", "column_sums", "rows", "columns", "diagonal",
+    "bands", "panels", "row_blocks", "column_blocks", "states", "sketch", "inverse", "diagonal",
+    "added", "iterates", "basis", "values", "lower", "column_sums", "rows", "columns",
 )  # fmt: skip
 
 

@@ -125,6 +125,22 @@ class InverseStore:
         return values
 
 
+def is_whole_inverse(url: str, digest: str) -> bool:
+    """Return whether the whole inverse of a factor is stored.
+
+    Args:
+        url: The inverse's group.
+        digest: What identifies the factor.
+    """
+    group = groups.open_group(url, KIND, any_schema=True)
+    if group is None or group.attrs["schema"] != groups.SCHEMA:
+        return False
+    if group.attrs["factor"] != digest:
+        return False
+    plan = _plan_of(group)
+    return len(groups.read_records(group, ROW_RECORDS)) == len(plan.blocks(0, plan.n))
+
+
 def _plan_of(group: Any) -> PanelPlan:
     return PanelPlan(group.attrs["n"], group.attrs["panel_width"], group.attrs["block"])
 

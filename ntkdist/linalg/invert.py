@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,15 @@ import numpy as np
 from ntkdist.linalg import _blas, groups
 from ntkdist.linalg.events import InverseBlockDone, Listener
 from ntkdist.linalg.inverse import HOW, KIND, ROW_RECORDS, InverseStore
-from ntkdist.linalg.panels import ITEM, LARGEST_BLOCK, PanelPlan
+from ntkdist.linalg.panels import ITEM, PanelPlan
+from ntkdist.linalg.progress import Progress
 from ntkdist.linalg.schedule import Scheduler, blas_threads, task_runner
-from ntkdist.linalg.solve import backward, forward
-from ntkdist.linalg.source import Matrix, Vector
+from ntkdist.linalg.solve import backward, forward, substitution_flops
+from ntkdist.linalg.source import Matrix
 from ntkdist.linalg.store import FactorStore
 
 COLUMN_RECORDS = "column_blocks"
-_BATCH = 16  # blocks between two records or events
+_BATCH = 16  # blocks between two records
 
 
 def compute_inverse(
@@ -44,7 +46,8 @@ def compute_inverse(
         threads: Of BLAS, where it is one call.
         memory_limit: Bytes; caps the tasks that run at once in this process.
         scheduler: As for :func:`ntkdist.linalg.factorize`.
-        on_event: Called with an ``InverseBlockDone`` for each block.
+        on_event: Called with an ``InverseBlockDone`` for each block, and every few seconds with a
+            ``LinalgProgress``.
         overwrite: Drop what is there.
 
     Returns:
@@ -74,12 +77,17 @@ def compute_inverse(
         lower: Matrix | groups.CheckedArray
         if factor.plan.count == 1:
             factor.release()  # what LAPACK overwrites is read afresh
-            lower = factor.whole()
-            with blas_threads(threads):
-                _blas.inverse_from_lower(lower)
+
+            def invert() -> Matrix:
+                lower = factor.whole()
+                with blas_threads(threads):
+                    _blas.inverse_from_lower(lower)
+                return lower
+
+            lower = Progress("inverse", 1.0, on_event).watch(invert)
         else:
-            lower = _compute_columns(factor, url, group, memory_limit, scheduler, notify)
-        _store_rows(InverseStore(url, plan), group, lower, done, notify)
+            lower = _compute_columns(factor, url, group, memory_limit, scheduler, on_event)
+        _store_rows(InverseStore(url, plan), group, lower, done, on_event)
     if "columns" in group:
         groups.drop_records(group, COLUMN_RECORDS, 0)
         del group["columns"]
@@ -92,11 +100,12 @@ def _compute_columns(
     group: Any,
     memory_limit: int,
     scheduler: Scheduler,
-    notify: Listener,
+    listener: Listener | None,
 ) -> groups.CheckedArray:
     """Compute the lower triangle in square chunks, a batch of block columns at a time."""
     from dask import delayed
 
+    notify: Listener = listener or (lambda event: None)
     plan = PanelPlan(factor.plan.n, factor.plan.width, factor.plan.block)
     n, edge = plan.n, plan.block
     groups.create_array(group, "columns", shape=(n, n), chunks=(edge, edge))
@@ -112,11 +121,16 @@ def _compute_columns(
     source = delayed(factor, pure=False, traverse=False)
     target = delayed(columns, pure=False, traverse=False)
     task = delayed(_column_block, pure=False)
+    work = [2 * substitution_flops(n - c0, c1 - c0) for c0, c1 in blocks]
+    progress = Progress("columns", sum(work), listener)
+    counter = delayed(progress, pure=False, traverse=False)
     with task_runner(scheduler) as run:
         for start in range(done, len(blocks), _BATCH):
+            progress.reach(sum(work[:start]))
             began = time.perf_counter()
             some = range(start, min(start + _BATCH, len(blocks)))
-            run([task(source, target, *blocks[index]) for index in some], at_once)
+            tasks = [task(source, target, *blocks[index], counter) for index in some]
+            progress.watch(partial(run, tasks, at_once))
             seconds = (time.perf_counter() - began) / len(some)
             for index in some:
                 groups.write_record(group, COLUMN_RECORDS, index, {"seconds": seconds})
@@ -124,69 +138,15 @@ def _compute_columns(
     return columns
 
 
-def inverse_diagonal(
-    factor: FactorStore,
-    *,
-    memory_limit: int,
-    scheduler: Scheduler = None,
-    on_event: Listener | None = None,
-) -> Vector:
-    """Compute diag((L Lᵀ)⁻¹): the squared column norms of L⁻¹, a block of columns at a time.
-
-    Args:
-        factor: The factor.
-        memory_limit: Bytes; decides how many columns go together.
-        scheduler: As for :func:`ntkdist.linalg.factorize`.
-        on_event: Called with an ``InverseBlockDone`` for each batch of blocks.
-
-    Returns:
-        (N,) float64.
-
-    Raises:
-        StoreError: A stored panel is damaged.
-    """
-    from dask import delayed
-
-    notify: Listener = on_event or (lambda event: None)
-    n = factor.plan.n
-    free = memory_limit - (factor.kept_bytes() if factor.keep else 0)
-    edge = max(1, min(2 * LARGEST_BLOCK, free // (4 * ITEM * n), n))
-    blocks = [(c, min(c + edge, n)) for c in range(0, n, edge)]
-    each = ITEM * (n * edge + 2 * n * factor.plan.block)
-    at_once = max(1, free // each)
-    source = delayed(factor, pure=False, traverse=False)
-    task = delayed(_column_norms, pure=False)
-    out = np.empty(n)
-    with task_runner(scheduler) as run:
-        for start in range(0, len(blocks), _BATCH):
-            began = time.perf_counter()
-            some = blocks[start : start + _BATCH]
-            for (c0, c1), norms in zip(
-                some, run([task(source, *block) for block in some], at_once), strict=True
-            ):
-                out[c0:c1] = norms
-            seconds = time.perf_counter() - began
-            index = start + len(some) - 1
-            notify(InverseBlockDone("diagonal", index, len(blocks), seconds, False))
-    return out
-
-
-def _column_norms(factor: FactorStore, c0: int, c1: int) -> Vector:
-    """Return the squared norms of columns c0:c1 of L⁻¹."""
-    x = np.zeros((factor.plan.n - c0, c1 - c0))
-    np.fill_diagonal(x, 1.0)
-    with blas_threads(1):
-        forward(factor, x, c0)
-    return np.einsum("ij,ij->j", x, x)
-
-
-def _column_block(factor: FactorStore, columns: groups.CheckedArray, c0: int, c1: int) -> None:
+def _column_block(
+    factor: FactorStore, columns: groups.CheckedArray, c0: int, c1: int, progress: Progress
+) -> None:
     """Compute and store columns c0:c1 of the inverse, from row c0 on."""
     x = np.zeros((factor.plan.n - c0, c1 - c0))
     np.fill_diagonal(x, 1.0)
     with blas_threads(1):
-        forward(factor, x, c0)
-        backward(factor, x, c0)
+        forward(factor, x, c0, progress)
+        backward(factor, x, c0, progress)
     columns.write(f"columns {c0}:{c1}", (slice(c0, factor.plan.n), slice(c0, c1)), x)
 
 
@@ -195,9 +155,10 @@ def _store_rows(
     group: Any,
     lower: Matrix | groups.CheckedArray,
     done: int,
-    notify: Listener,
+    listener: Listener | None,
 ) -> None:
     """Put the rows together from the lower triangle and its mirror image."""
+    notify: Listener = listener or (lambda event: None)
     plan = inverse.plan
     n = plan.n
 
@@ -208,11 +169,7 @@ def _store_rows(
         record = groups.record_name(COLUMN_RECORDS, index)
         return lower.read(f"column block {index}", record, (slice(r0, r1), slice(c0, c1)))
 
-    blocks = plan.blocks(0, n)
-    for index, (r0, r1) in enumerate(blocks):
-        if index < done:
-            continue
-        began = time.perf_counter()
+    def store(index: int, r0: int, r1: int) -> None:
         rows = np.empty((r1 - r0, n))
         if r0:
             rows[:, :r0] = read(r0, r1, 0, r0)
@@ -228,6 +185,16 @@ def _store_rows(
             raise inverse.row_array.damaged(f"column block {block}", record, key, "misses a chunk")
         inverse.diagonal_array.write(f"row block {index}", (slice(r0, r1),), square.diagonal())
         inverse.row_array.write(f"row block {index}", (slice(r0, r1), slice(0, n)), rows)
+        progress.add(r1 - r0)
+
+    progress = Progress("rows", n, listener)
+    blocks = plan.blocks(0, n)
+    for index, (r0, r1) in enumerate(blocks):
+        if index < done:
+            continue
+        began = time.perf_counter()
+        progress.reach(r0)
+        progress.watch(partial(store, index, r0, r1))
         seconds = time.perf_counter() - began
         groups.write_record(group, ROW_RECORDS, index, {"seconds": seconds})
         notify(InverseBlockDone("rows", index, len(blocks), seconds, False))

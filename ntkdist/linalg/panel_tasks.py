@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ntkdist.linalg import _blas
+from ntkdist.linalg.progress import Progress
 from ntkdist.linalg.schedule import blas_threads, side_by_side
 from ntkdist.linalg.source import Matrix, Source
 from ntkdist.linalg.store import FactorStore
@@ -55,7 +56,13 @@ def read_row(store: FactorStore, k: int) -> list[Matrix]:
 
 
 def factor_diagonal(
-    source: Source, store: FactorStore, k: int, shift: float, row: list[Matrix], threads: int
+    source: Source,
+    store: FactorStore,
+    k: int,
+    shift: float,
+    row: list[Matrix],
+    threads: int,
+    progress: Progress,
 ) -> tuple[DiagonalDone, Matrix | None]:
     """Factor and store the diagonal block of panel ``k``.
 
@@ -66,6 +73,7 @@ def factor_diagonal(
         shift: Absolute ridge, added to the diagonal.
         row: From :func:`read_row`.
         threads: Of BLAS.
+        progress: Counts the operations.
 
     Returns:
         What was done, and L[k, k] (w, w) float64 for the rows below (None where there are none
@@ -79,8 +87,10 @@ def factor_diagonal(
     with blas_threads(threads):
         for block in row:
             _blas.subtract_gram(lower, block)
+            progress.add(float(block.shape[0]) * block.size)
         diagonal = lower.diagonal().copy()
         pivot = _blas.cholesky_lower(lower)
+    progress.add(len(lower) ** 3 / 3)
     if pivot >= 0:
         # row ``pivot`` of L is finished up to its diagonal; that entry may hold anything
         done = lower[pivot, :pivot]
@@ -111,6 +121,7 @@ def finish_rows(
     r1: int,
     row: list[Matrix],
     lower: Matrix | None,
+    progress: Progress,
 ) -> bytes | PanelFailure | None:
     """Update, solve and store rows r0:r1 of panel ``k``, with one BLAS thread.
 
@@ -122,6 +133,7 @@ def finish_rows(
         r1: Past the last row.
         row: From :func:`read_row`.
         lower: L[k, k]; None where it failed.
+        progress: Counts the operations.
 
     Returns:
         sha256 of the rows' chunks; None where there was nothing to do; a failure otherwise.
@@ -133,7 +145,9 @@ def finish_rows(
     with blas_threads(1):
         for j, block in enumerate(row):
             _blas.subtract_product(values, store.rows(j, r0, r1), block, tb=True)
+            progress.add(2.0 * len(values) * block.size)
         _blas.solve_lower(lower, values, transposed=True, from_right=True)
+        progress.add(float(len(values)) * lower.size)
     if not np.isfinite(values).all():
         return PanelFailure(None)
     return store.write(k, r0, r1, first, past, values)

@@ -49,6 +49,13 @@ def drop_inverse(url: Any) -> None:
         del group["inverse"]
 
 
+def drop_diagonal(url: Any) -> None:
+    """Drop the diagonal of the inverse that is stored beside a factor; the factor stays."""
+    group = groups.open_group(storage.normal(url), KIND, mode="r+")
+    if group is not None and "diagonal" in group:
+        del group["diagonal"]
+
+
 def _digest(store: FactorStore, k: int, band: int = 0) -> str | None:
     try:
         return store.digest(k, band)

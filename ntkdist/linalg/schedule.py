@@ -19,7 +19,6 @@ from typing import Any
 
 from ntkdist.errors import InputError, NtkdistError, did_you_mean
 
-Runner = Callable[..., list[Any]]  # what task_runner yields
 Scheduler = Any  # None, a name, an address, a callable, or a distributed Client
 
 _PATIENCE = "15s"  # for a scheduler to answer
@@ -126,6 +125,51 @@ def blas_threads_between(count: int) -> AbstractContextManager[None]:
     return _limited(_between, count)
 
 
+class Runner:
+    """Computes Delayed objects on one scheduler.
+
+    Args:
+        options: What Dask is told of the scheduler.
+        threaded: Whether it is Dask's threaded one, in this process.
+    """
+
+    def __init__(self, options: dict[str, Any], *, threaded: bool) -> None:
+        self._options = options
+        self._threaded = threaded
+
+    def __call__(self, tasks: Sequence[Any], at_most: int | None = None) -> list[Any]:
+        """Return the results of the tasks.
+
+        Args:
+            tasks: Delayed objects.
+            at_most: Threads of the threaded scheduler; means nothing to the others.
+        """
+        import dask
+
+        options = dict(self._options)
+        if self._threaded and at_most is not None and at_most < thread_count():
+            options["num_workers"] = at_most
+        try:
+            return list(dask.compute(*tasks, **options))
+        except Exception as error:
+            cause = getattr(error, "cause", None)
+            if isinstance(cause, NtkdistError):  # Ray wraps what a task raised
+                raise cause from error
+            raise
+
+    def batch(self, at_most: int, largest: int) -> int:
+        """Return how many tasks to hand over together where each batch is kept when it is done.
+
+        As many as run at once in this process, where that is known: what a kill costs is a batch.
+
+        Args:
+            at_most: As for a call.
+            largest: Most tasks.
+        """
+        here = min(at_most, thread_count()) if self._threaded else largest
+        return max(1, min(here, largest))
+
+
 @contextmanager
 def task_runner(scheduler: Scheduler) -> Iterator[Runner]:
     """Resolve a scheduler and yield a function that computes Delayed objects on it.
@@ -136,8 +180,7 @@ def task_runner(scheduler: Scheduler) -> Iterator[Runner]:
             (``tcp://host:port``), a Dask ``get`` function, or a distributed Client.
 
     Yields:
-        ``run(tasks, at_most=None) -> list of results``; ``at_most`` caps the threads of the
-        threaded scheduler and means nothing to the others.
+        What computes Delayed objects on it.
 
     Raises:
         InputError: The name is not known, or nobody answers at the address.
@@ -173,20 +216,8 @@ def task_runner(scheduler: Scheduler) -> Iterator[Runner]:
     get = dask.base.get_scheduler(**chosen)
     threaded = get is None or get is dask.threaded.get
 
-    def run(tasks: Sequence[Any], at_most: int | None = None) -> list[Any]:
-        options: dict[str, Any] = dict(chosen)
-        if threaded and at_most is not None and at_most < thread_count():
-            options["num_workers"] = at_most
-        try:
-            return list(dask.compute(*tasks, **options))
-        except Exception as error:
-            cause = getattr(error, "cause", None)
-            if isinstance(cause, NtkdistError):  # Ray wraps what a task raised
-                raise cause from error
-            raise
-
     try:
-        yield run
+        yield Runner(chosen, threaded=threaded)
     finally:
         if client is not None:
             client.close()

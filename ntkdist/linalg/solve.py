@@ -8,42 +8,67 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.linalg import _blas
+from ntkdist.linalg.progress import Progress
 from ntkdist.linalg.source import Matrix
 from ntkdist.linalg.store import FactorStore
 
 _NORM_STEPS = 5  # LAPACK's dlacn2 stops there too
 
 
-def forward(store: FactorStore, x: Matrix, first: int = 0) -> None:
+def forward(
+    store: FactorStore, x: Matrix, first: int = 0, progress: Progress | None = None
+) -> None:
     """X <- L⁻¹X in place, for right-hand sides that are zero above row ``first``.
 
     Args:
         store: The factor.
         x: (N - first, K) float64, rows from ``first`` on; overwritten.
         first: Where the rows begin.
+        progress: Counts the operations, ``substitution_flops`` in all.
     """
     for r0, r1, strip in store.strips(first):
         top = max(r0, first)
         rows = strip[top - r0 :]
         part = x[top - first : r1 - first]
-        _blas.subtract_product(part, rows[:, first:top], x[: top - first])
-        _blas.solve_lower(rows[:, top:], part)
+        _blas.subtract_product(part, rows[:, : top - first], x[: top - first])
+        _blas.solve_lower(rows[:, top - first :], part)
+        if progress is not None:
+            progress.add(_strip_flops(x, top - first, r1 - first))
 
 
-def backward(store: FactorStore, x: Matrix, first: int = 0) -> None:
+def backward(
+    store: FactorStore,
+    x: Matrix,
+    first: int = 0,
+    progress: Progress | None = None,
+    stop: int | None = None,
+) -> None:
     """X <- L⁻ᵀX in place, rows from ``first`` on (which depend on no row above).
 
     Args:
         store: The factor.
         x: (N - first, K) float64, rows from ``first`` on; overwritten.
         first: Where the rows begin.
+        progress: Counts the operations, ``substitution_flops`` in all.
+        stop: Solve with the first rows and columns of L alone, up to this one; x ends there too.
     """
-    for r0, r1, strip in store.strips(first, upwards=True):
+    for r0, r1, strip in store.strips(first, upwards=True, stop=stop):
         top = max(r0, first)
         rows = strip[top - r0 :]
         part = x[top - first : r1 - first]
-        _blas.solve_lower(rows[:, top:], part, transposed=True)
-        _blas.subtract_product(x[: top - first], rows[:, first:top], part, ta=True)
+        _blas.solve_lower(rows[:, top - first :], part, transposed=True)
+        _blas.subtract_product(x[: top - first], rows[:, : top - first], part, ta=True)
+        if progress is not None:
+            progress.add(_strip_flops(x, top - first, r1 - first))
+
+
+def substitution_flops(rows: int, columns: int) -> float:
+    """Return the operations of one substitution for ``columns`` right-hand sides."""
+    return float(rows) * rows * columns
+
+
+def _strip_flops(x: Matrix, start: int, stop: int) -> float:
+    return x.shape[1] * (float(stop) * stop - float(start) * start)
 
 
 def inverse_norm1(solve: Callable[[NDArray[np.float64]], NDArray[np.float64]], n: int) -> float:

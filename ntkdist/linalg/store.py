@@ -234,16 +234,24 @@ class FactorStore:
         Raises:
             StoreError: A chunk is damaged or missing.
         """
-        return self._strip_into(r0, r1, None)
+        return self._strip_into(r0, r1, 0, None)
 
-    def _strip_into(self, r0: int, r1: int, buffer: NDArray[np.float64] | None) -> Matrix:
-        if r0 in self._kept:
-            return self._kept[r0]
-        out = None if buffer is None else buffer[: (r1 - r0) * r1].reshape(r1 - r0, r1)
-        values = self._read_strip(r0, r1, out)
+    def _strip_into(
+        self, r0: int, r1: int, first: int, buffer: NDArray[np.float64] | None
+    ) -> Matrix:
+        """Return L[r0:r1, first:r1]; in the buffer, where there is one."""
         if self.keep:
-            self._kept[r0] = values
-        return values
+            if r0 not in self._kept:
+                self._kept[r0] = self._read_strip(r0, r1, 0, None)
+            return self._kept[r0][:, first:]
+        left = self._chunk_start(first)
+        size = (r1 - r0) * (r1 - left)
+        out = None if buffer is None else buffer[:size].reshape(r1 - r0, r1 - left)
+        return self._read_strip(r0, r1, left, out)[:, first - left :]
+
+    def _chunk_start(self, column: int) -> int:
+        start, _ = self.plan.columns(self.plan.panel_of(column))
+        return start + (column - start) // self.plan.block * self.plan.block
 
     def _buffer(self) -> NDArray[np.float64]:
         try:
@@ -251,27 +259,36 @@ class FactorStore:
         except IndexError:
             return np.empty(self.plan.block * self.plan.n)
 
-    def strips(self, first: int, *, upwards: bool = False) -> Iterator[tuple[int, int, Matrix]]:
-        """Yield (r0, r1, L[r0:r1, :r1]) for the rows of chunks from row ``first`` on.
+    def strips(
+        self, first: int, *, upwards: bool = False, stop: int | None = None
+    ) -> Iterator[tuple[int, int, Matrix]]:
+        """Yield (r0, r1, L[r0:r1, first:r1]) for the rows of chunks from row ``first`` on.
 
         The next one is read while the caller works on this one, which is gone afterwards: two
         buffers take turns (memory fresh from the system costs more than the reading).
 
         Args:
-            first: A row; the first strip is the one that holds it.
+            first: A row; the first strip is the one that holds it, and no column before it is
+                read.
             upwards: From the last strip to the first.
+            stop: The row to end before; None ends with the last one.
         """
-        blocks = [block for block in self.plan.blocks(0, self.plan.n) if block[1] > first]
+        stop = self.plan.n if stop is None else stop
+        blocks = [b for b in self.plan.blocks(0, self.plan.n) if b[1] > first and b[0] < stop]
+        if not blocks:
+            return
         if upwards:
             blocks.reverse()
         buffers = [self._buffer() for _ in range(2)] if not self.keep else [None, None]
         with ThreadPoolExecutor(1) as ahead:
-            waiting = ahead.submit(self._strip_into, *blocks[0], buffers[0])
+            waiting = ahead.submit(self._strip_into, *blocks[0], first, buffers[0])
             for turn, here in enumerate(blocks, start=1):
                 values = waiting.result()
                 if turn < len(blocks):
-                    waiting = ahead.submit(self._strip_into, *blocks[turn], buffers[turn % 2])
-                yield *here, values
+                    buffer = buffers[turn % 2]
+                    waiting = ahead.submit(self._strip_into, *blocks[turn], first, buffer)
+                r0, r1 = here[0], min(here[1], stop)
+                yield r0, r1, values[: r1 - r0, : r1 - first]
         self._spare.extend(buffer for buffer in buffers if buffer is not None)
 
     def release(self) -> None:
@@ -295,20 +312,22 @@ class FactorStore:
         array, _, _ = self._place(k, self.plan.bands[band][0])
         return array.damaged(f"panel {k}", _record_of(k, band), key, reason)
 
-    def _read_strip(self, r0: int, r1: int, out: Matrix | None) -> Matrix:
+    def _read_strip(self, r0: int, r1: int, left: int, out: Matrix | None) -> Matrix:
+        """Read L[r0:r1, left:r1], ``left`` at the start of a chunk."""
         if self.plan.band_of(r0) == 0:
             array, _, _ = self._place(0, r0)
             try:
-                values = array.read("strip", "", (slice(r0, r1), slice(0, r1)), out)
+                values = array.read("strip", "", (slice(r0, r1), slice(left, r1)), out)
             except StoreError:
                 pass  # read again panel by panel below, which names the damaged one
             else:
                 if not np.isnan(values[0, :: self.plan.block]).any():
                     return values
-        out = np.empty((r1 - r0, r1)) if out is None else out
-        for k in range(self.plan.panel_of(r1 - 1) + 1):
+        out = np.empty((r1 - r0, r1 - left)) if out is None else out
+        for k in range(self.plan.panel_of(left), self.plan.panel_of(r1 - 1) + 1):
             first, past = self.plan.columns(k)
-            out[:, first : min(past, r1)] = self._read(k, r0, r1, first, min(past, r1))
+            first, past = max(first, left), min(past, r1)
+            out[:, first - left : past - left] = self._read(k, r0, r1, first, past)
         return out
 
     def _read(self, k: int, r0: int, r1: int, c0: int, c1: int) -> Matrix:

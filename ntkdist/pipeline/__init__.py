@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
@@ -39,15 +39,20 @@ from ntkdist.pipeline._findings import (
     write_table,
 )
 from ntkdist.pipeline._gram import Matrix, compute_matrix, cores, gram_of
-from ntkdist.pipeline._labels import FlipProgress, read_locked
+from ntkdist.pipeline._labels import FlipProgress, RoundProgress, read_locked, watched
 from ntkdist.pipeline._reuse import take_from_origin
 from ntkdist.run import Prepared, Run
 
 if TYPE_CHECKING:
     from ntkdist.gram.store import GramStore
+    from ntkdist.labels import RefurbishResult
     from ntkdist.linalg import CholeskyFactor
 
 STAGES = ("gram", "factor", "labels", "report")
+Needs = Literal["inverse", "diagonal", "solutions"]
+T = TypeVar("T")
+#: Of the way in which noise is estimated; results of another one are computed again.
+NOISE_VERSION = 2
 
 
 class Pipeline:
@@ -171,6 +176,19 @@ class Pipeline:
         self._emit(event)
         self.check_stop()
 
+    def watched(self, step: str, work: Callable[[Callable[[Any], None]], T]) -> T:
+        """Do what may take long and tells little; tell every few seconds that it goes on.
+
+        Args:
+            step: What is done, in words.
+            work: Called in a thread of its own with what takes its events. It may raise where a
+                signal asks to stop.
+
+        Returns:
+            What the work returns.
+        """
+        return watched(step, work, self._emit)
+
     def gram(self, recompute: Sequence[str] = ()) -> None:
         """Compute the tiles that are missing."""
         with self.stage("gram") as detail:
@@ -237,33 +255,61 @@ class Pipeline:
         return self.choice()["ridge"]
 
     def choice(self) -> dict[str, Any]:
-        """Return the likeliest ridge and the noise rate of the given labels, kept in the run."""
+        """Return the likeliest ridge and the noise of the given labels, kept in the run."""
         from ntkdist.labels import choose_ridge
+        from ntkdist.labels.options import check_locked
 
-        run = self.run
+        run, settings = self.run, self.config.labels
         given = run.read("inputs", "labels")
-        key = hashlib.sha256(run.fingerprint.encode() + given.tobytes()).hexdigest()
+        locked = read_locked(settings.locked, len(given))
+        rate = None if settings.noise_rate == "auto" else settings.noise_rate
+        decides = [NOISE_VERSION, settings.noise, rate, _listed(locked)]
+        key = hashlib.sha256(
+            run.fingerprint.encode() + given.tobytes() + json.dumps(decides).encode()
+        ).hexdigest()
         found = run.attributes("noise")
         if found.get("fingerprint") != key or not run.has("noise", "eigenvalues"):
-            chosen = choose_ridge(self.gram_store(), given, run.num_classes)
+            chosen = self.watched(
+                "choosing the ridge",
+                lambda _: choose_ridge(
+                    self.gram_store(),
+                    given,
+                    run.num_classes,
+                    noise=settings.noise,
+                    noise_rate=rate,
+                    locked=check_locked(locked, len(given)),
+                ),
+            )
             found = {
                 "ridge": chosen.ridge,
                 "noise_rate": chosen.noise.rate,
                 "images": chosen.images,
                 "tried": [[r, n.rate, n.log_likelihood] for r, n in chosen.tried],
+                "estimate": chosen.estimate.to_dict(),
                 "fingerprint": key,
             }
-            if chosen.pred_probs is not None:
-                run.write("noise/pred_probs", chosen.pred_probs)
+            if chosen.estimate.pred_probs is not None:
+                run.write("noise/pred_probs", chosen.estimate.pred_probs)
             run.write("noise/eigenvalues", chosen.eigenvalues)
             run.write_attributes("noise", found)
         return found
 
-    def factor(self, *, inverse: bool = True) -> CholeskyFactor:
-        """Factor the Gram plus ridge, and store the inverse row by row where it is wanted."""
+    def factor(self, needs: Needs | None = None) -> CholeskyFactor:
+        """Factor the Gram plus ridge, and compute what is needed of its inverse.
+
+        Args:
+            needs: ``inverse``, all of it, stored row by row: what the label methods exact and
+                paper read columns of; ``diagonal``, what posterior needs beside solutions with
+                the factor; ``solutions``, nothing of it. None: what ``labels.method`` needs.
+
+        Returns:
+            The factor.
+        """
         from ntkdist.linalg import factorize
 
         settings = self.config.factor
+        if needs is None:
+            needs = "diagonal" if self.config.labels.method == "posterior" else "inverse"
         with self.stage("factor") as detail, self.scheduler() as scheduler:
             store = self.gram_store()
             grow_factor(self, self.factor_address(), store)
@@ -276,15 +322,16 @@ class Pipeline:
                 on_event=self.forward,
                 fingerprint=self.run.fingerprint,
             )
-            if inverse:
+            if needs == "inverse":
                 factor.inverse(on_event=self.forward)
+            elif needs == "diagonal":
+                factor.diagonal_of_inverse(on_event=self.forward)
             detail.append(f"{_counted(factor.panel_count, 'panel')}, ridge {factor.ridge:g}")
         return factor
 
     def labels(self) -> None:
         """Refurbish the labels and store what was found."""
-        from ntkdist.labels import drop_checkpoint, label_report, refurbish
-        from ntkdist.linalg import parse_memory
+        from ntkdist.labels import drop_checkpoint, label_report
 
         run, settings = self.run, self.config.labels
         with self.stage("labels") as detail:
@@ -298,41 +345,11 @@ class Pipeline:
                     add_probabilities(run)
                 if not run.has("labels", "kpca", "points"):  # by a version that kept no figures
                     self.choice()
-                    store_kpca(run, self.gram_store(), given)
+                    self._picture_components(given)
                 return
             store = self.gram_store()
-            limit = self.config.factor.memory_limit
-            inverse: Any = current_factor(run, self.factor_address(), limit).inverse()
-            memory = parse_memory(limit)
-            if 8 * len(given) ** 2 <= memory:
-                inverse = np.asarray(inverse)  # read once; else row by row as flips need them
-            blocks = settings.blocks
-            if blocks == "auto":  # G, its transpose and two of its size at work
-                blocks = -(-32 * len(given) * run.num_classes // memory)
-            choice = self.choice()
-            rate = settings.noise_rate
-            if rate == "auto":
-                rate = choice["noise_rate"]
-            sampled = choice["images"] < len(given)
-            first = None if sampled else run.read("noise", "pred_probs")
-            with self._label_client(blocks) as client:
-                result = refurbish(
-                    inverse,
-                    given,
-                    run.num_classes,
-                    method=settings.method,
-                    steps=None if settings.steps == "none" else settings.steps,
-                    beta=settings.beta,
-                    noise_rate=float(rate),
-                    first_probs=first,
-                    locked=locked,
-                    confidence=settings.confidence,
-                    blocks=blocks,
-                    flips_per_step=settings.flips_per_step,
-                    client=client,
-                    checkpoint=run.address("labels", "checkpoint"),
-                    on_step=FlipProgress(self._emit, self.check_stop),
-                )
+            inverse = self._inverse()
+            result = self._refurbished(inverse, given, locked)
             table = label_report(given, result)
             run.write_attributes("labels", {"fingerprint": None, "summary": None})
             for name in table.columns.drop(["index", "given_label"]):
@@ -343,17 +360,101 @@ class Pipeline:
             history = result.to_dataframe()
             for name in history.columns:
                 run.write(f"labels/history/{name}", history[name].to_numpy())
-            summary = summarise(run, self.config, self.ridge(), inverse, given, result)
+            summary = self.watched(
+                "class matrices of the labels",
+                lambda _: summarise(run, self.config, self.ridge(), inverse, given, result),
+            )
             summary["num_issues"] = int(table["is_label_issue"].sum())
-            picture, bounds = thumbnail(store, given, run.num_classes)
+            run.write("labels/transition", result.noise.transition)
+            picture, bounds = self.watched(
+                "picture of the Gram", lambda _: thumbnail(store, given, run.num_classes)
+            )
             run.write("labels/gram_by_class", picture, {"boundaries": bounds})
-            store_kpca(run, store, given)
+            self._picture_components(given)
             run.write_attributes("labels", {"summary": summary, "fingerprint": fingerprint})
             write_table(run, table, probabilities=settings.probabilities)
-            drop_checkpoint(run.address("labels", "checkpoint"))
+            if run.has("labels", "checkpoint"):
+                drop_checkpoint(run.address("labels", "checkpoint"))
             flips, issues = summary["flips"], summary["num_issues"]
-            detail.append(_counted(flips, "flip"))
+            posterior = settings.method == "posterior"
+            detail.append(_counted(flips, "changed label" if posterior else "flip"))
             detail.append(_counted(issues, "suspicious label"))
+
+    def _inverse(self) -> Any:
+        """Return the inverse in the form that the label method asks for."""
+        from ntkdist.labels import FactorInverse
+        from ntkdist.linalg import parse_memory
+
+        limit = self.config.factor.memory_limit
+        factor = current_factor(self.run, self.factor_address(), limit)
+        if self.config.labels.method == "posterior":
+            diagonal = factor.diagonal_of_inverse(on_event=self.forward)
+            return FactorInverse(factor, diagonal)
+        inverse = factor.inverse(on_event=self.forward)
+        if 8 * factor.n**2 > parse_memory(limit):
+            return inverse  # read row by row as flips need them
+        return self.watched("reading the inverse", lambda _: np.asarray(inverse))
+
+    def _refurbished(
+        self, inverse: Any, given: np.ndarray, locked: np.ndarray | None
+    ) -> RefurbishResult:
+        """Refurbish the given labels, and tell how far it is."""
+        from ntkdist.labels import NoiseEstimate, refurbish
+        from ntkdist.labels.posterior import ROUNDS
+        from ntkdist.linalg import parse_memory
+
+        run, settings = self.run, self.config.labels
+        choice = self.choice()
+        sampled = choice["images"] < len(given)
+        first = None if sampled else run.read("noise", "pred_probs")
+        options: dict[str, Any] = {
+            "method": settings.method,
+            "steps": None if settings.steps == "none" else settings.steps,
+            "beta": settings.beta,
+            "noise": settings.noise,
+            "noise_rate": None if settings.noise_rate == "auto" else settings.noise_rate,
+            "estimate": NoiseEstimate.from_dict(choice["estimate"], first),
+            "locked": locked,
+            "confidence": settings.confidence,
+        }
+        if settings.method == "posterior":
+
+            def decide(tell: Callable[[Any], None]) -> RefurbishResult:
+                def told(event: Any) -> None:
+                    tell(event)
+                    self.check_stop()
+
+                heard = inverse.telling(told)
+                rounds = RoundProgress(told, ROUNDS)
+                return refurbish(heard, given, run.num_classes, on_round=rounds, **options)
+
+            return self.watched("rounds of the posterior", decide)
+        blocks = settings.blocks
+        if blocks == "auto":  # G, its transpose and two of its size at work
+            memory = parse_memory(self.config.factor.memory_limit)
+            blocks = -(-32 * len(given) * run.num_classes // memory)
+        with self._label_client(blocks) as client:
+
+            def descend(tell: Callable[[Any], None]) -> RefurbishResult:
+                return refurbish(
+                    inverse,
+                    given,
+                    run.num_classes,
+                    blocks=blocks,
+                    flips_per_step=settings.flips_per_step,
+                    client=client,
+                    checkpoint=run.address("labels", "checkpoint"),
+                    on_step=FlipProgress(tell, self.check_stop),
+                    **options,
+                )
+
+            return self.watched("changing labels", descend)
+
+    def _picture_components(self, given: np.ndarray) -> None:
+        self.watched(
+            "kernel principal components",
+            lambda _: store_kpca(self.run, self.gram_store(), given),
+        )
 
     @contextmanager
     def _label_client(self, blocks: int) -> Iterator[Any]:
@@ -374,8 +475,9 @@ class Pipeline:
             self.ridge(),
             [settings.method, settings.steps, settings.beta],
             [settings.noise_rate, settings.confidence, settings.flips_per_step],
+            [NOISE_VERSION, settings.noise],
             hashlib.sha256(given.tobytes()).hexdigest(),
-            None if locked is None else locked.tolist(),
+            _listed(locked),
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -387,6 +489,10 @@ class Pipeline:
             path = write_report(self.run)
             detail.append(path)
         return path
+
+
+def _listed(locked: np.ndarray | None) -> list[int] | None:
+    return None if locked is None else locked.tolist()
 
 
 def _counted(count: int, what: str) -> str:

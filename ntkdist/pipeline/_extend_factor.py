@@ -57,7 +57,10 @@ def grow_factor(pipeline: Pipeline, address: str, gram: Any, *, appended: bool =
 
 
 def factors_to_grow(run: Run) -> dict[str, bool]:
-    """Return the finished factors of a run's matrices by name, and whether each has an inverse."""
+    """Return the finished factors of a run's matrices by name, and whether each has an inverse.
+
+    The diagonal of an inverse that is stored alone stays beside the factor while it grows.
+    """
     found = {}
     for kind in run.config.gram.kinds:
         for ridge in sorted(storage.children(run.address("factor", kind))):
@@ -84,6 +87,22 @@ def current_factor(run: Run, address: str, memory_limit: str) -> CholeskyFactor:
             f"ntkdist factor {run.url}"
         )
     return factor
+
+
+def is_ready(run: Run, name: str, method: str) -> bool:
+    """Return whether what a label method needs of a factor's inverse is stored.
+
+    Args:
+        run: The run.
+        name: Of the factor, below ``factor/``.
+        method: posterior needs the diagonal, the others all of the inverse.
+    """
+    from ntkdist.linalg import holds
+
+    address, n = run.address("factor", name), int(run.array("inputs", "labels").shape[0])
+    if holds(address, "inverse", n):
+        return True
+    return method == "posterior" and holds(address, "diagonal", n)
 
 
 def is_stale(run: Run, name: str) -> bool:

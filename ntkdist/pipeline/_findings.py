@@ -27,23 +27,28 @@ def summarise(
         run: Where to store.
         settings: The run's configuration.
         ridge: The ridge of the inverse.
-        inverse: (N, N) inverse Gram.
+        inverse: (N, N) inverse Gram, anything ``as_inverse`` takes.
         given: (N,) given labels.
         result: What ``refurbish`` returned for them.
 
     Returns:
         Figures that go into the attributes of ``labels`` and into the report.
     """
-    from ntkdist.labels import block_error, class_matrix
+    from ntkdist.labels import block_error, one_hot
+    from ntkdist.labels.class_matrix import class_sums, product
 
     K = run.num_classes
     true = run.read("inputs", "labels_true") if run.has("inputs", "labels_true") else None
     losses: dict[str, float | None] = {"true": None}
-    for name, labels in (("given", given), ("refurbished", result.labels), ("true", true)):
-        if labels is not None:
-            Z = class_matrix(inverse, labels, K)[1]
-            run.write(f"labels/Z_{name}", Z)
-            losses[name] = block_error(Z, np.bincount(labels, minlength=K), settings.labels.beta)
+    sets = {"given": given, "refurbished": result.labels}
+    if true is not None:
+        sets["true"] = true
+    # all at once: the factor, or the inverse, may have to be read from disk for it
+    G = product(inverse, np.hstack([one_hot(labels, K) for labels in sets.values()]))
+    for place, (name, labels) in enumerate(sets.items()):
+        Z = class_sums(G[:, place * K : (place + 1) * K], labels)
+        run.write(f"labels/Z_{name}", Z)
+        losses[name] = block_error(Z, np.bincount(labels, minlength=K), settings.labels.beta)
     summary: dict[str, Any] = {
         "kind": "ntk",
         "method": settings.labels.method,
@@ -54,6 +59,8 @@ def summarise(
         "stopped": result.stopped,
         "left_out": list(result.left_out),
         "noise_rate": result.noise.rate,
+        "noise_reason": result.posterior.estimate.reason,
+        "reliability": result.reliability.to_dict(),
         "abstained": int(result.abstained.sum()),
         "block_error": losses,
         "corrupted": None,

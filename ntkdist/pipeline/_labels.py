@@ -1,11 +1,13 @@
-"""What the label stage needs beside the methods: progress of flips, and the trusted images."""
+"""What the label stage needs beside the methods: progress, and the trusted images."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,8 @@ from numpy.typing import NDArray
 from ntkdist.errors import InputError
 
 EVERY = 5.0  # seconds between two events
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,87 @@ class FlipsMade:
     loss: float
     rate: float
     timestamp: float = field(default_factory=time.time, compare=False)
+
+
+@dataclass(frozen=True)
+class PosteriorRound:
+    """One round of the posterior is done.
+
+    Args:
+        round: Its number, from 1.
+        most: The most rounds there will be; it ends earlier where probabilities settle.
+        seconds: Wall-clock seconds since the last round.
+        timestamp: Seconds since the epoch.
+    """
+
+    round: int
+    most: int
+    seconds: float
+    timestamp: float = field(default_factory=time.time, compare=False)
+
+
+@dataclass(frozen=True)
+class StepContinues:
+    """A step that tells nothing itself is still at work.
+
+    Args:
+        step: What is done.
+        seconds: Wall-clock seconds since it began.
+        timestamp: Seconds since the epoch.
+    """
+
+    step: str
+    seconds: float
+    timestamp: float = field(default_factory=time.time, compare=False)
+
+
+def watched(
+    step: str,
+    work: Callable[[Callable[[Any], None]], T],
+    emit: Callable[[Any], None],
+) -> T:
+    """Do a piece of work in a thread of its own, and tell from this one that it goes on.
+
+    Args:
+        step: What is done, for the events.
+        work: Called with what takes the events it wants told; they are told from this thread.
+        emit: Told those events, and a ``StepContinues`` wherever there is none for a while.
+
+    Returns:
+        What the work returns; what it raises is raised here.
+    """
+    events: SimpleQueue[Any] = SimpleQueue()
+    began = time.monotonic()
+    with ThreadPoolExecutor(1, thread_name_prefix="stage") as pool:
+        future = pool.submit(work, events.put)
+        future.add_done_callback(lambda _: events.put(None))
+        while True:
+            try:
+                event = events.get(timeout=EVERY)
+            except Empty:
+                event = StepContinues(step, time.monotonic() - began)
+            if event is None:
+                return future.result()
+            emit(event)
+
+
+class RoundProgress:
+    """Listener of the posterior's rounds.
+
+    Args:
+        emit: Takes the events.
+        most: The most rounds.
+    """
+
+    def __init__(self, emit: Callable[[Any], None], most: int) -> None:
+        self._emit, self._most = emit, most
+        self._said = time.monotonic()
+
+    def __call__(self, number: int) -> None:
+        """Take one round in."""
+        now = time.monotonic()
+        self._emit(PosteriorRound(number, self._most, now - self._said))
+        self._said = now
 
 
 class FlipProgress:

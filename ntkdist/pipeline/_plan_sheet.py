@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ntkdist.gram.tiling import TileKey, Tiling
 from ntkdist.pipeline._plan_devices import Crew
 from ntkdist.pipeline._plan_schedule import gram_seconds
-from ntkdist.pipeline._plan_stages import STAGES, StageCosts
+from ntkdist.pipeline._plan_stages import StageCosts, stages_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,6 +21,7 @@ class Sheet:
         choosing: Seconds in which the Gram stage chooses an edge.
         finished: Stages whose results are stored.
         behind: What comes after the Gram.
+        method: Of the labels.
     """
 
     edge: int
@@ -28,6 +29,7 @@ class Sheet:
     choosing: float
     finished: frozenset[str]
     behind: StageCosts
+    method: str = "posterior"
 
     def gram(self, crew: Crew, n: int, missing: Sequence[TileKey] | None = None) -> float:
         """Return the seconds of the Gram stage; ``missing`` are all tiles where it is None."""
@@ -41,8 +43,9 @@ class Sheet:
         """Return the seconds of each stage behind the Gram; 0 for what is stored, unless anew."""
         done = set() if anew else set(self.finished)
         if "factor" in done:
-            done.add("inverse")
-        return {s: 0.0 if s in done else self.behind.seconds(s, n) for s in STAGES}
+            done |= {"inverse", "diagonal"}
+        stages = stages_of(self.method)
+        return {s: 0.0 if s in done else self.behind.seconds(s, n) for s in stages}
 
     def whole(self, crew: Crew, n: int, missing: Sequence[TileKey] | None = None) -> float:
         """Return the seconds of the whole run; of a new one where ``missing`` is None."""

@@ -2,7 +2,7 @@
 
 The small run has some of the run's images and labels, a cheap kernel in place of the NTK, and a
 memory limit that is smaller in the ratio of the matrices, so that it takes the same ways
-through the code (one panel or several, the inverse in memory or on disk). Its stages are run as
+through the code (one panel or several, the factor in memory or on disk). Its stages are run as
 they are. Their cubic part (LAPACK) is timed alone and grows with N³; the
 rest, which reads and writes matrices, with N²; what a tiny run takes is constant.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -20,23 +21,27 @@ from typing import Any
 import numpy as np
 
 from ntkdist.config import DataConfig, GramConfig, NoiseConfig, PredictConfig, RunConfig
-from ntkdist.errors import InputError
+from ntkdist.errors import InputError, StageError
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import Tiling
 from ntkdist.labels.ridge import MOST_IMAGES
 from ntkdist.linalg import _blas, parse_memory
-from ntkdist.linalg.panels import ITEM, PanelPlan, plan_panels
+from ntkdist.linalg.panels import ITEM, LARGEST_BLOCK, PanelPlan, plan_panels
 from ntkdist.linalg.schedule import blas_threads, thread_count
 from ntkdist.run import Run
 
-STAGES = ("factor", "inverse", "labels", "report")
-# as they are timed: the label stage begins with a look at the noise, in a sample of the images
-_PARTS = ("factor", "inverse", "noise", "labels", "report")
+STAGES = ("factor", "inverse", "diagonal", "labels", "report")
 _SMALL, _TINY = 2048, 256
 _LAPACK = 3072  # rows of the matrix that LAPACK is timed with
 _GEMM_SECONDS = 1.0
 _REPEATS = 3
 _IMPORTS = 5.0  # seconds; a first time that takes longer has compiled
+
+
+def stages_of(method: str) -> tuple[str, ...]:
+    """Return those of ``STAGES`` that a label method has: posterior forms no inverse."""
+    left_out = "inverse" if method == "posterior" else "diagonal"
+    return tuple(stage for stage in STAGES if stage != left_out)
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class Rates:
         factor: Operations of LAPACK's Cholesky with all threads.
         inverse: Operations of LAPACK's inverse with all threads.
         product: Operations of products side by side, one thread each.
-        read: Bytes read from a stored inverse.
+        read: Bytes read from a stored factor.
     """
 
     factor: float
@@ -98,18 +103,22 @@ class StageCosts:
         return constant + self._cubic(part, n, self.memory)
 
     def _cubic(self, part: str, n: int, memory: int) -> float:
-        """Return the seconds of what grows with N³ in factor and inverse."""
-        if part not in ("factor", "inverse"):
+        """Return the seconds of what grows with N³ in the factor, its inverse and the diagonal."""
+        if part not in ("factor", "inverse", "diagonal"):
             return 0.0
         rates, plan = self.rates, _plan(n, memory)
+        streamed = ITEM * n * n / 2 > memory  # the factor is read anew for each block of columns
+        if part == "diagonal":
+            # each block reads what is below and right of it, N³/6 entries for blocks of one column
+            columns = max(1, min(2 * LARGEST_BLOCK, memory // (4 * ITEM * n)))
+            again = ITEM / 6 * n**3 / columns / rates.read if streamed else 0.0
+            return n**3 / 3 / rates.product + again
         if plan.count == 1:
             speed = rates.factor if part == "factor" else rates.inverse
             return n**3 / 3 / speed * (1 if part == "factor" else 2)
         if part == "factor":
             return sum(map(plan.flops, range(plan.count))) / rates.product
-        again = 0.0
-        if ITEM * n * n / 2 > memory:  # the factor is read anew for every block of columns
-            again = 16 / 3 * n**3 / plan.block / rates.read
+        again = ITEM / 3 * n**3 / plan.block / rates.read if streamed else 0.0  # read twice
         return 2 * n**3 / 3 / rates.product + again
 
 
@@ -156,8 +165,10 @@ def measure_stages(
         # the better of two: what other programs take for a moment, a long run gets back
         found = _least(tiny if count <= _TINY else run("small", count), run("again", count))
         read = _reading(os.path.join(folder, "again"))
-    once = {stage: min(max(0.0, first[stage] - tiny[stage]), _IMPORTS) for stage in _PARTS}
-    rates = _rates(n, memory, read) if count < n else Rates(1.0, 1.0, 1.0, 1.0)
+    once = {part: min(max(0.0, first[part] - tiny[part]), _IMPORTS) for part in found}
+    rates = (
+        _rates(n, memory, read, config.labels.method) if count < n else Rates(1.0, 1.0, 1.0, 1.0)
+    )
     return StageCosts(count, found, tiny, once, rates, memory, n)
 
 
@@ -203,7 +214,9 @@ def _stages(
         ended = time.perf_counter()
         panels = [at for name, at in marks if name == "PanelDone"]
         seconds["factor"] = panels[-1] - began
-        seconds["inverse"] = ended - panels[-1]
+        part = "diagonal" if config.labels.method == "posterior" else "inverse"
+        seconds[part] = ended - panels[-1]
+        # the label stage begins with a look at the noise, in a sample of the images
         seconds["noise"] = _timed(pipeline.choice)
         seconds["labels"] = _timed(pipeline.labels)
         seconds["report"] = _timed(pipeline.report)
@@ -240,16 +253,19 @@ def _store_kernel(run: Run, images: np.ndarray) -> None:
 
 
 def _reading(place: str) -> float:
-    """Return the bytes a second that the small run's inverse is read with."""
-    from ntkdist.linalg.inverse import InverseStore
+    """Return the bytes a second that the small run's factor is read with."""
+    from ntkdist.linalg.store import FactorStore
 
     ridge = os.listdir(os.path.join(place, "run", "factor", "ntk"))[0]
-    inverse = InverseStore.open(os.path.join(place, "run", "factor", "ntk", ridge, "inverse"))
-    seconds = _timed(lambda: np.asarray(inverse))
-    return ITEM * inverse.shape[0] ** 2 / max(seconds, 1e-9)
+    opened = FactorStore.open(os.path.join(place, "run", "factor", "ntk", ridge))
+    if opened is None:
+        raise StageError(f"{place}: the factor that was measured is gone; start the plan again")
+    store, _ = opened
+    seconds = _timed(lambda: deque(store.strips(0), maxlen=0))
+    return store.kept_bytes() / max(seconds, 1e-9)
 
 
-def _rates(n: int, memory: int, read: float) -> Rates:
+def _rates(n: int, memory: int, read: float, method: str) -> Rates:
     """Time what grows with N³, in the form in which the run has it."""
     plan = plan_panels(n, memory)
     threads = thread_count()
@@ -259,7 +275,7 @@ def _rates(n: int, memory: int, read: float) -> Rates:
         with blas_threads(threads):
             pairs = [_lapack(m) for _ in range(_REPEATS)]
         factor, inverse = (max(pair[part] for pair in pairs) for part in (0, 1))
-    else:
+    if plan.count > 1 or method == "posterior":  # whose tasks take some columns each
         product = _products(plan, threads)
     return Rates(factor, inverse, product, read)
 

@@ -14,7 +14,7 @@ from ntkdist.errors import InputError, StoreError
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import TileKey, Tiling
 from ntkdist.inputs import load_inputs
-from ntkdist.pipeline._extend_factor import is_stale
+from ntkdist.pipeline._extend_factor import is_ready, is_stale
 from ntkdist.run import Run
 
 SAMPLE = 512  # images to choose a tile's edge with, as the Gram stage does
@@ -160,7 +160,8 @@ class Subject:
                 return set()  # which ridge it will be is not known yet
             ridge = POSTERIOR_RIDGE
         name = f"ntk/ridge-{ridge:g}"
-        if not self.run.attributes("factor", name, "inverse") or is_stale(self.run, name):
+        ready = is_ready(self.run, name, self.config.labels.method)
+        if not ready or is_stale(self.run, name):
             return set()
         found = {"factor"}
         if self.run.attributes("labels").get("summary") and self.run.is_current("labels"):

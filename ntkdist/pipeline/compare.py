@@ -143,7 +143,13 @@ def _own_settings(config: RunConfig) -> RunConfig | None:
 
 
 def _judge(name: str, pipeline: Pipeline) -> Compared:
-    from ntkdist.labels import block_error, class_matrix, leave_one_out, one_hot
+    from ntkdist.labels import (
+        FactorInverse,
+        block_error,
+        centered_leave_one_out,
+        class_matrix,
+        one_hot,
+    )
     from ntkdist.labels.kpca import class_separation
 
     run = pipeline.run
@@ -151,11 +157,12 @@ def _judge(name: str, pipeline: Pipeline) -> Compared:
     store = pipeline.gram_store()
     start = time.perf_counter()
     choice = pipeline.choice()
-    factor = pipeline.factor(inverse=False)
-    diagonal = factor.diagonal_of_inverse()
-    G, Z = class_matrix(_Solved(factor, diagonal), labels, K)
+    factor = pipeline.factor("diagonal")
+    inverse = FactorInverse(factor, on_event=pipeline.forward)
+    diagonal = inverse.diagonal()
+    G, Z = class_matrix(inverse, labels, K)
     seconds = time.perf_counter() - start
-    predicted = leave_one_out(G, diagonal, one_hot(labels, K)).argmax(axis=1)
+    predicted = centered_leave_one_out(G, diagonal, one_hot(labels, K)).argmax(axis=1)
     likeliest = max(choice["tried"], key=lambda row: row[2])
     scale = factor.ridge_absolute / factor.ridge if factor.ridge else _mean_diagonal(store)
     with pipeline.scheduler() as where:
@@ -177,26 +184,6 @@ def _judge(name: str, pipeline: Pipeline) -> Compared:
         factor_seconds=seconds,
         points=points,
     )
-
-
-class _Solved:
-    """A factor as the label methods take an inverse: solutions and the diagonal."""
-
-    def __init__(self, factor: Any, diagonal: np.ndarray) -> None:
-        self.shape = (factor.n, factor.n)
-        self._factor, self._diagonal = factor, diagonal
-
-    def diagonal(self) -> np.ndarray:
-        """Return the diagonal of H⁻¹ (N,)."""
-        return self._diagonal
-
-    def columns(self, indices: np.ndarray) -> np.ndarray:
-        """Return columns of H⁻¹ (N, m)."""
-        return self._factor.inverse_columns(indices)
-
-    def solve(self, b: np.ndarray) -> np.ndarray:
-        """Return H⁻¹b."""
-        return self._factor.solve(b)
 
 
 def _mean_diagonal(store: Any) -> float:

@@ -61,9 +61,9 @@ def extend(pipeline: Pipeline, n: int | None = None) -> Extended:
     The images of the run keep their places and labels; the others follow in the source's order,
     prepared with the statistics that the run was begun with. Whole tiles stay; those at a ragged
     end are computed anew. The rows are appended to every finished factor, which keeps its absolute
-    ridge (relative to the mean diagonal of the images that it was begun with), and its inverse is
-    computed again where there was one. All else that was made from the smaller run is kept until
-    it is asked for again.
+    ridge (relative to the mean diagonal of the images that it was begun with). Where its inverse,
+    or the diagonal of that, was stored, what the label method needs of it is brought up to date.
+    All else that was made from the smaller run is kept until it is asked for again.
 
     Killed at any moment, the run is as it was, or any command that writes to it rolls it forward;
     this one again does all that is left. For subsets of kind ``first`` the run
@@ -157,8 +157,10 @@ def _grow_factors(pipeline: Pipeline, extension: Extension) -> tuple[str, ...]:
                 detail.append(f"{name}: dropped, the larger matrix has none with its ridge")
                 continue
             factor = CholeskyFactor.open(address, memory_limit=limit, scheduler=scheduler)
-            if inverse:
+            if inverse and pipeline.config.labels.method != "posterior":
                 factor.inverse(on_event=pipeline.forward)
+            elif inverse or pipeline.run.has("factor", name, "diagonal"):
+                factor.diagonal_of_inverse(on_event=pipeline.forward)
             detail.append(f"{name}: {factor.n} rows")
             grown.append(name)
     return tuple(grown)

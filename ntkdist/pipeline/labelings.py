@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,7 +70,7 @@ def score_labelings(pipeline: Pipeline, files: Sequence[str]) -> list[Labeling]:
     Raises:
         InputError: A file cannot be read, or its labels do not fit the images.
     """
-    from ntkdist.labels import block_error_terms, choose_ridge, class_matrix
+    from ntkdist.labels import FactorInverse, block_error_terms, choose_ridge, class_matrix
     from ntkdist.labels.class_matrix import check_labels
 
     run = pipeline.run
@@ -82,16 +83,20 @@ def score_labelings(pipeline: Pipeline, files: Sequence[str]) -> list[Labeling]:
             labelings[path] = check_labels(_read(path), run.num_classes, len(given))
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
-    inverse = pipeline.factor().inverse()
+    inverse = FactorInverse(pipeline.factor("solutions"), on_event=pipeline.forward)
     store = pipeline.gram_store()
     found: list[Labeling] = []
+
+    def noise(labels: NDArray[np.int64], _: Any) -> float:
+        return choose_ridge(store, labels, run.num_classes).noise.rate
+
     with pipeline.stage("labelings") as detail:
         for name, labels in labelings.items():
             _, Z = class_matrix(inverse, labels, run.num_classes)
             terms = block_error_terms(
                 Z, np.bincount(labels, minlength=run.num_classes), pipeline.config.labels.beta
             )
-            rate = choose_ridge(store, labels, run.num_classes).noise.rate
+            rate = pipeline.watched(f"noise of the labels {name}", partial(noise, labels))
             changed = float((labels != given).mean())
             found.append(Labeling(name, terms.value, changed, rate, terms.left_out))
             pipeline.forward(LabelingScored(name, terms.value, len(found), len(labelings)))
@@ -126,7 +131,7 @@ def find_bias(pipeline: Pipeline, by: str = "auto") -> Bias:
     Raises:
         InputError: For other words, or refurbished labels that the run does not have.
     """
-    from ntkdist.labels import class_matrix
+    from ntkdist.labels import FactorInverse, class_matrix
     from ntkdist.labels.bias import class_bias
 
     if by not in LABELS:
@@ -138,7 +143,8 @@ def find_bias(pipeline: Pipeline, by: str = "auto") -> Bias:
     chosen = "refurbished" if there and by != "given" else "given"
     stored = ("labels", "refurbished") if chosen == "refurbished" else ("inputs", "labels")
     labels = run.read(*stored)
-    _, Z = class_matrix(pipeline.factor().inverse(), labels, run.num_classes)
+    inverse = FactorInverse(pipeline.factor("solutions"), on_event=pipeline.forward)
+    _, Z = class_matrix(inverse, labels, run.num_classes)
     return Bias(chosen, class_bias(Z, np.bincount(labels, minlength=run.num_classes)))
 
 

@@ -26,7 +26,7 @@ from ntkdist.pipeline._plan_devices import (
     timed,
 )
 from ntkdist.pipeline._plan_sheet import Sheet
-from ntkdist.pipeline._plan_stages import STAGES, measure_stages, no_stages
+from ntkdist.pipeline._plan_stages import STAGES, measure_stages, no_stages, stages_of
 from ntkdist.pipeline._plan_subject import Subject
 
 __all__ = ["DevicePlan", "Limits", "PlanEstimate", "make_plan"]
@@ -222,8 +222,8 @@ def make_plan(
         if subject.is_features:
             images = images[:, 0, 0, :]  # so that no pictures are drawn of them
         on_step(
-            f"measuring factor, inverse, labels and report, twice on {len(images)} images: about a "
-            "minute where nothing else is at work"
+            f"measuring {_listed(stages_of(config.labels.method))}, twice on {len(images)} "
+            "images: about a minute where nothing else is at work"
         )
         behind = measure_stages(config, images, labels, n)
     sheet = Sheet(
@@ -232,6 +232,7 @@ def make_plan(
         choosing=choice.seconds,
         finished=finished,
         behind=behind,
+        method=config.labels.method,
     )
     crews = _in_order(sheet, n, missing, own, rates, config.gram.workers)
     price = limits.price
@@ -310,6 +311,10 @@ def _device(
     )
 
 
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
 def _entries(tiling: Tiling, missing: Sequence[TileKey]) -> int:
     shapes = ((key, *tiling.tile_shape(key)) for key in missing)
     return sum(
@@ -326,8 +331,10 @@ def _store_bytes(subject: Subject, tiling: Tiling, panels: int) -> dict[str, int
         "inputs": 4 * pixels + (16 + subject.picture_bytes) * n,
         "gram": tiling.count * tiling.edge**2 * item * len(settings.kinds),
         "factor": ITEM * n * (n + 1) // 2,
-        "inverse": ITEM * n * n,
     }
+    if subject.config.labels.method == "posterior":
+        return found | {"diagonal": ITEM * n}
+    found["inverse"] = ITEM * n * n
     if panels > 1:
         found["inverse, while it is made"] = ITEM * n * (n + 1) // 2
     return found

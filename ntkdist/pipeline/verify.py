@@ -35,7 +35,8 @@ class RunCheck:
     Attributes:
         inputs: What is wrong with the stored inputs, one line each.
         grams: One check for each kernel matrix, the run's own first.
-        factors: Address of each factor → what is wrong with it or its inverse, one line each.
+        factors: Address of each factor → what is wrong with it, its inverse or the diagonal of
+            that, one line each.
         matrices: The matrices of ``grams``, to compute bad tiles of again.
     """
 
@@ -64,8 +65,8 @@ def verify_run(
     """Read everything a run holds, compute some of it again, and change nothing.
 
     Inputs: the fingerprint of the stored images is taken again. Every kernel matrix: see
-    ``verify_gram``. Every finished factor: the sha256 of each panel; of its inverse every
-    checksum, and a few columns against solutions with the factor.
+    ``verify_gram``. Every finished factor: the sha256 of each panel; of its inverse, or of the
+    diagonal of that, every checksum, and a few columns against solutions with the factor.
 
     Args:
         run: The run.
@@ -148,7 +149,7 @@ def repaired(pipeline: Pipeline, check: RunCheck) -> list[str]:
 
 def _repair_factors(run: Run, check: RunCheck) -> Iterator[str]:
     """Drop what is damaged of the factors, and those that are of another matrix."""
-    from ntkdist.linalg.repair import drop_damaged, drop_factor, drop_inverse
+    from ntkdist.linalg.repair import drop_damaged, drop_diagonal, drop_factor, drop_inverse
 
     for where, texts in check.factors.items():
         again = f"ntkdist factor {run.url} computes it again"
@@ -160,8 +161,10 @@ def _repair_factors(run: Run, check: RunCheck) -> Iterator[str]:
             run.write_attributes("labels", {"fingerprint": None})
             yield f"{where}: is not of this Gram, dropped with what followed from it; {again}"
         elif texts:
-            drop_inverse(where)
-            yield f"{where}: inverse dropped; {again}"
+            for name, drop in (("inverse", drop_inverse), ("diagonal", drop_diagonal)):
+                if any(text.startswith(name) for text in texts):
+                    drop(where)
+                    yield f"{where}: {name} dropped; {again}"
 
 
 def verify_and_repair(
@@ -313,16 +316,39 @@ def _factor(run: Run, address: str, *, whole: bool) -> Iterator[str]:
         return
     if whole and (misfit := _misfit(run, address)):
         yield misfit
-    if not run.has(address[len(run.url.rstrip("/")) + 1 :], "inverse"):
-        return
+    yield from _inverse(factor)
+    yield from _diagonal(factor)
+
+
+def _inverse(factor: CholeskyFactor) -> Iterator[str]:
+    """Yield what is wrong with the stored inverse; an unfinished one is no result yet."""
+    from ntkdist.linalg import InverseStore
+
     try:
-        inverse = factor.inverse()
-        worst = _inverse_gap(factor, inverse)
+        if not factor.has_inverse:
+            return
+        worst = _inverse_gap(factor, InverseStore.open(f"{factor.url}/inverse"))
     except (StoreError, InputError) as error:
         yield f"inverse: {error}"
         return
     if worst > _INVERSE_BOUND:
         yield f"inverse: a column is {worst:.1e} (relative) from the factor's solution"
+
+
+def _diagonal(factor: CholeskyFactor) -> Iterator[str]:
+    """Yield what is wrong with the diagonal of the inverse where it is stored by itself."""
+    try:
+        stored = factor.stored_diagonal()
+    except (StoreError, InputError) as error:
+        yield f"diagonal of the inverse: {error}"
+        return
+    if stored is None:
+        return
+    chosen = _few_columns(factor.n)
+    solved = factor.inverse_columns(chosen)[chosen, np.arange(len(chosen))]
+    worst = float(np.abs(stored[chosen] / solved - 1).max())
+    if not worst <= _INVERSE_BOUND:
+        yield f"diagonal of the inverse: an entry is {worst:.1e} (relative) from the factor's"
 
 
 def _inverse_gap(factor: Any, inverse: Any) -> float:
@@ -333,6 +359,10 @@ def _inverse_gap(factor: Any, inverse: Any) -> float:
         rows = inverse.rows(r0, r1)
         if not np.array_equal(rows[np.arange(r1 - r0), np.arange(r0, r1)], diagonal[r0:r1]):
             return float("inf")
-    chosen = np.random.default_rng(0).permutation(n)[:_INVERSE_COLUMNS]
+    chosen = _few_columns(n)
     stored, solved = inverse.columns(chosen), factor.inverse_columns(chosen)
     return float(np.abs(stored - solved).max() / np.abs(solved).max())
+
+
+def _few_columns(n: int) -> np.ndarray:
+    return np.random.default_rng(0).permutation(n)[:_INVERSE_COLUMNS]

@@ -41,9 +41,9 @@ def draw_figures(
         timeline: The run's events.
 
     Returns:
-        (SVG, caption) by name: ``bars``, ``curve``, ``discovery`` or ``quality``, ``gram``,
-        ``centred``, ``spectrum``, ``kpca``, ``kpca_next``, ``Z_given``, ``Z_refurbished``,
-        ``Z_true``, ``throughput``.
+        (SVG, caption) by name: ``bars``, ``curve`` or ``changes``, ``discovery`` or ``quality``,
+        ``gram``, ``centred``, ``spectrum``, ``kpca``, ``kpca_next``, ``Z_given``,
+        ``Z_refurbished``, ``Z_true``, ``throughput``.
     """
     figures: dict[str, tuple[str, str]] = {}
     if findings is not None:
@@ -63,6 +63,8 @@ def _losses(findings: Findings) -> dict[str, tuple[str, str]]:
         said = ", ".join(f"{number(v)} for {_OF[k]}" for k, v in values.items())
         svg = inline_svg("bars", f"Bars: L(Z) is {said}.", plots.loss_bars, list(values.items()))
         figures["bars"] = (svg, "L(Z) of each set of labels; lower is cleaner.")
+    if findings.at_once:
+        return figures | _changes(findings)
     losses = findings.losses
     if losses is not None and len(losses) > 1 and np.isfinite(losses).all():
         changes = len(losses) - 1
@@ -73,6 +75,24 @@ def _losses(findings: Findings) -> dict[str, tuple[str, str]]:
         svg = inline_svg("curve", alt, plots.loss_curve, losses, values.get("true"))
         figures["curve"] = (svg, "L(Z) while labels are changed one at a time.")
     return figures
+
+
+def _changes(findings: Findings) -> dict[str, tuple[str, str]]:
+    """Draw what each changed label alone does, where all were decided at once."""
+    deltas = findings.deltas
+    if deltas is None or not len(deltas) or not np.isfinite(deltas).all():
+        return {}
+    lower = int((deltas < 0).sum())
+    alt = (
+        f"Dots: the change of L(Z) by each of {counted(len(deltas), 'changed label')} alone, the "
+        f"surest first; {count(lower)} of them lie below zero."
+    )
+    svg = inline_svg("changes", alt, plots.change_marks, deltas)
+    caption = (
+        "What each changed label alone does to L(Z), the surest first; below zero it fits the "
+        "kernel better than the given one."
+    )
+    return {"changes": (svg, caption)}
 
 
 def _checks(findings: Findings, discovery: Discovery | None) -> dict[str, tuple[str, str]]:

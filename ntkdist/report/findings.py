@@ -26,7 +26,10 @@ class Findings:
         quality: (N,) float64, low = suspicious.
         suggested: (N,) int64 suggested labels.
         is_issue: (N,) bool.
-        losses: (S+1,) float64 L(Z) over the changes; None if not stored.
+        losses: (S+1,) float64 L(Z) over the changes, (2,) where all labels were decided at once;
+            None if not stored.
+        deltas: (S,) float64 what each change does to L(Z), in the order of the changes; None if
+            not stored.
         Z: (K, K) class matrices by name: given, refurbished, true; those that are stored.
         gram: (m, m) kernel matrix ordered by class, averaged; None if not stored.
         boundaries: K+1 class boundaries in its bins.
@@ -38,6 +41,7 @@ class Findings:
     suggested: NDArray[np.int64]
     is_issue: NDArray[np.bool_]
     losses: NDArray[np.float64] | None
+    deltas: NDArray[np.float64] | None
     Z: dict[str, NDArray[np.float64]]
     gram: NDArray[np.float32] | None
     boundaries: tuple[float, ...]
@@ -48,6 +52,14 @@ class Findings:
         stored = self.summary.get("block_error") or {}
         order = ("given", "refurbished", "true")
         return {name: float(stored[name]) for name in order if stored.get(name) is not None}
+
+    @property
+    def at_once(self) -> bool:
+        """Whether all labels were decided at once, so that no curve leads from first to last."""
+        changes = int(self.summary.get("flips") or 0)
+        decided = self.summary.get("method") == "posterior"
+        # runs of versions that changed labels one after the other hold a loss for each change
+        return decided and (self.losses is None or changes == 0 or len(self.losses) == 2)
 
     @property
     def num_issues(self) -> int:
@@ -128,6 +140,7 @@ def read_findings(run: Run) -> Findings | None:
         arrays[2],
         arrays[3].astype(bool),
         _optional(run, "losses"),
+        _optional(run, "history/delta_loss"),
         {name: Z for name, Z in matrices.items() if Z is not None},
         gram,
         tuple(float(x) for x in boundaries),

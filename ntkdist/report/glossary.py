@@ -54,12 +54,15 @@ COLUMNS = (
     ),
     (
         ("round",),
-        "At which step the label was last changed, from 1; -1 where it never was.",
+        "At which step the label was last changed, from 1; -1 where it never was. The method "
+        "posterior decides all labels at once: there it is the rank of the change, 1 for the "
+        "surest.",
     ),
     (
         ("delta_loss",),
         "How much that change altered the label error L(Z), below 0 where it made the labels "
-        "cleaner; empty where nothing was changed.",
+        "cleaner; empty where nothing was changed. With the method posterior it is the change that "
+        "this label alone makes in the given labels.",
     ),
     (
         ("probability_CLASS",),

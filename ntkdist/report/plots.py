@@ -1,4 +1,4 @@
-"""L(Z) as bars and as a curve, for ``inline_svg``; axes as all curves of the report have them."""
+"""L(Z) as bars, a curve and by change, for ``inline_svg``; axes as all curves have them."""
 
 from __future__ import annotations
 
@@ -73,6 +73,27 @@ def loss_curve(losses: NDArray[np.float64], true: float | None = None) -> Figure
         named_line(axes, "true labels", 0, true)
     axes.set_xlim(0, max(last, 1) * 1.02)
     quiet(axes, "labels changed", "L(Z)")
+    return figure
+
+
+def change_marks(deltas: NDArray[np.float64]) -> Figure:
+    """Draw what each change alone does to L(Z), the surest first.
+
+    Args:
+        deltas: (S,) L(Z) after less before, at least one.
+
+    Returns:
+        The figure.
+    """
+    figure = new_figure(_WIDTH, 240)
+    axes = figure.add_subplot()
+    shown = np.unique(np.linspace(0, len(deltas) - 1, min(len(deltas), _MOST_POINTS)).astype(int))
+    values = deltas[shown]
+    for better, color in ((values <= 0, ACCENT), (values > 0, OTHER)):
+        axes.plot(shown[better] + 1, values[better], "o", color=color, markersize=2.5)
+    axes.axhline(0.0, color=INK, linewidth=0.8)
+    axes.set_xlim(0, (len(deltas) + 1) * 1.02)
+    quiet(axes, "labels changed, the surest first", "change of L(Z)")
     return figure
 
 

@@ -62,8 +62,11 @@ def summary(findings: Findings | None, n: int) -> list[str]:
     if flips and {"given", "refurbished"} <= values.keys():
         before, after = values["given"], values["refurbished"]
         verb = "lowered" if after < before else "raised"
+        changing = f"labels {counted(flips, 'time')}"
+        if findings.at_once:
+            changing = counted(flips, "label")
         said.append(
-            f"Changing labels {counted(flips, 'time')} {verb} the label error L(Z) from "
+            f"Changing {changing} {verb} the label error L(Z) from "
             f"{number(before, 4)} to {number(after, 4)}."
         )
     corrupted = findings.summary.get("corrupted")

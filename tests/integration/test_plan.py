@@ -10,14 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ntkdist.config import DataConfig, FactorConfig, GramConfig, RunConfig
+from ntkdist.config import DataConfig, FactorConfig, GramConfig, LabelsConfig, RunConfig
 from ntkdist.errors import InputError
 from ntkdist.gram.tiling import TileKey, Tiling
 from ntkdist.gram.worker import TileRecord
 from ntkdist.pipeline import Pipeline, _plan_devices
 from ntkdist.pipeline import plan as planning
 from ntkdist.pipeline._plan_schedule import TileCost, gram_seconds
-from ntkdist.pipeline._plan_stages import STAGES, Rates, StageCosts, measure_stages
+from ntkdist.pipeline._plan_stages import (
+    STAGES,
+    Rates,
+    StageCosts,
+    measure_stages,
+    stages_of,
+)
 from ntkdist.pipeline._plan_subject import Subject
 from ntkdist.pipeline._plan_table import describe_plan
 from ntkdist.pipeline._plan_tiles import (
@@ -184,12 +190,34 @@ def test_a_sample_is_from_all_over_the_set(tmp_path: Path) -> None:
     np.testing.assert_array_equal(all_labels, ordered.labels)
 
 
-def test_stages_behind_are_measured_on_a_small_run(tmp_path: Path) -> None:
-    subject = Subject.of(config(tmp_path))
-    costs = measure_stages(subject.config, subject.some(60), subject.labels[:60], 60)
-    assert set(costs.small) == {*STAGES, "noise"}
-    assert all(0 < costs.seconds(stage, 60) < 60 for stage in STAGES)
+@pytest.mark.parametrize("method", ["posterior", "exact"])
+def test_stages_behind_are_measured_on_a_small_run(tmp_path: Path, method: Any) -> None:
+    subject = Subject.of(replace(config(tmp_path), labels=LabelsConfig(method=method)))
+    costs = measure_stages(subject.config, subject.some(60), subject.labels[:60], 90)
+    assert set(costs.small) == {*stages_of(method), "noise"}
+    assert all(0 < costs.seconds(stage, 60) < 60 for stage in stages_of(method))
+    assert all(0 < costs.seconds(stage, 90) < 60 for stage in stages_of(method))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_posterior_has_no_inverse() -> None:
+    assert stages_of("posterior") == ("factor", "diagonal", "labels", "report")
+    assert stages_of("exact") == stages_of("paper") == ("factor", "inverse", "labels", "report")
+
+
+def test_the_diagonal_grows_with_the_cube_and_reads_a_factor_that_does_not_fit_again() -> None:
+    rates = Rates(1e9, 1e9, 1e11, 1e9)
+    nothing = dict.fromkeys((*STAGES, "noise"), 0.0)
+
+    def seconds(part: str, memory: int) -> float:
+        costs = StageCosts(1000, nothing, nothing, nothing, rates, memory, 50_000)
+        return costs.seconds(part, 50_000)
+
+    operations = 50_000**3 / 3 / 1e11
+    assert seconds("diagonal", 2**36) == pytest.approx(operations)
+    # 49 blocks of 1,024 columns, each of which reads a third of 10 GB on average
+    assert seconds("diagonal", 2**31) - operations == pytest.approx(49 * 3.33, rel=0.02)
+    assert seconds("diagonal", 2**31) < seconds("inverse", 2**31) / 2
 
 
 # -- the plan ---------------------------------------------------------------------
@@ -202,7 +230,12 @@ def test_sizes_and_times_of_a_new_run(tmp_path: Path, quick: None) -> None:
     assert plan.entries == 100 * 101 // 2
     assert plan.store_bytes["gram"] == 15 * 20 * 20 * 4 * 2
     assert plan.store_bytes["factor"] == 8 * 100 * 101 // 2
-    assert plan.store_bytes["inverse"] == 8 * 100**2
+    assert plan.store_bytes["diagonal"] == 8 * 100
+    assert "inverse" not in plan.store_bytes
+    assert set(plan.stages) == {"start", "gram", *stages_of("posterior")}
+    exact = make_plan(replace(config(tmp_path), labels=LabelsConfig(method="exact")))
+    assert exact.store_bytes["inverse"] == 8 * 100**2
+    assert set(exact.stages) == {"start", "gram", *stages_of("exact")}
     tiles = 10 * 0.4 + 5 * 0.2
     assert plan.stages["gram"] == pytest.approx(3.0 + tiles)
     assert plan.seconds == pytest.approx(sum(plan.stages.values()))
@@ -236,8 +269,10 @@ def test_what_a_run_has_is_not_planned_again(tmp_path: Path, quick: None) -> Non
         pipeline.execute(("gram", "factor"))
     plan = make_plan(settings)
     assert (plan.missing, plan.stages["gram"]) == (0, 0.0)
-    assert (plan.stages["factor"], plan.stages["inverse"]) == (0.0, 0.0)
+    assert (plan.stages["factor"], plan.stages["diagonal"]) == (0.0, 0.0)
     assert plan.stages["labels"] == pytest.approx(1.0)
+    other = make_plan(replace(settings, labels=LabelsConfig(method="exact")))
+    assert other.stages["inverse"] == pytest.approx(1.0)  # there is a diagonal only
 
 
 def test_each_step_is_told_before_it_is_measured(tmp_path: Path, quick: None) -> None:

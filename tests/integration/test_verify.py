@@ -35,7 +35,8 @@ CONFIG = RunConfig(
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("verify") / "run"
     with Pipeline(dataclasses.replace(CONFIG, run=str(folder))) as pipeline:
-        pipeline.execute(("gram", "factor"))
+        pipeline.execute(("gram", "factor"))  # with the diagonal, for the method posterior
+        pipeline.factor("inverse")
     return folder
 
 
@@ -208,10 +209,11 @@ def test_changed_images_are_found_and_cannot_be_repaired(run: Path) -> None:
         verify_and_repair(dataclasses.replace(CONFIG, run=str(run)), 0, 0, repair=True)
 
 
-@pytest.mark.parametrize("part", ["panel", "inverse"])
+@pytest.mark.parametrize("part", ["panel", "inverse", "diagonal"])
 def test_damaged_factor_is_found_and_dropped(run: Path, whole: Path, part: str) -> None:
     (ridge,) = (run / "factor/ntk").glob("ridge-*")
-    folder = ridge / ("lower/c" if part == "panel" else "inverse/rows/c")
+    places = {"panel": "lower/c", "inverse": "inverse/rows/c", "diagonal": "diagonal/diagonal/c"}
+    folder = ridge / places[part]
     path = next(path for path in sorted(folder.rglob("*")) if path.is_file())
     content = bytearray(path.read_bytes())
     content[len(content) // 3] ^= 1
@@ -224,11 +226,37 @@ def test_damaged_factor_is_found_and_dropped(run: Path, whole: Path, part: str) 
     assert after.problems == []
     assert "ntkdist factor" in done[-1]
     with Pipeline(config) as pipeline:
-        pipeline.execute(("factor",))
-    same = [f"{ridge.relative_to(run)}/{name}" for name in ("lower", "inverse/rows")]
+        if part == "diagonal":
+            shutil.rmtree(ridge / "inverse")  # whose diagonal would be read instead
+            assert pipeline.run.has("factor/ntk", ridge.name, "diagonal") is False
+        pipeline.factor("diagonal" if part == "diagonal" else "inverse")
+    names = ("lower", "diagonal/diagonal" if part == "diagonal" else "inverse/rows")
+    same = [f"{ridge.relative_to(run)}/{name}" for name in names]
     for name in same:
         got, right = (zarr.open_array(f"{base}/{name}")[...] for base in (run, whole))
         np.testing.assert_array_equal(got, right)
+
+
+def test_a_diagonal_that_is_not_the_factors_is_found(run: Path) -> None:
+    (ridge,) = (run / "factor/ntk").glob("ridge-*")
+    diagonal = zarr.open_array(ridge / "diagonal/diagonal", mode="r+")
+    diagonal[...] = diagonal[...] * 1.001
+    (problem,) = verify_run(Run.open(run), recompute=0, entries=0).problems
+    assert "diagonal of the inverse: an entry is 1.0e-03 (relative) from the factor's" in problem
+    config = dataclasses.replace(CONFIG, run=str(run))
+    after, done = verify_and_repair(config, 0, 0, repair=True)
+    assert after.problems == []
+    assert "diagonal dropped; ntkdist factor" in done[-1]
+    assert (ridge / "inverse").exists()
+
+
+def test_verifying_computes_nothing_that_is_missing(run: Path) -> None:
+    (ridge,) = (run / "factor/ntk").glob("ridge-*")
+    shutil.rmtree(ridge / "inverse/row_blocks")
+    shutil.rmtree(ridge / "diagonal/column_blocks")
+    before = {path: path.stat().st_mtime_ns for path in ridge.rglob("*")}
+    assert verify_run(Run.open(run), recompute=0, entries=0).problems == []
+    assert before == {path: path.stat().st_mtime_ns for path in ridge.rglob("*")}
 
 
 def test_factor_of_a_gram_that_was_bad_already_is_dropped(run: Path) -> None:

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from ntkdist.errors import InputError
-from ntkdist.labels import ArrayInverse, Inverse, StoredInverse, as_inverse
+from ntkdist.labels import (
+    ArrayInverse,
+    FactorInverse,
+    Inverse,
+    MemoryFactor,
+    StoredInverse,
+    as_inverse,
+    invert,
+)
 from ntkdist.labels._columns import Columns
 from ntkdist.labels.inverse import checked_diagonal
 
@@ -145,3 +153,83 @@ def test_refuses_columns_of_the_wrong_shape_or_not_finite(returned, said):
     source.columns_at_once = 1
     with pytest.raises(InputError, match=said):
         Columns(source).get(7, lambda m: np.arange(0))
+
+
+# -- factors ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def factor(tmp_path):
+    from ntkdist.linalg import factorize
+
+    A, _, _ = clustered(90, 3, 0.0, 4)
+    return factorize(np.linalg.inv(A), tmp_path / "factor", memory_limit="2MB"), A
+
+
+def test_a_stored_factor_is_an_inverse_of_which_nothing_is_formed(factor, tmp_path):
+    stored_factor, A = factor
+    source = as_inverse(stored_factor)
+    assert isinstance(source, FactorInverse)
+    assert isinstance(source, Inverse)
+    assert as_inverse(source) is source
+    b = np.random.default_rng(0).normal(size=(90, 4))
+    np.testing.assert_allclose(source.solve(b), A @ b, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(source.diagonal(), np.diagonal(A), rtol=1e-8)
+    np.testing.assert_allclose(source.columns(np.array([3, 80])), A[:, [3, 80]], atol=1e-8)
+    assert not (tmp_path / "factor" / "inverse").exists()
+
+
+def test_a_diagonal_given_is_taken_and_a_listener_hears_of_solutions(factor, monkeypatch):
+    from ntkdist.linalg import LinalgProgress, progress
+
+    monkeypatch.setattr(progress, "EVERY", 1e-4)
+    stored_factor, A = factor
+    told = []
+    source = FactorInverse(stored_factor, np.diagonal(A), on_event=told.append)
+    np.testing.assert_array_equal(source.diagonal(), np.diagonal(A))
+    source.solve(np.ones((90, 50)))
+    assert {(type(one), one.stage) for one in told} == {(LinalgProgress, "solve")}
+
+
+@pytest.mark.parametrize("n", [1, 7, 90])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_factor_in_memory_is_the_inverse(monkeypatch, n, dtype):
+    monkeypatch.setattr("ntkdist.labels.inverse.ROW_BYTES", 8 * n * 13)
+    random = np.random.default_rng(n)
+    x = random.normal(size=(n, n + 5))
+    gram = (x @ x.T).astype(dtype)
+    before = gram.copy()
+    source = MemoryFactor(gram, 0.1)
+    A = invert(gram, 0.1)
+    np.testing.assert_array_equal(gram, before)
+    assert isinstance(source, Inverse)
+    b = random.normal(size=(n, 3))
+    np.testing.assert_allclose(source.solve(b), A @ b, rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(source.diagonal(), np.diagonal(A), rtol=1e-9)
+    indices = np.array([0, n - 1])
+    np.testing.assert_allclose(source.columns(indices), A[:, indices], rtol=1e-8, atol=1e-10)
+
+
+def test_a_matrix_in_memory_without_a_factor_is_refused_as_by_the_inverse():
+    gram = np.eye(4)
+    gram[2, 2] = -1.0
+    said = []
+    for form in (MemoryFactor, invert):
+        with pytest.raises(InputError, match=r"ridge=0.0 \(pivot 3 of 4\)") as caught:
+            form(gram, 0.0)
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+
+
+def test_a_factor_in_memory_holds_one_matrix_in_float64():
+    import tracemalloc
+
+    n = 700
+    gram = np.eye(n, dtype=np.float32)
+    tracemalloc.start()
+    source = MemoryFactor(gram, 0.1)
+    source.diagonal()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # 64 MiB of columns are more than the whole of so small a matrix
+    assert peak < 8 * n * n * 2.2

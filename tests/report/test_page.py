@@ -544,3 +544,37 @@ def test_words_and_citation_are_folded(full: Report) -> None:
     assert len(full.page.all("details")) == 3
     for words in ("Neural tangent kernel (NTK)", "Label quality", "Jacot", "DeOliveira"):
         assert words in full.page.text
+
+
+def test_labels_decided_at_once_are_told_as_such(make_run: MakeRun) -> None:
+    """No curve leads from the first loss to the last: each change is shown by itself."""
+    run = make_run()
+    stored = add_labels(run, method="posterior")
+    changes = stored["summary"]["flips"]
+    run.write("labels/losses", np.array([1.57017, 0.39477]))
+    run.write("labels/history/delta_loss", np.linspace(-0.1, 0.02, changes))
+    page = Page(read(write_report(run)))
+    assert f"Changing {changes}" in page.text.replace("\u00a0", " ")
+    assert "times" not in page.text.split("lowered the label error")[0][-40:]
+    assert "What each changed label alone does to L(Z)" in page.text
+    assert "all of them at once" in page.text
+    assert "while labels are changed one at a time" not in page.text
+
+
+def test_a_posterior_of_an_older_version_keeps_its_curve(make_run: MakeRun) -> None:
+    run = make_run()
+    add_labels(run, method="posterior")  # with a loss for each change
+    page = Page(read(write_report(run)))
+    assert "while labels are changed one at a time" in page.text
+    assert "all of them at once" not in page.text
+    assert "What each changed label alone does" not in page.text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_where_nothing_was_changed_at_once_no_figure_is_promised(make_run: MakeRun) -> None:
+    run = make_run()
+    add_labels(run, method="posterior", flips=0)
+    run.write("labels/losses", np.array([1.57017, 1.57017]))
+    run.write("labels/history/delta_loss", np.zeros(0))
+    page = Page(read(write_report(run)))
+    assert "there is no change to show" in page.text

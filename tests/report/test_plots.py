@@ -54,3 +54,22 @@ def test_workers_and_what_went_wrong_are_drawn_below() -> None:
     assert names == ["worker lost"]
     assert steps.values.tolist() == [2, 1, 0]
     assert steps.edges.tolist() == [0, 4, 8, 10]
+
+
+def test_marks_of_changes_are_coloured_by_whether_they_help() -> None:
+    deltas = np.array([-0.5, -0.25, 0.125, -0.0625])
+    with figure_settings():
+        axes = plots.change_marks(deltas).axes[0]
+        better, worse, _ = axes.lines
+        np.testing.assert_array_equal(better.get_xdata(), [1, 2, 4])
+        np.testing.assert_array_equal(better.get_ydata(), deltas[[0, 1, 3]])
+        np.testing.assert_array_equal(worse.get_xdata(), [3])
+
+
+def test_many_marks_are_thinned_but_keep_both_ends() -> None:
+    deltas = np.linspace(-1.0, -0.5, 100_000)
+    with figure_settings():
+        line = plots.change_marks(deltas).axes[0].lines[0]
+        assert len(line.get_xdata()) <= 800
+        assert line.get_xdata()[0] == 1
+        assert line.get_xdata()[-1] == 100_000

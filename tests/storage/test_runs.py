@@ -76,7 +76,8 @@ def test_a_run_on_s3_has_the_bits_of_one_in_a_folder(s3: S3Server, local: Any) -
         predict(pipeline)
     assert stored == local
     assert any(name.startswith("gram/ntk/c/") for name in stored)
-    assert any("inverse/rows/c/" in name for name in stored)
+    assert any("diagonal/diagonal/c/" in name for name in stored)
+    assert not any("/inverse/" in name for name in stored)
     names = set(storage.children(url))
     assert names >= {"report.html", "labels.csv", "predict.svg", "events"}
     assert any(name.endswith("predictions.csv") for name in storage.list_objects(f"{url}/cross"))

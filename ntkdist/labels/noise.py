@@ -1,0 +1,759 @@
+"""How given labels go wrong: noise models, and the one that the given labels speak for.
+
+N images, K classes. A noise model is a matrix T (K, K), T[k, l] = P(given label l | true class k).
+Leave-one-out predictions are read as probabilities p (N, K) of the true class, and the given
+labels as draws from p T. Two kinds:
+
+- *symmetric*: a label is wrong with probability ε, and then any other class equally often;
+- *class-conditional*: each row of T is free, with a Dirichlet prior. Which class is taken for
+  which is told from the labels by expectation maximisation.
+
+A kernel that confuses two classes looks much like people who do: the free model fits somewhat
+better even where noise is symmetric. So it is taken only where it fits better by several times
+what it does on labels that are drawn from the symmetric fit, and better on held-out images too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ntkdist.errors import InputError, did_you_mean
+from ntkdist.labels._classes import compiled
+from ntkdist.labels.class_matrix import one_hot
+from ntkdist.labels.leave_one_out import class_shares, probabilities
+
+SYMMETRIC, CLASS_CONDITIONAL = "symmetric", "class-conditional"
+NOISE_MODELS = ("auto", SYMMETRIC, CLASS_CONDITIONAL)
+
+# log T is searched here: from a nearly flat softmax to nearly a hard choice of the largest.
+LOG_SCALES = (-2.0, 6.0)
+# Prior of the symmetric rate, (1 − ε)^2: decides where the labels say nothing.
+PRIOR_RIGHT = 2.0
+# Prior of a row of T: so many labels at the symmetric rate, and so many wrong ones, which are
+# spread over the other classes alike.
+PRIOR_ROW, PRIOR_WRONG = 5.0, 27.0
+# Fall of the log-likelihood that ends the interval of the rate: 90 % (1.35), doubled because
+# leave-one-out predictions of different images share their training images.
+INTERVAL_DROP = 2.7
+# Points of ε at which the profile is taken, closer together where ε is small; scales at each look.
+INTERVAL_POINTS, INTERVAL_SCALES, INTERVAL_LOOKS = 121, 15, 4
+# Expectation maximisation ends when the log-likelihood rises by less (nats in all).
+SETTLED = 0.01
+ALTERNATIONS, STEPS = 60, 15
+# Starts of the class-conditional fit: few labels wrong, and many.
+FEW, MANY = 0.05, 0.35
+# Class-conditional noise must explain the labels so many times better than it explains labels
+# drawn from the symmetric model, and by at least so many nats.
+GAIN_RATIO, LEAST_GAIN = 3.0, 10.0
+SIMULATIONS, FOLDS = 6, 5
+# Noise models are chosen by this many images at most.
+MOST_ROWS = 10_000
+
+#: What speaks for a kind of noise, by name in ``NoiseEstimate``.
+EVIDENCE = ("gain", "simulated_gain", "held_out_gain")
+TINY = float(np.finfo(np.float64).tiny)
+
+Predict = Callable[[Sequence[NDArray[np.float64]]], list[NDArray[np.float64]]]
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseModel:
+    """The likeliest reading of the given labels under one kind of noise.
+
+    Attributes:
+        rate: Estimated share of wrong labels, 0 to (K−1)/K; of those not known to be right.
+        scale: T, what centered predictions are multiplied by before the softmax.
+        log_likelihood: Mean log-probability of a given label (nats); higher is better, so that
+            it also compares ridges and architectures.
+        kind: ``symmetric`` or ``class-conditional``.
+        transition: (K, K) P(given label | true class), rows sum to 1.
+        interval: Lowest and highest rate that the labels speak for; (0, (K−1)/K) until it was
+            computed.
+    """
+
+    rate: float
+    scale: float
+    log_likelihood: float
+    kind: str
+    transition: NDArray[np.float64]
+    interval: tuple[float, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the model as JSON holds it, floats to the bit."""
+        plain = {"transition": self.transition.tolist(), "interval": list(self.interval)}
+        return {**{name.name: getattr(self, name.name) for name in fields(self)}, **plain}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> NoiseModel:
+        """Build the model that ``to_dict`` wrote down."""
+        low, high = values["interval"]
+        plain = {"transition": np.array(values["transition"]), "interval": (low, high)}
+        return cls(**{**values, **plain})
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseEstimate:
+    """A noise model and how it was arrived at.
+
+    Attributes:
+        model: The model that is taken.
+        symmetric: The symmetric one; the same where that is taken.
+        pred_probs: (N, K) probabilities of the true class, an image's own label left out; None
+            where a sample of the images was looked at.
+        gain: Nats by which class-conditional noise explains the labels better; None where it
+            was not tried.
+        simulated_gain: The same for labels drawn from the symmetric model, mean of several draws.
+        held_out_gain: Nats an image on held-out folds.
+    """
+
+    model: NoiseModel
+    symmetric: NoiseModel
+    pred_probs: NDArray[np.float64] | None
+    gain: float | None = None
+    simulated_gain: float | None = None
+    held_out_gain: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all but ``pred_probs`` as JSON holds it, floats to the bit."""
+        return {
+            "model": self.model.to_dict(),
+            "symmetric": self.symmetric.to_dict(),
+            **{name: getattr(self, name) for name in EVIDENCE},
+        }
+
+    @classmethod
+    def from_dict(
+        cls, values: Mapping[str, Any], pred_probs: NDArray[np.float64] | None
+    ) -> NoiseEstimate:
+        """Build the estimate that ``to_dict`` wrote down."""
+        return cls(
+            NoiseModel.from_dict(values["model"]),
+            NoiseModel.from_dict(values["symmetric"]),
+            pred_probs,
+            **{name: values[name] for name in EVIDENCE},
+        )
+
+    @property
+    def reason(self) -> str:
+        """Why this kind of noise was taken, in words."""
+        if self.gain is None or self.simulated_gain is None:
+            return f"{self.model.kind} noise, as asked for"
+        verb = "explains" if self.model.kind == CLASS_CONDITIONAL else "does not explain"
+        return (
+            f"{self.model.kind} noise: class-conditional noise {verb} the labels clearly better "
+            f"({self.gain:.0f} nats; {self.simulated_gain:.0f} on labels drawn with symmetric "
+            "noise)"
+        )
+
+
+def check_noise(noise: Any, noise_rate: float | None) -> None:
+    """Refuse a noise model that is none, or a rate that does not go with it.
+
+    Args:
+        noise: One of ``NOISE_MODELS``.
+        noise_rate: ε where it is given.
+
+    Raises:
+        InputError: If they do not fit.
+    """
+    if noise not in NOISE_MODELS:
+        raise InputError(
+            f"noise={noise!r} is not one of {', '.join(NOISE_MODELS)}"
+            + did_you_mean(str(noise), NOISE_MODELS)
+        )
+    if noise == CLASS_CONDITIONAL and noise_rate is not None:
+        raise InputError(
+            f"noise_rate={noise_rate} is a rate of symmetric noise; leave it out, or give "
+            "noise='symmetric'"
+        )
+
+
+def symmetric_transition(rate: float, num_classes: int) -> NDArray[np.float64]:
+    """Return T (K, K) of symmetric noise at a rate."""
+    K = num_classes
+    T = np.full((K, K), rate / max(K - 1, 1))
+    np.fill_diagonal(T, 1.0 - rate)
+    return T
+
+
+def highest_rate(num_classes: int) -> float:
+    """Return (K−1)/K, the rate at which symmetric labels say nothing of the true class."""
+    return (num_classes - 1) / num_classes
+
+
+def likelihoods(
+    transition: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    locked: NDArray[np.bool_] | None = None,
+) -> NDArray[np.float64]:
+    """Return P(given label | true class k) of each image, (N, K); 0 or 1 for locked labels."""
+    out = transition[:, labels].T.copy()
+    if locked is not None and locked.any():
+        out[locked] = one_hot(labels[locked], len(transition))
+    return out
+
+
+def posterior_of(
+    probs: NDArray[np.float64], believed: NDArray[np.float64], labels: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return q_ik ∝ p_ik P(a_i | k), (N, K); a label that p excludes stays as it is."""
+    q = probs * believed
+    total = q.sum(axis=1, keepdims=True)
+    np.divide(q, total, out=q, where=total > 0)
+    lost = total[:, 0] <= 0
+    if lost.any():
+        q[lost] = one_hot(labels[lost], probs.shape[1])
+    return q
+
+
+def fit_noise(
+    predictions: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    rate: float | None = None,
+    locked: NDArray[np.bool_] | None = None,
+) -> NoiseModel:
+    """Return the rate of symmetric noise and the softmax scale that make the labels most likely.
+
+    The likelihood of label a_i is (1 − ε) p_i,a + ε (1 − p_i,a)/(K − 1), with ε at most (K−1)/K.
+    It may have two hills, unsure predictions without noise and sure ones with much of it: ε is
+    solved for at every scale of a grid before the best one is refined.
+
+    Args:
+        predictions: (N, K) centered leave-one-out predictions made with these labels.
+        labels: (N,) given labels in 0..K−1.
+        rate: ε where it is known; None finds the likeliest.
+        locked: (N,) bool, labels known to be right; ε is the share among the others.
+
+    Returns:
+        The model, its interval not computed; rate 0 where there is one class only.
+    """
+    from scipy.optimize import minimize_scalar
+
+    K = predictions.shape[1]
+    if K == 1 or not len(labels):
+        return NoiseModel(rate or 0.0, 1.0, 0.0, SYMMETRIC, np.eye(K), (0.0, 0.0))
+    sample = _Sample(predictions, labels, locked)
+
+    def at(log_scale: float) -> tuple[float, float]:
+        return _likeliest_rate(*sample.right_and_wrong(log_scale), rate, highest_rate(K))
+
+    grid = np.linspace(*LOG_SCALES, 33)
+    best = int(np.argmax([at(s)[1] for s in grid]))
+    found: Any = minimize_scalar(
+        lambda s: -at(float(s))[1],
+        bounds=(grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]),
+        method="bounded",
+        options={"xatol": 1e-3},
+    )
+    fitted = at(float(found.x))[0]
+    right, wrong = sample.right_and_wrong(float(found.x))
+    likelihood = float(np.mean(np.log(np.maximum(right + fitted * (wrong - right), TINY))))
+    return NoiseModel(
+        fitted,
+        float(np.exp(found.x)),
+        likelihood,
+        SYMMETRIC,
+        symmetric_transition(fitted, K),
+        (0.0, highest_rate(K)),
+    )
+
+
+def rate_interval(
+    predictions: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    locked: NDArray[np.bool_] | None = None,
+) -> tuple[float, float]:
+    """Return the lowest and highest rate of symmetric noise that the labels speak for.
+
+    Profile likelihood: at each ε the scale is the likeliest one, and rates count whose
+    log-likelihood is within ``INTERVAL_DROP`` of the best. Both hills are in it if both are high.
+
+    Args:
+        predictions: (N, K) centered leave-one-out predictions made with these labels.
+        labels: (N,) given labels in 0..K−1.
+        locked: (N,) bool, labels known to be right.
+
+    Returns:
+        (low, high), 0 to (K−1)/K.
+    """
+    K = predictions.shape[1]
+    if K == 1 or not len(labels):
+        return 0.0, 0.0
+    sample = _Sample(predictions, labels, locked)
+    rates = highest_rate(K) * np.linspace(0.0, 1.0, INTERVAL_POINTS) ** 1.5
+    prior = PRIOR_RIGHT * np.log1p(-rates)
+    low, high = LOG_SCALES
+    profile = np.full(len(rates), -np.inf)
+    for _ in range(INTERVAL_LOOKS):  # from the whole range of scales to where it is high
+        scales = np.linspace(low, high, INTERVAL_SCALES)
+        table = np.stack([_profile(*sample.right_and_wrong(float(s)), rates) for s in scales])
+        table += prior
+        profile = np.maximum(profile, table.max(axis=0))
+        near = np.flatnonzero(table.max(axis=1) > profile.max() - 2 * INTERVAL_DROP)
+        low, high = scales[max(near[0] - 1, 0)], scales[min(near[-1] + 1, len(scales) - 1)]
+    inside = np.flatnonzero(profile >= profile.max() - INTERVAL_DROP)
+    # the end lies between two points
+    first, last = max(inside[0] - 1, 0), min(inside[-1] + 1, len(rates) - 1)
+    ends = (rates[first] + rates[inside[0]]) / 2, (rates[last] + rates[inside[-1]]) / 2
+    return (0.0 if inside[0] == 0 else float(ends[0])), float(ends[1])
+
+
+def estimate_noise(
+    predict: Predict,
+    labels: NDArray[np.int64],
+    num_classes: int,
+    *,
+    noise: str = "auto",
+    noise_rate: float | None = None,
+    locked: NDArray[np.bool_] | None = None,
+    seed: int = 0,
+) -> NoiseEstimate:
+    """Return the noise model that the given labels speak for.
+
+    Args:
+        predict: Takes targets, each (N, K) with rows that sum to 1, and returns centered
+            leave-one-out predictions for each, (N, K).
+        labels: (N,) given labels in 0..K−1.
+        num_classes: K.
+        noise: ``auto``, ``symmetric`` or ``class-conditional``.
+        noise_rate: ε of symmetric noise where it is known.
+        locked: (N,) bool, labels known to be right.
+        seed: Seed of simulated labels, of held-out folds, and of a choice of rows.
+
+    Returns:
+        The estimate.
+
+    Source:
+        This package's own: class-conditional noise as in Natarajan et al. 2013, estimated by
+        expectation maximisation (Dawid and Skene 1979), chosen by a parametric bootstrap of the
+        likelihood ratio (McLachlan 1987).
+    """
+    K = num_classes
+    predictions = predict([one_hot(labels, K)])[0]
+    symmetric = fit_noise(predictions, labels, noise_rate, locked)
+    interval = (symmetric.rate,) * 2
+    if noise_rate is None:
+        interval = rate_interval(predictions, labels, locked)
+    symmetric = replace(symmetric, interval=interval)
+    probs = probabilities(predictions, symmetric.scale, class_shares(labels, K))
+    if noise == SYMMETRIC or noise_rate is not None or K < 2:
+        return NoiseEstimate(symmetric, symmetric, probs)
+    rng = np.random.default_rng(seed)
+    rows = np.arange(len(labels))
+    if len(rows) > MOST_ROWS:
+        rows = np.sort(rng.permutation(len(rows))[:MOST_ROWS])
+    sample = _Sample(predictions, labels, locked).take(rows)
+    free = fit_class_conditional(sample, symmetric.rate)
+    if noise == CLASS_CONDITIONAL:
+        gain = simulated = held_out = None
+        better = True
+    else:
+        gain = free.total - sample.total(symmetric.scale, symmetric.transition)
+        gains = _simulated_gains(predict, sample, rows, symmetric, probs, labels, locked, rng)
+        simulated = float(np.mean(gains))
+        held_out = _held_out_gain(sample, free, symmetric, rng)
+        clear = gain > GAIN_RATIO * max(simulated, 0.0) and gain > simulated + 3 * np.std(gains)
+        better = bool(clear and gain > LEAST_GAIN and held_out > 0)
+    evidence = {"gain": gain, "simulated_gain": simulated, "held_out_gain": held_out}
+    if not better:
+        return NoiseEstimate(symmetric, symmetric, probs, **evidence)
+    full = _Sample(predictions, labels, locked)
+    probs = full.probs(free.scale)
+    model = class_conditional_model(
+        free.transition,
+        free.scale,
+        share_wrong(probs, free.transition, locked),
+        full.total(free.scale, free.transition) / len(labels),
+        symmetric,
+        full.free,
+    )
+    return NoiseEstimate(model, symmetric, probs, **evidence)
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A class-conditional fit: scale, T (K, K), and the log-likelihood of all labels in nats."""
+
+    scale: float
+    transition: NDArray[np.float64]
+    total: float
+
+
+def fit_class_conditional(
+    sample: _Sample, rate: float, starts: Sequence[NDArray[np.float64]] | None = None
+) -> Fit:
+    """Return the likeliest class-conditional noise, from several starts.
+
+    Args:
+        sample: Predictions and labels.
+        rate: Rate of the symmetric fit, the prior's.
+        starts: T (K, K) to begin with; None takes symmetric noise, little and much of it.
+
+    Returns:
+        The fit with the highest likelihood.
+    """
+    K = sample.num_classes
+    if starts is None:
+        levels = (max(rate, FEW), max(rate, min(MANY, 0.9 * highest_rate(K))))
+        starts = [symmetric_transition(level, K) for level in dict.fromkeys(levels)]
+    fits = [_maximise(sample, T, rate) for T in starts]
+    return max(fits, key=lambda fit: fit.total)
+
+
+def class_conditional_likelihoods(
+    predictions: Sequence[NDArray[np.float64]],
+    labels: NDArray[np.int64],
+    rates: Sequence[float],
+    locked: NDArray[np.bool_] | None = None,
+) -> list[float]:
+    """Return how likely class-conditional noise makes the labels under each of several ridges.
+
+    Args:
+        predictions: (N, K) centered leave-one-out predictions for each ridge, in its order.
+        labels: (N,) given labels.
+        rates: Rate of the symmetric fit for each ridge.
+        locked: (N,) bool, labels known to be right.
+
+    Returns:
+        Log-likelihoods of all labels, in nats.
+    """
+    totals, starts = [], None
+    for c, rate in zip(predictions, rates, strict=True):
+        fit = fit_class_conditional(_Sample(c, labels, locked), rate, starts)
+        totals.append(fit.total)
+        starts = [fit.transition]  # neighbours in the ladder are alike
+    return totals
+
+
+def maximise_transition(
+    probs: NDArray[np.float64],
+    transition: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    rate: float,
+    locked: NDArray[np.bool_] | None = None,
+    steps: int = STEPS,
+) -> NDArray[np.float64]:
+    """Return T (K, K) after some steps of expectation maximisation at fixed probabilities.
+
+    Args:
+        probs: (N, K) probabilities of the true class.
+        transition: (K, K) T to begin with.
+        labels: (N,) given labels.
+        rate: Rate of the symmetric fit, the prior's.
+        locked: (N,) bool, labels known to be right; they say nothing about noise.
+        steps: How many steps.
+
+    Returns:
+        (K, K), rows sum to 1; no row is wrong more often than (K−1)/K.
+    """
+    held = np.zeros(len(labels), dtype=np.bool_) if locked is None else locked
+    return _expectation_maximisation(
+        np.ascontiguousarray(probs), labels, held, transition, rate, steps
+    )
+
+
+def class_conditional_model(
+    transition: NDArray[np.float64],
+    scale: float,
+    rate: float,
+    log_likelihood: float,
+    symmetric: NoiseModel,
+    count: int,
+) -> NoiseModel:
+    """Return a class-conditional model with the interval of its rate.
+
+    No likelihood bounds this rate well: images that the kernel is unsure of are mislabelled more
+    often than others, and how much more cannot be told. The interval begins where symmetric
+    noise would, and ends as far above the estimate as the symmetric estimate lies below it, each
+    with the sampling error beyond.
+
+    Args:
+        transition: (K, K) T.
+        scale: Softmax scale.
+        rate: Estimated share of wrong labels.
+        log_likelihood: Mean log-probability of a given label.
+        symmetric: The symmetric model of the same labels.
+        count: How many labels are not known to be right.
+
+    Returns:
+        The model.
+    """
+    error = 1.645 * float(np.sqrt(rate * (1 - rate) / max(count, 1)))
+    low = min(symmetric.interval[0], rate - error)
+    high = rate + abs(rate - symmetric.rate) + error
+    interval = (max(low, 0.0), min(high, highest_rate(len(transition))))
+    return NoiseModel(rate, scale, log_likelihood, CLASS_CONDITIONAL, transition, interval)
+
+
+def share_wrong(
+    probs: NDArray[np.float64],
+    transition: NDArray[np.float64],
+    locked: NDArray[np.bool_] | None = None,
+) -> float:
+    """Return the expected share of wrong labels among those not locked."""
+    wrong = probs @ (1.0 - np.diagonal(transition))
+    if locked is not None:
+        wrong = wrong[~locked]
+    return float(wrong.mean()) if len(wrong) else 0.0
+
+
+class _Sample:
+    """Predictions with the labels they are compared with.
+
+    Args:
+        predictions: (N, K) centered leave-one-out predictions.
+        labels: (N,) labels.
+        locked: (N,) bool, labels known to be right; None for none.
+        shares: (K,) class shares; None takes those of the labels.
+    """
+
+    def __init__(
+        self,
+        predictions: NDArray[np.float64],
+        labels: NDArray[np.int64],
+        locked: NDArray[np.bool_] | None = None,
+        shares: NDArray[np.float64] | None = None,
+    ) -> None:
+        self.predictions, self.labels = np.ascontiguousarray(predictions), labels
+        none = np.zeros(len(labels), dtype=np.bool_)
+        self.locked = none if locked is None else locked
+        self.num_classes = predictions.shape[1]
+        self.shares = class_shares(labels, self.num_classes) if shares is None else shares
+        with np.errstate(divide="ignore"):
+            self._log_shares = np.log(self.shares)
+
+    @property
+    def free(self) -> int:
+        """How many labels are not locked."""
+        return int((~self.locked).sum())
+
+    def take(self, rows: NDArray[np.int64]) -> _Sample:
+        """Return the sample of some rows, with the class shares of all."""
+        part = self.predictions[rows], self.labels[rows], self.locked[rows]
+        return _Sample(*part, self.shares)
+
+    def probs(self, scale: float) -> NDArray[np.float64]:
+        """Return the probabilities of the true class, (N, K)."""
+        return probabilities(self.predictions, scale, self.shares)
+
+    def right_and_wrong(self, log_scale: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return P(given label) were it right, and were it wrong, under symmetric noise."""
+        right = _given(self.predictions, self._log_shares, self.labels, float(np.exp(log_scale)))
+        return right, np.where(self.locked, right, (1 - right) / (self.num_classes - 1))
+
+    def total(self, scale: float, transition: NDArray[np.float64]) -> float:
+        """Return the log-likelihood of all labels, in nats."""
+        return _log_likelihood(
+            self.predictions, self._log_shares, self.labels, self.locked, transition, scale
+        )
+
+    def best_scale(
+        self, transition: NDArray[np.float64], around: float | None = None
+    ) -> tuple[float, float]:
+        """Return the likeliest scale under T, and the log-likelihood there."""
+        from scipy.optimize import minimize_scalar
+
+        def loss(log_scale: float) -> float:
+            return -self.total(float(np.exp(log_scale)), transition)
+
+        if around is None:
+            grid = np.linspace(*LOG_SCALES, 17)
+            best = int(np.argmin([loss(float(s)) for s in grid]))
+            bounds = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
+        else:
+            middle = float(np.log(around))
+            bounds = max(middle - 0.4, LOG_SCALES[0]), min(middle + 0.4, LOG_SCALES[1])
+        found: Any = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-3})
+        return float(np.exp(found.x)), -float(found.fun)
+
+
+def best_scale(
+    predictions: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    transition: NDArray[np.float64],
+    locked: NDArray[np.bool_] | None = None,
+) -> float:
+    """Return the softmax scale under which the labels are most likely, for a known T (K, K)."""
+    if predictions.shape[1] == 1 or not len(labels):
+        return 1.0
+    return _Sample(predictions, labels, locked).best_scale(transition)[0]
+
+
+def _maximise(sample: _Sample, start: NDArray[np.float64], rate: float) -> Fit:
+    """Alternate the softmax scale with expectation maximisation of T."""
+    T, scale, last = start, None, -np.inf
+    for _ in range(ALTERNATIONS):
+        scale, _ = sample.best_scale(T, scale)
+        T = maximise_transition(sample.probs(scale), T, sample.labels, rate, sample.locked)
+        total = sample.total(scale, T)
+        if abs(total - last) < SETTLED:
+            break
+        last = total
+    return Fit(float(scale or 1.0), T, total)
+
+
+def _simulated_gains(
+    predict: Predict,
+    sample: _Sample,
+    rows: NDArray[np.int64],
+    symmetric: NoiseModel,
+    probs: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    locked: NDArray[np.bool_] | None,
+    rng: np.random.Generator,
+) -> list[float]:
+    """Return what class-conditional noise gains on labels drawn from the symmetric model."""
+    K = sample.num_classes
+    drawn = []
+    for _ in range(SIMULATIONS):
+        given = _draw(symmetric.transition[_draw(probs, rng)], rng)
+        drawn.append(given if locked is None else np.where(locked, labels, given))
+    gains = []
+    for given, predictions in zip(drawn, predict([one_hot(y, K) for y in drawn]), strict=True):
+        simulated = _Sample(predictions, given, locked).take(rows)
+        fitted = fit_noise(simulated.predictions, simulated.labels, None, simulated.locked)
+        free = fit_class_conditional(simulated, fitted.rate)
+        gains.append(free.total - simulated.total(fitted.scale, fitted.transition))
+    return gains
+
+
+def _held_out_gain(
+    sample: _Sample, free: Fit, symmetric: NoiseModel, rng: np.random.Generator
+) -> float:
+    """Return by how much T of four folds explains the fifth better than symmetric noise (nats)."""
+    n = len(sample.labels)
+    folds = rng.permutation(n) % FOLDS
+    probs = sample.probs(free.scale)
+    gain = -sample.total(symmetric.scale, symmetric.transition)
+    for fold in range(FOLDS):
+        held, kept = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
+        part = sample.take(kept)
+        T = maximise_transition(
+            probs[kept], free.transition, part.labels, symmetric.rate, part.locked, 2 * STEPS
+        )
+        gain += sample.take(held).total(free.scale, T)
+    return gain / n
+
+
+def _draw(probs: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return one class a row, drawn by its probabilities (N, K)."""
+    above = probs.cumsum(axis=1) > rng.random((len(probs), 1))
+    # rounding may leave the last sum below 1
+    above[:, -1] |= ~above.any(axis=1)
+    return above.argmax(axis=1).astype(np.int64)
+
+
+def _likeliest_rate(
+    right: NDArray[np.float64], wrong: NDArray[np.float64], rate: float | None, most: float
+) -> tuple[float, float]:
+    """Return (ε, log-likelihood and prior) of (1 − ε)·right + ε·wrong, ε given or found.
+
+    Concave in ε: bisection on the sign of its slope.
+    """
+    if rate is None:
+        rate = _best_rate(right, wrong, most)
+    prior = PRIOR_RIGHT * float(np.log1p(-min(rate, 1 - 1e-12)))
+    return rate, float(_profile(right, wrong, np.array([rate]))[0]) + prior
+
+
+@compiled
+def _given(predictions, log_shares, labels, scale):  # type: ignore[no-untyped-def]
+    """Return the probability of each given label, (N,): a softmax of which one entry is kept."""
+    n, K = predictions.shape
+    out = np.empty(n)
+    for i in range(n):
+        largest = -np.inf
+        for k in range(K):
+            largest = max(largest, scale * predictions[i, k] + log_shares[k])
+        total = 0.0
+        for k in range(K):
+            total += np.exp(scale * predictions[i, k] + log_shares[k] - largest)
+        a = labels[i]
+        out[i] = np.exp(scale * predictions[i, a] + log_shares[a] - largest) / total
+    return out
+
+
+@compiled
+def _log_likelihood(predictions, log_shares, labels, locked, T, scale):  # type: ignore[no-untyped-def]
+    """Return Σ_i log Σ_k p_ik T[k, a_i]; of locked labels Σ_i log p_i,a."""
+    n, K = predictions.shape
+    tiny = np.finfo(np.float64).tiny
+    out = 0.0
+    for i in range(n):
+        largest = -np.inf
+        for k in range(K):
+            largest = max(largest, scale * predictions[i, k] + log_shares[k])
+        a = labels[i]
+        total = given = 0.0
+        for k in range(K):
+            e = np.exp(scale * predictions[i, k] + log_shares[k] - largest)
+            total += e
+            if locked[i]:
+                given += e if k == a else 0.0
+            else:
+                given += e * T[k, a]
+        out += np.log(max(given / total, tiny))
+    return out
+
+
+@compiled
+def _profile(right, wrong, rates):  # type: ignore[no-untyped-def]
+    """Return Σ_i log((1 − ε) right_i + ε wrong_i) at each ε of ``rates``."""
+    tiny = np.finfo(np.float64).tiny
+    out = np.zeros(len(rates))
+    for m in range(len(rates)):
+        for i in range(len(right)):
+            out[m] += np.log(max(right[i] + rates[m] * (wrong[i] - right[i]), tiny))
+    return out
+
+
+@compiled
+def _best_rate(right, wrong, most):  # type: ignore[no-untyped-def]
+    """Return the ε in 0..most at which the profile and its prior are highest: they are concave."""
+    tiny = np.finfo(np.float64).tiny
+    low, high = 0.0, most
+    for _ in range(40):
+        middle = (low + high) / 2
+        slope = -PRIOR_RIGHT / (1 - middle)
+        for i in range(len(right)):
+            gap = wrong[i] - right[i]
+            slope += gap / max(right[i] + middle * gap, tiny)
+        if slope > 0:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+@compiled
+def _expectation_maximisation(probs, labels, locked, T, rate, steps):  # type: ignore[no-untyped-def]
+    """Return T after some steps: expected counts of true class and given label, and the priors."""
+    n, K = probs.shape
+    highest = (K - 1.0) / K
+    T = T.copy()
+    for _ in range(steps):
+        counts = np.zeros((K, K))
+        for i in range(n):
+            if locked[i]:
+                continue
+            a = labels[i]
+            total = 0.0
+            for k in range(K):
+                total += probs[i, k] * T[k, a]
+            if total > 0:
+                for k in range(K):
+                    counts[k, a] += probs[i, k] * T[k, a] / total
+        for k in range(K):
+            total = counts[k].sum()
+            wrong = 1.0 - (counts[k, k] + PRIOR_ROW * (1.0 - rate)) / (total + PRIOR_ROW)
+            wrong = min(max(wrong, 0.0), highest)
+            others = total - counts[k, k] + PRIOR_WRONG
+            for d in range(K):
+                T[k, d] = wrong * (counts[k, d] + PRIOR_WRONG / (K - 1)) / others
+            T[k, k] = 1.0 - wrong
+    return T

@@ -1,0 +1,178 @@
+"""How far to trust what is said about labels: a verdict, its reason, and what would help."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ntkdist.labels.leave_one_out import class_shares
+from ntkdist.labels.noise import SYMMETRIC, highest_rate
+
+if TYPE_CHECKING:
+    from ntkdist.labels.posterior import Posterior
+
+RELIABLE, WEAK, CANNOT_JUDGE = "reliable", "weak", "cannot judge"
+VERDICTS = (RELIABLE, WEAK, CANNOT_JUDGE)
+
+# A label is flagged where it is more probably wrong than right.
+FLAGGED = 0.5
+# Fewest images of a class, on average, for which anything is said.
+FEWEST = 10
+# Standard errors by which leave-one-out predictions have to beat chance.
+LEAST_EXCESS = 4.0
+# Least mean probability of the predicted class, as a share of the way from chance to certainty:
+# below it, a kernel that errs cannot be told from labels that are wrong.
+LEAST_SKILL = 0.5
+# Widest interval of the noise rate with which labels are judged.
+WIDEST = 0.25
+# An interval that is wide against its upper end, and does not end near 0, makes a weak verdict.
+WIDE, SMALL = 0.75, 0.03
+# Expected share of flags that are right, below which the verdict is weak.
+LEAST_PRECISION = 0.7
+
+_HELP = (
+    "more images, another architecture (a pooled network such as cntk-gap-4), or features of a "
+    "pretrained network (--data.features) may help"
+)
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """How far statements about these labels can be trusted.
+
+    Attributes:
+        verdict: ``reliable``; ``weak``: labels are ranked, and flagged only where the flags are
+            expected to be right; or ``cannot judge``: no label is flagged, none is called clean.
+        leave_one_out_accuracy: Share of the given labels that the other images predict.
+        chance: The same for predictions that always name the largest class.
+        chance_error: Its standard error.
+        noise: Kind of noise, ``symmetric`` or ``class-conditional``.
+        noise_rate: Estimated share of wrong labels.
+        noise_interval: Lowest and highest rate that the labels speak for.
+        expected_precision: Expected share of the flagged labels that are wrong; None where none
+            is flagged.
+        reason: Why the verdict is what it is, and what would help; a sentence or two.
+    """
+
+    verdict: str
+    leave_one_out_accuracy: float
+    chance: float
+    chance_error: float
+    noise: str
+    noise_rate: float
+    noise_interval: tuple[float, float]
+    expected_precision: float | None
+    reason: str
+
+    @property
+    def can_judge(self) -> bool:
+        """Whether labels may be flagged or called clean at all."""
+        return self.verdict != CANNOT_JUDGE
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, as JSON holds them."""
+        return {**asdict(self), "noise_interval": list(self.noise_interval)}
+
+
+def assess(
+    posterior: Posterior,
+    labels: NDArray[np.int64],
+    locked: NDArray[np.bool_] | None = None,
+) -> tuple[Reliability, NDArray[np.bool_]]:
+    """Return how far the posterior can be trusted, and the labels that may be flagged.
+
+    Args:
+        posterior: What all labels together say.
+        labels: (N,) given labels in 0..K−1.
+        locked: (N,) bool, labels known to be right; never flagged.
+
+    Returns:
+        The reliability, and the flags (N,) bool: labels that are more probably wrong than right;
+        none with ``cannot judge``; with ``weak`` no more than the lowest rate that the labels
+        speak for, and only so many, the surest first, that ``LEAST_PRECISION`` is expected.
+    """
+    n, K = posterior.probabilities.shape
+    chance = float(class_shares(labels, K).max())
+    error = float(np.sqrt(chance * (1 - chance) / max(n, 1)))
+    wrong = 1.0 - posterior.probabilities[np.arange(n), labels]
+    if locked is not None:
+        wrong = np.where(locked, 0.0, wrong)
+    verdict, reason = _verdict(posterior, labels, chance, error)
+    flags = wrong > FLAGGED
+    if verdict == CANNOT_JUDGE:
+        flags[:] = False
+    expected = float(wrong[flags].mean()) if flags.any() else None
+    if verdict == RELIABLE and expected is not None and expected < LEAST_PRECISION:
+        verdict = WEAK
+        reason = f"only {expected:.0%} of the flagged labels are expected to be wrong"
+        flags = _surest(wrong, int(flags.sum()))
+    elif verdict == WEAK:
+        low = posterior.noise.interval[0]
+        count = n if locked is None else int((~locked).sum())
+        flags = _surest(wrong, min(int(low * count), int(flags.sum())))
+    return (
+        Reliability(
+            verdict=verdict,
+            leave_one_out_accuracy=posterior.accuracy,
+            chance=chance,
+            chance_error=error,
+            noise=posterior.noise.kind,
+            noise_rate=posterior.noise.rate,
+            noise_interval=posterior.noise.interval,
+            expected_precision=float(wrong[flags].mean()) if flags.any() else None,
+            reason=reason,
+        ),
+        flags,
+    )
+
+
+def _verdict(
+    posterior: Posterior, labels: NDArray[np.int64], chance: float, error: float
+) -> tuple[str, str]:
+    present = int(np.count_nonzero(np.bincount(labels)))
+    if present < 2:
+        return CANNOT_JUDGE, "all labels are of one class: there is nothing to compare them with"
+    images = len(labels) / present
+    if images < FEWEST:
+        return CANNOT_JUDGE, (
+            f"there are {images:.3g} images a class on average, and at least {FEWEST} are needed: "
+            "add images"
+        )
+    accuracy, K = posterior.accuracy, posterior.probabilities.shape[1]
+    beaten = (accuracy - chance) / error if error > 0 else 0.0
+    skill = (posterior.confidence - chance) / max(1 - chance, 1e-12)
+    seen = (
+        f"the other images predict {accuracy:.0%} of the given labels, and always naming the "
+        f"largest class would get {chance:.0%} ± {error:.1%}"
+    )
+    if beaten < LEAST_EXCESS:
+        return CANNOT_JUDGE, f"the kernel does not see these classes: {seen}; {_HELP}"
+    if skill < LEAST_SKILL:
+        return CANNOT_JUDGE, (
+            f"the kernel sees these classes too dimly to tell its errors from wrong labels: {seen}"
+            f"; {_HELP}"
+        )
+    if posterior.noise.kind != SYMMETRIC:
+        return RELIABLE, seen
+    low, high = posterior.noise.interval
+    if high - low > min(WIDEST, highest_rate(K)):
+        return CANNOT_JUDGE, (
+            f"anything from {low:.0%} to {high:.0%} of the labels may be wrong, the given labels "
+            f"do not say more; {_HELP}"
+        )
+    if high > SMALL and high - low > WIDE * high:
+        return WEAK, f"{low:.1%} to {high:.1%} of the labels may be wrong: {_HELP}"
+    return RELIABLE, seen
+
+
+def _surest(wrong: NDArray[np.float64], most: int) -> NDArray[np.bool_]:
+    """Flag the labels most probably wrong, at most so many, while enough are expected right."""
+    flags = np.zeros(len(wrong), dtype=np.bool_)
+    order = np.argsort(-wrong, kind="stable")[:most]
+    order = order[wrong[order] > FLAGGED]
+    means = np.cumsum(wrong[order]) / np.arange(1, len(order) + 1)
+    flags[order[means >= LEAST_PRECISION]] = True
+    return flags
