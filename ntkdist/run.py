@@ -13,7 +13,8 @@ Layout (every array in Zarr v3; results as arrays and JSON attributes, nothing p
       gram/KIND           the Gram matrix as tiles
       factor/KIND/RIDGE   the Cholesky factor, and its inverse or the diagonal of that
       extension/          inputs of a larger run, while it is extended
-      labels/             what the label stage found
+      labels/             what the label stage found; labels/pred_probs (N, K) float32, what all
+                          other images say of the class of each
       events.jsonl        what happened when
       report.html         the report
 """
