@@ -49,7 +49,10 @@ ALTERNATIONS, STEPS = 60, 15
 FEW, MANY = 0.05, 0.35
 # Class-conditional noise must explain the labels so many times better than it explains labels
 # drawn from the symmetric model, and by at least so many nats.
-GAIN_RATIO, LEAST_GAIN = 3.0, 10.0
+GAIN_RATIO, LEAST_GAIN = 3.0, 20.0
+# Least mean probability of the predicted class under symmetric noise, as a share of the way from
+# chance to certainty. Below it, errors of the kernel cannot be told from wrong labels.
+LEAST_SKILL = 0.5
 SIMULATIONS, FOLDS = 6, 5
 # Noise models are chosen by this many images at most.
 MOST_ROWS = 10_000
@@ -105,6 +108,8 @@ class NoiseEstimate:
         symmetric: The symmetric one; the same where that is taken.
         pred_probs: (N, K) probabilities of the true class, an image's own label left out; None
             where a sample of the images was looked at.
+        skill: Mean probability of the predicted class under symmetric noise, as a share of the way
+            from chance to certainty.
         gain: Nats by which class-conditional noise explains the labels better; None where it
             was not tried.
         simulated_gain: The same for labels drawn from the symmetric model, mean of several draws.
@@ -114,6 +119,7 @@ class NoiseEstimate:
     model: NoiseModel
     symmetric: NoiseModel
     pred_probs: NDArray[np.float64] | None
+    skill: float
     gain: float | None = None
     simulated_gain: float | None = None
     held_out_gain: float | None = None
@@ -123,6 +129,7 @@ class NoiseEstimate:
         return {
             "model": self.model.to_dict(),
             "symmetric": self.symmetric.to_dict(),
+            "skill": self.skill,
             **{name: getattr(self, name) for name in EVIDENCE},
         }
 
@@ -135,6 +142,7 @@ class NoiseEstimate:
             NoiseModel.from_dict(values["model"]),
             NoiseModel.from_dict(values["symmetric"]),
             pred_probs,
+            values["skill"],
             **{name: values[name] for name in EVIDENCE},
         )
 
@@ -341,8 +349,9 @@ def estimate_noise(
         interval = rate_interval(predictions, labels, locked)
     symmetric = replace(symmetric, interval=interval)
     probs = probabilities(predictions, symmetric.scale, class_shares(labels, K))
+    skill = skill_of(probs, labels)
     if noise == SYMMETRIC or noise_rate is not None or K < 2:
-        return NoiseEstimate(symmetric, symmetric, probs)
+        return NoiseEstimate(symmetric, symmetric, probs, skill)
     rng = np.random.default_rng(seed)
     rows = np.arange(len(labels))
     if len(rows) > MOST_ROWS:
@@ -358,10 +367,10 @@ def estimate_noise(
         simulated = float(np.mean(gains))
         held_out = _held_out_gain(sample, free, symmetric, rng)
         clear = gain > GAIN_RATIO * max(simulated, 0.0) and gain > simulated + 3 * np.std(gains)
-        better = bool(clear and gain > LEAST_GAIN and held_out > 0)
+        better = bool(clear and gain > LEAST_GAIN and held_out > 0 and skill >= LEAST_SKILL)
     evidence = {"gain": gain, "simulated_gain": simulated, "held_out_gain": held_out}
     if not better:
-        return NoiseEstimate(symmetric, symmetric, probs, **evidence)
+        return NoiseEstimate(symmetric, symmetric, probs, skill, **evidence)
     full = _Sample(predictions, labels, locked)
     probs = full.probs(free.scale)
     model = class_conditional_model(
@@ -372,7 +381,7 @@ def estimate_noise(
         symmetric,
         full.free,
     )
-    return NoiseEstimate(model, symmetric, probs, **evidence)
+    return NoiseEstimate(model, symmetric, probs, skill, **evidence)
 
 
 @dataclass(frozen=True, eq=False)
@@ -488,6 +497,20 @@ def class_conditional_model(
     high = rate + abs(rate - symmetric.rate) + error
     interval = (max(low, 0.0), min(high, highest_rate(len(transition))))
     return NoiseModel(rate, scale, log_likelihood, CLASS_CONDITIONAL, transition, interval)
+
+
+def skill_of(probs: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
+    """Return the mean probability of the predicted class, as a share from chance to certainty.
+
+    Args:
+        probs: (N, K) probabilities of the true class.
+        labels: (N,) given labels; chance is the share of the largest class.
+
+    Returns:
+        At most 1; 0 where the kernel says no more than the class shares.
+    """
+    chance = float(class_shares(labels, probs.shape[1]).max())
+    return (float(probs.max(axis=1).mean()) - chance) / max(1.0 - chance, 1e-12)
 
 
 def share_wrong(

@@ -34,6 +34,7 @@ from ntkdist.labels.noise import (
     maximise_transition,
     posterior_of,
     share_wrong,
+    skill_of,
 )
 
 # Rounds after the first; with most labels wrong they go on to help, with few they settle in two.
@@ -59,7 +60,6 @@ class Posterior:
             mean of the first and the last round; rows sum to 1.
         quality: (N,) probability that the given label is right, from ``pred_probs``.
         accuracy: Share of the given labels that the first round predicts from all the others.
-        confidence: Mean probability of the class that the first round predicts.
         rounds: How many rounds were made after the first.
     """
 
@@ -69,7 +69,6 @@ class Posterior:
     pred_probs: NDArray[np.float64]
     quality: NDArray[np.float64]
     accuracy: float
-    confidence: float
     rounds: int
 
 
@@ -167,11 +166,16 @@ def class_posterior(
         )
     return Posterior(
         noise=model,
-        estimate=replace(estimate, model=model, pred_probs=first),
+        estimate=replace(
+            estimate,
+            model=model,
+            pred_probs=first,
+            # class-conditional noise explains a kernel's own errors away
+            skill=estimate.skill if free else skill_of(first, labels),
+        ),
         probabilities=q,
         pred_probs=mixed,
         quality=quality,
         accuracy=float(np.mean(first.argmax(axis=1) == labels)),
-        confidence=float(first.max(axis=1).mean()),
         rounds=done,
     )

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.labels.leave_one_out import class_shares
-from ntkdist.labels.noise import SYMMETRIC, highest_rate
+from ntkdist.labels.noise import LEAST_SKILL, SYMMETRIC
 
 if TYPE_CHECKING:
     from ntkdist.labels.posterior import Posterior
@@ -23,13 +23,16 @@ FLAGGED = 0.5
 FEWEST = 10
 # Standard errors by which leave-one-out predictions have to beat chance.
 LEAST_EXCESS = 4.0
-# Least mean probability of the predicted class, as a share of the way from chance to certainty:
-# below it, a kernel that errs cannot be told from labels that are wrong.
-LEAST_SKILL = 0.5
-# Widest interval of the noise rate with which labels are judged.
-WIDEST = 0.25
-# An interval that is wide against its upper end, and does not end near 0, makes a weak verdict.
-WIDE, SMALL = 0.75, 0.03
+# Leave-one-out accuracy above chance that K classes ask for, as a share of the way to certainty,
+# is this over K: with few classes a kernel's error looks more like a wrong label.
+ACCURACY = 0.8
+# An interval of the noise rate that is wider than this, and begins at or near 0, leaves open
+# whether the kernel errs or the labels do.
+WIDEST, NEAR_ZERO = 0.25, 0.03
+# The verdict is weak where fewer wrong labels than this are certain and more are possible.
+FEW = 3
+# With a weak verdict, no more than this share is flagged, or the lowest rate if that is higher.
+WEAK_SHARE = 0.02
 # Expected share of flags that are right, below which the verdict is weak.
 LEAST_PRECISION = 0.7
 
@@ -91,28 +94,30 @@ def assess(
 
     Returns:
         The reliability, and the flags (N,) bool: labels that are more probably wrong than right;
-        none with ``cannot judge``; with ``weak`` no more than the lowest rate that the labels
-        speak for, and only so many, the surest first, that ``LEAST_PRECISION`` is expected.
+        none with ``cannot judge``; with ``weak`` few, the surest first: no more than the lowest
+        rate that the labels speak for (or ``WEAK_SHARE``), and only so many that
+        ``LEAST_PRECISION`` is expected.
     """
     n, K = posterior.probabilities.shape
     chance = float(class_shares(labels, K).max())
     error = float(np.sqrt(chance * (1 - chance) / max(n, 1)))
     wrong = 1.0 - posterior.probabilities[np.arange(n), labels]
+    count = n
     if locked is not None:
-        wrong = np.where(locked, 0.0, wrong)
-    verdict, reason = _verdict(posterior, labels, chance, error)
+        wrong, count = np.where(locked, 0.0, wrong), int((~locked).sum())
+    verdict, reason = _verdict(posterior, labels, chance, error, count)
+    # the last round is sure of itself, with few images too sure
+    expected = 1.0 - posterior.quality
     flags = wrong > FLAGGED
     if verdict == CANNOT_JUDGE:
         flags[:] = False
-    expected = float(wrong[flags].mean()) if flags.any() else None
-    if verdict == RELIABLE and expected is not None and expected < LEAST_PRECISION:
-        verdict = WEAK
-        reason = f"only {expected:.0%} of the flagged labels are expected to be wrong"
-        flags = _surest(wrong, int(flags.sum()))
     elif verdict == WEAK:
-        low = posterior.noise.interval[0]
-        count = n if locked is None else int((~locked).sum())
-        flags = _surest(wrong, min(int(low * count), int(flags.sum())))
+        most = max(posterior.noise.interval[0], WEAK_SHARE) * count
+        flags = _surest(wrong, expected, int(most))
+    elif flags.any() and (share := float(expected[flags].mean())) < LEAST_PRECISION:
+        verdict = WEAK
+        reason = f"only {share:.0%} of the labels that look wrong are expected to be so; {reason}"
+        flags = _surest(wrong, expected, int(flags.sum()))
     return (
         Reliability(
             verdict=verdict,
@@ -122,7 +127,7 @@ def assess(
             noise=posterior.noise.kind,
             noise_rate=posterior.noise.rate,
             noise_interval=posterior.noise.interval,
-            expected_precision=float(wrong[flags].mean()) if flags.any() else None,
+            expected_precision=float(expected[flags].mean()) if flags.any() else None,
             reason=reason,
         ),
         flags,
@@ -130,8 +135,9 @@ def assess(
 
 
 def _verdict(
-    posterior: Posterior, labels: NDArray[np.int64], chance: float, error: float
+    posterior: Posterior, labels: NDArray[np.int64], chance: float, error: float, count: int
 ) -> tuple[str, str]:
+    """Return the verdict before any label is looked at by itself, and the reason."""
     present = int(np.count_nonzero(np.bincount(labels)))
     if present < 2:
         return CANNOT_JUDGE, "all labels are of one class: there is nothing to compare them with"
@@ -141,16 +147,16 @@ def _verdict(
             f"there are {images:.3g} images a class on average, and at least {FEWEST} are needed: "
             "add images"
         )
-    accuracy, K = posterior.accuracy, posterior.probabilities.shape[1]
+    accuracy = posterior.accuracy
     beaten = (accuracy - chance) / error if error > 0 else 0.0
-    skill = (posterior.confidence - chance) / max(1 - chance, 1e-12)
+    above = (accuracy - chance) / max(1 - chance, 1e-12)
     seen = (
         f"the other images predict {accuracy:.0%} of the given labels, and always naming the "
         f"largest class would get {chance:.0%} ± {error:.1%}"
     )
     if beaten < LEAST_EXCESS:
         return CANNOT_JUDGE, f"the kernel does not see these classes: {seen}; {_HELP}"
-    if skill < LEAST_SKILL:
+    if posterior.estimate.skill < LEAST_SKILL or above < ACCURACY / present:
         return CANNOT_JUDGE, (
             f"the kernel sees these classes too dimly to tell its errors from wrong labels: {seen}"
             f"; {_HELP}"
@@ -158,21 +164,28 @@ def _verdict(
     if posterior.noise.kind != SYMMETRIC:
         return RELIABLE, seen
     low, high = posterior.noise.interval
-    if high - low > min(WIDEST, highest_rate(K)):
+    if high - low > WIDEST and low < NEAR_ZERO:
         return CANNOT_JUDGE, (
             f"anything from {low:.0%} to {high:.0%} of the labels may be wrong, the given labels "
             f"do not say more; {_HELP}"
         )
-    if high > SMALL and high - low > WIDE * high:
-        return WEAK, f"{low:.1%} to {high:.1%} of the labels may be wrong: {_HELP}"
+    if low * count < FEW and high > NEAR_ZERO:
+        return WEAK, (
+            f"{low:.1%} to {high:.1%} of the labels may be wrong, too few or too uncertain to "
+            f"list them all; {_HELP}"
+        )
     return RELIABLE, seen
 
 
-def _surest(wrong: NDArray[np.float64], most: int) -> NDArray[np.bool_]:
-    """Flag the labels most probably wrong, at most so many, while enough are expected right."""
+def _surest(
+    wrong: NDArray[np.float64], expected: NDArray[np.float64], most: int
+) -> NDArray[np.bool_]:
+    """Flag the labels most probably wrong, at most so many, while enough are expected to be."""
     flags = np.zeros(len(wrong), dtype=np.bool_)
     order = np.argsort(-wrong, kind="stable")[:most]
     order = order[wrong[order] > FLAGGED]
-    means = np.cumsum(wrong[order]) / np.arange(1, len(order) + 1)
-    flags[order[means >= LEAST_PRECISION]] = True
+    means = np.cumsum(expected[order]) / np.arange(1, len(order) + 1)
+    enough = np.flatnonzero(means >= LEAST_PRECISION)
+    if len(enough):
+        flags[order[: enough[-1] + 1]] = True
     return flags
