@@ -19,8 +19,9 @@ def labels(
 
     Example: ntkdist labels runs/mine --labels.method exact
 
-    Writes labels/ and labels.csv of the run, the most suspicious image first. --probabilities
-    gives other software, such as cleanlab, what it needs: a column of labels.csv for each class.
+    Writes labels/ and labels.csv of the run, the most suspicious image first.
+    --probabilities gives labels.csv a column for each class, which other
+    software, such as cleanlab, takes.
     """
     from ntkdist._status_read import read_labels
     from ntkdist.commands._suspects import warn_of_few
