@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 from ntkdist import lease, storage
 from ntkdist.activity import Activity, read_activity

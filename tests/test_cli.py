@@ -57,6 +57,7 @@ EVERYTHING = {
         "locked": "trusted.txt",
         "flips_per_step": 4,
         "blocks": 16,
+        "probabilities": True,
     },
     "predict": {
         "on": "rest",

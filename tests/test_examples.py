@@ -98,6 +98,15 @@ def test_scikit_learn_agrees_with_kernel_regression_on_the_stored_kernel(
     assert max(found) - min(found) < 0.15
 
 
+def test_cleanlab_agrees_on_the_probabilities_of_a_run(printed: Callable[..., str]) -> None:
+    text = printed("cleanlab_from_run.py", 300, 0.1)
+    ours, theirs, both = map(int, re.findall(r"(\d+)(?: label|, | of them)", text)[:3])
+    assert 20 <= ours <= 40
+    assert 20 <= theirs <= 45
+    assert both <= min(ours, theirs)
+    assert numbers(text, "agreement")[0] > 0.7
+
+
 def test_a_run_on_ray_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     text = started("cluster_run.py", "--n", 200, folder=tmp_path)
     first, second = map(int, re.findall(r"(\d+) tiles before the stop, (\d+) after it", text)[0])
