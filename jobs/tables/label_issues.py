@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 from _common import NAMES, figure, gram, parser, read, save, show, write
-from _label_methods import DEFAULTS, FOLDS, by_cleanlab, by_ours, check_ours, cnn, kept, logistic
+from _label_methods import DEFAULTS, FOLDS, by_cleanlab, by_ours, cnn, kept, logistic
 
 from ntkdist.data import Preprocessor, asymmetric, symmetric
 from ntkdist.data.preprocess import IMAGE_RECIPE
@@ -64,7 +64,6 @@ def measure(name: str, options: Any) -> list[dict[str, Any]]:
 
     data = read(name, options.data, options.n)
     true, K = data.labels, data.num_classes
-    check_ours(data.raw, true, K)
     kernels = {}
     for architecture in options.architectures:
         start = time.perf_counter()

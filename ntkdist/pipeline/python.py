@@ -108,7 +108,8 @@ def labels_table(run: Run | str | os.PathLike[str], *, probabilities: bool = Fal
     Returns:
         labels.csv of the run: one row an image, with the columns of
         ``ntkdist.labels.label_report``, the names of the classes and, where the images came
-        from files, the file.
+        from files, the file; ``attrs["reliability"]`` says how far to trust it, as
+        ``ntkdist.labels.Reliability`` (None in runs of versions that did not say).
 
     Raises:
         InputError: If there is no run.
@@ -122,6 +123,8 @@ def labels_table(run: Run | str | os.PathLike[str], *, probabilities: bool = Fal
         raise StageError(f"{run.url}: labels have not been looked at; ntkdist labels {run.url}")
     text = {"given_class": str, "suggested_class": str, "file": str}
     table = pd.read_csv(io.BytesIO(content), dtype=text, keep_default_na=False)
+    summary = run.attributes("labels").get("summary") or {}
+    table.attrs["reliability"] = summary.get("reliability")
     if probabilities:
         return with_probabilities(run, table)
     return table.drop(columns=probability_columns(run), errors="ignore")
