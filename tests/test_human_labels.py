@@ -98,7 +98,7 @@ def test_every_method_is_scored_on_every_label_set(call, data, tmp_path):
         assert max(shares) - min(shares) < 1e-4
         for row in mine:
             if row["inputs"] == "features" and "k = 100" not in row["method"]:
-                assert row["auroc"] > 0.9, row
+                assert row["auroc"] > 0.85, row
             assert row["peer"] == (not row["method"].startswith("ours"))
         ours = next(row for row in mine if row["method"] == "ours, fc-1")
         assert ours["accuracy_after"] > ours["accuracy_before"] + 0.05
