@@ -52,6 +52,7 @@ EVERYTHING = {
         "method": "paper",
         "steps": 7,
         "beta": 2.0,
+        "noise": "symmetric",
         "noise_rate": 0.25,
         "confidence": 0.5,
         "locked": "trusted.txt",
