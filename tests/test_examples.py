@@ -65,7 +65,7 @@ def test_audit_finds_the_labels_that_were_spoiled(tmp_path: Path) -> None:
 def test_a_table_of_own_images_is_audited_in_one_command(tmp_path: Path) -> None:
     text = started("own_images.py", 1500, 0.1, folder=tmp_path)
     assert "the 10 most suspicious" in text
-    assert numbers(text, "precision at 20")[0] >= 0.3  # by chance 0.1
+    assert numbers(text, "precision at 150")[0] >= 0.5  # by chance 0.1
 
 
 def test_predictions_are_far_better_than_chance(printed: Callable[..., str]) -> None:
