@@ -112,6 +112,8 @@ def transition(
     Returns:
         The figure.
     """
+    from matplotlib.ticker import FuncFormatter
+
     K = len(T)
     lettered = is_lettered(K)
     figure = new_figure(390, 390 if lettered else 345)
@@ -130,8 +132,18 @@ def transition(
         _letter_shares(axes, T, limit)
     else:
         axes.plot([0, K], [0, K], color=INK, linewidth=0.8, alpha=0.6)
+        around = max(8.0, 400.0 / K)  # the diagonal of a cell, or what is seen among small ones
         for k, d in circled:
-            axes.plot([d + 0.5], [k + 0.5], "o", markersize=8, mfc="none", mec=INK, mew=0.9)
+            axes.plot(
+                [d + 0.5],
+                [k + 0.5],
+                "o",
+                markersize=around,
+                mfc="none",
+                mec=INK,
+                mew=0.9,
+                clip_on=False,
+            )
     if len(names) == K:
         _name_classes(axes, np.arange(K) + 0.5, names)
     axes.set_xlabel("given label")
@@ -140,7 +152,9 @@ def transition(
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
     else:
-        _finish(figure, axes, image).set_label("%", rotation=0)
+        bar = _finish(figure, axes, image)
+        bar.formatter = FuncFormatter(lambda value, _: f"{value:g} %")
+        bar.update_ticks()
     return figure
 
 

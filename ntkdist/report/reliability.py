@@ -63,7 +63,8 @@ class Reliability:
     @property
     def can_call_clean(self) -> bool:
         """Whether the labels may be called clean where none is flagged."""
-        return self.verdict == RELIABLE and self.interval[1] <= _CLEAN
+        estimated = not self.rate_was_set
+        return self.verdict == RELIABLE and estimated and self.interval[1] <= _CLEAN
 
     @property
     def rate_was_set(self) -> bool:
@@ -125,6 +126,14 @@ def read_reliability(run: Run, summary: Mapping[str, Any]) -> Reliability | None
     return read
 
 
+def read_verdict(run: Run) -> str | None:
+    """Return the verdict on a run's labels; None where there is none that can be read."""
+    summary = run.attributes("labels").get("summary")
+    stored = summary.get("reliability") if isinstance(summary, dict) else None
+    verdict = stored.get("verdict") if isinstance(stored, dict) else None
+    return verdict if verdict in VERDICTS else None
+
+
 def verdict_sentence(reliability: Reliability, ranking: str) -> str:
     """Return what the verdict means.
 
@@ -148,9 +157,8 @@ def verdict_sentence(reliability: Reliability, ranking: str) -> str:
 def accuracy_sentence(reliability: Reliability) -> str:
     """Return the leave-one-out accuracy beside chance."""
     return (
-        f"Leave-one-out accuracy: the labels of all other images predict "
-        f"{percent(reliability.accuracy)} of the given labels; always naming the largest class "
-        f"would get {percent(reliability.chance)} (standard error "
+        f"The leave-one-out accuracy is {percent(reliability.accuracy)}; chance, which is to "
+        f"name the largest class always, is {percent(reliability.chance)} (standard error "
         f"{percent(reliability.chance_error)})."
     )
 
@@ -173,7 +181,7 @@ def may_be_wrong(reliability: Reliability, n: int) -> str:
     """Return how many labels may be wrong, as a clause."""
     low, high = reliability.interval
     if reliability.rate_was_set:
-        return f"by the noise rate that was set {percent(reliability.rate)} of them are wrong"
+        return f"the noise rate was set to {percent(reliability.rate)} and not estimated"
     first, last = round(low * n), max(round(high * n), 1)
     labels = counted(n, "label")
     if first == 0:
@@ -198,7 +206,8 @@ def finished(text: str) -> str:
 
 def noise_sentences(reliability: Reliability, num_classes: int) -> list[str]:
     """Return which noise model was taken, why, and what it says."""
-    said = [finished(f"Noise model: {reliability.noise_reason or reliability.noise + ' noise'}")]
+    taken = reliability.noise_reason or f"{reliability.noise} noise"
+    said = [finished(f"The noise model is {taken}")]
     if reliability.noise == CLASS_CONDITIONAL:
         said.append(
             "Every class may be taken for some classes more often than for others; how often is "

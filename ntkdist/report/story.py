@@ -155,8 +155,8 @@ def none_flagged(findings: Findings, n: int) -> str:
     reliability = findings.reliability
     if reliability is None:
         return (
-            f"None of the {counted(n, 'label')} is flagged; how many are wrong all the same was "
-            "not estimated."
+            f"None of the {counted(n, 'label')} is flagged; this run does not say how far to "
+            "trust that."
         )
     if reliability.can_call_clean:
         most = percent(reliability.interval[1])
@@ -392,8 +392,10 @@ def _trust(findings: Findings) -> str:
     """Say whether suggestions may be taken unseen, by the kernel's own estimate."""
     right = 1.0 - (findings.expected_precision or 0.0)
     verdict = RELIABLE if findings.reliability is None else findings.reliability.verdict
-    if right < _SURE and verdict == RELIABLE:
+    if verdict == RELIABLE and right < _SURE:
         return "Where it is too long to look through, its suggestions may be taken as they are."
+    if verdict != RELIABLE:
+        return "The verdict is weak: look at every image before its label is changed."
     return (
         f"The kernel is not sure: by its own estimate {percent(right)} of the labels that it flags "
         "are right. Do not take its suggestions unseen."
