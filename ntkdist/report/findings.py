@@ -289,11 +289,10 @@ def class_rows(
         Z = None if findings is None else findings.class_matrices.get(name)
         return [None] * K if Z is None or len(Z) != K else np.diagonal(Z).tolist()
 
-    judged = findings if findings is not None and findings.can_judge else None
     columns = (
         tally(given),
-        tally(None if judged is None else given[judged.is_issue]),
-        tally(None if judged is None else judged.refurbished),
+        tally(None if findings is None else given[findings.is_issue]),
+        tally(None if findings is None else findings.refurbished),
         tally(true),
         within("given"),
         within("refurbished"),

@@ -14,7 +14,9 @@ import pytest
 from ntkdist import storage
 from ntkdist.errors import StoreError
 from ntkdist.report import write_report
+from ntkdist.report.figures import draw_figures
 from ntkdist.report.findings import read_findings, verdicts
+from ntkdist.report.geometry import Geometry
 from ntkdist.report.glossary import WORDS
 from ntkdist.report.outcomes_networks import compared
 from ntkdist.report.outcomes_training import predictions
@@ -25,6 +27,7 @@ from ntkdist.report.reliability import (
     confusions,
     read_reliability,
 )
+from ntkdist.report.timeline import Timeline
 from ntkdist.run import Run
 
 from .conftest import (
@@ -44,7 +47,8 @@ from .test_page import SECTIONS, Page, read
 # What may only be said of labels that can be judged.
 CLAIMS = re.compile(
     r"(?<!nothing is called )\bclean|looks? wrong|suspicious|nothing to correct|flagged label"
-    r"|Do not take its suggestions|may be taken as they are|are labelled|expected to be wrong",
+    r"|Do not take its suggestions|may be taken as they are|are labelled|expected to be wrong"
+    r"|may be wrong|wrong by estimate|restored",
     re.IGNORECASE,
 )
 
@@ -149,6 +153,14 @@ def test_where_labels_cannot_be_judged_nothing_is_claimed_of_them(
     for word in ("Refurbished", "refurbished", "Z_refurbished", "Histogram of label quality"):
         assert word not in said
     assert not any("noise" in attrs["aria-label"] for attrs in page.all("svg"))
+
+
+def test_no_noise_matrix_is_drawn_where_labels_cannot_be_judged(make_run: MakeRun) -> None:
+    for verdict in VERDICTS:
+        run = judged(make_run, verdict, "class-conditional")
+        given, geometry = run.read("inputs", "labels"), Geometry(None, None, None, ())
+        figures = draw_figures(NAMES, read_findings(run), geometry, None, given, Timeline())
+        assert ("noise" in figures) == (verdict != "cannot judge")
 
 
 def test_the_claims_are_found_where_they_are_made(make_run: MakeRun) -> None:
