@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -13,6 +14,29 @@ from ntkdist.errors import InputError, NtkdistError, StoreError
 
 SCHEMA = 1
 _KEY = "ntkdist"
+
+
+@dataclass(frozen=True)
+class GramOrigin:
+    """The run of the same images whose tiles and factors this one takes.
+
+    Attributes:
+        run: Its address.
+        taken: Whether all has been taken that could be; else the next command that writes to
+            this run goes on with it.
+        tiles: Tiles of the Gram that were taken.
+        factors: Names below ``factor/`` of the factors that were taken.
+    """
+
+    run: str
+    taken: bool = False
+    tiles: int = 0
+    factors: tuple[str, ...] = ()
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> GramOrigin:
+        """Build it from the plain values that a manifest holds."""
+        return cls(**{**values, "factors": tuple(values["factors"])})
 
 
 @dataclass(frozen=True)
@@ -33,6 +57,7 @@ class Manifest:
         extension: How it grew since; None for a run that has the images it was created with.
         inputs: What the kernel sees: ``images``, or ``features``, which ``inputs/images`` holds as
             (N, 1, 1, D).
+        gram_from: Run that the Gram was taken from; None where all tiles were computed here.
     """
 
     schema: int
@@ -47,6 +72,7 @@ class Manifest:
     versions: dict[str, str]
     extension: Extension | None = None
     inputs: str = "images"
+    gram_from: GramOrigin | None = None
 
     @property
     def is_features(self) -> bool:
@@ -104,6 +130,8 @@ def read_manifest(url: str) -> Manifest | None:
     found["class_names"] = tuple(found["class_names"])
     if found.get("extension") is not None:
         found["extension"] = Extension.from_dict(found["extension"])
+    if found.get("gram_from") is not None:
+        found["gram_from"] = GramOrigin.from_dict(found["gram_from"])
     return Manifest(**found)
 
 

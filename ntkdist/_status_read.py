@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 from ntkdist import lease, storage
 from ntkdist.activity import Activity, read_activity
@@ -44,6 +45,9 @@ class LabelsFound:
         images: N.
         issues: Labels that look wrong.
         noise_rate: Share of labels estimated wrong.
+        reliability: How far to trust what is said of the labels, as
+            ``ntkdist.labels.Reliability``; None in runs of versions that did not say.
+        transition: (K, K) P(given label | true class) under class-conditional noise; else None.
         flips: Labels that were changed.
         stopped: Why it stopped.
         method: posterior, exact or paper.
@@ -58,6 +62,8 @@ class LabelsFound:
     images: int
     issues: int
     noise_rate: float
+    reliability: dict[str, Any] | None
+    transition: list[list[float]] | None
     flips: int
     stopped: str
     method: str
@@ -213,6 +219,12 @@ def read_labels(run: Run) -> LabelsFound | None:
         images=int(run.array("inputs", "labels").shape[0]),
         issues=summary["num_issues"],
         block_error={name: summary["block_error"].get(name) for name in LOSSES},
+        reliability=(how := summary.get("reliability")),
+        transition=(
+            run.read("labels", "transition").tolist()
+            if how and how["noise"] == "class-conditional"
+            else None
+        ),
         **{name: summary[name] for name in _KEPT},
     )
 

@@ -178,6 +178,8 @@ class LabelsConfig:
         blocks: Row blocks that the gradient of exact and paper is held in, or auto: as many as
             the factor stage's memory limit asks for. With factor.scheduler tcp://HOST:PORT its
             workers hold them.
+        probabilities: Give labels.csv a column probability_CLASS for each class: the probability
+            of that class by all images but this one, for cleanlab and the like.
     """
 
     method: Literal["posterior", "exact", "paper"] = "posterior"
@@ -189,6 +191,7 @@ class LabelsConfig:
     locked: str | None = None
     flips_per_step: int = 1
     blocks: int | Literal["auto"] = "auto"
+    probabilities: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.steps, int) and self.steps < 0:

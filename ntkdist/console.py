@@ -217,6 +217,8 @@ class StageLines:
                 f"the run was worked on by {event.holder}; watching for {event.seconds:.0f} s "
                 "whether it still is"
             )
+        elif name == "GramReused":
+            self._line(str(event))
         elif name == "StageStarted":
             self._began = time.monotonic()
             self._line(f"{event.stage} ...")

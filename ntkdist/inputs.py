@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -53,6 +53,26 @@ class Inputs:
     def is_features(self) -> bool:
         """Whether the kernel sees features in place of images."""
         return self.digests is not None
+
+    def in_order(self, places: np.ndarray) -> Inputs:
+        """Return the same inputs in another order.
+
+        Args:
+            places: (N,) which image comes at each place.
+        """
+
+        def taken(values: Any) -> Any:
+            return None if values is None else values[places]
+
+        return replace(
+            self,
+            images=self.images[places],
+            pictures=taken(self.pictures),
+            labels=self.labels[places],
+            labels_true=taken(self.labels_true),
+            files=tuple(self.files[i] for i in places) if self.files else (),
+            digests=taken(self.digests),
+        )
 
 
 def load_data(
@@ -136,8 +156,20 @@ def kernel_view(prepared: np.ndarray) -> np.ndarray:
     return prepared[:, None, None, :] if prepared.ndim == 2 else prepared
 
 
-def load_inputs(config: RunConfig) -> Inputs:
-    """Read, choose and preprocess what ``config`` names; raises ``InputError``."""
+def load_inputs(config: RunConfig, *, prepared_as: Preprocessor | None = None) -> Inputs:
+    """Read, choose and preprocess what ``config`` names.
+
+    Args:
+        config: What to read.
+        prepared_as: What prepared the images of an earlier run. It is taken where its statistics
+            are those of the images now up to rounding, which their order decides.
+
+    Returns:
+        The inputs.
+
+    Raises:
+        InputError: The data cannot be read, or do not fit the configuration.
+    """
     from ntkdist.data import Preprocessor, select, symmetric
 
     data = load_data(config.data, size=config.data.size)
@@ -145,6 +177,8 @@ def load_inputs(config: RunConfig) -> Inputs:
         Architecture.parse(config.architecture).check_features()
     chosen = select(data.labels, config.data.n, config.data.subset, config.data.seed)
     preprocess = Preprocessor.fit(data.images, config.data.preprocess)
+    if prepared_as is not None and preprocess.agrees(prepared_as):
+        preprocess = prepared_as
     raw = data.images[chosen]
     labels = data.labels[chosen]
     _check_classes(labels, data)

@@ -158,6 +158,14 @@ Variants = Annotated[
     tuple[str, ...],
     _listed("--variants", "Some of kr-v1, kr-v2, fjlt-v1, fjlt-v2; none takes all."),
 ]
+Probabilities = Annotated[
+    bool,
+    Parameter(
+        name="--probabilities",
+        help="Give labels.csv a column of probabilities for each class, as "
+        "--labels.probabilities does.",
+    ),
+]
 Quick = Annotated[bool, Parameter(name="--quick", help="Measure no speed.")]
 Rates = Annotated[
     tuple[str, ...],

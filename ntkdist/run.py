@@ -13,7 +13,8 @@ Layout (every array in Zarr v3; results as arrays and JSON attributes, nothing p
       gram/KIND           the Gram matrix as tiles
       factor/KIND/RIDGE   the Cholesky factor, and its inverse or the diagonal of that
       extension/          inputs of a larger run, while it is extended
-      labels/             what the label stage found
+      labels/             what the label stage found; labels/pred_probs (N, K) float32, what all
+                          other images say of the class of each
       events.jsonl        what happened when
       report.html         the report
 """
@@ -25,7 +26,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,14 @@ import numpy as np
 
 from ntkdist import lease, storage
 from ntkdist._arrays import write_array
-from ntkdist._run_manifest import SCHEMA, Manifest, read_manifest, versions, write_manifest
+from ntkdist._run_manifest import (
+    SCHEMA,
+    GramOrigin,
+    Manifest,
+    read_manifest,
+    versions,
+    write_manifest,
+)
 from ntkdist.architecture import Architecture, preset_of
 from ntkdist.config import RunConfig, differences
 from ntkdist.errors import InputError, NtkdistError, StageError, StoreError
@@ -42,7 +50,16 @@ from ntkdist.inputs import Inputs, fingerprint, load_inputs, store_inputs
 if TYPE_CHECKING:
     import zarr
 
-__all__ = ["HALF_MADE", "MEANS_OF_GRAM", "SCHEMA", "Manifest", "Run", "write_manifest"]
+__all__ = [
+    "HALF_MADE",
+    "MEANS_OF_GRAM",
+    "SCHEMA",
+    "GramOrigin",
+    "Manifest",
+    "Prepared",
+    "Run",
+    "write_manifest",
+]
 
 _MADE_FOR = "run_fingerprint"
 _PROBE = ".probe"
@@ -62,6 +79,20 @@ MEANS_OF_GRAM = {
     "time_limit",
     "grace",
 }
+
+
+@dataclass(eq=False)
+class Prepared:
+    """What a new run is begun with, where its source has been read already.
+
+    Attributes:
+        inputs: Its inputs; None once a run was made of them, whose store has them from then on.
+        gram_from: A run of the same images in the same order, whose Gram it may take; None for
+            none.
+    """
+
+    inputs: Inputs | None
+    gram_from: str | None = None
 
 
 class Run:
@@ -148,12 +179,19 @@ class Run:
         return self.manifest.extension is not None and self.manifest.extension.state == "begun"
 
     @classmethod
-    def create(cls, config: RunConfig, *, hold: Callable[[], None] = lambda: None) -> Run:
+    def create(
+        cls,
+        config: RunConfig,
+        *,
+        hold: Callable[[], None] = lambda: None,
+        prepared: Prepared | None = None,
+    ) -> Run:
         """Create a run, or open it if it is there with the same configuration.
 
         Args:
             config: What to compute. Relative data paths count from the current folder.
             hold: Called before the first write, to take the run's lease.
+            prepared: What ``config`` names, read already; None reads it.
 
         Returns:
             The run with its inputs stored.
@@ -168,15 +206,21 @@ class Run:
             _refuse_change(existing, config)
             return cls(url, existing, _resolved(config, features=existing.is_features))
         _check_place(url)
-        inputs = load_inputs(config)
+        inputs = None if prepared is None else prepared.inputs
+        if inputs is None:
+            inputs = load_inputs(config)
         manifest = _describe(config, inputs)
-        _check_room(url, inputs, config)
+        if prepared is not None and prepared.gram_from is not None:
+            manifest = _with_origin(manifest, prepared.gram_from)
+        _check_room(url, inputs, config, gram=manifest.gram_from is None)
         hold()
         existing = read_manifest(url)  # another driver's, made since
         if existing is not None:
             _refuse_change(existing, config)
             return cls(url, existing, _resolved(config, features=existing.is_features))
         _write_inputs(url, inputs, manifest)
+        if prepared is not None:
+            prepared.inputs = None
         return cls(url, manifest, _resolved(config, features=inputs.is_features))
 
     @classmethod
@@ -297,6 +341,14 @@ def _describe(config: RunConfig, inputs: Inputs) -> Manifest:
     )
 
 
+def _with_origin(manifest: Manifest, url: str) -> Manifest:
+    """Return the manifest with the run that its Gram is taken from, if it is the same Gram."""
+    other = read_manifest(url)
+    if other is None or other.fingerprint != manifest.fingerprint:
+        return manifest
+    return replace(manifest, gram_from=GramOrigin(url))
+
+
 def _resolved(config: RunConfig, *, features: bool) -> RunConfig:
     """Return a configuration with what ``data.preprocess=auto`` stands for."""
     from ntkdist.data.preprocess import resolve_recipe
@@ -392,15 +444,15 @@ def _check_place(url: str) -> None:
         ) from None
 
 
-def _check_room(url: str, inputs: Inputs, config: RunConfig) -> None:
-    """Raise ``InputError`` where there is no room for the inputs and the Gram; bytes to come."""
+def _check_room(url: str, inputs: Inputs, config: RunConfig, *, gram: bool) -> None:
+    """Raise ``InputError`` where there is no room for the inputs and a Gram that is computed."""
     place = storage.local_path(url)
     if place is None:
         return
     n, item = len(inputs.labels), np.dtype(config.gram.dtype).itemsize
     needed = inputs.images.nbytes
     needed += 0 if inputs.pictures is None else inputs.pictures.nbytes
-    needed += n * (n + 1) // 2 * item * len(config.gram.kinds)
+    needed += n * (n + 1) // 2 * item * len(config.gram.kinds) if gram else 0
     above = next(folder for folder in (place, *place.absolute().parents) if folder.exists())
     free = shutil.disk_usage(above).free
     if needed > free:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _SHOWN, _FEW_ERRORS, _LONGEST = 5, 3, 160
 _SILENT = 120.0  # seconds
+# Labels are called clean where at most this share may be wrong.
+CLEAN = 0.03
 
 
 def describe_labels(found: LabelsFound | None) -> str:
@@ -28,8 +30,8 @@ def describe_labels(found: LabelsFound | None) -> str:
     shown = [f"{name} {losses[name]:.5g}" for name in LOSSES if losses[name]]
     lines = [
         f"L(Z)      {', '.join(shown)} (lower is cleaner)",
-        f"labels    {found.issues} of {found.images} look wrong; "
-        f"estimated noise {found.noise_rate:.1%}; ended because {found.stopped}",
+        f"labels    {describe_flags(found)}; ended because {found.stopped}",
+        *describe_reliability(found),
     ]
     if found.restored_share is not None:
         before, after = found.accuracy_given, found.accuracy_refurbished
@@ -38,6 +40,44 @@ def describe_labels(found: LabelsFound | None) -> str:
             f"labels; label accuracy {before:.2%} -> {after:.2%}"
         )
     return "\n".join(lines)
+
+
+def describe_flags(found: LabelsFound) -> str:
+    """Return how many labels look wrong, in one line, or that they cannot be judged."""
+    how = found.reliability
+    if how is None:
+        return (
+            f"{found.issues} of {found.images} look wrong; estimated noise {found.noise_rate:.1%}"
+        )
+    if how["verdict"] == "cannot judge":
+        return "these labels cannot be judged: none is flagged, and none is called clean"
+    if found.issues:
+        return f"{found.issues} of {found.images} labels look wrong"
+    most = how["noise_interval"][1]
+    if how["verdict"] == "reliable" and most <= CLEAN:
+        return f"no label looks wrong, and at most {most:.1%} of {found.images} are"
+    return f"no label is flagged, but up to {most:.0%} of {found.images} may be wrong"
+
+
+def describe_reliability(found: LabelsFound) -> list[str]:
+    """Return how far to trust what is said of the labels, a line each; none for old runs."""
+    how = found.reliability
+    if how is None:
+        return []
+    lines = [f"verdict   {how['verdict']}: {how['reason']}"]
+    if how["verdict"] == "cannot judge":
+        return lines
+    low, high = how["noise_interval"]
+    lines.append(
+        f"noise     {how['noise_rate']:.1%} of the labels are estimated wrong ({low:.1%} to "
+        f"{high:.1%}), {how['noise']} noise"
+    )
+    if how["expected_precision"] is not None:
+        lines.append(
+            f"flags     {how['expected_precision']:.0%} of the flagged labels are expected to be "
+            "wrong"
+        )
+    return lines
 
 
 def describe_comparison(found: Sequence[Compared], folder: str) -> str:

@@ -52,11 +52,13 @@ EVERYTHING = {
         "method": "paper",
         "steps": 7,
         "beta": 2.0,
+        "noise": "symmetric",
         "noise_rate": 0.25,
         "confidence": 0.5,
         "locked": "trusted.txt",
         "flips_per_step": 4,
         "blocks": 16,
+        "probabilities": True,
     },
     "predict": {
         "on": "rest",

@@ -40,13 +40,17 @@ NAMES = {
 }
 
 
-def parser(description: str, *, sets: Sequence[str], n: int, seeds: int) -> argparse.ArgumentParser:
-    """Return the options that all tables share."""
+def parser(
+    description: str, *, n: int, sets: Sequence[str] | None = None, seeds: int | None = None
+) -> argparse.ArgumentParser:
+    """Return the options that all tables share; no ``--sets`` or ``--seeds`` where it is None."""
     options = argparse.ArgumentParser(description=description)
     options.add_argument("--data", default=os.environ.get("NTKDIST_DATA"), help="folder of SET.npz")
-    options.add_argument("--sets", nargs="+", default=list(sets), help="data sets")
-    options.add_argument("-n", type=int, default=n, help="training images of each set")
-    options.add_argument("--seeds", type=int, default=seeds, help="how many seeds, from 0")
+    if sets is not None:
+        options.add_argument("--sets", nargs="+", default=list(sets), help="data sets")
+    options.add_argument("-n", "--n", type=int, default=n, help="training images of each set")
+    if seeds is not None:
+        options.add_argument("--seeds", type=int, default=seeds, help="how many seeds, from 0")
     options.add_argument("--cache", help="folder that keeps Gram matrices for the next time")
     options.add_argument("--out", type=Path, default=RESULTS, help="folder of JSON and plot")
     return options

@@ -18,24 +18,20 @@ Noise is symmetric at three rates, or of pairs of classes that are easily confus
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import os
-import sys
 import time
 import warnings
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from _common import NAMES, figure, gram, parser, read, save, show, write
+from _label_methods import DEFAULTS, FOLDS, by_cleanlab, by_ours, cnn, kept, logistic
 
-import ntkdist
 from ntkdist.data import Preprocessor, asymmetric, symmetric
 from ntkdist.data.preprocess import IMAGE_RECIPE
-from ntkdist.labels import POSTERIOR_RIDGE, choose_ridge, invert, label_report, refurbish
 from ntkdist.labels.issues import IMAGES_ARCHITECTURE
 
 # MNIST and CIFAR-10: Patrini et al. 2017. Fashion-MNIST: ours, its usual confusions (shirt →
@@ -47,120 +43,7 @@ PAIRS = {
     "fashion_mnist": {6: 0, 2: 4, 5: 7, 7: 9},
     "cifar10": {9: 1, 2: 0, 4: 7, 3: 5, 5: 3},
 }
-FOLDS = 5
 PEERS = ("cleanlab, CNN", "cleanlab, logistic")
-DEFAULTS = {
-    name: p.default for name, p in inspect.signature(ntkdist.find_label_issues).parameters.items()
-}
-DEFAULTS |= {"architecture": IMAGES_ARCHITECTURE, "preprocess": IMAGE_RECIPE}  # those for images
-
-
-class Found(NamedTuple):
-    """What one method says of every image.
-
-    Attributes:
-        quality: (N,) low = suspicious.
-        issues: (N,) bool, the labels it calls wrong.
-        seconds: From images to ranking.
-    """
-
-    quality: np.ndarray
-    issues: np.ndarray
-    seconds: float
-
-
-def by_cleanlab(labels: np.ndarray, probabilities: np.ndarray, seconds: float) -> Found:
-    """Return what cleanlab's defaults make of out-of-sample probabilities (N, K)."""
-    from cleanlab.filter import find_label_issues
-    from cleanlab.rank import get_label_quality_scores
-
-    start = time.perf_counter()
-    quality = get_label_quality_scores(labels, probabilities)
-    # more jobs would fork, which JAX's threads forbid; the result is the same
-    issues = find_label_issues(labels, probabilities, n_jobs=1)
-    return Found(quality, issues, seconds + time.perf_counter() - start)
-
-
-def cnn(images: np.ndarray, labels: np.ndarray, num_classes: int, seed: int) -> np.ndarray:
-    """Return cross-validated probabilities (N, K) of the small CNN."""
-    from _small_cnn import cross_validated
-
-    return cross_validated(images, labels, num_classes, folds=FOLDS, seed=seed)
-
-
-def logistic(images: np.ndarray, labels: np.ndarray, num_classes: int, seed: int) -> np.ndarray:
-    """Return cross-validated probabilities (N, K) of logistic regression."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
-    flat = images.reshape(len(images), -1)
-    return cross_val_predict(model, flat, labels, cv=folds, method="predict_proba")
-
-
-def by_ours(
-    kernel: np.ndarray, seconds: float, labels: np.ndarray, num_classes: int
-) -> list[Found]:
-    """Return what ``find_label_issues`` makes of a Gram matrix, then cleanlab of the same."""
-    start = time.perf_counter()
-    chosen = choose_ridge(kernel, labels, num_classes)
-    ridge = POSTERIOR_RIDGE if DEFAULTS["method"] == "posterior" else chosen.ridge
-    result = refurbish(
-        invert(kernel, ridge if DEFAULTS["ridge"] == "auto" else DEFAULTS["ridge"]),
-        labels,
-        num_classes,
-        noise_rate=chosen.noise.rate,
-        first_probs=chosen.pred_probs,
-        **{name: DEFAULTS[name] for name in ("method", "steps", "beta", "confidence")},
-    )
-    table = label_report(labels, result)
-    quality, issues = table["label_quality"].to_numpy(), table["is_label_issue"].to_numpy()
-    seconds += time.perf_counter() - start
-    return [
-        Found(quality, issues, seconds),
-        by_cleanlab(labels, result.to_pred_probs(), seconds),
-    ]
-
-
-def check_ours(raw: np.ndarray, labels: np.ndarray, num_classes: int) -> None:
-    """End if the steps of ``by_ours`` are not those of the public function."""
-    some = np.concatenate([np.flatnonzero(labels == k)[:20] for k in range(num_classes)])
-    images = Preprocessor.fit(raw[some], DEFAULTS["preprocess"]).apply(raw[some])
-    mine, _ = by_ours(gram("fc-2", images)[0], 0.0, labels[some], num_classes)
-    table = ntkdist.find_label_issues(raw[some], labels[some], architecture="fc-2")
-    if not np.allclose(table["label_quality"], mine.quality):
-        sys.exit("by_ours no longer does what ntkdist.find_label_issues does; make it the same")
-
-
-def kept(
-    compute: Callable[..., np.ndarray],
-    images: np.ndarray,
-    labels: np.ndarray,
-    num_classes: int,
-    seed: int,
-    cache: str | None,
-) -> tuple[np.ndarray, float]:
-    """Return a peer's probabilities and the seconds they took, from the cache if they are there."""
-    # seconds measured on another number of cores are no comparison
-    cores = len(os.sched_getaffinity(0))
-    digest = hashlib.sha256(f"{compute.__name__} {images.shape} {seed} {cores}".encode())
-    digest.update((Path(__file__).parent / "_small_cnn.py").read_bytes())
-    for array in (images, labels):
-        digest.update(np.ascontiguousarray(array).data)
-    path = Path(cache or "", f"{compute.__name__}-{digest.hexdigest()[:24]}.npz")
-    if cache and path.exists():
-        found = np.load(path)
-        return found["probabilities"], float(found["seconds"])
-    start = time.perf_counter()
-    probabilities = compute(images, labels, num_classes, seed)
-    seconds = time.perf_counter() - start
-    if cache:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path, probabilities=probabilities, seconds=seconds)
-    return probabilities, seconds
 
 
 def noises(name: str, rates: list[float], pairs: float) -> dict[str, Callable[..., Any]]:
@@ -181,11 +64,10 @@ def measure(name: str, options: Any) -> list[dict[str, Any]]:
 
     data = read(name, options.data, options.n)
     true, K = data.labels, data.num_classes
-    check_ours(data.raw, true, K)
     kernels = {}
     for architecture in options.architectures:
         start = time.perf_counter()
-        images = Preprocessor.fit(data.raw, DEFAULTS["preprocess"]).apply(data.raw)
+        images = Preprocessor.fit(data.raw, IMAGE_RECIPE).apply(data.raw)
         prepared = time.perf_counter() - start
         kernel, seconds = gram(architecture, images, options.cache)
         kernels[architecture] = kernel, prepared + seconds
@@ -199,8 +81,9 @@ def measure(name: str, options: Any) -> list[dict[str, Any]]:
                 peer = kept(compute, data.images, noisy, K, seed, options.cache)
                 found[method] = by_cleanlab(noisy, *peer)
             for architecture, (kernel, seconds) in kernels.items():
-                mine, combined = by_ours(kernel, seconds, noisy, K)
+                mine, result = by_ours(kernel, seconds, noisy, K)
                 found[f"ours, {architecture}"] = mine
+                combined = by_cleanlab(noisy, result.to_pred_probs(), mine.seconds)
                 found[f"cleanlab on ours, {architecture}"] = combined
             for method, one in found.items():
                 ap = average_precision_score(wrong, -one.quality)
@@ -272,7 +155,7 @@ def main() -> None:
         "Label issues: ntkdist against cleanlab.", sets=("mnist", "fashion_mnist"), n=2000, seeds=3
     )
     choices.add_argument(
-        "--architectures", nargs="+", default=[DEFAULTS["architecture"], "cnn-2", "fc-2"]
+        "--architectures", nargs="+", default=[IMAGES_ARCHITECTURE, "cnn-2", "fc-2"]
     )
     choices.add_argument("--rates", nargs="*", type=float, default=[0.1, 0.2, 0.3])
     choices.add_argument("--pairs", type=float, default=0.3, help="rate of the pairs; 0: none")
@@ -289,7 +172,8 @@ def main() -> None:
     for m in behind:
         print(f"behind: {NAMES[m['set']]}, {m['noise']}, {m['method']} ({m['ahead']:+.3f})")
     pairs = {name: {str(a): b for a, b in PAIRS[name].items()} for name in PAIRS}
-    settings = {key: DEFAULTS[key] for key in ("preprocess", "ridge", "method", "steps", "beta")}
+    settings = {"preprocess": IMAGE_RECIPE}
+    settings |= {key: DEFAULTS[key] for key in ("ridge", "method", "steps", "beta")}
     more = {"n": options.n, "folds": FOLDS, "cores": cores, "defaults": settings, "pairs": pairs}
     more["versions"] = {name: version(name) for name in ("cleanlab", "scikit-learn")}
     print(write("label_issues", options.out, rows, more | {"means": means}))

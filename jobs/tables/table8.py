@@ -64,7 +64,7 @@ def _one_set(name: str, given: Any) -> list[dict[str, Any]]:
         for seed in range(given.seeds):
             noisy, wrong = symmetric(true, K, rate, seed)
             found = choose_ridge(gram, noisy, K)
-            known = {"noise_rate": found.noise.rate, "first_probs": found.pred_probs}
+            known = {"estimate": found.estimate}
             for method in ("paper", "posterior", "exact"):
                 if method == "paper" and rate == 0:
                     continue

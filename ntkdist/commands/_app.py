@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -130,3 +131,12 @@ def target_settings(target: str) -> RunConfig:
         raise InputError(
             f"{target}: holds images ({kind}), no run; ntkdist audit {target} makes one of them"
         ) from None
+
+
+def with_probabilities(settings: RunConfig, *, wanted: bool) -> RunConfig:
+    """Return settings with ``labels.probabilities`` where the short flag asks for it."""
+    if not wanted:
+        return settings
+    return dataclasses.replace(
+        settings, labels=dataclasses.replace(settings.labels, probabilities=True)
+    )

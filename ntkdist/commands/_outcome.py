@@ -15,6 +15,7 @@ from ntkdist.errors import NtkdistError
 
 if TYPE_CHECKING:
     from ntkdist.pipeline import Pipeline
+    from ntkdist.run import Prepared
 
 
 @dataclass(frozen=True)
@@ -73,18 +74,21 @@ class Session:
 
 
 @contextmanager
-def opened(settings: RunConfig, out: Terminal) -> Iterator[Session]:
+def opened(
+    settings: RunConfig, out: Terminal, prepared: Prepared | None = None
+) -> Iterator[Session]:
     """Open the run of some settings, and say what is done with it.
 
     Args:
         settings: Of the run.
         out: Where to say it.
+        prepared: What a new run is begun with; None reads it from its source.
 
     Yields:
         The session.
     """
     from ntkdist.pipeline import Pipeline
 
-    with out.watch() as watch, Pipeline(settings, watch.subscribers) as pipeline:
+    with out.watch() as watch, Pipeline(settings, watch.subscribers, prepared) as pipeline:
         out.note(f"backend {pipeline.run.manifest.reason}")
         yield Session(pipeline, watch.stages)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
+import re
 import shlex
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +18,10 @@ from ntkdist.architecture import Architecture, preset_of
 from ntkdist.config import RunConfig
 from ntkdist.console import Terminal
 from ntkdist.errors import InputError
-from ntkdist.inputs import Inputs, load_inputs, source_of
-from ntkdist.run import Run
+from ntkdist.inputs import Inputs, fingerprint, load_inputs, source_of
+from ntkdist.pipeline._extend_held import preprocessor_of
+from ntkdist.pipeline._reuse import finished_tiles
+from ntkdist.run import Prepared, Run
 
 
 @dataclass(frozen=True, order=True)
@@ -67,11 +71,26 @@ def run_name(name: str, architecture: str, usual: str) -> str:
     return f"runs/{name}-{preset_of(network) or digest}"
 
 
-def choose_run(settings: RunConfig, out: Terminal, *, named: bool) -> RunConfig:
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """Which run an audit is of.
+
+    Attributes:
+        settings: Of the audit, with that run.
+        prepared: What a new run is begun with, if the source has been read; None for one that is
+            there, or whose source has not been read.
+    """
+
+    settings: RunConfig
+    prepared: Prepared | None = None
+
+
+def choose_run(settings: RunConfig, out: Terminal, *, named: bool) -> Choice:
     """Return the settings with the run that holds what the source holds now.
 
     Where labels or file names have changed since, that is a new run beside the old one, which is
-    kept as it is: ``runs/photos-2`` after ``runs/photos``. A later audit finds it again.
+    kept as it is: ``runs/photos-2`` after ``runs/photos``. A later audit finds it again. It keeps
+    the images in the order of the old one, so that it can take the old one's Gram.
 
     Args:
         settings: Of the audit.
@@ -79,7 +98,7 @@ def choose_run(settings: RunConfig, out: Terminal, *, named: bool) -> RunConfig:
         named: Whether the run's folder was asked for; then no other is taken.
 
     Returns:
-        The settings.
+        The settings, and what a new run is begun with.
 
     Raises:
         InputError: The source holds other images than the run, or other labels than a run that
@@ -87,29 +106,102 @@ def choose_run(settings: RunConfig, out: Terminal, *, named: bool) -> RunConfig:
     """
     first = url = storage.normal(settings.run)
     if not _is_run(url):
-        return settings
+        return _after_others(settings, _names_before(url))
     run = Run.create(settings)  # there already: this refuses other settings and writes nothing
     if run.unsettled:
-        return settings
-    now = items_of(load_inputs(settings))
-    change, count = compare(items_stored(run), now), 2
+        return Choice(settings)
+    inputs = load_inputs(settings, prepared_as=preprocessor_of(run))
+    now, held = items_of(inputs), items_stored(run)
+    change, count, others = compare(held, now), 2, {run: held}
     while change is not None and _is_run(after := f"{first}-{count}") and not named:
         url, settings = after, dataclasses.replace(settings, run=after)
-        change, count = compare(items_stored(Run.create(settings)), now), count + 1
+        run = Run.create(settings)
+        others[run] = held = items_stored(run)
+        change, count = compare(held, now), count + 1
     if change is None:
-        return settings
+        return Choice(settings)
     while _is_run(new := f"{first}-{count}"):
         count += 1
     source = source_of(settings.data)
     said = f"{source}: has changed since {url} was made from it: {change.said}"
     if not named and not change.images:
         out.note(f"{said}; {url} is kept, what is there now goes to {new}")
-        return dataclasses.replace(settings, run=new)
+        settings = dataclasses.replace(settings, run=new)
+        return Choice(settings, _with_gram(inputs, now, others))
     again = f"{audit_command(settings)} --run {shlex.quote(new)}"
     remedy = f"begin another run: {again}"
     if change.images:
         remedy += f"; or add new images to this one: ntkdist extend {shlex.quote(url)}"
     raise InputError(f"{said}; {remedy}")
+
+
+def _names_before(url: str) -> list[str]:
+    """Return the runs that one of this name follows: mine and mine-2 for mine-3."""
+    found = re.fullmatch(r"(.+)-([1-9]\d*)", url)
+    if found is None:
+        return []
+    names = [found[1], *(f"{found[1]}-{count}" for count in range(2, int(found[2])))]
+    return list(itertools.takewhile(_is_run, names))
+
+
+def _after_others(settings: RunConfig, urls: Sequence[str]) -> Choice:
+    """Return how a run is begun beside others of its settings, which may have its Gram."""
+    others = {}
+    for url in urls:
+        try:
+            run = Run.create(dataclasses.replace(settings, run=url))
+        except InputError:  # with other settings
+            continue
+        if not run.unsettled:
+            others[run] = items_stored(run)
+    if not others:
+        return Choice(settings)
+    inputs = load_inputs(settings, prepared_as=preprocessor_of(next(iter(others))))
+    return Choice(settings, _with_gram(inputs, items_of(inputs), others))
+
+
+def _with_gram(
+    inputs: Inputs, now: Sequence[Item], others: Mapping[Run, Sequence[Item]]
+) -> Prepared:
+    """Return inputs in the order of the run that has most of their Gram, if any has."""
+    best, most = Prepared(inputs), 0
+    for run, held in others.items():
+        places = places_in(held, now)
+        count = 0 if places is None else finished_tiles(run.url)
+        if places is None or count == 0 or count < most:
+            continue
+        ordered = inputs.in_order(places)
+        gram = run.config.gram
+        digest = fingerprint(
+            ordered.images, run.architecture, gram.kinds, gram.dtype, run.manifest.arithmetic
+        )
+        if digest == run.fingerprint:
+            best, most = Prepared(ordered, run.url), count
+    return best
+
+
+def places_in(held: Sequence[Item], now: Sequence[Item]) -> np.ndarray | None:
+    """Return where each image of a run is among those of its source now; None for other images.
+
+    Images are told by their pixels. Of those that are there several times, one with the same label
+    and file is taken first.
+    """
+    if len(held) != len(now):
+        return None
+    places = np.full(len(held), -1)
+    _match(places, held, now)
+    _match(places, [one.digest for one in held], [one.digest for one in now])
+    return None if (places < 0).any() else places
+
+
+def _match(places: np.ndarray, held: Sequence[Hashable], now: Sequence[Hashable]) -> None:
+    """Give every image without a place the first one with the same key, each once."""
+    free: defaultdict[Hashable, deque[int]] = defaultdict(deque)
+    for place in np.setdiff1d(np.arange(len(now)), places).tolist():
+        free[now[place]].append(place)
+    for i in np.flatnonzero(places < 0).tolist():
+        if free[held[i]]:
+            places[i] = free[held[i]].popleft()
 
 
 def audit_command(settings: RunConfig) -> str:

@@ -22,14 +22,15 @@ class Suspect:
         index: Its number in the run.
         file: Its file; None where images came from no files.
         given: Name of the class that it is labelled as.
-        suggested: Name of the class that it looks like.
+        suggested: Name of the class that it looks like; None where no other class is more
+            probable than the given one, which is probably wrong all the same.
         quality: Probability that the given label is right.
     """
 
     index: int
     file: str | None
     given: str
-    suggested: str
+    suggested: str | None
     quality: float
 
 
@@ -53,7 +54,7 @@ def suspects(run: Run, most: int = MOST) -> list[Suspect]:
             index=int(i),
             file=files[i] if files else None,
             given=names[given[i]],
-            suggested=names[suggested[i]],
+            suggested=None if suggested[i] == given[i] else names[suggested[i]],
             quality=float(quality[i]),
         )
         for i in order
@@ -86,7 +87,12 @@ def table_of(found: list[Suspect], what: str = "image") -> Table:
     return Table(
         ("file" if by_file else what, "given", "suggested", "quality"),
         tuple(
-            (one.file or str(one.index), one.given, one.suggested, _shown(one.quality))
+            (
+                one.file or str(one.index),
+                one.given,
+                one.suggested or "unclear",
+                _shown(one.quality),
+            )
             for one in found
         ),
         right=(3,),

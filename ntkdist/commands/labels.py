@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from ntkdist.commands._app import DEFAULTS, LABELS, app
+from ntkdist.commands._app import DEFAULTS, LABELS, app, with_probabilities
 from ntkdist.commands._outcome import Outcome, opened
-from ntkdist.options import By, Files, Out, Settings, Target
+from ntkdist.options import By, Files, Out, Probabilities, Settings, Target
 
 
 @app.command(group=LABELS, sort_key=1)
-def labels(target: Target = None, *, settings: Settings = DEFAULTS, out: Out) -> Outcome:
+def labels(
+    target: Target = None,
+    *,
+    probabilities: Probabilities = False,
+    settings: Settings = DEFAULTS,
+    out: Out,
+) -> Outcome:
     """Which labels are wrong, and what should they be? Refurbish them with the stored factor.
 
     Example: ntkdist labels runs/mine --labels.method exact
 
     Writes labels/ and labels.csv of the run, the most suspicious image first.
+    --probabilities gives labels.csv a column for each class, which other
+    software, such as cleanlab, takes.
     """
     from ntkdist._status_read import read_labels
     from ntkdist.commands._suspects import warn_of_few
     from ntkdist.status import describe_labels
 
+    settings = with_probabilities(settings, wanted=probabilities)
     with opened(settings, out) as session:
         if warning := warn_of_few(session.pipeline.run):
             out.note(warning)

@@ -8,12 +8,30 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from ntkdist.architecture import Architecture, preset_of
-from ntkdist.commands._app import DEFAULTS, OTHER, START, app, begins_with, run_settings
+from ntkdist.commands._app import (
+    DEFAULTS,
+    OTHER,
+    START,
+    app,
+    begins_with,
+    run_settings,
+    with_probabilities,
+)
 from ntkdist.commands._outcome import Outcome, Session, opened
 from ntkdist.config import DataConfig, GramConfig, NoiseConfig, RunConfig, differences
 from ntkdist.console import Table
 from ntkdist.errors import InputError
-from ntkdist.options import Counts, Out, Quick, Rates, Settings, Source, Target, read_rates
+from ntkdist.options import (
+    Counts,
+    Out,
+    Probabilities,
+    Quick,
+    Rates,
+    Settings,
+    Source,
+    Target,
+    read_rates,
+)
 
 STAGES = ("gram", "factor", "labels", "report")
 DEMO = RunConfig(run="runs/demo", noise=NoiseConfig(rate=0.3))
@@ -60,7 +78,13 @@ def audit_settings(arguments: Mapping[str, Any]) -> RunConfig:
 
 @app.command(group=START, sort_key=1)
 @begins_with(audit_settings)
-def audit(source: Source = None, *, settings: Settings = AUDIT, out: Out) -> Outcome:
+def audit(
+    source: Source = None,
+    *,
+    probabilities: Probabilities = False,
+    settings: Settings = AUDIT,
+    out: Out,
+) -> Outcome:
     """Which labels of your own images look wrong? All stages on them, by a kernel that is fast.
 
     SOURCE is a folder that holds a folder for each class, a .csv file with
@@ -80,13 +104,18 @@ def audit(source: Source = None, *, settings: Settings = AUDIT, out: Out) -> Out
     labels.csv (every image, the most suspicious first) and report.html.
     Another architecture has a run of its own, runs/NAME-ARCHITECTURE; so have
     features, runs/NAME-FILE, and labels that were corrected since the last
-    audit, runs/NAME-2.
+    audit, runs/NAME-2. Corrected labels need no new Gram: the new run takes
+    Gram and factor of the old one, and has the images in its order. Every tile
+    and panel is read and its checksum compared first. In folders they become
+    links, which take no room; the old run may be removed.
     """
     from ntkdist.commands._source_now import choose_run, run_name
     from ntkdist.commands._sources import run_name_of
     from ntkdist.commands._suspects import suspects, table_of, warn_of_few
     from ntkdist.inputs import sees_features
+    from ntkdist.status import describe_flags, describe_reliability
 
+    settings = with_probabilities(settings, wanted=probabilities)
     data = settings.data
     features = sees_features(data)
     usual = str(Architecture.parse(FOR_FEATURES)) if features else AUDIT.architecture
@@ -95,21 +124,27 @@ def audit(source: Source = None, *, settings: Settings = AUDIT, out: Out) -> Out
     if not named:
         place = run_name(name, settings.architecture, usual)
         settings = dataclasses.replace(settings, run=place)
-    settings = choose_run(settings, out, named=named)
-    with opened(settings, out) as session:
+    choice = choose_run(settings, out, named=named)
+    settings = choice.settings
+    with opened(settings, out, choice.prepared) as session:
         if warning := warn_of_few(session.pipeline.run):
             out.note(warning)
         result = _all_stages(session)
         run, found = session.pipeline.run, result["labels"]
         worst = suspects(run)
         few = f", the {len(worst)} most suspicious:" if len(worst) < found.issues else ":"
-        head = f"{found.issues} of {found.images} labels look wrong" + (few if worst else "")
+        head = describe_flags(found) + (few if worst else "")
+        verdict = "\n".join(describe_reliability(found))
         files = f"every image  {result['labels_csv']}\nreport       {result['report']}"
         table = table_of(worst, "image" if run.has_pictures else "row")
-        shown: list[str | Table] = [head, *([table] if worst else []), files]
-        outcome = session.outcome(
-            {**result, "source": settings.data.source, "suspicious": worst}, *shown
-        )
+        shown: list[str | Table] = [head, *([table] if worst else []), verdict, files]
+        origin = run.manifest.gram_from
+        about = {
+            "source": settings.data.source,
+            "gram_from": None if origin is None else origin.run,
+            "suspicious": worst,
+        }
+        outcome = session.outcome({**result, **about}, *shown)
     if features or settings.architecture != usual:
         return dataclasses.replace(outcome, next=[f"ntkdist predict {shlex.quote(run.url)}"])
     return dataclasses.replace(outcome, next=_more_careful(settings, run.url))

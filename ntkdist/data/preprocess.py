@@ -24,6 +24,7 @@ RECIPES = ("none", "standardize", "center", "unit-norm", "halve")
 #: What ``auto`` is for images and for features.
 IMAGE_RECIPE, FEATURE_RECIPE = "standardize", "center+unit-norm"
 
+_ROUNDING = 1e-11  # of statistics of the same images in another order
 _BLOCK_VALUES = 1 << 23  # 64 MiB of float64
 
 
@@ -105,6 +106,21 @@ class Preprocessor:
                 steps.append(Step(name))
         return cls(recipe, images.shape[3], tuple(steps))
 
+    def agrees(self, other: Preprocessor) -> bool:
+        """Return whether another one was fitted to the same images, in whatever order.
+
+        The order of a sum decides its last bits, so statistics that agree up to rounding do.
+        """
+        names = [step.name for step in self.steps]
+        if (self.recipe, self.channels) != (other.recipe, other.channels):
+            return False
+        if names != [step.name for step in other.steps]:
+            return False
+        pairs = zip(self.steps, other.steps, strict=True)
+        return all(
+            _close(one.shift, two.shift) and _close(one.scale, two.scale) for one, two in pairs
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return recipe and statistics as JSON holds them, floats to the bit."""
         steps = [[step.name, list(step.shift), list(step.scale)] for step in self.steps]
@@ -169,6 +185,13 @@ def resolve_recipe(recipe: str, *, features: bool) -> str:
     if recipe.strip() != "auto":
         return recipe
     return FEATURE_RECIPE if features else IMAGE_RECIPE
+
+
+def _close(one: tuple[float, ...], two: tuple[float, ...]) -> bool:
+    if len(one) != len(two):
+        return False
+    a, b = np.asarray(one), np.asarray(two)
+    return bool((np.abs(a - b) <= _ROUNDING * np.abs(a).max(initial=0.0)).all())
 
 
 def _parse(recipe: str) -> list[str]:

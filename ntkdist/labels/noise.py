@@ -27,8 +27,8 @@ from ntkdist.labels._classes import compiled
 from ntkdist.labels.class_matrix import one_hot
 from ntkdist.labels.leave_one_out import class_shares, probabilities
 
-SYMMETRIC, CLASS_CONDITIONAL = "symmetric", "class-conditional"
-NOISE_MODELS = ("auto", SYMMETRIC, CLASS_CONDITIONAL)
+AUTO, SYMMETRIC, CLASS_CONDITIONAL = "auto", "symmetric", "class-conditional"
+NOISE_MODELS = (AUTO, SYMMETRIC, CLASS_CONDITIONAL)
 
 # log T is searched here: from a nearly flat softmax to nearly a hard choice of the largest.
 LOG_SCALES = (-2.0, 6.0)
@@ -50,6 +50,8 @@ FEW, MANY = 0.05, 0.35
 # Class-conditional noise must explain the labels so many times better than it explains labels
 # drawn from the symmetric model, and by at least so many nats.
 GAIN_RATIO, LEAST_GAIN = 3.0, 20.0
+# Labels a class, on average, that a free matrix asks for.
+LEAST_LABELS = 50
 # Least mean probability of the predicted class under symmetric noise, as a share of the way from
 # chance to certainty. Below it, errors of the kernel cannot be told from wrong labels.
 LEAST_SKILL = 0.5
@@ -110,6 +112,7 @@ class NoiseEstimate:
             where a sample of the images was looked at.
         skill: Mean probability of the predicted class under symmetric noise, as a share of the way
             from chance to certainty.
+        reason: Why this kind of noise was taken, in words.
         gain: Nats by which class-conditional noise explains the labels better; None where it
             was not tried.
         simulated_gain: The same for labels drawn from the symmetric model, mean of several draws.
@@ -120,6 +123,7 @@ class NoiseEstimate:
     symmetric: NoiseModel
     pred_probs: NDArray[np.float64] | None
     skill: float
+    reason: str
     gain: float | None = None
     simulated_gain: float | None = None
     held_out_gain: float | None = None
@@ -130,6 +134,7 @@ class NoiseEstimate:
             "model": self.model.to_dict(),
             "symmetric": self.symmetric.to_dict(),
             "skill": self.skill,
+            "reason": self.reason,
             **{name: getattr(self, name) for name in EVIDENCE},
         }
 
@@ -143,19 +148,8 @@ class NoiseEstimate:
             NoiseModel.from_dict(values["symmetric"]),
             pred_probs,
             values["skill"],
+            values["reason"],
             **{name: values[name] for name in EVIDENCE},
-        )
-
-    @property
-    def reason(self) -> str:
-        """Why this kind of noise was taken, in words."""
-        if self.gain is None or self.simulated_gain is None:
-            return f"{self.model.kind} noise, as asked for"
-        verb = "explains" if self.model.kind == CLASS_CONDITIONAL else "does not explain"
-        return (
-            f"{self.model.kind} noise: class-conditional noise {verb} the labels clearly better "
-            f"({self.gain:.0f} nats; {self.simulated_gain:.0f} on labels drawn with symmetric "
-            "noise)"
         )
 
 
@@ -319,6 +313,7 @@ def estimate_noise(
     noise: str = "auto",
     noise_rate: float | None = None,
     locked: NDArray[np.bool_] | None = None,
+    predictions: NDArray[np.float64] | None = None,
     seed: int = 0,
 ) -> NoiseEstimate:
     """Return the noise model that the given labels speak for.
@@ -331,6 +326,7 @@ def estimate_noise(
         noise: ``auto``, ``symmetric`` or ``class-conditional``.
         noise_rate: ε of symmetric noise where it is known.
         locked: (N,) bool, labels known to be right.
+        predictions: (N, K) what ``predict`` returns for the given labels, where it is at hand.
         seed: Seed of simulated labels, of held-out folds, and of a choice of rows.
 
     Returns:
@@ -342,7 +338,8 @@ def estimate_noise(
         likelihood ratio (McLachlan 1987).
     """
     K = num_classes
-    predictions = predict([one_hot(labels, K)])[0]
+    if predictions is None:
+        predictions = predict([one_hot(labels, K)])[0]
     symmetric = fit_noise(predictions, labels, noise_rate, locked)
     interval = (symmetric.rate,) * 2
     if noise_rate is None:
@@ -350,27 +347,39 @@ def estimate_noise(
     symmetric = replace(symmetric, interval=interval)
     probs = probabilities(predictions, symmetric.scale, class_shares(labels, K))
     skill = skill_of(probs, labels)
-    if noise == SYMMETRIC or noise_rate is not None or K < 2:
-        return NoiseEstimate(symmetric, symmetric, probs, skill)
+    reason = "as asked for"
+    if noise == AUTO and (noise_rate is not None or K < 2):
+        reason = "the rate is given" if noise_rate is not None else "there is one class"
+        noise = SYMMETRIC
+    elif noise == AUTO and len(labels) < LEAST_LABELS * K:
+        reason = f"class-conditional noise asks for {LEAST_LABELS} labels a class"
+        noise = SYMMETRIC
+    elif noise == AUTO and skill < LEAST_SKILL:
+        reason = "the kernel's own errors cannot be told from labels of a wrong class"
+        noise = SYMMETRIC
+    if noise == SYMMETRIC:
+        return NoiseEstimate(symmetric, symmetric, probs, skill, reason)
     rng = np.random.default_rng(seed)
     rows = np.arange(len(labels))
     if len(rows) > MOST_ROWS:
         rows = np.sort(rng.permutation(len(rows))[:MOST_ROWS])
     sample = _Sample(predictions, labels, locked).take(rows)
     free = fit_class_conditional(sample, symmetric.rate)
-    if noise == CLASS_CONDITIONAL:
-        gain = simulated = held_out = None
-        better = True
-    else:
+    better, evidence = True, dict.fromkeys(EVIDENCE)
+    if noise == AUTO:
         gain = free.total - sample.total(symmetric.scale, symmetric.transition)
         gains = _simulated_gains(predict, sample, rows, symmetric, probs, labels, locked, rng)
         simulated = float(np.mean(gains))
         held_out = _held_out_gain(sample, free, symmetric, rng)
         clear = gain > GAIN_RATIO * max(simulated, 0.0) and gain > simulated + 3 * np.std(gains)
-        better = bool(clear and gain > LEAST_GAIN and held_out > 0 and skill >= LEAST_SKILL)
-    evidence = {"gain": gain, "simulated_gain": simulated, "held_out_gain": held_out}
+        better = bool(clear and gain > LEAST_GAIN and held_out > 0)
+        evidence = {"gain": gain, "simulated_gain": simulated, "held_out_gain": held_out}
+        reason = (
+            f"class-conditional noise explains the labels {'' if better else 'not '}clearly better "
+            f"({gain:.0f} nats; {simulated:.0f} on labels drawn with symmetric noise)"
+        )
     if not better:
-        return NoiseEstimate(symmetric, symmetric, probs, skill, **evidence)
+        return NoiseEstimate(symmetric, symmetric, probs, skill, reason, **evidence)
     full = _Sample(predictions, labels, locked)
     probs = full.probs(free.scale)
     model = class_conditional_model(
@@ -381,7 +390,7 @@ def estimate_noise(
         symmetric,
         full.free,
     )
-    return NoiseEstimate(model, symmetric, probs, skill, **evidence)
+    return NoiseEstimate(model, symmetric, probs, skill, reason, **evidence)
 
 
 @dataclass(frozen=True, eq=False)

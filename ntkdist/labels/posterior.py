@@ -129,7 +129,13 @@ def class_posterior(
 
     if estimate is None:
         estimate = estimate_noise(
-            predict, labels, K, noise=noise, noise_rate=noise_rate, locked=locked
+            predict,
+            labels,
+            K,
+            noise=noise,
+            noise_rate=noise_rate,
+            locked=locked,
+            predictions=predictions,
         )
     model, symmetric = estimate.model, estimate.symmetric
     free = model.kind == CLASS_CONDITIONAL

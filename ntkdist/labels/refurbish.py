@@ -239,7 +239,7 @@ def _all_at_once(
     counts = np.bincount(given, minlength=len(Z))
     if limit is None or limit > len(wanted):
         stopped = _why_none("posterior", counts)
-        if not judged.reliability.can_judge:
+        if not judged.reliability.can_judge and np.count_nonzero(counts) > 1:
             stopped = "the labels cannot be judged, so that none was changed"
     else:
         wanted, stopped = wanted[:limit], _why_enough(limit, False, False)

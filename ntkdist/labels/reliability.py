@@ -156,14 +156,15 @@ def _verdict(
     )
     if beaten < LEAST_EXCESS:
         return CANNOT_JUDGE, f"the kernel does not see these classes: {seen}; {_HELP}"
-    if posterior.estimate.skill < LEAST_SKILL or above < ACCURACY / present:
+    low, high = posterior.noise.interval
+    known = low == high and posterior.noise.kind == SYMMETRIC  # the rate is given
+    if not known and (posterior.estimate.skill < LEAST_SKILL or above < ACCURACY / present):
         return CANNOT_JUDGE, (
             f"the kernel sees these classes too dimly to tell its errors from wrong labels: {seen}"
             f"; {_HELP}"
         )
-    if posterior.noise.kind != SYMMETRIC:
+    if known or posterior.noise.kind != SYMMETRIC:
         return RELIABLE, seen
-    low, high = posterior.noise.interval
     if high - low > WIDEST and low < NEAR_ZERO:
         return CANNOT_JUDGE, (
             f"anything from {low:.0%} to {high:.0%} of the labels may be wrong, the given labels "

@@ -150,13 +150,28 @@ def choose_ridge(
         rates = [model.rate for _, model in tried]
         totals = class_conditional_likelihoods(predictions, some, rates, sure)
         other = rungs[int(np.argmax(totals))]
-        estimate = estimate_noise(predicts(other), some, num_classes, noise=noise, **options)
+        estimate = estimate_noise(
+            predicts(other),
+            some,
+            num_classes,
+            noise=noise,
+            predictions=predictions[rungs.index(other)],
+            **options,
+        )
         if estimate.model.kind == CLASS_CONDITIONAL:
             best = other
     if estimate is None or estimate.model.kind == SYMMETRIC:
-        found = estimate_noise(predicts(best), some, num_classes, noise=SYMMETRIC, **options)
+        found = estimate_noise(
+            predicts(best),
+            some,
+            num_classes,
+            noise=SYMMETRIC,
+            predictions=predictions[rungs.index(best)],
+            **options,
+        )
         if estimate is not None:
-            found = replace(found, **{name: getattr(estimate, name) for name in EVIDENCE})
+            known = {name: getattr(estimate, name) for name in ("reason", *EVIDENCE)}
+            found = replace(found, **known)
         estimate = found
     if len(chosen) < n:
         estimate = replace(estimate, pred_probs=None)

@@ -31,10 +31,17 @@ from ntkdist.gram.signals import StopFlag, stop_on_signals
 from ntkdist.lease import Holder, Lease
 from ntkdist.pipeline._extend_factor import current_factor, grow_factor
 from ntkdist.pipeline._extend_settle import settle
-from ntkdist.pipeline._findings import store_kpca, summarise, thumbnail, write_table
+from ntkdist.pipeline._findings import (
+    add_probabilities,
+    store_kpca,
+    summarise,
+    thumbnail,
+    write_table,
+)
 from ntkdist.pipeline._gram import Matrix, compute_matrix, cores, gram_of
 from ntkdist.pipeline._labels import FlipProgress, RoundProgress, read_locked, watched
-from ntkdist.run import Run
+from ntkdist.pipeline._reuse import take_from_origin
+from ntkdist.run import Prepared, Run
 
 if TYPE_CHECKING:
     from ntkdist.gram.store import GramStore
@@ -57,12 +64,17 @@ class Pipeline:
     Args:
         config: The run.
         subscribers: Told every event, beside the run's own log.
+        prepared: What a new run is begun with; None reads it from its source.
     """
 
     def __init__(
-        self, config: RunConfig, subscribers: Sequence[Callable[[Any], None]] = ()
+        self,
+        config: RunConfig,
+        subscribers: Sequence[Callable[[Any], None]] = (),
+        prepared: Prepared | None = None,
     ) -> None:
         self.config = config
+        self._prepared = prepared
         self._subscribers = subscribers
 
     def __enter__(self) -> Pipeline:
@@ -73,12 +85,13 @@ class Pipeline:
         self._signals = stop_on_signals()
         self.stop: threading.Event = self._signals.__enter__()
         try:
-            self.run = Run.create(self.config, hold=self._lease.acquire)
+            self.run = Run.create(self.config, hold=self._lease.acquire, prepared=self._prepared)
             self._lease.acquire()
             # read again: until now another driver may have extended it
             self.run = settle(Run.create(self.config))
             self.config = self.run.config  # with what data.preprocess=auto stands for
             self._begin(started)
+            self.run = take_from_origin(self)
         except BaseException:
             self._end()
             raise
@@ -325,8 +338,11 @@ class Pipeline:
             given = run.read("inputs", "labels")
             locked = read_locked(settings.locked, len(given))
             fingerprint = self._labels_fingerprint(given, locked)
-            if run.attributes("labels").get("fingerprint") == fingerprint:
+            wanted = settings.probabilities and not run.has("labels", "pred_probs")
+            if run.attributes("labels").get("fingerprint") == fingerprint and not wanted:
                 detail.append("as stored")
+                if settings.probabilities:
+                    add_probabilities(run)
                 if not run.has("labels", "kpca", "points"):  # by a version that kept no figures
                     self.choice()
                     self._picture_components(given)
@@ -340,6 +356,7 @@ class Pipeline:
                 run.write(f"labels/{name}", table[name].to_numpy())
             run.write("labels/refurbished", result.labels)
             run.write("labels/losses", result.losses)
+            run.write("labels/pred_probs", result.to_pred_probs().astype(np.float32))
             history = result.to_dataframe()
             for name in history.columns:
                 run.write(f"labels/history/{name}", history[name].to_numpy())
@@ -355,7 +372,7 @@ class Pipeline:
             run.write("labels/gram_by_class", picture, {"boundaries": bounds})
             self._picture_components(given)
             run.write_attributes("labels", {"summary": summary, "fingerprint": fingerprint})
-            write_table(run, table)
+            write_table(run, table, probabilities=settings.probabilities)
             if run.has("labels", "checkpoint"):
                 drop_checkpoint(run.address("labels", "checkpoint"))
             flips, issues = summary["flips"], summary["num_issues"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
 
 from ntkdist import storage
 from ntkdist.config import RunConfig
+from ntkdist.errors import StageError
 from ntkdist.run import Run
 
 _THUMBNAIL = 400  # most bins of the Gram's picture by class
@@ -57,7 +59,7 @@ def summarise(
         "stopped": result.stopped,
         "left_out": list(result.left_out),
         "noise_rate": result.noise.rate,
-        "noise_reason": result.posterior.estimate.reason,
+        "noise_reason": f"{result.noise.kind}: {result.posterior.estimate.reason}",
         "reliability": result.reliability.to_dict(),
         "abstained": int(result.abstained.sum()),
         "block_error": losses,
@@ -78,8 +80,14 @@ def summarise(
     return summary
 
 
-def write_table(run: Run, table: Any) -> None:
-    """Write ``labels.csv``, most suspicious first, into the run."""
+def write_table(run: Run, table: Any, *, probabilities: bool = False) -> None:
+    """Write ``labels.csv``, most suspicious first, into the run.
+
+    Args:
+        run: Where to write.
+        table: What is said of every image, in the order of the images.
+        probabilities: Whether it gets the columns of the stored class probabilities.
+    """
     names = np.array(run.manifest.class_names)
     if files := run.files():
         table.insert(1, "file", files)
@@ -87,6 +95,56 @@ def write_table(run: Run, table: Any) -> None:
     for name in ("given", "suggested"):
         place = table.columns.get_loc(f"{name}_label") + 1
         table.insert(place, f"{name}_class", names[table[f"{name}_label"]])
+    if probabilities:
+        table = with_probabilities(run, table)
+    _store(run, table)
+
+
+def add_probabilities(run: Run) -> None:
+    """Give a ``labels.csv`` that is there the columns of class probabilities, if it lacks them."""
+    import pandas as pd
+
+    content = storage.read_bytes(run.address("labels.csv"))
+    if content is None:
+        return
+    # as text, so that every other cell stays what it is
+    table = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
+    if not set(probability_columns(run)) <= set(table.columns):
+        _store(run, with_probabilities(run, table))
+
+
+def probability_columns(run: Run) -> list[str]:
+    """Return the names of the columns of class probabilities, in the order of the classes."""
+    return [f"probability_{name}" for name in run.manifest.class_names]
+
+
+def with_probabilities(run: Run, table: Any) -> Any:
+    """Return a table of a run's images with a column of probabilities for each class.
+
+    Args:
+        run: Whose label stage is done.
+        table: With the column ``index``.
+
+    Returns:
+        The table with the columns behind its own, rounded to 6 decimals.
+
+    Raises:
+        StageError: An older version looked at the labels, which kept no probabilities.
+    """
+    import pandas as pd
+
+    if not run.has("labels", "pred_probs"):
+        raise StageError(
+            f"{run.url}: its labels were looked at by a version that kept no probabilities; "
+            f"ntkdist labels {run.url} --probabilities"
+        )
+    names = probability_columns(run)
+    rows = run.read("labels", "pred_probs")[table["index"].astype(int)]
+    columns = pd.DataFrame(rows.astype(np.float64).round(6), columns=names, index=table.index)
+    return pd.concat([table.drop(columns=names, errors="ignore"), columns], axis=1)
+
+
+def _store(run: Run, table: Any) -> None:
     with storage.writing(run.address("labels.csv")) as path:
         table.to_csv(path, index=False)
 

@@ -12,6 +12,7 @@ from ntkdist import storage
 from ntkdist.config import RunConfig, load_yaml
 from ntkdist.errors import InputError, StageError
 from ntkdist.pipeline import STAGES, Pipeline
+from ntkdist.pipeline._findings import probability_columns, with_probabilities
 from ntkdist.run import Run
 
 if TYPE_CHECKING:
@@ -96,20 +97,23 @@ def open_gram(run: Run | str | os.PathLike[str], kind: str = "ntk") -> GramStore
     return GramStore.open(address, "r", run.fingerprint)
 
 
-def labels_table(run: Run | str | os.PathLike[str]) -> pd.DataFrame:
+def labels_table(run: Run | str | os.PathLike[str], *, probabilities: bool = False) -> pd.DataFrame:
     """Read what the label stage says of every image, the most suspicious label first.
 
     Args:
         run: The run or its address.
+        probabilities: Whether to add a column ``probability_CLASS`` for each class: its
+            probability by all images but this one, as cleanlab and its like take them.
 
     Returns:
         labels.csv of the run: one row an image, with the columns of
         ``ntkdist.labels.label_report``, the names of the classes and, where the images came
-        from files, the file.
+        from files, the file; ``attrs["reliability"]`` says how far to trust it, as
+        ``ntkdist.labels.Reliability`` (None in runs of versions that did not say).
 
     Raises:
         InputError: If there is no run.
-        StageError: If the label stage has not run for the run's images.
+        StageError: If the label stage has not run for the run's images, or kept no probabilities.
     """
     import pandas as pd
 
@@ -118,4 +122,9 @@ def labels_table(run: Run | str | os.PathLike[str]) -> pd.DataFrame:
     if content is None or not run.is_current("labels"):
         raise StageError(f"{run.url}: labels have not been looked at; ntkdist labels {run.url}")
     text = {"given_class": str, "suggested_class": str, "file": str}
-    return pd.read_csv(io.BytesIO(content), dtype=text, keep_default_na=False)
+    table = pd.read_csv(io.BytesIO(content), dtype=text, keep_default_na=False)
+    summary = run.attributes("labels").get("summary") or {}
+    table.attrs["reliability"] = summary.get("reliability")
+    if probabilities:
+        return with_probabilities(run, table)
+    return table.drop(columns=probability_columns(run), errors="ignore")

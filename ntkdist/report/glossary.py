@@ -58,7 +58,7 @@ WORDS = (
 
 # of labels.csv
 COLUMNS = (
-    (("index",), "Which image, counted from 0 in the order in which the source was read."),
+    (("index",), "Which image of the run, counted from 0."),
     (("file",), "Its file, where the images came from files."),
     (("given_label", "given_class"), "The label it has, as a number from 0 and as a name."),
     (
@@ -91,6 +91,11 @@ COLUMNS = (
         "How much that change altered the label error L(Z), below 0 where the labels fit the "
         "kernel better after it; empty where nothing was changed. With the method posterior it is "
         "the change that this label alone makes in the given labels.",
+    ),
+    (
+        ("probability_CLASS",),
+        "The probability of a class by all images but this one; a column for each class, where "
+        "the setting labels.probabilities asks for them.",
     ),
 )
 

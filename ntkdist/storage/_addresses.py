@@ -36,6 +36,10 @@ class Place:
     def __str__(self) -> str:
         return f"{self.scheme}://{self.bucket}/{self.key}".rstrip("/")
 
+    def shares_bucket(self, other: Place) -> bool:
+        """Return whether another place is in the same bucket."""
+        return (self.scheme, self.bucket) == (other.scheme, other.bucket)
+
     def below(self, name: str) -> str:
         """Return the key of something inside; empty names are this place."""
         return "/".join(part for part in (self.key, name) if part)

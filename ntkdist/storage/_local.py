@@ -8,6 +8,7 @@ import hashlib
 import os
 import shutil
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,25 @@ def write(path: Path, content: bytes) -> None:
     """Write a file whole or not at all."""
     with refusals(path), _beside(path, content) as half:
         half.replace(path)
+
+
+def copy(source: Path, target: Path) -> bool:
+    """Give a file a second name, or copy it where that cannot be; False if it is not there."""
+    with refusals(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # never a name that a later writer may open: what it wrote would be in both files
+        half = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+        try:
+            try:
+                os.link(source, half)
+            except FileNotFoundError:
+                return False
+            except OSError:  # another file system, one without links, or too many of them
+                shutil.copyfile(source, half)
+            half.replace(target)
+        finally:
+            half.unlink(missing_ok=True)  # renaming one name of a file to another keeps both
+        return True
 
 
 def remove(path: Path) -> None:

@@ -223,6 +223,17 @@ def write(place: Place, content: bytes) -> None:
     )
 
 
+def copy(source: Place, target: Place) -> bool:
+    """Copy an object within its bucket, on the server; False if it is not there."""
+    import obstore
+
+    def request() -> bool:
+        obstore.copy(store_of(source), source.key, target.key)
+        return True
+
+    return bool(patiently(source, request))
+
+
 def write_if(place: Place, content: bytes, mode: Any) -> bool:
     """Store an object under a condition, and return whether it held.
 

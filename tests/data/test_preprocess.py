@@ -178,3 +178,16 @@ def test_an_odd_side_cannot_be_halved():
     ):
         with pytest.raises(InputError, match=r"cannot be halved \d times: \d is no multiple of"):
             act()
+
+
+@pytest.mark.parametrize("recipe", ["standardize", "center+unit-norm", "none", "halve"])
+def test_statistics_of_another_order_agree_and_those_of_other_images_do_not(recipe: str) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (300, 6, 6, 3), dtype=np.uint8)
+    fitted = Preprocessor.fit(images, recipe)
+    assert fitted.agrees(Preprocessor.fit(images[::-1], recipe))
+    assert not fitted.agrees(Preprocessor.fit(images[..., :1], recipe))
+    assert not fitted.agrees(Preprocessor.fit(images, recipe + "+unit-norm"))
+    other = images.copy()
+    other[7, 3, 3, 1] ^= 1
+    same = recipe in ("none", "halve")
+    assert fitted.agrees(Preprocessor.fit(other, recipe)) is same

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
+import shutil
 from xml.etree import ElementTree
 
 import numpy as np
+import pandas as pd
 import pytest
 
+import ntkdist
 import ntkdist.labels
 from ntkdist.cli import main
 from ntkdist.config import (
@@ -19,7 +23,7 @@ from ntkdist.config import (
     NoiseConfig,
     RunConfig,
 )
-from ntkdist.errors import InputError, InterruptedRunError
+from ntkdist.errors import InputError, InterruptedRunError, StageError
 from ntkdist.labels import POSTERIOR_RIDGE
 from ntkdist.pipeline import Pipeline
 from ntkdist.pipeline.compare import compare_architectures, ranks
@@ -270,3 +274,58 @@ def test_row_blocks_on_the_workers_of_a_cluster_give_the_same_flips(finished):
             there = pipeline.run.read("labels", "history", "index")
     assert len(here) > 20
     np.testing.assert_array_equal(there, here)
+
+
+def test_probabilities_of_the_classes_are_kept_and_given_later(finished, tmp_path):
+    config = dataclasses.replace(finished, run=str(tmp_path / "run"))
+    shutil.copytree(finished.run, config.run)
+    file = tmp_path / "run/labels.csv"
+    with Pipeline(config) as pipeline:
+        pipeline.execute(("factor", "labels"))  # other tests may have run it with other settings
+        stored = pipeline.run.read("labels", "pred_probs")
+    before = file.read_text()
+    assert stored.dtype == np.float32
+    assert stored.shape == (200, 10)
+    np.testing.assert_allclose(stored.sum(axis=1), 1, rtol=1e-5)
+    assert "probability" not in before
+    table = ntkdist.labels_table(config.run, probabilities=True)
+    columns = [f"probability_{k}" for k in range(10)]
+    np.testing.assert_allclose(table[columns], stored[table["index"]], atol=1e-6)
+    assert not table["index"].is_monotonic_increasing
+    assert not set(columns) & set(ntkdist.labels_table(config.run).columns)
+    # asked for later, they come without the stage running again, and other cells stay as they are
+    told = []
+    own = dataclasses.replace(config, labels=LabelsConfig(probabilities=True))
+    with Pipeline(own, [told.append]) as pipeline:
+        pipeline.labels()
+    assert [e.detail for e in told if hasattr(e, "detail")][-1] == "as stored"
+    head, *rows = file.read_text().splitlines()
+    assert head.split(",")[-10:] == columns
+    assert "\n".join(",".join(row.split(",")[:-10]) for row in [head, *rows]) + "\n" == before
+    assert all(len(cell) <= 8 for row in rows for cell in row.split(",")[-10:])
+    written = pd.read_csv(file)
+    np.testing.assert_allclose(written[columns], stored[written["index"]], atol=5.1e-7)
+    pd.testing.assert_frame_equal(ntkdist.labels_table(config.run), pd.read_csv(io.StringIO(before),
+        dtype={"given_class": str, "suggested_class": str}, keep_default_na=False))  # fmt: skip
+
+
+def test_a_run_whose_version_kept_no_probabilities_computes_them(finished, tmp_path):
+    config = dataclasses.replace(finished, run=str(tmp_path / "run"))
+    shutil.copytree(finished.run, config.run)
+    shutil.rmtree(tmp_path / "run/labels/pred_probs")
+    with pytest.raises(StageError, match=r"kept no probabilities; ntkdist labels .*--probabil"):
+        ntkdist.labels_table(config.run, probabilities=True)
+    main(["labels", config.run, "--probabilities", "--quiet"])
+    table = ntkdist.labels_table(config.run, probabilities=True)
+    assert table["probability_3"].between(0, 1).all()
+    assert "probability_3" in (tmp_path / "run/labels.csv").read_text()
+
+
+def test_probabilities_of_a_new_table_are_those_of_its_images(tmp_path):
+    config = settings(tmp_path / "run", labels=LabelsConfig(probabilities=True))
+    with Pipeline(config) as pipeline:
+        pipeline.execute(("gram", "factor", "labels"))
+        stored = pipeline.run.read("labels", "pred_probs")
+    table = pd.read_csv(tmp_path / "run/labels.csv")
+    columns = [f"probability_{k}" for k in range(10)]
+    np.testing.assert_allclose(table[columns], stored[table["index"]], atol=5.1e-7)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 import ntkdist
+from ntkdist.config import LabelsConfig
 from ntkdist.errors import InputError, StageError
 from ntkdist.gram.events import TileDone
 
@@ -69,6 +72,12 @@ def test_files_of_a_table_are_named_in_the_labels(tmp_path: Path) -> None:
     table = ntkdist.labels_table(run).sort_values("index")
     assert table["file"].tolist() == [f"{i:02d}.png" for i in range(20)]
     assert table["given_class"].tolist() == ["007", "NA"] * 10
+    own = dataclasses.replace(run.config, labels=LabelsConfig(probabilities=True))
+    again = ntkdist.labels_table(ntkdist.compute(own, progress=False)).sort_values("index")
+    pd.testing.assert_frame_equal(again, table)
+    written = (tmp_path / "run/labels.csv").read_text()
+    assert written.splitlines()[0].endswith("delta_loss,probability_007,probability_NA")
+    assert ",NA," in written
 
 
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:

@@ -49,8 +49,8 @@ def decided(A, labels, K, **options):
 @pytest.mark.parametrize("seed", range(4))
 def test_labels_are_those_the_posterior_decides_for_the_surest_first(seed):
     A, labels, _ = clustered(150, 5, 0.4, seed)
-    expected, order = decided(A, labels, 5)
-    result = refurbish(A, labels, 5, method="posterior")
+    expected, order = decided(A, labels, 5, noise_rate=0.4)
+    result = refurbish(A, labels, 5, method="posterior", noise_rate=0.4)
     np.testing.assert_array_equal(result.labels, expected)
     assert [flip.index for flip in result.history] == order.tolist()
     assert [flip.step for flip in result.history] == list(range(1, len(order) + 1))
@@ -61,8 +61,10 @@ def test_labels_are_those_the_posterior_decides_for_the_surest_first(seed):
 def test_no_column_is_asked_for_and_few_solutions():
     A, labels, _ = clustered(150, 5, 0.4, 1)
     source = SolutionsOnly(A)
-    result = refurbish(source, labels, 5, method="posterior")
-    plain = refurbish(A, labels, 5, method="posterior")
+    known = {"method": "posterior", "noise_rate": 0.4}
+    result = refurbish(source, labels, 5, **known)
+    plain = refurbish(A, labels, 5, **known)
+    assert len(result.history) > 10
     assert result.history == plain.history
     np.testing.assert_array_equal(result.labels, plain.labels)
     # for the given labels, for each round, for the labels at the end
@@ -87,8 +89,8 @@ def test_a_factor_in_panels_gives_the_labels_of_the_dense_inverse(tmp_path):
 
 @pytest.mark.parametrize("beta", [0.0, 1.0, 3.0])
 def test_losses_are_those_of_the_given_labels_and_of_each_change_alone(beta):
-    A, labels, _ = clustered(80, 4, 0.4, 3)
-    result = refurbish(A, labels, 4, method="posterior", beta=beta)
+    A, labels, _ = clustered(160, 4, 0.4, 3)
+    result = refurbish(A, labels, 4, method="posterior", beta=beta, noise_rate=0.4)
     assert len(result.history) > 10
     assert result.losses.shape == (2,)
     start = loss(A, labels, 4, beta)
@@ -130,28 +132,29 @@ def test_any_change_alone_is_the_difference_of_two_losses_and_never_nan(seed, n,
 
 
 def test_a_class_that_is_emptied_or_begun_is_named_and_gives_no_nan():
-    A, _, true = clustered(60, 3, 0.0, 5)
+    A, _, true = clustered(180, 6, 0.0, 5)
     given_labels = true.copy()
-    given_labels[np.flatnonzero(true == 0)[0]] = 3  # one image in a class of its own
+    given_labels[np.flatnonzero(true == 0)[0]] = 6  # one image in a class of its own
     given_labels[true == 2] = 1  # class 2 is empty
-    first = np.full((60, 4), 0.01)
-    first[np.arange(60), true] = 0.97
-    result = refurbish(A, given_labels, 4, method="posterior", noise_rate=0.6, first_probs=first)
+    first = np.full((180, 7), 0.005)
+    first[np.arange(180), true] = 0.97
+    result = refurbish(A, given_labels, 7, method="posterior", noise_rate=0.6, first_probs=first)
     moved_to = {flip.new for flip in result.history}
     assert len(result.history) > 0
-    assert 3 not in set(result.labels)
+    assert 6 not in set(result.labels)
     assert np.isfinite([flip.delta_loss for flip in result.history]).all()
     assert np.isfinite(result.losses).all()
     assert any("classes [2] have no members" in text for text in result.left_out)
-    assert any("classes [3] have one member" in text for text in result.left_out)
+    assert any("classes [6] have one member" in text for text in result.left_out)
     assert moved_to
 
 
 def test_steps_keep_the_surest_changes_and_none_changes_nothing():
-    A, labels, _ = clustered(100, 4, 0.4, 6)
-    whole = refurbish(A, labels, 4, method="posterior")
-    some = refurbish(A, labels, 4, method="posterior", steps=7)
-    none = refurbish(SolutionsOnly(A), labels, 4, method="posterior", steps=0)
+    A, labels, _ = clustered(200, 4, 0.4, 6)
+    known = {"method": "posterior", "noise_rate": 0.4}
+    whole = refurbish(A, labels, 4, **known)
+    some = refurbish(A, labels, 4, steps=7, **known)
+    none = refurbish(SolutionsOnly(A), labels, 4, steps=0, **known)
     assert some.history == whole.history[:7]
     assert "the 7 steps asked for" in some.stopped
     assert int((some.labels != labels).sum()) == 7

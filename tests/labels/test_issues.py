@@ -64,8 +64,8 @@ def noisy(noise: float):
 def test_ranking_by_label_quality_finds_the_corrupted_digits(noise, least, method):
     gram, labels, true, found = noisy(noise)
     ridge = 1e-3 if method == "posterior" else found.ridge
-    known = {"noise_rate": found.noise.rate, "first_probs": found.pred_probs}
-    result = refurbish(invert(gram, ridge), labels, 10, method=method, steps="auto", **known)
+    known = {"estimate": found.estimate, "steps": "auto"}
+    result = refurbish(invert(gram, ridge), labels, 10, method=method, **known)
     report = label_report(labels, result)
     bad = labels != true
     quality = report["label_quality"].to_numpy()
@@ -80,8 +80,8 @@ def test_ranking_by_label_quality_finds_the_corrupted_digits(noise, least, metho
 
 def test_quality_of_clean_digits_is_the_share_that_is_right():
     gram, labels, _, found = noisy(0.0)
-    known = {"noise_rate": found.noise.rate, "first_probs": found.pred_probs}
-    result = refurbish(invert(gram, 1e-3), labels, 10, method="posterior", steps="auto", **known)
+    known = {"estimate": found.estimate, "steps": "auto"}
+    result = refurbish(invert(gram, 1e-3), labels, 10, method="posterior", **known)
     assert (result.labels != labels).mean() <= 0.015
     p = result.to_pred_probs()
     np.testing.assert_allclose(p.sum(axis=1), 1.0)
@@ -89,11 +89,12 @@ def test_quality_of_clean_digits_is_the_share_that_is_right():
 
 
 def test_report_tells_each_image_and_its_last_flip():
-    A, labels, _ = clustered(80, 4, 0.4, 0)
-    result = refurbish(A, labels, 4, method="paper", steps=60)
+    A, labels, _ = clustered(200, 4, 0.4, 0)
+    result = refurbish(A, labels, 4, method="paper", steps=60, noise_rate=0.4)
+    assert result.reliability.verdict == "reliable"
     report = label_report(labels, result)
     assert list(report.columns) == COLUMNS
-    assert report["index"].tolist() == list(range(80))
+    assert report["index"].tolist() == list(range(200))
     np.testing.assert_array_equal(report["given_label"], labels)
     np.testing.assert_array_equal(report["suggested_label"], result.labels)
     np.testing.assert_array_equal(report["is_label_issue"], result.labels != labels)

@@ -429,12 +429,12 @@ def test_the_least_entries_of_rows_are_followed_through_moves():
 
 @pytest.mark.parametrize("method", ["posterior", "exact", "paper"])
 def test_locked_labels_are_never_changed(method):
-    A, labels, true = clustered(120, 4, 0.4, 21)
+    A, labels, true = clustered(240, 4, 0.4, 21)
     wrong = np.flatnonzero(labels != true)
     free = refurbish(A, labels, 4, method=method, steps=60, noise_rate=0.4)
     touched = {flip.index for flip in free.history} & set(wrong.tolist())
     locked = sorted(touched)[:10]
-    mask = np.zeros(120, bool)
+    mask = np.zeros(240, bool)
     mask[locked] = True
     for trusted in (locked, mask):
         known = {"noise_rate": 0.4, "locked": trusted}

@@ -5,7 +5,13 @@ import pytest
 import zarr
 
 from ntkdist.errors import InputError
-from ntkdist.labels import choose_ridge, class_matrix, fit_noise, invert, leave_one_out
+from ntkdist.labels import (
+    centered_leave_one_out,
+    choose_ridge,
+    class_matrix,
+    fit_noise,
+    invert,
+)
 from ntkdist.labels.leave_one_out import probabilities
 from ntkdist.labels.ridge import LADDER
 
@@ -26,16 +32,24 @@ def test_each_ridge_is_judged_as_its_own_inverse_judges_it():
     for ridge, model in found.tried:
         A = invert(H, ridge)
         G, _ = class_matrix(A, labels, 4)
-        expected = fit_noise(leave_one_out(G, np.diagonal(A), np.eye(4)[labels]), labels)
+        c = centered_leave_one_out(G, np.diagonal(A), np.eye(4)[labels])
+        expected = fit_noise(c, labels)
         assert model.rate == pytest.approx(expected.rate, abs=1e-3)
         assert model.log_likelihood == pytest.approx(expected.log_likelihood, abs=1e-5)
     best = max(found.tried, key=lambda pair: pair[1].log_likelihood)
-    assert (found.ridge, found.noise) == best
+    assert found.noise.kind == "symmetric"
+    assert found.ridge == best[0]
+    assert found.noise.rate == best[1].rate
     assert found.images == 120
     A = invert(H, found.ridge)
-    predictions = leave_one_out(class_matrix(A, labels, 4)[0], np.diagonal(A), np.eye(4)[labels])
-    expected_probs = probabilities(predictions, found.noise.scale)
-    np.testing.assert_allclose(found.pred_probs, expected_probs, atol=1e-6)
+    Y = np.eye(4)[labels]
+    predictions = centered_leave_one_out(class_matrix(A, labels, 4)[0], np.diagonal(A), Y)
+    expected_probs = probabilities(predictions, found.noise.scale, Y.mean(axis=0))
+    np.testing.assert_allclose(found.estimate.pred_probs, expected_probs, atol=1e-6)
+
+
+def rates(choice):
+    return [(ridge, model.rate, model.scale) for ridge, model in choice.tried]
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.3, 0.6])
@@ -59,9 +73,9 @@ def test_a_sample_from_a_store_is_the_sample_from_memory(tmp_path, monkeypatch):
     stored[...] = H
     memory = choose_ridge(H, labels, 4, max_images=90)
     assert memory.images == 90
-    assert memory.pred_probs is None
-    assert choose_ridge(stored, labels, 4, max_images=90).tried == memory.tried
-    assert choose_ridge(H, labels, 4, max_images=90, seed=1).tried != memory.tried
+    assert memory.estimate.pred_probs is None
+    assert rates(choose_ridge(stored, labels, 4, max_images=90)) == rates(memory)
+    assert rates(choose_ridge(H, labels, 4, max_images=90, seed=1)) != rates(memory)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -55,6 +57,48 @@ def test_what_is_written_is_read_and_removed(base: str) -> None:
     assert storage.exists(place)
     storage.remove(place)
     assert storage.read_bytes(place) is None
+
+
+def test_a_copy_is_whole_and_its_own(base: str) -> None:
+    source, target = storage.join(base, "a", "one"), storage.join(base, "b", "c", "two")
+    assert not storage.copy(source, target)
+    assert storage.list_objects(base) == []
+    storage.write_text(source, "first")
+    storage.write_text(target, "in its place")
+    for _ in range(2):  # once more where both are one file already
+        assert storage.copy(source, target)
+        assert storage.read_text(target) == "first"
+    assert sorted(storage.list_objects(base)) == ["a/one", "b/c/two"]
+    storage.write_text(source, "another")
+    assert storage.read_text(target) == "first"
+    storage.remove_all(storage.join(base, "a"))
+    assert storage.read_text(target) == "first"
+
+
+def test_an_object_is_copied_from_a_folder_into_a_store_and_back(tmp_path: Path) -> None:
+    here, there = str(tmp_path / "x"), f"memory://{tmp_path.name}/copied/x"
+    storage.write_text(here, "content")
+    assert storage.copy(here, there)
+    assert storage.copy(there, f"{here}-2")
+    assert storage.read_text(f"{here}-2") == "content"
+    assert not storage.copy(f"{there}-none", here)
+
+
+def test_a_copy_in_a_folder_is_a_link_and_a_true_copy_where_links_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two, three = (tmp_path / name for name in ("one", "two", "three"))
+    one.write_text("content")
+    storage.copy(str(one), str(two))
+    assert one.samefile(two)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    storage.copy(str(one), str(three))
+    assert not one.samefile(three)
+    assert three.read_text() == "content"
 
 
 def test_listing_gives_relative_paths_of_what_holds_a_byte(base: str) -> None:

@@ -230,3 +230,31 @@ def test_the_command_line_answers_in_one_line(
         for secret in ("KEYKEYKEY", "SECRETSECRET", SECRET_KEY, ACCESS_KEY, "wrongsecret12345"):
             assert secret not in err
     assert not os.path.exists("s3:")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_corrected_labels_take_the_gram_of_a_run_on_s3(
+    s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (40, 6, 6), dtype=np.uint8)
+    labels = np.arange(40) % 2
+    flags = ["--architecture", "fc-1", "--gram.tile", "10", "--json"]
+    np.savez(tmp_path / "set.npz", x_train=images, y_train=labels)
+    main(["audit", str(tmp_path / "set.npz"), "--run", s3.url("bucket/runs/set"), *flags])
+    labels[3] = 0
+    np.savez(tmp_path / "set.npz", x_train=images, y_train=labels)
+    url = s3.url("bucket/runs/set-2")
+    right = {name: content for name, content in chunks(s3.url("bucket/runs/set")).items()
+             if name.startswith(("gram", "factor"))}  # fmt: skip
+    capsys.readouterr()
+    main(["audit", str(tmp_path / "set.npz"), "--run", url, *flags])
+    said = capsys.readouterr()
+    assert f'"gram_from": "{s3.url("bucket/runs/set")}"' in said.out
+    assert "is reused: 10 of 10 tiles; the factor too" in said.err
+    names = [event["event"] for event in read_events(url)]
+    assert "TileDone" not in names
+    assert "PanelDone" not in {e["event"] for e in read_events(url) if not e.get("resumed")}
+    storage.remove_all(s3.url("bucket/runs/set"))
+    assert right.items() <= chunks(url).items()
+    CholeskyFactor.open(f"{url}/factor/ntk/ridge-0.001").verify()
