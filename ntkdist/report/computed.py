@@ -9,7 +9,7 @@ from ntkdist.config import RunConfig, differences
 from ntkdist.data.preprocess import resolve_recipe
 from ntkdist.inputs import source_of
 from ntkdist.report.findings import Findings
-from ntkdist.report.reliability import interval_words
+from ntkdist.report.reliability import interval_words, noise_words
 from ntkdist.report.timeline import Timeline
 from ntkdist.report.words import (
     count,
@@ -149,7 +149,7 @@ def _noise(findings: Findings | None) -> list[tuple[str, str]]:
         text += "; not to be relied on, because the labels cannot be judged"
     return [
         ("Verdict", reliability.verdict),
-        ("Noise model", reliability.noise_reason or reliability.noise),
+        ("Noise model", noise_words(reliability)),
         ("Noise estimated", text),
     ]
 

@@ -204,10 +204,18 @@ def finished(text: str) -> str:
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
+def noise_words(reliability: Reliability) -> str:
+    """Return which noise model was taken and why: ``symmetric noise: the rate is given``."""
+    kind = f"{reliability.noise} noise"
+    reason = reliability.noise_reason.removeprefix(f"{reliability.noise}: ")
+    if reason.startswith((f"{kind}:", f"{kind},")):
+        return reason
+    return f"{kind}: {reason}" if reason else kind
+
+
 def noise_sentences(reliability: Reliability, num_classes: int) -> list[str]:
     """Return which noise model was taken, why, and what it says."""
-    taken = reliability.noise_reason or f"{reliability.noise} noise"
-    said = [finished(f"The noise model is {taken}")]
+    said = [finished(f"The noise model is {noise_words(reliability)}")]
     if reliability.noise == CLASS_CONDITIONAL:
         said.append(
             "Every class may be taken for some classes more often than for others; how often is "

@@ -25,6 +25,8 @@ from ntkdist.report.reliability import (
     confusion_rows,
     confusion_sentences,
     confusions,
+    noise_sentences,
+    noise_words,
     read_reliability,
 )
 from ntkdist.report.timeline import Timeline
@@ -472,6 +474,30 @@ def test_what_cannot_be_understood_is_refused_with_the_remedy(
         run.write_attributes("labels", {"summary": summary})
     with pytest.raises(StoreError, match=re.escape(words)):
         write_report(run)
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        ("symmetric noise, as asked for", "symmetric noise, as asked for"),
+        ("the rate is given", "symmetric noise: the rate is given"),
+        (
+            "class-conditional noise is not better",
+            "symmetric noise: class-conditional noise is not",
+        ),
+        ("symmetric: as asked for", "symmetric noise: as asked for"),
+        ("", "symmetric noise"),
+    ],
+)
+def test_the_noise_model_is_named_whatever_its_reason(
+    make_run: MakeRun, reason: str, words: str
+) -> None:
+    run = judged(make_run, "weak")
+    summary = run.attributes("labels")["summary"] | {"noise_reason": reason}
+    reliability = read_reliability(run, summary)
+    assert reliability is not None
+    assert noise_words(reliability).startswith(words)
+    assert noise_sentences(reliability, 3)[0].startswith(f"The noise model is {words}")
 
 
 def test_a_noise_matrix_of_other_classes_is_refused(make_run: MakeRun) -> None:
