@@ -141,6 +141,10 @@ def verdict_sentence(reliability: Reliability, ranking: str) -> str:
         reliability: The verdict.
         ranking: Where the ranking of all labels is stored.
     """
+    if reliability.verdict == RELIABLE and reliability.rate_was_set:
+        return (
+            "With the noise rate that was set, the kernel tells its own errors from wrong labels."
+        )
     if reliability.verdict == RELIABLE:
         return "The kernel sees these classes well enough to tell its own errors from wrong labels."
     if reliability.verdict == WEAK:

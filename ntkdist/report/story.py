@@ -190,7 +190,9 @@ def key_numbers(findings: Findings | None, n: int) -> list[tuple[str, str, str]]
     if reliability is not None:
         estimate, note = reliability.rate, interval_words(reliability)
     if estimate is not None:
-        tiles.append(("Wrong, by estimate", percent(estimate), note))
+        was_set = reliability is not None and reliability.rate_was_set
+        what = "Wrong, as set" if was_set else "Wrong, by estimate"
+        tiles.append((what, percent(estimate), note))
     values = findings.block_error
     if {"given", "refurbished"} <= values.keys():
         before = f"from {number(values['given'], 4)}; lower fits better"

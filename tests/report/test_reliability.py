@@ -273,7 +273,10 @@ def test_intervals_at_zero_and_rates_that_were_set_are_told(
 ) -> None:
     text = page_of(judged(make_run, "reliable", **others)).text
     assert sentence in text
-    assert ("set, not estimated" in text) == ("was set" in sentence)
+    was_set = "was set" in sentence
+    assert ("Wrong, as set 20.0 % set, not estimated" in text) == was_set
+    assert ("Wrong, by estimate" in text) != was_set
+    assert ("With the noise rate that was set" in text) == was_set
 
 
 @pytest.mark.usefixtures("undrawn")
