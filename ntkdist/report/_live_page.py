@@ -9,6 +9,7 @@ from typing import Any
 from ntkdist.architecture import preset_of
 from ntkdist.report._live_state import Snapshot
 from ntkdist.report._templates import HERE, templates
+from ntkdist.report.reliability import CANNOT_JUDGE
 from ntkdist.report.tile_map import DONE, FAILED, FLIGHT, legend, tile_map
 from ntkdist.report.words import count, duration, percent, rate
 from ntkdist.run import Run
@@ -106,6 +107,8 @@ class Page:
             parts.append("Nobody works on the run.")
         elif activity.stage:
             parts.append(f"At work: {activity.stage}.")
+        if now.verdict is not None:
+            parts.append(f"Verdict on the labels: {now.verdict}.")
         if now.report is not None:
             parts.append("The report is written.")
         return " ".join(parts)
@@ -154,6 +157,13 @@ def _coarse(seconds: float) -> str:
     return f"{seconds:.0f}\u00a0s" if seconds < 59.5 else duration(seconds)
 
 
+def _judged(verdict: str, detail: str) -> str:
+    """Return the outcome of the label stage with its verdict, and no counts where it has none."""
+    if verdict == CANNOT_JUDGE:
+        return f"verdict: {verdict}; nothing is flagged and nothing is called clean"
+    return f"{detail}; verdict: {verdict}" if detail else f"verdict: {verdict}"
+
+
 def _stages(now: Snapshot) -> list[dict[str, str]]:
     """Return the stages of a run in order, then others that it went through."""
     activity = now.activity
@@ -167,8 +177,10 @@ def _stages(now: Snapshot) -> list[dict[str, str]]:
         if name == at_work:
             row = {"mark": "▸", "look": "", "words": "at work"}
         elif name in activity.stages:
-            words = f"done in {duration(seconds)}" + (f", {detail}" if detail else "")
-            row = {"mark": "✓", "look": "done", "words": words}
+            words = f"done in {duration(seconds)}"
+            if name == "labels" and now.verdict is not None:
+                detail = _judged(now.verdict, detail)
+            row = {"mark": "✓", "look": "done", "words": words + (f", {detail}" if detail else "")}
         elif name == activity.stage:
             row = {"mark": "‖", "look": "bad", "words": "stopped"}
         else:

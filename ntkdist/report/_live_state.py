@@ -12,6 +12,7 @@ from ntkdist.activity import Activity, History
 from ntkdist.errors import StoreError
 from ntkdist.report._live_events import NewEvents
 from ntkdist.report.records import Record, text
+from ntkdist.report.reliability import read_verdict
 from ntkdist.report.tile_map import ABSENT, DONE, FAILED, FLIGHT, States, counts
 from ntkdist.report.words import moment
 from ntkdist.run import Run
@@ -29,12 +30,14 @@ class Snapshot:
         states: (B, B) of the Gram's tiles; (0, 0) where it was not begun.
         driver: Who works on it, in words; None where nobody does.
         report: Changes whenever the report was written; None where there is none.
+        verdict: How far to trust what is said about labels; None where the run does not say.
     """
 
     activity: Activity
     states: States = field(repr=False)
     driver: str | None
     report: str | None
+    verdict: str | None = None
 
     @property
     def tiles(self) -> dict[int, int]:
@@ -57,6 +60,8 @@ class Follower:
         self._states: States = np.zeros((0, 0), np.uint8)
         self._listed = False
         self._reports = 0
+        self._verdict: str | None = None
+        self._judged = True  # whether the verdict is the latest one
 
     def look(self) -> Snapshot:
         """Read what is new.
@@ -72,13 +77,17 @@ class Follower:
             self._take(record)
         if not self._listed:
             self._list()
+        if not self._judged:
+            self._verdict = read_verdict(self._run)
+            self._judged = True
         driver = self._driver()
         states = self._states
         if driver is None and (states == FLIGHT).any():  # of a driver that was killed
             states = np.where(states == FLIGHT, np.uint8(ABSENT), states)
         there = storage.exists(self._run.address("report.html"))
         report = f"{self._reports}" if there else None
-        return Snapshot(self._history.result(), states.copy(), driver, report)
+        activity = self._history.result()
+        return Snapshot(activity, states.copy(), driver, report, self._verdict)
 
     def _take(self, record: Record) -> None:
         event = text(record, "event")
@@ -86,6 +95,7 @@ class Follower:
             self._stage = text(record, "stage")
         elif event == "StageDone":
             self._reports += text(record, "stage") == "report"
+            self._judged &= text(record, "stage") != "labels"
             self._listed &= text(record, "stage") != _GRAM
             self._stage = _GRAM
         elif event in ("RunStarted", "GramStarted"):

@@ -9,6 +9,7 @@ from ntkdist.config import RunConfig, differences
 from ntkdist.data.preprocess import resolve_recipe
 from ntkdist.inputs import source_of
 from ntkdist.report.findings import Findings
+from ntkdist.report.reliability import interval_words, noise_words
 from ntkdist.report.timeline import Timeline
 from ntkdist.report.words import (
     count,
@@ -123,8 +124,7 @@ def _labels(run: Run, findings: Findings | None) -> list[tuple[str, str]]:
             f"ridge {ridge if ridge == 'auto' else number(ridge)} of the mean diagonal",
         )
     ]
-    if stored.get("noise_rate") is not None:
-        rows.append(("Noise estimated", f"{percent(stored['noise_rate'])} of the given labels"))
+    rows += _noise(findings)
     if stored.get("abstained"):
         rows.append(("No sure class", f"{count(stored['abstained'])} images"))
     if stored.get("stopped"):
@@ -132,6 +132,26 @@ def _labels(run: Run, findings: Findings | None) -> list[tuple[str, str]]:
     if stored.get("left_out"):
         rows.append(("Left out of L(Z)", "; ".join(map(str, stored["left_out"]))))
     return rows
+
+
+def _noise(findings: Findings | None) -> list[tuple[str, str]]:
+    """Return the noise model, its rate with the interval, and the verdict."""
+    if findings is None:
+        return []
+    reliability, rate_alone = findings.reliability, findings.summary.get("noise_rate")
+    if reliability is None:
+        if rate_alone is None:
+            return []
+        return [("Noise estimated", f"{percent(rate_alone)} of the given labels")]
+    text = f"{percent(reliability.rate)} of the given labels, "
+    text += interval_words(reliability)
+    if not reliability.can_judge:
+        text += "; not to be relied on, because the labels cannot be judged"
+    return [
+        ("Verdict", reliability.verdict),
+        ("Noise model", noise_words(reliability)),
+        ("Noise estimated", text),
+    ]
 
 
 def _limit(steps: int | str | None) -> str:

@@ -85,7 +85,8 @@ def discovery_curve(discovery: Discovery) -> Figure:
     """Draw the share of wrong labels found over the labels checked, beside the two extremes.
 
     Args:
-        discovery: The order by quality, drawn as a curve, and those flagged, drawn as a dot.
+        discovery: The order by quality, drawn as a curve, and those flagged, if any, drawn as a
+            dot.
 
     Returns:
         The figure.
@@ -100,17 +101,18 @@ def discovery_curve(discovery: Discovery) -> Figure:
     axes.plot(best, [0, 100, 100], color=INK, linewidth=1.2, linestyle=(0, (1, 2)))
     shown = np.unique(np.linspace(0, n, min(n + 1, _MOST_POINTS)).astype(int))
     axes.plot(shown, 100 * discovery.found[shown] / discovery.total, color=ACCENT, linewidth=1.8)
-    at = (discovery.flagged, 100 * discovery.flagged_share)
-    axes.plot(*at, "o", color=ACCENT, markersize=5)
-    axes.annotate(
-        f"the {discovery.flagged:,} flagged",
-        at,
-        xytext=(8, -8),
-        textcoords="offset points",
-        va="top",
-        color=ACCENT,
-        fontsize=FONT_SIZE - 1,
-    )
+    if discovery.flagged:
+        at = (discovery.flagged, 100 * discovery.flagged_share)
+        axes.plot(*at, "o", color=ACCENT, markersize=5)
+        axes.annotate(
+            f"the {discovery.flagged:,} flagged",
+            at,
+            xytext=(8, -8),
+            textcoords="offset points",
+            va="top",
+            color=ACCENT,
+            fontsize=FONT_SIZE - 1,
+        )
     axes.annotate(
         "at random",
         (0.62 * n, 62),

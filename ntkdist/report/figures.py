@@ -11,10 +11,13 @@ from ntkdist.report import heatmaps, kernel_plots, plots, time_plots
 from ntkdist.report.discovery import Discovery, discovery_curve, quality_histogram
 from ntkdist.report.findings import Findings
 from ntkdist.report.geometry import Geometry, colored_classes
+from ntkdist.report.reliability import CLASS_CONDITIONAL, confusions
 from ntkdist.report.svg import inline_svg
 from ntkdist.report.timeline import Timeline, binned_rates
-from ntkdist.report.words import count, counted, number, percent, rate
+from ntkdist.report.words import class_name, count, counted, number, percent, rate
 
+# Confusions that are circled where cells are too small for letters.
+_NUMBERED = 5
 _OF = {
     "given": "the given labels",
     "refurbished": "the refurbished labels",
@@ -41,13 +44,14 @@ def draw_figures(
         timeline: The run's events.
 
     Returns:
-        (SVG, caption) by name: ``bars``, ``curve`` or ``changes``, ``discovery`` or ``quality``,
-        ``gram``, ``centred``, ``spectrum``, ``kpca``, ``kpca_next``, ``Z_given``,
+        (SVG, caption) by name: ``bars``, ``curve`` or ``changes``, ``noise``, ``discovery`` or
+        ``quality``, ``gram``, ``centred``, ``spectrum``, ``kpca``, ``kpca_next``, ``Z_given``,
         ``Z_refurbished``, ``Z_true``, ``throughput``.
     """
     figures: dict[str, tuple[str, str]] = {}
     if findings is not None:
         figures |= _losses(findings)
+        figures |= _noise(names, findings, given)
         figures |= _checks(findings, discovery)
         figures |= _gram(names, findings)
         figures |= _spectrum(geometry, findings)
@@ -59,10 +63,12 @@ def draw_figures(
 def _losses(findings: Findings) -> dict[str, tuple[str, str]]:
     figures: dict[str, tuple[str, str]] = {}
     values = findings.block_error
-    if values and all(np.isfinite(v) for v in values.values()):
+    if len(values) > 1 and all(np.isfinite(v) for v in values.values()):
         said = ", ".join(f"{number(v)} for {_OF[k]}" for k, v in values.items())
         svg = inline_svg("bars", f"Bars: L(Z) is {said}.", plots.loss_bars, list(values.items()))
-        figures["bars"] = (svg, "L(Z) of each set of labels; lower is cleaner.")
+        figures["bars"] = (svg, "L(Z) of each set of labels; lower fits the kernel better.")
+    if not findings.can_judge:
+        return figures
     if findings.at_once:
         return figures | _changes(findings)
     losses = findings.losses
@@ -95,22 +101,62 @@ def _changes(findings: Findings) -> dict[str, tuple[str, str]]:
     return {"changes": (svg, caption)}
 
 
+def _noise(
+    names: Sequence[str], findings: Findings, given: NDArray[np.int64]
+) -> dict[str, tuple[str, str]]:
+    """Draw which classes are taken for which, where that was estimated."""
+    reliability = findings.reliability
+    if reliability is None or not reliability.can_judge or reliability.noise != CLASS_CONDITIONAL:
+        return {}
+    pairs = confusions(reliability, given)
+    T = reliability.transition
+    if T is None or not pairs or not np.isfinite(T).all():
+        return {}
+    k, d, most = pairs[0]
+    kept = np.diagonal(T)
+    alt = (
+        "Heatmap of the estimated label noise, true classes in rows and given labels in columns: "
+        f"off the diagonal at most {percent(most)} ({class_name(names, k)} labelled "
+        f"{class_name(names, d)}), on it {percent(float(kept.min()))} to "
+        f"{percent(float(kept.max()))}."
+    )
+    shown = (T, names, [(k, d) for k, d, _ in pairs[:_NUMBERED]])
+    svg = inline_svg("noise", alt, heatmaps.transition, *shown)
+    caption = (
+        "How many percent of a class (row) have which label (column), by estimate. Colours are of "
+        "the wrong labels alone; the diagonal has the right ones."
+    )
+    if heatmaps.is_lettered(len(T)):
+        caption += " What rounds to zero is left blank."
+    else:
+        caption += f" Circles: the {count(len(shown[2]))} most frequent."
+    return {"noise": (svg, caption)}
+
+
 def _checks(findings: Findings, discovery: Discovery | None) -> dict[str, tuple[str, str]]:
     if discovery is not None:
         alt = (
             f"Curve: share of the {count(discovery.total)} wrong labels found over the labels "
-            f"checked in the order of their quality; a dot: the {count(discovery.flagged)} "
-            f"flagged ones hold {percent(discovery.flagged_share)}."
+            "checked in the order of their quality"
         )
+        if discovery.flagged:
+            alt += (
+                f"; a dot: the {count(discovery.flagged)} flagged ones hold "
+                f"{percent(discovery.flagged_share)}"
+            )
+        alt += "."
         svg = inline_svg("discovery", alt, discovery_curve, discovery)
         caption = (
-            "Line: wrong labels found when labels are checked in the order of their quality. Dot: "
-            "by checking the flagged ones, which need not be the first in that order. Dotted: the "
-            "best possible order; dashed: any order."
+            "Line: wrong labels found when labels are checked in the order of their quality. "
+            "Dotted: the best possible order; dashed: any order."
         )
+        if discovery.flagged:
+            caption += (
+                " Dot: by checking the flagged ones, which need not be the first in that order."
+            )
         return {"discovery": (svg, caption)}
     quality = findings.quality[np.isfinite(findings.quality)]
-    if not len(quality):
+    if not len(quality) or not findings.can_judge:
         return {}
     alt = (
         f"Histogram of label quality, 0 to 1: {count(int((quality < 0.5).sum()))} of "
@@ -163,10 +209,10 @@ def _components(
         if points.shape[1] <= first:
             break
         pair = f"{first + 1} and {first + 2}"
-        alt = (
-            f"Scatter of images in kernel principal components {pair}, coloured by given class; "
-            f"{count(int(suspicious.sum()))} suspicious ones have a ring."
-        )
+        alt = f"Scatter of images in kernel principal components {pair}, coloured by given class"
+        if suspicious.any():
+            alt += f"; {count(int(suspicious.sum()))} suspicious ones have a ring"
+        alt += "."
         svg = inline_svg(
             name, alt, kernel_plots.components, points, labels, names, suspicious, colored,
             geometry.explained, first,
@@ -175,7 +221,8 @@ def _components(
         if suspicious.any():
             caption += " A ring: suspicious; often it lies among another colour."
         if len(colored) < len(names):
-            caption += " Grey: classes with fewer suspicious labels."
+            fewer = "suspicious labels" if suspicious.any() else "images"
+            caption += f" Grey: classes with fewer {fewer}."
         figures[name] = (svg, caption)
     return figures
 
@@ -203,15 +250,16 @@ def _gram(names: Sequence[str], findings: Findings) -> dict[str, tuple[str, str]
         "centred": (
             inline_svg("centred", centred, heatmaps.centred_gram, *shown),
             "The same, centred: the mean of every row and column is taken out. Orange is more "
-            "alike than usual, blue less. Clean labels make orange blocks.",
+            "alike than usual, blue less. Classes whose images are alike make orange blocks.",
         ),
     }
 
 
 def _class_matrices(names: Sequence[str], findings: Findings) -> dict[str, tuple[str, str]]:
     figures: dict[str, tuple[str, str]] = {}
-    limit = heatmaps.between_limit(list(findings.Z.values()))
-    for name, Z in findings.Z.items():
+    matrices = findings.class_matrices
+    limit = heatmaps.between_limit(list(matrices.values()))
+    for name, Z in matrices.items():
         diagonal = np.diagonal(Z)
         within = f"{number(float(diagonal.min()), 3)} to {number(float(diagonal.max()), 3)}"
         off = Z[~np.eye(len(Z), dtype=bool)]

@@ -11,9 +11,14 @@ from numpy.typing import NDArray
 
 from ntkdist.errors import StoreError
 from ntkdist.report.pictures import data_uris
+from ntkdist.report.reliability import Reliability, read_reliability
 from ntkdist.report.timeline import Timeline
-from ntkdist.report.words import count, quality
+from ntkdist.report.words import class_name, count, quality
 from ntkdist.run import Run
+
+UNCLEAR = "unclear"
+# The head of a ranking without verdict: enough to see what it is worth, and no list to work off.
+_HEAD = 12
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +38,7 @@ class Findings:
         Z: (K, K) class matrices by name: given, refurbished, true; those that are stored.
         gram: (m, m) kernel matrix ordered by class, averaged; None if not stored.
         boundaries: K+1 class boundaries in its bins.
+        reliability: How far to trust all this; None in runs of older versions.
     """
 
     summary: dict[str, Any]
@@ -45,13 +51,39 @@ class Findings:
     Z: dict[str, NDArray[np.float64]]
     gram: NDArray[np.float32] | None
     boundaries: tuple[float, ...]
+    reliability: Reliability | None
+
+    @property
+    def can_judge(self) -> bool:
+        """Whether labels may be flagged or called clean; runs of older versions always did."""
+        return self.reliability is None or self.reliability.can_judge
 
     @property
     def block_error(self) -> dict[str, float]:
-        """L(Z) by name of the labels, where it is known."""
+        """L(Z) by name of the labels, where it is known and may be shown."""
         stored = self.summary.get("block_error") or {}
-        order = ("given", "refurbished", "true")
-        return {name: float(stored[name]) for name in order if stored.get(name) is not None}
+        return {name: float(stored[name]) for name in self._sets if stored.get(name) is not None}
+
+    @property
+    def class_matrices(self) -> dict[str, NDArray[np.float64]]:
+        """Z by name of the labels, where it is stored and may be shown."""
+        return {name: self.Z[name] for name in self._sets if name in self.Z}
+
+    @property
+    def _sets(self) -> tuple[str, ...]:
+        # labels changed by a kernel that cannot judge them are no better than the given ones
+        return ("given", "refurbished", "true") if self.can_judge else ("given", "true")
+
+    @property
+    def expected_precision(self) -> float | None:
+        """Expected share of the flagged labels that are wrong; None where none is flagged."""
+        if not self.num_issues:
+            return None
+        decided = self.summary.get("method", "posterior") == "posterior"
+        if decided and self.reliability is not None and self.reliability.precision is not None:
+            return self.reliability.precision
+        # the methods exact and paper flag what they changed, which the estimate is not of
+        return 1.0 - float(np.nanmean(self.quality[self.is_issue]))
 
     @property
     def at_once(self) -> bool:
@@ -74,11 +106,13 @@ class Issue:
     Attributes:
         index: Which image.
         given: Name of the given class.
-        suggested: Name of the suggested class.
+        suggested: Name of the suggested class; ``UNCLEAR`` where it is probably wrong, and no other
+            class is more probable than the given one; empty in a ranking without verdict.
         quality: Its label quality in words.
         true: Name of the true class; None if not known.
-        verdict: ``right``, ``other`` (wrong, but another class than suggested) or ``kept`` (the
-            given label was right); empty if the true class is not known.
+        verdict: ``right``, ``other`` (wrong, but another class than suggested), ``wrong`` (no
+            class was suggested) or ``kept`` (the given label was right); empty if the true class
+            is not known, and in a ranking without verdict.
         picture: The image as a data URI; empty where there are no pictures.
         file: Its file name; empty where it came from no file.
     """
@@ -144,6 +178,7 @@ def read_findings(run: Run) -> Findings | None:
         {name: Z for name, Z in matrices.items() if Z is not None},
         gram,
         tuple(float(x) for x in boundaries),
+        read_reliability(run, summary),
     )
 
 
@@ -154,7 +189,7 @@ def _optional(run: Run, name: str) -> NDArray[Any] | None:
 def verdicts(
     given: NDArray[np.int64], suggested: NDArray[np.int64], true: NDArray[np.int64]
 ) -> NDArray[np.str_]:
-    """Judge each suggestion by the true labels: ``right``, ``other`` or ``kept``, as in ``Issue``.
+    """Judge each flag and its suggestion by the true labels, by the words of ``Issue``.
 
     Args:
         given: (n,) given labels.
@@ -164,7 +199,8 @@ def verdicts(
     Returns:
         (n,) texts.
     """
-    return np.where(suggested == true, "right", np.where(given == true, "kept", "other"))
+    wrong = np.where(suggested == given, "wrong", "other")
+    return np.where(given == true, "kept", np.where(suggested == true, "right", wrong))
 
 
 def worst_issues(
@@ -174,7 +210,10 @@ def worst_issues(
     true: NDArray[np.int64] | None,
     most: int,
 ) -> list[Issue]:
-    """Return the suspicious labels of least quality first, with their pictures.
+    """Return the flagged labels of least quality first, with their pictures.
+
+    Where the labels cannot be judged none is flagged: then the images of least quality, without
+    a suggestion.
 
     Args:
         run: The run; only the pictures shown are read.
@@ -186,22 +225,27 @@ def worst_issues(
     Returns:
         At most ``most`` issues.
     """
-    flagged = np.flatnonzero(findings.is_issue)
-    chosen = flagged[np.argsort(findings.quality[flagged], kind="stable")][:most]
+    if findings.can_judge:
+        listed = np.flatnonzero(findings.is_issue)
+    else:
+        listed, most = np.arange(len(given)), min(most, _HEAD)
+    chosen = listed[np.argsort(findings.quality[listed], kind="stable")][:most]
     if not chosen.size:
         return []
     pictures = [""] * len(chosen)
     if run.has_pictures:
         stored: Any = run.array("inputs", "pictures")
         pictures = data_uris(np.asarray(stored.oindex[chosen]))
-    judged = None if true is None else verdicts(given, findings.suggested, true)
+    judged = None
+    if true is not None and findings.can_judge:
+        judged = verdicts(given, findings.suggested, true)
     files = run.files()
     names = run.manifest.class_names
     return [
         Issue(
             int(i),
             class_name(names, given[i]),
-            class_name(names, findings.suggested[i]),
+            _suggestion(names, findings, int(i), int(given[i])),
             quality(float(findings.quality[i])),
             None if true is None else class_name(names, true[i]),
             "" if judged is None else str(judged[i]),
@@ -210,6 +254,13 @@ def worst_issues(
         )
         for i, picture in zip(chosen, pictures, strict=True)
     ]
+
+
+def _suggestion(names: Sequence[str], findings: Findings, index: int, given: int) -> str:
+    if not findings.can_judge:
+        return ""
+    suggested = int(findings.suggested[index])
+    return UNCLEAR if suggested == given else class_name(names, suggested)
 
 
 def class_rows(
@@ -235,7 +286,7 @@ def class_rows(
         return [None] * K if labels is None else np.bincount(labels, minlength=K)[:K].tolist()
 
     def within(name: str) -> list[float | None]:
-        Z = None if findings is None else findings.Z.get(name)
+        Z = None if findings is None else findings.class_matrices.get(name)
         return [None] * K if Z is None or len(Z) != K else np.diagonal(Z).tolist()
 
     columns = (
@@ -247,11 +298,6 @@ def class_rows(
         within("refurbished"),
     )
     return [ClassRow(name, *row) for name, *row in zip(names, *columns, strict=True)]
-
-
-def class_name(names: Sequence[str], label: int) -> str:
-    """Return the name of a class, its number if it has none."""
-    return names[label] if 0 <= label < len(names) else str(label)
 
 
 def missing_parts(run: Run, timeline: Timeline, findings: Findings | None) -> list[str]:

@@ -29,7 +29,30 @@ WORDS = (
     (
         "Label quality",
         "The probability that a label is right, given what all other images and their labels say "
-        "about this one. Below about one half another class is more probable.",
+        "about this one. Below one half it is more probably wrong than right.",
+    ),
+    (
+        "Leave-one-out accuracy",
+        "The share of the given labels that are predicted right from all other images and their "
+        "labels, an image's own label left out. It is held against chance: always naming the "
+        "largest class. Wrong labels lower it as errors of the kernel do.",
+    ),
+    (
+        "Symmetric and class-conditional noise",
+        "Two models of how labels go wrong. Symmetric: a label is wrong equally often in every "
+        "class, and then names any other class equally often. Class-conditional: how often each "
+        "class is taken for each other one is estimated, a K by K matrix.",
+    ),
+    (
+        "Expected precision",
+        "The share of the flagged labels that are expected to be wrong: the mean of one less "
+        "their quality. It is the model's own estimate, and needs no true labels.",
+    ),
+    (
+        "Verdict",
+        "How far to trust what is said about labels. Reliable: the kernel sees the classes well "
+        "enough to tell its own errors from wrong labels. Weak: only the surest labels are "
+        "flagged. Cannot judge: none is flagged and none is called clean.",
     ),
 )
 
@@ -40,14 +63,19 @@ COLUMNS = (
     (("given_label", "given_class"), "The label it has, as a number from 0 and as a name."),
     (
         ("suggested_label", "suggested_class"),
-        "The label suggested instead; the given one where nothing speaks for a change.",
+        "The label suggested instead; the given one where nothing speaks for a change, or where "
+        "no other class is more probable.",
     ),
     (
         ("label_quality",),
         "The probability that the given label is right, 0 to 1. The table is sorted by it, the "
-        "most suspicious first.",
+        "lowest first. With the verdict cannot judge it is an order and no probability.",
     ),
-    (("is_label_issue",), "True where the label looks wrong: another one is suggested."),
+    (
+        ("is_label_issue",),
+        "True where the label is flagged: it is more probably wrong than right, and the verdict "
+        "lets labels be flagged.",
+    ),
     (
         ("abstained",),
         "True where no class reaches the probability that the setting labels.confidence asks for.",
@@ -60,9 +88,9 @@ COLUMNS = (
     ),
     (
         ("delta_loss",),
-        "How much that change altered the label error L(Z), below 0 where it made the labels "
-        "cleaner; empty where nothing was changed. With the method posterior it is the change that "
-        "this label alone makes in the given labels.",
+        "How much that change altered the label error L(Z), below 0 where the labels fit the "
+        "kernel better after it; empty where nothing was changed. With the method posterior it is "
+        "the change that this label alone makes in the given labels.",
     ),
     (
         ("probability_CLASS",),

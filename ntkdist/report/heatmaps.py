@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.report.svg import CELL, FAINT, FONT_SIZE, INK, new_figure
+from ntkdist.report.svg import CELL, FAINT, FONT_SIZE, INK, OTHER, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,6 +18,8 @@ _NEGATIVE, _POSITIVE = "#3f7fca", "#d0661f"  # legible on white and on near blac
 _SURE = "#1f5aa3"
 _DARK = 0.78  # share from which on white letters stand out more than the page's ink
 _MOST_NAMES = 16
+_MOST_DECIMALS = 10  # classes whose cells have room for a decimal
+_FAINTEST = 0.01  # share of a class that the strongest colour of wrong labels means at least
 _LONGEST_NAME = 12
 _MOST_LINES = 30
 _SHOWN = (2.0, 98.0)  # percentiles; the diagonal would swallow the scale
@@ -95,6 +97,85 @@ def class_matrix(Z: NDArray[Any], names: Sequence[str], limit: float) -> Figure:
         _name_classes(axes, np.arange(K) + 0.5, names)
     _finish(figure, axes, image)
     return figure
+
+
+def transition(
+    T: NDArray[np.float64], names: Sequence[str], circled: Sequence[tuple[int, int]]
+) -> Figure:
+    """Draw how often a class (rows) has which label (columns), the right ones muted.
+
+    Args:
+        T: (K, K) P(given label | true class).
+        names: K class names.
+        circled: Cells to mark where they are too small for letters.
+
+    Returns:
+        The figure.
+    """
+    from matplotlib.ticker import FuncFormatter
+
+    K = len(T)
+    lettered = is_lettered(K)
+    figure = new_figure(390, 390 if lettered else 345)
+    axes = figure.add_subplot()
+    off = np.array(T, dtype=np.float64)
+    np.fill_diagonal(off, 0.0)
+    limit = max(float(off.max()), _FAINTEST)
+    image = axes.imshow(
+        100 * off, cmap=_from_nothing(), vmin=0, vmax=100 * limit, interpolation="none",
+        extent=(0, K, K, 0),
+    )  # fmt: skip
+    if K <= _MOST_LINES:
+        axes.hlines(range(K + 1), 0, K, color=FAINT, linewidth=0.6)
+        axes.vlines(range(K + 1), 0, K, color=FAINT, linewidth=0.6)
+    if lettered:
+        _letter_shares(axes, T, limit)
+    else:
+        axes.plot([0, K], [0, K], color=INK, linewidth=0.8, alpha=0.6)
+        around = max(8.0, 400.0 / K)  # the diagonal of a cell, or what is seen among small ones
+        for k, d in circled:
+            axes.plot(
+                [d + 0.5],
+                [k + 0.5],
+                "o",
+                markersize=around,
+                mfc="none",
+                mec=INK,
+                mew=0.9,
+                clip_on=False,
+            )
+    if len(names) == K:
+        _name_classes(axes, np.arange(K) + 0.5, names)
+    axes.set_xlabel("given label")
+    axes.set_ylabel("true class")
+    if lettered:
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+    else:
+        bar = _finish(figure, axes, image)
+        bar.formatter = FuncFormatter(lambda value, _: f"{value:g} %")
+        bar.update_ticks()
+    return figure
+
+
+def is_lettered(K: int) -> bool:
+    """Return whether cells of K classes are large enough for their values."""
+    return K <= _MOST_NAMES
+
+
+def _letter_shares(axes: Axes, T: NDArray[np.float64], limit: float) -> None:
+    """Write shares into their cells in percent, where they do not round to zero."""
+    digits = 1 if len(T) <= _MOST_DECIMALS else 0
+    for k, d in np.ndindex(*T.shape):
+        right = k == d
+        text = f"{100 * T[k, d]:.{0 if right else digits}f}"
+        if float(text) == 0:
+            continue
+        color = "#ffffff" if T[k, d] > _DARK * limit else CELL
+        axes.text(
+            d + 0.5, k + 0.5, text, ha="center", va="center", color=OTHER if right else color,
+            fontsize=FONT_SIZE - 2,
+        )  # fmt: skip
 
 
 def confusion(counts: NDArray[np.int64], names: Sequence[str]) -> Figure:
@@ -189,7 +270,8 @@ def _name_classes(axes: Axes, middles: NDArray[Any], names: Sequence[str]) -> No
     axes.set_yticks(middles[::step], short[::step])
 
 
-def _finish(figure: Figure, axes: Axes, image: Any) -> None:
+def _finish(figure: Figure, axes: Axes, image: Any) -> Any:
+    """Take away what frames the axes, add the scale of the colours and return it."""
     axes.set_anchor("NW")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
@@ -198,6 +280,7 @@ def _finish(figure: Figure, axes: Axes, image: Any) -> None:
     bar.ax.tick_params(length=0)
     bar.locator = _few_ticks()
     bar.update_ticks()
+    return bar
 
 
 def _few_ticks() -> Any:

@@ -15,6 +15,7 @@ from ntkdist.report import kernel_plots
 from ntkdist.report.label_aware import KernelPoint, plot_choices, plot_kernels
 from ntkdist.report.lookahead import plot_active_learning
 from ntkdist.report.outcomes import Outcome, panel, stored
+from ntkdist.report.reliability import CANNOT_JUDGE, read_verdict
 from ntkdist.report.svg import FONT_SIZE, inline_svg, new_figure
 from ntkdist.report.sweep import plot_measure
 from ntkdist.report.widths import Gap, plot_gaps
@@ -242,6 +243,8 @@ def _ceiling(run: Run, rows: list[dict[str, Any]]) -> list[str]:
     """Say how far accuracy on wrong labels can go, by the noise known or estimated."""
     noise, which = run.config.noise.rate, "were made wrong"
     if not noise:
+        if read_verdict(run) == CANNOT_JUDGE:
+            return []
         likeliest = max(rows, key=lambda row: row["log_likelihood"])
         noise, which = likeliest.get("noise_rate", 0.0), "are wrong by estimate"
     if noise < _LITTLE_NOISE:

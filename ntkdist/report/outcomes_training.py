@@ -11,6 +11,7 @@ from ntkdist.report.computed import repeat_command
 from ntkdist.report.dynamics import plot_accuracies, plot_losses, plot_targets
 from ntkdist.report.outcomes import Outcome, panel, stored
 from ntkdist.report.predict import plot_calibration, plot_ridges
+from ntkdist.report.reliability import CANNOT_JUDGE, read_verdict
 from ntkdist.report.svg import inline_svg
 from ntkdist.report.words import count, counted, number, percent
 from ntkdist.run import Run
@@ -58,7 +59,12 @@ def predictions(run: Run) -> list[Outcome]:
         ("Calibration error", number(last["calibration_error"], 3), "0 is perfect"),
         ("Log-loss", number(last["log_loss"], 4), f"Brier score {number(last['brier'], 4)}"),
     ]
-    left = [name for name in ("given", "refurbished") if name not in by_labels]
+    better = read_verdict(run) != CANNOT_JUDGE  # else the refurbished labels are none to train on
+    left = [
+        name
+        for name in ("given", "refurbished")
+        if name not in by_labels and (better or name == "given")
+    ]
     more = None
     if left:
         command = f"ntkdist predict {run.url} --predict.labels {left[0]}"
@@ -114,7 +120,7 @@ def dynamics(run: Run) -> list[Outcome]:
         sentences = [
             f"Training should stop after {number(stop, 3)} steps of size "
             f"{number(found['learning_rate'], 3)}, where images held out in turn have the least "
-            "loss; what follows is mostly the learning of wrong labels and of noise."
+            "loss; what follows is mostly the learning of single labels and of noise."
             if stopped["test_loss"] < end["test_loss"]
             else f"Images held out in turn have the least loss after {number(stop, 3)} steps of "
             f"size {number(found['learning_rate'], 3)}."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,15 @@ from ntkdist.report.findings import (
 from ntkdist.report.geometry import Geometry, Spectrum, entangled_pairs, read_geometry
 from ntkdist.report.glossary import CITE, COLUMNS, WORDS
 from ntkdist.report.outcomes import read_outcomes
-from ntkdist.report.timeline import read_timeline
+from ntkdist.report.reliability import (
+    CANNOT_JUDGE,
+    CLASS_CONDITIONAL,
+    confusion_rows,
+    confusion_sentences,
+    confusions,
+    noise_sentences,
+)
+from ntkdist.report.timeline import StageTime, Timeline, read_timeline
 from ntkdist.run import Run
 
 _PIXELATED = 64  # pictures up to this edge are shown with their pixels as squares
@@ -85,9 +94,14 @@ def _context(run: Run, max_issues: int) -> dict[str, Any]:
         discovery = Discovery.of(findings.quality, given != true, findings.is_issue)
     issues = [] if findings is None else worst_issues(run, findings, given, true, max_issues)
     outcomes, questions = read_outcomes(run)
+    judgement = story.judgement(findings, given, true)
+    files = any(issue.file for issue in issues)
+    figures = draw_figures(names, findings, geometry, discovery, given, timeline)
     return {
         "title": story.title(run, shape),
         "subtitle": story.subtitle(run, shape),
+        "trust": story.trust(run, findings, len(given)),
+        "judged": findings is None or findings.can_judge,
         "sentences": story.summary(findings, len(given)),
         "next_step": story.next_step(run, findings),
         "tiles": story.key_numbers(findings, len(given)),
@@ -99,13 +113,14 @@ def _context(run: Run, max_issues: int) -> dict[str, Any]:
         "spectrum": _spectrum(findings, geometry),
         "pairs": _pairs(names, findings),
         "geometry": geometry,
-        "figures": draw_figures(names, findings, geometry, discovery, given, timeline),
+        "figures": figures,
+        **_noise(names, findings, given),
         "issues": issues,
-        "files": any(issue.file for issue in issues),
+        "listing": story.listing(run, findings, issues, files, judgement),
         "table": run.address("labels.csv") if storage.exists(run.address("labels.csv")) else "",
         "pictured": pictured,
         "smooth": pictured and max(shape[1:3]) > _PIXELATED,
-        "judgement": story.judgement(findings, given, true),
+        "judgement": judgement,
         "classes": class_rows(names, findings, given, true),
         "outcomes": outcomes,
         "questions": questions,
@@ -113,7 +128,7 @@ def _context(run: Run, max_issues: int) -> dict[str, Any]:
         "faults": faults(timeline),
         "repeat_command": repeat_command(run),
         "canonical": str(run.architecture),
-        "stages": [stage for stage in timeline.stages.values() if stage.stage != "report"],
+        "stages": _stages(timeline, findings),
         "words": WORDS,
         "columns": COLUMNS,
         "cite": CITE,
@@ -129,10 +144,39 @@ def _spectrum(findings: Findings | None, geometry: Geometry) -> list[str]:
     return story.spectrum_sentences(Spectrum.of(values, float(ridge)), float(ridge))
 
 
+def _noise(
+    names: Sequence[str], findings: Findings | None, given: NDArray[np.int64]
+) -> dict[str, Any]:
+    """Say how labels go wrong, where that can be said."""
+    reliability = None if findings is None else findings.reliability
+    if reliability is None or not reliability.can_judge:
+        return {"noise": [], "confused": [], "confusions": []}
+    pairs = []
+    if reliability.noise == CLASS_CONDITIONAL:
+        pairs = confusions(reliability, given)
+    return {
+        "noise": noise_sentences(reliability, len(names)),
+        "confused": confusion_sentences(pairs, names),
+        "confusions": confusion_rows(pairs, names),
+    }
+
+
+def _stages(timeline: Timeline, findings: Findings | None) -> list[StageTime]:
+    """Return the stages, without a count of suspicious labels where none can be judged."""
+    stages = [stage for stage in timeline.stages.values() if stage.stage != "report"]
+    if findings is None or findings.can_judge:
+        return stages
+    return [
+        replace(stage, detail=CANNOT_JUDGE) if stage.stage == "labels" and stage.detail else stage
+        for stage in stages
+    ]
+
+
 def _pairs(names: Sequence[str], findings: Findings | None) -> str:
     """Name the most entangled pairs by the best labels there are: the refurbished ones."""
-    if findings is None or "refurbished" not in findings.Z:
+    matrices = {} if findings is None else findings.class_matrices
+    if findings is None or "refurbished" not in matrices:
         return ""
-    Z = findings.Z["refurbished"]
+    Z = matrices["refurbished"]
     counts = np.bincount(findings.refurbished, minlength=len(Z))
     return story.pairs_sentence(names, entangled_pairs(Z, counts))

@@ -24,6 +24,11 @@ def counted(value: int, one: str, many: str | None = None) -> str:
     return f"{count(value)}{_GAP}{one if value == 1 else many or one + 's'}"
 
 
+def class_name(names: Sequence[str], label: int) -> str:
+    """Return the name of a class, its number if it has none."""
+    return names[label] if 0 <= label < len(names) else str(label)
+
+
 def number(value: float | None, digits: int = 5) -> str:
     """Return a number to ``digits`` significant digits; ``–`` where there is none."""
     if value is None or not math.isfinite(value):

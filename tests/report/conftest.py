@@ -91,6 +91,62 @@ def add_labels(run: Run, seed: int = 0, **summary: Any) -> dict[str, Any]:
     return arrays | {"summary": written}
 
 
+def noise_matrix(num_classes: int, seed: int = 0) -> np.ndarray:
+    """Return T (K, K) with one confusion above all others: of class 1, 23.45 % are called 0."""
+    rng = np.random.default_rng(seed)
+    T = rng.dirichlet(np.full(num_classes, 0.5), num_classes) * 0.05
+    T[1, 0] = 0.2345
+    np.fill_diagonal(T, 0.0)
+    np.fill_diagonal(T, 1.0 - T.sum(axis=1))
+    return T
+
+
+def add_reliability(
+    run: Run,
+    verdict: str = "reliable",
+    noise: str = "symmetric",
+    interval: tuple[float, float] = (0.0612, 0.1234),
+    **others: Any,
+) -> dict[str, Any]:
+    """Write what the label stage says of how far to trust it; after ``add_labels``.
+
+    With ``cannot judge`` nothing is flagged and nothing was changed, as the stage leaves it.
+    """
+    summary = dict(run.attributes("labels")["summary"])
+    stored = {
+        "verdict": verdict,
+        "leave_one_out_accuracy": 0.7654,
+        "chance": 0.1357,
+        "chance_error": 0.0246,
+        "noise": noise,
+        "noise_rate": 0.0912,
+        "noise_interval": list(interval),
+        "expected_precision": None if verdict == "cannot judge" else 0.8765,
+        "reason": f"a reason for <{verdict}>; more images may help",
+    }
+    summary |= {
+        "reliability": stored | others,
+        "noise_reason": f"{noise} noise, for <this> reason",
+        "noise_rate": 0.0912,
+        "method": "posterior",
+    }
+    run.write("labels/transition", noise_matrix(run.num_classes))
+    if verdict == "cannot judge":
+        given = run.read("inputs", "labels")
+        run.write("labels/is_label_issue", np.zeros(len(given), bool))
+        for name in ("refurbished", "suggested_label"):
+            run.write(f"labels/{name}", given)
+        run.write("labels/losses", np.array([1.57017, 1.57017]))
+        summary |= {
+            "flips": 0,
+            "num_issues": 0,
+            "block_error": summary["block_error"] | {"refurbished": 1.57017},
+            "stopped": "the labels cannot be judged, so that none was changed",
+        }
+    run.write_attributes("labels", {"summary": summary})
+    return summary
+
+
 def add_events(run: Run, records: Iterable[dict[str, Any]], torn: str = "") -> None:
     """Write ``events.jsonl``."""
     text = "".join(json.dumps(record) + "\n" for record in records)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from .conftest import (
     add_labels,
     add_networks,
     add_predictions,
+    add_reliability,
     gram_events,
 )
 
@@ -77,6 +78,7 @@ def axe() -> str:
 def full(make_run: MakeRun) -> Path:
     run = make_run()
     add_labels(run)
+    add_reliability(run, "reliable", "class-conditional")
     add_events(run, gram_events([3, 7], total=10))
     add_geometry(run)
     add_predictions(run)
@@ -90,6 +92,25 @@ def full(make_run: MakeRun) -> Path:
 @pytest.fixture(scope="module")
 def new(make_run: MakeRun) -> Path:
     return Path(write_report(make_run()))
+
+
+@pytest.fixture(scope="module")
+def confused(make_run: MakeRun) -> Path:
+    """A hundred classes with long names, which are taken for one another."""
+    run = make_run()
+    names = tuple(f"a-class-with-a-long-name-number-{k}" for k in range(100))
+    run.manifest = replace(run.manifest, class_names=names, num_classes=len(names))
+    add_labels(run)
+    add_reliability(run, "weak", "class-conditional")
+    return Path(write_report(run))
+
+
+@pytest.fixture(scope="module")
+def unjudged(make_run: MakeRun) -> Path:
+    run = make_run()
+    add_labels(run)
+    add_reliability(run, "cannot judge")
+    return Path(write_report(run))
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +160,7 @@ def open_page(browser: Any, path: Path, scheme: str, width: int, **options: Any)
 
 
 @pytest.mark.parametrize(("scheme", "width"), SCREENS)
-@pytest.mark.parametrize("which", ["full", "new"])
+@pytest.mark.parametrize("which", ["full", "new", "confused", "unjudged"])
 def test_nothing_is_said_asked_for_or_wider_than_the_screen(
     which: str, scheme: str, width: int, browser: Any, request: pytest.FixtureRequest
 ) -> None:
@@ -153,7 +174,7 @@ def test_nothing_is_said_asked_for_or_wider_than_the_screen(
 
 
 @pytest.mark.parametrize(("scheme", "width"), SCREENS)
-@pytest.mark.parametrize("which", ["full", "new"])
+@pytest.mark.parametrize("which", ["full", "new", "confused", "unjudged"])
 def test_axe_finds_no_violation(
     which: str, scheme: str, width: int, browser: Any, axe: str, request: pytest.FixtureRequest
 ) -> None:

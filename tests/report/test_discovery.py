@@ -78,6 +78,16 @@ def test_the_curve_is_drawn_beside_chance_and_the_best_order() -> None:
     assert mark.tolist() == [[100, 50]]
 
 
+def test_where_none_is_flagged_there_is_no_dot() -> None:
+    quality = np.arange(10) / 10
+    discovery = Discovery.of(quality, quality < 0.2, np.zeros(10, bool))
+    assert discovery is not None
+    with figure_settings():
+        axes = discovery_curve(discovery).axes[0]
+    assert len(axes.lines) == 3
+    assert [text.get_text() for text in axes.texts] == ["at random"]
+
+
 def test_a_single_label_is_a_bar_on_the_log_scale() -> None:
     quality = np.array([0.01] + [0.99] * 50)
     with figure_settings():

@@ -35,11 +35,12 @@ from ntkdist.gram.tiling import TileKey, Tiling
 from ntkdist.lease import Holder, Lease
 from ntkdist.report import live
 from ntkdist.report._live_events import NewEvents
+from ntkdist.report._live_page import Page
 from ntkdist.report._live_state import Follower
 from ntkdist.report.live import watch
 from ntkdist.report.tile_map import ABSENT, DONE, FAILED, FLIGHT
 from ntkdist.run import Run
-from tests.report.conftest import MakeRun
+from tests.report.conftest import MakeRun, add_labels, add_reliability
 from tests.s3 import S3Server
 from tests.storage.conftest import s3, shared_server
 
@@ -176,6 +177,42 @@ def test_tiles_of_other_matrices_do_not_stand_in_the_map(run: Run, driver: Drive
     driver.tell(StageDone("gram", 1.0), StageStarted("cross"))
     driver.tell(GramStarted(2, 0, EDGE, 1, "cpu", "ray"), TileDone("r0000c0002", "w0", 1, 1, 1))
     assert follower.look().tiles[DONE] == 0
+
+
+@pytest.mark.parametrize("verdict", ["reliable", "weak", "cannot judge", None])
+def test_the_verdict_on_the_labels_is_told_once_they_are_done(
+    run: Run, driver: Driver, verdict: str | None
+) -> None:
+    follower, page = Follower(run), Page(run, 1.0)
+    driver.tell(StageDone("gram", 1.0), StageStarted("labels"))
+    assert follower.look().verdict is None
+    add_labels(run)
+    if verdict is not None:
+        add_reliability(run, verdict)
+    driver.tell(StageDone("labels", 2.0, "0 changed labels, 0 suspicious labels"))
+    now = follower.look()
+    assert now.verdict == verdict
+    state = page.state(now)
+    if verdict is None:
+        assert "verdict" not in state.html.lower()
+        assert "Verdict" not in state.summary
+        return
+    assert f"verdict: {verdict}" in state.html
+    assert f"Verdict on the labels: {verdict}." in state.summary
+    assert ("suspicious labels" in state.html) == (verdict != "cannot judge")
+    assert ("nothing is called clean" in state.html) == (verdict == "cannot judge")
+
+
+def test_the_verdict_is_read_again_when_the_labels_are_made_again(run: Run, driver: Driver) -> None:
+    add_labels(run)
+    add_reliability(run, "weak")
+    driver.tell(StageDone("gram", 1.0), StageDone("labels", 1.0))
+    follower = Follower(run)
+    assert follower.look().verdict == "weak"
+    add_reliability(run, "reliable")
+    assert follower.look().verdict == "weak"
+    driver.tell(StageDone("labels", 1.0))
+    assert follower.look().verdict == "reliable"
 
 
 def test_a_new_start_takes_what_is_stored_from_the_store(run: Run, driver: Driver) -> None:

@@ -244,14 +244,16 @@ def test_without_noise_nothing_is_said_about_true_labels(make_run: MakeRun) -> N
         assert word not in page.text
 
 
-def test_a_clean_run_says_so(make_run: MakeRun) -> None:
+def test_a_run_without_flags_and_without_a_verdict_calls_nothing_clean(make_run: MakeRun) -> None:
     run = make_run(noise=0.0)
     add_labels(run, flips=0, num_issues=0)
     run.write("labels/is_label_issue", np.zeros(N, bool))
     run.write("labels/losses", np.array([2.0]))
     page = Page(read(write_report(run)))
-    assert "None of the 60 labels looks wrong." in page.text
+    assert "None of the 60 labels is flagged" in page.text
     assert "No label was changed" in page.text
+    assert "looks wrong" not in page.text  # a version that gave no verdict wrote it
+    assert f"ntkdist labels {run.url}" in page.text
     assert not page.all("img")
 
 
