@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -200,6 +201,8 @@ def refurbish(
     changed = descent.labels != given
     if not reliability.can_judge:
         changed[:] = False
+    share = float(1.0 - posterior.quality[changed].mean()) if changed.any() else None
+    reliability = replace(reliability, expected_precision=share)
     counts = np.bincount(given, minlength=num_classes)
     return RefurbishResult(
         labels=descent.labels,
