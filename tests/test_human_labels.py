@@ -80,7 +80,6 @@ def test_every_method_is_scored_on_every_label_set(call, data, tmp_path):
     methods = ["neighbours, k = 10", "neighbours, k = 30", "neighbours, k = 100"]
     methods += [
         "cleanlab, logistic",
-        "cleanlab, logistic, C chosen",
         "ours, fc-1",
         "ours, cnn-1",
         "ours, cntk-gap-3",

@@ -4,7 +4,9 @@ N images, K classes. A noise model is a matrix T (K, K), T[k, l] = P(given label
 Leave-one-out predictions are read as probabilities p (N, K) of the true class, and the given
 labels as draws from p T. Two kinds:
 
-- *symmetric*: a label is wrong with probability ε, and then any other class equally often;
+- *symmetric*: a label is wrong with probability ε, and then any other class, as often as that
+  class is given: equally often where classes are of one size, hardly ever one that is a stray
+  label or two;
 - *class-conditional*: each row of T is free, with a Dirichlet prior. Which class is taken for
   which is told from the labels by expectation maximisation.
 
@@ -175,10 +177,17 @@ def check_noise(noise: Any, noise_rate: float | None) -> None:
         )
 
 
-def symmetric_transition(rate: float, num_classes: int) -> NDArray[np.float64]:
-    """Return T (K, K) of symmetric noise at a rate."""
-    K = num_classes
-    T = np.full((K, K), rate / max(K - 1, 1))
+def symmetric_transition(rate: float, shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return T (K, K) of symmetric noise at a rate: T[k, l] = ε π_l/(1 − π_k) for l ≠ k.
+
+    Args:
+        rate: ε.
+        shares: (K,) class shares π of the given labels.
+
+    Returns:
+        (K, K), rows sum to 1.
+    """
+    T = np.outer(rate / np.maximum(1.0 - shares, TINY), shares)
     np.fill_diagonal(T, 1.0 - rate)
     return T
 
@@ -221,8 +230,9 @@ def fit_noise(
 ) -> NoiseModel:
     """Return the rate of symmetric noise and the softmax scale that make the labels most likely.
 
-    The likelihood of label a_i is (1 − ε) p_i,a + ε (1 − p_i,a)/(K − 1), with ε at most (K−1)/K.
-    It may have two hills, unsure predictions without noise and sure ones with much of it: ε is
+    The likelihood of label a is (1 − ε) p_ia + ε π_a Σ_{k≠a} p_ik/(1 − π_k), with class shares π
+    and ε at most (K−1)/K; with classes of one size the second term is ε (1 − p_ia)/(K − 1). It
+    may have two hills, unsure predictions without noise and sure ones with much of it: ε is
     solved for at every scale of a grid before the best one is refined.
 
     Args:
@@ -260,7 +270,7 @@ def fit_noise(
         float(np.exp(found.x)),
         likelihood,
         SYMMETRIC,
-        symmetric_transition(fitted, K),
+        symmetric_transition(fitted, sample.shares),
         (0.0, highest_rate(K)),
     )
 
@@ -418,7 +428,7 @@ def fit_class_conditional(
     K = sample.num_classes
     if starts is None:
         levels = (max(rate, FEW), max(rate, min(MANY, 0.9 * highest_rate(K))))
-        starts = [symmetric_transition(level, K) for level in dict.fromkeys(levels)]
+        starts = [symmetric_transition(level, sample.shares) for level in dict.fromkeys(levels)]
     fits = [_maximise(sample, T, rate) for T in starts]
     return max(fits, key=lambda fit: fit.total)
 
@@ -575,8 +585,10 @@ class _Sample:
 
     def right_and_wrong(self, log_scale: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return P(given label) were it right, and were it wrong, under symmetric noise."""
-        right = _given(self.predictions, self._log_shares, self.labels, float(np.exp(log_scale)))
-        return right, np.where(self.locked, right, (1 - right) / (self.num_classes - 1))
+        right, wrong = _given(
+            self.predictions, self._log_shares, self.shares, self.labels, float(np.exp(log_scale))
+        )
+        return right, np.where(self.locked, right, wrong)
 
     def total(self, scale: float, transition: NDArray[np.float64]) -> float:
         """Return the log-likelihood of all labels, in nats."""
@@ -694,20 +706,25 @@ def _likeliest_rate(
 
 
 @compiled
-def _given(predictions, log_shares, labels, scale):  # type: ignore[no-untyped-def]
-    """Return the probability of each given label, (N,): a softmax of which one entry is kept."""
+def _given(predictions, log_shares, shares, labels, scale):  # type: ignore[no-untyped-def]
+    """Return P(given label), (N,) each, were it right, and were it wrong under symmetric noise."""
     n, K = predictions.shape
-    out = np.empty(n)
+    right, wrong = np.empty(n), np.empty(n)
     for i in range(n):
         largest = -np.inf
         for k in range(K):
             largest = max(largest, scale * predictions[i, k] + log_shares[k])
-        total = 0.0
-        for k in range(K):
-            total += np.exp(scale * predictions[i, k] + log_shares[k] - largest)
         a = labels[i]
-        out[i] = np.exp(scale * predictions[i, a] + log_shares[a] - largest) / total
-    return out
+        total = own = others = 0.0
+        for k in range(K):
+            e = np.exp(scale * predictions[i, k] + log_shares[k] - largest)
+            total += e
+            if k == a:
+                own = e
+            elif shares[k] < 1.0:
+                others += e / (1.0 - shares[k])
+        right[i], wrong[i] = own / total, shares[a] * others / total
+    return right, wrong
 
 
 @compiled

@@ -37,8 +37,8 @@ WEAK_SHARE = 0.02
 LEAST_PRECISION = 0.7
 
 _HELP = (
-    "more images, another architecture (a pooled network such as cntk-gap-4), or features of a "
-    "pretrained network (--data.features) may help"
+    "more images or another architecture may help, for photographs the features of a pretrained "
+    "network (--data.features)"
 )
 
 
