@@ -98,6 +98,10 @@ def audit(
     (fc-2 for features), --data.size auto, --gram.executor inline, no noise,
     the method posterior.
 
+    It ends with a verdict on its own list: reliable, weak (few labels are
+    listed, the surest), or cannot judge: nothing is flagged then, and nothing
+    called clean.
+
     Example: ntkdist audit photos/
 
     Writes a run, runs/NAME_OF_SOURCE unless --run says otherwise, with
