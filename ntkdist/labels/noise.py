@@ -177,6 +177,13 @@ def check_noise(noise: Any, noise_rate: float | None) -> None:
         )
 
 
+def may_be_class_conditional(noise: str, count: int, num_classes: int) -> bool:
+    """Return whether class-conditional noise is asked for, or may be found in so many labels."""
+    if num_classes < 2 or noise == SYMMETRIC:
+        return False
+    return noise == CLASS_CONDITIONAL or count >= LEAST_LABELS * num_classes
+
+
 def symmetric_transition(rate: float, shares: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return T (K, K) of symmetric noise at a rate: T[k, l] = ε π_l/(1 − π_k) for l ≠ k.
 
@@ -361,7 +368,7 @@ def estimate_noise(
     if noise == AUTO and (noise_rate is not None or K < 2):
         reason = "the rate is given" if noise_rate is not None else "there is one class"
         noise = SYMMETRIC
-    elif noise == AUTO and len(labels) < LEAST_LABELS * K:
+    elif noise == AUTO and not may_be_class_conditional(noise, len(labels), K):
         reason = f"class-conditional noise asks for {LEAST_LABELS} labels a class"
         noise = SYMMETRIC
     elif noise == AUTO and skill < LEAST_SKILL:

@@ -27,6 +27,7 @@ from ntkdist.labels.noise import (
     class_conditional_likelihoods,
     estimate_noise,
     fit_noise,
+    may_be_class_conditional,
 )
 from ntkdist.linalg import submatrix
 
@@ -143,36 +144,31 @@ def choose_ridge(
         for ridge, c in zip(rungs, predictions, strict=True)
     ]
     best = max(tried, key=lambda pair: pair[1].log_likelihood)[0]
-    options: dict[str, Any] = {"noise_rate": noise_rate, "locked": sure, "seed": seed}
-    estimate = None
-    if noise != SYMMETRIC and noise_rate is None and num_classes > 1:
-        # each kind of noise has a ridge under which it explains the labels best
+    # each kind of noise has a ridge under which it explains the labels best
+    other = best
+    if noise_rate is None and may_be_class_conditional(noise, len(some), num_classes):
         rates = [model.rate for _, model in tried]
         totals = class_conditional_likelihoods(predictions, some, rates, sure)
         other = rungs[int(np.argmax(totals))]
-        estimate = estimate_noise(
-            predicts(other),
+
+    def estimated(ridge: float, kind: str) -> NoiseEstimate:
+        return estimate_noise(
+            predicts(ridge),
             some,
             num_classes,
-            noise=noise,
-            predictions=predictions[rungs.index(other)],
-            **options,
+            noise=kind,
+            noise_rate=noise_rate,
+            locked=sure,
+            predictions=predictions[rungs.index(ridge)],
+            seed=seed,
         )
-        if estimate.model.kind == CLASS_CONDITIONAL:
-            best = other
-    if estimate is None or estimate.model.kind == SYMMETRIC:
-        found = estimate_noise(
-            predicts(best),
-            some,
-            num_classes,
-            noise=SYMMETRIC,
-            predictions=predictions[rungs.index(best)],
-            **options,
-        )
-        if estimate is not None:
-            known = {name: getattr(estimate, name) for name in ("reason", *EVIDENCE)}
-            found = replace(found, **known)
-        estimate = found
+
+    estimate = estimated(other, noise)
+    if estimate.model.kind == CLASS_CONDITIONAL:
+        best = other
+    elif other != best:
+        known = {name: getattr(estimate, name) for name in ("reason", *EVIDENCE)}
+        estimate = replace(estimated(best, SYMMETRIC), **known)
     if len(chosen) < n:
         estimate = replace(estimate, pred_probs=None)
     return RidgeChoice(best, estimate, tuple(tried), len(chosen), values[::-1].copy())
