@@ -78,6 +78,8 @@ def measure(name: str, options: Any) -> list[dict[str, Any]]:
             noisy, wrong = corrupt(true, K, seed)
             found = {}
             for method, compute in zip(PEERS, (cnn, logistic), strict=True):
+                if compute is cnn and options.no_cnn:
+                    continue
                 peer = kept(compute, data.images, noisy, K, seed, options.cache)
                 found[method] = by_cleanlab(noisy, *peer)
             for architecture, (kernel, seconds) in kernels.items():
@@ -158,6 +160,7 @@ def main() -> None:
         "--architectures", nargs="+", default=[IMAGES_ARCHITECTURE, "cnn-2", "fc-2"]
     )
     choices.add_argument("--rates", nargs="*", type=float, default=[0.1, 0.2, 0.3])
+    choices.add_argument("--no-cnn", action="store_true", help="leave out the CNN, which is slow")
     choices.add_argument("--pairs", type=float, default=0.3, help="rate of the pairs; 0: none")
     options = choices.parse_args()
     warnings.simplefilter("error", RuntimeWarning)

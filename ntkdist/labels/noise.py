@@ -51,7 +51,10 @@ ALTERNATIONS, STEPS = 60, 15
 FEW, MANY = 0.05, 0.35
 # Class-conditional noise must explain the labels so many times better than it explains labels
 # drawn from the symmetric model, and by at least so many nats.
-GAIN_RATIO, LEAST_GAIN = 3.0, 20.0
+GAIN_RATIO, LEAST_GAIN = 2.5, 20.0
+# Where symmetric noise may be none at all, a free matrix must find at least this share wrong:
+# less is what a kernel's confusion of two classes that look alike comes to.
+LEAST_ALONE = 0.05
 # Labels a class, on average, that a free matrix asks for.
 LEAST_LABELS = 50
 # Least mean probability of the predicted class under symmetric noise, as a share of the way from
@@ -389,12 +392,19 @@ def estimate_noise(
         simulated = float(np.mean(gains))
         held_out = _held_out_gain(sample, free, symmetric, rng)
         clear = gain > GAIN_RATIO * max(simulated, 0.0) and gain > simulated + 3 * np.std(gains)
-        better = bool(clear and gain > LEAST_GAIN and held_out > 0)
+        wrong = share_wrong(sample.probs(free.scale), free.transition, sample.locked)
+        noisy = interval[0] > 0 or wrong >= LEAST_ALONE
+        better = bool(clear and gain > LEAST_GAIN and held_out > 0 and noisy)
         evidence = {"gain": gain, "simulated_gain": simulated, "held_out_gain": held_out}
         reason = (
             f"class-conditional noise explains the labels {'' if better else 'not '}clearly better "
             f"({gain:.0f} nats; {simulated:.0f} on labels drawn with symmetric noise)"
         )
+        if clear and not noisy:
+            reason = (
+                f"class-conditional noise would make {wrong:.1%} of the labels wrong, no more than "
+                "a kernel's confusion of similar classes comes to"
+            )
     if not better:
         return NoiseEstimate(symmetric, symmetric, probs, skill, reason, **evidence)
     full = _Sample(predictions, labels, locked)
