@@ -113,7 +113,7 @@ def test_every_method_is_scored_on_every_label_set(call, data, tmp_path):
     # the Grams and the peer's probabilities are read the next time, with their seconds
     files = sorted(path.name for path in cache.iterdir())
     assert sum(name.startswith("gram-") for name in files) == 3
-    assert sum(name.startswith("logistic-") for name in files) == 3
+    assert sum(name.startswith("regularised-") for name in files) == 3
     again, _ = call(*words)
     assert sorted(path.name for path in cache.iterdir()) == files
     for row, other in zip(rows, again["rows"], strict=True):
