@@ -378,7 +378,8 @@ class Pipeline:
             flips, issues = summary["flips"], summary["num_issues"]
             posterior = settings.method == "posterior"
             detail.append(_counted(flips, "changed label" if posterior else "flip"))
-            detail.append(_counted(issues, "suspicious label"))
+            judges = result.reliability.can_judge
+            detail.append(_counted(issues, "suspicious label") if judges else "cannot judge")
 
     def _inverse(self) -> Any:
         """Return the inverse in the form that the label method asks for."""
