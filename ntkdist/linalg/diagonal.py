@@ -46,10 +46,8 @@ def is_stored(url: str, digest: str) -> bool:
         url: The diagonal's group.
         digest: What identifies the factor.
     """
-    group = groups.open_group(url, KIND, any_schema=True)
-    if group is None or group.attrs["schema"] != groups.SCHEMA:
-        return False
-    return group.attrs["factor"] == digest and _is_whole(group)
+    group = groups.open_result_of(url, KIND, digest)
+    return group is not None and _is_whole(group)
 
 
 def compute_diagonal(

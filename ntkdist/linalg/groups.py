@@ -73,6 +73,20 @@ def open_group(url: str, kind: str, *, mode: str = "r", any_schema: bool = False
     return group
 
 
+def open_result_of(url: str, kind: str, digest: str) -> Any | None:
+    """Open a result of one factor, such as its inverse; None where it is of another or older one.
+
+    Args:
+        url: Folder or URL.
+        kind: What it has to be (its attribute ``kind``).
+        digest: What identifies the factor.
+    """
+    group = open_group(url, kind, any_schema=True)
+    if group is None or group.attrs["schema"] != SCHEMA:
+        return None
+    return group if group.attrs["factor"] == digest else None
+
+
 def _has_members(group: Any) -> bool:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about other files in the folder, which are no members

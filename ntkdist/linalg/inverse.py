@@ -132,10 +132,8 @@ def is_whole_inverse(url: str, digest: str) -> bool:
         url: The inverse's group.
         digest: What identifies the factor.
     """
-    group = groups.open_group(url, KIND, any_schema=True)
-    if group is None or group.attrs["schema"] != groups.SCHEMA:
-        return False
-    if group.attrs["factor"] != digest:
+    group = groups.open_result_of(url, KIND, digest)
+    if group is None:
         return False
     plan = _plan_of(group)
     return len(groups.read_records(group, ROW_RECORDS)) == len(plan.blocks(0, plan.n))
