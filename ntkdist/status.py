@@ -55,8 +55,10 @@ def describe_flags(found: LabelsFound) -> str:
         return f"{found.issues} of {found.images} labels look wrong"
     most = how["noise_interval"][1]
     if how["verdict"] == "reliable" and most <= CLEAN:
-        return f"no label looks wrong, and at most {most:.1%} of {found.images} are"
-    return f"no label is flagged, but up to {most:.0%} of {found.images} may be wrong"
+        return (
+            f"no label looks wrong; at most {most:.1%} of {found.images} labels are estimated wrong"
+        )
+    return f"no label is flagged, but up to {most:.0%} of {found.images} labels may be wrong"
 
 
 def describe_reliability(found: LabelsFound) -> list[str]:

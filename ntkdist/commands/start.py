@@ -91,16 +91,17 @@ def audit(
     columns file and label, an .npz file, MNIST's idx files, or a source such
     as images:FOLDER. Images may have several sizes: they are scaled to one.
     --data.features FILE.npy gives features of the images, from a pretrained
-    network, which the kernel then sees in their place; an .npz file may hold
-    features alone.
+    network: the kernel is then computed from these instead of the pixels. An
+    .npz file may hold features alone.
 
     What an audit takes unless it is told otherwise: --architecture cnn-2
     (fc-2 for features), --data.size auto, --gram.executor inline, no noise,
     the method posterior.
 
-    It ends with a verdict on its own list: reliable, weak (few labels are
-    listed, the surest), or cannot judge: nothing is flagged then, and nothing
-    called clean.
+    The output includes a verdict on how far the list can be trusted.
+    reliable: every label that is more probably wrong than right is flagged.
+    weak: only the labels most probably wrong are flagged. cannot judge: no
+    label is flagged, and no label is called clean.
 
     Example: ntkdist audit photos/
 

@@ -79,7 +79,7 @@ def probabilities(
 
     Args:
         predictions: (N, K) centered leave-one-out predictions c.
-        scale: T of a ``NoiseModel``.
+        scale: τ, the scale of a ``NoiseModel``.
         shares: (K,) class shares π; a class without images gets probability 0. None takes equal
             ones.
 

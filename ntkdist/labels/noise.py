@@ -1,18 +1,17 @@
-"""How given labels go wrong: noise models, and the one that the given labels speak for.
+"""Noise models of the given labels, and the choice between them.
 
 N images, K classes. A noise model is a matrix T (K, K), T[k, l] = P(given label l | true class k).
 Leave-one-out predictions are read as probabilities p (N, K) of the true class, and the given
 labels as draws from p T. Two kinds:
 
-- *symmetric*: a label is wrong with probability ε, and then any other class, as often as that
-  class is given: equally often where classes are of one size, hardly ever one that is a stray
-  label or two;
-- *class-conditional*: each row of T is free, with a Dirichlet prior. Which class is taken for
-  which is told from the labels by expectation maximisation.
+- *symmetric*: a label is wrong with probability ε. A wrong label is drawn from the other classes
+  in proportion to their sizes, so that classes of equal size are equally likely;
+- *class-conditional*: each row of T is free, with a Dirichlet prior, and is estimated from the
+  labels by expectation maximisation.
 
-A kernel that confuses two classes looks much like people who do: the free model fits somewhat
-better even where noise is symmetric. So it is taken only where it fits better by several times
-what it does on labels that are drawn from the symmetric fit, and better on held-out images too.
+The kernel's own confusion of two classes resembles class-conditional noise, so that the
+class-conditional model always fits somewhat better. It is used only if its gain in log-likelihood
+is several times the gain on labels simulated with symmetric noise, and positive on held-out images.
 """
 
 from __future__ import annotations
@@ -32,12 +31,12 @@ from ntkdist.labels.leave_one_out import class_shares, probabilities
 AUTO, SYMMETRIC, CLASS_CONDITIONAL = "auto", "symmetric", "class-conditional"
 NOISE_MODELS = (AUTO, SYMMETRIC, CLASS_CONDITIONAL)
 
-# log T is searched here: from a nearly flat softmax to nearly a hard choice of the largest.
+# Bounds of the search for log τ, the softmax scale: from nearly flat to nearly one-hot.
 LOG_SCALES = (-2.0, 6.0)
-# Prior of the symmetric rate, (1 − ε)^2: decides where the labels say nothing.
+# Prior of the symmetric rate, (1 − ε)^2: it decides where the labels do not determine the rate.
 PRIOR_RIGHT = 2.0
-# Prior of a row of T: so many labels at the symmetric rate, and so many wrong ones, which are
-# spread over the other classes alike.
+# Pseudo-counts of a row of T: PRIOR_ROW labels at the symmetric rate for its share of wrong
+# labels, and PRIOR_WRONG wrong ones, spread evenly over the other classes.
 PRIOR_ROW, PRIOR_WRONG = 5.0, 27.0
 # Fall of the log-likelihood that ends the interval of the rate: 90 % (1.35), doubled because
 # leave-one-out predictions of different images share their training images.
@@ -49,13 +48,13 @@ SETTLED = 0.01
 ALTERNATIONS, STEPS = 60, 15
 # Starts of the class-conditional fit: few labels wrong, and many.
 FEW, MANY = 0.05, 0.35
-# Class-conditional noise must explain the labels so many times better than it explains labels
-# drawn from the symmetric model, and by at least so many nats.
+# The gain of class-conditional over symmetric noise must exceed GAIN_RATIO times the gain on
+# labels simulated with symmetric noise, and LEAST_GAIN nats.
 GAIN_RATIO, LEAST_GAIN = 2.5, 20.0
-# Where symmetric noise may be none at all, a free matrix must find at least this share wrong:
-# less is what a kernel's confusion of two classes that look alike comes to.
+# If the symmetric interval includes 0, the class-conditional fit must find at least this share of
+# wrong labels: a kernel's confusion of two similar classes can look like a smaller share.
 LEAST_ALONE = 0.05
-# Labels a class, on average, that a free matrix asks for.
+# Labels per class, on average, that class-conditional noise requires.
 LEAST_LABELS = 50
 # Least mean probability of the predicted class under symmetric noise, as a share of the way from
 # chance to certainty. Below it, errors of the kernel cannot be told from wrong labels.
@@ -64,7 +63,7 @@ SIMULATIONS, FOLDS = 6, 5
 # Noise models are chosen by this many images at most.
 MOST_ROWS = 10_000
 
-#: What speaks for a kind of noise, by name in ``NoiseEstimate``.
+#: Evidence for class-conditional noise: names of fields of ``NoiseEstimate``.
 EVIDENCE = ("gain", "simulated_gain", "held_out_gain")
 TINY = float(np.finfo(np.float64).tiny)
 
@@ -73,17 +72,16 @@ Predict = Callable[[Sequence[NDArray[np.float64]]], list[NDArray[np.float64]]]
 
 @dataclass(frozen=True, eq=False)
 class NoiseModel:
-    """The likeliest reading of the given labels under one kind of noise.
+    """The most probable parameters of one noise model.
 
     Attributes:
         rate: Estimated share of wrong labels, 0 to (K−1)/K; of those not known to be right.
-        scale: T, what centered predictions are multiplied by before the softmax.
+        scale: Softmax scale τ, by which centered predictions are multiplied before the softmax.
         log_likelihood: Mean log-probability of a given label (nats); higher is better, so that
             it also compares ridges and architectures.
         kind: ``symmetric`` or ``class-conditional``.
         transition: (K, K) P(given label | true class), rows sum to 1.
-        interval: Lowest and highest rate that the labels speak for; (0, (K−1)/K) until it was
-            computed.
+        interval: Lower and upper end of the rate's interval; (0, (K−1)/K) until it was computed.
     """
 
     rate: float
@@ -113,15 +111,15 @@ class NoiseEstimate:
     Attributes:
         model: The model that is taken.
         symmetric: The symmetric one; the same where that is taken.
-        pred_probs: (N, K) probabilities of the true class, an image's own label left out; None
-            where a sample of the images was looked at.
+        pred_probs: (N, K) probabilities of the true class, an image's own label left out; None if
+            ``choose_ridge`` estimated the noise from a sample of the images.
         skill: Mean probability of the predicted class under symmetric noise, as a share of the way
             from chance to certainty.
         reason: Why this kind of noise was taken, in words.
         gain: Nats by which class-conditional noise explains the labels better; None where it
             was not tried.
         simulated_gain: The same for labels drawn from the symmetric model, mean of several draws.
-        held_out_gain: Nats an image on held-out folds.
+        held_out_gain: The gain per image on held-out folds, in nats.
     """
 
     model: NoiseModel
@@ -159,7 +157,7 @@ class NoiseEstimate:
 
 
 def check_noise(noise: Any, noise_rate: float | None) -> None:
-    """Refuse a noise model that is none, or a rate that does not go with it.
+    """Check that ``noise`` is a known model and that ``noise_rate`` goes with it.
 
     Args:
         noise: One of ``NOISE_MODELS``.
@@ -242,8 +240,8 @@ def fit_noise(
 
     The likelihood of label a is (1 − ε) p_ia + ε π_a Σ_{k≠a} p_ik/(1 − π_k), with class shares π
     and ε at most (K−1)/K; with classes of one size the second term is ε (1 − p_ia)/(K − 1). It
-    may have two hills, unsure predictions without noise and sure ones with much of it: ε is
-    solved for at every scale of a grid before the best one is refined.
+    may have two maxima, uncertain predictions without noise and confident ones with much of it:
+    ε is solved for at every scale of a grid before the best one is refined.
 
     Args:
         predictions: (N, K) centered leave-one-out predictions made with these labels.
@@ -252,7 +250,8 @@ def fit_noise(
         locked: (N,) bool, labels known to be right; ε is the share among the others.
 
     Returns:
-        The model, its interval not computed; rate 0 where there is one class only.
+        The model, its interval not computed. With one class or no labels the rate is ``rate`` (0
+        if None), the transition the identity and the interval (0, 0).
     """
     from scipy.optimize import minimize_scalar
 
@@ -290,10 +289,11 @@ def rate_interval(
     labels: NDArray[np.int64],
     locked: NDArray[np.bool_] | None = None,
 ) -> tuple[float, float]:
-    """Return the lowest and highest rate of symmetric noise that the labels speak for.
+    """Return the profile-likelihood interval of the rate of symmetric noise.
 
     Profile likelihood: at each ε the scale is the likeliest one, and rates count whose
-    log-likelihood is within ``INTERVAL_DROP`` of the best. Both hills are in it if both are high.
+    log-likelihood (with the prior) is within ``INTERVAL_DROP`` of the best. It spans both maxima
+    if both are high.
 
     Args:
         predictions: (N, K) centered leave-one-out predictions made with these labels.
@@ -336,7 +336,7 @@ def estimate_noise(
     predictions: NDArray[np.float64] | None = None,
     seed: int = 0,
 ) -> NoiseEstimate:
-    """Return the noise model that the given labels speak for.
+    """Return the noise model chosen for the given labels.
 
     Args:
         predict: Takes targets, each (N, K) with rows that sum to 1, and returns centered
@@ -402,8 +402,18 @@ def estimate_noise(
         )
         if clear and not noisy:
             reason = (
-                f"class-conditional noise would make {wrong:.1%} of the labels wrong, no more than "
-                "a kernel's confusion of similar classes comes to"
+                f"class-conditional noise would make {wrong:.1%} of the labels wrong; the kernel's "
+                "confusion of similar classes can explain that many"
+            )
+        elif clear and gain <= LEAST_GAIN:
+            reason = (
+                f"class-conditional noise raises the log-likelihood by {gain:.0f} nats; more than "
+                f"{LEAST_GAIN:.0f} are required"
+            )
+        elif clear and not better:
+            reason = (
+                f"class-conditional noise raises the log-likelihood by {gain:.0f} nats, but not on "
+                "held-out images"
             )
     if not better:
         return NoiseEstimate(symmetric, symmetric, probs, skill, reason, **evidence)
@@ -490,7 +500,7 @@ def maximise_transition(
         transition: (K, K) T to begin with.
         labels: (N,) given labels.
         rate: Rate of the symmetric fit, the prior's.
-        locked: (N,) bool, labels known to be right; they say nothing about noise.
+        locked: (N,) bool, labels known to be right; T is estimated without them.
         steps: How many steps.
 
     Returns:
@@ -512,10 +522,10 @@ def class_conditional_model(
 ) -> NoiseModel:
     """Return a class-conditional model with the interval of its rate.
 
-    No likelihood bounds this rate well: images that the kernel is unsure of are mislabelled more
-    often than others, and how much more cannot be told. The interval begins where symmetric
-    noise would, and ends as far above the estimate as the symmetric estimate lies below it, each
-    with the sampling error beyond.
+    The interval is a heuristic: the likelihood does not bound this rate, because images with
+    uncertain predictions are mislabelled more often, by an unknown amount. The lower end is the
+    smaller of the symmetric interval's lower end and the rate less 1.645 standard errors. The
+    upper end is the rate, plus its distance to the symmetric rate, plus 1.645 standard errors.
 
     Args:
         transition: (K, K) T.
@@ -686,7 +696,10 @@ def _simulated_gains(
 def _held_out_gain(
     sample: _Sample, free: Fit, symmetric: NoiseModel, rng: np.random.Generator
 ) -> float:
-    """Return by how much T of four folds explains the fifth better than symmetric noise (nats)."""
+    """Return the mean gain over symmetric noise (nats per image), T estimated on the other folds.
+
+    The scale, the starting T and the symmetric model are those of all images.
+    """
     n = len(sample.labels)
     folds = rng.permutation(n) % FOLDS
     probs = sample.probs(free.scale)

@@ -89,7 +89,7 @@ def class_posterior(
     """Return the probability of each class for each image, labels being wrong at some rate.
 
     A round: centered leave-one-out predictions c from the current probabilities q as targets,
-    p_ik ∝ π_k exp(T c_ik), T such that the given labels are most likely, and
+    p_ik ∝ π_k exp(τ c_ik), with the τ that makes the given labels most likely, and
     q_ik ∝ p_ik P(a_i | k) by the noise model.
 
     Args:

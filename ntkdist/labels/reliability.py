@@ -1,4 +1,4 @@
-"""How far to trust what is said about labels: a verdict, its reason, and what would help."""
+"""Verdict on how far the label results can be trusted, with its reason and a remedy."""
 
 from __future__ import annotations
 
@@ -23,21 +23,23 @@ FLAGGED = 0.5
 FEWEST = 10
 # Standard errors by which leave-one-out predictions have to beat chance.
 LEAST_EXCESS = 4.0
-# Leave-one-out accuracy above chance that K classes ask for, as a share of the way to certainty,
-# is this over K: with few classes a kernel's error looks more like a wrong label.
-ACCURACY = 0.8
+# Required (accuracy − chance)/(1 − chance), times the number of classes: 0.4 with two classes, 0.08
+# with ten. With few classes a kernel's error looks more like a wrong label.
+REQUIRED_ACCURACY = 0.8
 # An interval of the noise rate that is wider than this, and begins at or near 0, leaves open
 # whether the kernel errs or the labels do.
 WIDEST, NEAR_ZERO = 0.25, 0.03
-# The verdict is weak where fewer wrong labels than this are certain and more are possible.
+# The verdict is weak if the interval's lower end amounts to fewer wrong labels than this and its
+# upper end is above NEAR_ZERO.
 FEW = 3
-# With a weak verdict, no more than this share is flagged, or the lowest rate if that is higher.
+# If the noise rate is too uncertain, the flagged share is at most the larger of this and the
+# interval's lower end.
 WEAK_SHARE = 0.02
-# Expected share of flags that are right, below which the verdict is weak.
+# Expected share of flagged labels that are wrong, below which the verdict is weak.
 LEAST_PRECISION = 0.7
 
 _HELP = (
-    "more images or another architecture may help, for photographs the features of a pretrained "
+    "more images or another architecture may help; for photographs, use features of a pretrained "
     "network (--data.features)"
 )
 
@@ -54,7 +56,7 @@ class Reliability:
         chance_error: Its standard error.
         noise: Kind of noise, ``symmetric`` or ``class-conditional``.
         noise_rate: Estimated share of wrong labels.
-        noise_interval: Lowest and highest rate that the labels speak for.
+        noise_interval: Lower and upper end of the interval of the rate.
         expected_precision: Expected share of the flagged labels that are wrong; None where none
             is flagged.
         reason: Why the verdict is what it is, and what would help; a sentence or two.
@@ -88,15 +90,16 @@ def assess(
     """Return how far the posterior can be trusted, and the labels that may be flagged.
 
     Args:
-        posterior: What all labels together say.
+        posterior: Class posterior of the images.
         labels: (N,) given labels in 0..K−1.
         locked: (N,) bool, labels known to be right; never flagged.
 
     Returns:
         The reliability, and the flags (N,) bool: labels that are more probably wrong than right;
-        none with ``cannot judge``; with ``weak`` few, the surest first: no more than the lowest
-        rate that the labels speak for (or ``WEAK_SHARE``), and only so many that
-        ``LEAST_PRECISION`` is expected.
+        none with ``cannot judge``. With ``weak`` they are those most probably wrong, as many as
+        keep the expected precision at ``LEAST_PRECISION`` or above; if the noise rate is too
+        uncertain, their share is also at most the larger of the interval's lower end and
+        ``WEAK_SHARE``.
     """
     n, K = posterior.probabilities.shape
     chance = float(class_shares(labels, K).max())
@@ -106,7 +109,7 @@ def assess(
     if locked is not None:
         wrong, count = np.where(locked, 0.0, wrong), int((~locked).sum())
     verdict, reason = _verdict(posterior, labels, chance, error, count)
-    # the last round is sure of itself, with few images too sure
+    # with few images the last round is overconfident; quality mixes in the first round
     expected = 1.0 - posterior.quality
     flags = wrong > FLAGGED
     if verdict == CANNOT_JUDGE:
@@ -116,7 +119,7 @@ def assess(
         flags = _surest(wrong, expected, int(most))
     elif flags.any() and (share := float(expected[flags].mean())) < LEAST_PRECISION:
         verdict = WEAK
-        reason = f"only {share:.0%} of the labels that look wrong are expected to be so; {reason}"
+        reason = f"only {share:.0%} of the flagged labels would be expected to be wrong; {reason}"
         flags = _surest(wrong, expected, int(flags.sum()))
     return (
         Reliability(
@@ -137,7 +140,7 @@ def assess(
 def _verdict(
     posterior: Posterior, labels: NDArray[np.int64], chance: float, error: float, count: int
 ) -> tuple[str, str]:
-    """Return the verdict before any label is looked at by itself, and the reason."""
+    """Return the verdict by totals over all labels, before single labels are flagged; and why."""
     present = int(np.count_nonzero(np.bincount(labels)))
     if present < 2:
         return CANNOT_JUDGE, "all labels are of one class: there is nothing to compare them with"
@@ -158,7 +161,9 @@ def _verdict(
         return CANNOT_JUDGE, f"the kernel does not see these classes: {seen}; {_HELP}"
     low, high = posterior.noise.interval
     known = low == high and posterior.noise.kind == SYMMETRIC  # the rate is given
-    if not known and (posterior.estimate.skill < LEAST_SKILL or above < ACCURACY / present):
+    if not known and (
+        posterior.estimate.skill < LEAST_SKILL or above < REQUIRED_ACCURACY / present
+    ):
         return CANNOT_JUDGE, (
             f"the kernel sees these classes too dimly to tell its errors from wrong labels: {seen}"
             f"; {_HELP}"
@@ -167,13 +172,13 @@ def _verdict(
         return RELIABLE, seen
     if high - low > WIDEST and low < NEAR_ZERO:
         return CANNOT_JUDGE, (
-            f"anything from {low:.0%} to {high:.0%} of the labels may be wrong, the given labels "
-            f"do not say more; {_HELP}"
+            f"anything from {low:.0%} to {high:.0%} of the labels may be wrong; the given labels "
+            f"do not determine the share; {_HELP}"
         )
     if low * count < FEW and high > NEAR_ZERO:
         return WEAK, (
-            f"{low:.1%} to {high:.1%} of the labels may be wrong, too few or too uncertain to "
-            f"list them all; {_HELP}"
+            f"{low:.1%} to {high:.1%} of the labels may be wrong, and only the most probable ones "
+            f"can be listed; {_HELP}"
         )
     return RELIABLE, seen
 
@@ -181,7 +186,7 @@ def _verdict(
 def _surest(
     wrong: NDArray[np.float64], expected: NDArray[np.float64], most: int
 ) -> NDArray[np.bool_]:
-    """Flag the labels most probably wrong, at most so many, while enough are expected to be."""
+    """Flag the longest list, most probably wrong first, with ``LEAST_PRECISION`` expected."""
     flags = np.zeros(len(wrong), dtype=np.bool_)
     order = np.argsort(-wrong, kind="stable")[:most]
     order = order[wrong[order] > FLAGGED]
