@@ -169,8 +169,9 @@ class LabelsConfig:
         steps: Most label changes; auto stops at the estimated number of wrong labels (posterior:
             where no other class is more probable), none runs until no flip helps.
         beta: Weight of the between-class term of L(Z).
-        noise: How labels go wrong: symmetric (any other class, in proportion to its size), class-conditional
-            (which class is taken for which is estimated), or auto for what the labels speak for.
+        noise: How labels go wrong: symmetric (any other class, in proportion to its size),
+            class-conditional (which class is taken for which is estimated), or auto to choose
+            between the two by the given labels.
         noise_rate: Share of wrong labels under symmetric noise, or auto to estimate it.
         confidence: Probability that another class needs for a label to be changed.
         locked: Text file of images whose labels are known to be right, one number a line.

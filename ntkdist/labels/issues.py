@@ -120,8 +120,8 @@ def find_label_issues(
         method: ``posterior``, ``exact`` or ``paper``, as for ``refurbish``.
         steps: The most label changes; ``"auto"``; or None for no bound.
         beta: Weight β ≥ 0 of the between-class term.
-        noise: How labels go wrong: ``symmetric``, ``class-conditional``, or ``auto`` for what the
-            labels speak for.
+        noise: How labels go wrong: ``symmetric``, ``class-conditional``, or ``auto`` to choose
+            by the given labels.
         noise_rate: ε of symmetric noise, 0 to (K−1)/K; None estimates it from the Gram
             (``choose_ridge``).
         locked: Labels known to be right, (N,) bool or indices.

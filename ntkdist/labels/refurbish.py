@@ -98,8 +98,8 @@ def refurbish(
         method: ``posterior``, ``exact`` or ``paper``.
         steps: The most label changes; ``"auto"``; or None for no bound (not ``paper``).
         beta: Weight β ≥ 0 of the between-class term; not published, 1 is our choice.
-        noise: How labels go wrong: ``symmetric``, ``class-conditional``, or ``auto`` for what the
-            labels speak for (``estimate_noise``).
+        noise: How labels go wrong: ``symmetric``, ``class-conditional``, or ``auto`` to choose
+            by the given labels (``estimate_noise``).
         noise_rate: ε of symmetric noise, 0 to (K−1)/K; None estimates it.
         estimate: The noise as ``choose_ridge`` estimates it; None estimates it from this inverse.
         first_probs: (N, K) class probabilities that an image's own label has no part in, to
