@@ -21,7 +21,7 @@ def test_driver_killed_three_times(
     tmp_path: Path, undisturbed: np.ndarray, running: str, where: str
 ) -> None:
     random = np.random.default_rng(int(where, 36))
-    (tmp_path / "pace").write_text("0.15")  # so that a busy machine, too, sees the middle of the job
+    (tmp_path / "pace").write_text("0.15")  # a busy machine, too, sees the middle of the job
     done = 0
     for address in (None, running, running):  # None: the driver starts a Ray of its own
         with driver(tmp_path, where, address) as process:
