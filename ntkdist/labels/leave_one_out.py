@@ -1,17 +1,22 @@
 """What the kernel predicts for each image from all the others, and class probabilities from it.
 
 Kernel regression gives every leave-one-out prediction at once: f_{−i}(x_i) = Y_i − G_i/A_ii,
-whatever label image i has itself. Where the kernel sees little, f_{−i} is near the class shares
-of the *other* images, in which the image's own class has one member less: with balanced classes
-the own label then comes out last. ``centered_leave_one_out`` takes these shares away, and
-``probabilities`` puts those of all images in their place, so that a kernel that sees nothing
-predicts the class shares and no more.
+whatever label image i has itself. Where predictions are weak, f_{−i} is near the class shares of
+the *other* images, in which the image's own class has one member less: with balanced classes the
+given label then gets the lowest score. ``centered_leave_one_out`` subtracts these shares, and
+``probabilities`` multiplies by those of all images instead, so that a kernel without information
+about the classes predicts the class shares.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
+
+#: Targets, each (N, K) with rows that sum to 1, to centered leave-one-out predictions for each.
+Predict = Callable[[Sequence[NDArray[np.float64]]], list[NDArray[np.float64]]]
 
 
 def leave_one_out(
@@ -62,6 +67,27 @@ def centered_leave_one_out(
     others = (Y.sum(axis=0) - Y) / max(n - 1, 1)
     out -= weights[:, None] * others
     return out
+
+
+def predictor(
+    solve: Callable[[NDArray[np.float64]], NDArray[np.float64]], diagonal: NDArray[np.float64]
+) -> Predict:
+    """Return a function that predicts for several targets with one solution.
+
+    Args:
+        solve: Takes (N, M), returns H⁻¹ times it.
+        diagonal: (N,) diagonal of H⁻¹.
+
+    Returns:
+        Takes targets, each (N, K) with rows that sum to 1; returns ``centered_leave_one_out`` of
+        each, (N, K).
+    """
+
+    def predict(targets: Sequence[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
+        parts = np.split(solve(np.hstack(targets)), len(targets), axis=1)
+        return [centered_leave_one_out(G, diagonal, Y) for G, Y in zip(parts, targets, strict=True)]
+
+    return predict
 
 
 def class_shares(labels: NDArray[np.int64], num_classes: int) -> NDArray[np.float64]:

@@ -6,18 +6,19 @@ labels as draws from p T. Two kinds:
 
 - *symmetric*: a label is wrong with probability ε. A wrong label is drawn from the other classes
   in proportion to their sizes, so that classes of equal size are equally likely;
-- *class-conditional*: each row of T is free, with a Dirichlet prior, and is estimated from the
-  labels by expectation maximisation.
+- *class-conditional*: each row of T is estimated from the labels by expectation maximisation, with
+  pseudo-counts for its share of wrong labels and for their distribution over the other classes.
 
-The kernel's own confusion of two classes resembles class-conditional noise, so that the
-class-conditional model always fits somewhat better. It is used only if its gain in log-likelihood
-is several times the gain on labels simulated with symmetric noise, and positive on held-out images.
+Errors of the kernel between two similar classes and wrong labels between them have the same effect
+on the likelihood, so that the class-conditional model usually has the higher one even if the noise
+is symmetric. ``estimate_noise`` lists the conditions under which ``auto`` selects it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from math import exp
 from typing import Any
 
 import numpy as np
@@ -26,48 +27,50 @@ from numpy.typing import NDArray
 from ntkdist.errors import InputError, did_you_mean
 from ntkdist.labels._classes import compiled
 from ntkdist.labels.class_matrix import one_hot
-from ntkdist.labels.leave_one_out import class_shares, probabilities
+from ntkdist.labels.leave_one_out import Predict, class_shares, probabilities
 
 AUTO, SYMMETRIC, CLASS_CONDITIONAL = "auto", "symmetric", "class-conditional"
 NOISE_MODELS = (AUTO, SYMMETRIC, CLASS_CONDITIONAL)
 
 # Bounds of the search for log τ, the softmax scale: from nearly flat to nearly one-hot.
 LOG_SCALES = (-2.0, 6.0)
-# Prior of the symmetric rate, (1 − ε)^2: it decides where the labels do not determine the rate.
-PRIOR_RIGHT = 2.0
-# Pseudo-counts of a row of T: PRIOR_ROW labels at the symmetric rate for its share of wrong
-# labels, and PRIOR_WRONG wrong ones, spread evenly over the other classes.
+# Exponent of the prior (1 − ε)^2 of the symmetric rate. It matters where the likelihood is nearly
+# flat in ε.
+RATE_PRIOR_EXPONENT = 2.0
+# Pseudo-counts of a row of T: PRIOR_ROW labels, wrong at the symmetric rate, for the share of wrong
+# labels; PRIOR_WRONG wrong labels, spread evenly over the other classes, for their distribution.
 PRIOR_ROW, PRIOR_WRONG = 5.0, 27.0
 # Fall of the log-likelihood that ends the interval of the rate: 90 % (1.35), doubled because
 # leave-one-out predictions of different images share their training images.
 INTERVAL_DROP = 2.7
-# Points of ε at which the profile is taken, closer together where ε is small; scales at each look.
-INTERVAL_POINTS, INTERVAL_SCALES, INTERVAL_LOOKS = 121, 15, 4
-# Expectation maximisation ends when the log-likelihood rises by less (nats in all).
-SETTLED = 0.01
+# Values of ε, denser near 0; values of log τ in a pass; number of passes, each over a narrower
+# range of log τ.
+INTERVAL_POINTS, INTERVAL_SCALES, INTERVAL_PASSES = 121, 15, 4
+# The alternation of scale and T stops when the log-likelihood of all labels changes by less (nats).
+LOG_LIKELIHOOD_TOLERANCE = 0.01
+# Most alternations; steps of expectation maximisation in each.
 ALTERNATIONS, STEPS = 60, 15
-# Starts of the class-conditional fit: few labels wrong, and many.
-FEW, MANY = 0.05, 0.35
-# The gain of class-conditional over symmetric noise must exceed GAIN_RATIO times the gain on
-# labels simulated with symmetric noise, and LEAST_GAIN nats.
-GAIN_RATIO, LEAST_GAIN = 2.5, 20.0
-# If the symmetric interval includes 0, the class-conditional fit must find at least this share of
-# wrong labels: a kernel's confusion of two similar classes can look like a smaller share.
-LEAST_ALONE = 0.05
-# Labels per class, on average, that class-conditional noise requires.
-LEAST_LABELS = 50
-# Least mean probability of the predicted class under symmetric noise, as a share of the way from
-# chance to certainty. Below it, errors of the kernel cannot be told from wrong labels.
-LEAST_SKILL = 0.5
+# Shares of wrong labels that the class-conditional fit starts from; the symmetric rate if higher.
+LOW_START_RATE, HIGH_START_RATE = 0.05, 0.35
+# The gain of class-conditional over symmetric noise must exceed GAIN_RATIO times the mean gain on
+# labels simulated with symmetric noise, that mean plus GAIN_DEVIATIONS standard deviations, and
+# MIN_GAIN nats.
+GAIN_RATIO, GAIN_DEVIATIONS, MIN_GAIN = 2.5, 3.0, 20.0
+# If the symmetric interval includes 0, the class-conditional fit must estimate at least this share
+# of wrong labels: errors of a kernel between two similar classes can look like a smaller share.
+MIN_CONDITIONAL_RATE = 0.05
+# ``auto`` tries class-conditional noise only with this many labels per class, on average.
+MIN_LABELS_PER_CLASS = 50
+# Least skill (``skill_of``) under symmetric noise. Below it, errors of the kernel cannot be told
+# from wrong labels.
+MIN_SKILL = 0.5
 SIMULATIONS, FOLDS = 6, 5
-# Noise models are chosen by this many images at most.
-MOST_ROWS = 10_000
+# The class-conditional model is fitted and compared on this many images at most, drawn at random.
+MAX_ROWS = 10_000
 
 #: Evidence for class-conditional noise: names of fields of ``NoiseEstimate``.
 EVIDENCE = ("gain", "simulated_gain", "held_out_gain")
 TINY = float(np.finfo(np.float64).tiny)
-
-Predict = Callable[[Sequence[NDArray[np.float64]]], list[NDArray[np.float64]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,13 +78,15 @@ class NoiseModel:
     """The most probable parameters of one noise model.
 
     Attributes:
-        rate: Estimated share of wrong labels, 0 to (K−1)/K; of those not known to be right.
+        rate: Share of wrong labels among those that are not locked, given or estimated; at most
+            (K−1)/K if estimated.
         scale: Softmax scale τ, by which centered predictions are multiplied before the softmax.
-        log_likelihood: Mean log-probability of a given label (nats); higher is better, so that
-            it also compares ridges and architectures.
+        log_likelihood: Mean log-probability of a given label (nats); higher is better. It can be
+            compared between ridges and architectures.
         kind: ``symmetric`` or ``class-conditional``.
         transition: (K, K) P(given label | true class), rows sum to 1.
-        interval: Lower and upper end of the rate's interval; (0, (K−1)/K) until it was computed.
+        interval: Lower and upper end of the rate's interval; the rate twice if it was given;
+            (0, (K−1)/K) until ``rate_interval`` was called.
     """
 
     rate: float
@@ -92,7 +97,7 @@ class NoiseModel:
     interval: tuple[float, float]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the model as JSON holds it, floats to the bit."""
+        """Return a dictionary that can be written as JSON; floats are restored exactly."""
         plain = {"transition": self.transition.tolist(), "interval": list(self.interval)}
         return {**{name.name: getattr(self, name.name) for name in fields(self)}, **plain}
 
@@ -106,20 +111,19 @@ class NoiseModel:
 
 @dataclass(frozen=True, eq=False)
 class NoiseEstimate:
-    """A noise model and how it was arrived at.
+    """A noise model and how it was chosen.
 
     Attributes:
-        model: The model that is taken.
-        symmetric: The symmetric one; the same where that is taken.
-        pred_probs: (N, K) probabilities of the true class, an image's own label left out; None if
-            ``choose_ridge`` estimated the noise from a sample of the images.
-        skill: Mean probability of the predicted class under symmetric noise, as a share of the way
-            from chance to certainty.
-        reason: Why this kind of noise was taken, in words.
-        gain: Nats by which class-conditional noise explains the labels better; None where it
-            was not tried.
-        simulated_gain: The same for labels drawn from the symmetric model, mean of several draws.
-        held_out_gain: The gain per image on held-out folds, in nats.
+        model: The selected model.
+        symmetric: The symmetric model; equal to ``model`` if that is symmetric.
+        pred_probs: (N, K) leave-one-out probabilities of the true class, made with the given
+            labels; None if ``choose_ridge`` estimated the noise from a sample of the images.
+        skill: ``skill_of`` under symmetric noise.
+        reason: Why this kind of noise was selected, in words.
+        gain: Log-likelihood of the class-conditional fit minus that of the symmetric one, over at
+            most ``MAX_ROWS`` labels (nats); None unless ``auto`` compared the two.
+        simulated_gain: Mean of the same difference on labels drawn from the symmetric model.
+        held_out_gain: Mean difference per label on held-out folds (nats).
     """
 
     model: NoiseModel
@@ -132,7 +136,7 @@ class NoiseEstimate:
     held_out_gain: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all but ``pred_probs`` as JSON holds it, floats to the bit."""
+        """Return all but ``pred_probs`` for JSON; floats are restored exactly."""
         return {
             "model": self.model.to_dict(),
             "symmetric": self.symmetric.to_dict(),
@@ -179,10 +183,13 @@ def check_noise(noise: Any, noise_rate: float | None) -> None:
 
 
 def may_be_class_conditional(noise: str, count: int, num_classes: int) -> bool:
-    """Return whether class-conditional noise is asked for, or may be found in so many labels."""
+    """Return whether class-conditional noise is fitted: asked for, or enough labels for ``auto``.
+
+    With fewer than two classes it never is.
+    """
     if num_classes < 2 or noise == SYMMETRIC:
         return False
-    return noise == CLASS_CONDITIONAL or count >= LEAST_LABELS * num_classes
+    return noise == CLASS_CONDITIONAL or count >= MIN_LABELS_PER_CLASS * num_classes
 
 
 def symmetric_transition(rate: float, shares: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -193,7 +200,7 @@ def symmetric_transition(rate: float, shares: NDArray[np.float64]) -> NDArray[np
         shares: (K,) class shares π of the given labels.
 
     Returns:
-        (K, K), rows sum to 1.
+        (K, K), rows sum to 1, except where one class has all labels.
     """
     T = np.outer(rate / np.maximum(1.0 - shares, TINY), shares)
     np.fill_diagonal(T, 1.0 - rate)
@@ -201,7 +208,10 @@ def symmetric_transition(rate: float, shares: NDArray[np.float64]) -> NDArray[np
 
 
 def highest_rate(num_classes: int) -> float:
-    """Return (K−1)/K, the rate at which symmetric labels say nothing of the true class."""
+    """Return (K−1)/K, the largest rate allowed.
+
+    With classes of equal size, labels at this rate have no information about the true class.
+    """
     return (num_classes - 1) / num_classes
 
 
@@ -218,15 +228,15 @@ def likelihoods(
 
 
 def posterior_of(
-    probs: NDArray[np.float64], believed: NDArray[np.float64], labels: NDArray[np.int64]
+    probs: NDArray[np.float64], label_likelihoods: NDArray[np.float64], labels: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Return q_ik ∝ p_ik P(a_i | k), (N, K); a label that p excludes stays as it is."""
-    q = probs * believed
+    """Return q_ik ∝ p_ik P(a_i | k), (N, K); the one-hot given label where all products are 0."""
+    q = probs * label_likelihoods
     total = q.sum(axis=1, keepdims=True)
     np.divide(q, total, out=q, where=total > 0)
-    lost = total[:, 0] <= 0
-    if lost.any():
-        q[lost] = one_hot(labels[lost], probs.shape[1])
+    zero = total[:, 0] <= 0
+    if zero.any():
+        q[zero] = one_hot(labels[zero], probs.shape[1])
     return q
 
 
@@ -236,22 +246,24 @@ def fit_noise(
     rate: float | None = None,
     locked: NDArray[np.bool_] | None = None,
 ) -> NoiseModel:
-    """Return the rate of symmetric noise and the softmax scale that make the labels most likely.
+    """Return the symmetric model with the most probable rate and softmax scale.
 
     The likelihood of label a is (1 − ε) p_ia + ε π_a Σ_{k≠a} p_ik/(1 − π_k), with class shares π
-    and ε at most (K−1)/K; with classes of one size the second term is ε (1 − p_ia)/(K − 1). It
-    may have two maxima, uncertain predictions without noise and confident ones with much of it:
-    ε is solved for at every scale of a grid before the best one is refined.
+    and ε at most (K−1)/K; with classes of one size the second term is ε (1 − p_ia)/(K − 1). The
+    prior of ε is (1 − ε)². The objective can have two maxima: a small scale with little noise, and
+    a large scale with much. Therefore ε is solved for at every scale of a grid, and the best scale
+    is then refined.
 
     Args:
         predictions: (N, K) centered leave-one-out predictions made with these labels.
         labels: (N,) given labels in 0..K−1.
-        rate: ε where it is known; None finds the likeliest.
-        locked: (N,) bool, labels known to be right; ε is the share among the others.
+        rate: ε where it is known; None estimates it.
+        locked: (N,) bool, labels known to be right; ε is the share of wrong ones among the rest.
 
     Returns:
-        The model, its interval not computed. With one class or no labels the rate is ``rate`` (0
-        if None), the transition the identity and the interval (0, 0).
+        The model, its interval not computed; its log-likelihood does not include the prior. With
+        one class or no labels the rate is ``rate`` (0 if None), the transition the identity and
+        the interval (0, 0).
     """
     from scipy.optimize import minimize_scalar
 
@@ -261,22 +273,22 @@ def fit_noise(
     sample = _Sample(predictions, labels, locked)
 
     def at(log_scale: float) -> tuple[float, float]:
-        return _likeliest_rate(*sample.right_and_wrong(log_scale), rate, highest_rate(K))
+        return _most_probable_rate(*sample.right_and_wrong(exp(log_scale)), rate, highest_rate(K))
 
     grid = np.linspace(*LOG_SCALES, 33)
     best = int(np.argmax([at(s)[1] for s in grid]))
-    found: Any = minimize_scalar(
+    optimum: Any = minimize_scalar(
         lambda s: -at(float(s))[1],
         bounds=(grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]),
         method="bounded",
         options={"xatol": 1e-3},
     )
-    fitted = at(float(found.x))[0]
-    right, wrong = sample.right_and_wrong(float(found.x))
+    fitted, scale = at(float(optimum.x))[0], exp(optimum.x)
+    right, wrong = sample.right_and_wrong(scale)
     likelihood = float(np.mean(np.log(np.maximum(right + fitted * (wrong - right), TINY))))
     return NoiseModel(
         fitted,
-        float(np.exp(found.x)),
+        scale,
         likelihood,
         SYMMETRIC,
         symmetric_transition(fitted, sample.shares),
@@ -291,9 +303,9 @@ def rate_interval(
 ) -> tuple[float, float]:
     """Return the profile-likelihood interval of the rate of symmetric noise.
 
-    Profile likelihood: at each ε the scale is the likeliest one, and rates count whose
-    log-likelihood (with the prior) is within ``INTERVAL_DROP`` of the best. It spans both maxima
-    if both are high.
+    The profile at ε is the largest log-likelihood plus log-prior over all scales. The interval
+    holds every ε whose profile is within ``INTERVAL_DROP`` of the largest; it spans both maxima if
+    both are high.
 
     Args:
         predictions: (N, K) centered leave-one-out predictions made with these labels.
@@ -308,12 +320,14 @@ def rate_interval(
         return 0.0, 0.0
     sample = _Sample(predictions, labels, locked)
     rates = highest_rate(K) * np.linspace(0.0, 1.0, INTERVAL_POINTS) ** 1.5
-    prior = PRIOR_RIGHT * np.log1p(-rates)
+    prior = RATE_PRIOR_EXPONENT * np.log1p(-rates)
     low, high = LOG_SCALES
     profile = np.full(len(rates), -np.inf)
-    for _ in range(INTERVAL_LOOKS):  # from the whole range of scales to where it is high
+    for _ in range(INTERVAL_PASSES):  # from the whole range of scales to that of high values
         scales = np.linspace(low, high, INTERVAL_SCALES)
-        table = np.stack([_profile(*sample.right_and_wrong(float(s)), rates) for s in scales])
+        table = np.stack(
+            [_rate_log_likelihoods(*sample.right_and_wrong(exp(s)), rates) for s in scales]
+        )
         table += prior
         profile = np.maximum(profile, table.max(axis=0))
         near = np.flatnonzero(table.max(axis=1) > profile.max() - 2 * INTERVAL_DROP)
@@ -337,6 +351,13 @@ def estimate_noise(
     seed: int = 0,
 ) -> NoiseEstimate:
     """Return the noise model chosen for the given labels.
+
+    ``auto`` selects class-conditional noise only if all of these hold: no rate is given; there are
+    ``MIN_LABELS_PER_CLASS`` labels per class on average; the skill under symmetric noise is at
+    least ``MIN_SKILL``; the gain in log-likelihood over symmetric noise exceeds ``MIN_GAIN``,
+    ``GAIN_RATIO`` times the mean gain on labels simulated with symmetric noise, and that mean plus
+    ``GAIN_DEVIATIONS`` standard deviations; the gain on held-out folds is positive; the interval of
+    the symmetric rate excludes 0, or ``MIN_CONDITIONAL_RATE`` of the labels are estimated wrong.
 
     Args:
         predict: Takes targets, each (N, K) with rows that sum to 1, and returns centered
@@ -368,64 +389,72 @@ def estimate_noise(
     probs = probabilities(predictions, symmetric.scale, class_shares(labels, K))
     skill = skill_of(probs, labels)
     reason = "as asked for"
-    if noise == AUTO and (noise_rate is not None or K < 2):
-        reason = "the rate is given" if noise_rate is not None else "there is one class"
-        noise = SYMMETRIC
+    if noise == AUTO and noise_rate is not None:
+        noise, reason = SYMMETRIC, "the rate is given"
+    elif noise != SYMMETRIC and K < 2:
+        noise, reason = SYMMETRIC, "there is one class"
     elif noise == AUTO and not may_be_class_conditional(noise, len(labels), K):
-        reason = f"class-conditional noise asks for {LEAST_LABELS} labels a class"
         noise = SYMMETRIC
-    elif noise == AUTO and skill < LEAST_SKILL:
-        reason = "the kernel's own errors cannot be told from labels of a wrong class"
+        reason = (
+            f"class-conditional noise is tried with {MIN_LABELS_PER_CLASS} labels a class or more"
+        )
+    elif noise == AUTO and skill < MIN_SKILL:
         noise = SYMMETRIC
+        reason = "predictions are too uncertain to tell the kernel's own errors from wrong labels"
     if noise == SYMMETRIC:
         return NoiseEstimate(symmetric, symmetric, probs, skill, reason)
     rng = np.random.default_rng(seed)
     rows = np.arange(len(labels))
-    if len(rows) > MOST_ROWS:
-        rows = np.sort(rng.permutation(len(rows))[:MOST_ROWS])
+    if len(rows) > MAX_ROWS:
+        rows = np.sort(rng.permutation(len(rows))[:MAX_ROWS])
     sample = _Sample(predictions, labels, locked).take(rows)
-    free = fit_class_conditional(sample, symmetric.rate)
-    better, evidence = True, dict.fromkeys(EVIDENCE)
+    conditional = fit_class_conditional(sample, symmetric.rate)
+    accepted, evidence = True, dict.fromkeys(EVIDENCE)
     if noise == AUTO:
-        gain = free.total - sample.total(symmetric.scale, symmetric.transition)
+        gain = conditional.total - sample.total(symmetric.scale, symmetric.transition)
         gains = _simulated_gains(predict, sample, rows, symmetric, probs, labels, locked, rng)
         simulated = float(np.mean(gains))
-        held_out = _held_out_gain(sample, free, symmetric, rng)
-        clear = gain > GAIN_RATIO * max(simulated, 0.0) and gain > simulated + 3 * np.std(gains)
-        wrong = share_wrong(sample.probs(free.scale), free.transition, sample.locked)
-        noisy = interval[0] > 0 or wrong >= LEAST_ALONE
-        better = bool(clear and gain > LEAST_GAIN and held_out > 0 and noisy)
+        held_out = _held_out_gain(sample, conditional, symmetric, rng)
+        clear = gain > max(
+            GAIN_RATIO * max(simulated, 0.0), simulated + GAIN_DEVIATIONS * float(np.std(gains))
+        )
+        wrong_share = share_wrong(
+            sample.probs(conditional.scale), conditional.transition, sample.locked
+        )
+        noisy = interval[0] > 0 or wrong_share >= MIN_CONDITIONAL_RATE
+        accepted = bool(clear and gain > MIN_GAIN and held_out > 0 and noisy)
         evidence = {"gain": gain, "simulated_gain": simulated, "held_out_gain": held_out}
         reason = (
-            f"class-conditional noise explains the labels {'' if better else 'not '}clearly better "
-            f"({gain:.0f} nats; {simulated:.0f} on labels drawn with symmetric noise)"
+            f"class-conditional noise is {'' if accepted else 'not '}clearly better: it raises the "
+            f"log-likelihood by {gain:.0f} nats, and by {simulated:.0f} on labels simulated with "
+            "symmetric noise"
         )
         if clear and not noisy:
             reason = (
-                f"class-conditional noise would make {wrong:.1%} of the labels wrong; the kernel's "
-                "confusion of similar classes can explain that many"
+                f"class-conditional noise estimates {wrong_share:.1%} wrong labels; errors of the "
+                "kernel between similar classes can explain this share"
             )
-        elif clear and gain <= LEAST_GAIN:
+        elif clear and gain <= MIN_GAIN:
             reason = (
                 f"class-conditional noise raises the log-likelihood by {gain:.0f} nats; more than "
-                f"{LEAST_GAIN:.0f} are required"
+                f"{MIN_GAIN:.0f} are required"
             )
-        elif clear and not better:
+        elif clear and not accepted:
             reason = (
                 f"class-conditional noise raises the log-likelihood by {gain:.0f} nats, but not on "
                 "held-out images"
             )
-    if not better:
+    if not accepted:
         return NoiseEstimate(symmetric, symmetric, probs, skill, reason, **evidence)
     full = _Sample(predictions, labels, locked)
-    probs = full.probs(free.scale)
+    probs = full.probs(conditional.scale)
     model = class_conditional_model(
-        free.transition,
-        free.scale,
-        share_wrong(probs, free.transition, locked),
-        full.total(free.scale, free.transition) / len(labels),
+        conditional.transition,
+        conditional.scale,
+        share_wrong(probs, conditional.transition, locked),
+        full.total(conditional.scale, conditional.transition) / len(labels),
         symmetric,
-        full.free,
+        full.num_unlocked,
     )
     return NoiseEstimate(model, symmetric, probs, skill, reason, **evidence)
 
@@ -446,27 +475,29 @@ def fit_class_conditional(
 
     Args:
         sample: Predictions and labels.
-        rate: Rate of the symmetric fit, the prior's.
-        starts: T (K, K) to begin with; None takes symmetric noise, little and much of it.
+        rate: Rate of the symmetric fit; the pseudo-counts of T are centred on it.
+        starts: T (K, K) to begin with; None takes symmetric noise at a low and at a high rate.
 
     Returns:
         The fit with the highest likelihood.
     """
     K = sample.num_classes
     if starts is None:
-        levels = (max(rate, FEW), max(rate, min(MANY, 0.9 * highest_rate(K))))
+        levels = (max(rate, LOW_START_RATE), max(rate, min(HIGH_START_RATE, 0.9 * highest_rate(K))))
         starts = [symmetric_transition(level, sample.shares) for level in dict.fromkeys(levels)]
     fits = [_maximise(sample, T, rate) for T in starts]
     return max(fits, key=lambda fit: fit.total)
 
 
-def class_conditional_likelihoods(
+def class_conditional_log_likelihoods(
     predictions: Sequence[NDArray[np.float64]],
     labels: NDArray[np.int64],
     rates: Sequence[float],
     locked: NDArray[np.bool_] | None = None,
 ) -> list[float]:
-    """Return how likely class-conditional noise makes the labels under each of several ridges.
+    """Return the log-likelihood of the labels under class-conditional noise for each ridge.
+
+    Each fit after the first starts from the T of the ridge before it.
 
     Args:
         predictions: (N, K) centered leave-one-out predictions for each ridge, in its order.
@@ -481,7 +512,7 @@ def class_conditional_likelihoods(
     for c, rate in zip(predictions, rates, strict=True):
         fit = fit_class_conditional(_Sample(c, labels, locked), rate, starts)
         totals.append(fit.total)
-        starts = [fit.transition]  # neighbours in the ladder are alike
+        starts = [fit.transition]  # T changes little from one ridge to the next
     return totals
 
 
@@ -499,16 +530,16 @@ def maximise_transition(
         probs: (N, K) probabilities of the true class.
         transition: (K, K) T to begin with.
         labels: (N,) given labels.
-        rate: Rate of the symmetric fit, the prior's.
+        rate: Rate of the symmetric fit; the pseudo-counts of T are centred on it.
         locked: (N,) bool, labels known to be right; T is estimated without them.
         steps: How many steps.
 
     Returns:
         (K, K), rows sum to 1; no row is wrong more often than (K−1)/K.
     """
-    held = np.zeros(len(labels), dtype=np.bool_) if locked is None else locked
+    mask = np.zeros(len(labels), dtype=np.bool_) if locked is None else locked
     return _expectation_maximisation(
-        np.ascontiguousarray(probs), labels, held, transition, rate, steps
+        np.ascontiguousarray(probs), labels, mask, transition, rate, steps
     )
 
 
@@ -525,7 +556,8 @@ def class_conditional_model(
     The interval is a heuristic: the likelihood does not bound this rate, because images with
     uncertain predictions are mislabelled more often, by an unknown amount. The lower end is the
     smaller of the symmetric interval's lower end and the rate less 1.645 standard errors. The
-    upper end is the rate, plus its distance to the symmetric rate, plus 1.645 standard errors.
+    upper end is the larger of the symmetric interval's upper end and the rate plus its distance to
+    the symmetric rate plus 1.645 standard errors. Both are clipped to [0, (K−1)/K].
 
     Args:
         transition: (K, K) T.
@@ -533,27 +565,28 @@ def class_conditional_model(
         rate: Estimated share of wrong labels.
         log_likelihood: Mean log-probability of a given label.
         symmetric: The symmetric model of the same labels.
-        count: How many labels are not known to be right.
+        count: Number of labels that are not locked.
 
     Returns:
         The model.
     """
     error = 1.645 * float(np.sqrt(rate * (1 - rate) / max(count, 1)))
     low = min(symmetric.interval[0], rate - error)
-    high = rate + abs(rate - symmetric.rate) + error
+    high = max(symmetric.interval[1], rate + abs(rate - symmetric.rate) + error)
     interval = (max(low, 0.0), min(high, highest_rate(len(transition))))
     return NoiseModel(rate, scale, log_likelihood, CLASS_CONDITIONAL, transition, interval)
 
 
 def skill_of(probs: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
-    """Return the mean probability of the predicted class, as a share from chance to certainty.
+    """Return (m − chance)/(1 − chance), with m the mean of each image's largest probability.
 
     Args:
         probs: (N, K) probabilities of the true class.
         labels: (N,) given labels; chance is the share of the largest class.
 
     Returns:
-        At most 1; 0 where the kernel says no more than the class shares.
+        1 if every prediction is certain, 0 if predictions equal the class shares, negative if they
+        are less certain than these.
     """
     chance = float(class_shares(labels, probs.shape[1]).max())
     return (float(probs.max(axis=1).mean()) - chance) / max(1.0 - chance, 1e-12)
@@ -597,8 +630,8 @@ class _Sample:
             self._log_shares = np.log(self.shares)
 
     @property
-    def free(self) -> int:
-        """How many labels are not locked."""
+    def num_unlocked(self) -> int:
+        """Number of labels that are not locked."""
         return int((~self.locked).sum())
 
     def take(self, rows: NDArray[np.int64]) -> _Sample:
@@ -610,10 +643,13 @@ class _Sample:
         """Return the probabilities of the true class, (N, K)."""
         return probabilities(self.predictions, scale, self.shares)
 
-    def right_and_wrong(self, log_scale: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return P(given label) were it right, and were it wrong, under symmetric noise."""
-        right, wrong = _given(
-            self.predictions, self._log_shares, self.shares, self.labels, float(np.exp(log_scale))
+    def right_and_wrong(self, scale: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return P(given label | it is right) and P(given label | it is wrong), (N,) each.
+
+        Under symmetric noise; locked labels have the first in both.
+        """
+        right, wrong = _symmetric_likelihoods(
+            self.predictions, self._log_shares, self.shares, self.labels, scale
         )
         return right, np.where(self.locked, right, wrong)
 
@@ -626,11 +662,14 @@ class _Sample:
     def best_scale(
         self, transition: NDArray[np.float64], around: float | None = None
     ) -> tuple[float, float]:
-        """Return the likeliest scale under T, and the log-likelihood there."""
+        """Return the likeliest scale under T, and the log-likelihood there.
+
+        ``around`` is a scale: log τ is searched within 0.4 of it; None searches the whole range.
+        """
         from scipy.optimize import minimize_scalar
 
         def loss(log_scale: float) -> float:
-            return -self.total(float(np.exp(log_scale)), transition)
+            return -self.total(exp(log_scale), transition)
 
         if around is None:
             grid = np.linspace(*LOG_SCALES, 17)
@@ -639,8 +678,10 @@ class _Sample:
         else:
             middle = float(np.log(around))
             bounds = max(middle - 0.4, LOG_SCALES[0]), min(middle + 0.4, LOG_SCALES[1])
-        found: Any = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-3})
-        return float(np.exp(found.x)), -float(found.fun)
+        optimum: Any = minimize_scalar(
+            loss, bounds=bounds, method="bounded", options={"xatol": 1e-3}
+        )
+        return exp(optimum.x), -float(optimum.fun)
 
 
 def best_scale(
@@ -656,13 +697,13 @@ def best_scale(
 
 
 def _maximise(sample: _Sample, start: NDArray[np.float64], rate: float) -> Fit:
-    """Alternate the softmax scale with expectation maximisation of T."""
+    """Fit the scale and T in turn: the best scale, then ``STEPS`` steps for T."""
     T, scale, last = start, None, -np.inf
     for _ in range(ALTERNATIONS):
         scale, _ = sample.best_scale(T, scale)
         T = maximise_transition(sample.probs(scale), T, sample.labels, rate, sample.locked)
         total = sample.total(scale, T)
-        if abs(total - last) < SETTLED:
+        if abs(total - last) < LOG_LIKELIHOOD_TOLERANCE:
             break
         last = total
     return Fit(float(scale or 1.0), T, total)
@@ -688,13 +729,13 @@ def _simulated_gains(
     for given, predictions in zip(drawn, predict([one_hot(y, K) for y in drawn]), strict=True):
         simulated = _Sample(predictions, given, locked).take(rows)
         fitted = fit_noise(simulated.predictions, simulated.labels, None, simulated.locked)
-        free = fit_class_conditional(simulated, fitted.rate)
-        gains.append(free.total - simulated.total(fitted.scale, fitted.transition))
+        conditional = fit_class_conditional(simulated, fitted.rate)
+        gains.append(conditional.total - simulated.total(fitted.scale, fitted.transition))
     return gains
 
 
 def _held_out_gain(
-    sample: _Sample, free: Fit, symmetric: NoiseModel, rng: np.random.Generator
+    sample: _Sample, conditional: Fit, symmetric: NoiseModel, rng: np.random.Generator
 ) -> float:
     """Return the mean gain over symmetric noise (nats per image), T estimated on the other folds.
 
@@ -702,15 +743,15 @@ def _held_out_gain(
     """
     n = len(sample.labels)
     folds = rng.permutation(n) % FOLDS
-    probs = sample.probs(free.scale)
+    probs = sample.probs(conditional.scale)
     gain = -sample.total(symmetric.scale, symmetric.transition)
     for fold in range(FOLDS):
-        held, kept = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
+        held_out, kept = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
         part = sample.take(kept)
         T = maximise_transition(
-            probs[kept], free.transition, part.labels, symmetric.rate, part.locked, 2 * STEPS
+            probs[kept], conditional.transition, part.labels, symmetric.rate, part.locked, 2 * STEPS
         )
-        gain += sample.take(held).total(free.scale, T)
+        gain += sample.take(held_out).total(conditional.scale, T)
     return gain / n
 
 
@@ -722,22 +763,19 @@ def _draw(probs: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.in
     return above.argmax(axis=1).astype(np.int64)
 
 
-def _likeliest_rate(
+def _most_probable_rate(
     right: NDArray[np.float64], wrong: NDArray[np.float64], rate: float | None, most: float
 ) -> tuple[float, float]:
-    """Return (ε, log-likelihood and prior) of (1 − ε)·right + ε·wrong, ε given or found.
-
-    Concave in ε: bisection on the sign of its slope.
-    """
+    """Return ε, given or maximising, and log-likelihood plus log-prior at this ε."""
     if rate is None:
         rate = _best_rate(right, wrong, most)
-    prior = PRIOR_RIGHT * float(np.log1p(-min(rate, 1 - 1e-12)))
-    return rate, float(_profile(right, wrong, np.array([rate]))[0]) + prior
+    prior = RATE_PRIOR_EXPONENT * float(np.log1p(-min(rate, 1 - 1e-12)))
+    return rate, float(_rate_log_likelihoods(right, wrong, np.array([rate]))[0]) + prior
 
 
 @compiled
-def _given(predictions, log_shares, shares, labels, scale):  # type: ignore[no-untyped-def]
-    """Return P(given label), (N,) each, were it right, and were it wrong under symmetric noise."""
+def _symmetric_likelihoods(predictions, log_shares, shares, labels, scale):  # type: ignore[no-untyped-def]
+    """Return P(given label | it is right), P(given label | it is wrong), (N,) each."""
     n, K = predictions.shape
     right, wrong = np.empty(n), np.empty(n)
     for i in range(n):
@@ -781,7 +819,7 @@ def _log_likelihood(predictions, log_shares, labels, locked, T, scale):  # type:
 
 
 @compiled
-def _profile(right, wrong, rates):  # type: ignore[no-untyped-def]
+def _rate_log_likelihoods(right, wrong, rates):  # type: ignore[no-untyped-def]
     """Return Σ_i log((1 − ε) right_i + ε wrong_i) at each ε of ``rates``."""
     tiny = np.finfo(np.float64).tiny
     out = np.zeros(len(rates))
@@ -793,12 +831,15 @@ def _profile(right, wrong, rates):  # type: ignore[no-untyped-def]
 
 @compiled
 def _best_rate(right, wrong, most):  # type: ignore[no-untyped-def]
-    """Return the ε in 0..most at which the profile and its prior are highest: they are concave."""
+    """Return the ε in [0, most] that maximises log-likelihood plus log-prior.
+
+    It is concave in ε: bisection on its derivative.
+    """
     tiny = np.finfo(np.float64).tiny
     low, high = 0.0, most
     for _ in range(40):
         middle = (low + high) / 2
-        slope = -PRIOR_RIGHT / (1 - middle)
+        slope = -RATE_PRIOR_EXPONENT / (1 - middle)
         for i in range(len(right)):
             gap = wrong[i] - right[i]
             slope += gap / max(right[i] + middle * gap, tiny)
@@ -811,7 +852,12 @@ def _best_rate(right, wrong, most):  # type: ignore[no-untyped-def]
 
 @compiled
 def _expectation_maximisation(probs, labels, locked, T, rate, steps):  # type: ignore[no-untyped-def]
-    """Return T after some steps: expected counts of true class and given label, and the priors."""
+    """Return T after ``steps`` steps of expectation maximisation.
+
+    Each takes the expected counts of (true class, given label), adds the pseudo-counts and
+    normalises: first the share of wrong labels of each row, at most (K−1)/K, then its distribution
+    over the other classes. Locked labels are not counted.
+    """
     n, K = probs.shape
     highest = (K - 1.0) / K
     T = T.copy()

@@ -1,9 +1,9 @@
-"""Which class each image most likely is of, given all labels, wrong ones among them.
+"""The probability of each class for each image, given all labels, wrong ones among them.
 
-Leave-one-out predictions say what the other images' labels make of an image; the noise model says
-how far its own label is to be believed; together they give a probability of each class. Those
-probabilities are better labels than the given ones, so they take their place as targets, and
-predictions are made again: a few rounds, each one solution H⁻¹q. Wrong labels bias the first
+Leave-one-out predictions give class probabilities of an image from the labels of the others; the
+noise model gives the likelihood of its own label; their product is the posterior. These
+probabilities are better labels than the given ones: they replace them as targets, and predictions
+are made again, for a few rounds of one solution H⁻¹q each. Wrong labels bias the first
 round; in later rounds an image's own label leaks back through its neighbours. A mean of the
 first and the last ranks labels better than either.
 
@@ -14,15 +14,21 @@ predictions tell confused classes from mislabelled ones better.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.labels.class_matrix import one_hot, product
-from ntkdist.labels.leave_one_out import centered_leave_one_out, class_shares, probabilities
+from ntkdist.labels.leave_one_out import (
+    centered_leave_one_out,
+    class_shares,
+    predictor,
+    probabilities,
+)
 from ntkdist.labels.noise import (
     CLASS_CONDITIONAL,
     NoiseEstimate,
@@ -53,7 +59,7 @@ class Posterior:
 
     Attributes:
         noise: The noise model, and the scale of the first round.
-        estimate: How the noise model was arrived at.
+        estimate: How the noise model was chosen.
         probabilities: (N, K) probability that an image is of a class, its own given label
             counted; rows sum to 1. Of the last round.
         pred_probs: (N, K) the same without its own label: leave-one-out predictions, a weighted
@@ -118,15 +124,7 @@ def class_posterior(
         locked = None
     shares = class_shares(labels, K)
     predictions = centered_leave_one_out(G, diagonal, one_hot(labels, K))
-
-    def predict(targets: Sequence[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
-        solved = product(inverse, np.hstack(targets))
-        parts = np.split(solved, len(targets), axis=1)
-        return [
-            centered_leave_one_out(part, diagonal, Y)
-            for part, Y in zip(parts, targets, strict=True)
-        ]
-
+    predict = predictor(partial(product, inverse), diagonal)
     if estimate is None:
         estimate = estimate_noise(
             predict,
@@ -138,33 +136,33 @@ def class_posterior(
             predictions=predictions,
         )
     model, symmetric = estimate.model, estimate.symmetric
-    free = model.kind == CLASS_CONDITIONAL
+    conditional = model.kind == CLASS_CONDITIONAL
     T = model.transition
     if first_probs is not None:
         first = first_probs
     elif estimate.pred_probs is not None:
         first = estimate.pred_probs
     else:  # the estimate is that of a sample
-        for _ in range(REFITS if free else 1):
+        for _ in range(REFITS if conditional else 1):
             first = probabilities(predictions, best_scale(predictions, labels, T, locked), shares)
-            if free:
+            if conditional:
                 T = maximise_transition(first, T, labels, symmetric.rate, locked)
-    believed = likelihoods(T, labels, locked)
-    q, p, done = posterior_of(first, believed, labels), first, 0
+    label_likelihoods = likelihoods(T, labels, locked)
+    q, p, done = posterior_of(first, label_likelihoods, labels), first, 0
     for done in range(1, rounds + 1):
         centered = predict([q])[0]
         p = probabilities(centered, best_scale(centered, labels, T, locked), shares)
-        if free:
+        if conditional:
             T = maximise_transition(p, T, labels, symmetric.rate, locked)
-            believed = likelihoods(T, labels, locked)
-        before, q = q, posterior_of(p, believed, labels)
+            label_likelihoods = likelihoods(T, labels, locked)
+        before, q = q, posterior_of(p, label_likelihoods, labels)
         if on_round is not None:
             on_round(done)
         if float(np.abs(q - before).sum(axis=1).mean()) < SETTLED:
             break
     mixed = FIRST_SHARE * first + (1 - FIRST_SHARE) * p
-    quality = posterior_of(mixed, believed, labels)[np.arange(n), labels]
-    if free:
+    quality = posterior_of(mixed, label_likelihoods, labels)[np.arange(n), labels]
+    if conditional:
         count = n if locked is None else int((~locked).sum())
         rate = share_wrong(p, T, locked)
         model = class_conditional_model(
@@ -177,7 +175,7 @@ def class_posterior(
             model=model,
             pred_probs=first,
             # class-conditional noise explains a kernel's own errors away
-            skill=estimate.skill if free else skill_of(first, labels),
+            skill=estimate.skill if conditional else skill_of(first, labels),
         ),
         probabilities=q,
         pred_probs=mixed,

@@ -7,7 +7,6 @@ looked at, and no image is predicted with its own label.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,15 +15,14 @@ from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
 from ntkdist.labels.class_matrix import check_labels, one_hot
-from ntkdist.labels.leave_one_out import centered_leave_one_out
+from ntkdist.labels.leave_one_out import Predict, predictor
 from ntkdist.labels.noise import (
     CLASS_CONDITIONAL,
     EVIDENCE,
     SYMMETRIC,
     NoiseEstimate,
     NoiseModel,
-    Predict,
-    class_conditional_likelihoods,
+    class_conditional_log_likelihoods,
     estimate_noise,
     fit_noise,
     may_be_class_conditional,
@@ -33,7 +31,7 @@ from ntkdist.linalg import submatrix
 
 # Half decades; the small end is for clean labels, the large one for mostly wrong ones.
 LADDER = tuple(float(f"{10.0 ** (k / 2):.2g}") for k in range(-8, 3))
-# Eigendecompositions cost N³: a sample of this size says it within a percent or two.
+# Eigendecompositions cost N³: a sample of this size gives the noise rate within a point or two.
 MOST_IMAGES = 3000
 # What ``posterior`` works best with, whatever the noise: its targets become clean.
 POSTERIOR_RIDGE = 1e-3
@@ -125,16 +123,11 @@ def choose_ridge(
 
     def predicts(ridge: float) -> Predict:
         scaled = 1.0 / (values + ridge)
-        diagonal = squares @ scaled
 
-        def predict(targets: Sequence[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
-            solved = vectors @ (scaled[:, None] * (vectors.T @ np.hstack(targets)))
-            parts = np.split(solved, len(targets), axis=1)
-            return [
-                centered_leave_one_out(G, diagonal, Y) for G, Y in zip(parts, targets, strict=True)
-            ]
+        def solve(b: NDArray[np.float64]) -> NDArray[np.float64]:
+            return vectors @ (scaled[:, None] * (vectors.T @ b))
 
-        return predict
+        return predictor(solve, squares @ scaled)
 
     Y = one_hot(some, num_classes)
     rungs = sorted(map(float, ridges))
@@ -144,11 +137,11 @@ def choose_ridge(
         for ridge, c in zip(rungs, predictions, strict=True)
     ]
     best = max(tried, key=lambda pair: pair[1].log_likelihood)[0]
-    # each kind of noise has a ridge under which it explains the labels best
+    # each kind of noise has its own likeliest ridge
     other = best
     if noise_rate is None and may_be_class_conditional(noise, len(some), num_classes):
         rates = [model.rate for _, model in tried]
-        totals = class_conditional_likelihoods(predictions, some, rates, sure)
+        totals = class_conditional_log_likelihoods(predictions, some, rates, sure)
         other = rungs[int(np.argmax(totals))]
 
     def estimated(ridge: float, kind: str) -> NoiseEstimate:

@@ -179,6 +179,25 @@ def test_too_few_labels_or_a_kernel_that_sees_little_leave_noise_symmetric():
     assert forced.reason == "as asked for"
 
 
+def test_one_class_has_no_class_conditional_noise():
+    A, _ = clusters(30, 2, 9)
+    found = estimate_noise(predictor(A), np.zeros(30, int), 1, noise=CLASS_CONDITIONAL)
+    assert (found.model.kind, found.model.rate, found.reason) == (
+        SYMMETRIC,
+        0,
+        "there is one class",
+    )
+
+
+def test_a_class_conditional_interval_contains_the_symmetric_one():
+    A, true = clusters(60, 2, 10)  # few labels, all right: neither model determines the rate
+    found = estimate_noise(predictor(A), true, 2, noise=CLASS_CONDITIONAL)
+    low, high = found.symmetric.interval
+    assert high > 0.02
+    assert found.model.interval[0] <= low
+    assert found.model.interval[1] >= high
+
+
 def test_labels_known_to_be_right_say_nothing_of_the_noise():
     A, labels, true = clustered(600, 4, 0.3, 7)
     locked = (labels == true) & (np.arange(600) % 2 == 0)
