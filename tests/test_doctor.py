@@ -21,9 +21,10 @@ from ntkdist.doctor import (
     diagnose,
     missing_entries,
 )
-from ntkdist.kernels import Selection, backend, cuda_device
+from ntkdist.kernels import Selection, backend
 from ntkdist.kernels.cpu import CpuBackend
-from ntkdist.kernels.cuda_device import DeviceInfo, KernelReport
+from ntkdist.kernels.cuda import device as cuda_device
+from ntkdist.kernels.cuda.device import DeviceInfo, KernelReport
 from ntkdist.pipeline import Pipeline
 
 N = 12

@@ -12,8 +12,8 @@ import pytest
 
 from ntkdist import Architecture
 from ntkdist.errors import InputError
-from ntkdist.kernels._chain import chain_of
-from ntkdist.kernels._cuda_plan import layout_of
+from ntkdist.kernels.chain import chain_of
+from ntkdist.kernels.cuda.layout import layout_of
 
 BENCHMARKS = Path(__file__).parents[1] / "jobs" / "benchmarks"
 SCRIPT = BENCHMARKS / "gpu_variants.py"
@@ -45,20 +45,20 @@ def python(code, **variables):
 APPLY = """
 from _variants_list import apply, settings_of
 apply(settings_of({name!r}))
-from ntkdist.kernels import _cuda_batches, _cuda_fused, _cuda_spec, cuda
-assert _cuda_fused.THREADS == _cuda_spec.THREADS == cuda.THREADS == 8 * _cuda_spec.LANES
-assert _cuda_spec.TEAMS == cuda.TEAMS == 8
-assert _cuda_fused.MOST_REGISTERS == 96
-assert (_cuda_batches.MOST_BYTES, _cuda_batches.WAVES) == (2**28, 128)
+from ntkdist.kernels.cuda import backend as cuda, batches, fused, spec
+assert fused.THREADS == spec.THREADS == cuda.THREADS == 8 * spec.LANES
+assert spec.TEAMS == cuda.TEAMS == 8
+assert fused.MOST_REGISTERS == 96
+assert (batches.MOST_BYTES, batches.WAVES) == (2**28, 128)
 from ntkdist import Architecture
 from ntkdist.errors import InputError
-from ntkdist.kernels._chain import chain_of
-from ntkdist.kernels._cuda_plan import layout_of
+from ntkdist.kernels.chain import chain_of
+from ntkdist.kernels.cuda.layout import layout_of
 from _variants_list import check_layout, Impossible
 made = layout_of(chain_of(Architecture.parse("cnn-3")), (4, 4, 2), "float32")
 assert [block.fused.kept for block in made.blocks] == [0, 0, 0]
 check_layout(made)
-_cuda_spec.SHARED_BYTES = 64
+spec.SHARED_BYTES = 64
 try:
     check_layout(made)
 except Impossible as reason:
@@ -77,7 +77,7 @@ def test_a_variant_is_set_before_anything_reads_it_and_what_has_no_room_is_impos
 def test_a_variant_that_comes_too_late_is_an_error(scripts):
     from _variants_list import apply
 
-    with pytest.raises(RuntimeError, match=r"imported before its constants were set: .*_cuda_plan"):
+    with pytest.raises(RuntimeError, match=r"imported before its constants were set: .*layout"):
         apply({})
 
 

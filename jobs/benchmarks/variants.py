@@ -117,7 +117,8 @@ def serve(P: int, R: int, root: str, dtype: str) -> None:
 
 def patch(P: int, R: int, root: str, dtype: str) -> None:
     """Change the arithmetic before the loops are imported."""
-    from ntkdist.kernels import _compile, duals
+    from ntkdist.kernels import duals
+    from ntkdist.kernels.cpu import compile as cache
 
     nodes = (1 - np.cos(np.pi * (np.arange(40) + 0.5) / 40)) / 2
     theta = 2 * np.arcsin(np.sqrt(nodes / 2))
@@ -130,10 +131,10 @@ def patch(P: int, R: int, root: str, dtype: str) -> None:
             fit = np.polynomial.Polynomial.fit(nodes, values, degree, domain=[0, 1], window=[0, 1])
             table[dtype] = tuple(float(c) for c in fit.convert().coef)
     if root == "newton":
-        from ntkdist.kernels import _vector
+        from ntkdist.kernels.cpu import vector
 
-        _vector.sqrt = newton_root()
-    _compile.sources_digest = lambda: f"{P} {R} {root} {dtype}"
+        vector.sqrt = newton_root()
+    cache.sources_digest = lambda: f"{P} {R} {root} {dtype}"
 
 
 def series(theta: float) -> float:

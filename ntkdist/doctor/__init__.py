@@ -15,7 +15,7 @@ from ntkdist.doctor._packages import check_packages
 from ntkdist.doctor._run import check_run, missing_entries
 from ntkdist.doctor._services import check_ray, check_store
 from ntkdist.errors import InputError
-from ntkdist.kernels import cuda_device
+from ntkdist.kernels.cuda import device as cuda_device
 
 __all__ = ["Finding", "describe_finding", "diagnose", "missing_entries"]
 

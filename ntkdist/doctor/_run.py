@@ -20,9 +20,10 @@ from ntkdist.gram.autotile import choose_edge
 from ntkdist.gram.executors._cluster import cores
 from ntkdist.gram.store import GramStore
 from ntkdist.inputs import load_inputs, source_of
-from ntkdist.kernels import Backend, cuda_device, get_backend, select_backend
+from ntkdist.kernels import Backend, get_backend, select_backend
 from ntkdist.kernels.backend import coverage
-from ntkdist.kernels.cuda_device import DeviceInfo, KernelReport
+from ntkdist.kernels.cuda import device as cuda_device
+from ntkdist.kernels.cuda.device import DeviceInfo, KernelReport
 from ntkdist.linalg import parse_memory
 from ntkdist.run import HALF_MADE, Run
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ntkdist.architecture import Architecture
-from ntkdist.kernels._chain import Chain, chain_of
+from ntkdist.kernels.chain import Chain, chain_of
 
 
 def depths_of(archs: Sequence[Architecture]) -> tuple[int, ...] | None:

@@ -16,8 +16,8 @@ from ntkdist.gram.executors._cluster import cluster, cores, package_path
 from ntkdist.gram.executors.ray import RayExecutor
 from ntkdist.gram.job import GramJob
 from ntkdist.gram.tiling import Tiling
-from ntkdist.kernels import cuda_device
 from ntkdist.kernels.backend import coverage
+from ntkdist.kernels.cuda import device as cuda_device
 from ntkdist.linalg import parse_memory
 from ntkdist.pipeline._plan_schedule import TileCost
 from ntkdist.pipeline._plan_subject import SAMPLE, Subject

@@ -172,7 +172,7 @@ class Subject:
 def _choose_backend(config: RunConfig, shape: tuple[int, ...]) -> tuple[str, str]:
     """Return name and reason of the backend that a new run would take."""
     from ntkdist.kernels.backend import coverage, select_backend
-    from ntkdist.kernels.cuda_device import cuda_unavailable
+    from ntkdist.kernels.cuda.device import cuda_unavailable
 
     settings, arch = config.gram, Architecture.parse(config.architecture)
     image = (int(shape[0]), int(shape[1]), int(shape[2]))

@@ -163,7 +163,7 @@ class TileProbe:
 def device_name(backend: str, threads: int) -> str:
     """Return what a device class is called: the GPU's model, or the processor's and its threads."""
     if backend == "cuda":
-        from ntkdist.kernels.cuda_device import devices
+        from ntkdist.kernels.cuda.device import devices
 
         # a worker sees its own GPU alone
         return next((device.name for device in devices()), "GPU")
