@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.layers import Conv
 from ntkdist.learning._empirical_states import LayerState
 from ntkdist.learning._finite_layers import padding
+from ntkdist.networks.layers import Conv
 
 # Of each temporary of a thread.
 BLOCK_BYTES = 64 * 2**20

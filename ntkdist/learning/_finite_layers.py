@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ntkdist.architecture import Architecture
 from ntkdist.errors import InputError
-from ntkdist.layers import (
+from ntkdist.networks.architecture import Architecture
+from ntkdist.networks.layers import (
     AvgPool,
     Conv,
     Dense,

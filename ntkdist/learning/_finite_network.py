@@ -7,10 +7,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ntkdist.architecture import Architecture
 from ntkdist.errors import InputError
 from ntkdist.learning._finite_checks import check_whole, require_jax
 from ntkdist.learning._finite_layers import executed, forward, weight_shapes, weighted
+from ntkdist.networks.architecture import Architecture
 
 Params: TypeAlias = tuple[tuple[Any, Any], ...]
 

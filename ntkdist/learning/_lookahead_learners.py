@@ -10,13 +10,13 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.architecture import Architecture, ArchitectureSpec
 from ntkdist.errors import InputError, did_you_mean
-from ntkdist.layers import Dense
 from ntkdist.learning._finite_checks import check_images, check_number, check_whole
 from ntkdist.learning._lookahead_state import LookAhead, look_ahead, solver
 from ntkdist.learning.finite import TrainedNetwork, train
 from ntkdist.learning.targets import targets_of
+from ntkdist.networks.architecture import Architecture, ArchitectureSpec
+from ntkdist.networks.layers import Dense
 
 _KINDS = ("pntk", "logit", "trace")
 

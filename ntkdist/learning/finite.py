@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.architecture import Architecture, ArchitectureSpec
 from ntkdist.errors import InputError
 from ntkdist.learning._finite_checks import (
     check_images,
@@ -30,6 +29,7 @@ from ntkdist.learning._finite_descent import (
 )
 from ntkdist.learning._finite_network import FiniteNetwork, Params
 from ntkdist.learning._finite_trained import TrainedNetwork, outputs, split
+from ntkdist.networks.architecture import Architecture, ArchitectureSpec
 
 if TYPE_CHECKING:
     from optax import GradientTransformation

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.architecture import Architecture, ArchitectureSpec
 from ntkdist.errors import InputError
 from ntkdist.kernels import kernel_matrix
 from ntkdist.learning._empirical_costs import PseudoCosts, measure_pseudo_kernel
@@ -19,6 +18,7 @@ from ntkdist.learning._finite_checks import check_images, check_labels, check_wh
 from ntkdist.learning._finite_network import FiniteNetwork
 from ntkdist.learning.empirical import empirical_kernel
 from ntkdist.learning.linearized import linearization_gap
+from ntkdist.networks.architecture import Architecture, ArchitectureSpec
 
 __all__ = [
     "WIDTHS",

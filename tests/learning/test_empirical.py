@@ -9,10 +9,19 @@ import pytest
 
 from ntkdist import Architecture
 from ntkdist.errors import InputError
-from ntkdist.layers import AvgPool, Conv, Dense, Erf, Flatten, GlobalAvgPool, Relu, Residual
 from ntkdist.learning import FiniteNetwork, _empirical_contract
 from ntkdist.learning._finite_layers import executed, weighted
 from ntkdist.learning.empirical import KINDS, empirical_kernel
+from ntkdist.networks.layers import (
+    AvgPool,
+    Conv,
+    Dense,
+    Erf,
+    Flatten,
+    GlobalAvgPool,
+    Relu,
+    Residual,
+)
 from tests.tolerances import RTOL
 
 jax = pytest.importorskip("jax")

@@ -9,8 +9,8 @@ import pytest
 
 from ntkdist import Architecture, kernel_matrix
 from ntkdist.errors import InputError
-from ntkdist.layers import AvgPool, Conv, Dense, Erf, Flatten, Relu, Residual
 from ntkdist.learning import FiniteNetwork, train
+from ntkdist.networks.layers import AvgPool, Conv, Dense, Erf, Flatten, Relu, Residual
 
 pytest.importorskip("jax")
 
