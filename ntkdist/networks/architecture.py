@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
@@ -146,17 +146,6 @@ class Architecture:
                 f"architecture: {type(layer).__name__} is a layer for images, and the inputs are "
                 "features, which have no pixels; take a fully connected network, such as fc-2"
             )
-
-    def to_stax(self) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
-        """Build the neural-tangents network of this architecture.
-
-        Returns:
-            ``(init_fn, apply_fn, kernel_fn)`` as ``neural_tangents.stax.serial`` gives them.
-        """
-        from importlib import import_module
-
-        # Looked up by name: architecture is the ground floor and kernels stand above it.
-        return import_module("ntkdist.kernels.stax").build(self)
 
 
 ArchitectureSpec: TypeAlias = str | Sequence[Any] | Architecture
