@@ -13,32 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError, did_you_mean
-from ntkdist.learning._finite_checks import check_whole
-from ntkdist.learning._lookahead_learners import Fitted, KernelLearner, Learner, NetworkLearner
-from ntkdist.learning._lookahead_rounds import Curve, Round, run_rounds
-from ntkdist.learning._lookahead_scores import eer, emoc, entropy, margin, mlmoc, probabilities
-from ntkdist.learning._lookahead_state import LookAhead, look_ahead
-
-__all__ = [
-    "CRITERIA",
-    "LOOK_AHEAD",
-    "Curve",
-    "Fitted",
-    "KernelLearner",
-    "Learner",
-    "LookAhead",
-    "NetworkLearner",
-    "Round",
-    "active_learning",
-    "eer",
-    "emoc",
-    "entropy",
-    "look_ahead",
-    "margin",
-    "mlmoc",
-    "probabilities",
-    "query",
-]
+from ntkdist.learning.active.learners import Fitted, Learner
+from ntkdist.learning.active.look_ahead import LookAhead
+from ntkdist.learning.active.rounds import Curve, Round, run_rounds
+from ntkdist.learning.active.scores import eer, emoc, entropy, margin, mlmoc
+from ntkdist.learning.checks import check_whole
 
 _Score = Callable[..., NDArray[np.float64]]
 # criterion -> its score, and whether that is cheap enough to look at all candidates again behind

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from ntkdist.architecture import Architecture, ArchitectureSpec
 from ntkdist.errors import InputError, did_you_mean
 from ntkdist.layers import Dense
-from ntkdist.learning._finite_checks import check_images, check_number, check_whole
-from ntkdist.learning._lookahead_state import LookAhead, look_ahead, solver
-from ntkdist.learning.finite import TrainedNetwork, train
+from ntkdist.learning.active.look_ahead import LookAhead, look_ahead, solver
+from ntkdist.learning.checks import check_images, check_number, check_whole
+from ntkdist.learning.finite.training import TrainedNetwork, train
 from ntkdist.learning.targets import targets_of
 
 _KINDS = ("pntk", "logit", "trace")
@@ -173,7 +173,7 @@ class NetworkLearner:
         return Fitted(f, test, kernel, f, labelled, labels, self.ridge)
 
     def _empirical(self, trained: TrainedNetwork) -> NDArray[Any]:
-        from ntkdist.learning.empirical import empirical_kernel
+        from ntkdist.learning.empirical.kernel import empirical_kernel
 
         return empirical_kernel(trained.network, trained.params, self._images, kind=self._kernel)
 

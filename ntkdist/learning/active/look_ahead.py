@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
-from ntkdist.learning._finite_checks import check_labels, check_number, check_whole
+from ntkdist.learning.checks import check_labels, check_number, check_whole
 from ntkdist.learning.targets import targets_of
 
 # Where this share of Θ(x', x') or less is left, the labelled images say what x' has for an output

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
-from ntkdist.learning._finite_checks import check_labels, check_whole
-from ntkdist.learning._lookahead_learners import Fitted, Learner
+from ntkdist.learning.active.learners import Fitted, Learner
+from ntkdist.learning.checks import check_labels, check_whole
 
 # this purpose of a seed, beside the rounds' own
 _START = 13

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError, did_you_mean
-from ntkdist.learning._lookahead_state import LookAhead
+from ntkdist.learning.active.look_ahead import LookAhead
 from ntkdist.learning.targets import targets_of
 
 # Futures looked at together: small enough for a core's own cache.

@@ -7,10 +7,10 @@ counts steps of plain gradient descent where those are small. (neural-tangents a
 over outputs as well: its time is K times this one.)
 """
 
-from ntkdist.learning._dynamics_descent import GradientDescent
-from ntkdist.learning._dynamics_ensemble import Ensemble, NngpPosterior
-from ntkdist.learning._dynamics_flow import GradientFlow, log_times, squared_loss
-from ntkdist.learning._dynamics_stopping import Stopping, choose_stopping_time
+from ntkdist.learning.dynamics.descent import GradientDescent
+from ntkdist.learning.dynamics.ensemble import Ensemble, NngpPosterior
+from ntkdist.learning.dynamics.flow import GradientFlow, log_times, squared_loss
+from ntkdist.learning.dynamics.stopping import Stopping, choose_stopping_time
 
 __all__ = [
     "Ensemble",

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
-from ntkdist.learning import _dynamics_chebyshev as chebyshev
-from ntkdist.learning._dynamics_checks import (
+from ntkdist.learning.dynamics import chebyshev
+from ntkdist.learning.dynamics.checks import (
     check_outputs,
     check_rate,
     check_targets,

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.learning._dynamics_flow import GradientFlow, squared_loss
-from ntkdist.learning.cross_entropy import CrossEntropyFlow, cross_entropy_loss
+from ntkdist.learning.dynamics.cross_entropy import CrossEntropyFlow, cross_entropy_loss
+from ntkdist.learning.dynamics.flow import GradientFlow, squared_loss
 from ntkdist.learning.evaluation import accuracy
 
 

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
-from ntkdist.learning._dynamics_checks import check_time
-from ntkdist.learning._dynamics_flow import GradientFlow
+from ntkdist.learning.dynamics.checks import check_time
+from ntkdist.learning.dynamics.flow import GradientFlow
 
 
 class GradientDescent(GradientFlow):

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
-from ntkdist.learning._dynamics_checks import check_targets, check_width
-from ntkdist.learning._dynamics_flow import GradientFlow
+from ntkdist.learning.dynamics.checks import check_targets, check_width
+from ntkdist.learning.dynamics.flow import GradientFlow
 from ntkdist.learning.spectrum import Spectrum, check_ridge, dense_square, read_rows
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
-from ntkdist.learning._dynamics_checks import (
+from ntkdist.learning.dynamics.checks import (
     check_count,
     check_outputs,
     check_rate,

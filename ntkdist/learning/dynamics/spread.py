@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.learning._dynamics_checks import check_outputs
+from ntkdist.learning.dynamics.checks import check_outputs
 
 QUARTERS = 4
 

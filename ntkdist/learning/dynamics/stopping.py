@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
-from ntkdist.learning._dynamics_checks import (
+from ntkdist.learning.dynamics.checks import (
     check_folds,
     check_rate,
     check_targets,
     check_time,
 )
-from ntkdist.learning._dynamics_flow import GradientFlow, squared_loss
+from ntkdist.learning.dynamics.flow import GradientFlow, squared_loss
 from ntkdist.learning.spectrum import check_ridge, dense_square
 
 

@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.layers import Conv
-from ntkdist.learning._empirical_states import LayerState
-from ntkdist.learning._finite_layers import padding
+from ntkdist.learning.empirical.states import LayerState
+from ntkdist.learning.finite.layers import padding
 
 # Of each temporary of a thread.
 BLOCK_BYTES = 64 * 2**20

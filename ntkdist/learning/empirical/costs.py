@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.learning._empirical_pseudo import (
+from ntkdist.learning.checks import check_images, check_labels
+from ntkdist.learning.empirical.kernel import empirical_kernel
+from ntkdist.learning.empirical.pntk import (
     PseudoKernel,
     frobenius_difference,
     solve,
     top_eigenvalue,
 )
-from ntkdist.learning._finite_checks import check_images, check_labels
-from ntkdist.learning._finite_network import FiniteNetwork, Params
-from ntkdist.learning.empirical import empirical_kernel
+from ntkdist.learning.finite.network import FiniteNetwork, Params
 
 # Of a block of the full kernel of test images with training images.
 _BLOCK_BYTES = 256 * 2**20

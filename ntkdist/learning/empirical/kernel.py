@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError, did_you_mean
-from ntkdist.learning._empirical_contract import add_layer
-from ntkdist.learning._empirical_states import image_bytes, states
-from ntkdist.learning._finite_checks import check_images, check_whole, require_jax
-from ntkdist.learning._finite_network import FiniteNetwork, Params
+from ntkdist.learning.checks import check_images, check_whole, require_jax
+from ntkdist.learning.empirical.contraction import add_layer
+from ntkdist.learning.empirical.states import image_bytes, states
+from ntkdist.learning.finite.network import FiniteNetwork, Params
 
 KINDS = ("ntk", "trace", "pntk", "logit")
 PARAMETERIZATIONS = ("ntk", "standard")
@@ -33,7 +33,7 @@ def empirical_kernel(
     """Return the tangent kernel Θ = ∇f(x) ∇f(x')ᵀ of a network of finite width.
 
     The Jacobian is never formed: each layer's part is contracted from its inputs and deltas
-    (``_empirical_contract``). The network is passed through, and products are taken, in float32;
+    (``contraction``). The network is passed through, and products are taken, in float32;
     layers are added up in float64. Layers with ``trainable=False`` add nothing.
 
     Args:

@@ -13,26 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
-from ntkdist.learning._empirical_descent import linearized_descent
-from ntkdist.learning._finite_checks import (
+from ntkdist.learning.checks import (
     check_images,
     check_labels,
     check_number,
     check_whole,
     require_jax,
 )
-from ntkdist.learning._finite_descent import programs
-from ntkdist.learning._finite_network import FiniteNetwork, Params
-from ntkdist.learning._finite_trained import outputs, split
-from ntkdist.learning.empirical import empirical_kernel
-
-__all__ = [
-    "LinearizationGap",
-    "descend",
-    "linearization_gap",
-    "linearized",
-    "linearized_descent",
-]
+from ntkdist.learning.empirical.descent import linearized_descent
+from ntkdist.learning.empirical.kernel import empirical_kernel
+from ntkdist.learning.finite.descent import programs
+from ntkdist.learning.finite.network import FiniteNetwork, Params
+from ntkdist.learning.finite.trained import outputs, split
 
 # Images of one pass through the network.
 _BATCH = 64

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from ntkdist.architecture import Architecture
 from ntkdist.layers import Conv, Dense
-from ntkdist.learning._finite_layers import executed, forward, weigh, weighted
-from ntkdist.learning._finite_network import FiniteNetwork, Params
+from ntkdist.learning.finite.layers import executed, forward, weigh, weighted
+from ntkdist.learning.finite.network import FiniteNetwork, Params
 
 # Of what one call passes forward and back; its temporaries are a few times as large.
 _CALL_BYTES = 64 * 2**20

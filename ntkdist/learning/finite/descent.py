@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ntkdist.architecture import Architecture
 from ntkdist.errors import InputError, did_you_mean
-from ntkdist.learning._finite_layers import executed, forward
+from ntkdist.learning.finite.layers import executed, forward
 
 # loss -> the learning rate "auto" in units of 1/λ: half of what gradient descent bears. The
 # Hessian in the outputs is the identity for squares; diag(p) − ppᵀ ≤ 1/2 for cross-entropy.

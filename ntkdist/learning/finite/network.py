@@ -9,8 +9,8 @@ import numpy as np
 
 from ntkdist.architecture import Architecture
 from ntkdist.errors import InputError
-from ntkdist.learning._finite_checks import check_whole, require_jax
-from ntkdist.learning._finite_layers import executed, forward, weight_shapes, weighted
+from ntkdist.learning.checks import check_whole, require_jax
+from ntkdist.learning.finite.layers import executed, forward, weight_shapes, weighted
 
 Params: TypeAlias = tuple[tuple[Any, Any], ...]
 

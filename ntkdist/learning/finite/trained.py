@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.learning._finite_checks import check_images, check_labels
-from ntkdist.learning._finite_descent import programs
-from ntkdist.learning._finite_network import FiniteNetwork, Params
+from ntkdist.learning.checks import check_images, check_labels
+from ntkdist.learning.finite.descent import programs
+from ntkdist.learning.finite.network import FiniteNetwork, Params
 
 
 @dataclass(frozen=True)

@@ -14,27 +14,26 @@ from numpy.typing import NDArray
 
 from ntkdist.architecture import Architecture, ArchitectureSpec
 from ntkdist.errors import InputError
-from ntkdist.learning._finite_checks import (
+from ntkdist.learning.checks import (
     check_images,
     check_labels,
     check_number,
     check_whole,
     require_jax,
 )
-from ntkdist.learning._finite_descent import (
+from ntkdist.learning.finite.descent import (
     check_loss,
     largest_curvature,
     mean_loss,
     programs,
     stable_rate,
 )
-from ntkdist.learning._finite_network import FiniteNetwork, Params
-from ntkdist.learning._finite_trained import TrainedNetwork, outputs, split
+from ntkdist.learning.finite.network import FiniteNetwork
+from ntkdist.learning.finite.trained import TrainedNetwork, outputs, split
 
 if TYPE_CHECKING:
     from optax import GradientTransformation
 
-__all__ = ["Epoch", "FiniteNetwork", "Params", "TrainedNetwork", "train"]
 
 MOMENTUM = 0.9
 

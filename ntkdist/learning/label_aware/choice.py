@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
-from ntkdist.learning._label_aware_classify import least_ridge, solve_symmetric, with_ridge
-from ntkdist.learning._label_aware_pairs import Pairs
-from ntkdist.learning._label_aware_parts import (
+from ntkdist.learning.label_aware.classify import least_ridge, solve_symmetric, with_ridge
+from ntkdist.learning.label_aware.kernel import (
     EPSILON,
     check_labels,
     check_multipliers,
@@ -20,6 +19,7 @@ from ntkdist.learning._label_aware_parts import (
     label_aware_kernel,
     label_part,
 )
+from ntkdist.learning.label_aware.pairs import Pairs
 
 Matrix = NDArray[np.float64]
 

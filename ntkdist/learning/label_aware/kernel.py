@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError, did_you_mean
-from ntkdist.learning._label_aware_classify import solve_definite
-from ntkdist.learning._label_aware_pairs import PairFeatures, Pairs
-from ntkdist.learning._label_aware_sketch import pair_regression
-from ntkdist.learning._label_aware_votes import LabelVotes
+from ntkdist.learning.label_aware.classify import solve_definite
+from ntkdist.learning.label_aware.pairs import PairFeatures, Pairs
+from ntkdist.learning.label_aware.sketch import pair_regression
+from ntkdist.learning.label_aware.votes import LabelVotes
 
 Matrix = NDArray[np.float64]
 

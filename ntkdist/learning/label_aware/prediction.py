@@ -18,47 +18,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
-from ntkdist.learning._label_aware_choice import (
+from ntkdist.learning.label_aware.choice import (
     MULTIPLIERS,
     MultiplierChoice,
     choose_multiplier,
-    fold_numbers,
-    held_out_values,
 )
-from ntkdist.learning._label_aware_classify import (
+from ntkdist.learning.label_aware.classify import (
     least_ridge,
     local_elasticity,
     solve_symmetric,
     with_ridge,
 )
-from ntkdist.learning._label_aware_pairs import Pairs, PixelPairs, pixel_pairs
-from ntkdist.learning._label_aware_parts import (
+from ntkdist.learning.label_aware.kernel import (
     EPSILON,
-    VARIANTS,
-    LabelAwareKernel,
     check_labels,
     label_aware_kernel,
     label_part,
 )
-
-__all__ = [
-    "EPSILON",
-    "MULTIPLIERS",
-    "VARIANTS",
-    "LabelAware",
-    "LabelAwareKernel",
-    "MultiplierChoice",
-    "Pairs",
-    "PixelPairs",
-    "choose_multiplier",
-    "fold_numbers",
-    "held_out_values",
-    "label_aware",
-    "label_aware_kernel",
-    "label_part",
-    "local_elasticity",
-    "pixel_pairs",
-]
+from ntkdist.learning.label_aware.pairs import Pairs
 
 
 @dataclass(frozen=True, eq=False)

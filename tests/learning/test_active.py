@@ -7,8 +7,8 @@ import pytest
 
 from ntkdist import kernel_matrix
 from ntkdist.errors import InputError
-from ntkdist.learning import lookahead
-from ntkdist.learning.lookahead import (
+from ntkdist.learning import active
+from ntkdist.learning.active import (
     CRITERIA,
     KernelLearner,
     NetworkLearner,
@@ -143,7 +143,7 @@ def doubt(f):
 
 @pytest.mark.parametrize("block", [1, 2**18])
 def test_scores_are_those_of_every_future_formed(block, monkeypatch):
-    monkeypatch.setattr("ntkdist.learning._lookahead_scores.BLOCK_BYTES", block)
+    monkeypatch.setattr("ntkdist.learning.active.scores.BLOCK_BYTES", block)
     H, y, f = problem(seed=3)
     state = state_of(H, y, f)
     p = probabilities(state.outputs)
@@ -358,4 +358,4 @@ def test_what_does_not_fit_is_refused(call, said):
 
 
 def test_everything_public_is_there():
-    assert all(hasattr(lookahead, name) for name in lookahead.__all__)
+    assert all(hasattr(active, name) for name in active.__all__)
