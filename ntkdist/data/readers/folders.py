@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ntkdist.data._assemble import assemble
-from ntkdist.data._image_files import KINDS, SUFFIXES, UNREAD, decode
-from ntkdist.data._paths import existing_folder
-from ntkdist.data._size import Size
 from ntkdist.data.dataset import ImageSet
+from ntkdist.data.paths import existing_folder
+from ntkdist.data.readers.assemble import assemble
+from ntkdist.data.readers.image_files import KINDS, SUFFIXES, UNREAD, decode
+from ntkdist.data.scaling import Size
 from ntkdist.errors import InputError
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.data._size import Size, scale_one, target
+from ntkdist.data.scaling import Size, scale_one, target
 from ntkdist.errors import InputError
 
 # what is read, as Pillow calls it, by the endings of its files

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.data._assemble import assemble
-from ntkdist.data._paths import existing_folder
 from ntkdist.data.dataset import ImageSet
+from ntkdist.data.paths import existing_folder
+from ntkdist.data.readers.assemble import assemble
 from ntkdist.errors import InputError
 
 _PREFIX = {"train": "train", "test": "t10k"}

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.data._assemble import assemble
-from ntkdist.data._paths import existing_file
 from ntkdist.data.dataset import ImageSet
+from ntkdist.data.paths import existing_file
+from ntkdist.data.readers.assemble import assemble
 from ntkdist.errors import InputError
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ntkdist.data._assemble import assemble
-from ntkdist.data._csv_table import Row, Table, read_table
-from ntkdist.data._image_files import decode
-from ntkdist.data._size import Size
 from ntkdist.data.dataset import ImageSet
+from ntkdist.data.readers.assemble import assemble
+from ntkdist.data.readers.csv_table import Row, Table, read_table
+from ntkdist.data.readers.image_files import decode
+from ntkdist.data.scaling import Size
 from ntkdist.errors import InputError
 
 # in the order in which they are taken where a table has several

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ntkdist.config import DataConfig, GramConfig, PredictConfig, RunConfig
 from ntkdist.data import load
-from ntkdist.data._size import parse_size, scale_all, scale_one, target
+from ntkdist.data.scaling import parse_size, scale_all, scale_one, target
 from ntkdist.errors import InputError
 from ntkdist.run import Run
 

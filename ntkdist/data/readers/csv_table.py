@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ntkdist.data._paths import existing_file
+from ntkdist.data.paths import existing_file
 from ntkdist.errors import InputError, did_you_mean
 
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}

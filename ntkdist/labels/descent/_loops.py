@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ntkdist.labels._classes import compiled, inlined
+from ntkdist.labels.compiled import compiled, inlined
 
 # Share of a bound's terms that rounding may take: far above it, far below any decision.
 SLACK = 1e-12

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import StageError
-from ntkdist.labels._rows import NOTHING, Candidate, Classes, Move, Rows, Vector
+from ntkdist.labels.descent.rows import NOTHING, Candidate, Classes, Move, Rows, Vector
 
 
 class Blocks(Protocol):

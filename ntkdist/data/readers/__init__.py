@@ -9,27 +9,28 @@ from pathlib import Path
 
 import numpy as np
 
-from ntkdist.data import _cifar, _csv, _folders, _idx, _npz, synthetic
-from ntkdist.data._paths import resolve
-from ntkdist.data._size import Size, parse_size, scale_all
+from ntkdist.data import synthetic
 from ntkdist.data.dataset import ImageSet
 from ntkdist.data.features import feature_words, read_features
+from ntkdist.data.paths import resolve
+from ntkdist.data.readers import cifar, csv, folders, idx, npz
+from ntkdist.data.scaling import Size, parse_size, scale_all
 from ntkdist.errors import InputError, did_you_mean
 
 SPLITS = ("train", "test")
 
 # source -> (what follows the colon, reader)
 _READERS: dict[str, tuple[str, Callable[[Path, str], ImageSet]]] = {
-    "npz": ("FILE", _npz.read),
-    "idx": ("DIR", _idx.read),
-    "cifar10": ("DIR", partial(_cifar.read, num_classes=10)),
-    "cifar100": ("DIR", partial(_cifar.read, num_classes=100)),
+    "npz": ("FILE", npz.read),
+    "idx": ("DIR", idx.read),
+    "cifar10": ("DIR", partial(cifar.read, num_classes=10)),
+    "cifar100": ("DIR", partial(cifar.read, num_classes=100)),
 }
 
 # source -> the same; images are scaled as they are read, so that they may have several sizes
 _FILE_READERS: dict[str, tuple[str, Callable[[Path, str, Size | None], ImageSet]]] = {
-    "images": ("DIR", _folders.read),
-    "csv": ("FILE", _csv.read),
+    "images": ("DIR", folders.read),
+    "csv": ("FILE", csv.read),
 }
 
 # sets that need no file
@@ -104,7 +105,7 @@ def load(
 def holds_features(source: str) -> bool:
     """Return whether a source holds features in place of images, by the header of its file."""
     name, _, place = source.strip().partition(":")
-    return name == "npz" and bool(place.strip()) and _npz.holds_features(resolve(place, None))
+    return name == "npz" and bool(place.strip()) and npz.holds_features(resolve(place, None))
 
 
 def _with_features(

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.data._assemble import assemble
-from ntkdist.data._paths import existing_folder
-from ntkdist.data._pickled import read_plain
 from ntkdist.data.dataset import ImageSet
+from ntkdist.data.paths import existing_folder
+from ntkdist.data.readers.assemble import assemble
+from ntkdist.data.readers.pickles import read_plain
 from ntkdist.errors import InputError
 
 _PIXELS = 3 * 32 * 32

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ntkdist.data._pickled import read_plain
+from ntkdist.data.readers.pickles import read_plain
 from ntkdist.errors import InputError
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)

@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.labels import _loops
-from ntkdist.labels._classes import exact_tables, paper_tables
+from ntkdist.labels.compiled import exact_tables, paper_tables
+from ntkdist.labels.descent import _loops
 
 Vector: TypeAlias = NDArray[np.float64]
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.labels._checkpoint import Checkpoint, State
-from ntkdist.labels._classes import moved, sums
-from ntkdist.labels._columns import Columns
-from ntkdist.labels._rows import TABLES, Candidate, Classes, Move, judged
-from ntkdist.labels._workers import Blocks
 from ntkdist.labels.block_error import reciprocal
+from ntkdist.labels.compiled import moved, sums
+from ntkdist.labels.descent.blocks import Blocks
+from ntkdist.labels.descent.checkpoint import Checkpoint, State
+from ntkdist.labels.descent.columns import Columns
+from ntkdist.labels.descent.rows import TABLES, Candidate, Classes, Move, judged
 from ntkdist.labels.result import Flip
 
 # A fall of L(Z) smaller than this part of its terms is rounding, not a gain.
