@@ -19,9 +19,9 @@ from ntkdist.pipeline.cross import HeldOut, held_out
 from ntkdist.pipeline.stages import Pipeline
 
 if TYPE_CHECKING:
-    from ntkdist.learning._dynamics_curves import Answers, Curves
-    from ntkdist.learning._dynamics_spread import Spread
     from ntkdist.learning.dynamics import GradientFlow, Stopping
+    from ntkdist.learning.dynamics.curves import Answers, Curves
+    from ntkdist.learning.dynamics.spread import Spread
 
 __all__ = ["DynamicsProgress", "TrainingDynamics", "describe_dynamics", "find_dynamics"]
 
@@ -65,9 +65,9 @@ def find_dynamics(
     Raises:
         InputError: For settings that do not fit, or more images than the memory limit holds.
     """
-    from ntkdist.learning._dynamics_checks import check_count, check_folds, check_rate
-    from ntkdist.learning._dynamics_curves import squared_curves
     from ntkdist.learning.dynamics import GradientFlow, log_times
+    from ntkdist.learning.dynamics.checks import check_count, check_folds, check_rate
+    from ntkdist.learning.dynamics.curves import squared_curves
     from ntkdist.learning.spectrum import check_ridge
     from ntkdist.learning.targets import targets_of
 
@@ -147,7 +147,7 @@ def _check_size(pipeline: Pipeline, held: HeldOut, columns: int) -> None:
 
 
 def _answers(pipeline: Pipeline, held: HeldOut) -> Answers:
-    from ntkdist.learning._dynamics_curves import Answers
+    from ntkdist.learning.dynamics.curves import Answers
 
     run, true = pipeline.run, None
     if run.has("inputs", "labels_true"):
@@ -197,8 +197,8 @@ def _cross_entropy(
     answers: Answers,
     at: NDArray[np.float64],
 ) -> Curves:
-    from ntkdist.learning._dynamics_curves import cross_entropy_curves
-    from ntkdist.learning.cross_entropy import cross_entropy_flow
+    from ntkdist.learning.dynamics.cross_entropy import cross_entropy_flow
+    from ntkdist.learning.dynamics.curves import cross_entropy_curves
 
     longest = _LONGEST * float(flow.time_constants[0])
     finite = at[at <= longest]
@@ -228,8 +228,8 @@ def _spread(
     time: float,
 ) -> Spread | None:
     """Return the ensemble's spread at a time, or None where the run has no NNGP kernel."""
-    from ntkdist.learning._dynamics_spread import spread_of
     from ntkdist.learning.dynamics import Ensemble
+    from ntkdist.learning.dynamics.spread import spread_of
 
     if "nngp" not in pipeline.config.gram.kinds:
         return None

@@ -13,9 +13,9 @@ from ntkdist.events.types import Event
 from ntkdist.runs.run import Run
 
 if TYPE_CHECKING:
-    from ntkdist.learning._dynamics_curves import Curves
-    from ntkdist.learning._dynamics_spread import Spread
     from ntkdist.learning.dynamics import Stopping
+    from ntkdist.learning.dynamics.curves import Curves
+    from ntkdist.learning.dynamics.spread import Spread
 
 # What the command lists of the components.
 _LISTED = 8

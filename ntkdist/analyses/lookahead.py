@@ -16,7 +16,7 @@ from ntkdist.errors import InputError
 from ntkdist.pipeline.stages import Pipeline
 
 if TYPE_CHECKING:
-    from ntkdist.learning.lookahead import Learner, Round
+    from ntkdist.learning.active import Learner, Round
 
 # (pool, held-out images, seed) → what is trained on some of the pool
 _Make: TypeAlias = "Callable[[NDArray[np.int64], NDArray[np.int64], int], Learner]"
@@ -104,7 +104,7 @@ def simulate_active_learning(
 
     Args:
         pipeline: Of a run; missing tiles of its Gram are computed first.
-        criteria: Some of ``ntkdist.learning.lookahead.CRITERIA``.
+        criteria: Some of ``ntkdist.learning.active.CRITERIA``.
         start: Images labelled at first, drawn at random.
         rounds: Queries.
         count: Images of a query.
@@ -121,7 +121,7 @@ def simulate_active_learning(
     Raises:
         InputError: For settings that do not fit the run.
     """
-    from ntkdist.learning.lookahead import active_learning, check_criterion
+    from ntkdist.learning.active import active_learning, check_criterion
 
     asked = list(dict.fromkeys(check_criterion(name) for name in criteria))
     if not asked:
@@ -193,7 +193,7 @@ def describe_active_learning(found: ActiveLearning) -> str:
 
 
 def _regressions(pipeline: Pipeline, sample: NDArray[np.int64]) -> _Make:
-    from ntkdist.learning.lookahead import KernelLearner
+    from ntkdist.learning.active import KernelLearner
     from ntkdist.linalg import submatrix
 
     pipeline.gram()
@@ -207,7 +207,7 @@ def _regressions(pipeline: Pipeline, sample: NDArray[np.int64]) -> _Make:
 
 
 def _networks(pipeline: Pipeline, sample: NDArray[np.int64], width: int) -> _Make:
-    from ntkdist.learning.lookahead import NetworkLearner
+    from ntkdist.learning.active import NetworkLearner
 
     run = pipeline.run
     images = run.read("inputs", "images")[sample]

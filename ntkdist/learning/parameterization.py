@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
 from ntkdist.kernels import kernel_matrix
-from ntkdist.learning._finite_checks import check_whole
-from ntkdist.learning._finite_layers import executed, weight_shapes, weighted
+from ntkdist.learning.checks import check_whole
+from ntkdist.learning.finite.layers import executed, weight_shapes, weighted
 from ntkdist.networks.architecture import Architecture, ArchitectureSpec
 from ntkdist.networks.layers import Conv, Dense, Layer, Residual
 

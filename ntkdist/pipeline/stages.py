@@ -232,7 +232,7 @@ class Pipeline:
     def choice(self) -> dict[str, Any]:
         """Return the likeliest ridge and the noise of the given labels, kept in the run."""
         from ntkdist.labels import choose_ridge
-        from ntkdist.labels.options import check_locked
+        from ntkdist.labels.checks import check_locked
 
         run, settings = self.run, self.config.labels
         given = run.read("inputs", "labels")

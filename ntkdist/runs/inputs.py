@@ -121,8 +121,8 @@ def names_test_features(data: DataConfig) -> bool:
 
 
 def _holds(data: DataConfig, split: str) -> bool:
-    from ntkdist.data._paths import resolve
     from ntkdist.data.features import holds_split
+    from ntkdist.data.paths import resolve
 
     return data.features is not None and holds_split(resolve(data.features, None), split)
 

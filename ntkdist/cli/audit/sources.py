@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from ntkdist.data._image_files import SUFFIXES, UNREAD
-from ntkdist.data._paths import resolve
+from ntkdist.data.paths import resolve
 from ntkdist.data.readers import SOURCES
+from ntkdist.data.readers.image_files import SUFFIXES, UNREAD
 from ntkdist.errors import InputError, did_you_mean
 
 _PICTURES = SUFFIXES | UNREAD  # what is not read is refused by the reader, with its name
