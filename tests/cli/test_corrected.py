@@ -299,7 +299,7 @@ def test_tiles_of_another_edge_are_not_taken(here: Path, capsys: Captured) -> No
     cli.main(["audit", "list.csv", *FLAGS[2:], "--gram.tile", "20", "--json"])
     said = capsys.readouterr()
     found = {**json.loads(said.out), "said": said.err}
-    assert "is not reused: its tiles have edge 10, gram.tile=20 is asked for" in found["said"]
+    assert "is not reused: its tiles have edge 10, gram.tile=20 is set" in found["said"]
     assert found["result"]["gram_from"] is None
     assert GramStore.open("runs/list-2/gram/ntk").tiling.edge == 20
 

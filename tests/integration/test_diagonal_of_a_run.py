@@ -32,8 +32,7 @@ from ntkdist.pipeline.labels import PosteriorRound, StepContinues
 from ntkdist.pipeline.status import read_status
 from ntkdist.pipeline.verify import verify_run
 from ntkdist.report import write_report
-from ntkdist.runs.run import Run
-from ntkdist.runs.view import Overview
+from ntkdist.runs.run import Overview, Run
 
 N = 450
 SMALL = "2MB"  # so that the factor has panels

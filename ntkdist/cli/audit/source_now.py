@@ -18,10 +18,10 @@ from ntkdist.cli.console import Terminal
 from ntkdist.config import RunConfig
 from ntkdist.errors import InputError
 from ntkdist.networks.architecture import Architecture, preset_of
-from ntkdist.pipeline.extend_held import preprocessor_of
 from ntkdist.pipeline.reuse import finished_tiles
 from ntkdist.runs.inputs import Inputs, fingerprint, load_inputs, source_of
 from ntkdist.runs.run import Prepared, Run
+from ntkdist.runs.source_match import preprocessor_of
 
 
 @dataclass(frozen=True, order=True)
