@@ -225,12 +225,12 @@ class Run:
                 run is there (the first differing field, its old and its new value).
         """
         url = storage.normal(config.run)
-        if run := cls._existing(url, config):
+        if run := cls.find(config):
             if hold is None:
                 return run
             hold()
             # another driver may have extended it before the lease was held
-            return cls._existing(url, config) or run
+            return cls.find(config) or run
         _check_place(url)
         inputs = None if prepared is None else prepared.inputs
         if inputs is None:
@@ -241,7 +241,7 @@ class Run:
         _check_room(url, inputs, config, gram=manifest.gram_from is None)
         if hold is not None:
             hold()
-            if run := cls._existing(url, config):  # another driver has created it meanwhile
+            if run := cls.find(config):  # another driver has created it meanwhile
                 return run
         _write_inputs(url, inputs, manifest)
         if prepared is not None:
@@ -249,8 +249,13 @@ class Run:
         return cls(url, manifest, _resolved(config, features=inputs.is_features))
 
     @classmethod
-    def _existing(cls, url: str, config: RunConfig) -> Run | None:
-        """Open the run at ``url`` with the settings given now; None where there is none."""
+    def find(cls, config: RunConfig) -> Run | None:
+        """Open the run that a configuration names, with its settings; None where there is none.
+
+        Raises:
+            InputError: The run there has other settings, or cannot be read.
+        """
+        url = storage.normal(config.run)
         manifest = read_manifest(url)
         if manifest is None:
             return None

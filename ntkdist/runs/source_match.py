@@ -14,7 +14,15 @@ from ntkdist.config import RunConfig
 from ntkdist.data import ImageSet, Preprocessor, symmetric
 from ntkdist.data.subset import dealt
 from ntkdist.errors import InputError
-from ntkdist.runs.inputs import PREPROCESS, Inputs, kernel_view, load_data, pictures_of, row_digests
+from ntkdist.runs.inputs import (
+    PREPROCESS,
+    Inputs,
+    kernel_view,
+    load_data,
+    pictures_of,
+    row_digests,
+    stamp_of,
+)
 from ntkdist.runs.run import Run
 
 _TOGETHER = 4096
@@ -112,6 +120,7 @@ def grown_inputs(config: RunConfig, held: StoredInputs) -> Inputs | None:
         )
     if n == before:
         return None
+    stamp = stamp_of(config.data)
     found = locate(config, held)
     source = found.source
     _check_source(config, held, found)
@@ -137,6 +146,7 @@ def grown_inputs(config: RunConfig, held: StoredInputs) -> Inputs | None:
         files=tuple(source.files[i] for i in chosen) if source.files else (),
         preprocess=found.preprocess,
         digests=row_digests(source.images[chosen]) if source.is_features else None,
+        stamp=stamp,
     )
 
 

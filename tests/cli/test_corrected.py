@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ntkdist import Run, cli, storage
+from ntkdist import Run, storage
+from ntkdist.cli import main as cli
 from ntkdist.cli.audit.source_now import Item, places_in
 from ntkdist.data import preprocess, readers
 from ntkdist.events.types import read_events

@@ -156,3 +156,8 @@ def _locate(path: Path, rows: Sequence[_Image]) -> list[Path]:
             f"paths count from the table's folder, {path.parent.resolve()}"
         )
     return files
+
+
+def named_files(path: Path) -> list[Path]:
+    """Return the image files that a table names, of all splits; refuses what ``read`` refuses."""
+    return _locate(path, list(_images(path, read_table(path, (FILE_COLUMNS, LABEL_COLUMNS)))))
