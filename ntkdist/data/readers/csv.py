@@ -233,4 +233,4 @@ def _locate(path: Path, rows: Sequence[_Row]) -> list[Path]:
 
 def named_files(path: Path) -> list[Path]:
     """Return the image files that a table names, of all splits; refuses what ``read`` refuses."""
-    return _locate(path, list(_images(path, read_table(path, (FILE_COLUMNS, LABEL_COLUMNS)))))
+    return _locate(path, _table(path)[1])
