@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
-from ntkdist.linalg.outcomes import RIDGE_LADDER
+from ntkdist.linalg.status import RIDGE_LADDER
 from ntkdist.linalg.ridge import first_passing
 
 Matrix = NDArray[np.float64]

@@ -21,7 +21,7 @@ from ntkdist.linalg.events import (
 )
 from ntkdist.linalg.factor import CholeskyFactor, holds
 from ntkdist.linalg.inverse import InverseStore
-from ntkdist.linalg.outcomes import (
+from ntkdist.linalg.status import (
     RIDGE_LADDER,
     NotConvergedError,
     NotPositiveDefiniteError,

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from ntkdist.errors import InputError
-from ntkdist.linalg.outcomes import Outcome
+from ntkdist.linalg.status import Outcome
 from ntkdist.linalg.panels import format_bytes
-from ntkdist.linalg.source import Matrix
+from ntkdist.linalg.matrix import Matrix
 
 
 def check_ridge(ridge: Any) -> float:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ntkdist.linalg import groups
 from ntkdist.linalg.nystrom import Nystrom
 from ntkdist.linalg.panels import ITEM
-from ntkdist.linalg.source import Matrix, Vector
+from ntkdist.linalg.matrix import Matrix, Vector
 
 KIND = "solution"
 HOW = "the solver"

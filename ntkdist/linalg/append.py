@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
-from ntkdist.linalg import _blas
+from ntkdist.linalg import blas
 from ntkdist.linalg._checks import check_room
 from ntkdist.linalg.events import BandDone, Listener
-from ntkdist.linalg.outcomes import (
+from ntkdist.linalg.status import (
     NotPositiveDefiniteError,
     Outcome,
     not_finite,
@@ -26,9 +26,9 @@ from ntkdist.linalg.outcomes import (
 )
 from ntkdist.linalg.panels import ITEM
 from ntkdist.linalg.progress import Progress
-from ntkdist.linalg.schedule import blas_threads, side_by_side
+from ntkdist.linalg.tasks import blas_threads, side_by_side
 from ntkdist.linalg.solve import forward
-from ntkdist.linalg.source import Matrix, Source, Vector, first_skew, read_region, real_dtype
+from ntkdist.linalg.matrix import Matrix, Source, Vector, first_skew, read_region, real_dtype
 from ntkdist.linalg.store import FactorStore, panel_digest
 
 #: Arrays of a band's size that are held: the rows, a strip of the factor or two, what is written.
@@ -191,9 +191,9 @@ def _append_band(
     diagonal = square.diagonal().copy()
     with blas_threads(attributes["blas_threads"]):
         forward(store, above, progress=progress)  # L⁻¹ Bᵀ = Xᵀ
-        _blas.subtract_gram(square, above, transposed=True)
+        blas.subtract_gram(square, above, transposed=True)
         schur = square.diagonal().copy()
-        pivot = _blas.cholesky_lower(square)
+        pivot = blas.cholesky_lower(square)
     if pivot >= 0:
         value = float(schur[pivot] - square[pivot, :pivot] @ square[pivot, :pivot])
         text = Outcome.BAD_BAND.message(

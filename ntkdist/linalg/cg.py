@@ -19,15 +19,15 @@ from ntkdist.linalg._iterates import IterateStore, State
 from ntkdist.linalg.events import IterationDone, Listener, SketchDone
 from ntkdist.linalg.nystrom import Nystrom, choose_rank, sketch_bytes
 from ntkdist.linalg.operator import SymmetricOperator
-from ntkdist.linalg.outcomes import NotConvergedError, NotPositiveDefiniteError, Outcome
+from ntkdist.linalg.status import NotConvergedError, NotPositiveDefiniteError, Outcome
 from ntkdist.linalg.panels import ITEM, parse_memory
-from ntkdist.linalg.schedule import (
+from ntkdist.linalg.tasks import (
     Scheduler,
     blas_threads_between,
     task_runner,
     thread_count,
 )
-from ntkdist.linalg.source import Matrix, Source, Vector
+from ntkdist.linalg.matrix import Matrix, Source, Vector
 
 #: Directions whose share of the others' span exceeds 1 minus this are dropped.
 _DEPENDENT = 1e-10

@@ -13,7 +13,7 @@ from ntkdist.linalg import groups
 from ntkdist.linalg._checks import check_ridge
 from ntkdist.linalg.events import Listener, PanelDone, PanelStarted
 from ntkdist.linalg.factor import CholeskyFactor
-from ntkdist.linalg.outcomes import not_finite, not_positive_definite, not_symmetric
+from ntkdist.linalg.status import not_finite, not_positive_definite, not_symmetric
 from ntkdist.linalg.panel_tasks import (
     DiagonalDone,
     PanelFailure,
@@ -24,8 +24,8 @@ from ntkdist.linalg.panel_tasks import (
 from ntkdist.linalg.panels import PanelPlan, parse_memory, plan_panels
 from ntkdist.linalg.progress import Progress
 from ntkdist.linalg.ridge import suggest_ridge
-from ntkdist.linalg.schedule import Runner, Scheduler, task_runner, thread_count
-from ntkdist.linalg.source import Source, Survey, spoiled, survey_ranges, survey_rows
+from ntkdist.linalg.tasks import Runner, Scheduler, task_runner, thread_count
+from ntkdist.linalg.matrix import Source, Survey, spoiled, survey_ranges, survey_rows
 from ntkdist.linalg.store import KIND, FactorStore, panel_digest
 
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from ntkdist.linalg import _blas, groups
+from ntkdist.linalg import blas, groups
 from ntkdist.linalg.events import InverseBlockDone, Listener
 from ntkdist.linalg.panels import ITEM, LARGEST_BLOCK, PanelPlan
 from ntkdist.linalg.progress import Progress
-from ntkdist.linalg.schedule import Runner, Scheduler, blas_threads, task_runner
+from ntkdist.linalg.tasks import Runner, Scheduler, blas_threads, task_runner
 from ntkdist.linalg.solve import backward, forward, substitution_flops
-from ntkdist.linalg.source import Vector
+from ntkdist.linalg.matrix import Vector
 from ntkdist.linalg.store import FactorStore
 
 KIND = "diagonal"
@@ -247,8 +247,8 @@ def _extended(
             y, own = np.ascontiguousarray(rows[:, :p0].T), np.eye(p1 - p0)
             with blas_threads(threads):
                 backward(factor, y, progress=progress, stop=p0)
-                _blas.solve_lower(corner, y, transposed=True, from_right=True)
-                _blas.solve_lower(corner, own)
+                blas.solve_lower(corner, y, transposed=True, from_right=True)
+                blas.solve_lower(corner, own)
             out[:p0] += np.einsum("ij,ij->i", y, y)
             out[p0:p1] = np.einsum("ij,ij->j", own, own)
         return out

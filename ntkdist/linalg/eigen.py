@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from ntkdist.linalg._checks import check_room, check_setting
 from ntkdist.linalg.events import IterationDone, Listener
 from ntkdist.linalg.operator import SymmetricOperator
-from ntkdist.linalg.outcomes import NotConvergedError, Outcome
+from ntkdist.linalg.status import NotConvergedError, Outcome
 from ntkdist.linalg.panels import ITEM, parse_memory
-from ntkdist.linalg.schedule import (
+from ntkdist.linalg.tasks import (
     Scheduler,
     blas_threads_between,
     task_runner,
     thread_count,
 )
-from ntkdist.linalg.source import Matrix, Source, Vector
+from ntkdist.linalg.matrix import Matrix, Source, Vector
 
 METHODS = ("auto", "lobpcg", "lanczos")
 #: Below this many rows, or this many times the block, all eigenpairs are computed by LAPACK.

@@ -25,13 +25,13 @@ from ntkdist.linalg.inverse import (
 )
 from ntkdist.linalg.invert import compute_inverse
 from ntkdist.linalg.operator import SymmetricOperator
-from ntkdist.linalg.outcomes import Outcome
+from ntkdist.linalg.status import Outcome
 from ntkdist.linalg.panels import ITEM, parse_memory
 from ntkdist.linalg.progress import Progress
 from ntkdist.linalg.refine import refine
-from ntkdist.linalg.schedule import Scheduler, blas_threads, task_runner
+from ntkdist.linalg.tasks import Scheduler, blas_threads, task_runner
 from ntkdist.linalg.solve import backward, forward, inverse_norm1, substitution_flops
-from ntkdist.linalg.source import Source
+from ntkdist.linalg.matrix import Source
 from ntkdist.linalg.store import HOW, KIND, FactorStore
 
 _SERIES = {"inverse": ROW_RECORDS, "diagonal": DIAGONAL_RECORDS}

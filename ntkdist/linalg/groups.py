@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ntkdist import storage
 from ntkdist.errors import InputError, NtkdistError, StoreError
-from ntkdist.linalg.outcomes import Outcome
+from ntkdist.linalg.status import Outcome
 
 SCHEMA = 2
 #: Everything this room puts into a group, in the order it is removed: records before data.

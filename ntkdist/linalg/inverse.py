@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ntkdist import storage
 from ntkdist.errors import InputError, StoreError
 from ntkdist.linalg import groups
-from ntkdist.linalg.outcomes import Outcome
+from ntkdist.linalg.status import Outcome
 from ntkdist.linalg.panels import PanelPlan
 
 KIND = "inverse"

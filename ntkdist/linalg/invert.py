@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from ntkdist.linalg import _blas, groups
+from ntkdist.linalg import blas, groups
 from ntkdist.linalg.events import InverseBlockDone, Listener
 from ntkdist.linalg.inverse import HOW, KIND, ROW_RECORDS, InverseStore
 from ntkdist.linalg.panels import ITEM, PanelPlan
 from ntkdist.linalg.progress import Progress
-from ntkdist.linalg.schedule import Scheduler, blas_threads, task_runner
+from ntkdist.linalg.tasks import Scheduler, blas_threads, task_runner
 from ntkdist.linalg.solve import backward, forward, substitution_flops
-from ntkdist.linalg.source import Matrix
+from ntkdist.linalg.matrix import Matrix
 from ntkdist.linalg.store import FactorStore
 
 COLUMN_RECORDS = "column_blocks"
@@ -81,7 +81,7 @@ def compute_inverse(
             def invert() -> Matrix:
                 lower = factor.whole()
                 with blas_threads(threads):
-                    _blas.inverse_from_lower(lower)
+                    blas.inverse_from_lower(lower)
                 return lower
 
             lower = Progress("inverse", 1.0, on_event).watch(invert)

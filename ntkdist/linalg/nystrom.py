@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ntkdist.linalg.operator import SymmetricOperator
 from ntkdist.linalg.panels import ITEM
-from ntkdist.linalg.source import Matrix, Vector
+from ntkdist.linalg.matrix import Matrix, Vector
 
 #: More columns than this cost more in the sketch than they save in iterations (N near 20,000).
 _LARGEST_RANK = 768

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.linalg.panels import ITEM
-from ntkdist.linalg.schedule import Runner, blas_threads
-from ntkdist.linalg.source import KeptSource, Matrix, Source, mirrored, spoiled
+from ntkdist.linalg.tasks import Runner, blas_threads
+from ntkdist.linalg.matrix import KeptSource, Matrix, Source, mirrored, spoiled
 
 #: Rows of a tile where the matrix has no chunks of its own.
 _STEP = 1024

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ntkdist.linalg import _blas
+from ntkdist.linalg import blas
 from ntkdist.linalg.progress import Progress
-from ntkdist.linalg.schedule import blas_threads, side_by_side
-from ntkdist.linalg.source import Matrix, Source
+from ntkdist.linalg.tasks import blas_threads, side_by_side
+from ntkdist.linalg.matrix import Matrix, Source
 from ntkdist.linalg.store import FactorStore
 
 
@@ -86,10 +86,10 @@ def factor_diagonal(
     np.fill_diagonal(lower, diagonal)
     with blas_threads(threads):
         for block in row:
-            _blas.subtract_gram(lower, block)
+            blas.subtract_gram(lower, block)
             progress.add(float(block.shape[0]) * block.size)
         diagonal = lower.diagonal().copy()
-        pivot = _blas.cholesky_lower(lower)
+        pivot = blas.cholesky_lower(lower)
     progress.add(len(lower) ** 3 / 3)
     if pivot >= 0:
         # row ``pivot`` of L is finished up to its diagonal; that entry may hold anything
@@ -144,9 +144,9 @@ def finish_rows(
     values = np.array(source.block(first, past, r0, r1).T, order="C")
     with blas_threads(1):
         for j, block in enumerate(row):
-            _blas.subtract_product(values, store.rows(j, r0, r1), block, tb=True)
+            blas.subtract_product(values, store.rows(j, r0, r1), block, tb=True)
             progress.add(2.0 * len(values) * block.size)
-        _blas.solve_lower(lower, values, transposed=True, from_right=True)
+        blas.solve_lower(lower, values, transposed=True, from_right=True)
         progress.add(float(len(values)) * lower.size)
     if not np.isfinite(values).all():
         return PanelFailure(None)

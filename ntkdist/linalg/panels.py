@@ -14,7 +14,7 @@ from functools import cached_property
 from itertools import accumulate
 
 from ntkdist.errors import InputError
-from ntkdist.linalg.outcomes import Outcome
+from ntkdist.linalg.status import Outcome
 
 ITEM = 8
 #: A chunk of 512 x 512 float64 is 2 MiB: long enough for BLAS, small enough to spread.

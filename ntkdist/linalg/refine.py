@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ntkdist.linalg.source import Matrix, Vector
+from ntkdist.linalg.matrix import Matrix, Vector
 
 
 def refine(

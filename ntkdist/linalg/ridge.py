@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ntkdist.linalg import _blas
+from ntkdist.linalg import blas
 from ntkdist.linalg.events import Listener, RidgeTried
-from ntkdist.linalg.outcomes import RIDGE_LADDER
+from ntkdist.linalg.status import RIDGE_LADDER
 from ntkdist.linalg.panels import PanelPlan
-from ntkdist.linalg.source import Matrix, Source
+from ntkdist.linalg.matrix import Matrix, Source
 
 
 def suggest_ridge(
@@ -101,7 +101,7 @@ def _in_memory(source: Source, plan: PanelPlan) -> Callable[[float], bool]:
     def fails(shift: float) -> bool:
         lower = _load(source, plan)
         np.fill_diagonal(lower, lower.diagonal() + shift)
-        return _blas.cholesky_lower(lower) >= 0
+        return blas.cholesky_lower(lower) >= 0
 
     return fails
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.linalg import _blas
+from ntkdist.linalg import blas
 from ntkdist.linalg.progress import Progress
-from ntkdist.linalg.source import Matrix
+from ntkdist.linalg.matrix import Matrix
 from ntkdist.linalg.store import FactorStore
 
 _NORM_STEPS = 5  # LAPACK's dlacn2 stops there too
@@ -30,8 +30,8 @@ def forward(
         top = max(r0, first)
         rows = strip[top - r0 :]
         part = x[top - first : r1 - first]
-        _blas.subtract_product(part, rows[:, : top - first], x[: top - first])
-        _blas.solve_lower(rows[:, top - first :], part)
+        blas.subtract_product(part, rows[:, : top - first], x[: top - first])
+        blas.solve_lower(rows[:, top - first :], part)
         if progress is not None:
             progress.add(_strip_flops(x, top - first, r1 - first))
 
@@ -56,8 +56,8 @@ def backward(
         top = max(r0, first)
         rows = strip[top - r0 :]
         part = x[top - first : r1 - first]
-        _blas.solve_lower(rows[:, top - first :], part, transposed=True)
-        _blas.subtract_product(x[: top - first], rows[:, : top - first], part, ta=True)
+        blas.solve_lower(rows[:, top - first :], part, transposed=True)
+        blas.subtract_product(x[: top - first], rows[:, : top - first], part, ta=True)
         if progress is not None:
             progress.add(_strip_flops(x, top - first, r1 - first))
 

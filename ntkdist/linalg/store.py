@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from ntkdist.errors import StoreError
 from ntkdist.linalg import groups
-from ntkdist.linalg.outcomes import Outcome
+from ntkdist.linalg.status import Outcome
 from ntkdist.linalg.panels import ITEM, PanelPlan
-from ntkdist.linalg.schedule import side_by_side
-from ntkdist.linalg.source import Matrix
+from ntkdist.linalg.tasks import side_by_side
+from ntkdist.linalg.matrix import Matrix
 
 KIND = "factor"
 HOW = "the factorisation"

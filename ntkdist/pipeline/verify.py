@@ -149,7 +149,7 @@ def repaired(pipeline: Pipeline, check: RunCheck) -> list[str]:
 
 def _repair_factors(run: Run, check: RunCheck) -> Iterator[str]:
     """Drop what is damaged of the factors, and those that are of another matrix."""
-    from ntkdist.linalg.repair import drop_damaged, drop_diagonal, drop_factor, drop_inverse
+    from ntkdist.linalg.maintenance import drop_damaged, drop_diagonal, drop_factor, drop_inverse
 
     for where, texts in check.factors.items():
         again = f"ntkdist factor {run.url} computes it again"

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError, NtkdistError, StoreError
-from ntkdist.linalg.outcomes import Outcome, not_finite
-from ntkdist.linalg.schedule import side_by_side
+from ntkdist.linalg.status import Outcome, not_finite
+from ntkdist.linalg.tasks import side_by_side
 
 Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]
