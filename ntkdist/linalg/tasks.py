@@ -1,136 +1,37 @@
-"""Where Dask tasks run, and how many BLAS threads each of them gets.
+"""Dask tasks: where they run, and how far they are.
 
-Tasks that run side by side get one BLAS thread each. What runs alone (a panel's diagonal block;
-the whole matrix where there is one panel; substitutions; what an iteration does between two passes)
-gets as many as Dask would use threads where the result was begun, a number that is stored with it:
-LAPACK's bits depend on it. Both rules hold under every scheduler, so that all of them give the
-same bits, and in every process, whatever ``OPENBLAS_NUM_THREADS`` it was started with.
+One mechanism serves one block and many, on every scheduler. Tasks count the operations that they
+have done. The caller's thread waits for them and reports the progress every few seconds: listeners
+are called from one thread only, and one that raises stops the tasks at their next count.
 """
 
 from __future__ import annotations
 
-import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
-from functools import cache
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from ntkdist.errors import InputError, NtkdistError, did_you_mean
+from ntkdist.linalg.events import LinalgProgress, Listener
 
 Scheduler = Any  # None, a name, an address, a callable, or a distributed Client
+T = TypeVar("T")
 
-_PATIENCE = "15s"  # for a scheduler to answer
-
-_lock = threading.Lock()
-
-
-@cache
-def _blas_pools() -> Any:
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController()  # looks through every loaded library: once is enough
-
-
-@cache
-def _limiter() -> ThreadPoolExecutor:
-    os.register_at_fork(after_in_child=_limiter.cache_clear)  # a child has no such thread
-    return ThreadPoolExecutor(1, thread_name_prefix="blas-limits")
-
-
-class _Inside:
-    """Callers that are inside together; the first one's count is that of all."""
-
-    def __init__(self) -> None:
-        self.callers = 0
-        self.count = 0
-
-    def enter(self, count: int) -> None:
-        if self.callers == 0:
-            self.count = count
-        self.callers += 1
-
-
-_tasks, _between = _Inside(), _Inside()
-_original: Any = None
-
-
-def _set_limit(count: int) -> None:
-    from threadpoolctl import OpenBLASController
-
-    global _original
-
-    # a caller's own limit around us would otherwise keep ours from taking effect
-    OpenBLASController.clear_controlling_thread(force=True)
-    limit = _blas_pools().limit(limits=count, user_api="blas")
-    if _original is None:
-        _original = limit
-
-
-def _lift_limit() -> None:
-    from threadpoolctl import OpenBLASController
-
-    global _original
-
-    OpenBLASController.clear_controlling_thread(force=True)
-    _original.restore_original_limits()
-    _original = None
-
-
-def _apply() -> None:
-    """Set what the innermost callers want, or put back what was there before any came."""
-    if _tasks.callers or _between.callers:
-        count = _tasks.count if _tasks.callers else _between.count
-        _limiter().submit(_set_limit, count).result()
-    else:
-        _limiter().submit(_lift_limit).result()
-
-
-@contextmanager
-def _limited(inside: _Inside, count: int) -> Iterator[None]:
-    # the limit of OpenBLAS belongs to the process, not to a thread: the first one in sets it and
-    # the last one out puts it back; threadpoolctl lets only the thread that set a limit lift it,
-    # and those two need not be one: a thread of our own does both
-    with _lock:
-        inside.enter(count)
-        if inside.callers == 1:
-            _apply()
-    try:
-        yield
-    finally:
-        with _lock:
-            inside.callers -= 1
-            if inside.callers == 0:
-                _apply()
-
-
-def blas_threads(count: int) -> AbstractContextManager[None]:
-    """Give BLAS so many threads in this process while any task is inside.
-
-    Args:
-        count: How many; of callers that are inside together, the first one's counts.
-    """
-    return _limited(_tasks, count)
-
-
-def blas_threads_between(count: int) -> AbstractContextManager[None]:
-    """Give BLAS so many threads in this process where no task is inside.
-
-    For what drives tasks and computes between them: tasks in this process set their own.
-
-    Args:
-        count: How many; of callers that are inside together, the first one's counts.
-    """
-    return _limited(_between, count)
+#: Time a Dask scheduler has to answer.
+CONNECT_TIMEOUT = "15s"
+#: Seconds between two progress events.
+PROGRESS_SECONDS = 5.0
 
 
 class Runner:
     """Computes Delayed objects on one scheduler.
 
     Args:
-        options: What Dask is told of the scheduler.
-        threaded: Whether it is Dask's threaded one, in this process.
+        options: Options for ``dask.compute`` that select the scheduler.
+        threaded: Whether it is Dask's threaded scheduler, in this process.
     """
 
     def __init__(self, options: dict[str, Any], *, threaded: bool) -> None:
@@ -142,7 +43,7 @@ class Runner:
 
         Args:
             tasks: Delayed objects.
-            at_most: Threads of the threaded scheduler; means nothing to the others.
+            at_most: Most threads of the threaded scheduler; the others ignore it.
         """
         import dask
 
@@ -153,14 +54,14 @@ class Runner:
             return list(dask.compute(*tasks, **options))
         except Exception as error:
             cause = getattr(error, "cause", None)
-            if isinstance(cause, NtkdistError):  # Ray wraps what a task raised
+            if isinstance(cause, NtkdistError):  # Ray wraps the exception of a task
                 raise cause from error
             raise
 
     def batch(self, at_most: int, largest: int) -> int:
-        """Return how many tasks to hand over together where each batch is kept when it is done.
+        """Return how many tasks to submit together where the results are stored batch by batch.
 
-        As many as run at once in this process, where that is known: what a kill costs is a batch.
+        As many as run at once in this process, where that is known: a kill loses one batch.
 
         Args:
             at_most: As for a call.
@@ -180,10 +81,10 @@ def task_runner(scheduler: Scheduler) -> Iterator[Runner]:
             (``tcp://host:port``), a Dask ``get`` function, or a distributed Client.
 
     Yields:
-        What computes Delayed objects on it.
+        The function.
 
     Raises:
-        InputError: The name is not known, or nobody answers at the address.
+        InputError: The name is not known, or no scheduler answers at the address.
     """
     import dask
     import dask.base
@@ -192,7 +93,7 @@ def task_runner(scheduler: Scheduler) -> Iterator[Runner]:
     client: Any = None
     if isinstance(scheduler, str):
         if scheduler == "ray":
-            # imported here alone: importing it patches dask.persist
+            # imported only here: importing it patches dask.persist
             from ray.util.dask import ray_dask_get
 
             scheduler = ray_dask_get
@@ -200,7 +101,8 @@ def task_runner(scheduler: Scheduler) -> Iterator[Runner]:
             from distributed import Client
 
             try:
-                scheduler = client = Client(scheduler, set_as_default=False, timeout=_PATIENCE)
+                client = Client(scheduler, set_as_default=False, timeout=CONNECT_TIMEOUT)
+                scheduler = client
             except (OSError, ValueError) as error:
                 raise InputError(
                     f"no Dask scheduler answers at {scheduler} ({error}); start one with 'dask "
@@ -223,10 +125,32 @@ def task_runner(scheduler: Scheduler) -> Iterator[Runner]:
             client.close()
 
 
+def constant(value: Any) -> Any:
+    """Return a Delayed object of a value that Dask passes on as it is.
+
+    Dask would otherwise hash the value, or compute a Dask array that it finds inside.
+    """
+    from dask import delayed
+
+    return delayed(value, pure=False, traverse=False)
+
+
+def task(function: Callable[..., Any], outputs: int | None = None) -> Any:
+    """Return a function whose calls are Delayed objects, each with a key of its own.
+
+    Args:
+        function: The function that a worker runs.
+        outputs: Length of the tuple that it returns; None where it returns one value.
+    """
+    from dask import delayed
+
+    return delayed(function, pure=False, nout=outputs)
+
+
 def side_by_side(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
     """Apply a function to each item on as many threads as there are cores, results in order.
 
-    For reading and writing inside a task that has the machine to itself.
+    For reading and writing inside a task that runs alone on its machine.
     """
     from dask.system import CPU_COUNT
 
@@ -242,3 +166,81 @@ def thread_count() -> int:
     from dask.system import CPU_COUNT
 
     return int(dask.config.get("num_workers", None) or CPU_COUNT)
+
+
+def notifier(listener: Listener | None) -> Listener:
+    """Return the listener, or one that ignores every event in place of None."""
+    return listener or (lambda event: None)
+
+
+class StoppedError(Exception):
+    """Raised inside a task because the listener stopped the computation."""
+
+
+class Progress:
+    """Share of a computation that is done: counted by tasks, reported by the waiting thread.
+
+    A copy in another process counts for itself alone: there the caller has to add up the finished
+    tasks with ``reach``.
+
+    Args:
+        stage: Stage of the computation, as in ``LinalgProgress``.
+        total: Operations in all.
+        listener: Called every few seconds; None calls nobody and starts no thread.
+    """
+
+    def __init__(self, stage: str, total: float, listener: Listener | None) -> None:
+        self._stage = stage
+        self._total = max(float(total), 1.0)
+        self._listener = listener
+        self._began = time.monotonic()
+        self._lock = threading.Lock()
+        self._done = 0.0
+        self._stopped = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"stage": self._stage, "total": self._total}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["stage"], state["total"], None)  # type: ignore[misc]
+
+    def add(self, operations: float) -> None:
+        """Count operations that were done.
+
+        Raises:
+            StoppedError: If the listener stopped the computation.
+        """
+        if self._stopped:
+            raise StoppedError
+        with self._lock:
+            self._done += operations
+
+    def reach(self, operations: float) -> None:
+        """Set the number of operations done so far."""
+        with self._lock:
+            self._done = float(operations)
+
+    def watch(self, function: Callable[[], T]) -> T:
+        """Call a function in a thread of its own, and report the progress until it returns.
+
+        Args:
+            function: The function; it must not call the listener itself.
+
+        Returns:
+            Its result. Its exceptions are raised here.
+        """
+        if self._listener is None:
+            return function()
+        with ThreadPoolExecutor(1, thread_name_prefix="linalg") as pool:
+            future = pool.submit(function)
+            try:
+                while not wait([future], timeout=PROGRESS_SECONDS).done:
+                    self._report(self._listener)
+            except BaseException:
+                self._stopped = True  # leaving this block waits for the tasks
+                raise
+        return future.result()
+
+    def _report(self, listener: Listener) -> None:
+        share = min(self._done / self._total, 1.0) if self._done else None
+        listener(LinalgProgress(self._stage, share, time.monotonic() - self._began))

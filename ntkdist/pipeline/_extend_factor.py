@@ -31,7 +31,7 @@ def grow_factor(pipeline: Pipeline, address: str, gram: Any, *, appended: bool =
     """
     from ntkdist.linalg import CholeskyFactor, NotPositiveDefiniteError
     from ntkdist.linalg.maintenance import drop_factor
-    from ntkdist.linalg.store import FactorStore
+    from ntkdist.linalg.panels import FactorStore
 
     run, limit = pipeline.run, pipeline.config.factor.memory_limit
     extension = run.manifest.extension

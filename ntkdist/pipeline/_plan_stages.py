@@ -26,8 +26,9 @@ from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import Tiling
 from ntkdist.labels.ridge import MOST_IMAGES
 from ntkdist.linalg import blas, parse_memory
-from ntkdist.linalg.panels import ITEM, LARGEST_BLOCK, PanelPlan, plan_panels
-from ntkdist.linalg.tasks import blas_threads, thread_count
+from ntkdist.linalg.blas import ITEM, blas_threads
+from ntkdist.linalg.panels import LARGEST_BLOCK, PanelPlan, plan_panels
+from ntkdist.linalg.tasks import thread_count
 from ntkdist.run import Run
 
 STAGES = ("factor", "inverse", "diagonal", "labels", "report")
@@ -254,7 +255,7 @@ def _store_kernel(run: Run, images: np.ndarray) -> None:
 
 def _reading(place: str) -> float:
     """Return the bytes a second that the small run's factor is read with."""
-    from ntkdist.linalg.store import FactorStore
+    from ntkdist.linalg.panels import FactorStore
 
     ridge = os.listdir(os.path.join(place, "run", "factor", "ntk"))[0]
     opened = FactorStore.open(os.path.join(place, "run", "factor", "ntk", ridge))

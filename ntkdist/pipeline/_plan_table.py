@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from ntkdist.architecture import Architecture
 from ntkdist.data.features import feature_words
-from ntkdist.linalg.panels import format_bytes
+from ntkdist.linalg.status import format_bytes
 from ntkdist.pipeline.plan import PlanEstimate
 
 

@@ -27,7 +27,7 @@ from ntkdist.gram.events import TileDone
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import Tiling
 from ntkdist.linalg import CholeskyFactor, factorize
-from ntkdist.linalg.store import FactorStore
+from ntkdist.linalg.panels import FactorStore
 from ntkdist.pipeline import Pipeline
 from ntkdist.pipeline._gram import gram_of, job_of
 from ntkdist.pipeline.cross import held_out

@@ -8,7 +8,8 @@ import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from ntkdist.linalg import blas, factorize
-from ntkdist.linalg.tasks import blas_threads, blas_threads_between, side_by_side
+from ntkdist.linalg.blas import blas_threads, blas_threads_between
+from ntkdist.linalg.tasks import side_by_side
 from tests.linalg.matrices import SMALL, spd
 
 
