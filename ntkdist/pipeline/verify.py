@@ -11,14 +11,14 @@ import numpy as np
 from ntkdist import storage
 from ntkdist.config import RunConfig
 from ntkdist.errors import InputError, StoreError
-from ntkdist.gram.events import Subscribers
+from ntkdist.events.types import Subscribers
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import Tiling
 from ntkdist.gram.verify import GramCheck, restamp, verify_gram
-from ntkdist.inputs import fingerprint
-from ntkdist.pipeline import Pipeline
-from ntkdist.pipeline._gram import Matrix, gram_of, job_of, threads_of
-from ntkdist.run import Run
+from ntkdist.pipeline.gram import Matrix, gram_of, job_of, threads_of
+from ntkdist.pipeline.stages import Pipeline
+from ntkdist.runs.inputs import fingerprint
+from ntkdist.runs.run import Run
 
 if TYPE_CHECKING:
     from ntkdist.linalg import CholeskyFactor

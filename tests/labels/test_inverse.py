@@ -13,7 +13,7 @@ from ntkdist.labels import (
     as_inverse,
     invert,
 )
-from ntkdist.labels._columns import Columns
+from ntkdist.labels.descent.columns import Columns
 from ntkdist.labels.inverse import checked_diagonal
 
 from .oracle import clustered
@@ -126,7 +126,7 @@ def test_columns_are_fetched_in_batches_of_likely_ones_and_kept():
 
 
 def test_kept_columns_stay_within_their_share_of_memory(monkeypatch):
-    monkeypatch.setattr("ntkdist.labels._columns.KEPT_BYTES", 8 * 60 * 4)
+    monkeypatch.setattr("ntkdist.labels.descent.columns.KEPT_BYTES", 8 * 60 * 4)
     A, _, _ = clustered(60, 3, 0.0, 3)
     source = ColumnsOnly(A)
     source.columns_at_once = 2
