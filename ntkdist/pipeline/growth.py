@@ -94,8 +94,8 @@ def grow_factor(
         Whether a factor of the matrix as it is now, finished or not, is there afterwards.
     """
     from ntkdist.linalg import CholeskyFactor, NotPositiveDefiniteError
-    from ntkdist.linalg.repair import drop_factor
-    from ntkdist.linalg.store import FactorStore
+    from ntkdist.linalg.maintenance import drop_factor
+    from ntkdist.linalg.panels import FactorStore
 
     extension = run.manifest.extension
     opened = None if extension is None else FactorStore.open(address)
