@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ntkdist.architecture import (
+from ntkdist.networks.architecture import (
     Architecture,
     AvgPool,
     Conv,

@@ -3,7 +3,6 @@
 N images, K classes, Y (N, K) one-hot labels, H (N, N) the Gram matrix, G = H⁻¹Y, Z = YᵀG.
 """
 
-from ntkdist.labels._checkpoint import drop_checkpoint
 from ntkdist.labels.bias import ClassBias, class_bias, rank_biased_overlap
 from ntkdist.labels.block_error import (
     BlockError,
@@ -11,7 +10,9 @@ from ntkdist.labels.block_error import (
     block_error_gradient,
     block_error_terms,
 )
+from ntkdist.labels.checks import METHODS
 from ntkdist.labels.class_matrix import class_matrix, one_hot
+from ntkdist.labels.descent.checkpoint import drop_checkpoint
 from ntkdist.labels.inverse import (
     ArrayInverse,
     FactorInverse,
@@ -30,7 +31,6 @@ from ntkdist.labels.noise import (
     estimate_noise,
     fit_noise,
 )
-from ntkdist.labels.options import METHODS
 from ntkdist.labels.posterior import Posterior, class_posterior
 from ntkdist.labels.refurbish import refurbish
 from ntkdist.labels.reliability import Reliability

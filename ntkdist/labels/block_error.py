@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
-from ntkdist.labels._classes import gradient_coefficients, sums
+from ntkdist.labels.compiled import gradient_coefficients, sums
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
+from ntkdist.labels.checks import Options, check_locked
 from ntkdist.labels.class_matrix import check_labels
 from ntkdist.labels.inverse import ROW_BYTES, MemoryFactor, not_definite
-from ntkdist.labels.options import Options, check_locked
 from ntkdist.labels.refurbish import refurbish
 from ntkdist.labels.result import Flip, RefurbishResult
 from ntkdist.labels.ridge import POSTERIOR_RIDGE, choose_ridge
@@ -19,7 +19,7 @@ from ntkdist.labels.ridge import POSTERIOR_RIDGE, choose_ridge
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ntkdist.architecture import ArchitectureSpec
+    from ntkdist.networks.architecture import ArchitectureSpec
 
 #: What ``find_label_issues`` takes where no architecture is given.
 IMAGES_ARCHITECTURE, FEATURES_ARCHITECTURE = "cntk-gap-4", "fc-2"

@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError, did_you_mean
-from ntkdist.labels._classes import compiled
 from ntkdist.labels.class_matrix import one_hot
+from ntkdist.labels.compiled import compiled
 from ntkdist.labels.leave_one_out import Predict, class_shares, probabilities
 
 AUTO, SYMMETRIC, CLASS_CONDITIONAL = "auto", "symmetric", "class-conditional"

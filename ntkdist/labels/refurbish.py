@@ -10,16 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
-from ntkdist.labels._checkpoint import Checkpoint, State, fingerprint
-from ntkdist.labels._classes import exact_tables, moved, sums
-from ntkdist.labels._columns import Columns
-from ntkdist.labels._descent import Descent
-from ntkdist.labels._workers import place_rows
 from ntkdist.labels.block_error import left_out_terms, reciprocal
+from ntkdist.labels.checks import METHODS, Options, check_locked, check_probs
 from ntkdist.labels.class_matrix import check_labels, class_matrix
+from ntkdist.labels.compiled import exact_tables, moved, sums
+from ntkdist.labels.descent.blocks import place_rows
+from ntkdist.labels.descent.checkpoint import Checkpoint, State, fingerprint
+from ntkdist.labels.descent.columns import Columns
+from ntkdist.labels.descent.loop import Descent
 from ntkdist.labels.inverse import Inverse, as_inverse, checked_diagonal
 from ntkdist.labels.noise import NoiseEstimate, highest_rate
-from ntkdist.labels.options import METHODS, Options, check_locked, check_probs
 from ntkdist.labels.posterior import ROUNDS, Posterior, class_posterior
 from ntkdist.labels.reliability import Reliability, assess
 from ntkdist.labels.result import Flip, RefurbishResult

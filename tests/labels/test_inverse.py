@@ -13,7 +13,7 @@ from ntkdist.labels import (
     as_inverse,
     invert,
 )
-from ntkdist.labels._columns import Columns
+from ntkdist.labels.descent.columns import Columns
 from ntkdist.labels.inverse import checked_diagonal
 
 from .oracle import clustered
@@ -126,7 +126,7 @@ def test_columns_are_fetched_in_batches_of_likely_ones_and_kept():
 
 
 def test_kept_columns_stay_within_their_share_of_memory(monkeypatch):
-    monkeypatch.setattr("ntkdist.labels._columns.KEPT_BYTES", 8 * 60 * 4)
+    monkeypatch.setattr("ntkdist.labels.descent.columns.KEPT_BYTES", 8 * 60 * 4)
     A, _, _ = clustered(60, 3, 0.0, 3)
     source = ColumnsOnly(A)
     source.columns_at_once = 2
@@ -180,9 +180,9 @@ def test_a_stored_factor_is_an_inverse_of_which_nothing_is_formed(factor, tmp_pa
 
 
 def test_a_diagonal_given_is_taken_and_a_listener_hears_of_solutions(factor, monkeypatch):
-    from ntkdist.linalg import LinalgProgress, progress
+    from ntkdist.linalg import LinalgProgress, tasks
 
-    monkeypatch.setattr(progress, "EVERY", 1e-4)
+    monkeypatch.setattr(tasks, "PROGRESS_SECONDS", 1e-4)
     stored_factor, A = factor
     told = []
     source = FactorInverse(stored_factor, np.diagonal(A), on_event=told.append)

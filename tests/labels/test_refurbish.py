@@ -13,9 +13,9 @@ from ntkdist.labels import (
     class_matrix,
     refurbish,
 )
-from ntkdist.labels._classes import moved
-from ntkdist.labels._rows import TABLES, Move, RowBlock, Rows
 from ntkdist.labels.block_error import reciprocal
+from ntkdist.labels.compiled import moved
+from ntkdist.labels.descent.rows import TABLES, Move, RowBlock, Rows
 
 from .oracle import clustered, loss
 from .test_inverse import ColumnsOnly
@@ -400,7 +400,7 @@ def test_screened_flips_are_the_unscreened_ones_to_the_end(method, monkeypatch):
         place = int(np.argmin(values))
         return self.candidate(place, values[place], classes[place])
 
-    monkeypatch.setattr("ntkdist.labels._rows.RowBlock.best", unscreened)
+    monkeypatch.setattr("ntkdist.labels.descent.rows.RowBlock.best", unscreened)
     plain = refurbish(A, labels, 30, method=method, steps=400)
     assert len(plain.history) > 100
     assert screened.history == plain.history
@@ -481,7 +481,7 @@ def test_several_flips_a_step_look_at_all_rows_less_often(monkeypatch):
     scans = []
     plain = RowBlock.best
     monkeypatch.setattr(
-        "ntkdist.labels._rows.RowBlock.best", lambda *a: scans.append(1) or plain(*a)
+        "ntkdist.labels.descent.rows.RowBlock.best", lambda *a: scans.append(1) or plain(*a)
     )
     result = refurbish(A, labels, 6, flips_per_step=8)
     assert len(scans) < len(result.history) / 3

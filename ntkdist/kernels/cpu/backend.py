@@ -20,7 +20,6 @@ from functools import cached_property
 
 import numpy as np
 
-from ntkdist.architecture import Architecture, Dense, Erf, Layer, Relu
 from ntkdist.errors import InputError
 from ntkdist.kernels.backend import as_images, check_kinds, check_pair
 from ntkdist.kernels.chain import Chain, Link, chain_of, linear_tail
@@ -28,6 +27,7 @@ from ntkdist.kernels.cpu import dense, finish, loops
 from ntkdist.kernels.cpu.vector import BYTES, LANES, coefficients
 from ntkdist.kernels.duals import erf_dual, relu_distance
 from ntkdist.kernels.plan import Plan, plan_of
+from ntkdist.networks.architecture import Architecture, Dense, Erf, Layer, Relu
 
 # Rows that a thread takes at once: few, so that the triangle of a diagonal tile spreads evenly;
 # more where an entry is cheap, so that what is read of a column image serves many of them.

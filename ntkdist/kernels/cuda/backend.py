@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
-from ntkdist.architecture import Architecture, Dense, Erf
 from ntkdist.errors import InputError
 from ntkdist.kernels.backend import CUDA_ARITHMETIC, check_kinds, check_pair
 from ntkdist.kernels.chain import Chain, chain_of, linear_tail
@@ -35,6 +34,7 @@ from ntkdist.kernels.cuda.layout import Block, Classes, Layout, Pooling, layout_
 from ntkdist.kernels.cuda.prepare import Preparation
 from ntkdist.kernels.cuda.spec import TEAMS, THREADS
 from ntkdist.kernels.cuda.state import CudaState
+from ntkdist.networks.architecture import Architecture, Dense, Erf
 
 
 class CudaBackend:

@@ -1,0 +1,1 @@
+"""Refurbishment by one flip after another: the methods ``exact`` and ``paper``."""
