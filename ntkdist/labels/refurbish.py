@@ -263,8 +263,8 @@ def _why_stopped(
     if limit is not None:
         if options.steps != "auto":
             return f"the limit of {limit} step{'' if limit == 1 else 's'} was reached"
-        done = "labels were changed" if options.method == "exact" else "steps were taken"
-        return f"as many {done} as labels are estimated wrong ({limit})"
+        counted = "changed labels" if options.method == "exact" else "steps"
+        return f"the number of {counted} reached the number of labels estimated wrong ({limit})"
     if np.count_nonzero(counts) < 2:
         return "all labels are of one class, so that there is no other class"
     if options.method == "posterior" and not can_judge:

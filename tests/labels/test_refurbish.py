@@ -239,7 +239,7 @@ def test_auto_counts_changed_labels_not_flips_back_and_forth():
     A, labels, _ = clustered(400, 10, 0.7, 1)
     result = refurbish(A, labels, 10, steps="auto")
     changed = int((result.labels != labels).sum())
-    assert "labels were changed as are estimated wrong" in result.stopped
+    assert "number of changed labels reached the number of labels estimated wrong" in result.stopped
     assert changed == round(result.noise.rate * 400)
     assert len(result.history) > changed
 
