@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.analyses.outcomes import CANNOT_JUDGE, RELIABLE, VERDICTS, WEAK
+from ntkdist.analyses.section import CANNOT_JUDGE, RELIABLE, VERDICTS, WEAK
 from ntkdist.display.words import class_name, counted, percent
 from ntkdist.errors import StoreError
 from ntkdist.runs.run import Run
