@@ -1,8 +1,11 @@
-"""Numbers with their nouns, times and sizes as the command line and error messages write them."""
+"""Words that several packages write: verdicts, numbers with their nouns, times, sizes, columns."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+#: Verdicts on how far the results about labels can be trusted, as they are stored and printed.
+RELIABLE, WEAK, CANNOT_JUDGE = VERDICTS = ("reliable", "weak", "cannot judge")
 
 
 def counted(value: int, one: str, many: str | None = None) -> str:

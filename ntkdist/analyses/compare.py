@@ -15,13 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist import storage
-from ntkdist.analyses.section import (
-    CANNOT_JUDGE,
-    Analysis,
-    ReportSection,
-    all_of,
-    read_verdict,
-)
+from ntkdist.analyses.section import Analysis, ReportSection, all_of, read_verdict
 from ntkdist.config import RunConfig
 from ntkdist.display import kernel_plots
 from ntkdist.display.svg import FONT_SIZE, inline_svg, svg_file
@@ -31,7 +25,7 @@ from ntkdist.networks.architecture import Architecture, preset_of
 from ntkdist.pipeline.stages import Pipeline
 from ntkdist.runs.inputs import sees_features
 from ntkdist.runs.run import Run
-from ntkdist.words import columns
+from ntkdist.words import CANNOT_JUDGE, columns
 
 # measure → whether more is better
 MEASURES = {"accuracy": True, "log_likelihood": True, "block_error": False, "separation": True}

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from ntkdist import storage
 from ntkdist.analyses.section import (
-    CANNOT_JUDGE,
     Analysis,
     ReportSection,
     panel,
@@ -26,6 +25,7 @@ from ntkdist.pipeline.cross import HeldOut, held_out
 from ntkdist.pipeline.extend_factor import grow_factor
 from ntkdist.pipeline.stages import Pipeline
 from ntkdist.runs.run import Run
+from ntkdist.words import CANNOT_JUDGE
 
 if TYPE_CHECKING:
     from ntkdist.learning import Evaluation, RidgeSweep

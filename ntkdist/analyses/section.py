@@ -7,25 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ntkdist.display.svg import FONT_SIZE, inline_svg, new_figure
-from ntkdist.labels.reliability import CANNOT_JUDGE, RELIABLE, VERDICTS, WEAK
 from ntkdist.runs.run import Run
+from ntkdist.words import VERDICTS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-__all__ = [
-    "CANNOT_JUDGE",
-    "RELIABLE",
-    "VERDICTS",
-    "WEAK",
-    "Analysis",
-    "ReportSection",
-    "all_of",
-    "panel",
-    "read_verdict",
-    "stored",
-    "which_images",
-]
 
 _WHICH = {
     "test": "of the test split",

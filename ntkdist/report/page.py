@@ -28,7 +28,6 @@ from ntkdist.report.sections.findings import (
 from ntkdist.report.sections.geometry import Geometry, Spectrum, entangled_pairs, read_geometry
 from ntkdist.report.sections.glossary import CITE, COLUMNS, WORDS
 from ntkdist.report.sections.reliability import (
-    CANNOT_JUDGE,
     CLASS_CONDITIONAL,
     confusion_rows,
     confusion_sentences,
@@ -37,6 +36,7 @@ from ntkdist.report.sections.reliability import (
 )
 from ntkdist.report.templates import HERE, templates
 from ntkdist.runs.run import Run
+from ntkdist.words import CANNOT_JUDGE
 
 _PIXELATED = 64  # pictures up to this edge are shown with their pixels as squares
 _PART = re.compile(r"[^/\\_]+[/\\_]*|[/\\_]+")  # of a file name, which may be broken after it

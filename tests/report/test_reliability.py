@@ -20,7 +20,6 @@ from ntkdist.report.sections.findings import read_findings, verdicts
 from ntkdist.report.sections.geometry import Geometry
 from ntkdist.report.sections.glossary import WORDS
 from ntkdist.report.sections.reliability import (
-    VERDICTS,
     confusion_rows,
     confusion_sentences,
     confusions,
@@ -29,6 +28,7 @@ from ntkdist.report.sections.reliability import (
     read_reliability,
 )
 from ntkdist.runs.run import Run
+from ntkdist.words import VERDICTS
 
 from .conftest import (
     NAMES,
