@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from ntkdist import storage
 from ntkdist.pipeline.cross import HeldOut, held_out
-from ntkdist.pipeline.extend_factor import grow_factor
 from ntkdist.pipeline.stages import Pipeline
 
 if TYPE_CHECKING:
@@ -109,7 +108,7 @@ def _factor(pipeline: Pipeline, held: HeldOut, gram: Any, sweep: RidgeSweep) -> 
     with pipeline.stage("factor") as detail, pipeline.scheduler() as scheduler:
         for ridge in larger:
             address = held.factor_address(wanted.kind, ridge)
-            grow_factor(pipeline, address, gram, appended=held.how != "holdout")
+            pipeline.grow_factor(address, gram, appended=held.how != "holdout")
             try:
                 factor = factorize(
                     gram,
