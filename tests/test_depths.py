@@ -226,7 +226,7 @@ def test_published_numbers_stand_beside_what_they_are_about(depths):
 
 
 def test_several_may_add_at_a_time(depths, tmp_path):
-    from _depths_record import add, rows_of
+    from depths import add, rows_of
 
     settings = depths.Settings(40, 30, 0, "cpu-1", "abc")
     path = tmp_path / "depths.json"

@@ -18,15 +18,13 @@ Class blocks of the Gram serve every pair they are part of; --cache keeps them.
 
 from __future__ import annotations
 
-import hashlib
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import _common
 import numpy as np
-from _lantk_kernel import architecture, check, ntk
+from lantk_kernel import architecture, check, ntk
 
 from ntkdist.learning.label_aware import (
     MULTIPLIERS,
@@ -139,29 +137,19 @@ def _split(places: list[np.ndarray], seed: int) -> tuple[np.ndarray, np.ndarray]
 
 def entries(a: np.ndarray, b: np.ndarray, cache: str | None) -> tuple[np.ndarray, float]:
     """Return Θ of images a × b (n, m) and the seconds it took, from the cache if it is there."""
-    digest = hashlib.sha256(f"{architecture()} {a.shape} {b.shape}".encode())
-    for images in (a, b):
-        digest.update(np.ascontiguousarray(images).data)
-    path = Path(cache or "", f"lantk-{digest.hexdigest()[:24]}.npz")
-    if cache and path.exists():
-        kept = np.load(path)
-        return kept["entries"], float(kept["seconds"])
+
+    def compute() -> np.ndarray:
+        found = np.empty((len(a), len(b)))
+        for i in range(0, len(a), ROWS):
+            # of a Gram matrix the upper triangle, in steps
+            first = i if a is b else 0
+            found[i : i + ROWS, first:] = ntk(a[i : i + ROWS], b[first:])
+            if a is b:
+                found[i:, i : i + ROWS] = found[i : i + ROWS, i:].T
+        return found
+
     ntk(a[:1], b[:1])  # compiled before the clock starts
-    start = time.perf_counter()
-    found = np.empty((len(a), len(b)))
-    for i in range(0, len(a), ROWS):
-        # of a Gram matrix the upper triangle, in steps
-        first = i if a is b else 0
-        found[i : i + ROWS, first:] = ntk(a[i : i + ROWS], b[first:])
-        if a is b:
-            found[i:, i : i + ROWS] = found[i : i + ROWS, i:].T
-    seconds = time.perf_counter() - start
-    if cache:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part.npz")
-        np.savez(part, entries=found, seconds=seconds)
-        part.replace(path)
-    return found, seconds
+    return _common.cached(cache, "lantk", (str(architecture()), a, b), compute)
 
 
 def _row(
