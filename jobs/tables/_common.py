@@ -104,12 +104,11 @@ def cached(
     """
     digest = hashlib.sha256()
     for part in parts:
-        array = isinstance(part, np.ndarray)
-        digest.update(
-            part if isinstance(part, bytes) else f"{part.shape if array else part}".encode()
-        )
-        if array:
+        if isinstance(part, np.ndarray):
+            digest.update(f"{part.shape} {part.dtype}".encode())
             digest.update(np.ascontiguousarray(part).data)
+        else:
+            digest.update(part if isinstance(part, bytes) else str(part).encode())
     path = Path(cache or "", f"{name}-{digest.hexdigest()[:24]}.npz")
     if cache and path.exists():
         with np.load(path) as kept:
@@ -133,7 +132,7 @@ def gram(
         return kernel_matrix(arch, images, dtype=dtype)
 
     kernel_matrix(arch, images[:2], dtype=dtype)  # compiled before the clock starts
-    return cached(cache, "gram", (f"{arch} {images.dtype} {dtype}", images), compute)
+    return cached(cache, "gram", (f"{arch} {dtype}", images), compute)
 
 
 def write(name: str, out: Path, rows: list[dict[str, Any]], more: dict[str, Any]) -> Path:

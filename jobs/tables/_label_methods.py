@@ -92,7 +92,7 @@ def logistic(
 
 
 def regularised(inputs: np.ndarray, labels: np.ndarray, num_classes: int, seed: int) -> np.ndarray:
-    """Return the same with the C of ``STRENGTHS`` that makes the held-out given labels likeliest."""
+    """Return the same with the C of ``STRENGTHS`` that makes held-out given labels likeliest."""
     tried = [logistic(inputs, labels, num_classes, seed, C) for C in STRENGTHS]
     return max(tried, key=lambda p: float(np.log(p[np.arange(len(labels)), labels]).mean()))
 
