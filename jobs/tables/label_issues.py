@@ -1,4 +1,4 @@
-"""Label issues found here and by cleanlab: how well wrong labels are ranked, and how long it takes.
+"""Label issues by ntkdist and by cleanlab: how well wrong labels are ranked, and the time it takes.
 
 Labels of a balanced subset are corrupted, and every method ranks the images from the most to the
 least suspicious. Average precision takes "the label is wrong" as the positive class (1 is

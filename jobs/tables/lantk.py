@@ -1,19 +1,19 @@
-"""Label-aware kernels (Chen, He and Su 2020): what knowing the labels adds to a kernel's accuracy.
+"""Label-aware kernels (Chen, He and Su 2020): their gain in accuracy over the plain kernel.
 
     python jobs/tables/lantk.py
 
-Five pairs of CIFAR-10 classes; 2,000 training and 400 test images of each pair where the
-publication has 10,000 and 2,000. Its network, pixels in [−1, 1], no ridge. The multiplier of the
-label-aware part is chosen by five-fold cross-validation on the training images, for each pair
-and variant by itself, 0 (the plain kernel) among the choices; test images are predicted once, with
-what was chosen. The publication's script takes 0.0005 throughout.
+Five pairs of CIFAR-10 classes, with 2,000 training and 400 test images per pair (10,000 and 2,000
+in the publication), the publication's network, pixels in [−1, 1], no ridge. The multiplier of the
+label-aware part is chosen for each pair and variant by five-fold cross-validation on the training
+images; 0 (the plain kernel) is one of the choices. Test images are predicted once, with the chosen
+multiplier. The publication's script uses 0.0005 throughout.
 
-Seed 0 is the split of the files. 400 images tell kernels apart that differ by two points or more,
-so every further seed holds out 400 others, none of them twice, and trains on the remaining 2,000.
-Splits share training images and pairs share classes, so that their gains are not independent;
-the table of gains has each split by itself.
+Seed 0 is the split of the files. With 400 test images only differences of two points or more are
+visible, so each further seed holds out 400 other images, none of them twice, and trains on the
+remaining 2,000. Splits share training images and pairs share classes, so that their gains are not
+independent; the table of gains lists each split.
 
-Class blocks of the Gram serve every pair they are part of; --cache keeps them.
+Class blocks of the Gram are shared by the pairs; --cache keeps them.
 """
 
 from __future__ import annotations
