@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ntkdist.data.scaling import Size, scale_one, target
 from ntkdist.errors import InputError
 
-# what is read, as Pillow calls it, by the endings of its files
+# Pillow's name of each format that is read, with the endings of its files
 _ENDINGS = {
     "PNG": (".png",),
     "JPEG": (".jpg", ".jpeg", ".jfif"),
@@ -23,7 +23,7 @@ _ENDINGS = {
 }
 SUFFIXES = frozenset(ending for endings in _ENDINGS.values() for ending in endings)
 KINDS = "PNG, JPEG, BMP, GIF, TIFF or WebP"
-# images as well, which are not read: passing over them in silence would lose what a user has
+# of images that are not read, and are refused: without them a set would lack images silently
 UNREAD = frozenset(
     [".avif", ".dng", ".heic", ".heif", ".jp2", ".pgm", ".ppm", ".psd", ".svg", ".tga"]
 )
@@ -36,8 +36,7 @@ _SIXTEEN_BITS = frozenset(["I;16", "I;16B", "I;16L", "I"])
 def decode(files: Sequence[Path], size: Size | None = None) -> NDArray[np.uint8]:
     """Return all images in one array, allocated once.
 
-    The first pass reads only the headers, so that two sizes are found before hours of
-    decoding and the whole set is never held twice.
+    The first pass reads only the headers, so that two sizes are found before hours of decoding.
 
     Args:
         files: At least one.
@@ -83,7 +82,7 @@ def _read(path: Path, grey: bool, shape: tuple[int, int]) -> NDArray[np.uint8]:
 
     def pixels(image: Any) -> NDArray[np.uint8]:
         if image.format == "JPEG":
-            # decodes at an eighth to a half of the size where that is still twice what is wanted
+            # decodes at an eighth to a half of the size, but at least twice the wanted one
             image.draft(image.mode, (2 * shape[1], 2 * shape[0]))
         return scale_one(_pixels(image, grey), shape)
 
@@ -98,7 +97,7 @@ def _open(path: Path, use: Any) -> Any:
             return use(image)
     except Exception as error:
         # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more
-        # on damaged data; whichever it is, the user needs the name of the file.
+        # on damaged data
         reason = str(error) or type(error).__name__
         if str(path) in reason:
             reason = f"not a {KINDS} file"
