@@ -3,10 +3,10 @@
     python jobs/tables/table2.py
 
 Published are seconds for 100 epochs at width 10,000 on the full training sets. Here the networks
-are trained on the cores of this process, with the width, number of images and epochs of the options;
-the seconds of an epoch are measured and not extrapolated. The number of operations grows with the
-squared width and with the number of images. The time of one Gram of the same images is shown for
-comparison.
+are trained on the cores of this process, with the width, number of images and epochs of the
+options; the seconds of an epoch are measured and not extrapolated. The number of operations grows
+with the squared width and with the number of images. The time of one Gram of the same images is
+shown for comparison.
 """
 
 from __future__ import annotations

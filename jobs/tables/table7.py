@@ -3,10 +3,10 @@
     python jobs/tables/table7.py
 
 The kernel ranks classes by Z_kk and pairs by |Z_kd| (``ntkdist.labels.class_bias``). Finite
-networks of the same architecture, trained on the same images, rank classes by their error on test images and
-pairs by their confusion. Both are mean probabilities: a good network never confuses most pairs, so
-that counts would be tied. Agreement is rank-biased overlap (extrapolated; p = 0.9, which is not
-published). Several networks are trained from different weights and their probabilities are
+networks of the same architecture, trained on the same images, rank classes by their error on test
+images and pairs by their confusion. Both are mean probabilities: a good network never confuses most
+pairs, so that counts would be tied. Agreement is rank-biased overlap (extrapolated; p = 0.9, which
+is not published). Several networks are trained from different weights and their probabilities are
 averaged; the agreement of one half of them with the other is an upper bound for any prediction.
 """
 
