@@ -22,7 +22,6 @@ from ntkdist.display import heatmaps
 from ntkdist.display.svg import FONT_SIZE, inline_svg, svg_file
 from ntkdist.display.words import count, counted, number, percent, shorten
 from ntkdist.pipeline.cross import HeldOut, held_out
-from ntkdist.pipeline.extend_factor import grow_factor
 from ntkdist.pipeline.stages import Pipeline
 from ntkdist.runs.run import Run
 from ntkdist.words import CANNOT_JUDGE
@@ -126,7 +125,7 @@ def _factor(pipeline: Pipeline, held: HeldOut, gram: Any, sweep: RidgeSweep) -> 
     with pipeline.stage("factor") as detail, pipeline.scheduler() as scheduler:
         for ridge in larger:
             address = held.factor_address(wanted.kind, ridge)
-            grow_factor(pipeline, address, gram, appended=held.how != "holdout")
+            pipeline.grow_factor(address, gram, appended=held.how != "holdout")
             try:
                 factor = factorize(
                     gram,
