@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ntkdist import storage
 from ntkdist.errors import InputError, NtkdistError, StoreError
 from ntkdist.linalg.status import LinalgStatus
+from ntkdist.storage import arrays
 
 SCHEMA = 2
 #: Everything that this package writes into a group, in the order of removal: records before data.
@@ -156,12 +157,10 @@ def create_array(group: Any, name: str, **layout: Any) -> None:
     Raises:
         StoreError: It could not be written, for instance because the disk is full.
     """
-    from zarr.codecs import Crc32cCodec
-
     if name not in group:
         with _write_errors(group, name):
-            group.create_array(
-                name, dtype="float64", fill_value=np.nan, compressors=[Crc32cCodec()], **layout
+            arrays.create_array(
+                group, name, compressed=False, dtype="float64", fill_value=np.nan, **layout
             )
 
 
