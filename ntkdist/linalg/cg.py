@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ntkdist import storage
-from ntkdist.errors import InputError
 from ntkdist.linalg import groups
 from ntkdist.linalg.blas import ITEM, Matrix, Vector, blas_threads_between
 from ntkdist.linalg.events import IterationDone, Listener, SketchDone
@@ -490,7 +489,7 @@ class _Solver:
             began = time.perf_counter()
             state = self._step(state, inverse)
             if not math.isfinite(state.history[-1]):
-                raise InputError(LinalgStatus.OVERFLOW.message())
+                raise LinalgStatus.OVERFLOW.error()
             patience -= 1
             if state.history[-1] <= best / 2:
                 best, patience = state.history[-1], _PATIENCE
