@@ -241,7 +241,7 @@ def zarr_store(address: str) -> Any:
     place = parse(address)
     if isinstance(place, Path):
         return str(place)
-    from ntkdist.storage.zarr_store import RemoteStore
+    from ntkdist.storage.remote_zarr import RemoteStore
 
     return RemoteStore(place)
 
