@@ -23,7 +23,8 @@ import _common
 import numpy as np
 
 from ntkdist.learning import FiniteNetwork
-from ntkdist.learning.widths import fit_power, measure_pseudo_kernel
+from ntkdist.learning.empirical import measure_pseudo_kernel
+from ntkdist.learning.widths import fit_power
 from ntkdist.report.widths import Gap, plot_gaps
 
 WIDTHS = (32, 128, 512, 2048)

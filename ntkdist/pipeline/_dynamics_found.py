@@ -13,9 +13,7 @@ from ntkdist.gram.events import Event
 from ntkdist.run import Run
 
 if TYPE_CHECKING:
-    from ntkdist.learning.dynamics import Stopping
-    from ntkdist.learning.dynamics.curves import Curves
-    from ntkdist.learning.dynamics.spread import Spread
+    from ntkdist.learning.dynamics import Curves, Spread, Stopping
 
 # What the command lists of the components.
 _LISTED = 8

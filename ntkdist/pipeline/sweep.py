@@ -69,7 +69,7 @@ def sweep(pipeline: Pipeline, over: str, values: Sequence[str] = (), images: int
     Args:
         pipeline: Of a run.
         over: ``depth``, ``W_std``, ``b_std``, ``nonlinearity`` or ``width``.
-        values: Some values; none takes those of ``ntkdist.learning.sweep.SWEPT``.
+        values: Some values; none takes those of ``ntkdist.learning.sweep.DEFAULT_VALUES``.
         images: How many of the run's images, balanced over its given labels; all if it has fewer.
 
     Returns:

@@ -16,7 +16,7 @@ from ntkdist.config import (
     RunConfig,
 )
 from ntkdist.errors import InputError, InterruptedRunError
-from ntkdist.learning.targets import targets_of
+from ntkdist.learning import targets_of
 from ntkdist.pipeline import Pipeline
 from ntkdist.pipeline.cross import held_out
 from ntkdist.pipeline.dynamics import DynamicsProgress, describe_dynamics, find_dynamics
