@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ntkdist.architecture import Architecture
 from ntkdist.errors import InputError, did_you_mean
+from ntkdist.networks.architecture import Architecture
 
 
 @dataclass(frozen=True)

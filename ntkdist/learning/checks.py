@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.architecture import Architecture
 from ntkdist.errors import InputError, did_you_mean
+from ntkdist.networks.architecture import Architecture
 
 
 def require_jax() -> None:

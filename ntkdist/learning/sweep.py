@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.architecture import Architecture, ArchitectureSpec, preset
 from ntkdist.errors import InputError
 from ntkdist.kernels import kernel_matrix
-from ntkdist.layers import Conv, Dense, Erf, Layer, Relu, Residual
 from ntkdist.learning.checks import check_choice
 from ntkdist.learning.finite.network import weight_layers
 from ntkdist.learning.parameterization import change_layers, standard_kernel_matrix
 from ntkdist.learning.regression import sweep_ridge
+from ntkdist.networks.architecture import Architecture, ArchitectureSpec, preset
+from ntkdist.networks.layers import Conv, Dense, Erf, Layer, Relu, Residual
 
 # setting -> the values that are swept where none are given
 DEFAULT_VALUES: dict[str, tuple[str, ...]] = {

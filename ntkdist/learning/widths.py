@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.architecture import Architecture, ArchitectureSpec
 from ntkdist.errors import InputError
 from ntkdist.kernels import kernel_matrix
 from ntkdist.learning.checks import check_images, check_labels, check_whole, require_jax
@@ -17,6 +16,7 @@ from ntkdist.learning.empirical.kernel import empirical_kernel
 from ntkdist.learning.empirical.linearized import linearization_gap
 from ntkdist.learning.empirical.pntk import PseudoKernel, compare_pseudo_kernel
 from ntkdist.learning.finite.network import FiniteNetwork
+from ntkdist.networks.architecture import Architecture, ArchitectureSpec
 
 WIDTHS = (32, 64, 128, 256, 512, 1024, 2048)
 

@@ -13,7 +13,7 @@ from ntkdist.config import DataConfig, GramConfig, PredictConfig, RunConfig
 from ntkdist.data import load
 from ntkdist.data.scaling import parse_size, scale_all, scale_one, target
 from ntkdist.errors import InputError
-from ntkdist.run import Run
+from ntkdist.runs.run import Run
 
 RANDOM = np.random.default_rng(0)
 
@@ -124,9 +124,9 @@ def settings(folder: Path, place: str, **data: object) -> RunConfig:
 
 
 def test_later_images_are_scaled_as_the_first_ones_were(tmp_path):
+    from ntkdist.analyses.predict import predict
     from ntkdist.pipeline import Pipeline
     from ntkdist.pipeline.extend import as_stored, extend
-    from ntkdist.pipeline.predict import predict
 
     for i in range(8):
         picture(tmp_path / f"set/train/{'ab'[i % 2]}/{i}.png", (12, 10))

@@ -9,10 +9,19 @@ import pytest
 
 from ntkdist import Architecture
 from ntkdist.errors import InputError
-from ntkdist.layers import AvgPool, Conv, Dense, Erf, Flatten, GlobalAvgPool, Relu, Residual
 from ntkdist.learning import FiniteNetwork
 from ntkdist.learning.empirical import KINDS, empirical_kernel, kernel
 from ntkdist.learning.finite.network import weight_layers
+from ntkdist.networks.layers import (
+    AvgPool,
+    Conv,
+    Dense,
+    Erf,
+    Flatten,
+    GlobalAvgPool,
+    Relu,
+    Residual,
+)
 from tests.tolerances import RTOL
 
 jax = pytest.importorskip("jax")

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from ntkdist.errors import InputError
-from ntkdist.layers import Conv, Dense, Erf, Flatten, Relu
 from ntkdist.learning import FiniteNetwork, train
 from ntkdist.learning.empirical import empirical_kernel
 from ntkdist.learning.empirical.linearized import (
@@ -15,6 +14,7 @@ from ntkdist.learning.empirical.linearized import (
     linearized,
     linearized_descent,
 )
+from ntkdist.networks.layers import Conv, Dense, Erf, Flatten, Relu
 
 jax = pytest.importorskip("jax")
 

@@ -12,9 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.architecture import Architecture, ArchitectureSpec
 from ntkdist.errors import InputError
-from ntkdist.layers import Dense
 from ntkdist.learning.active.criteria import CRITERIA, LOOK_AHEAD, query
 from ntkdist.learning.active.state import LookAhead, look_ahead
 from ntkdist.learning.checks import (
@@ -28,6 +26,8 @@ from ntkdist.learning.checks import (
 from ntkdist.learning.empirical.kernel import empirical_kernel
 from ntkdist.learning.finite.training import TrainedNetwork, train
 from ntkdist.learning.regression import KernelRegression
+from ntkdist.networks.architecture import Architecture, ArchitectureSpec
+from ntkdist.networks.layers import Dense
 
 _KINDS = ("pntk", "logit", "trace")
 # Distinguishes the random numbers of the first images from those of the rounds.

@@ -27,9 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.architecture import Architecture
 from ntkdist.errors import InputError
-from ntkdist.layers import Conv, Dense
 from ntkdist.learning.checks import check_choice, check_images, check_whole, require_jax
 from ntkdist.learning.finite.network import (
     FiniteNetwork,
@@ -42,6 +40,8 @@ from ntkdist.learning.finite.network import (
     weight_layers,
 )
 from ntkdist.learning.finite.training import padded_batches
+from ntkdist.networks.architecture import Architecture
+from ntkdist.networks.layers import Conv, Dense
 
 KINDS = ("ntk", "trace", "pntk", "logit")
 PARAMETERIZATIONS = ("ntk", "standard")

@@ -13,9 +13,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ntkdist.architecture import Architecture
 from ntkdist.errors import InputError
-from ntkdist.layers import (
+from ntkdist.learning.checks import check_whole, require_jax
+from ntkdist.networks.architecture import Architecture
+from ntkdist.networks.layers import (
     AvgPool,
     Conv,
     Dense,
@@ -27,7 +28,6 @@ from ntkdist.layers import (
     Residual,
     pixels_behind,
 )
-from ntkdist.learning.checks import check_whole, require_jax
 
 Params: TypeAlias = tuple[tuple[Any, Any], ...]
 Shape: TypeAlias = tuple[int, ...]

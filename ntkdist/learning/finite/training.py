@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.architecture import Architecture, ArchitectureSpec
 from ntkdist.errors import InputError
 from ntkdist.learning.checks import (
     check_choice,
@@ -31,6 +30,7 @@ from ntkdist.learning.finite.network import (
     forward,
 )
 from ntkdist.learning.regression import targets_of
+from ntkdist.networks.architecture import Architecture, ArchitectureSpec
 
 if TYPE_CHECKING:
     from optax import GradientTransformation

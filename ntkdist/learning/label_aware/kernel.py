@@ -12,8 +12,7 @@ from ntkdist.errors import InputError
 from ntkdist.learning.checks import check_choice
 from ntkdist.learning.label_aware.pairs import PairFeatures, Pairs
 from ntkdist.learning.label_aware.sketch import pair_regression
-from ntkdist.linalg.outcomes import RIDGE_LADDER
-from ntkdist.linalg.ridge import first_passing
+from ntkdist.linalg import RIDGE_LADDER, first_passing
 
 Matrix = NDArray[np.float64]
 
