@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from ntkdist import linalg
-from ntkdist.analyses.labelings import find_bias, score_labelings
+from ntkdist.analyses.bias import find_bias
+from ntkdist.analyses.labelings import score_labelings
 from ntkdist.api import execute
 from ntkdist.config import (
     DataConfig,
