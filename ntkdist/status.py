@@ -30,7 +30,7 @@ def describe_labels(found: LabelsFound | None) -> str:
     shown = [f"{name} {losses[name]:.5g}" for name in LOSSES if losses[name]]
     lines = [
         f"L(Z)      {', '.join(shown)} (lower is cleaner)",
-        f"labels    {describe_flags(found)}; ended because {found.stopped}",
+        f"labels    {describe_flags(found)}; stopped: {found.stopped}",
         *describe_reliability(found),
     ]
     if found.restored_share is not None:

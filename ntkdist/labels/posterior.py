@@ -140,8 +140,8 @@ def class_posterior(
     T = model.transition
     if first_probs is not None:
         first = first_probs
-    elif estimate.pred_probs is not None:
-        first = estimate.pred_probs
+    elif estimate.first_probs is not None:
+        first = estimate.first_probs
     else:  # the estimate is that of a sample
         for _ in range(REFITS if conditional else 1):
             first = probabilities(predictions, best_scale(predictions, labels, T, locked), shares)
@@ -173,7 +173,7 @@ def class_posterior(
         estimate=replace(
             estimate,
             model=model,
-            pred_probs=first,
+            first_probs=first,
             # class-conditional noise explains a kernel's own errors away
             skill=estimate.skill if conditional else skill_of(first, labels),
         ),

@@ -44,8 +44,8 @@ class RidgeChoice:
 
     Attributes:
         ridge: The likeliest, relative to the mean of the Gram's diagonal.
-        estimate: The noise under it; its ``pred_probs`` are (N, K) leave-one-out probabilities,
-            or None where a sample was looked at.
+        estimate: The noise under it; its ``first_probs`` are (N, K) leave-one-out
+            probabilities, or None if a sample was used.
         tried: Every ridge with its model, in ascending order.
         images: How many images were looked at.
         eigenvalues: (images,) float64 of their Gram over the mean of its diagonal, descending:
@@ -164,5 +164,5 @@ def choose_ridge(
         known = {name: getattr(estimate, name) for name in ("reason", *EVIDENCE)}
         estimate = replace(estimated(best, SYMMETRIC), **known)
     if len(chosen) < n:
-        estimate = replace(estimate, pred_probs=None)
+        estimate = replace(estimate, first_probs=None)
     return RidgeChoice(best, estimate, tuple(tried), len(chosen), values[::-1].copy())

@@ -288,8 +288,8 @@ class Pipeline:
                 "estimate": chosen.estimate.to_dict(),
                 "fingerprint": key,
             }
-            if chosen.estimate.pred_probs is not None:
-                run.write("noise/pred_probs", chosen.estimate.pred_probs)
+            if chosen.estimate.first_probs is not None:
+                run.write("noise/pred_probs", chosen.estimate.first_probs)
             run.write("noise/eigenvalues", chosen.eigenvalues)
             run.write_attributes("noise", found)
         return found

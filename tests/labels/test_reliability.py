@@ -68,14 +68,14 @@ def test_identical_images_are_never_judged():
     A = inverse_of(np.ones((60, 60)), 0.1)
     found = judged(A, np.arange(60) % 3, 3)
     assert found.reliability.verdict == CANNOT_JUDGE
-    assert "does not see these classes" in found.reliability.reason
+    assert "does not distinguish these classes" in found.reliability.reason
 
 
 def test_too_few_images_a_class_are_not_judged_and_what_helps_is_said():
     A, labels, _ = clustered(40, 5, 0.0, 1)
     how = judged(A, labels, 5).reliability
     assert how.verdict == CANNOT_JUDGE
-    assert "8 images a class on average" in how.reason
+    assert "8 images per class on average" in how.reason
     assert "add images" in how.reason
 
 

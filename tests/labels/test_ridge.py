@@ -45,7 +45,7 @@ def test_each_ridge_is_judged_as_its_own_inverse_judges_it():
     Y = np.eye(4)[labels]
     predictions = centered_leave_one_out(class_matrix(A, labels, 4)[0], np.diagonal(A), Y)
     expected_probs = probabilities(predictions, found.noise.scale, Y.mean(axis=0))
-    np.testing.assert_allclose(found.estimate.pred_probs, expected_probs, atol=1e-6)
+    np.testing.assert_allclose(found.estimate.first_probs, expected_probs, atol=1e-6)
 
 
 def rates(choice):
@@ -73,7 +73,7 @@ def test_a_sample_from_a_store_is_the_sample_from_memory(tmp_path, monkeypatch):
     stored[...] = H
     memory = choose_ridge(H, labels, 4, max_images=90)
     assert memory.images == 90
-    assert memory.estimate.pred_probs is None
+    assert memory.estimate.first_probs is None
     assert rates(choose_ridge(stored, labels, 4, max_images=90)) == rates(memory)
     assert rates(choose_ridge(H, labels, 4, max_images=90, seed=1)) != rates(memory)
 
