@@ -1,7 +1,7 @@
-"""What the label methods ask of H⁻¹, wherever it lives: its shape, diagonal and columns.
+"""The inverse H⁻¹ as the label methods use it: its shape, diagonal, columns and products.
 
-``posterior`` asks for solutions H⁻¹b and the diagonal alone. A factor gives both, so that no
-N×N inverse is formed for it.
+``posterior`` needs only solutions H⁻¹b and the diagonal. A factor gives both, so that no N×N
+inverse is formed for it.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from ntkdist.errors import InputError
 from ntkdist.labels.checks import check_ridge
 from ntkdist.linalg import _blas
 
-# Bytes of rows looked at together when a whole matrix is checked or scanned.
+# Bytes of rows in memory at a time when a whole matrix is checked or read.
 ROW_BYTES = 64 * 2**20
-# Largest |A − Aᵀ| relative to max |A| that float32 storage explains.
+# Largest |A − Aᵀ|, relative to max |A|, that rounding to float32 explains.
 ASYMMETRY = 1e-5
 
 
@@ -26,9 +26,9 @@ ASYMMETRY = 1e-5
 class Inverse(Protocol):
     """The symmetric inverse of a Gram matrix, read by columns.
 
-    Three optional attributes make it faster: ``solve(b) -> H⁻¹b`` for many right-hand
+    Three optional attributes are used where they exist: ``solve(b) -> H⁻¹b`` for many right-hand
     sides at once, ``rows(start, stop)`` for neighbouring rows (stop − start, N), and
-    ``columns_at_once``, the number of columns worth fetching together.
+    ``columns_at_once``, the number of columns to fetch together.
 
     Attributes:
         shape: (N, N).
@@ -46,7 +46,7 @@ class Inverse(Protocol):
 
 
 class ArrayInverse:
-    """An inverse held as one NumPy array in memory."""
+    """An inverse as one NumPy array in memory."""
 
     columns_at_once = 1
 
@@ -64,7 +64,7 @@ class ArrayInverse:
 
     def columns(self, indices: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the columns at ``indices``, (N, m) float64, read as rows (it is symmetric)."""
-        if len(indices) == 1:  # as it lies there, without a copy
+        if len(indices) == 1:  # a view, without a copy
             return np.asarray(self._array[int(indices[0])], dtype=np.float64)[:, None]
         return np.asarray(self._array[indices], dtype=np.float64).T
 
@@ -79,7 +79,7 @@ class ArrayInverse:
 class StoredInverse:
     """An inverse stored in row chunks: any array with ``shape`` and row slicing (Zarr, HDF5).
 
-    Columns are read as rows, which costs one read each when a chunk is a row.
+    Columns are read as rows: one read each if a chunk is a row.
     """
 
     columns_at_once = 32
@@ -116,13 +116,13 @@ class StoredInverse:
 
 
 class FactorInverse:
-    """The inverse of a factored matrix: solutions, and a diagonal; nothing (N, N) is formed.
+    """The inverse of a factored matrix: solutions and the diagonal, without an (N, N) array.
 
     Args:
         factor: A ``CholeskyFactor``, or anything with its ``shape``, ``solve``,
             ``inverse_columns`` and ``diagonal_of_inverse``.
-        diagonal: (N,) diagonal of the inverse; None asks the factor when it is wanted.
-        on_event: Told how far a long solution is.
+        diagonal: (N,) diagonal of the inverse; None computes it from the factor when needed.
+        on_event: Called with the progress of a long solution.
     """
 
     columns_at_once = 32
@@ -136,21 +136,21 @@ class FactorInverse:
     ) -> None:
         self._factor = factor
         self._diagonal = diagonal
-        self._told = {} if on_event is None else {"on_event": on_event}
+        self._listener = {} if on_event is None else {"on_event": on_event}
 
     @property
     def shape(self) -> tuple[int, ...]:
         """(N, N)."""
         return tuple(self._factor.shape)
 
-    def telling(self, on_event: Callable[[Any], object]) -> FactorInverse:
-        """Return the same inverse with another listener."""
+    def with_listener(self, on_event: Callable[[Any], object]) -> FactorInverse:
+        """Return the same inverse with another ``on_event``."""
         return FactorInverse(self._factor, self._diagonal, on_event=on_event)
 
     def diagonal(self) -> NDArray[np.float64]:
         """Return the diagonal (N,) float64; the first call may compute it."""
         if self._diagonal is None:
-            self._diagonal = self._factor.diagonal_of_inverse(**self._told)
+            self._diagonal = self._factor.diagonal_of_inverse(**self._listener)
         return np.array(self._diagonal, dtype=np.float64)
 
     def columns(self, indices: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -159,13 +159,13 @@ class FactorInverse:
 
     def solve(self, b: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return H⁻¹b (N, K) float64."""
-        return self._factor.solve(b, **self._told)
+        return self._factor.solve(b, **self._listener)
 
 
 class MemoryFactor:
     """The Cholesky factor of a Gram matrix in memory, as an inverse: solutions and the diagonal.
 
-    Holds one (N, N) array in float64, the factor.
+    It keeps one (N, N) array in float64, the factor.
 
     Args:
         gram: (N, N) symmetric H, any real type; it is not changed.
@@ -253,7 +253,7 @@ def as_inverse(inverse: Any) -> Inverse:
 
     Args:
         inverse: (N, N) H⁻¹: a NumPy array, a stored array with row slicing, a factor
-            (``CholeskyFactor``), or an object that has the three already (returned as it is).
+            (``CholeskyFactor``), or an object that already has the three (returned as it is).
 
     Returns:
         The same matrix behind the ``Inverse`` protocol.
@@ -282,7 +282,7 @@ def as_inverse(inverse: Any) -> Inverse:
 
 
 def checked_diagonal(inverse: Inverse) -> NDArray[np.float64]:
-    """Return the diagonal of H⁻¹, refusing entries a positive definite matrix cannot have.
+    """Return the diagonal of H⁻¹ after checking that it is finite and positive.
 
     Args:
         inverse: H⁻¹ (N, N).
@@ -301,7 +301,7 @@ def checked_diagonal(inverse: Inverse) -> NDArray[np.float64]:
         first = int(wrong[0])
         raise InputError(
             f"the inverse's diagonal is {diagonal[first]} at index {first}, not positive and "
-            "finite; it is no inverse of a positive definite Gram matrix: raise the ridge"
+            "finite, so that the Gram matrix is not positive definite: raise the ridge"
         )
     return diagonal
 

@@ -547,7 +547,7 @@ def share_wrong(
 
 
 class _Sample:
-    """Centered leave-one-out predictions (N, K) with labels, and class shares (K,) if not theirs."""
+    """Centered leave-one-out predictions (N, K), labels, and class shares (K,), if None of these."""
 
     def __init__(
         self,

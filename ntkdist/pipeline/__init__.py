@@ -425,7 +425,7 @@ class Pipeline:
                     tell(event)
                     self.check_stop()
 
-                heard = inverse.telling(told)
+                heard = inverse.with_listener(told)
                 rounds = RoundProgress(told, ROUNDS)
                 return refurbish(heard, given, run.num_classes, on_round=rounds, **options)
 

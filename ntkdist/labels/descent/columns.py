@@ -1,4 +1,4 @@
-"""Columns of H⁻¹, fetched in batches ahead of need and kept while they are used."""
+"""Columns of H⁻¹, fetched in batches ahead of need and cached."""
 
 from __future__ import annotations
 
@@ -11,41 +11,29 @@ from numpy.typing import NDArray
 from ntkdist.errors import InputError
 from ntkdist.labels.inverse import Inverse
 
-# Columns fetched together where the inverse does not say how many are worth it.
+# Columns fetched together if the inverse has no ``columns_at_once``.
 BATCH = 32
-# What the kept columns may take.
+# Bytes of cached columns.
 KEPT_BYTES = 256 * 2**20
 
 
 class Columns:
-    """A small least-recently-used cache of columns of H⁻¹.
-
-    Attributes:
-        fetches: How often the inverse was asked.
-    """
+    """A least-recently-used cache of columns of H⁻¹; ``fetches`` counts reads of the inverse."""
 
     def __init__(self, inverse: Inverse) -> None:
         self._inverse = inverse
         self._n = inverse.shape[0]
         self._batch = max(1, int(getattr(inverse, "columns_at_once", BATCH)))
-        # One column at a time means reading is as cheap as keeping.
+        # One column at a time means that reading costs no more than a cache.
         kept = 1 if self._batch == 1 else KEPT_BYTES // (8 * self._n)
         self._capacity = max(self._batch, kept)
         self._kept: OrderedDict[int, NDArray[np.float64]] = OrderedDict()
         self.fetches = 0
 
     def get(self, index: int, likely: Callable[[int], NDArray[np.int64]]) -> NDArray[np.float64]:
-        """Return column ``index`` (N,), fetching the likely next ones with it when it is new.
+        """Return column ``index`` (N,); if it is not cached, fetch the likely next ones with it.
 
-        Args:
-            index: The column.
-            likely: Returns up to the given number of rows that may be needed soon, best first.
-
-        Returns:
-            (N,) float64.
-
-        Raises:
-            InputError: If the inverse returns another shape, NaN or infinity.
+        ``likely`` returns up to a number of rows that are probably needed soon, best first.
         """
         if index not in self._kept:
             wanted = [index]
@@ -71,9 +59,9 @@ class Columns:
                     f"column {index} of the inverse holds NaN or infinity; "
                     "check the Gram matrix, or raise the ridge"
                 )
-            # A copy: a view would keep its whole batch alive.
+            # A copy: a view would keep its whole batch in memory.
             self._kept[index] = np.ascontiguousarray(column) if len(indices) == 1 else column.copy()
-        # The column just asked for is the first of ``indices``; let it go last.
+        # The requested column is the first of ``indices``; it is dropped last.
         self._kept.move_to_end(indices[0])
         while len(self._kept) > self._capacity:
             self._kept.popitem(last=False)

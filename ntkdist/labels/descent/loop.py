@@ -22,7 +22,7 @@ from ntkdist.labels.result import Flip
 # A decrease of L(Z) smaller than this share of its terms is rounding, not a gain.
 ROUNDING = 1e-12
 # Flips after which h is computed anew from G, so that rounding does not accumulate in it.
-WEIGH_EVERY = 1000
+RECOMPUTE_EVERY = 1000
 # Rows evaluated for each further flip of a step.
 ROWS_PER_FLIP = 4
 
@@ -99,13 +99,13 @@ class Descent:
     loss: float = field(init=False)
     _size: float = field(init=False)
     _pending: list[Move] = field(init=False, default_factory=list)
-    _weighed: int = field(init=False)
+    _recomputed: int = field(init=False)
     _stored: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.counts = np.bincount(self.labels, minlength=len(self.Z))
         self.changed = int((self.labels != self.given).sum())
-        self._weighed = self._stored = len(self.history)
+        self._recomputed = self._stored = len(self.history)
         self._sum()
 
     def run(
@@ -211,14 +211,14 @@ class Descent:
         that continues from a stored state makes the same additions.
         """
         done = len(self.history)
-        weigh = done // WEIGH_EVERY > self._weighed // WEIGH_EVERY
+        recompute = done // RECOMPUTE_EVERY > self._recomputed // RECOMPUTE_EVERY
         store = self.checkpoint is not None and done - self._stored >= self.checkpoint_every
-        if not (weigh or store or end):
+        if not (recompute or store or end):
             return
-        if self._pending or weigh:
-            self.blocks.apply(self._pending, reciprocal(self.counts) if weigh else None)
+        if self._pending or recompute:
+            self.blocks.apply(self._pending, reciprocal(self.counts) if recompute else None)
             self._pending = []
-            self._weighed = done if weigh else self._weighed
+            self._recomputed = done if recompute else self._recomputed
         if self.checkpoint is not None and store:
             G, h = self.blocks.whole()
             self.checkpoint.save(State(G, h, self.Z, self.labels, tuple(self.history)))
