@@ -58,7 +58,7 @@ def _pair_weight(K, beta):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _row_means(Z, n):  # type: ignore[no-untyped-def]
+def _weighted_sums(Z, n):  # type: ignore[no-untyped-def]
     """Return Z w (K,) with w = 1/n."""
     K = len(n)
     out = np.zeros(K)
@@ -91,7 +91,7 @@ def gradient_coefficients(Z, n, beta):  # type: ignore[no-untyped-def]
     """
     K = len(n)
     B = _pair_weight(K, beta)
-    Zw = _row_means(Z, n)
+    Zw = _weighted_sums(Z, n)
     slope, weight, offset = np.empty(K), np.empty(K), np.empty(K)
     for k in range(K):
         w, r, z = _reciprocal(n[k]), _pair_reciprocal(n[k]), Z[k, k]
@@ -169,7 +169,7 @@ def paper_tables(Z, n, beta):  # type: ignore[no-untyped-def]
 
 @compiled
 def _alone(r_new, r, w_new, w, z, Zw, K, B):  # type: ignore[no-untyped-def]
-    """Return c_k of ``exact_tables``: the change of L(Z) that depends on the size of one class alone."""
+    """Return c_k of ``exact_tables``: what the change of one class's size adds to ΔL."""
     d = w_new - w
     return (r_new - r) * z / K - B * (2 * d * Zw + d * d * z - (w_new * w_new - w * w) * z)
 
@@ -198,7 +198,7 @@ def exact_tables(Z, n, beta):  # type: ignore[no-untyped-def]
     """
     K = len(n)
     B = _pair_weight(K, beta)
-    Zw = _row_means(Z, n)
+    Zw = _weighted_sums(Z, n)
     offset, slope = np.empty((K, K)), np.empty((K, K))
     curve, pull = np.empty(K), np.empty(K)
     own, push = np.empty((K, 4)), np.empty((K, 3))

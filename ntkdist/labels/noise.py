@@ -547,7 +547,7 @@ def share_wrong(
 
 
 class _Sample:
-    """Centered leave-one-out predictions (N, K), labels, and class shares (K,), if None of these."""
+    """Centered leave-one-out predictions (N, K) with labels (N,) and class shares (K,)."""
 
     def __init__(
         self,
