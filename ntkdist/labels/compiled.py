@@ -53,7 +53,7 @@ def _pair_reciprocal(n):  # type: ignore[no-untyped-def]
 
 @compiled
 def _pair_weight(K, beta):  # type: ignore[no-untyped-def]
-    """Return B = β/(K²−K), and 0 where there is one class."""
+    """Return B = β/(K²−K), and 0 if there is one class."""
     return beta / (K * K - K) if K > 1 else 0.0
 
 

@@ -98,7 +98,7 @@ def refurbish(
             no class has it, the given one included, are ``abstained``.
         blocks: Number of row blocks of G (``exact`` and ``paper``); any number gives the same
             flips. On a cluster at most one for each worker.
-        flips_per_step: Flips made from one scan of all rows, each evaluated anew after those
+        flips_per_step: Flips made from one scan of all rows, each evaluated again after those
             before it; more than 1 changes the order of flips somewhat and saves scans.
         client: A Dask ``distributed.Client`` whose workers hold the blocks (``exact`` and
             ``paper``); None keeps them in this process. Any number of workers gives the same

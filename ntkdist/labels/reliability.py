@@ -60,7 +60,7 @@ class Reliability:
         noise_interval: Lower and upper end of the interval of the rate.
         expected_precision: Expected share of the flagged labels that are wrong; None where none
             is flagged.
-        reason: Reason for the verdict, and where there is one, what would help.
+        reason: Reason for the verdict, and what may help, if anything.
     """
 
     verdict: str

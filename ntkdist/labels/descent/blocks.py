@@ -59,7 +59,7 @@ class Blocks:
             self._blocks = [actor.result() for actor in self._blocks]
 
     def apply(self, moves: Sequence[Move], weights: Vector | None) -> None:
-        """Apply moves in their order; then, with 1/n (K,) given, compute h anew from G."""
+        """Apply moves in their order; then, with 1/n (K,) given, compute h again from G."""
         self._call("apply", [(part, weights) for part in self._parts(moves)])
 
     def best(self, moves: Sequence[Move], method: str, classes: Classes) -> Candidate:
@@ -75,7 +75,7 @@ class Blocks:
         return best
 
     def likely(self, count: int) -> NDArray[np.int64]:
-        """Return ``count`` rows that will probably be asked for soon, the most probable first."""
+        """Return ``count`` rows that are probably needed soon, the most probable first."""
         bounds, rows = zip(*self._call("likely", [(count,)] * len(self._spans)), strict=True)
         order = np.argsort(np.concatenate(bounds), kind="stable")
         return np.concatenate(rows)[order][:count]

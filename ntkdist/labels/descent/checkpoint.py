@@ -68,15 +68,15 @@ class Checkpoint:
         self.url = storage.normal(url)
         self.fingerprint = fingerprint
         try:
-            found = dict(zarr.open_group(storage.zarr_store(self.url), mode="r").attrs)
+            attributes = dict(zarr.open_group(storage.zarr_store(self.url), mode="r").attrs)
         except (FileNotFoundError, GroupNotFoundError):
-            found = {"kind": KIND}
+            attributes = {"kind": KIND}
         except ContainsArrayError as error:
             raise InputError(f"{self.url}: holds an array; give a new folder") from error
-        if found.get("kind") != KIND:
+        if attributes.get("kind") != KIND:
             raise InputError(f"{self.url}: holds something else; give a new or empty folder")
-        same = found.get("fingerprint") == fingerprint
-        self._current = str(found["current"]) if same and found.get("current") else None
+        same = attributes.get("fingerprint") == fingerprint
+        self._current = str(attributes["current"]) if same and attributes.get("current") else None
 
     def load(self) -> State | None:
         """Return the last complete state of the same inputs, or None; ``StoreError`` if damaged."""

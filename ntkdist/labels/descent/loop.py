@@ -21,7 +21,7 @@ from ntkdist.labels.result import Flip
 
 # A decrease of L(Z) smaller than this share of its terms is rounding, not a gain.
 ROUNDING = 1e-12
-# Flips after which h is computed anew from G, so that rounding does not accumulate in it.
+# Flips after which h is computed again from G, so that rounding does not accumulate in it.
 RECOMPUTE_EVERY = 1000
 # Rows evaluated for each further flip of a step.
 ROWS_PER_FLIP = 4
@@ -147,7 +147,7 @@ class Descent:
                 yield from self._further(method, others, most - 1)
 
     def _further(self, method: str, others: list[Candidate], most: int) -> Iterator[Flip]:
-        """Make up to ``most`` flips of rows read before the last moves; each is evaluated anew."""
+        """Make up to ``most`` flips of rows read before the last moves; each is evaluated again."""
         tables = TABLES[method](*self._classes())
         order = [self._updated(row).evaluated(tables).value for row in others]
         for place in np.argsort(order, kind="stable"):
@@ -176,7 +176,7 @@ class Descent:
         return replace(row, old=int(self.labels[row.index]), g=g, h=h)
 
     def _make(self, candidate: Candidate) -> Flip:
-        """Make a flip; the blocks apply it before they are asked again."""
+        """Make a flip; the blocks apply it before the next scan."""
         index, old, new = candidate.index, candidate.old, candidate.new
         column = self.columns.get(index, self.blocks.likely)
         before = self._weights(old, new)
@@ -205,7 +205,7 @@ class Descent:
         return (1.0 / a if a else 0.0), (1.0 / b if b else 0.0)
 
     def _synchronise(self, end: bool) -> None:
-        """At the end, or where h is to be computed anew or the state stored, apply pending moves.
+        """At the end, or where h is to be computed again or the state stored, apply pending moves.
 
         Called between steps only, at points that depend on the flips alone, so that a descent
         that continues from a stored state makes the same additions.

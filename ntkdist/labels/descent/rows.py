@@ -127,7 +127,7 @@ class RowBlock:
         self._bounds = np.full(m, np.inf)
 
     def apply(self, moves: Sequence[Move], weights: Vector | None) -> None:
-        """Apply moves in their order; then, with 1/n (K,) given, compute h anew from G."""
+        """Apply moves in their order; then, with 1/n (K,) given, compute h again from G."""
         for move in moves:
             _apply(self.state, move.column, move.change)
             if 0 <= move.index - self.start < len(self.labels):
@@ -219,7 +219,7 @@ def _apply_to_row(i, G, h, least, where, c, change):  # type: ignore[no-untyped-
     h[i] += (x * w_old_after + y * w_new_after) - (a * w_old + b * w_new)
     at = where[i]
     if (at == old and x > a) or (at == new and y > b):
-        # the least entry has grown: look for it anew
+        # the smallest entry has grown: search for it again
         l, p = G[0, i], 0
         for k in range(1, G.shape[0]):
             if G[k, i] < l:
