@@ -90,7 +90,7 @@ def broken(row: int, column: int, value: float) -> np.ndarray:
         ([["a"]], "give real numbers"),
     ],
 )
-def test_refuses_what_is_no_inverse(array, said):
+def test_refuses_arrays_that_are_no_inverse(array, said):
     with pytest.raises(InputError, match=said):
         as_inverse(array)
 
@@ -121,7 +121,7 @@ def factor(tmp_path):
     return factorize(np.linalg.inv(A), tmp_path / "factor", memory_limit="2MB"), A
 
 
-def test_a_stored_factor_is_an_inverse_of_which_nothing_is_formed(factor, tmp_path):
+def test_a_stored_factor_is_an_inverse_without_forming_it(factor, tmp_path):
     stored_factor, A = factor
     source = as_inverse(stored_factor)
     assert isinstance(source, FactorInverse)
@@ -134,7 +134,7 @@ def test_a_stored_factor_is_an_inverse_of_which_nothing_is_formed(factor, tmp_pa
     assert not (tmp_path / "factor" / "inverse").exists()
 
 
-def test_a_diagonal_given_is_taken_and_a_listener_hears_of_solutions(factor, monkeypatch):
+def test_a_given_diagonal_is_used_and_solutions_report_progress(factor, monkeypatch):
     from ntkdist.linalg import LinalgProgress, progress
 
     monkeypatch.setattr(progress, "EVERY", 1e-4)

@@ -62,7 +62,7 @@ def moves(result):
 
 @pytest.mark.parametrize("beta", [0.0, 1.0, 2.0])
 @pytest.mark.parametrize(("method", "naive"), [("exact", naive_exact), ("paper", naive_paper)])
-def test_flips_are_those_of_the_method_written_out_plainly(method, naive, beta):
+def test_flips_are_those_of_a_plain_implementation(method, naive, beta):
     A, labels, _ = clustered(36, 4, 0.4, 7)
     flips, end = naive(A, labels, 4, beta, 25)
     result = refurbish(A, labels, 4, method=method, steps=25, beta=beta)
@@ -144,7 +144,7 @@ def test_columns_from_a_store_or_any_source_give_the_same_flips():
     assert len(source.asked) - 2 < len(other.history) / 4
 
 
-def test_after_many_flips_g_equals_a_fresh_one():
+def test_after_many_flips_g_equals_h_inverse_y():
     A, labels, _ = clustered(400, 10, 0.7, 2)
     result = refurbish(A, labels, 10, method="paper", steps=500)
     assert len(result.history) == 500
@@ -235,7 +235,7 @@ def test_paper_puts_nothing_into_a_class_without_members():
     ("method", "steps"),
     [("posterior", "auto"), ("exact", None), ("exact", "auto"), ("paper", 4)],
 )
-def test_one_class_only_has_nothing_to_change_and_says_so(method, steps, K):
+def test_labels_of_one_class_are_not_changed(method, steps, K):
     A, _, _ = clustered(10, 1, 0.0, 0)
     result = refurbish(A, np.zeros(10, dtype=int), K, method=method, steps=steps)
     assert result.history == ()
@@ -325,7 +325,7 @@ def test_locked_labels_are_never_changed(method):
         assert len(result.history) > 0
 
 
-def test_confidence_leaves_what_is_not_sure_and_says_which():
+def test_confidence_keeps_uncertain_labels_and_marks_them():
     A, labels, _ = clustered(200, 5, 0.5, 22, ridge=1.0)
     bold = refurbish(A, labels, 5, method="posterior", steps="auto")
     timid = refurbish(A, labels, 5, method="posterior", steps="auto", confidence=0.9)
@@ -340,7 +340,7 @@ def test_confidence_leaves_what_is_not_sure_and_says_which():
 
 
 @pytest.mark.parametrize("method", ["exact", "paper"])
-def test_several_flips_a_step_still_lower_the_loss_one_by_one(method):
+def test_several_flips_per_step_each_lower_the_loss(method):
     A, labels, true = clustered(180, 6, 0.4, 14)
     steps = None if method == "exact" else 100
     one = refurbish(A, labels, 6, method=method, steps=steps)

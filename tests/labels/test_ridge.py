@@ -25,7 +25,7 @@ def gram(n, K, noise, seed):
     return (H + H.T) / 2, labels, true
 
 
-def test_each_ridge_is_judged_as_its_own_inverse_judges_it():
+def test_each_ridge_has_the_model_of_its_own_inverse():
     H, labels, _ = gram(120, 4, 0.3, 0)
     found = choose_ridge(H, labels, 4)
     assert [ridge for ridge, _ in found.tried] == sorted(LADDER)
@@ -58,7 +58,7 @@ def test_the_noise_rate_is_found(noise):
     assert choose_ridge(H, labels, 5).noise.rate == pytest.approx(noise, abs=0.05)
 
 
-def test_more_noise_asks_for_a_larger_ridge():
+def test_more_noise_needs_a_larger_ridge():
     ridges = []
     for noise in (0.0, 0.6):
         images, labels, _ = digits(500, noise)
