@@ -11,11 +11,9 @@ from numpy.typing import NDArray
 
 from ntkdist.labels.block_error import reciprocal
 from ntkdist.labels.compiled import moved, sums
-from ntkdist.labels.descent.blocks import Blocks
+from ntkdist.labels.descent.blocks import TABLES, Blocks, Candidate, Classes, Move
 from ntkdist.labels.descent.checkpoint import Checkpoint, State, fingerprint
-from ntkdist.labels.descent.columns import Columns
-from ntkdist.labels.descent.rows import TABLES, Candidate, Classes, Move
-from ntkdist.labels.inverse import Inverse
+from ntkdist.labels.inverse import Columns, Inverse
 from ntkdist.labels.options import Options
 from ntkdist.labels.result import Flip
 
