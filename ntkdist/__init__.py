@@ -9,33 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ntkdist.architecture import (
-        Architecture as Architecture,
-    )
-    from ntkdist.architecture import (
-        AvgPool as AvgPool,
-    )
-    from ntkdist.architecture import (
-        Conv as Conv,
-    )
-    from ntkdist.architecture import (
-        Dense as Dense,
-    )
-    from ntkdist.architecture import (
-        Erf as Erf,
-    )
-    from ntkdist.architecture import (
-        Flatten as Flatten,
-    )
-    from ntkdist.architecture import (
-        GlobalAvgPool as GlobalAvgPool,
-    )
-    from ntkdist.architecture import (
-        Relu as Relu,
-    )
-    from ntkdist.architecture import (
-        Residual as Residual,
-    )
+    from ntkdist.api import compute as compute
+    from ntkdist.api import labels_table as labels_table
+    from ntkdist.api import open_gram as open_gram
     from ntkdist.config import RunConfig as RunConfig
     from ntkdist.kernels import kernel_matrix as kernel_matrix
     from ntkdist.labels import (
@@ -48,33 +24,57 @@ if TYPE_CHECKING:
         refurbish as refurbish,
     )
     from ntkdist.linalg import CholeskyFactor as CholeskyFactor
-    from ntkdist.pipeline.python import compute as compute
-    from ntkdist.pipeline.python import labels_table as labels_table
-    from ntkdist.pipeline.python import open_gram as open_gram
-    from ntkdist.run import Run as Run
+    from ntkdist.networks import (
+        Architecture as Architecture,
+    )
+    from ntkdist.networks import (
+        AvgPool as AvgPool,
+    )
+    from ntkdist.networks import (
+        Conv as Conv,
+    )
+    from ntkdist.networks import (
+        Dense as Dense,
+    )
+    from ntkdist.networks import (
+        Erf as Erf,
+    )
+    from ntkdist.networks import (
+        Flatten as Flatten,
+    )
+    from ntkdist.networks import (
+        GlobalAvgPool as GlobalAvgPool,
+    )
+    from ntkdist.networks import (
+        Relu as Relu,
+    )
+    from ntkdist.networks import (
+        Residual as Residual,
+    )
+    from ntkdist.runs import Run as Run
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Architecture": "architecture",
-    "AvgPool": "architecture",
-    "Conv": "architecture",
-    "Dense": "architecture",
-    "Erf": "architecture",
-    "Flatten": "architecture",
-    "GlobalAvgPool": "architecture",
-    "Relu": "architecture",
-    "Residual": "architecture",
+    "Architecture": "networks",
+    "AvgPool": "networks",
+    "Conv": "networks",
+    "Dense": "networks",
+    "Erf": "networks",
+    "Flatten": "networks",
+    "GlobalAvgPool": "networks",
+    "Relu": "networks",
+    "Residual": "networks",
     "RunConfig": "config",
     "kernel_matrix": "kernels",
     "block_error": "labels",
     "find_label_issues": "labels",
     "refurbish": "labels",
     "CholeskyFactor": "linalg",
-    "compute": "pipeline.python",
-    "labels_table": "pipeline.python",
-    "open_gram": "pipeline.python",
-    "Run": "run",
+    "compute": "api",
+    "labels_table": "api",
+    "open_gram": "api",
+    "Run": "runs",
 }
 
 __all__ = [*_HOMES, "__version__"]

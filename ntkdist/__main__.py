@@ -1,6 +1,6 @@
 """``python -m ntkdist``: the command line."""
 
-from ntkdist.cli import main
+from ntkdist.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ntkdist.architecture import Architecture
 from ntkdist.errors import InputError, did_you_mean
+from ntkdist.networks.architecture import Architecture
 
 
 @dataclass(frozen=True)
@@ -359,7 +359,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[st
 
 def _one_form(size: int | str) -> int | str:
     """Return a size in the form in which equal ones are equal, or raise ``InputError``."""
-    from ntkdist.data._size import parse_size
+    from ntkdist.data.scaling import parse_size
 
     parsed = parse_size(size)
     if isinstance(parsed, str):

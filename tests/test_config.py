@@ -80,7 +80,7 @@ def test_shipped_run_files_are_valid(name, request):
 
 
 def test_demo_file_is_the_demo_command(request):
-    from ntkdist.commands.start import DEMO
+    from ntkdist.cli.commands.start import DEMO
 
     assert RunConfig.from_dict(load_yaml(request.config.rootpath / "jobs" / "demo.yaml")) == DEMO
 

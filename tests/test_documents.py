@@ -22,8 +22,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "ntkdist"
-ROOMS = ("kernels", "gram", "linalg", "labels", "learning", "storage", "data")
-CONCEPTS = [*(PACKAGE / room / "README.md" for room in ROOMS), PACKAGE / "architecture.md"]
+PACKAGES = ("kernels", "gram", "linalg", "labels", "learning", "storage", "data", "networks")
+CONCEPTS = [PACKAGE / name / "README.md" for name in PACKAGES]
 # where a file may be that is named without its folder, which the text names before
 EXAMPLES = (ROOT / "jobs" / "examples", ROOT / "jobs" / "benchmarks", ROOT / "jobs" / "tables")
 DOCUMENTS = [ROOT / "README.md", *CONCEPTS]
@@ -189,7 +189,7 @@ def test_names_of_the_package_exist(path: Path) -> None:
 
 @named
 def test_commands_exist(path: Path) -> None:
-    from ntkdist.cli import app
+    from ntkdist.cli.main import app
 
     known = {name for name in app if not name.startswith("-")}
     for command in commands_of(path):
@@ -209,7 +209,7 @@ def test_commands_exist(path: Path) -> None:
 @lru_cache
 def flags_of(command: str) -> set[str]:
     """Return the flags that a command of ntkdist takes."""
-    from ntkdist.cli import app
+    from ntkdist.cli.main import app
 
     arguments = app[command].assemble_argument_collection()
     return {name for argument in arguments for name in argument.names} | {

@@ -27,8 +27,8 @@ import yaml
 from _record import write
 
 from ntkdist.config import DataConfig, NoiseConfig, RunConfig
-from ntkdist.gram.events import read_events
-from ntkdist.pipeline.plan import make_plan
+from ntkdist.events.types import read_events
+from ntkdist.planning.plan import make_plan
 
 SOURCE = "npz:$NTKDIST_DATA/mnist.npz"
 RUNS = {

@@ -27,12 +27,12 @@ from typing import Any
 from _record import write
 from _simulated import Rates, SimulatedRay
 
+from ntkdist.events.progress import GramProgress
+from ntkdist.events.types import EventLog, Subscribers, TileDone
 from ntkdist.gram.compute import compute_gram, open_outputs
-from ntkdist.gram.events import EventLog, Subscribers, TileDone
 from ntkdist.gram.executors import ExecutorSummary
-from ntkdist.gram.executors.ray import RayExecutor
+from ntkdist.gram.executors.ray.executor import RayExecutor
 from ntkdist.gram.job import GramJob
-from ntkdist.gram.progress import GramProgress
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import TileKey, Tiling
 from ntkdist.gram.worker import TileRecord, TileWorker

@@ -14,7 +14,7 @@ import tempfile
 
 import ntkdist
 from ntkdist.errors import InterruptedRunError
-from ntkdist.gram.events import TileDone
+from ntkdist.events.types import TileDone
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ import sys
 import tempfile
 
 from ntkdist import RunConfig
-from ntkdist.pipeline.compare import compare_architectures
+from ntkdist.analyses.compare import compare_architectures
 
 
 def main(n: int, architectures: list[str]) -> None:

@@ -8,8 +8,8 @@ import sys
 import tempfile
 
 from ntkdist import RunConfig
+from ntkdist.analyses.predict import predict
 from ntkdist.pipeline import Pipeline
-from ntkdist.pipeline.predict import predict
 
 
 def main(n: int = 300, m: int = 200) -> None:

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from ntkdist.architecture import Architecture
 from ntkdist.data import Preprocessor, load, select
 from ntkdist.kernels import kernel_matrix
+from ntkdist.networks.architecture import Architecture
 
 # one record of the machine for tables and benchmarks alike
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from ntkdist.architecture import Architecture
 from ntkdist.kernels import kernel_matrix
+from ntkdist.networks.architecture import Architecture
 
 # of the convolution behind each ReLU
 STRIDES = (1, 1, 2, 1, 2, 1)

@@ -21,7 +21,7 @@ import _common
 import numpy as np
 
 from ntkdist.kernels import kernel_matrix
-from ntkdist.learning.lookahead import KernelLearner, NetworkLearner, active_learning
+from ntkdist.learning.active import KernelLearner, NetworkLearner, active_learning
 
 # (model, the kernel that looks ahead) -> criteria; those without a kernel are the same for both
 PLAN = {

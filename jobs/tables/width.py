@@ -26,8 +26,8 @@ from typing import Any
 import _common
 import numpy as np
 
+from ntkdist.analyses.widths_plot import Gap, plot_gaps
 from ntkdist.learning.widths import WIDTHS, WidthRow, WidthSweep, sweep_widths
-from ntkdist.report.widths import Gap, plot_gaps
 
 MEASURES = {
     "kernel_gap": "pNTK from the infinite kernel",

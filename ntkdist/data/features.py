@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.data._paths import existing_file
+from ntkdist.data.paths import existing_file
 from ntkdist.errors import InputError
 
 #: Names of the arrays of an archive that holds the features of both splits.

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ntkdist.data._random import NOISE, generator
 from ntkdist.data.dataset import check_labels
+from ntkdist.data.seeds import NOISE, generator
 from ntkdist.errors import InputError
 
 

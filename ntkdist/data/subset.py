@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ntkdist.data._random import SUBSET, generator
+from ntkdist.data.seeds import SUBSET, generator
 from ntkdist.errors import InputError, did_you_mean
 
 HOW = ("first", "balanced")

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from ntkdist.architecture import Architecture
 from ntkdist.errors import InputError
-from ntkdist.gram._states import state_bytes
+from ntkdist.gram.states import state_bytes
 from ntkdist.gram.tiling import Tiling
 from ntkdist.kernels.backend import Backend, get_backend
+from ntkdist.networks.architecture import Architecture
 
 LANE = 16
 """Edges are multiples of this where that costs nothing; backends work in such groups."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ntkdist.errors import InputError, InterruptedRunError, StageError
-from ntkdist.gram._digests import DigestLog
-from ntkdist.gram.events import GramStarted, Subscribers, TileDone
+from ntkdist.events.types import GramStarted, Subscribers, TileDone
+from ntkdist.gram.digests import DigestLog
 from ntkdist.gram.executors import Executor, ExecutorSummary
 from ntkdist.gram.job import GramJob
 from ntkdist.gram.signals import StopFlag, stop_on_signals

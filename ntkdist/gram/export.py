@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ntkdist import storage
 from ntkdist.errors import InputError, StageError
-from ntkdist.gram._export_formats import FORMATS
+from ntkdist.gram.export_formats import FORMATS
 
 if TYPE_CHECKING:
     from ntkdist.gram.store import GramStore

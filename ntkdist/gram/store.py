@@ -16,10 +16,10 @@ import numpy as np
 
 from ntkdist import storage
 from ntkdist.errors import InputError, NtkdistError, StoreError
-from ntkdist.gram._digests import tile_digest
-from ntkdist.gram._makers import Makers
-from ntkdist.gram._metadata import SCHEMA_VERSION, Metadata, create_array
-from ntkdist.gram._selection import outer, parse_index
+from ntkdist.gram.digests import tile_digest
+from ntkdist.gram.makers import Makers
+from ntkdist.gram.metadata import SCHEMA_VERSION, Metadata, create_array
+from ntkdist.gram.selection import outer, parse_index
 from ntkdist.gram.tiling import TileKey, Tiling
 
 __all__ = ["SCHEMA_VERSION", "GramStore"]

@@ -19,10 +19,10 @@ import numpy as np
 
 from ntkdist import storage
 from ntkdist.errors import NtkdistError, StoreError
-from ntkdist.gram._digests import read_digests, tile_digest
-from ntkdist.gram._recompute import Recomputer
-from ntkdist.gram.events import Event
+from ntkdist.events.types import Event
+from ntkdist.gram.digests import read_digests, tile_digest
 from ntkdist.gram.job import GramJob
+from ntkdist.gram.recompute import Recomputer
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import TileKey, Tiling
 

@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 
 from ntkdist import storage
-from ntkdist.architecture import Architecture
 from ntkdist.errors import InputError, NtkdistError, StoreError
-from ntkdist.gram._states import StateCache
 from ntkdist.gram.job import GramJob
+from ntkdist.gram.states import StateCache
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import TileKey, Tiling
 from ntkdist.kernels.backend import Backend, get_backend
+from ntkdist.networks.architecture import Architecture
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ntkdist.architecture import (
+from ntkdist.networks.architecture import (
     Architecture,
     AvgPool,
     Conv,

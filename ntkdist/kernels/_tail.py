@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ntkdist.architecture import Dense, Layer
+from ntkdist.networks.architecture import Dense, Layer
 
 
 def linear_tail(tail: Sequence[Layer]) -> np.ndarray:

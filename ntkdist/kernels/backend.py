@@ -11,10 +11,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ntkdist.architecture import Architecture
 from ntkdist.errors import InputError, did_you_mean
 from ntkdist.kernels._chain import chain_of
 from ntkdist.kernels.cuda_device import cuda_unavailable, simulated
+from ntkdist.networks.architecture import Architecture
 
 KINDS = ("ntk", "nngp")
 NAMES = ("cuda", "cpu", "stax", "reference")

@@ -20,7 +20,6 @@ from functools import cached_property
 
 import numpy as np
 
-from ntkdist.architecture import Architecture, Dense, Erf, Layer, Relu
 from ntkdist.errors import InputError
 from ntkdist.kernels import _cpu_dense, _cpu_finish, _cpu_loops
 from ntkdist.kernels._chain import Chain, Link, chain_of
@@ -29,6 +28,7 @@ from ntkdist.kernels._tail import linear_tail
 from ntkdist.kernels._vector import BYTES, LANES, coefficients
 from ntkdist.kernels.backend import as_images, check_kinds, check_pair
 from ntkdist.kernels.duals import erf_dual, relu_distance
+from ntkdist.networks.architecture import Architecture, Dense, Erf, Layer, Relu
 
 # Rows that a thread takes at once: few, so that the triangle of a diagonal tile spreads evenly;
 # more where an entry is cheap, so that what is read of a column image serves many of them.

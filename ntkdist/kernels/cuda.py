@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
-from ntkdist.architecture import Architecture, Dense, Erf
 from ntkdist.errors import InputError
 from ntkdist.kernels import _cuda_dense as dense
 from ntkdist.kernels._chain import Chain, chain_of
@@ -36,6 +35,7 @@ from ntkdist.kernels._cuda_spec import TEAMS, THREADS
 from ntkdist.kernels._cuda_state import CudaState
 from ntkdist.kernels._tail import linear_tail
 from ntkdist.kernels.backend import CUDA_ARITHMETIC, check_kinds, check_pair
+from ntkdist.networks.architecture import Architecture, Dense, Erf
 
 
 class CudaBackend:

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from ntkdist.architecture import Architecture, ArchitectureSpec
+from ntkdist.networks.architecture import Architecture, ArchitectureSpec
 
 _WARP = 32
 SIMULATED_BYTES = 64 * 2**20  # what the simulator says is free

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ntkdist.architecture import Architecture
 from ntkdist.kernels._chain import Chain, chain_of
+from ntkdist.networks.architecture import Architecture
 
 
 def depths_of(archs: Sequence[Architecture]) -> tuple[int, ...] | None:

@@ -6,9 +6,9 @@ import os
 
 import numpy as np
 
-from ntkdist.architecture import Architecture, ArchitectureSpec
 from ntkdist.errors import InputError
 from ntkdist.kernels.backend import as_images, check_kinds, select_backend
+from ntkdist.networks.architecture import Architecture, ArchitectureSpec
 
 
 def kernel_matrix(

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ntkdist.architecture import (
+from ntkdist.errors import InputError
+from ntkdist.kernels.backend import as_images, check_kinds, check_pair
+from ntkdist.kernels.duals import erf_dual, relu_dual
+from ntkdist.networks.architecture import (
     Architecture,
     AvgPool,
     Conv,
@@ -24,9 +27,6 @@ from ntkdist.architecture import (
     Relu,
     Residual,
 )
-from ntkdist.errors import InputError
-from ntkdist.kernels.backend import as_images, check_kinds, check_pair
-from ntkdist.kernels.duals import erf_dual, relu_dual
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from ntkdist.architecture import (
+from ntkdist.errors import InputError
+from ntkdist.kernels.backend import as_images, check_kinds, check_pair
+from ntkdist.networks.architecture import (
     Architecture,
     AvgPool,
     Conv,
@@ -29,8 +31,6 @@ from ntkdist.architecture import (
     Relu,
     Residual,
 )
-from ntkdist.errors import InputError
-from ntkdist.kernels.backend import as_images, check_kinds, check_pair
 
 # The memory one call of a convolutional kernel function may take for its (P Q)² state, with a
 # handful of temporaries beside it.

@@ -19,7 +19,7 @@ from ntkdist.labels.ridge import POSTERIOR_RIDGE, choose_ridge
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ntkdist.architecture import ArchitectureSpec
+    from ntkdist.networks.architecture import ArchitectureSpec
 
 #: What ``find_label_issues`` takes where no architecture is given.
 IMAGES_ARCHITECTURE, FEATURES_ARCHITECTURE = "cntk-gap-4", "fc-2"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist._html import html_table
+from ntkdist.display.html import html_table
 from ntkdist.labels.noise import NoiseModel
 from ntkdist.labels.posterior import Posterior
 from ntkdist.labels.reliability import Reliability

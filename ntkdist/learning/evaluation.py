@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
-from ntkdist.learning._finite_checks import check_labels
+from ntkdist.learning.checks import check_labels
 
 # log T is searched here: from a flat softmax to a hard choice of the largest.
 _LOG_SCALES = (-3.0, 9.0)

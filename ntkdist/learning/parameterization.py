@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.architecture import Architecture, ArchitectureSpec
 from ntkdist.errors import InputError
 from ntkdist.kernels import kernel_matrix
-from ntkdist.layers import Conv, Dense, Layer, Residual
-from ntkdist.learning._finite_checks import check_whole
-from ntkdist.learning._finite_layers import executed, weight_shapes, weighted
+from ntkdist.learning.checks import check_whole
+from ntkdist.learning.finite.layers import executed, weight_shapes, weighted
+from ntkdist.networks.architecture import Architecture, ArchitectureSpec
+from ntkdist.networks.layers import Conv, Dense, Layer, Residual
 
 
 def standard_kernel_matrix(

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.architecture import LAYERS, Architecture, ArchitectureSpec, preset
 from ntkdist.errors import InputError, did_you_mean
 from ntkdist.kernels import kernel_matrix
-from ntkdist.layers import Conv, Dense, Erf, Layer, Relu, Residual
 from ntkdist.learning.parameterization import (
     arch_weights,
     change_layers,
     standard_kernel_matrix,
 )
 from ntkdist.learning.regression import sweep_ridge
+from ntkdist.networks.architecture import LAYERS, Architecture, ArchitectureSpec, preset
+from ntkdist.networks.layers import Conv, Dense, Erf, Layer, Relu, Residual
 
 # what is swept -> its values where none are given
 SWEPT: dict[str, tuple[str, ...]] = {

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError, did_you_mean
-from ntkdist.learning._finite_checks import check_labels, check_whole
+from ntkdist.learning.checks import check_labels, check_whole
 
 TARGETS = ("centered", "one-hot")
 

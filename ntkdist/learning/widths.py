@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.architecture import Architecture, ArchitectureSpec
 from ntkdist.errors import InputError
 from ntkdist.kernels import kernel_matrix
-from ntkdist.learning._empirical_costs import PseudoCosts, measure_pseudo_kernel
-from ntkdist.learning._empirical_fit import PowerLaw, fit_power
-from ntkdist.learning._empirical_pseudo import PseudoKernel, compare_pseudo_kernel
-from ntkdist.learning._finite_checks import check_images, check_labels, check_whole, require_jax
-from ntkdist.learning._finite_network import FiniteNetwork
-from ntkdist.learning.empirical import empirical_kernel
-from ntkdist.learning.linearized import linearization_gap
+from ntkdist.learning.checks import check_images, check_labels, check_whole, require_jax
+from ntkdist.learning.empirical.costs import PseudoCosts, measure_pseudo_kernel
+from ntkdist.learning.empirical.kernel import empirical_kernel
+from ntkdist.learning.empirical.linearized import linearization_gap
+from ntkdist.learning.empirical.pntk import PseudoKernel, compare_pseudo_kernel
+from ntkdist.learning.empirical.power_law import PowerLaw, fit_power
+from ntkdist.learning.finite.network import FiniteNetwork
+from ntkdist.networks.architecture import Architecture, ArchitectureSpec
 
 __all__ = [
     "WIDTHS",

@@ -1,9 +1,9 @@
-"""What the linear algebra says while it works: plain values, delivered to callables.
+"""Events of the linear algebra.
 
-A subscriber is any callable of one argument. It is called from the thread that called
-:func:`ntkdist.linalg.factorize` or :meth:`ntkdist.linalg.CholeskyFactor.inverse`, after the
-thing reported is safely stored (``LinalgProgress`` reports what is still at work); an exception it
-raises stops the work there, resumable.
+A listener is any callable of one argument. It is called in the thread that called
+:func:`ntkdist.linalg.factorize` or another solver, after the reported part is stored
+(``LinalgProgress`` reports unfinished work). An exception that it raises stops the computation,
+which can be resumed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class PanelStarted:
 
     Args:
         index: Panel number, from 0.
-        count: How many panels the factor has.
+        count: Number of panels of the factor.
         timestamp: Seconds since the epoch.
     """
 
@@ -34,12 +34,11 @@ class PanelDone:
 
     Args:
         index: Panel number, from 0.
-        count: How many panels the factor has.
-        seconds: Wall-clock seconds the panel took (when it was computed, if resumed).
-        gflops: Its rate in 10^9 floating point operations per second.
-        resumed: True where a panel of an earlier start was found whole and kept.
-        fraction: Share (0 to 1) of the factorisation's operations done after this panel,
-            for progress bars and the remaining time.
+        count: Number of panels of the factor.
+        seconds: Wall-clock seconds of the panel (when it was computed, if resumed).
+        gflops: Rate in 10^9 floating point operations per second.
+        resumed: True for a whole panel of an earlier start.
+        fraction: Share (0 to 1) of the factorisation's operations done after this panel.
         timestamp: Seconds since the epoch.
     """
 
@@ -54,7 +53,7 @@ class PanelDone:
 
 @dataclass(frozen=True)
 class RidgeTried:
-    """One step of the ladder was tried after a factorisation failed.
+    """One step of the ridge ladder was tried after a factorisation failed.
 
     Args:
         ridge: The step, relative to the mean of the diagonal.
@@ -72,13 +71,13 @@ class InverseBlockDone:
     """One block of the inverse, or of its diagonal, is stored and recorded as whole.
 
     Args:
-        stage: ``"columns"`` (the triangle being computed; only where the factor has several
-            panels), ``"rows"`` (the rows that readers see) or ``"diagonal"`` (where the
-            diagonal alone is computed).
+        stage: ``"columns"`` (block columns of the triangle; only if the factor has several
+            panels), ``"rows"`` (the stored rows) or ``"diagonal"`` (if the diagonal alone is
+            computed).
         index: Block number within the stage, from 0.
-        count: How many blocks the stage has.
-        seconds: Wall-clock seconds since the stage's previous block (0 where resumed).
-        resumed: True where a block of an earlier start was found whole and kept.
+        count: Number of blocks of the stage.
+        seconds: Wall-clock seconds since the stage's previous block (0 if resumed).
+        resumed: True for a whole block of an earlier start.
         timestamp: Seconds since the epoch.
     """
 
@@ -92,14 +91,14 @@ class InverseBlockDone:
 
 @dataclass(frozen=True)
 class LinalgProgress:
-    """How far a computation is; told every few seconds while it runs.
+    """Progress of a computation, sent every few seconds while it runs.
 
     Args:
         stage: ``"survey"`` (the pass over the matrix before its first panel), ``"factor"``,
             ``"ridge"`` (the ladder after a failure), ``"append"``, ``"columns"``, ``"rows"``,
-            ``"inverse"`` (where one LAPACK call computes it), ``"diagonal"`` or ``"solve"``.
-        fraction: Share (0 to 1) of the stage's operations that are done; None where nothing
-            was counted yet, as during one LAPACK call.
+            ``"inverse"`` (one LAPACK call), ``"diagonal"`` or ``"solve"``.
+        fraction: Share (0 to 1) of the stage's operations that are done; None before the first
+            count, as during one LAPACK call.
         seconds: Wall-clock seconds since the stage began.
         timestamp: Seconds since the epoch.
     """
@@ -115,11 +114,11 @@ class BandDone:
     """Rows appended to a factor are stored and recorded as whole.
 
     Args:
-        index: Band number among those appended, from 0.
-        rows: How many rows it has.
+        index: Number of the appended band, from 0.
+        rows: Rows of the band.
         n: Rows of the factor now.
-        seconds: Wall-clock seconds the band took.
-        gflops: Its rate in 10^9 floating point operations per second.
+        seconds: Wall-clock seconds of the band.
+        gflops: Rate in 10^9 floating point operations per second.
         fraction: Share (0 to 1) of the rows to append that are done.
         timestamp: Seconds since the epoch.
     """
@@ -138,10 +137,10 @@ class SketchDone:
     """The preconditioner of conjugate gradients is built.
 
     Args:
-        rank: How many eigenpairs it holds.
-        largest: The largest eigenvalue found.
-        smallest: The smallest one.
-        seconds: Wall-clock seconds it took (0 where resumed).
+        rank: Number of its eigenpairs.
+        largest: Its largest eigenvalue.
+        smallest: Its smallest eigenvalue.
+        seconds: Wall-clock seconds (0 if resumed).
         timestamp: Seconds since the epoch.
     """
 
@@ -159,8 +158,8 @@ class IterationDone:
     Args:
         method: ``"cg"`` or ``"eigen"``.
         index: Step number, from 1.
-        residual: The largest relative residual after it (for ``"eigen"``: NaN, not known yet).
-        tolerance: Where it stops.
+        residual: The largest relative residual after it (NaN for ``"eigen"``).
+        tolerance: The residual at which the method stops.
         seconds: Wall-clock seconds of the step.
         timestamp: Seconds since the epoch.
     """

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist._grown_inputs import locate
-from ntkdist.architecture import Architecture
 from ntkdist.config import RunConfig
 from ntkdist.errors import InputError, StageError
-from ntkdist.inputs import names_test_features
-from ntkdist.pipeline import Pipeline
-from ntkdist.pipeline._extend_held import held_by, preprocessor_of
-from ntkdist.pipeline._gram import Matrix
-from ntkdist.run import Run
+from ntkdist.networks.architecture import Architecture
+from ntkdist.pipeline.extend_held import held_by, preprocessor_of
+from ntkdist.pipeline.gram import Matrix
+from ntkdist.pipeline.stages import Pipeline
+from ntkdist.runs.grown_inputs import locate
+from ntkdist.runs.inputs import names_test_features
+from ntkdist.runs.run import Run
 
 # Images whose kernel with themselves is computed as one block, of which the diagonal is kept.
 _TOGETHER = 8
@@ -119,7 +119,7 @@ class HeldOut:
 
     def _diagonal(self, kind: str) -> NDArray[np.float64]:
         from ntkdist.kernels.backend import get_backend
-        from ntkdist.pipeline._gram import cores
+        from ntkdist.pipeline.gram import cores
 
         run, settings = self._pipeline.run, self._pipeline.config.gram
         arch = Architecture.parse(self._pipeline.config.architecture)
@@ -190,7 +190,7 @@ def _others(
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8] | None, NDArray[np.int64], NDArray[np.int64]]:
     """Return images, pictures, labels and indices of the test split, or of what is left out."""
     from ntkdist.data import Preprocessor, select
-    from ntkdist.inputs import kernel_view, load_data, pictures_of
+    from ntkdist.runs.inputs import kernel_view, load_data, pictures_of
 
     data, settings = config.data, config.predict
     if how == "test" and data.split == "test":

@@ -6,17 +6,17 @@ import time
 from dataclasses import dataclass, replace
 
 from ntkdist import storage
-from ntkdist._grown_inputs import grown_inputs
-from ntkdist._run_extension import STAGING, Extension, Former
 from ntkdist.config import RunConfig
 from ntkdist.gram.store import GramStore
-from ntkdist.inputs import Inputs, fingerprint, store_inputs
-from ntkdist.pipeline import Pipeline
-from ntkdist.pipeline._extend_factor import factors_to_grow, grow_factor
-from ntkdist.pipeline._extend_held import held_by
-from ntkdist.pipeline._extend_settle import advanced, settle
-from ntkdist.pipeline._gram import gram_of
-from ntkdist.run import Run, write_manifest
+from ntkdist.pipeline.extend_factor import factors_to_grow, grow_factor
+from ntkdist.pipeline.extend_held import held_by
+from ntkdist.pipeline.extend_settle import advanced, settle
+from ntkdist.pipeline.gram import gram_of
+from ntkdist.pipeline.stages import Pipeline
+from ntkdist.runs.extension import STAGING, Extension, Former
+from ntkdist.runs.grown_inputs import grown_inputs
+from ntkdist.runs.inputs import Inputs, fingerprint, store_inputs
+from ntkdist.runs.run import Run, write_manifest
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,14 @@ import numpy as np
 from ntkdist import storage
 from ntkdist.config import RunConfig
 from ntkdist.errors import InputError, StoreError
-from ntkdist.gram.events import Subscribers
+from ntkdist.events.types import Subscribers
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import Tiling
 from ntkdist.gram.verify import GramCheck, restamp, verify_gram
-from ntkdist.inputs import fingerprint
-from ntkdist.pipeline import Pipeline
-from ntkdist.pipeline._gram import Matrix, gram_of, job_of, threads_of
-from ntkdist.run import Run
+from ntkdist.pipeline.gram import Matrix, gram_of, job_of, threads_of
+from ntkdist.pipeline.stages import Pipeline
+from ntkdist.runs.inputs import fingerprint
+from ntkdist.runs.run import Run
 
 if TYPE_CHECKING:
     from ntkdist.linalg import CholeskyFactor
@@ -149,7 +149,7 @@ def repaired(pipeline: Pipeline, check: RunCheck) -> list[str]:
 
 def _repair_factors(run: Run, check: RunCheck) -> Iterator[str]:
     """Drop what is damaged of the factors, and those that are of another matrix."""
-    from ntkdist.linalg.repair import drop_damaged, drop_diagonal, drop_factor, drop_inverse
+    from ntkdist.linalg.maintenance import drop_damaged, drop_factor, drop_part
 
     for where, texts in check.factors.items():
         again = f"ntkdist factor {run.url} computes it again"
@@ -161,10 +161,10 @@ def _repair_factors(run: Run, check: RunCheck) -> Iterator[str]:
             run.write_attributes("labels", {"fingerprint": None})
             yield f"{where}: is not of this Gram, dropped with what followed from it; {again}"
         elif texts:
-            for name, drop in (("inverse", drop_inverse), ("diagonal", drop_diagonal)):
-                if any(text.startswith(name) for text in texts):
-                    drop(where)
-                    yield f"{where}: {name} dropped; {again}"
+            for part in ("inverse", "diagonal"):
+                if any(text.startswith(part) for text in texts):
+                    drop_part(where, part)
+                    yield f"{where}: {part} dropped; {again}"
 
 
 def verify_and_repair(

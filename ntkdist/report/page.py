@@ -11,23 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist import storage
+from ntkdist.analyses.outcomes import read_outcomes
 from ntkdist.errors import InputError
-from ntkdist.report import story
-from ntkdist.report._templates import HERE, templates
-from ntkdist.report.computed import facts, faults, repeat_command
-from ntkdist.report.discovery import Discovery
-from ntkdist.report.figures import draw_figures
-from ntkdist.report.findings import (
+from ntkdist.events.timeline import StageTime, Timeline, read_timeline
+from ntkdist.report.sections import story
+from ntkdist.report.sections.computed import facts, faults
+from ntkdist.report.sections.discovery import Discovery
+from ntkdist.report.sections.figures import draw_figures
+from ntkdist.report.sections.findings import (
     Findings,
     class_rows,
     missing_parts,
     read_findings,
     worst_issues,
 )
-from ntkdist.report.geometry import Geometry, Spectrum, entangled_pairs, read_geometry
-from ntkdist.report.glossary import CITE, COLUMNS, WORDS
-from ntkdist.report.outcomes import read_outcomes
-from ntkdist.report.reliability import (
+from ntkdist.report.sections.geometry import Geometry, Spectrum, entangled_pairs, read_geometry
+from ntkdist.report.sections.glossary import CITE, COLUMNS, WORDS
+from ntkdist.report.sections.reliability import (
     CANNOT_JUDGE,
     CLASS_CONDITIONAL,
     confusion_rows,
@@ -35,8 +35,8 @@ from ntkdist.report.reliability import (
     confusions,
     noise_sentences,
 )
-from ntkdist.report.timeline import StageTime, Timeline, read_timeline
-from ntkdist.run import Run
+from ntkdist.report.templates import HERE, templates
+from ntkdist.runs.run import Run
 
 _PIXELATED = 64  # pictures up to this edge are shown with their pixels as squares
 _PART = re.compile(r"[^/\\_]+[/\\_]*|[/\\_]+")  # of a file name, which may be broken after it
@@ -126,7 +126,7 @@ def _context(run: Run, max_issues: int) -> dict[str, Any]:
         "questions": questions,
         "facts": facts(run, timeline, findings),
         "faults": faults(timeline),
-        "repeat_command": repeat_command(run),
+        "repeat_command": run.repeat_command,
         "canonical": str(run.architecture),
         "stages": _stages(timeline, findings),
         "words": WORDS,

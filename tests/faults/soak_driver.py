@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ntkdist.errors import InterruptedRunError, NtkdistError
+from ntkdist.events.types import EventLog, Subscribers
 from ntkdist.gram.compute import compute_gram, stop_on_signals
-from ntkdist.gram.events import EventLog, Subscribers
-from ntkdist.gram.executors.ray import RayExecutor
+from ntkdist.gram.executors.ray.executor import RayExecutor
 from ntkdist.gram.store import GramStore
-from ntkdist.lease import Lease
 from ntkdist.linalg import PanelDone, PanelStarted, factorize
+from ntkdist.storage.lease import Lease
 from tests.faults.script import ScriptedWorker
 from tests.faults.soak_target import PANEL_SECONDS, RIDGE, SMALL, target
 

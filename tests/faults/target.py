@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ntkdist.architecture import Architecture
 from ntkdist.gram.job import GramJob
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import Tiling
 from ntkdist.kernels.backend import get_backend
+from ntkdist.networks.architecture import Architecture
 from tests.gram.fakes import write_images
 
 N, EDGE = 250, 32

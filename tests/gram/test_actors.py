@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from ntkdist.gram.events import TileFailed, TileStarted, WorkerLost
-from ntkdist.gram.executors._actors import Actors, Team
-from ntkdist.gram.executors._handout import Ledger
+from ntkdist.events.types import TileFailed, TileStarted, WorkerLost
+from ntkdist.gram.executors.ray.actors import Actors, Team
+from ntkdist.gram.executors.ray.scheduler import Ledger
 from ntkdist.gram.job import GramJob
 from ntkdist.gram.tiling import Tiling
 from ntkdist.gram.worker import TileRecord

@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ntkdist.architecture import Architecture
 from ntkdist.errors import InputError
 from ntkdist.gram import autotile
 from ntkdist.gram.autotile import choose_edge
 from ntkdist.gram.tiling import Tiling
+from ntkdist.networks.architecture import Architecture
 from tests.gram.fakes import FakeBackend, random_images
 
 ARCH = Architecture.parse("cntk-gap-4")

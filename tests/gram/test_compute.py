@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from ntkdist.errors import InputError, InterruptedRunError, StageError
+from ntkdist.events.types import GramStarted, Interrupted, TileDone, TileFailed, TileStarted
 from ntkdist.gram.compute import compute_gram
-from ntkdist.gram.events import GramStarted, Interrupted, TileDone, TileFailed, TileStarted
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import TileKey, Tiling
 from tests.gram.fakes import FakeBackend, fake_executor, make_job, random_images

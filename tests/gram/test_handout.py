@@ -5,8 +5,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ntkdist.gram.events import TileFailed
-from ntkdist.gram.executors._handout import Ledger, RowQueue
+from ntkdist.events.types import TileFailed
+from ntkdist.gram.executors.ray.scheduler import Ledger, RowQueue
 from ntkdist.gram.tiling import TileKey, Tiling
 from ntkdist.gram.worker import TileRecord
 

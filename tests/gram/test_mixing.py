@@ -11,19 +11,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ntkdist.architecture import Architecture
+from ntkdist.api import execute
+from ntkdist.cli.status import describe
 from ntkdist.config import DataConfig, GramConfig, RunConfig
 from ntkdist.errors import InputError, StageError
+from ntkdist.events.types import TileDone, TileStarted, WorkerStarted, read_events
 from ntkdist.gram.compute import compute_gram
-from ntkdist.gram.events import TileDone, TileStarted, WorkerStarted, read_events
 from ntkdist.gram.executors.inline import InlineExecutor
-from ntkdist.gram.executors.ray import RayExecutor
+from ntkdist.gram.executors.ray.executor import RayExecutor
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import TileKey
 from ntkdist.kernels.backend import arithmetic_of
+from ntkdist.networks.architecture import Architecture
 from ntkdist.pipeline import Pipeline
-from ntkdist.run import Run
-from ntkdist.status import describe
+from ntkdist.runs.run import Run
 from tests.gram.fakes import FakeBackend, fake_executor, make_job, random_images
 from tests.tolerances import RTOL, assert_close
 
@@ -120,7 +121,7 @@ def two_gpus() -> Iterator[None]:
     """A Ray with three cores and two GPUs, as far as Ray knows."""
     import ray
 
-    from ntkdist.gram.executors._cluster import package_path
+    from ntkdist.gram.executors.ray.cluster import package_path
 
     if ray.is_initialized():
         ray.shutdown()
@@ -190,7 +191,7 @@ def cuda_run(folder: Path, **gram: object) -> RunConfig:
 def test_a_run_on_the_gpu_can_go_on_without_one_if_it_may_mix(tmp_path):
     config = cuda_run(tmp_path)
     with Pipeline(config) as pipeline:
-        pipeline.execute(["gram"])
+        execute(pipeline, ["gram"])
     first = pipeline.gram_store()[:, :]
     assert pipeline.run.manifest.arithmetic == arithmetic_of("cuda")
     on_cpu = cuda_run(tmp_path, backend="cpu")
@@ -198,7 +199,7 @@ def test_a_run_on_the_gpu_can_go_on_without_one_if_it_may_mix(tmp_path):
         Run.create(on_cpu)
     mixed = cuda_run(tmp_path, backend="cpu", mix_backends=True)
     with Pipeline(mixed) as pipeline:
-        pipeline.execute(["gram"], recompute=["r0000c0001"])
+        execute(pipeline, ["gram"], recompute=["r0000c0001"])
     store = pipeline.gram_store()
     assert store.count_by_arithmetic() == {arithmetic_of("cuda"): 2, arithmetic_of("cpu"): 1}
     on_gpu, on_cores = arithmetic_of("cuda"), arithmetic_of("cpu")

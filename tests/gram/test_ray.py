@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from ntkdist.errors import InputError, InterruptedRunError, StageError
-from ntkdist.gram.compute import compute_gram
-from ntkdist.gram.events import (
+from ntkdist.events.types import (
     GramStarted,
     Interrupted,
     TileDone,
@@ -20,8 +19,9 @@ from ntkdist.gram.events import (
     WorkerLost,
     WorkerStarted,
 )
+from ntkdist.gram.compute import compute_gram
 from ntkdist.gram.executors.inline import InlineExecutor
-from ntkdist.gram.executors.ray import RayExecutor
+from ntkdist.gram.executors.ray.executor import RayExecutor
 from ntkdist.gram.job import GramJob
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import Tiling

@@ -10,8 +10,8 @@ import pytest
 
 from ntkdist import storage
 from ntkdist.errors import InputError
-from ntkdist.gram._digests import DigestLog, read_digests
-from ntkdist.gram._reuse import take_tiles
+from ntkdist.gram.digests import DigestLog, read_digests
+from ntkdist.gram.reuse import take_tiles
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import TileKey, Tiling
 

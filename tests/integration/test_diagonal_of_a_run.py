@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from ntkdist import linalg
-from ntkdist._run_view import Overview
-from ntkdist._status_read import read_status
+from ntkdist.analyses.labelings import find_bias, score_labelings
+from ntkdist.api import execute
 from ntkdist.config import (
     DataConfig,
     FactorConfig,
@@ -25,13 +25,15 @@ from ntkdist.config import (
 from ntkdist.errors import InterruptedRunError
 from ntkdist.labels import block_error, class_matrix, invert, refurbish
 from ntkdist.linalg import CholeskyFactor, LinalgProgress
-from ntkdist.pipeline import Pipeline, _labels
-from ntkdist.pipeline._labels import PosteriorRound, StepContinues
+from ntkdist.pipeline import Pipeline
+from ntkdist.pipeline import labels as label_stage
 from ntkdist.pipeline.extend import extend
-from ntkdist.pipeline.labelings import find_bias, score_labelings
+from ntkdist.pipeline.labels import PosteriorRound, StepContinues
+from ntkdist.pipeline.status import read_status
 from ntkdist.pipeline.verify import verify_run
 from ntkdist.report import write_report
-from ntkdist.run import Run
+from ntkdist.runs.run import Run
+from ntkdist.runs.view import Overview
 
 N = 450
 SMALL = "2MB"  # so that the factor has panels
@@ -53,7 +55,7 @@ def settings(folder: Path, **changes: Any) -> RunConfig:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     config = settings(tmp_path_factory.mktemp("diagonal") / "run")
     with Pipeline(config) as pipeline:
-        pipeline.execute()
+        execute(pipeline)
     return config
 
 
@@ -124,7 +126,7 @@ def test_a_stored_inverse_of_an_older_run_is_used(copied: RunConfig) -> None:
     assert read_status(copied.run).factored
     without_labels(copied)
     with Pipeline(copied) as pipeline:
-        pipeline.execute()
+        execute(pipeline)
     assert not (ridge_of(copied) / "diagonal").exists()
     np.testing.assert_array_equal(Run.open(copied.run).read("labels", "refurbished"), labels)
 
@@ -133,13 +135,13 @@ def test_the_method_decides_what_of_the_inverse_is_computed(copied: RunConfig) -
     exact = replace(copied, labels=LabelsConfig(method="exact", steps=5))
     assert not read_status_of(exact).factored
     with Pipeline(exact) as pipeline:
-        pipeline.execute(("factor", "labels"))
+        execute(pipeline, ("factor", "labels"))
     assert (ridge_of(copied) / "inverse").exists()
     assert len(Run.open(copied.run).read("labels", "losses")) == 6
 
 
 def read_status_of(config: RunConfig) -> Any:
-    from ntkdist._status_read import _is_factored
+    from ntkdist.pipeline.status import _is_factored
 
     run = Run.create(config)
 
@@ -175,7 +177,7 @@ def test_an_extended_run_has_the_diagonal_of_the_larger_factor(
         def fail(*arguments: Any) -> None:
             raise AssertionError("computed anew")
 
-        monkeypatch.setattr(linalg.diagonal, "_column_norms", fail)
+        monkeypatch.setattr(linalg.inverse, "_column_norms", fail)
     with Pipeline(Run.open(copied.run, unsettled=True).config) as pipeline:
         extend(pipeline, n)
     assert not (ridge_of(copied) / "inverse").exists()
@@ -188,7 +190,7 @@ def test_an_extended_run_has_the_diagonal_of_the_larger_factor(
     np.testing.assert_allclose(stored, np.diagonal(np.linalg.inv(H)), rtol=1e-7)
     assert read_status(copied.run).factored
     with Pipeline(Run.open(copied.run).config) as pipeline:
-        pipeline.execute(("factor", "labels"))
+        execute(pipeline, ("factor", "labels"))
         assert len(pipeline.run.read("labels", "refurbished")) == n
 
 
@@ -207,8 +209,8 @@ def test_an_extended_older_run_gets_a_diagonal_in_place_of_its_inverse(copied: R
 def test_every_long_step_is_told_from_the_calling_thread(
     finished: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(linalg.progress, "EVERY", 1e-3)
-    monkeypatch.setattr(_labels, "EVERY", 1e-3)
+    monkeypatch.setattr(linalg.tasks, "PROGRESS_SECONDS", 1e-3)
+    monkeypatch.setattr(label_stage, "EVERY", 1e-3)
     events: list[Any] = []
     threads = set()
 
@@ -218,7 +220,7 @@ def test_every_long_step_is_told_from_the_calling_thread(
 
     config = replace(finished, run=str(tmp_path / "run"))
     with Pipeline(config, [listen]) as pipeline:
-        pipeline.execute(("gram", "factor", "labels"))
+        execute(pipeline, ("gram", "factor", "labels"))
     assert threads == {threading.current_thread()}
     stages = {event.stage for event in events if isinstance(event, LinalgProgress)}
     assert {"factor", "diagonal", "solve"} <= stages

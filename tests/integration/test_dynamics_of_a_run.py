@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from ntkdist.analyses.dynamics import DynamicsProgress, describe_dynamics, find_dynamics
 from ntkdist.config import (
     DataConfig,
     FactorConfig,
@@ -19,7 +20,6 @@ from ntkdist.errors import InputError, InterruptedRunError
 from ntkdist.learning.targets import targets_of
 from ntkdist.pipeline import Pipeline
 from ntkdist.pipeline.cross import held_out
-from ntkdist.pipeline.dynamics import DynamicsProgress, describe_dynamics, find_dynamics
 
 
 def settings(folder, **changes):

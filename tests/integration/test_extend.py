@@ -16,27 +16,28 @@ import zarr.storage
 from PIL import Image
 
 from ntkdist import kernel_matrix, storage
-from ntkdist.cli import main
+from ntkdist.analyses.predict import predict
+from ntkdist.api import execute
+from ntkdist.cli.main import main
+from ntkdist.cli.status import describe
 from ntkdist.config import DataConfig, GramConfig, NoiseConfig, PredictConfig, RunConfig
 from ntkdist.data import Preprocessor, load, select
 from ntkdist.errors import InputError, StageError
-from ntkdist.gram._digests import read_digests
-from ntkdist.gram._lines import Lines
+from ntkdist.events.types import TileDone
 from ntkdist.gram.compute import open_outputs
-from ntkdist.gram.events import TileDone
+from ntkdist.gram.digests import read_digests
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import Tiling
 from ntkdist.linalg import CholeskyFactor, factorize
-from ntkdist.linalg.store import FactorStore
+from ntkdist.linalg.panels import FactorStore
 from ntkdist.pipeline import Pipeline
-from ntkdist.pipeline._gram import gram_of, job_of
 from ntkdist.pipeline.cross import held_out
 from ntkdist.pipeline.extend import Extended, describe_extension, extend
-from ntkdist.pipeline.predict import predict
+from ntkdist.pipeline.gram import gram_of, job_of
 from ntkdist.pipeline.verify import verify_run
-from ntkdist.run import Run
-from ntkdist.status import describe
+from ntkdist.runs.run import Run
 from ntkdist.storage import _local
+from ntkdist.storage.append_log import Lines
 from tests.s3 import S3Server
 from tests.storage.conftest import s3, shared_server
 
@@ -55,7 +56,7 @@ def settings(place: Path | str, n: int | None = 40, **changes: Any) -> RunConfig
 
 def begun(config: RunConfig, *stages: str) -> RunConfig:
     with Pipeline(config) as pipeline:
-        pipeline.execute(stages or ("gram", "factor"))
+        execute(pipeline, stages or ("gram", "factor"))
     return config
 
 
@@ -395,7 +396,7 @@ def test_no_result_of_the_smaller_run_is_taken_for_current(
         with pytest.raises(StageError, match="is the factor of 40 images, from before"):
             pipeline.labels()
         noise = pipeline.run.attributes("noise")["fingerprint"]
-        pipeline.execute(("factor", "labels"))
+        execute(pipeline, ("factor", "labels"))
         assert pipeline.run.attributes("noise")["fingerprint"] != noise
         assert len(pipeline.run.read("labels", "refurbished")) == 60
     opened = FactorStore.open(factor_of(config.run).url)
@@ -476,7 +477,7 @@ def test_killed_at_a_write_the_run_is_as_it_was_or_rolls_forward(
             assert f"next      ntkdist extend {place} --data.n 30" in describe(str(place))
         if write % 2:  # another command comes first
             with Pipeline(stored(place)) as pipeline:
-                pipeline.execute(("gram", "factor"))
+                execute(pipeline, ("gram", "factor"))
         extended(place, 30)
         assert contents(place) == expected, through[write]
         # the tile that was stored right before the kill may have none

@@ -11,19 +11,20 @@ import numpy as np
 import pytest
 
 from ntkdist import Run, kernel_matrix
+from ntkdist.analyses.predict import predict
+from ntkdist.api import execute
+from ntkdist.cli.doctor import describe_finding, diagnose
+from ntkdist.cli.status import describe
 from ntkdist.config import DataConfig, GramConfig, NoiseConfig, PredictConfig, RunConfig
 from ntkdist.data import Preprocessor, load
-from ntkdist.doctor import describe_finding, diagnose
 from ntkdist.errors import InputError
-from ntkdist.inputs import row_digests
 from ntkdist.pipeline import Pipeline
-from ntkdist.pipeline._plan_table import describe_plan
 from ntkdist.pipeline.cross import held_out
 from ntkdist.pipeline.extend import extend
-from ntkdist.pipeline.plan import make_plan
-from ntkdist.pipeline.predict import predict
 from ntkdist.pipeline.verify import verify_run
-from ntkdist.status import describe
+from ntkdist.planning.plan import make_plan
+from ntkdist.planning.table import describe_plan
+from ntkdist.runs.inputs import row_digests
 
 N, D, M = 90, 12, 30
 INLINE = GramConfig(executor="inline", tile=40)
@@ -64,7 +65,7 @@ def finished(made, tmp_path_factory):
     runs = {}
     for name, features in (("alone", None), ("beside", "f.npy")):
         with Pipeline(settings(folder / name, made, features, noise=noise)) as pipeline:
-            pipeline.execute()
+            execute(pipeline)
             runs[name] = pipeline.run
     return runs
 
@@ -328,7 +329,7 @@ def test_real_features_find_labels_that_people_got_wrong(data_dir, tmp_path):
         gram=GramConfig(executor="inline"),
     )
     with Pipeline(config) as pipeline:
-        pipeline.execute(["gram", "factor", "labels"])
+        execute(pipeline, ["gram", "factor", "labels"])
         quality = pipeline.run.read("labels", "label_quality")
         assert "2,000 rows of 1,280 features" in repr(pipeline.run)
     from scipy.stats import rankdata

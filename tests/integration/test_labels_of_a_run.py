@@ -14,7 +14,11 @@ import pytest
 
 import ntkdist
 import ntkdist.labels
-from ntkdist.cli import main
+from ntkdist.analyses.compare import compare_architectures, ranks
+from ntkdist.analyses.labelings import find_bias, score_labelings
+from ntkdist.analyses.outcomes_networks import compared
+from ntkdist.api import execute
+from ntkdist.cli.main import main
 from ntkdist.config import (
     DataConfig,
     FactorConfig,
@@ -26,9 +30,6 @@ from ntkdist.config import (
 from ntkdist.errors import InputError, InterruptedRunError, StageError
 from ntkdist.labels import POSTERIOR_RIDGE
 from ntkdist.pipeline import Pipeline
-from ntkdist.pipeline.compare import compare_architectures, ranks
-from ntkdist.pipeline.labelings import find_bias, score_labelings
-from ntkdist.report.outcomes_networks import compared
 
 
 def settings(folder, **changes):
@@ -46,14 +47,14 @@ def settings(folder, **changes):
 def finished(tmp_path_factory):
     config = settings(tmp_path_factory.mktemp("run") / "whole")
     with Pipeline(config) as pipeline:
-        pipeline.execute(("gram", "factor", "labels"))
+        execute(pipeline, ("gram", "factor", "labels"))
     return config
 
 
 def labels_again(config, **changes):
     own = dataclasses.replace(config, labels=LabelsConfig(**changes))
     with Pipeline(own) as pipeline:
-        pipeline.execute(("factor", "labels"))
+        execute(pipeline, ("factor", "labels"))
         return pipeline.run.read("labels", "refurbished"), pipeline.run.attributes("labels")
 
 
@@ -74,7 +75,7 @@ def test_an_automatic_ridge_is_the_likeliest_for_exact_and_small_for_posterior(f
         assert pipeline.ridge() == POSTERIOR_RIDGE
     own = dataclasses.replace(own, labels=LabelsConfig(method="exact"))
     with Pipeline(own) as pipeline:
-        pipeline.execute(("factor", "labels"))
+        execute(pipeline, ("factor", "labels"))
         assert pipeline.ridge() == pipeline.choice()["ridge"] != POSTERIOR_RIDGE
         summary = pipeline.run.attributes("labels")["summary"]
     assert summary["ridge"] == pipeline.choice()["ridge"]
@@ -129,13 +130,13 @@ def test_stopped_in_the_middle_the_stage_goes_on_with_the_same_flips(finished, m
 
         return listen
 
-    monkeypatch.setattr("ntkdist.pipeline._labels.FlipProgress.__call__", stopping(21))
+    monkeypatch.setattr("ntkdist.pipeline.labels.FlipProgress.__call__", stopping(21))
     with pytest.raises(InterruptedRunError), Pipeline(own) as pipeline:
-        pipeline.execute(("labels",))
-    monkeypatch.setattr("ntkdist.pipeline._labels.FlipProgress.__call__", stopping(-1))
+        execute(pipeline, ("labels",))
+    monkeypatch.setattr("ntkdist.pipeline.labels.FlipProgress.__call__", stopping(-1))
     seen.clear()
     with Pipeline(own) as pipeline:
-        pipeline.execute(("labels",))
+        execute(pipeline, ("labels",))
         again = pipeline.run.read("labels", "history", "index")
         np.testing.assert_array_equal(pipeline.run.read("labels", "losses"), losses)
     assert min(seen) > 15
@@ -270,7 +271,7 @@ def test_row_blocks_on_the_workers_of_a_cluster_give_the_same_flips(finished):
             labels=LabelsConfig(method="exact", blocks=16),
         )
         with Pipeline(own) as pipeline:
-            pipeline.execute(("labels",))
+            execute(pipeline, ("labels",))
             there = pipeline.run.read("labels", "history", "index")
     assert len(here) > 20
     np.testing.assert_array_equal(there, here)
@@ -281,7 +282,7 @@ def test_probabilities_of_the_classes_are_kept_and_given_later(finished, tmp_pat
     shutil.copytree(finished.run, config.run)
     file = tmp_path / "run/labels.csv"
     with Pipeline(config) as pipeline:
-        pipeline.execute(("factor", "labels"))  # other tests may have run it with other settings
+        execute(pipeline, ("factor", "labels"))  # other tests may have run it with other settings
         stored = pipeline.run.read("labels", "pred_probs")
     before = file.read_text()
     assert stored.dtype == np.float32
@@ -324,7 +325,7 @@ def test_a_run_whose_version_kept_no_probabilities_computes_them(finished, tmp_p
 def test_probabilities_of_a_new_table_are_those_of_its_images(tmp_path):
     config = settings(tmp_path / "run", labels=LabelsConfig(probabilities=True))
     with Pipeline(config) as pipeline:
-        pipeline.execute(("gram", "factor", "labels"))
+        execute(pipeline, ("gram", "factor", "labels"))
         stored = pipeline.run.read("labels", "pred_probs")
     table = pd.read_csv(tmp_path / "run/labels.csv")
     columns = [f"probability_{k}" for k in range(10)]

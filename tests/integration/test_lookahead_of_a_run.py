@@ -7,14 +7,14 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from ntkdist.config import DataConfig, FactorConfig, GramConfig, RunConfig
-from ntkdist.errors import InputError, InterruptedRunError
-from ntkdist.pipeline import Pipeline
-from ntkdist.pipeline.lookahead import (
+from ntkdist.analyses.lookahead import (
     LabelsAsked,
     describe_active_learning,
     simulate_active_learning,
 )
+from ntkdist.config import DataConfig, FactorConfig, GramConfig, RunConfig
+from ntkdist.errors import InputError, InterruptedRunError
+from ntkdist.pipeline import Pipeline
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,8 @@ import pytest
 import zarr
 
 from ntkdist import storage
+from ntkdist.api import execute
+from ntkdist.cli.status import describe
 from ntkdist.config import (
     DataConfig,
     FactorConfig,
@@ -22,10 +24,10 @@ from ntkdist.config import (
     RunConfig,
 )
 from ntkdist.errors import InputError, StageError, StoreError
-from ntkdist.gram.events import read_events
+from ntkdist.events.types import read_events
 from ntkdist.gram.store import GramStore
-from ntkdist.pipeline import Pipeline, thumbnail
-from ntkdist.status import describe
+from ntkdist.pipeline import Pipeline
+from ntkdist.pipeline.findings import thumbnail
 from tests.gram.conftest import ray_session
 
 __all__ = ["ray_session"]  # fixture
@@ -50,7 +52,7 @@ def computed(folder):
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "whole"
     with Pipeline(settings(folder)) as pipeline:
-        pipeline.execute()
+        execute(pipeline)
     return folder
 
 
@@ -88,7 +90,7 @@ def test_started_again_it_computes_nothing(finished):
     before = computed(finished)
     factor = sorted(p.stat().st_mtime_ns for p in (finished / "factor").rglob("c/*") if p.is_file())
     with Pipeline(settings(finished)) as pipeline:
-        pipeline.execute()
+        execute(pipeline)
     assert computed(finished) == before
     assert factor == sorted(
         p.stat().st_mtime_ns for p in (finished / "factor").rglob("c/*") if p.is_file()
@@ -104,7 +106,7 @@ def test_another_ridge_or_method_keeps_the_gram(finished):
         labels=LabelsConfig(method="paper", steps=5),
     )
     with Pipeline(changed) as pipeline:
-        pipeline.execute()
+        execute(pipeline)
         assert pipeline.run.attributes("labels")["summary"]["flips"] == 5
         assert pipeline.run.attributes("labels")["summary"]["ridge"] == 0.5
     assert computed(finished) == before
@@ -129,7 +131,7 @@ def test_another_tile_is_refused(finished):
     changed = settings(finished, gram=GramConfig(executor="inline", tile=70))
     with pytest.raises(InputError, match=r"tiles of edge 38, now gram\.tile=70"):  # noqa: SIM117
         with Pipeline(changed) as pipeline:
-            pipeline.execute()
+            execute(pipeline)
 
 
 def test_flipped_byte_is_named_and_recomputing_restores_the_bits(tmp_path):
@@ -158,12 +160,12 @@ def test_stages_out_of_order_say_what_is_missing(tmp_path):
         pytest.raises(StageError, match="has no Gram yet; ntkdist gram"),
         Pipeline(settings(tmp_path / "run")) as pipeline,
     ):
-        pipeline.execute(["factor"])
+        execute(pipeline, ["factor"])
     with (
         pytest.raises(InputError, match="stage 'tea'"),
         Pipeline(settings(tmp_path / "run")) as pipeline,
     ):
-        pipeline.execute(["tea"])
+        execute(pipeline, ["tea"])
 
 
 def test_interrupted_run_exits_130_and_the_printed_command_resumes(tmp_path):
@@ -212,7 +214,7 @@ def test_a_second_driver_start_survives_a_kill_at_any_moment(tmp_path):
         driver.wait()
     subprocess.run(command, check=True, capture_output=True)
     with Pipeline(settings(tmp_path / "b", noise=NoiseConfig())) as whole:
-        whole.execute(["gram", "factor", "labels"])
+        execute(whole, ["gram", "factor", "labels"])
         for parts in (("labels", "refurbished"), ("labels", "losses"), ("labels", "Z_given")):
             expected = whole.run.read(*parts)
             found = np.asarray(zarr.open_array(str(folder.joinpath(*parts)), mode="r"))
@@ -241,7 +243,7 @@ def test_a_run_behind_a_url_goes_all_the_way(tmp_path):
     url = f"memory://bucket/{tmp_path.name}"
     config = settings(tmp_path, run=url, data=DataConfig(n=60))
     with Pipeline(config) as pipeline:
-        pipeline.execute()
+        execute(pipeline)
     assert "3 of 3 tiles" in describe(url)
     page = storage.read_text(f"{url}/report.html")
     assert page is not None
@@ -249,7 +251,7 @@ def test_a_run_behind_a_url_goes_all_the_way(tmp_path):
     assert storage.exists(f"{url}/labels.csv")
     before = computed(url)
     with Pipeline(config) as pipeline:
-        pipeline.execute()
+        execute(pipeline)
     assert computed(url) == before == 3
     with pytest.raises(InputError, match="now architecture="):
         Pipeline(

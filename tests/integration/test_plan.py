@@ -10,30 +10,32 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ntkdist.api import execute
 from ntkdist.config import DataConfig, FactorConfig, GramConfig, LabelsConfig, RunConfig
 from ntkdist.errors import InputError
 from ntkdist.gram.tiling import TileKey, Tiling
 from ntkdist.gram.worker import TileRecord
-from ntkdist.pipeline import Pipeline, _plan_devices
-from ntkdist.pipeline import plan as planning
-from ntkdist.pipeline._plan_schedule import TileCost, gram_seconds
-from ntkdist.pipeline._plan_stages import (
+from ntkdist.pipeline import Pipeline
+from ntkdist.planning import devices
+from ntkdist.planning import plan as planning
+from ntkdist.planning.plan import Limits, largest, make_plan
+from ntkdist.planning.schedule import TileCost, gram_seconds
+from ntkdist.planning.stages import (
     STAGES,
     Rates,
     StageCosts,
     measure_stages,
     stages_of,
 )
-from ntkdist.pipeline._plan_subject import Subject
-from ntkdist.pipeline._plan_table import describe_plan
-from ntkdist.pipeline._plan_tiles import (
+from ntkdist.planning.subject import Subject
+from ntkdist.planning.table import describe_plan
+from ntkdist.planning.tiles import (
     Measured,
     Probe,
     added_seconds,
     measure_on_ray,
     probe_edge,
 )
-from ntkdist.pipeline.plan import Limits, largest, make_plan
 from tests.gram.conftest import ray_session
 
 __all__ = ["ray_session"]  # fixture
@@ -61,8 +63,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles of known speed, and a second for every stage behind."""
     monkeypatch.setattr(planning, "measure_stages", lambda *args: behind())
     one = Measured("core", "here", 1e-3, 0.5, 0.0, 0.0, 10.0, 2**20, 1)
-    monkeypatch.setattr(_plan_devices, "measure_here", lambda *args: ([one], 3.0))
-    monkeypatch.setattr(_plan_devices, "measure_on_ray", lambda *args, **more: ([one, one], 3.0))
+    monkeypatch.setattr(devices, "measure_here", lambda *args: ([one], 3.0))
+    monkeypatch.setattr(devices, "measure_on_ray", lambda *args, **more: ([one, one], 3.0))
 
 
 # -- tiles on workers -------------------------------------------------------------
@@ -114,7 +116,7 @@ def test_only_missing_tiles_count() -> None:
 def test_many_tiles_go_by_their_average(monkeypatch: pytest.MonkeyPatch) -> None:
     tiling = Tiling(1200, 20)
     played = gram_seconds(tiling, tiling.keys(), [COST] * 7)
-    monkeypatch.setattr("ntkdist.pipeline._plan_schedule._PLAYED", 10)
+    monkeypatch.setattr("ntkdist.planning.schedule._PLAYED", 10)
     assert gram_seconds(tiling, tiling.keys(), [COST] * 7) == pytest.approx(played, rel=0.02)
 
 
@@ -266,7 +268,7 @@ def test_what_a_run_has_is_not_planned_again(tmp_path: Path, quick: None) -> Non
     assert plan.stages["gram"] == pytest.approx(3.0 + 0.6)
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     with Pipeline(settings) as pipeline:
-        pipeline.execute(("gram", "factor"))
+        execute(pipeline, ("gram", "factor"))
     plan = make_plan(settings)
     assert (plan.missing, plan.stages["gram"]) == (0, 0.0)
     assert (plan.stages["factor"], plan.stages["diagonal"]) == (0.0, 0.0)
@@ -290,7 +292,7 @@ def test_nothing_is_measured_where_all_is_there(
 
     settings = config(tmp_path)
     with Pipeline(settings) as pipeline:
-        pipeline.execute(("gram", "factor"))
+        execute(pipeline, ("gram", "factor"))
     for name in ("choose_tile", "measure_crews"):
         monkeypatch.setattr(planning, name, never)
     with monkeypatch.context() as patched:
@@ -324,7 +326,7 @@ def test_a_busy_machine_is_said_to_be_busy(
 ) -> None:
     assert not any("other programs" in note for note in make_plan(config(tmp_path)).notes)
     one = Measured("core", "here", 1e-3, 0.5, 0.0, 0.0, 10.0, 2**20, 1, share=0.25)
-    monkeypatch.setattr(_plan_devices, "measure_here", lambda *args: ([one], 3.0))
+    monkeypatch.setattr(devices, "measure_here", lambda *args: ([one], 3.0))
     assert any("had 25% of their cores" in note for note in make_plan(config(tmp_path)).notes)
 
 

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from ntkdist import kernel_matrix
+from ntkdist.analyses.predict import describe_predictions, predict
 from ntkdist.config import DataConfig, GramConfig, NoiseConfig, PredictConfig, RunConfig
 from ntkdist.data import load
 from ntkdist.errors import InputError, StageError
-from ntkdist.gram.events import read_events
+from ntkdist.events.types import read_events
 from ntkdist.learning import KernelRegression
 from ntkdist.pipeline import Pipeline
 from ntkdist.pipeline.cross import held_out
-from ntkdist.pipeline.predict import describe_predictions, predict
 
 ARCH = "fc-2"
 

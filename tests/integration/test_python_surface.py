@@ -14,7 +14,7 @@ from PIL import Image
 import ntkdist
 from ntkdist.config import LabelsConfig
 from ntkdist.errors import InputError, StageError
-from ntkdist.gram.events import TileDone
+from ntkdist.events.types import TileDone
 
 
 def settings(place: Path, **data: Any) -> dict[str, Any]:

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
+from ntkdist.analyses.sweep import describe_sweep, sweep
 from ntkdist.config import DataConfig, GramConfig, RunConfig
 from ntkdist.errors import InputError
 from ntkdist.learning import sweep as measured
 from ntkdist.pipeline import Pipeline
-from ntkdist.pipeline.sweep import describe_sweep, sweep
 
 
 def settings(folder):

@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 import zarr
 
-from ntkdist.cli import main
+from ntkdist.api import execute
+from ntkdist.cli.main import main
 from ntkdist.config import DataConfig, GramConfig, RunConfig
 from ntkdist.errors import StoreError
-from ntkdist.gram.events import read_events
+from ntkdist.events.types import read_events
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import TileKey
 from ntkdist.pipeline import Pipeline
 from ntkdist.pipeline.verify import verify_and_repair, verify_run
-from ntkdist.run import Run
+from ntkdist.runs.run import Run
 from tests.faults.script import flip_byte
 
 KEY, OTHER = TileKey(1, 2), TileKey(0, 3)
@@ -35,7 +36,7 @@ CONFIG = RunConfig(
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("verify") / "run"
     with Pipeline(dataclasses.replace(CONFIG, run=str(folder))) as pipeline:
-        pipeline.execute(("gram", "factor"))  # with the diagonal, for the method posterior
+        execute(pipeline, ("gram", "factor"))  # with the diagonal, for the method posterior
         pipeline.factor("inverse")
     return folder
 
@@ -46,7 +47,7 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("foreign") / "run"
     data = DataConfig(n=60, subset="balanced", seed=5)
     with Pipeline(dataclasses.replace(CONFIG, run=str(folder), data=data)) as pipeline:
-        pipeline.execute(("gram",))
+        execute(pipeline, ("gram",))
     return folder
 
 
@@ -266,7 +267,7 @@ def test_factor_of_a_gram_that_was_bad_already_is_dropped(run: Path) -> None:
     store.write(KEY, store.block(KEY.row, KEY.col) * np.float32(0.9999))
     config = dataclasses.replace(CONFIG, run=str(run))
     with Pipeline(config) as pipeline:
-        pipeline.execute(("factor",))
+        execute(pipeline, ("factor",))
     after, done = verify_and_repair(config, 0, 0, repair=True)
     assert after.problems == []
     assert "is not of this Gram, dropped" in done[-1]

@@ -12,9 +12,16 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ntkdist import Architecture
-from ntkdist.architecture import ArchitectureSpec, AvgPool, Erf, Flatten, GlobalAvgPool, Relu
 from ntkdist.kernels import reference, select_backend
 from ntkdist.kernels.reference import PairKernels
+from ntkdist.networks.architecture import (
+    ArchitectureSpec,
+    AvgPool,
+    Erf,
+    Flatten,
+    GlobalAvgPool,
+    Relu,
+)
 from tests.tolerances import RTOL, assert_close
 
 KINDS = ("ntk", "nngp")

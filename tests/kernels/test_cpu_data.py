@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from ntkdist import kernel_matrix
-from ntkdist.architecture import AvgPool, Conv, Dense, Erf, Flatten, GlobalAvgPool, Relu
 from ntkdist.data import Preprocessor, load
+from ntkdist.networks.architecture import AvgPool, Conv, Dense, Erf, Flatten, GlobalAvgPool, Relu
 from tests.kernels.oracle import KINDS, check_cpu
 
 pytestmark = pytest.mark.data

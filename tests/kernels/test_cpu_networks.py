@@ -6,7 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ntkdist import Architecture, kernel_matrix
-from ntkdist.architecture import AvgPool, Conv, Dense, Erf, Flatten, GlobalAvgPool, Layer, Relu
+from ntkdist.networks.architecture import (
+    AvgPool,
+    Conv,
+    Dense,
+    Erf,
+    Flatten,
+    GlobalAvgPool,
+    Layer,
+    Relu,
+)
 from tests.kernels.images import awkward_images, two_sets
 from tests.kernels.oracle import KINDS, check_cpu, cpu_entries, extended_entries
 from tests.tolerances import RTOL, assert_close

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from ntkdist import Architecture, kernel_matrix
+from ntkdist.kernels import stax
 from tests.kernels.images import two_sets
 from tests.tolerances import RTOL, assert_close
 
@@ -93,7 +94,7 @@ def test_diagonal_block_is_symmetric_to_the_bit():
 def test_architecture_gives_a_stax_network_that_runs():
     from jax import random
 
-    init_fn, apply_fn, kernel_fn = Architecture.parse("cntk-gap-4").to_stax()
+    init_fn, apply_fn, kernel_fn = stax.build(Architecture.parse("cntk-gap-4"))
     x = np.random.default_rng(0).normal(size=(2, 6, 6, 1))
     shape, params = init_fn(random.PRNGKey(0), x.shape)
     assert apply_fn(params, x).shape == (2, shape[-1])

@@ -179,9 +179,9 @@ def test_a_stored_factor_is_an_inverse_without_forming_it(factor, tmp_path):
 
 
 def test_a_given_diagonal_is_used_and_solutions_report_progress(factor, monkeypatch):
-    from ntkdist.linalg import LinalgProgress, progress
+    from ntkdist.linalg import LinalgProgress, tasks
 
-    monkeypatch.setattr(progress, "EVERY", 1e-4)
+    monkeypatch.setattr(tasks, "PROGRESS_SECONDS", 1e-4)
     stored_factor, A = factor
     told = []
     source = FactorInverse(stored_factor, np.diagonal(A), on_event=told.append)

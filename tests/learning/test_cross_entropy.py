@@ -6,8 +6,8 @@ from scipy.integrate import solve_ivp
 
 from ntkdist.errors import InputError
 from ntkdist.kernels.stax import import_neural_tangents
-from ntkdist.learning import _dynamics_chebyshev as chebyshev
-from ntkdist.learning.cross_entropy import cross_entropy_flow, cross_entropy_loss
+from ntkdist.learning.dynamics import chebyshev
+from ntkdist.learning.dynamics.cross_entropy import cross_entropy_flow, cross_entropy_loss
 from ntkdist.learning.evaluation import softmax
 
 N, M, K = 13, 5, 3

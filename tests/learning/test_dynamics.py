@@ -8,7 +8,6 @@ from scipy.linalg import expm
 
 from ntkdist.errors import InputError
 from ntkdist.kernels.stax import import_neural_tangents
-from ntkdist.learning._dynamics_spread import spread_of
 from ntkdist.learning.dynamics import (
     Ensemble,
     GradientDescent,
@@ -18,6 +17,7 @@ from ntkdist.learning.dynamics import (
     log_times,
     squared_loss,
 )
+from ntkdist.learning.dynamics.spread import spread_of
 from ntkdist.learning.spectrum import Spectrum
 
 N, M, K = 17, 5, 3

@@ -9,10 +9,19 @@ import pytest
 
 from ntkdist import Architecture
 from ntkdist.errors import InputError
-from ntkdist.layers import AvgPool, Conv, Dense, Erf, Flatten, GlobalAvgPool, Relu, Residual
-from ntkdist.learning import FiniteNetwork, _empirical_contract
-from ntkdist.learning._finite_layers import executed, weighted
-from ntkdist.learning.empirical import KINDS, empirical_kernel
+from ntkdist.learning import FiniteNetwork
+from ntkdist.learning.empirical import KINDS, contraction, empirical_kernel
+from ntkdist.learning.finite.layers import executed, weighted
+from ntkdist.networks.layers import (
+    AvgPool,
+    Conv,
+    Dense,
+    Erf,
+    Flatten,
+    GlobalAvgPool,
+    Relu,
+    Residual,
+)
 from tests.tolerances import RTOL
 
 jax = pytest.importorskip("jax")
@@ -132,8 +141,8 @@ def test_every_kind_is_that_of_the_jacobian(name, parameterization):
 @pytest.mark.parametrize("cheaper", [0, 1], ids=["by positions", "by gradients"])
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name != "fc-2"])
 def test_both_contractions_are_right_in_small_blocks(name, cheaper, monkeypatch):
-    monkeypatch.setattr(_empirical_contract, "costs", lambda a, b: ((0, 1), (1, 0))[cheaper])
-    monkeypatch.setattr(_empirical_contract, "BLOCK_BYTES", 1500)
+    monkeypatch.setattr(contraction, "costs", lambda a, b: ((0, 1), (1, 0))[cheaper])
+    monkeypatch.setattr(contraction, "BLOCK_BYTES", 1500)
     network, params = drawn(name)
     full = by_jacobian(name, False)
     x = images(6)
@@ -160,8 +169,8 @@ def test_the_contraction_with_fewer_multiplications_is_taken():
         conv = Conv(size=size)
         inputs = np.zeros((4, pixels, pixels, channels), np.float32)
         deltas = np.zeros((4, 1, pixels, pixels, width), np.float32)
-        state = _empirical_contract.LayerState(conv, inputs, deltas, 1.0, 0.0)
-        return _empirical_contract.costs(state, state)
+        state = contraction.LayerState(conv, inputs, deltas, 1.0, 0.0)
+        return contraction.costs(state, state)
 
     # by hand: 16·(16²·8 + 8·9·16² + 16²·4 + 16·4) and 8·16·9·8·4 + 16·9·8·4
     assert costs(4, 3, 8, 4) == (345088.0, 41472.0)

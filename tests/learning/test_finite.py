@@ -9,8 +9,9 @@ import pytest
 
 from ntkdist import Architecture, kernel_matrix
 from ntkdist.errors import InputError
-from ntkdist.layers import AvgPool, Conv, Dense, Erf, Flatten, Relu, Residual
+from ntkdist.kernels.stax import build
 from ntkdist.learning import FiniteNetwork, train
+from ntkdist.networks.layers import AvgPool, Conv, Dense, Erf, Flatten, Relu, Residual
 
 pytest.importorskip("jax")
 
@@ -100,9 +101,9 @@ def test_outputs_equal_those_of_neural_tangents_for_the_same_weights(name):
 
     x, _ = digits(3)
     arch = NETWORKS[name]
-    network = FiniteNetwork(arch, 1, 1)  # to_stax has one channel everywhere
+    network = FiniteNetwork(arch, 1, 1)  # stax.build has one channel everywhere
     params = network.init(7, x.shape[1:])
-    init, apply, _ = arch.to_stax()
+    init, apply, _ = build(arch)
     theirs, tree = jax.tree.flatten(init(jax.random.key(0), x.shape)[1])
     ours = [  # it computes in float64 alone once it is imported
         np.reshape(a, b.shape).astype(np.float64)

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from ntkdist.errors import InputError
-from ntkdist.layers import Conv, Dense, Erf, Flatten, Relu
 from ntkdist.learning import FiniteNetwork, train
 from ntkdist.learning.empirical import empirical_kernel
-from ntkdist.learning.linearized import (
+from ntkdist.learning.empirical.linearized import (
     descend,
     linearization_gap,
     linearized,
     linearized_descent,
 )
+from ntkdist.networks.layers import Conv, Dense, Erf, Flatten, Relu
 
 jax = pytest.importorskip("jax")
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ntkdist.config import DataConfig, NoiseConfig, RunConfig
-from ntkdist.run import Run
+from ntkdist.runs.run import Run
 
 N, K = 60, 10
 NAMES = ("<b>x</b>", 'a "quoted" & long name', "$y$", *(str(k) for k in range(3, K)))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ntkdist.report import write_report
-from ntkdist.run import Run
+from ntkdist.runs.run import Run
 
 from .conftest import (
     MakeRun,

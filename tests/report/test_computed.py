@@ -5,11 +5,11 @@ import shlex
 import pytest
 from cyclopts import App
 
+from ntkdist.cli.options import Settings
 from ntkdist.config import DataConfig, GramConfig, LabelsConfig, RunConfig
-from ntkdist.options import Settings
-from ntkdist.report.computed import facts, faults, repeat_command
-from ntkdist.report.timeline import Timeline
-from ntkdist.run import Run
+from ntkdist.events.timeline import Timeline
+from ntkdist.report.sections.computed import facts, faults
+from ntkdist.runs.run import Run
 
 from .conftest import MakeRun
 
@@ -81,7 +81,7 @@ def test_the_command_to_repeat_a_run_gives_the_same_settings(make_run: MakeRun) 
         labels=LabelsConfig(method="exact", steps=7, confidence=0.25),
     )
     made = make_run()
-    command = repeat_command(Run(made.url, made.manifest, given))
+    command = Run(made.url, made.manifest, given).repeat_command
     program, name, *arguments = shlex.split(command)
     assert (program, name) == ("ntkdist", "run")
 
@@ -102,4 +102,4 @@ def test_the_command_to_repeat_a_run_gives_the_same_settings(make_run: MakeRun) 
 
 def test_a_network_without_a_preset_is_spelt_out(make_run: MakeRun) -> None:
     run = make_run(architecture="[Flatten(), Dense(W_std=1.1)]")
-    assert shlex.quote(run.config.architecture) in repeat_command(run)
+    assert shlex.quote(run.config.architecture) in run.repeat_command

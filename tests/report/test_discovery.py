@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ntkdist.report.discovery import Discovery, discovery_curve, quality_histogram
-from ntkdist.report.story import discovery_sentences
-from ntkdist.report.svg import figure_settings, inline_svg
+from ntkdist.display.svg import figure_settings, inline_svg
+from ntkdist.report.sections.discovery import Discovery, discovery_curve, quality_histogram
+from ntkdist.report.sections.story import discovery_sentences
 
 
 def test_labels_are_checked_from_the_lowest_quality_on() -> None:

@@ -3,7 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ntkdist.report.geometry import Spectrum, colored_classes, entangled_pairs, read_geometry
+from ntkdist.report.sections.geometry import (
+    Spectrum,
+    colored_classes,
+    entangled_pairs,
+    read_geometry,
+)
 
 from .conftest import MakeRun, N, add_geometry
 

@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 
 from ntkdist import storage
+from ntkdist.display.tile_map import ABSENT, DONE, FAILED, FLIGHT
 from ntkdist.errors import InputError
-from ntkdist.gram.events import (
+from ntkdist.events.types import (
     EventLog,
     GramStarted,
     RunStarted,
@@ -32,14 +33,13 @@ from ntkdist.gram.events import (
 )
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import TileKey, Tiling
-from ntkdist.lease import Holder, Lease
-from ntkdist.report import live
-from ntkdist.report._live_events import NewEvents
-from ntkdist.report._live_page import Page
-from ntkdist.report._live_state import Follower
-from ntkdist.report.live import watch
-from ntkdist.report.tile_map import ABSENT, DONE, FAILED, FLIGHT
-from ntkdist.run import Run
+from ntkdist.report.live import server as live
+from ntkdist.report.live.page import Page
+from ntkdist.report.live.server import watch
+from ntkdist.report.live.state import Follower
+from ntkdist.report.live.tail import NewEvents
+from ntkdist.runs.run import Run
+from ntkdist.storage.lease import Holder, Lease
 from tests.report.conftest import MakeRun, add_labels, add_reliability
 from tests.s3 import S3Server
 from tests.storage.conftest import s3, shared_server

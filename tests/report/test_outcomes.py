@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from ntkdist import storage
-from ntkdist.report.outcomes import Outcome, read_outcomes
-from ntkdist.run import Run
+from ntkdist.analyses.outcomes import Outcome, read_outcomes
+from ntkdist.runs.run import Run
 
 from .conftest import MakeRun, N, add_dynamics, add_networks, add_predictions
 

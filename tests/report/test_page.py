@@ -15,16 +15,16 @@ import pytest
 
 from ntkdist import storage
 from ntkdist.config import DataConfig
+from ntkdist.display.words import number, percent
 from ntkdist.errors import InputError, StoreError
 from ntkdist.labels import label_report, refurbish
-from ntkdist.pipeline._findings import write_table
+from ntkdist.pipeline.findings import write_table
 from ntkdist.report import write_report
-from ntkdist.report.findings import read_findings
-from ntkdist.report.geometry import Spectrum
-from ntkdist.report.glossary import COLUMNS
-from ntkdist.report.story import next_step, spectrum_sentences
-from ntkdist.report.words import number, percent
-from ntkdist.run import Run
+from ntkdist.report.sections.findings import read_findings
+from ntkdist.report.sections.geometry import Spectrum
+from ntkdist.report.sections.glossary import COLUMNS
+from ntkdist.report.sections.story import next_step, spectrum_sentences
+from ntkdist.runs.run import Run
 
 from .conftest import (
     NAMES,

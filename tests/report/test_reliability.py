@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 
 from ntkdist import storage
+from ntkdist.analyses.outcomes_networks import compared
+from ntkdist.analyses.outcomes_training import predictions
 from ntkdist.errors import StoreError
+from ntkdist.events.timeline import Timeline
 from ntkdist.report import write_report
-from ntkdist.report.figures import draw_figures
-from ntkdist.report.findings import read_findings, verdicts
-from ntkdist.report.geometry import Geometry
-from ntkdist.report.glossary import WORDS
-from ntkdist.report.outcomes_networks import compared
-from ntkdist.report.outcomes_training import predictions
-from ntkdist.report.reliability import (
+from ntkdist.report.sections.figures import draw_figures
+from ntkdist.report.sections.findings import read_findings, verdicts
+from ntkdist.report.sections.geometry import Geometry
+from ntkdist.report.sections.glossary import WORDS
+from ntkdist.report.sections.reliability import (
     VERDICTS,
     confusion_rows,
     confusion_sentences,
@@ -29,8 +30,7 @@ from ntkdist.report.reliability import (
     noise_words,
     read_reliability,
 )
-from ntkdist.report.timeline import Timeline
-from ntkdist.run import Run
+from ntkdist.runs.run import Run
 
 from .conftest import (
     NAMES,
@@ -216,7 +216,7 @@ def test_a_ranking_of_rows_has_neither_suggestion_nor_quality(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Run, "has_pictures", False)
-    monkeypatch.setattr("ntkdist.report.story.feature_words", lambda *_: "rows")
+    monkeypatch.setattr("ntkdist.report.sections.story.feature_words", lambda *_: "rows")
     page = page_of(judged(make_run, "cannot judge"))
     heads = page.text[page.text.rindex("Ranking without verdict") :]
     assert "Row Given" in heads
@@ -338,7 +338,7 @@ def test_rows_without_pictures_are_unclear_as_well(
 ) -> None:
     run, _, _ = unclear_run(make_run, put_on=0.0)
     monkeypatch.setattr(Run, "has_pictures", False)
-    monkeypatch.setattr("ntkdist.report.story.feature_words", lambda *_: "rows")
+    monkeypatch.setattr("ntkdist.report.sections.story.feature_words", lambda *_: "rows")
     text = page_of(run).text
     assert text.count("unclear") == 3  # two rows and what it means
     assert "Row Given Suggested Quality" in text

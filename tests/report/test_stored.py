@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ntkdist.api import execute
 from ntkdist.config import DataConfig, FactorConfig, GramConfig, NoiseConfig, RunConfig
-from ntkdist.gram.events import StageDone
+from ntkdist.events.types import StageDone
 from ntkdist.pipeline import Pipeline
 from ntkdist.report import write_report
-from ntkdist.report.geometry import read_geometry
-from ntkdist.run import Run
+from ntkdist.report.sections.geometry import read_geometry
+from ntkdist.runs.run import Run
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
         factor=FactorConfig(scheduler="synchronous"),
     )
     with Pipeline(given) as pipeline:
-        pipeline.execute()
+        execute(pipeline)
     return given
 
 

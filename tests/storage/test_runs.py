@@ -15,7 +15,9 @@ import pytest
 import zarr
 
 from ntkdist import storage
-from ntkdist.cli import main
+from ntkdist.analyses.predict import predict
+from ntkdist.api import execute
+from ntkdist.cli.main import main
 from ntkdist.config import (
     DataConfig,
     FactorConfig,
@@ -25,11 +27,10 @@ from ntkdist.config import (
     RunConfig,
 )
 from ntkdist.errors import InputError, StoreError
-from ntkdist.gram.events import read_events
+from ntkdist.events.types import read_events
 from ntkdist.linalg import CholeskyFactor, PanelDone, factorize
 from ntkdist.pipeline import Pipeline
-from ntkdist.pipeline.predict import predict
-from ntkdist.run import Run
+from ntkdist.runs.run import Run
 from tests.linalg.matrices import SMALL, spd
 from tests.linalg.stopping import StopError, stop_at
 from tests.s3 import ACCESS_KEY, SECRET_KEY, S3Server
@@ -64,14 +65,14 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """Every chunk of the run in a folder, on no server, before anything is predicted."""
     url = str(tmp_path_factory.mktemp("local") / "run")
     with Pipeline(settings(url)) as pipeline:
-        pipeline.execute()
+        execute(pipeline)
     return chunks(url)
 
 
 def test_a_run_on_s3_has_the_bits_of_one_in_a_folder(s3: S3Server, local: Any) -> None:
     url = s3.url("bucket/runs/whole")
     with Pipeline(settings(url)) as pipeline:
-        pipeline.execute()
+        execute(pipeline)
         stored = chunks(url)
         predict(pipeline)
     assert stored == local
@@ -83,7 +84,7 @@ def test_a_run_on_s3_has_the_bits_of_one_in_a_folder(s3: S3Server, local: Any) -
     assert any(name.endswith("predictions.csv") for name in storage.list_objects(f"{url}/cross"))
     before = read_events(url)
     with Pipeline(settings(url)) as pipeline:
-        pipeline.execute()
+        execute(pipeline)
     new = [event["event"] for event in read_events(url)[len(before) :]]
     assert "StageDone" in new
     assert "TileDone" not in new
@@ -106,7 +107,7 @@ def test_a_server_that_is_killed_costs_a_run_time_and_nothing_else(
             waking[-1].start()
 
     with Pipeline(settings(url), [kill_at_times]) as pipeline:
-        pipeline.execute()
+        execute(pipeline)
     for timer in waking:
         timer.join()
     assert len(waking) == 2

@@ -10,9 +10,9 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ntkdist.gram.events import Interrupted, WorkerStarted
+from ntkdist.events.types import Interrupted, WorkerStarted
 from ntkdist.gram.executors import ExecutorSummary
-from ntkdist.gram.executors._handout import Ledger
+from ntkdist.gram.executors.ray.scheduler import Ledger
 from ntkdist.gram.job import GramJob
 from ntkdist.gram.tiling import TileKey
 from ntkdist.gram.worker import TileRecord, TileWorker

@@ -1,0 +1,50 @@
+"""What this machine is, whether a run can be done on it, and about how long that takes.
+
+Reads only. A run that is there brings its stored images; the images of any other are read from
+their source, once, and not stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ntkdist.cli.doctor.finding import Finding, describe_finding
+from ntkdist.cli.doctor.machine import check_gpus, check_machine
+from ntkdist.cli.doctor.packages import check_packages
+from ntkdist.cli.doctor.run import check_run, missing_entries
+from ntkdist.cli.doctor.services import check_ray, check_store
+from ntkdist.config import RunConfig
+from ntkdist.errors import InputError
+from ntkdist.kernels import cuda_device
+
+__all__ = ["Finding", "describe_finding", "diagnose", "missing_entries"]
+
+
+def diagnose(config: RunConfig, *, quick: bool = False) -> Iterator[Finding]:
+    """Look at machine and run, and tell what is found in the order in which it is found out.
+
+    Args:
+        config: The run.
+        quick: Leave out the measurement, and with it the projected time.
+
+    Yields:
+        Findings. Whatever stands in the run's way is a problem: a service that does not answer,
+        bad data, a network or backend that cannot be computed here, a place that cannot be
+        written, or no room there for the Gram. The last one of these ends the list.
+    """
+    yield from check_packages()
+    yield from check_machine(config)
+    blocked = False
+    for one in check_ray(config):
+        blocked = blocked or one.state == "problem"
+        yield one
+    devices = cuda_device.devices()
+    yield from check_gpus(devices)
+    try:
+        for one in check_store(config.run):
+            blocked = blocked or one.state == "problem"
+            yield one
+        if not blocked:
+            yield from check_run(config, devices, quick=quick)
+    except InputError as error:
+        yield Finding("run", " ".join(str(error).split()), "problem")

@@ -1,0 +1,88 @@
+"""An ImageSet of arrays as they are stored: channel axis, label column, number of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ntkdist.data.dataset import ImageSet, check_labels
+from ntkdist.errors import InputError
+
+
+def assemble(
+    where: str,
+    images: NDArray[Any],
+    labels: NDArray[Any],
+    *,
+    class_names: Sequence[str] = (),
+    num_classes: int | None = None,
+    other_labels: NDArray[Any] | None = None,
+    files: Sequence[str] = (),
+) -> ImageSet:
+    """Make an ImageSet of arrays as they were stored.
+
+    Args:
+        where: The file or folder, put before every error.
+        images: (N, H, W, C), or (N, H, W) for greyscale; or features (N, D).
+        labels: (N,) or (N, 1).
+        class_names: Names in label order, if the files know them.
+        num_classes: K, if the files know it; else the number of names, else one more
+            than the largest label.
+        other_labels: Labels of the other split, so that both splits get the same K.
+        files: Names of the images' files.
+
+    Returns:
+        The checked image set.
+
+    Raises:
+        InputError: As ``ImageSet``, with ``where`` before it.
+    """
+    if images.ndim == 3:
+        images = images[..., None]
+    try:
+        _refuse_channels_first(images)
+        labels = _as_column(labels)
+        if num_classes is None and class_names:
+            num_classes = len(class_names)
+        if num_classes is None and len(images) == len(labels) > 1 and labels.ndim == 1:
+            other = [] if other_labels is None else [_as_column(other_labels).ravel()]
+            num_classes = _count_classes([labels, *other])
+        return ImageSet(
+            images,
+            labels,
+            1 if num_classes is None else num_classes,
+            tuple(class_names),
+            tuple(files),
+        )
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
+def _as_column(labels: NDArray[Any]) -> NDArray[Any]:
+    return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+
+
+def _refuse_channels_first(images: NDArray[Any]) -> None:
+    # (N, 3, 32, 32) would pass as 3x32 images of 32 channels and give a wrong kernel quietly
+    if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[2] == images.shape[3] >= 8:
+        raise InputError(
+            f"images have shape {images.shape}, which looks like (N, C, H, W); "
+            "(N, H, W, C) is needed: x.transpose(0, 2, 3, 1)"
+        )
+
+
+def _count_classes(splits: Sequence[NDArray[Any]]) -> int:
+    """Return one more than the largest label, if most of these classes occur."""
+    checked = [check_labels(labels, None) for labels in splits if labels.size]
+    occurring = np.unique(np.concatenate(checked))
+    largest = int(occurring[-1])
+    # A stray 255 or 10**9 would otherwise silently become that many classes.
+    if 2 * len(occurring) < largest + 1:
+        raise InputError(
+            f"label {largest} is the largest, but only {len(occurring)} of the classes "
+            f"0..{largest} occur; number the classes 0..K-1"
+        )
+    return largest + 1

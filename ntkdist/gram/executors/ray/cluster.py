@@ -1,0 +1,133 @@
+"""Joining a Ray cluster, or starting a quiet one on this machine for the length of a job."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ntkdist.errors import InputError
+from ntkdist.gram.signals import keep_signal_handlers
+
+_OBJECT_STORE_BYTES = 80 * 2**20  # records only; Ray takes no less than 75 MiB
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def cluster(
+    address: str | None, *, cpus: int, gpus: int, environment: Mapping[str, str] | None = None
+) -> Iterator[tuple[Any, bool]]:
+    """Connect to Ray, and leave behind what was not started here.
+
+    A Ray that is initialised already is used as it is. Otherwise ``address``, or the
+    environment's RAY_ADDRESS, names a cluster to join; without one a local cluster is
+    started and shut down at the end.
+
+    Args:
+        address: Of a running cluster, or None.
+        cpus: Logical CPUs of a local cluster.
+        gpus: GPUs of a local cluster; 0 leaves it to Ray to find them.
+        environment: More environment variables for the workers of a cluster that is
+            started here; elsewhere each actor must ask for them.
+
+    Yields:
+        The ``ray`` module, and whether the cluster was started here.
+
+    Raises:
+        InputError: If there is no cluster at the address.
+    """
+    # Read by Ray when it is imported and started. Without the first it reports usage to
+    # its makers; the second is what the next version does by default (CPU actors keep
+    # their GPUs visible), and asking for it silences the announcement.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    with _quiet():
+        import ray
+    if ray.is_initialized():
+        yield ray, False
+        return
+    address = address or os.environ.get("RAY_ADDRESS")
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address is None or address == "local":
+        options |= {
+            "address": "local",
+            "num_cpus": cpus,
+            "include_dashboard": False,
+            "object_store_memory": _OBJECT_STORE_BYTES,
+        }
+        if gpus:
+            options["num_gpus"] = gpus
+    else:
+        options["address"] = address
+    try:
+        # Ray takes SIGTERM for itself and would exit instead of finishing the tiles
+        local = options["address"] == "local"
+        # Inherited by the workers Ray starts in advance; a runtime_env would start others
+        # beside them, seconds later.
+        variables = environment if local and environment else {}
+        with keep_signal_handlers(), _quiet(), _environment(variables):
+            ray.init(**options)
+    except ConnectionError as error:
+        raise InputError(
+            f"no Ray cluster at {address!r} ({error}); start one with 'ray start --head',"
+            " or give no address to use this machine"
+        ) from error
+    try:
+        yield ray, local
+    finally:
+        with keep_signal_handlers(), _quiet():
+            ray.shutdown()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Ray's warnings about itself from a caller who turns warnings into errors."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def actor_environment(*, threads: int, gpus: float) -> dict[str, str]:
+    """Return the environment variables of an actor.
+
+    Args:
+        threads: Threads of BLAS, OpenMP and Numba in one actor.
+        gpus: GPUs of one actor.
+
+    Returns:
+        Name → value.
+    """
+    names = ("OMP", "OPENBLAS", "MKL", "NUMBA")
+    variables = {f"{name}_NUM_THREADS": str(threads) for name in names}
+    if not gpus:
+        variables["JAX_PLATFORMS"] = "cpu"  # Ray no longer hides GPUs from CPU actors
+    return variables
+
+
+def package_path() -> dict[str, str]:
+    """Return a PYTHONPATH on which this machine finds the package, installed or not."""
+    here = str(Path(__file__).parents[__name__.count(".")])
+    rest = os.environ.get("PYTHONPATH")
+    return {"PYTHONPATH": os.pathsep.join([here, rest] if rest else [here])}

@@ -1,0 +1,240 @@
+"""Which worker gets which tile next, how often a tile is tried, and who is told."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any
+
+from ntkdist.errors import StageError
+from ntkdist.events.types import TileDone, TileFailed, TileStarted
+from ntkdist.gram.executors import ExecutorSummary
+from ntkdist.gram.tiling import TileKey
+from ntkdist.gram.worker import TileRecord
+
+_REFUSALS = 12  # in a row, of a store that can no longer be written
+
+
+class RowQueue:
+    """Hands out tiles so that a worker keeps its row, and its prepared states, while it can.
+
+    A worker takes its row from the left. When the row is done it takes the longest row
+    that nobody works on, and when there is none it steals from the right end of the row
+    with the most tiles left, so that nobody idles at the end. A tile costs O(log rows).
+    """
+
+    def __init__(self, keys: Iterable[TileKey]) -> None:
+        self._rows: dict[int, deque[TileKey]] = {}
+        self._row_of: dict[Hashable, int] = {}
+        self._owners: Counter[int] = Counter()
+        self._count = 0
+        for key in sorted(keys):
+            self._rows.setdefault(key.row, deque()).append(key)
+            self._count += 1
+        # (-tiles, row) of at least every row: rows shrink without being entered again
+        self._longest = [(-len(keys), row) for row, keys in self._rows.items()]
+        heapq.heapify(self._longest)
+        self._free = list(self._longest)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def take(self, worker: Hashable) -> TileKey | None:
+        """Return the next tile for a worker, or None if all are handed out."""
+        if not self._count:
+            return None
+        self._count -= 1
+        row = self._row_of.get(worker)
+        if row is not None and row in self._rows:
+            return self._pop(row, left=True)
+        self.forget(worker)
+        free = self._top(self._free, owned=False)
+        if free is not None:
+            self._row_of[worker] = free
+            self._owners[free] += 1
+            return self._pop(free, left=True)
+        longest = self._top(self._longest, owned=True)
+        assert longest is not None
+        return self._pop(longest, left=False)
+
+    def _top(self, heap: list[tuple[int, int]], *, owned: bool) -> int | None:
+        """Return the longest row of a heap, and put right the entries that come up on the way."""
+        while heap:
+            size, row = heap[0]
+            left = len(self._rows.get(row, ()))
+            if not left or (self._owners[row] and not owned):
+                heapq.heappop(heap)
+            elif left != -size:
+                heapq.heapreplace(heap, (-left, row))
+            else:
+                return row
+        return None
+
+    def _enter(self, row: int) -> None:
+        """Enter a row that has grown, or that nobody works on any more."""
+        if row in self._rows:
+            entry = (-len(self._rows[row]), row)
+            heapq.heappush(self._longest, entry)
+            if not self._owners[row]:
+                heapq.heappush(self._free, entry)
+
+    def _pop(self, row: int, *, left: bool) -> TileKey:
+        keys = self._rows[row]
+        key = keys.popleft() if left else keys.pop()
+        if not keys:
+            del self._rows[row]
+        return key
+
+    def put_back(self, keys: Iterable[TileKey]) -> None:
+        """Take tiles back that were handed out and not finished; they come first again."""
+        for key in sorted(keys, reverse=True):
+            self._rows.setdefault(key.row, deque()).appendleft(key)
+            self._count += 1
+            self._enter(key.row)
+
+    def forget(self, worker: Hashable) -> None:
+        """Free the row of a worker that is gone."""
+        row = self._row_of.pop(worker, None)
+        if row is not None:
+            self._owners[row] -= 1
+            self._enter(row)
+
+    def rest(self) -> tuple[TileKey, ...]:
+        """Return the tiles nobody has taken."""
+        return tuple(sorted(key for keys in self._rows.values() for key in keys))
+
+
+class Ledger:
+    """The books of one job: tiles handed out, done, tried again, given up; one thread's at a time.
+
+    A worker has several tiles at once. When it dies, each of them may be what killed it; they are
+    suspects then, and a suspect is handed out alone, so that another death tells whether it was.
+
+    Args:
+        keys: All tiles of the job.
+        emit: Told every event.
+        retries: How often a tile that failed is tried again.
+    """
+
+    def __init__(
+        self, keys: Sequence[TileKey], emit: Callable[[Any], None], *, retries: int
+    ) -> None:
+        self._queue = RowQueue(keys)
+        self._emit = emit
+        self._retries = retries
+        self._handed: Counter[TileKey] = Counter()
+        self._strikes: Counter[TileKey] = Counter()
+        self._suspected: Counter[TileKey] = Counter()  # deaths that no tile is blamed for yet
+        self._suspects: deque[TileKey] = deque()  # waiting
+        self._done: list[TileKey] = []
+        self._failed: dict[TileKey, str] = {}
+        self._refused = 0
+        self._last_refusal = ""
+
+    def check_store(self) -> None:
+        """Raise ``StageError`` if the store has refused every tile for a while.
+
+        The other tiles would be computed for nothing.
+        """
+        if self.refusing:
+            raise StageError(
+                f"the last {self._refused} tiles could not be stored, {len(self._done)} were;"
+                f" {self.waiting} wait: {self._last_refusal}"
+            )
+
+    @property
+    def refusing(self) -> bool:
+        """Whether the store has refused every tile for a while."""
+        return self._refused >= _REFUSALS
+
+    @property
+    def waiting(self) -> int:
+        """Tiles that nobody has."""
+        return len(self._queue) + len(self._suspects)
+
+    def is_suspect(self, key: TileKey) -> bool:
+        """Return whether a worker that has this tile must have no other."""
+        return key in self._suspected
+
+    def take(self, worker: str, *, idle: bool = True) -> tuple[TileKey, int] | None:
+        """Hand out a tile with the number of the attempt; None if there is none.
+
+        Args:
+            worker: Who takes it.
+            idle: Whether it has no other tile.
+        """
+        key = self._suspects.popleft() if idle and self._suspects else self._queue.take(worker)
+        if key is None:
+            return None
+        self._handed[key] += 1
+        self._emit(TileStarted(str(key), worker, self._handed[key]))
+        return key, self._handed[key]
+
+    def book(self, key: TileKey, record: TileRecord) -> None:
+        """Enter what a worker said about a tile."""
+        if record.error is None:
+            self._done.append(key)
+            self._emit(
+                TileDone(
+                    str(key),
+                    record.worker,
+                    record.seconds,
+                    record.bytes,
+                    record.attempt,
+                    record.entries,
+                    record.backend,
+                    tuple(record.digests),
+                    record.computing,
+                )
+            )
+            self._refused = 0
+            return
+        if record.unwritable:
+            self._refused += 1
+            self._last_refusal = record.error
+        self._strike(key, record.worker, record.error, record.traceback)
+
+    def lost(self, worker: str, keys: Sequence[TileKey], reason: str) -> None:
+        """Take back the tiles of a worker that died.
+
+        A tile that was alone is tried only as often as one that raises; the deaths at which it was
+        one of several count with it from then on.
+
+        Args:
+            worker: Its name.
+            keys: What it had.
+            reason: Why it died.
+        """
+        self._queue.forget(worker)
+        if len(keys) == 1:
+            self._strikes[keys[0]] += self._suspected[keys[0]]
+            self._suspected[keys[0]] = 0
+            self._strike(keys[0], worker, f"its worker died: {reason}", "")
+            return
+        for key in keys:
+            self._suspected[key] += 1
+        self._put_back(keys)
+
+    def unstarted(self, worker: str, keys: Sequence[TileKey]) -> None:
+        """Take back tiles that a worker certainly did not begin."""
+        self._queue.forget(worker)
+        self._put_back(keys)
+
+    def _put_back(self, keys: Sequence[TileKey]) -> None:
+        self._suspects.extend(key for key in keys if key in self._suspected)
+        self._queue.put_back(key for key in keys if key not in self._suspected)
+
+    def _strike(self, key: TileKey, worker: str, error: str, traceback: str) -> None:
+        self._strikes[key] += 1
+        final = self._strikes[key] > self._retries
+        self._emit(TileFailed(str(key), worker, self._handed[key], error, traceback, final))
+        if final:
+            self._failed[key] = error
+        else:
+            self._put_back([key])
+
+    def summary(self) -> ExecutorSummary:
+        """Return what became of the tiles."""
+        left = tuple(sorted((*self._queue.rest(), *self._suspects)))
+        return ExecutorSummary(tuple(self._done), dict(self._failed), left)

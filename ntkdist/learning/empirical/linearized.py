@@ -1,0 +1,202 @@
+"""The network's first-order expansion in its parameters: alone, and trained beside the network.
+
+f_lin(x; θ) = f(x; θ₀) + ∇f(x; θ₀)(θ − θ₀)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ntkdist.errors import InputError
+from ntkdist.learning.checks import (
+    check_images,
+    check_labels,
+    check_number,
+    check_whole,
+    require_jax,
+)
+from ntkdist.learning.empirical.descent import linearized_descent
+from ntkdist.learning.empirical.kernel import empirical_kernel
+from ntkdist.learning.finite.descent import programs
+from ntkdist.learning.finite.network import FiniteNetwork, Params
+from ntkdist.learning.finite.trained import outputs, split
+
+# Images of one pass through the network.
+_BATCH = 64
+
+
+def linearized(
+    network: FiniteNetwork, start: Params, params: Params, images: Any
+) -> NDArray[np.float32]:
+    """Return f_lin at ``params``, expanded about ``start``: one forward pass with a tangent.
+
+    Args:
+        network: The network.
+        start: θ₀, as ``FiniteNetwork.init`` returns it.
+        params: θ; layers with ``trainable=False`` may differ too.
+        images: (n, H, W, C).
+
+    Returns:
+        (n, K) float32.
+
+    Raises:
+        InputError: For images or parameters that do not fit.
+
+    Source:
+        Lee et al. 2019, equation 5.
+    """
+    require_jax()
+    import jax
+
+    x = check_images(images, arch=network.arch)
+    network.check(start, x.shape[1:])
+    network.check(params, x.shape[1:])
+    direction = jax.tree.map(lambda a, b: a - b, params, start)
+    logits = programs(network.arch).logits
+    none = (None,) * len(start)
+
+    def moved(point: Any, along: Any, part: Any) -> Any:
+        f, slope = jax.jvp(lambda p: logits(p, none, part), (point,), (along,))
+        return f + slope
+
+    return outputs(moved, start, direction, x, _BATCH)
+
+
+def descend(
+    network: FiniteNetwork,
+    params: Params,
+    images: Any,
+    labels: Any,
+    *,
+    learning_rate: float,
+    steps: Sequence[int],
+) -> Iterator[Params]:
+    """Train by full-batch gradient descent on squares and yield the parameters on the way.
+
+    Args:
+        network: The network.
+        params: θ₀.
+        images: (N, H, W, C).
+        labels: (N,) classes 0..K−1; the targets are one-hot less 1/K.
+        learning_rate: η.
+        steps: Numbers of steps at which to yield, ascending.
+
+    Yields:
+        The parameters after each number of steps.
+
+    Raises:
+        InputError: For images, labels or settings that do not fit.
+    """
+    require_jax()
+    import jax.numpy as jnp
+    import optax
+
+    x = check_images(images, arch=network.arch)
+    y = check_labels(labels, len(x), network.num_classes)
+    check_number("learning_rate", learning_rate, 0.0, float("inf"), "give η")
+    network.check(params, x.shape[1:])
+    step = programs(network.arch, "mse").step
+    trained, fixed = split(network, params)
+    settings = np.float32(learning_rate), np.float32(0.0)
+    state = optax.sgd(*settings).init(trained)
+    rows, weights = np.arange(len(x), dtype=np.int32), np.ones(len(x), dtype=np.float32)
+    x_there, y_there, taken = jnp.asarray(x), jnp.asarray(y), 0
+    for goal in steps:
+        check_whole("steps", goal, taken, "give numbers of steps in ascending order")
+        while taken < goal:
+            trained, state, _ = step(
+                None, trained, state, fixed, x_there, y_there, rows, weights, settings
+            )
+            taken += 1
+        yield tuple(f if t is None else t for t, f in zip(trained, fixed, strict=True))
+
+
+@dataclass(frozen=True, eq=False)
+class LinearizationGap:
+    """A network and its linearisation, trained alike, on images that neither was trained on.
+
+    Attributes:
+        steps: (S,) numbers of steps.
+        network: (S, m, K) float64 outputs of the network.
+        linearized: (S, m, K) float64 outputs of its linearisation.
+    """
+
+    steps: NDArray[np.int64]
+    network: NDArray[np.float64]
+    linearized: NDArray[np.float64]
+
+    @property
+    def rms(self) -> NDArray[np.float64]:
+        """(S,) root mean square of the difference."""
+        return np.sqrt(np.square(self.network - self.linearized).mean(axis=(1, 2)))
+
+    @property
+    def maximum(self) -> NDArray[np.float64]:
+        """(S,) largest difference."""
+        return np.abs(self.network - self.linearized).max(axis=(1, 2))
+
+
+def linearization_gap(
+    network: FiniteNetwork,
+    params: Params,
+    images: Any,
+    labels: Any,
+    test: Any,
+    *,
+    learning_rate: float,
+    steps: Sequence[int],
+    kernels: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
+) -> LinearizationGap:
+    """Train a network and its linearisation by the same gradient descent and compare them.
+
+    Full batches, squares, no momentum: the network by steps, its linearisation in closed form.
+
+    Args:
+        network: The network.
+        params: θ₀.
+        images: (N, H, W, C) training images.
+        labels: (N,) classes 0..K−1; the targets are one-hot less 1/K.
+        test: (m, H, W, C) images to compare the outputs on.
+        learning_rate: η.
+        steps: Numbers of steps at which to compare, ascending.
+        kernels: (N, K, N, K) and (m, K, N, K) tangent kernels at θ₀ where they are there already.
+
+    Returns:
+        The outputs of both, and their distance.
+
+    Raises:
+        InputError: For images, labels or settings that do not fit, or a learning rate at which
+            either diverges.
+
+    Source:
+        Lee et al. 2019, theorem 2.1: the distance is O(width^−1/2) at any time; Dyer and
+        Gur-Ari 2020 argue for O(width^−1).
+    """
+    x = check_images(images, arch=network.arch)
+    held = check_images(test, x.shape[1:])
+    y = check_labels(labels, len(x), network.num_classes)
+    logits = programs(network.arch).logits
+
+    def f(at: Params, part: NDArray[np.float32]) -> NDArray[np.float64]:
+        return outputs(logits, *split(network, at), part, _BATCH).astype(np.float64)
+
+    if kernels is None:
+        kernels = (
+            empirical_kernel(network, params, x),
+            empirical_kernel(network, params, held, x),
+        )
+    Y = np.eye(network.num_classes)[y] - 1.0 / network.num_classes
+    straight = linearized_descent(*kernels, f(params, x), f(params, held), Y, learning_rate, steps)
+    path = descend(network, params, x, y, learning_rate=learning_rate, steps=steps)
+    curved = np.stack([f(at, held) for at in path])
+    if not np.isfinite(curved).all():
+        raise InputError(
+            f"learning_rate={learning_rate:.3g}: the network of width {network.width} diverged; "
+            "give a smaller one or a larger width"
+        )
+    return LinearizationGap(np.array(steps), curved, straight)

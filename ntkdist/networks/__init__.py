@@ -1,0 +1,27 @@
+"""Architectures: layers, presets and one canonical text form."""
+
+from ntkdist.networks.architecture import Architecture, preset_names, preset_of
+from ntkdist.networks.layers import (
+    AvgPool,
+    Conv,
+    Dense,
+    Erf,
+    Flatten,
+    GlobalAvgPool,
+    Relu,
+    Residual,
+)
+
+__all__ = [
+    "Architecture",
+    "AvgPool",
+    "Conv",
+    "Dense",
+    "Erf",
+    "Flatten",
+    "GlobalAvgPool",
+    "Relu",
+    "Residual",
+    "preset_names",
+    "preset_of",
+]

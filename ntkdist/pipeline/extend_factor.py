@@ -1,0 +1,127 @@
+"""Factors of a run before it was extended: grown by its new rows, or dropped."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ntkdist import storage
+from ntkdist.errors import NtkdistError, StageError
+from ntkdist.runs.run import Run
+
+if TYPE_CHECKING:
+    from ntkdist.linalg import CholeskyFactor
+    from ntkdist.pipeline.stages import Pipeline
+
+
+def grow_factor(pipeline: Pipeline, address: str, gram: Any, *, appended: bool = True) -> bool:
+    """Bring a factor of the run before an extension up to date, where there is one.
+
+    The new rows are appended to a finished one, which keeps its absolute ridge: that of the mean
+    diagonal of the images it was begun with. One that is unfinished, or that has no larger factor
+    with that ridge, is dropped, for ``factorize`` to make it anew.
+
+    Args:
+        pipeline: Of the run.
+        address: Of the factor.
+        gram: The matrix as it is now.
+        appended: Whether the new rows lie behind all old ones; else a finished factor is dropped.
+
+    Returns:
+        Whether a factor of the matrix as it is now, finished or not, is there afterwards.
+    """
+    from ntkdist.linalg import CholeskyFactor, NotPositiveDefiniteError
+    from ntkdist.linalg.maintenance import drop_factor
+    from ntkdist.linalg.panels import FactorStore
+
+    run, limit = pipeline.run, pipeline.config.factor.memory_limit
+    extension = run.manifest.extension
+    opened = None if extension is None else FactorStore.open(address)
+    if extension is None or opened is None:
+        return False
+    store, attributes = opened
+    before = {one.fingerprint for one in extension.former}
+    if attributes["fingerprint"] not in {run.fingerprint, *before}:
+        return False  # of another matrix, which factorize refuses
+    if (attributes["fingerprint"], attributes["n"]) == (run.fingerprint, gram.shape[0]):
+        return True
+    if not appended or len(store.records()) < store.plan.first_count:
+        drop_factor(address)
+        return False
+    factor = CholeskyFactor.open(address, memory_limit=limit)
+    try:
+        factor.append(gram, fingerprint=run.fingerprint, on_event=pipeline.forward)
+    except NotPositiveDefiniteError:
+        drop_factor(address)
+        return False
+    return True
+
+
+def factors_to_grow(run: Run) -> dict[str, bool]:
+    """Return the finished factors of a run's matrices by name, and whether each has an inverse.
+
+    The diagonal of an inverse that is stored alone stays beside the factor while it grows.
+    """
+    found = {}
+    for kind in run.config.gram.kinds:
+        for ridge in sorted(storage.children(run.address("factor", kind))):
+            name = f"{kind}/{ridge}"
+            factor = _finished(run, name) if ridge.startswith("ridge-") else None
+            if factor is not None and factor.fingerprint == run.fingerprint:
+                found[name] = run.has("factor", name, "inverse")
+    return found
+
+
+def current_factor(run: Run, address: str, memory_limit: str) -> CholeskyFactor:
+    """Open a finished factor of the run as it is now.
+
+    Raises:
+        StoreError: There is none, or it is not finished.
+        StageError: It is of the run before it was extended.
+    """
+    from ntkdist.linalg import CholeskyFactor
+
+    factor = CholeskyFactor.open(address, memory_limit=memory_limit)
+    if run.manifest.extension is not None and not _fits(run, factor):
+        raise StageError(
+            f"{address}: is the factor of {factor.n} images, from before the run was extended; "
+            f"ntkdist factor {run.url}"
+        )
+    return factor
+
+
+def is_ready(run: Run, name: str, method: str) -> bool:
+    """Return whether what a label method needs of a factor's inverse is stored.
+
+    Args:
+        run: The run.
+        name: Of the factor, below ``factor/``.
+        method: posterior needs the diagonal, the others all of the inverse.
+    """
+    from ntkdist.linalg import holds
+
+    address, n = run.address("factor", name), int(run.array("inputs", "labels").shape[0])
+    if holds(address, "inverse", n):
+        return True
+    return method == "posterior" and holds(address, "diagonal", n)
+
+
+def is_stale(run: Run, name: str) -> bool:
+    """Return whether a stored factor, named below ``factor/``, is of the run before it grew."""
+    if run.manifest.extension is None:
+        return False
+    factor = _finished(run, name)
+    return factor is not None and not _fits(run, factor)
+
+
+def _finished(run: Run, name: str) -> CholeskyFactor | None:
+    from ntkdist.linalg import CholeskyFactor
+
+    try:
+        return CholeskyFactor.open(run.address("factor", name))
+    except NtkdistError:
+        return None
+
+
+def _fits(run: Run, factor: CholeskyFactor) -> bool:
+    n = run.array("inputs", "labels").shape[0]
+    return (factor.fingerprint, factor.n) == (run.fingerprint, n)

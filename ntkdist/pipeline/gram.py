@@ -1,0 +1,222 @@
+"""One kernel matrix of a run, square or test × train: executor, tile edge, missing tiles."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ntkdist.config import RunConfig
+from ntkdist.errors import InputError
+from ntkdist.runs.run import Run
+
+if TYPE_CHECKING:
+    from ntkdist.gram.executors import Executor
+    from ntkdist.gram.job import GramJob
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A kernel matrix of a run's images, with themselves or with others.
+
+    Attributes:
+        outputs: (kind, address of its store) of each kind of kernel.
+        fingerprint: Of everything that determines the entries.
+        rows: Address of the rows' images.
+        shape: (rows, columns); columns are None for a symmetric matrix.
+        columns: Address of the columns' images; None where they are the rows'.
+    """
+
+    outputs: tuple[tuple[str, str], ...]
+    fingerprint: str
+    rows: str
+    shape: tuple[int, int | None]
+    columns: str | None = None
+
+
+def compute_matrix(
+    run: Run,
+    config: RunConfig,
+    matrix: Matrix,
+    *,
+    on_event: Callable[[Any], None],
+    stop: threading.Event,
+    recompute: Sequence[str] = (),
+) -> list[str]:
+    """Compute the tiles of a matrix that are missing.
+
+    Args:
+        run: The run that it belongs to.
+        config: Who computes, and how.
+        matrix: What.
+        on_event: Told every event.
+        stop: Set by whoever wants it to end after the tiles in flight.
+        recompute: Keys of tiles to compute again.
+
+    Returns:
+        What was done, in words.
+
+    Raises:
+        InputError: For settings or stores that do not fit.
+        StageError: If tiles failed.
+        InterruptedRunError: If ``stop`` was set.
+    """
+    from ntkdist.gram.compute import compute_gram
+    from ntkdist.gram.store import GramStore
+    from ntkdist.gram.tiling import Tiling
+
+    backend = _backend(run, config)
+    executor, threads = _executor(config, backend)
+    edge, why = _edge(run, config, matrix, backend, executor)
+    summary = compute_gram(
+        job_of(run, config, matrix, edge, threads),
+        executor,
+        tiling=Tiling(matrix.shape[0], edge, matrix.shape[1]),
+        on_event=on_event,
+        stop=stop,
+        recompute=recompute,
+    )
+    words = [_done_in_words(summary.computed, summary.done), why]
+    store = GramStore.open(matrix.outputs[0][1], "r", matrix.fingerprint)
+    by = store.count_by_arithmetic()
+    if len(by) > 1:
+        words.append(" and ".join(f"{count} by {name}" for name, count in by.items()))
+    return words
+
+
+def _done_in_words(computed: int, done: int) -> str:
+    if not computed:
+        return f"nothing to compute, all {done} tiles were there"
+    there = done - computed
+    words = f"{computed} tile{'' if computed == 1 else 's'} computed"
+    return f"{words}, {there} {'was' if there == 1 else 'were'} there" if there else words
+
+
+def job_of(run: Run, config: RunConfig, matrix: Matrix, edge: int, threads: int) -> GramJob:
+    """Return what a worker must know to compute any tile of a matrix."""
+    from ntkdist.gram.job import GramJob
+
+    backend = _backend(run, config)
+    return GramJob(
+        images=matrix.rows,
+        columns=matrix.columns,
+        architecture=config.architecture,
+        backend=backend,
+        arithmetic=_arithmetic(run, backend),
+        dtype=config.gram.dtype,
+        outputs=matrix.outputs,
+        edge=edge,
+        fingerprint=matrix.fingerprint,
+        threads=threads,
+        mix=config.gram.mix_backends,
+    )
+
+
+def threads_of(config: RunConfig) -> int:
+    """Return the threads of one worker."""
+    settings = config.gram
+    if settings.threads != "auto":
+        return settings.threads
+    return cores() if settings.executor == "inline" else 1
+
+
+def gram_of(run: Run) -> Matrix:
+    """Return the matrix of a run's images with themselves."""
+    return Matrix(
+        outputs=tuple((kind, run.address("gram", kind)) for kind in run.config.gram.kinds),
+        fingerprint=run.fingerprint,
+        rows=run.address("inputs", "images"),
+        shape=(run.array("inputs", "images").shape[0], None),
+    )
+
+
+def _backend(run: Run, config: RunConfig) -> str:
+    """Return the run's backend, or the one asked for beside it."""
+    asked, settings = config.gram.backend, config.gram
+    return asked if settings.mix_backends and asked != "auto" else run.manifest.backend
+
+
+def _arithmetic(run: Run, backend: str) -> str:
+    from ntkdist.kernels.backend import arithmetic_of
+
+    return run.manifest.arithmetic if backend == run.manifest.backend else arithmetic_of(backend)
+
+
+def _executor(config: RunConfig, backend: str) -> tuple[Executor, int]:
+    from ntkdist.gram.executors.inline import InlineExecutor
+    from ntkdist.gram.executors.ray.executor import RayExecutor
+
+    settings = config.gram
+    threads = threads_of(config)
+    if settings.executor == "inline":
+        return InlineExecutor(), threads
+    gpus = 1 if backend == "cuda" else 0
+    limit = None if settings.time_limit == "auto" else settings.time_limit
+    executor = RayExecutor(
+        settings.workers,
+        settings.address,
+        threads,
+        num_gpus=gpus,
+        time_limit=limit,
+        grace=settings.grace,
+    )
+    return executor, threads
+
+
+def _edge(
+    run: Run, config: RunConfig, matrix: Matrix, backend: str, executor: Executor
+) -> tuple[int, str]:
+    """Return the edge of a tile: the stored one, the one asked for, or a measured one."""
+    from ntkdist.gram.autotile import choose_edge_there
+    from ntkdist.gram.executors.ray.executor import RayExecutor
+    from ntkdist.gram.store import GramStore
+    from ntkdist.gram.tiling import Tiling
+    from ntkdist.kernels.cuda_device import cuda_unavailable, devices
+    from ntkdist.linalg import parse_memory
+
+    settings = config.gram
+    address = matrix.outputs[0][1]
+    n, n_cols = matrix.shape
+    if GramStore.exists(address):
+        stored = GramStore.open(address, "r", matrix.fingerprint).tiling.edge
+        if (
+            settings.tile not in ("auto", stored)
+            and Tiling.from_target(n, int(settings.tile), n_cols).edge != stored
+        ):
+            raise InputError(
+                f"{run.url}: holds tiles of edge {stored}, now gram.tile={settings.tile} is "
+                "asked; give auto or the old value, or another --run"
+            )
+        return stored, f"edge {stored} as before"
+    if settings.tile != "auto":
+        edge = Tiling.from_target(n, settings.tile, n_cols).edge
+        return edge, f"edge {edge} as asked"
+    on_gpu = backend == "cuda"
+    images = run.array("inputs", "images")
+    measure = functools.partial(
+        choose_edge_there,
+        backend,
+        settings.dtype,
+        config.architecture,
+        np.asarray(images[: min(images.shape[0], 512)]),
+        n=n,
+        n_cols=n_cols,
+        memory=parse_memory(settings.memory),
+        workers=executor.workers or (max(1, len(devices())) if on_gpu else cores()),
+        kinds=settings.kinds,
+    )
+    if on_gpu and cuda_unavailable() and isinstance(executor, RayExecutor):
+        choice = executor.call(measure)  # this machine has no GPU to measure
+    else:
+        choice = measure()
+    return choice.edge, choice.reason
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,176 @@
+"""A run of the same images begun before, whose Gram and factors a new run takes."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ntkdist import storage
+from ntkdist.errors import InputError, NtkdistError, StoreError
+from ntkdist.events.types import Event
+from ntkdist.gram.reuse import take_tiles
+from ntkdist.gram.store import GramStore
+from ntkdist.gram.tiling import TileKey, Tiling
+from ntkdist.runs.run import GramOrigin, Run, write_manifest
+
+if TYPE_CHECKING:
+    from ntkdist.pipeline.stages import Pipeline
+
+
+@dataclass(frozen=True)
+class GramReused(Event):
+    """A new run took the Gram of another one, or could not.
+
+    Attributes:
+        source: The other run.
+        tiles: Tiles that are stored now.
+        total: Tiles of the matrix.
+        factors: Names below ``factor/`` of the factors that were taken.
+        problem: What could not be taken and why, in words; empty if all was.
+    """
+
+    source: str
+    tiles: int
+    total: int
+    factors: tuple[str, ...] = ()
+    problem: str = ""
+
+    def __str__(self) -> str:
+        if not self.tiles:
+            return f"the Gram of {self.source} is not reused: {self.problem}"
+        words = f"the Gram of {self.source} is reused: {self.tiles} of {self.total} tiles"
+        if self.factors:
+            count = len(self.factors)
+            words += "; the factor too" if count == 1 else f"; {count} factors too"
+        return f"{words}; {self.problem}" if self.problem else words
+
+
+def take_from_origin(pipeline: Pipeline) -> Run:
+    """Take tiles and factors from the run that the manifest names, unless that is done.
+
+    What is not taken, because it is unfinished, damaged or gone, is computed by the stages. Killed
+    at any moment, the same call goes on. The run's lease must be held.
+
+    Args:
+        pipeline: Of the run.
+
+    Returns:
+        The run as it is now.
+
+    Raises:
+        InputError: The run cannot be written.
+        InterruptedRunError: If a signal asked to stop.
+    """
+    run = pipeline.run
+    origin = run.manifest.gram_from
+    if origin is None or origin.taken:
+        return run
+    for name in _factors(run):
+        _drop_unfinished(run, name)
+    event = _take(pipeline, origin.run)
+    pipeline.forward(event)
+    found = None
+    if event.tiles:
+        found = GramOrigin(origin.run, True, event.tiles, event.factors)
+    manifest = dataclasses.replace(run.manifest, gram_from=found)
+    write_manifest(run.url, manifest)
+    return Run(run.url, manifest, run.config)
+
+
+def _take(pipeline: Pipeline, url: str) -> GramReused:
+    run = pipeline.run
+    try:
+        source = Run.open(url)
+    except NtkdistError as error:
+        return GramReused(url, 0, 0, (), str(error))
+    if source.fingerprint != run.fingerprint:
+        return GramReused(url, 0, 0, (), "it is of other images by now")
+    tiling = _tiling(source)
+    if tiling is None:
+        return GramReused(url, 0, 0, (), "it is not there any more")
+    asked = pipeline.config.gram.tile
+    if asked != "auto" and Tiling.from_target(tiling.n_rows, asked).edge != tiling.edge:
+        why = f"its tiles have edge {tiling.edge}, gram.tile={asked} is asked for"
+        return GramReused(url, 0, 0, (), why)
+    stored: set[TileKey] = set(tiling.keys())
+    bad: set[TileKey] = set()
+    for kind in run.config.gram.kinds:
+        taken = take_tiles(
+            source.address("gram", kind),
+            run.address("gram", kind),
+            fingerprint=run.fingerprint,
+            between=pipeline.check_stop,
+        )
+        stored &= taken.stored
+        bad |= taken.bad
+    problems = []
+    if bad:
+        tiles = f"tile {min(bad)} is" if len(bad) == 1 else f"{len(bad)} tiles are"
+        problems.append(f"{tiles} damaged there and computed again")
+    factors: list[str] = []
+    # not where a tile was damaged: the factor may have been computed from it
+    if len(stored) == tiling.count:
+        factors, damaged = _take_factors(pipeline, source)
+        problems += damaged
+    return GramReused(url, len(stored), tiling.count, tuple(factors), "; ".join(problems))
+
+
+def _take_factors(pipeline: Pipeline, source: Run) -> tuple[list[str], list[str]]:
+    """Return the names of the factors that are taken, and what is wrong with others."""
+    from ntkdist.linalg.maintenance import copy_factor
+
+    run = pipeline.run
+    taken, problems = [], []
+    for name in _factors(source):
+        here, there = source.address("factor", name), run.address("factor", name)
+        if storage.exists(storage.join(there, "zarr.json")):
+            taken.append(name)  # before a kill
+            continue
+        try:
+            if copy_factor(here, there, fingerprint=run.fingerprint, between=pipeline.check_stop):
+                taken.append(name)
+        except (InputError, StoreError) as error:
+            problems.append(f"the factor {name} is not taken: {error}")
+    return taken, problems
+
+
+def _factors(run: Run) -> list[str]:
+    """Return the names below ``factor/`` of what may be factors of the run's matrices."""
+    return [
+        f"{kind}/{ridge}"
+        for kind in run.config.gram.kinds
+        for ridge in sorted(storage.children(run.address("factor", kind)))
+        if ridge.startswith("ridge-")
+    ]
+
+
+def _drop_unfinished(run: Run, name: str) -> None:
+    from ntkdist.linalg.maintenance import drop_unfinished_copy
+
+    drop_unfinished_copy(run.address("factor", name))
+
+
+def _tiling(run: Run) -> Tiling | None:
+    """Return how a run's matrices are cut; None where one of them was not begun."""
+    tiling = None
+    for kind in run.config.gram.kinds:
+        address = run.address("gram", kind)
+        if not GramStore.exists(address):
+            return None
+        tiling = GramStore.open(address, "r", run.fingerprint).tiling
+    return tiling
+
+
+def finished_tiles(url: str) -> int:
+    """Return how many tiles of a run's Gram are stored, 0 for a run that cannot be opened.
+
+    Args:
+        url: The run's folder or URL.
+    """
+    try:
+        run = Run.open(url)
+        addresses = [run.address("gram", kind) for kind in run.config.gram.kinds]
+        return min(len(GramStore.open(one, "r", run.fingerprint).done()) for one in addresses)
+    except NtkdistError:
+        return 0

@@ -1,0 +1,466 @@
+"""The stages of one run, in order, each resumable: the only place that joins the rooms.
+
+inputs → gram → factor → labels → report. A stage reads what the one before stored and does
+nothing where its own result is there and made from the same things.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import numpy as np
+
+from ntkdist.config import RunConfig
+from ntkdist.data.features import feature_words
+from ntkdist.errors import InterruptedRunError, StageError
+from ntkdist.events.types import (
+    DriverWaited,
+    EventLog,
+    RunStarted,
+    StageDone,
+    StageStarted,
+    Subscribers,
+)
+from ntkdist.gram.signals import StopFlag, stop_on_signals
+from ntkdist.pipeline.extend_factor import current_factor, grow_factor
+from ntkdist.pipeline.extend_settle import settle
+from ntkdist.pipeline.findings import (
+    add_probabilities,
+    store_kpca,
+    summarise,
+    thumbnail,
+    write_table,
+)
+from ntkdist.pipeline.gram import Matrix, compute_matrix, cores, gram_of
+from ntkdist.pipeline.labels import FlipProgress, RoundProgress, read_locked, watched
+from ntkdist.pipeline.reuse import take_from_origin
+from ntkdist.runs.run import Prepared, Run
+from ntkdist.storage.lease import Holder, Lease
+
+if TYPE_CHECKING:
+    from ntkdist.gram.store import GramStore
+    from ntkdist.labels import RefurbishResult
+    from ntkdist.linalg import CholeskyFactor
+
+Needs = Literal["inverse", "diagonal", "solutions"]
+T = TypeVar("T")
+#: Of the way in which noise is estimated; results of another one are computed again.
+NOISE_VERSION = 2
+
+
+class Pipeline:
+    """Runs the stages of one run and tells what happens.
+
+    Use it as a context manager: it keeps the run's event log open and takes SIGINT and SIGTERM
+    for the wish to stop after what is in flight.
+
+    Args:
+        config: The run.
+        subscribers: Told every event, beside the run's own log.
+        prepared: What a new run is begun with; None reads it from its source.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        subscribers: Sequence[Callable[[Any], None]] = (),
+        prepared: Prepared | None = None,
+    ) -> None:
+        self.config = config
+        self._prepared = prepared
+        self._subscribers = subscribers
+
+    def __enter__(self) -> Pipeline:
+        started = time.monotonic()
+        self._emit = Subscribers(*self._subscribers)
+        self._log: EventLog | None = None
+        self._lease = Lease(self.config.run, on_wait=self._wait_for, on_lost=self._give_way)
+        self._signals = stop_on_signals()
+        self.stop: threading.Event = self._signals.__enter__()
+        try:
+            self.run = Run.create(self.config, hold=self._lease.acquire, prepared=self._prepared)
+            self._lease.acquire()
+            # read again: until now another driver may have extended it
+            self.run = settle(Run.create(self.config))
+            self.config = self.run.config  # with what data.preprocess=auto stands for
+            self._begin(started)
+            self.run = take_from_origin(self)
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def _begin(self, started: float) -> None:
+        from ntkdist.events.metrics import RayMetrics
+
+        self._log = EventLog(self.run.url)
+        self._emit.subscribe(self._log)
+        if self.config.gram.executor == "ray":
+            self._emit.subscribe(RayMetrics(self.run.url))
+        self._emit(RunStarted(self.run.url, self.run.fingerprint))
+        shape = self.run.shape
+        words = feature_words(*shape) if len(shape) == 2 else "×".join(map(str, shape))
+        self._emit(StageDone("inputs", time.monotonic() - started, words))
+
+    def __exit__(self, *exc: Any) -> None:
+        self._end(*exc)
+
+    def _end(self, *exc: Any) -> None:
+        try:
+            self._signals.__exit__(*(exc or (None, None, None)))
+        finally:
+            try:
+                if self._log is not None:
+                    self._log.close()
+            finally:
+                self._lease.release()
+
+    def _wait_for(self, holder: Holder, seconds: float) -> None:
+        self._emit(DriverWaited(str(holder), seconds))
+
+    def _give_way(self, holder: Holder) -> None:
+        """Stop like after a signal, because another driver has taken the run over."""
+        if isinstance(self.stop, StopFlag):
+            self.stop.signal = f"another driver, {holder}"
+        self.stop.set()
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[list[str]]:
+        """Time a stage; what the caller appends to the list goes into its last event."""
+        self.check_stop()
+        detail: list[str] = []
+        self._emit(StageStarted(name))
+        started = time.monotonic()
+        yield detail
+        self._emit(StageDone(name, time.monotonic() - started, ", ".join(detail)))
+
+    def check_stop(self) -> None:
+        """Raise ``InterruptedRunError`` if a signal has asked to stop."""
+        if self.stop.is_set():
+            name = getattr(self.stop, "signal", "") or "a signal"
+            raise InterruptedRunError(f"stopped by {name}; what was finished is kept")
+
+    def forward(self, event: Any) -> None:
+        """Pass an event of another room on, and stop there if a signal asks for it."""
+        self._emit(event)
+        self.check_stop()
+
+    def watched(self, step: str, work: Callable[[Callable[[Any], None]], T]) -> T:
+        """Do what may take long and tells little; tell every few seconds that it goes on.
+
+        Args:
+            step: What is done, in words.
+            work: Called in a thread of its own with what takes its events. It may raise where a
+                signal asks to stop.
+
+        Returns:
+            What the work returns.
+        """
+        return watched(step, work, self._emit)
+
+    def gram(self, recompute: Sequence[str] = ()) -> None:
+        """Compute the tiles that are missing."""
+        with self.stage("gram") as detail:
+            detail += self.compute(gram_of(self.run), recompute)
+
+    def compute(self, matrix: Matrix, recompute: Sequence[str] = ()) -> list[str]:
+        """Compute the tiles of a kernel matrix of this run that are missing.
+
+        Args:
+            matrix: What to compute and where it goes.
+            recompute: Keys of tiles to compute again.
+
+        Returns:
+            What was done, in words.
+        """
+        return compute_matrix(
+            self.run, self.config, matrix, on_event=self._emit, stop=self.stop, recompute=recompute
+        )
+
+    def gram_store(self, kind: str = "ntk") -> GramStore:
+        """Open the finished Gram.
+
+        Raises:
+            StageError: If tiles are missing.
+        """
+        from ntkdist.gram.store import GramStore
+
+        address = self.run.address("gram", kind)
+        if not GramStore.exists(address):
+            raise StageError(f"{self.run.url}: has no Gram yet; ntkdist gram {self.run.url}")
+        store = GramStore.open(address, "r", self.run.fingerprint)
+        if missing := store.missing():
+            raise StageError(
+                f"{self.run.url}: {len(missing)} tiles of the Gram are missing, the first "
+                f"{missing[0]}; ntkdist gram {self.run.url}"
+            )
+        return store
+
+    @contextmanager
+    def scheduler(self) -> Iterator[str | None]:
+        """Yield what the factor stage's tasks run on, with a Ray to run them where it is asked."""
+        from ntkdist.gram.executors.ray.cluster import cluster, package_path
+
+        name = self.config.factor.scheduler
+        if name != "ray":
+            yield None if name == "auto" else name
+            return
+        with cluster(self.config.gram.address, cpus=cores(), gpus=0, environment=package_path()):
+            yield name
+
+    def factor_address(self) -> str:
+        """Return where the factor for this ridge is kept."""
+        return self.run.address("factor", "ntk", f"ridge-{self.ridge():g}")
+
+    def ridge(self) -> float:
+        """Return the ridge asked for, or chosen."""
+        from ntkdist.labels import POSTERIOR_RIDGE
+
+        ridge = self.config.factor.ridge
+        if ridge != "auto":
+            return float(ridge)
+        if self.config.labels.method == "posterior":
+            return POSTERIOR_RIDGE
+        return self.choice()["ridge"]
+
+    def choice(self) -> dict[str, Any]:
+        """Return the likeliest ridge and the noise of the given labels, kept in the run."""
+        from ntkdist.labels import choose_ridge
+        from ntkdist.labels.checks import check_locked
+
+        run, settings = self.run, self.config.labels
+        given = run.read("inputs", "labels")
+        locked = read_locked(settings.locked, len(given))
+        rate = None if settings.noise_rate == "auto" else settings.noise_rate
+        decides = [NOISE_VERSION, settings.noise, rate, _listed(locked)]
+        key = hashlib.sha256(
+            run.fingerprint.encode() + given.tobytes() + json.dumps(decides).encode()
+        ).hexdigest()
+        found = run.attributes("noise")
+        if found.get("fingerprint") != key or not run.has("noise", "eigenvalues"):
+            chosen = self.watched(
+                "choosing the ridge",
+                lambda _: choose_ridge(
+                    self.gram_store(),
+                    given,
+                    run.num_classes,
+                    noise=settings.noise,
+                    noise_rate=rate,
+                    locked=check_locked(locked, len(given)),
+                ),
+            )
+            found = {
+                "ridge": chosen.ridge,
+                "noise_rate": chosen.noise.rate,
+                "images": chosen.images,
+                "tried": [[r, n.rate, n.log_likelihood] for r, n in chosen.tried],
+                "estimate": chosen.estimate.to_dict(),
+                "fingerprint": key,
+            }
+            if chosen.estimate.first_probs is not None:
+                run.write("noise/pred_probs", chosen.estimate.first_probs)
+            run.write("noise/eigenvalues", chosen.eigenvalues)
+            run.write_attributes("noise", found)
+        return found
+
+    def factor(self, needs: Needs | None = None) -> CholeskyFactor:
+        """Factor the Gram plus ridge, and compute what is needed of its inverse.
+
+        Args:
+            needs: ``inverse``, all of it, stored row by row: what the label methods exact and
+                paper read columns of; ``diagonal``, what posterior needs beside solutions with
+                the factor; ``solutions``, nothing of it. None: what ``labels.method`` needs.
+
+        Returns:
+            The factor.
+        """
+        from ntkdist.linalg import factorize
+
+        settings = self.config.factor
+        if needs is None:
+            needs = "diagonal" if self.config.labels.method == "posterior" else "inverse"
+        with self.stage("factor") as detail, self.scheduler() as scheduler:
+            store = self.gram_store()
+            grow_factor(self, self.factor_address(), store)
+            factor = factorize(
+                store,
+                self.factor_address(),
+                ridge=self.ridge(),
+                memory_limit=settings.memory_limit,
+                scheduler=scheduler,
+                on_event=self.forward,
+                fingerprint=self.run.fingerprint,
+            )
+            if needs == "inverse":
+                factor.inverse(on_event=self.forward)
+            elif needs == "diagonal":
+                factor.diagonal_of_inverse(on_event=self.forward)
+            detail.append(f"{_counted(factor.panel_count, 'panel')}, ridge {factor.ridge:g}")
+        return factor
+
+    def labels(self) -> None:
+        """Refurbish the labels and store what was found."""
+        from ntkdist.labels import drop_checkpoint, label_report
+
+        run, settings = self.run, self.config.labels
+        with self.stage("labels") as detail:
+            given = run.read("inputs", "labels")
+            locked = read_locked(settings.locked, len(given))
+            fingerprint = self._labels_fingerprint(given, locked)
+            wanted = settings.probabilities and not run.has("labels", "pred_probs")
+            if run.attributes("labels").get("fingerprint") == fingerprint and not wanted:
+                detail.append("as stored")
+                if settings.probabilities:
+                    add_probabilities(run)
+                if not run.has("labels", "kpca", "points"):  # by a version that kept no figures
+                    self.choice()
+                    self._picture_components(given)
+                return
+            store = self.gram_store()
+            inverse = self._inverse()
+            result = self._refurbished(inverse, given, locked)
+            table = label_report(given, result)
+            run.write_attributes("labels", {"fingerprint": None, "summary": None})
+            for name in table.columns.drop(["index", "given_label"]):
+                run.write(f"labels/{name}", table[name].to_numpy())
+            run.write("labels/refurbished", result.labels)
+            run.write("labels/losses", result.losses)
+            run.write("labels/pred_probs", result.to_pred_probs().astype(np.float32))
+            history = result.to_dataframe()
+            for name in history.columns:
+                run.write(f"labels/history/{name}", history[name].to_numpy())
+            summary = self.watched(
+                "class matrices of the labels",
+                lambda _: summarise(run, self.config, self.ridge(), inverse, given, result),
+            )
+            summary["num_issues"] = int(table["is_label_issue"].sum())
+            run.write("labels/transition", result.noise.transition)
+            picture, bounds = self.watched(
+                "picture of the Gram", lambda _: thumbnail(store, given, run.num_classes)
+            )
+            run.write("labels/gram_by_class", picture, {"boundaries": bounds})
+            self._picture_components(given)
+            run.write_attributes("labels", {"summary": summary, "fingerprint": fingerprint})
+            write_table(run, table, probabilities=settings.probabilities)
+            if run.has("labels", "checkpoint"):
+                drop_checkpoint(run.address("labels", "checkpoint"))
+            flips, issues = summary["flips"], summary["num_issues"]
+            posterior = settings.method == "posterior"
+            detail.append(_counted(flips, "changed label" if posterior else "flip"))
+            judges = result.reliability.can_judge
+            detail.append(_counted(issues, "suspicious label") if judges else "cannot judge")
+
+    def _inverse(self) -> Any:
+        """Return the inverse in the form that the label method asks for."""
+        from ntkdist.labels import FactorInverse
+        from ntkdist.linalg import parse_memory
+
+        limit = self.config.factor.memory_limit
+        factor = current_factor(self.run, self.factor_address(), limit)
+        if self.config.labels.method == "posterior":
+            diagonal = factor.diagonal_of_inverse(on_event=self.forward)
+            return FactorInverse(factor, diagonal)
+        inverse = factor.inverse(on_event=self.forward)
+        if 8 * factor.n**2 > parse_memory(limit):
+            return inverse  # read row by row as flips need them
+        return self.watched("reading the inverse", lambda _: np.asarray(inverse))
+
+    def _refurbished(
+        self, inverse: Any, given: np.ndarray, locked: np.ndarray | None
+    ) -> RefurbishResult:
+        """Refurbish the given labels, and tell how far it is."""
+        from ntkdist.labels import NoiseEstimate, refurbish
+        from ntkdist.labels.posterior import ROUNDS
+        from ntkdist.linalg import parse_memory
+
+        run, settings = self.run, self.config.labels
+        choice = self.choice()
+        sampled = choice["images"] < len(given)
+        first = None if sampled else run.read("noise", "pred_probs")
+        options: dict[str, Any] = {
+            "method": settings.method,
+            "steps": None if settings.steps == "none" else settings.steps,
+            "beta": settings.beta,
+            "noise": settings.noise,
+            "noise_rate": None if settings.noise_rate == "auto" else settings.noise_rate,
+            "estimate": NoiseEstimate.from_dict(choice["estimate"], first),
+            "locked": locked,
+            "confidence": settings.confidence,
+        }
+        if settings.method == "posterior":
+
+            def decide(tell: Callable[[Any], None]) -> RefurbishResult:
+                def told(event: Any) -> None:
+                    tell(event)
+                    self.check_stop()
+
+                heard = inverse.with_listener(told)
+                rounds = RoundProgress(told, ROUNDS)
+                return refurbish(heard, given, run.num_classes, on_round=rounds, **options)
+
+            return self.watched("rounds of the posterior", decide)
+        blocks = settings.blocks
+        if blocks == "auto":  # G, its transpose and two of its size at work
+            memory = parse_memory(self.config.factor.memory_limit)
+            blocks = -(-32 * len(given) * run.num_classes // memory)
+        with self._label_client(blocks) as client:
+
+            def descend(tell: Callable[[Any], None]) -> RefurbishResult:
+                return refurbish(
+                    inverse,
+                    given,
+                    run.num_classes,
+                    blocks=blocks,
+                    flips_per_step=settings.flips_per_step,
+                    client=client,
+                    checkpoint=run.address("labels", "checkpoint"),
+                    on_step=FlipProgress(tell, self.check_stop),
+                    **options,
+                )
+
+            return self.watched("changing labels", descend)
+
+    def _picture_components(self, given: np.ndarray) -> None:
+        self.watched(
+            "kernel principal components",
+            lambda _: store_kpca(self.run, self.gram_store(), given),
+        )
+
+    @contextmanager
+    def _label_client(self, blocks: int) -> Iterator[Any]:
+        """Yield a client of the cluster that holds the row blocks; None for this process."""
+        name = self.config.factor.scheduler
+        if "://" not in name or blocks == 1:
+            yield None
+            return
+        from distributed import Client
+
+        with Client(name) as client:
+            yield client
+
+    def _labels_fingerprint(self, given: np.ndarray, locked: np.ndarray | None) -> str:
+        settings = self.config.labels
+        parts = [
+            self.run.fingerprint,
+            self.ridge(),
+            [settings.method, settings.steps, settings.beta],
+            [settings.noise_rate, settings.confidence, settings.flips_per_step],
+            [NOISE_VERSION, settings.noise],
+            hashlib.sha256(given.tobytes()).hexdigest(),
+            _listed(locked),
+        ]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _listed(locked: np.ndarray | None) -> list[int] | None:
+    return None if locked is None else locked.tolist()
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"

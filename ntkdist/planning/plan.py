@@ -1,0 +1,403 @@
+"""What a run will take, before it is begun: tiles, bytes, memory, time and money.
+
+Nothing is written into the run. Speeds are measured in a minute, in the form in which the run
+will have them: real tiles on as many workers at once (``_plan_tiles``), and the stages behind on a
+small run (``_plan_stages``); devices that are not here count with rates that the user gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ntkdist.config import RunConfig
+from ntkdist.errors import InputError
+from ntkdist.gram.tiling import TileKey, Tiling
+from ntkdist.linalg import parse_memory, plan_panels
+from ntkdist.linalg.blas import ITEM
+from ntkdist.planning.devices import (
+    Crew,
+    TileEdge,
+    busy,
+    choose_tile,
+    given_crew,
+    idle_crew,
+    measure_crews,
+    timed,
+)
+from ntkdist.planning.sheet import Sheet
+from ntkdist.planning.stages import STAGES, measure_stages, no_stages, stages_of
+from ntkdist.planning.subject import Subject
+
+__all__ = ["DevicePlan", "Limits", "PlanEstimate", "make_plan"]
+
+WORKERS = (1, 2, 4, 8, 16, 32, 64)
+_IMAGES = 2048  # of the small run
+_IMPORTS = 1.5  # seconds until a command has begun
+_STORING = 1.2  # reading the data and storing them, by reading them
+
+NOT_INCLUDED = (
+    "compiling on a machine's first run (about half a minute)",
+    "retries and lost workers",
+    "other commands (predict, dynamics, widths, sweep, label-aware, lookahead)",
+)
+
+
+@dataclass(frozen=True)
+class DevicePlan:
+    """What a class of devices makes of the run.
+
+    Attributes:
+        name: Model of the GPU or processor, or the name that the user gave its rate under.
+        source: Where its rate is from: measured here or on a cluster, or given.
+        backend: That computes there; empty where the rate is given.
+        workers: How many the run has of it.
+        rate: Entries a second of one worker, off the diagonal.
+        gram: Seconds of the Gram stage, start of the workers included.
+        seconds: Of the whole run.
+        hours: Device hours: all workers, from start to end.
+        cost: Price times device hours; None where no price is given, and for devices measured
+            here where rates of others are given: the price is theirs.
+        scaling: Workers → seconds of the Gram stage, if each is as fast as those measured.
+    """
+
+    name: str
+    source: str
+    backend: str
+    workers: int
+    rate: float
+    gram: float
+    seconds: float
+    hours: float
+    cost: float | None
+    scaling: dict[int, float]
+
+
+@dataclass(frozen=True)
+class PlanEstimate:
+    """What a run will take.
+
+    Attributes:
+        run: Its address.
+        about: Whether it is there, and why its backend is taken.
+        architecture: Canonical text of the network.
+        shape: (N, H, W, C) of images, (N, D) of features.
+        kinds: Kinds of kernel.
+        edge: Rows and columns of a tile.
+        tiles: Tiles of the matrix.
+        missing: Of them, those to compute.
+        entries: To compute, of one kind.
+        store_bytes: What will be stored → most bytes.
+        worker_bytes: Memory of one worker.
+        factor_bytes: Memory of the factor stage.
+        stages: Stage → seconds, the Gram on the first of ``devices``.
+        devices: The plan for each class of devices; the first is the one that limits are
+            checked for: of those whose rate is given the one with the fewest device hours, else
+            the run's own.
+        not_included: What the times leave out.
+        notes: What to know about how it was measured.
+        refusal: Why the run may not be begun under the limits given; None where it may.
+    """
+
+    run: str
+    about: str
+    architecture: str
+    shape: tuple[int, ...]
+    kinds: tuple[str, ...]
+    edge: int
+    tiles: int
+    missing: int
+    entries: int
+    store_bytes: dict[str, int]
+    worker_bytes: int
+    factor_bytes: int
+    stages: dict[str, float]
+    devices: tuple[DevicePlan, ...]
+    not_included: tuple[str, ...] = NOT_INCLUDED
+    notes: tuple[str, ...] = ()
+    refusal: str | None = None
+
+    def check(self) -> None:
+        """Raise ``InputError`` where the run takes more than it may."""
+        if self.refusal is not None:
+            raise InputError(self.refusal)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether tiles, factor and labels are all stored already."""
+        return not self.missing and not any(self.stages.get(name) for name in ("factor", "labels"))
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of the whole run."""
+        return self.devices[0].seconds
+
+    @property
+    def cost(self) -> float | None:
+        """What the run costs."""
+        return self.devices[0].cost
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a run may take.
+
+    Attributes:
+        price: Of an hour of one worker, its GPU or its cores; of those whose rates are given
+            where there are such.
+        budget: Most it may cost.
+        max_hours: Most hours it may take.
+
+    Raises:
+        InputError: For a number that is none, or a budget without a price.
+    """
+
+    price: float | None = None
+    budget: float | None = None
+    max_hours: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("price", "budget", "max_hours"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise InputError(f"--{name.replace('_', '-')} {value} must be a number above 0")
+        if self.budget is not None and self.price is None:
+            raise InputError(
+                f"--budget {self.budget:g} needs the price of a device hour: --price 2.5"
+            )
+
+
+def make_plan(
+    config: RunConfig,
+    limits: Limits | None = None,
+    *,
+    rates: Mapping[str, float] | None = None,
+    workers: Sequence[int] = WORKERS,
+    seconds: float = 12.0,
+    on_step: Callable[[str], None] = lambda _: None,
+) -> PlanEstimate:
+    """Measure and reckon what a run will take; writes nothing into it.
+
+    Args:
+        config: The run.
+        limits: What it may take; where it takes more, the plan says so (``PlanEstimate.check``).
+        rates: Class of devices → entries a second of one of them, for devices that are not here.
+        workers: How many workers to reckon the Gram for beside the run's own.
+        seconds: How long tiles are measured.
+        on_step: Told in a line what is measured next, and for how long.
+
+    Returns:
+        The plan. Where every tile is there and neither limits nor rates are given, no tile is
+        measured, and nothing at all where the factor and the labels are there too.
+
+    Raises:
+        InputError: For settings or data that do not fit.
+        StageError: If workers of a cluster could not measure.
+    """
+    limits, rates = limits or Limits(), rates or {}
+    _check(rates, workers, seconds)
+    on_step(f"reading {config.data.source}")
+    subject, loading = timed(lambda: Subject.of(config))
+    n = subject.n
+    cut = plan_panels(n, parse_memory(config.factor.memory_limit))  # refuses what does not fit
+    limited = bool(rates) or limits.budget is not None or limits.max_hours is not None
+    whole = not limited and subject.is_whole()
+    finished = frozenset(subject.finished())
+    if whole:
+        choice, own = TileEdge(subject.stored_edge() or n, 0.0, 0.0), [idle_crew(subject)]
+    else:
+        on_step("measuring a few small tiles, to choose the edge of the run's: some seconds")
+        choice = choose_tile(subject)
+        on_step(
+            f"measuring tiles of edge {choice.edge}: {seconds:g} s for each kind of device, and "
+            "the time to start its workers"
+        )
+        own = measure_crews(subject, choice, seconds)
+    tiling = Tiling(n, choice.edge)
+    missing = subject.missing(tiling)
+    if whole and {"factor", "labels"} <= finished:
+        finished, behind = frozenset(STAGES), no_stages(n)
+    else:
+        images, labels = subject.spread(_IMAGES)
+        if subject.is_features:
+            images = images[:, 0, 0, :]  # so that no pictures are drawn of them
+        on_step(
+            f"measuring {_listed(stages_of(config.labels.method))}, twice on {len(images)} "
+            "images: about a minute where nothing else is at work"
+        )
+        behind = measure_stages(config, images, labels, n)
+    sheet = Sheet(
+        edge=choice.edge,
+        before=_IMPORTS + (0.0 if subject.run else _STORING * loading),
+        choosing=choice.seconds,
+        finished=finished,
+        behind=behind,
+        method=config.labels.method,
+    )
+    crews = _in_order(sheet, n, missing, own, rates, config.gram.workers)
+    price = limits.price
+    devices = tuple(
+        _device(
+            crew, sheet, n, missing, price if crew.name in rates or not rates else None, workers
+        )
+        for crew in crews
+    )
+    return PlanEstimate(
+        run=config.run,
+        about=f"{'there already' if subject.run else 'new'}; backend {subject.reason}",
+        architecture=config.architecture,
+        shape=subject.shape,
+        kinds=config.gram.kinds,
+        edge=choice.edge,
+        tiles=tiling.count,
+        missing=len(missing),
+        entries=_entries(tiling, missing),
+        store_bytes=_store_bytes(subject, tiling, cut.count),
+        worker_bytes=own[0].memory,
+        factor_bytes=cut.projected_bytes(),
+        stages={"start": sheet.before, "gram": devices[0].gram, **sheet.stages(n)},
+        devices=devices,
+        notes=_notes(config, busy(own[0]), price, tuple(rates), whole=whole),
+        refusal=_refusal(devices[0], n, limits, lambda m: sheet.whole(crews[0], m)),
+    )
+
+
+def _check(rates: Mapping[str, float], workers: Sequence[int], seconds: float) -> None:
+    for name, rate in rates.items():
+        if not 0 < rate < float("inf"):
+            raise InputError(f"--rates {name}={rate:g} must be a number of entries/s above 0")
+    if not workers or min(workers) < 1:
+        raise InputError(f"--workers {','.join(map(str, workers))} must be numbers of at least 1")
+    if not 0 < seconds <= 600:
+        raise InputError(f"--seconds {seconds:g} must be above 0 and at most 600")
+
+
+def _in_order(
+    sheet: Sheet,
+    n: int,
+    missing: Sequence[TileKey],
+    own: Sequence[Crew],
+    rates: Mapping[str, float],
+    workers: int | str,
+) -> list[Crew]:
+    """Return those whose rates are given, the fewest device hours first, then those measured."""
+    count = workers if isinstance(workers, int) else 1
+    given = [given_crew(name, rate, own[0], count) for name, rate in rates.items()]
+    given.sort(key=lambda crew: len(crew.costs) * sheet.whole(crew, n, missing))
+    return [*given, *own]
+
+
+def _device(
+    crew: Crew,
+    sheet: Sheet,
+    n: int,
+    missing: Sequence[TileKey],
+    price: float | None,
+    workers: Sequence[int],
+) -> DevicePlan:
+    seconds = sheet.whole(crew, n, missing)
+    hours = len(crew.costs) * seconds / 3600
+    return DevicePlan(
+        name=crew.name,
+        source=crew.source,
+        backend=crew.backend,
+        workers=len(crew.costs),
+        rate=1.0 / crew.entry,
+        gram=sheet.gram(crew, n, missing),
+        seconds=seconds,
+        hours=hours,
+        cost=None if price is None else price * hours,
+        scaling={count: sheet.gram(crew.of(count), n, missing) for count in workers},
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _entries(tiling: Tiling, missing: Sequence[TileKey]) -> int:
+    shapes = ((key, *tiling.tile_shape(key)) for key in missing)
+    return sum(
+        rows * (rows + 1) // 2 if key.row == key.col else rows * cols for key, rows, cols in shapes
+    )
+
+
+def _store_bytes(subject: Subject, tiling: Tiling, panels: int) -> dict[str, int]:
+    """Return the most that each part of the run takes, before compression."""
+    n, settings = subject.n, subject.config.gram
+    pixels = subject.some(1).size * n
+    item = 4 if settings.dtype == "float32" else 8
+    found = {
+        "inputs": 4 * pixels + (16 + subject.picture_bytes) * n,
+        "gram": tiling.count * tiling.edge**2 * item * len(settings.kinds),
+        "factor": ITEM * n * (n + 1) // 2,
+    }
+    if subject.config.labels.method == "posterior":
+        return found | {"diagonal": ITEM * n}
+    found["inverse"] = ITEM * n * n
+    if panels > 1:
+        found["inverse, while it is made"] = ITEM * n * (n + 1) // 2
+    return found
+
+
+def _notes(
+    config: RunConfig, load: str | None, price: float | None, priced: Sequence[str], *, whole: bool
+) -> tuple[str, ...]:
+    if whole:
+        return ("every tile is there, so that none was measured",)
+    notes = [
+        "times for other numbers of workers suppose that each is as fast as those measured",
+        "stages behind the Gram are those of this machine, whatever computes the tiles",
+        "writing is measured on a local disk",
+    ]
+    if config.factor.scheduler not in ("auto", "threads"):
+        notes.append(f"factor.scheduler={config.factor.scheduler} is reckoned as this machine's")
+    if config.gram.mix_backends:
+        notes.append("gram.mix_backends: cores beside GPUs are not counted in")
+    if price is not None:
+        of = f" of {' or '.join(priced)}; the others here are not priced" if priced else ""
+        notes.append(f"cost is at {price:g} an hour of one worker{of}")
+    if load is not None:
+        notes.append(load)
+    return tuple(notes)
+
+
+def _refusal(
+    device: DevicePlan, n: int, limits: Limits, whole: Callable[[int], float]
+) -> str | None:
+    """Return why the run takes more than it may, and how many images would not."""
+    checks: list[tuple[str, float, str, float]] = []
+    if limits.budget is not None and limits.price is not None and device.cost is not None:
+        words = (
+            f"costs about {device.cost:.2f} ({device.hours:.4g} device hours on {device.name} at "
+            f"{limits.price:g}), more than --budget {limits.budget:g}"
+        )
+        by_hour = limits.price * device.workers / 3600
+        checks.append((words, device.cost, "budget", limits.budget / by_hour))
+    if limits.max_hours is not None:
+        hours = device.seconds / 3600
+        words = (
+            f"takes about {hours:.4g} hours on {device.name}, more than "
+            f"--max-hours {limits.max_hours:g}"
+        )
+        checks.append((words, hours, "max_hours", limits.max_hours * 3600))
+    for words, found, name, seconds in checks:
+        if found > getattr(limits, name):
+            fits = largest(n, seconds, whole)
+            remedy = (
+                f"--data.n {fits} would fit" if fits else "no number of images would fit, raise it"
+            )
+            return f"the run {words}; {remedy}"
+    return None
+
+
+def largest(n: int, seconds: float, whole: Callable[[int], float]) -> int:
+    """Return the largest number of images up to ``n`` that takes so many seconds; 0 for none."""
+    low, high = 0, n
+    while low < high:
+        middle = (low + high + 1) // 2
+        if whole(middle) <= seconds:
+            low = middle
+        else:
+            high = middle - 1
+    return low

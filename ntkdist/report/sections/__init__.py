@@ -1,0 +1,1 @@
+"""The sections of a report: each reads what a run holds and puts it into words and pictures."""

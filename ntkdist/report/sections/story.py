@@ -1,0 +1,469 @@
+"""The sentences and key numbers of a report."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ntkdist import storage
+from ntkdist.data.features import feature_words
+from ntkdist.display.words import class_name, count, counted, number, percent
+from ntkdist.report.sections.discovery import Discovery
+from ntkdist.report.sections.findings import UNCLEAR, Findings, Issue, verdicts
+from ntkdist.report.sections.geometry import Spectrum
+from ntkdist.report.sections.reliability import (
+    RELIABLE,
+    WEAK,
+    accuracy_sentence,
+    estimate_sentence,
+    finished,
+    interval_words,
+    may_be_wrong,
+    verdict_sentence,
+)
+from ntkdist.runs.run import Run
+
+# Of labels flagged, the share that may be right where suggestions are taken unseen.
+_SURE = 0.1
+# Where labels of one's own are corrected, by the kind of source.
+_WHERE = {
+    "images": "by moving files into the folder of their class",
+    "csv": "in the table that the images were read from",
+    "npz": "in the archive that the data were read from",
+}
+# Where an architecture without pooling cannot judge the labels.
+_POOLED = "cntk-gap-4"
+# An effective rank below this says that the squared cosine of two images is above 1/4 on average.
+_ALIKE = 4
+
+
+def title(run: Run, shape: tuple[int, ...]) -> str:
+    """Return the page's title; ``shape`` is (N, H, W, C) of pictures, or (N, D) of features."""
+    source = run.config.data.source
+    scheme, _, place = source.partition(":")
+    name = scheme if scheme.startswith("cifar") else PurePath(place).name or source
+    return f"{name}: {counted(shape[0], 'image' if run.has_pictures else 'row')} and their labels"
+
+
+def subtitle(run: Run, shape: tuple[int, ...]) -> str:
+    """Return what the data are, in one line."""
+    sides = " × ".join(str(side) for side in shape[1:])
+    what = f"{counted(shape[0], 'image')} of {sides}"
+    if not run.has_pictures:
+        what = feature_words(*shape)
+    elif run.manifest.is_features:
+        what += f", seen by the kernel as {counted(run.shape[1], 'feature')} each"
+    classes = counted(run.num_classes, "class", "classes")
+    return f"{what} · {classes} · {run.config.data.split} split"
+
+
+@dataclass(frozen=True)
+class Trust:
+    """How far to trust what a report says about labels.
+
+    Attributes:
+        verdict: ``reliable``, ``weak`` or ``cannot judge``.
+        look: Class of the box in the style sheet.
+        sentences: What the verdict means, and the numbers behind it.
+        reason: Why it is that.
+    """
+
+    verdict: str
+    look: str
+    sentences: tuple[str, ...]
+    reason: str
+
+
+def trust(run: Run, findings: Findings | None, n: int) -> Trust | None:
+    """Return how far to trust what follows; None where the run does not say."""
+    reliability = None if findings is None else findings.reliability
+    if findings is None or reliability is None:
+        return None
+    said = (
+        verdict_sentence(reliability, ranking(run)),
+        accuracy_sentence(reliability),
+        estimate_sentence(reliability, n),
+        _precision_sentence(findings),
+    )
+    return Trust(
+        reliability.verdict,
+        reliability.verdict.replace(" ", "-"),
+        tuple(sentence for sentence in said if sentence),
+        finished(reliability.reason),
+    )
+
+
+def _precision_sentence(findings: Findings) -> str:
+    precision, flagged = findings.expected_precision, findings.num_issues
+    if precision is None:
+        return ""
+    if flagged == 1:
+        return f"The flagged label is wrong with an expected probability of {percent(precision)}."
+    labels = counted(flagged, "flagged label")
+    return f"Of the {labels}, {percent(precision)} are expected to be wrong."
+
+
+def ranking(run: Run) -> str:
+    """Return where the ranking of all labels is stored."""
+    table = run.address("labels.csv")
+    return "labels.csv" if storage.exists(table) else "the run (labels/label_quality)"
+
+
+def summary(findings: Findings | None, n: int) -> list[str]:
+    """Return what was found, as sentences with their numbers."""
+    if findings is None:
+        return ["The labels of this run have not been analysed yet."]
+    issues, values = findings.num_issues, findings.block_error
+    if not findings.can_judge:
+        return _by_the_true_labels(findings)
+    said = [none_flagged(findings, n)]
+    if issues:
+        verb = "looks" if issues == 1 else "look"
+        said = [f"{count(issues)} of {counted(n, 'label')} ({percent(issues / n)}) {verb} wrong."]
+    flips = findings.summary.get("flips")
+    if flips and {"given", "refurbished"} <= values.keys():
+        before, after = values["given"], values["refurbished"]
+        verb = "lowered" if after < before else "raised"
+        changing = f"labels {counted(flips, 'time')}"
+        if findings.at_once:
+            changing = counted(flips, "label")
+        said.append(
+            f"Changing {changing} {verb} the label error L(Z) from "
+            f"{number(before, 4)} to {number(after, 4)}."
+        )
+    corrupted = findings.summary.get("corrupted")
+    restored, accuracy, at_first = _shares(findings)
+    if corrupted and restored is not None:
+        verb = "label was" if corrupted == 1 else "labels were"
+        said.append(
+            f"{count(corrupted)} {verb} corrupted for this experiment; "
+            f"{percent(restored)} of them are restored."
+        )
+    if accuracy is not None:
+        before_text = "" if at_first is None else f", {percent(at_first)} before"
+        said.append(f"Now {percent(accuracy)} of all labels are right{before_text}.")
+    return said
+
+
+def none_flagged(findings: Findings, n: int) -> str:
+    """Return what it means that no label is flagged, where labels can be judged."""
+    reliability = findings.reliability
+    if reliability is None:
+        return (
+            f"None of the {counted(n, 'label')} is flagged; this run does not say how far to "
+            "trust that."
+        )
+    if reliability.can_call_clean:
+        most = percent(reliability.interval[1])
+        return f"None of the {counted(n, 'label')} looks wrong, and at most {most} of them may be."
+    sure = "sure enough to be flagged" if reliability.verdict == WEAK else "flagged"
+    return f"No label is {sure}, but {may_be_wrong(reliability, n)}."
+
+
+def _by_the_true_labels(findings: Findings) -> list[str]:
+    """Return what is known without the kernel."""
+    corrupted = findings.summary.get("corrupted")
+    if not corrupted:
+        return []
+    verb = "label was" if corrupted == 1 else "labels were"
+    return [f"{count(corrupted)} {verb} corrupted for this experiment."]
+
+
+def key_numbers(findings: Findings | None, n: int) -> list[tuple[str, str, str]]:
+    """Return (what, number, note) of what matters most."""
+    if findings is None:
+        return []
+    reliability = findings.reliability
+    tiles = []
+    if reliability is not None:
+        by_chance = f"{percent(reliability.chance)} by chance"
+        tiles.append(("Leave-one-out accuracy", percent(reliability.accuracy), by_chance))
+    if not findings.can_judge:
+        return [*tiles, ("Wrong labels", "not known", "the labels cannot be judged")]
+    tiles.append(("Suspicious labels", count(findings.num_issues), f"of {count(n)}"))
+    estimate, note = findings.summary.get("noise_rate"), "of all labels"
+    if reliability is not None:
+        estimate, note = reliability.rate, interval_words(reliability)
+    if estimate is not None:
+        was_set = reliability is not None and reliability.rate_was_set
+        what = "Wrong, as set" if was_set else "Wrong, by estimate"
+        tiles.append((what, percent(estimate), note))
+    values = findings.block_error
+    if {"given", "refurbished"} <= values.keys():
+        before = f"from {number(values['given'], 4)}; lower fits better"
+        tiles.append(("Label error L(Z)", number(values["refurbished"], 4), before))
+    restored, accuracy, at_first = _shares(findings)
+    if restored is not None:
+        corrupted = findings.summary.get("corrupted") or 0
+        tiles.append(("Corrupted, restored", percent(restored), f"of {count(corrupted)}"))
+    if accuracy is not None:
+        note = "" if at_first is None else f"from {percent(at_first)}"
+        tiles.append(("Labels that are right", percent(accuracy), note))
+    return tiles
+
+
+def loss_rows(findings: Findings) -> list[tuple[str, str, str, str]]:
+    """Return (labels, L(Z), share of the given labels' L(Z), accuracy) for the table."""
+    values = findings.block_error
+    given = values.get("given")
+    _, after, before = _shares(findings)
+    accuracy = {"given": before, "refurbished": after, "true": 1.0}
+    rows = []
+    for name, value in values.items():
+        share = percent(value / given) if given and given > 0 else "–"
+        right = accuracy[name]
+        rows.append((name, number(value), share, "" if right is None else percent(right)))
+    return rows
+
+
+def judgement(
+    findings: Findings | None, given: NDArray[np.int64], true: NDArray[np.int64] | None
+) -> str:
+    """Return how good all suggestions are by the true labels; empty if those are not known."""
+    if findings is None or true is None or not findings.num_issues:
+        return ""
+    flagged = findings.is_issue
+    judged = verdicts(given[flagged], findings.suggested[flagged], true[flagged])
+    right, other, wrong, kept = (
+        int((judged == name).sum()) for name in ("right", "other", "wrong", "kept")
+    )
+    unclear = int((findings.suggested[flagged] == given[flagged]).sum())
+    unnamed = ""
+    if unclear:
+        unnamed = (
+            f"{count(wrong)} of {counted(unclear, 'flagged label')} without a suggestion "
+            f"{'is' if wrong == 1 else 'are'} wrong, "
+        )
+    return (
+        f"By the true labels, {count(right)} of "
+        f"{counted(findings.num_issues - unclear, 'suggestion')} "
+        f"{'is' if right == 1 else 'are'} right, {count(other)} "
+        f"{'names' if other == 1 else 'name'} another wrong class, {unnamed}and in "
+        f"{counted(kept, 'case')} the given label was right."
+    )
+
+
+def listing(
+    run: Run, findings: Findings | None, issues: Sequence[Issue], files: bool, judged: str
+) -> list[str]:
+    """Return what is said above the list of suspicious labels, or of the head of the ranking.
+
+    Args:
+        run: The run.
+        findings: What the label stage found, if it has finished.
+        issues: Those that are listed.
+        files: Whether they have file names.
+        judged: What ``judgement`` says of the suggestions.
+    """
+    if findings is None:
+        return []
+    shown, flagged = len(issues), findings.num_issues
+    file = ", and the name of its file" if files else ""
+    if not findings.can_judge:
+        return _without_verdict(run, shown, file)
+    reliability = findings.reliability
+    said = []
+    if reliability is not None and reliability.verdict == WEAK:
+        goes_on = f"the ranking of all labels goes on in {ranking(run)}"
+        said = [f"Only the surest labels are listed; {goes_on}."] if flagged else []
+    if not flagged:
+        return [none_flagged(findings, len(findings.quality))]
+    if not shown:
+        return [*said, f"{counted(flagged, 'label')} flagged; none is shown here.", judged]
+    if flagged > shown:
+        said.append(f"The {count(shown)} of least quality, of {count(flagged)} in all.")
+    elif shown > 1:
+        said.append(f"All {count(shown)}, least quality first.")
+    if run.has_pictures:
+        said.append(f"Each picture is captioned with the given label → the suggested one{file}.")
+    said.append("Quality is the probability that the given label is right.")
+    if any(issue.suggested == UNCLEAR for issue in issues):
+        said.append(
+            f"“{UNCLEAR}”: the given label is more probably wrong than right, but no other class "
+            "is more probable than it."
+        )
+    return [*said, judged]
+
+
+def _without_verdict(run: Run, shown: int, file: str) -> list[str]:
+    """Return what is said above the head of a ranking that no verdict goes with."""
+    said = ["Nothing is flagged and nothing is called clean."]
+    if shown:
+        rows = "images" if run.has_pictures else "rows"
+        caption = ""
+        if run.has_pictures:
+            caption = f" Each picture is captioned with its given label{file}."
+        said.append(
+            f"Below is the head of the ranking, the {count(shown)} {rows} whose label the kernel "
+            "finds least probable. That it stands here says neither that a label is wrong nor "
+            f"that the others are right.{caption}"
+        )
+    return [*said, f"The ranking of all labels is in {ranking(run)}."]
+
+
+def next_step(run: Run, findings: Findings | None) -> list[tuple[str, bool]]:
+    """Return what to do with what was found, as (text, whether it is typed) in order."""
+    if findings is None:
+        return [("To go on with it: ", False), (run.resume_command, True)]
+    if not findings.can_judge:
+        return _see_more(run)
+    if not findings.num_issues:
+        return _go_on_unflagged(run, findings)
+    parts = [
+        (
+            f"Look through the {'pictures' if run.has_pictures else 'rows'} below, the most "
+            "suspicious first, and note the labels that you agree are wrong.",
+            False,
+        )
+    ]
+    if storage.exists(run.address("labels.csv")):
+        parts += [
+            (" The full list, with a line and a suggestion for every image, is ", False),
+            (run.address("labels.csv"), True),
+            (f". {_trust(findings)}", False),
+        ]
+    return parts + _correct(run)
+
+
+def _go_on_unflagged(run: Run, findings: Findings) -> list[tuple[str, bool]]:
+    """Return what to do where labels can be judged and none is flagged."""
+    reliability = findings.reliability
+    if reliability is None:
+        return [
+            (
+                "This run was made by a version that gave no verdict. Judge its labels again: ",
+                False,
+            ),
+            (f"ntkdist labels {shlex.quote(run.url)}", True),
+            (" and write this report again: ", False),
+            (f"ntkdist report {shlex.quote(run.url)}", True),
+        ]
+    if reliability.can_call_clean:
+        return [("There is nothing to correct: train on the labels as they are.", False)]
+    text = "Look through the ranking of all labels from its head on, and stop where no more wrong "
+    table = run.address("labels.csv")
+    where = (table, True) if storage.exists(table) else (ranking(run), False)
+    return [(f"{text}ones turn up: ", False), where]
+
+
+def _see_more(run: Run) -> list[tuple[str, bool]]:
+    """Return what may help where the labels cannot be judged."""
+    url = shlex.quote(run.url)
+    if not run.has_pictures:
+        return [("More rows of every class, or features of another pretrained network.", False)]
+    parts = [("More images of every class. ", False)]
+    if not run.manifest.is_features and "GlobalAvgPool" not in str(run.architecture):
+        other = shlex.quote(f"{run.url}-{_POOLED}")
+        parts += [
+            ("A pooled network, which sees more in images: ", False),
+            (f"ntkdist run {url} --run {other} --architecture {_POOLED}", True),
+            (". ", False),
+        ]
+    kind = "another" if run.manifest.is_features else "a"
+    parts.append((f"Features of {kind} pretrained network, a row for each image: ", False))
+    again = shlex.quote(f"{run.url}-features")
+    command = f"ntkdist run {url} --run {again} --architecture fc-2 --data.features FILE.npy"
+    return [*parts, (command, True)]
+
+
+def _correct(run: Run) -> list[tuple[str, bool]]:
+    """Return where labels are corrected and what to run then."""
+    if run.config.noise.rate > 0:
+        return [
+            (
+                " Here labels were made wrong for an experiment, so that none has to be "
+                "corrected. For images of your own, in a folder for each class: ",
+                False,
+            ),
+            ("ntkdist audit FOLDER", True),
+        ]
+    where = _WHERE.get(run.config.data.source.partition(":")[0], "in your copy of the data")
+    again = f"ntkdist run {shlex.quote(run.url)} --run {shlex.quote(f'{run.url}-corrected')}"
+    return [
+        (f" Correct the labels {where}, then audit again, into a new run: ", False),
+        (again, True),
+    ]
+
+
+def _trust(findings: Findings) -> str:
+    """Say whether suggestions may be taken unseen, by the kernel's own estimate."""
+    right = 1.0 - (findings.expected_precision or 0.0)
+    verdict = RELIABLE if findings.reliability is None else findings.reliability.verdict
+    if verdict == RELIABLE and right < _SURE:
+        return "Where it is too long to look through, its suggestions may be taken as they are."
+    if verdict != RELIABLE:
+        return "The verdict is weak: look at every image before its label is changed."
+    return (
+        f"The kernel is not sure: by its own estimate {percent(right)} of the labels that it flags "
+        "are right. Do not take its suggestions unseen."
+    )
+
+
+def discovery_sentences(discovery: Discovery) -> list[str]:
+    """Return how much checking finds how many wrong labels."""
+    n, flagged, total = discovery.images, discovery.flagged, discovery.total
+    said = []
+    if flagged:
+        said.append(
+            f"Checking the {counted(flagged, 'flagged label')} finds "
+            f"{count(discovery.flagged_wrong)} of the {counted(total, 'wrong one')} "
+            f"({percent(discovery.flagged_share)}); as many drawn at random find "
+            f"{percent(flagged / n)}."
+        )
+    needed = discovery.checks_for(0.9)
+    said.append(
+        f"To find nine tenths of the {counted(total, 'wrong label')} one checks {count(needed)} "
+        f"in the order of their quality, {count(round(0.9 * n))} at random."
+    )
+    return said
+
+
+def spectrum_sentences(spectrum: Spectrum, ridge: float) -> list[str]:
+    """Return what the eigenvalues say, with their figures."""
+    alone = (
+        "the smallest eigenvalue is lost in rounding"
+        if spectrum.condition_alone is None
+        else f"{number(spectrum.condition_alone, 3)} without it"
+    )
+    if spectrum.effective_rank < _ALIKE:
+        seen = (
+            "the kernel finds all images much alike, and classes differ in the many small "
+            "eigenvalues that follow."
+        )
+    else:
+        seen = "about so many patterns, each shared by many images, make up most of the kernel."
+    if spectrum.fitted > spectrum.images / 2:
+        fit = (
+            "it could follow nearly every label, wrong ones too, which is why a label is judged by "
+            "what the other images say"
+        )
+    else:
+        fit = "it follows what many images share, and single odd labels hardly move it"
+    return [
+        f"Effective rank {number(spectrum.effective_rank, 3)} of "
+        f"{counted(spectrum.images, 'image')}: {seen}",
+        f"With the ridge of {number(ridge, 3)} a fit uses {number(spectrum.fitted, 4)} of "
+        f"{count(spectrum.images)} directions: {fit}.",
+        f"The condition number, by which rounding errors may grow, is "
+        f"{number(spectrum.condition, 3)} ({alone}).",
+    ]
+
+
+def pairs_sentence(names: Sequence[str], pairs: Sequence[tuple[int, int]]) -> str:
+    """Return which classes entangle most; empty where none do."""
+    if not pairs:
+        return ""
+    said = [f"{class_name(names, k)} and {class_name(names, d)}" for k, d in pairs]
+    return f"Most entangled, hardest to hold apart: {'; '.join(said)}."
+
+
+def _shares(findings: Findings) -> tuple[float | None, float | None, float | None]:
+    """Return share restored, accuracy after and before; None where true labels are not known."""
+    names = ("restored_share", "accuracy_refurbished", "accuracy_given")
+    restored, after, before = (findings.summary.get(name) for name in names)
+    return restored, after, before

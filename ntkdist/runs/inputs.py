@@ -1,0 +1,281 @@
+"""The inputs of a run: images or features, chosen and preprocessed, labels, fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ntkdist import storage
+from ntkdist.config import DataConfig, RunConfig
+from ntkdist.errors import InputError
+from ntkdist.networks.architecture import Architecture
+from ntkdist.storage.arrays import write_array
+
+if TYPE_CHECKING:
+    from ntkdist.data import ImageSet, Preprocessor
+
+PREPROCESS = "preprocess"
+"""Attribute of the stored images: what prepared them."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run stores before anything is computed.
+
+    Attributes:
+        images: (N, H, W, C) float32, preprocessed; features as (N, 1, 1, D).
+        pictures: (N, H, W, C) uint8, for display; None for features of no images.
+        labels: (N,) the given labels, noise included.
+        labels_true: (N,) the labels before noise; None where none was put on.
+        num_classes: K.
+        class_names: One name per class.
+        files: One file name per image, or none.
+        preprocess: What prepared the images, with its statistics.
+        digests: (N, 16) uint8 of the features as they were read, by which a later look at the
+            source tells whether they are the same; None for images.
+    """
+
+    images: np.ndarray
+    pictures: np.ndarray | None
+    labels: np.ndarray
+    labels_true: np.ndarray | None
+    num_classes: int
+    class_names: tuple[str, ...]
+    files: tuple[str, ...]
+    preprocess: Preprocessor
+    digests: np.ndarray | None = None
+
+    @property
+    def is_features(self) -> bool:
+        """Whether the kernel sees features in place of images."""
+        return self.digests is not None
+
+    def in_order(self, places: np.ndarray) -> Inputs:
+        """Return the same inputs in another order.
+
+        Args:
+            places: (N,) which image comes at each place.
+        """
+
+        def taken(values: Any) -> Any:
+            return None if values is None else values[places]
+
+        return replace(
+            self,
+            images=self.images[places],
+            pictures=taken(self.pictures),
+            labels=self.labels[places],
+            labels_true=taken(self.labels_true),
+            files=tuple(self.files[i] for i in places) if self.files else (),
+            digests=taken(self.digests),
+        )
+
+
+def load_data(
+    data: DataConfig,
+    split: str | None = None,
+    *,
+    size: int | str | tuple[int, int] | None = None,
+    channels: int | None = None,
+) -> ImageSet:
+    """Read a split of a source, with its features where the configuration names some.
+
+    Args:
+        data: The configuration.
+        split: ``train`` or ``test``; None is the configuration's own.
+        size: As for ``ntkdist.data.load``.
+        channels: As for ``ntkdist.data.load``.
+
+    Returns:
+        The images or features with their labels.
+
+    Raises:
+        InputError: The data cannot be read, or there are no features of that split.
+    """
+    from ntkdist.data import load
+
+    split = data.split if split is None else split
+    features = _features_of(data, split)
+    return load(data.source, split, size=size, channels=channels, features=features)
+
+
+def sees_features(data: DataConfig) -> bool:
+    """Return whether the kernel sees features of a source, without reading them."""
+    from ntkdist.data.readers import holds_features
+
+    return data.features is not None or holds_features(data.source)
+
+
+def source_of(data: DataConfig) -> str:
+    """Return where the data come from, such as ``digits`` or ``digits with f.npy``."""
+    return data.source if data.features is None else f"{data.source} with {data.features}"
+
+
+def names_test_features(data: DataConfig) -> bool:
+    """Return whether a configuration names features of the test split."""
+    return data.features is not None and (data.features_test is not None or _holds(data, "test"))
+
+
+def _holds(data: DataConfig, split: str) -> bool:
+    from ntkdist.data.features import holds_split
+    from ntkdist.data.paths import resolve
+
+    return data.features is not None and holds_split(resolve(data.features, None), split)
+
+
+def _features_of(data: DataConfig, split: str) -> str | None:
+    # not where the settings are made: those of the command line are, before the run's are known
+    if data.features_test is not None and data.features is None:
+        raise InputError(
+            f"data.features_test={data.features_test!r} goes with data.features, the features of "
+            "the split that the run is of; give both, or none"
+        )
+    if data.features_test is not None and data.split == "test":
+        raise InputError(
+            f"data.features_test={data.features_test!r}: with data.split=test the features of the "
+            "test split are data.features; leave data.features_test out"
+        )
+    if data.features is None or split == data.split:
+        return data.features
+    if split == "test" and data.features_test is not None:
+        return data.features_test
+    if _holds(data, split):
+        return data.features
+    remedy = "give --data.features_test FILE" if split == "test" else "store both in one .npz file"
+    raise InputError(
+        f"data.features={data.features!r} holds no features of the {split} split; {remedy}"
+    )
+
+
+def kernel_view(prepared: np.ndarray) -> np.ndarray:
+    """Return prepared features (N, D) as kernels take them, (N, 1, 1, D); images as they are."""
+    return prepared[:, None, None, :] if prepared.ndim == 2 else prepared
+
+
+def load_inputs(config: RunConfig, *, prepared_as: Preprocessor | None = None) -> Inputs:
+    """Read, choose and preprocess what ``config`` names.
+
+    Args:
+        config: What to read.
+        prepared_as: What prepared the images of an earlier run. It is taken where its statistics
+            are those of the images now up to rounding, which their order decides.
+
+    Returns:
+        The inputs.
+
+    Raises:
+        InputError: The data cannot be read, or do not fit the configuration.
+    """
+    from ntkdist.data import Preprocessor, select, symmetric
+
+    data = load_data(config.data, size=config.data.size)
+    if data.is_features:
+        Architecture.parse(config.architecture).check_features()
+    chosen = select(data.labels, config.data.n, config.data.subset, config.data.seed)
+    preprocess = Preprocessor.fit(data.images, config.data.preprocess)
+    if prepared_as is not None and preprocess.agrees(prepared_as):
+        preprocess = prepared_as
+    raw = data.images[chosen]
+    labels = data.labels[chosen]
+    _check_classes(labels, data)
+    true = None
+    if config.noise.rate > 0:
+        true = labels
+        labels, _ = symmetric(labels, data.num_classes, config.noise.rate, config.noise.seed)
+    images = kernel_view(preprocess.apply(raw))
+    files = tuple(data.files[i] for i in chosen) if data.files else ()
+    return Inputs(
+        images=images,
+        pictures=None if data.shown is None else pictures_of(data.shown[chosen]),
+        labels=labels,
+        labels_true=true,
+        num_classes=data.num_classes,
+        class_names=data.class_names,
+        files=files,
+        preprocess=preprocess,
+        digests=row_digests(raw) if data.is_features else None,
+    )
+
+
+def row_digests(features: np.ndarray) -> np.ndarray:
+    """Return 16 bytes of each row of features, whatever number type holds it: (N, 16) uint8."""
+    rows = (np.ascontiguousarray(row, dtype=np.float64) for row in features)
+    found = [hashlib.blake2b((row + 0.0).data, digest_size=16).digest() for row in rows]
+    return np.frombuffer(b"".join(found), np.uint8).reshape(-1, 16)
+
+
+def _check_classes(labels: np.ndarray, data: ImageSet) -> None:
+    """Raise ``InputError`` where all labels are equal: there is then nothing to tell apart."""
+    if len(np.unique(labels)) > 1:
+        return
+    others = len(np.unique(data.labels)) > 1
+    remedy = "take some of each with --data.subset balanced" if others else "give images of two"
+    what = "images" if data.shown is not None else "rows"
+    raise InputError(
+        f"all {len(labels)} {what} are of the class {data.class_names[labels[0]]!r}; {remedy}"
+    )
+
+
+def store_inputs(address: str, inputs: Inputs) -> None:
+    """Store every array of the inputs below an address, in place of one that is there.
+
+    Args:
+        address: Folder or URL.
+        inputs: What to store; its preprocessor goes into the images' attributes.
+    """
+    named = {
+        "images": inputs.images,
+        "labels": inputs.labels.astype(np.int64),
+    }
+    if inputs.pictures is not None:
+        named["pictures"] = inputs.pictures
+    if inputs.digests is not None:
+        named["digests"] = inputs.digests
+    if inputs.labels_true is not None:
+        named["labels_true"] = inputs.labels_true.astype(np.int64)
+    if inputs.files:
+        # no line can hold the end of a line; Zarr v3 has no settled type for text of any length
+        text = "\n".join(name.replace("\n", "\\n") for name in inputs.files)
+        named["files"] = np.frombuffer(text.encode("utf-8", "replace"), np.uint8)
+    about = {"images": {PREPROCESS: inputs.preprocess.to_dict()}}
+    for name, values in named.items():
+        write_array(storage.join(address, name), values, about.get(name))
+
+
+def pictures_of(raw: np.ndarray) -> np.ndarray:
+    """Return pixels as uint8 for display, floats stretched over their whole range."""
+    if raw.dtype == np.uint8:
+        return raw
+    low, high = float(raw.min()), float(raw.max())
+    span = (high - low) or 1.0
+    return np.round((raw.astype(np.float64) - low) * (255 / span)).astype(np.uint8)
+
+
+def fingerprint(
+    images: np.ndarray,
+    arch: Architecture,
+    kinds: tuple[str, ...],
+    dtype: str,
+    arithmetic: str,
+) -> str:
+    """Return the sha256 of everything that decides the bits of a Gram matrix.
+
+    Args:
+        images: (N, H, W, C) float32 preprocessed images.
+        arch: The network.
+        kinds: Kinds of kernel.
+        dtype: dtype of the entries.
+        arithmetic: The backend's arithmetic version.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    head = [list(images.shape), str(images.dtype), str(arch), list(kinds), dtype, arithmetic]
+    digest.update(json.dumps(head).encode())
+    digest.update(np.ascontiguousarray(images).data)
+    return digest.hexdigest()

@@ -1,0 +1,143 @@
+"""A run's manifest: what the run is, written into its root group's attributes in one write."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from ntkdist import storage
+from ntkdist.errors import InputError, NtkdistError, StoreError
+from ntkdist.runs.extension import Extension
+
+SCHEMA = 1
+_KEY = "ntkdist"
+
+
+@dataclass(frozen=True)
+class GramOrigin:
+    """The run of the same images whose tiles and factors this one takes.
+
+    Attributes:
+        run: Its address.
+        taken: Whether all has been taken that could be; else the next command that writes to
+            this run goes on with it.
+        tiles: Tiles of the Gram that were taken.
+        factors: Names below ``factor/`` of the factors that were taken.
+    """
+
+    run: str
+    taken: bool = False
+    tiles: int = 0
+    factors: tuple[str, ...] = ()
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> GramOrigin:
+        """Build it from the plain values that a manifest holds."""
+        return cls(**{**values, "factors": tuple(values["factors"])})
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a run is, as written once when it was created.
+
+    Attributes:
+        schema: Version of the layout.
+        config: The resolved configuration.
+        fingerprint: sha256 over images, architecture, kinds, dtype and backend arithmetic.
+        backend: Name of the backend that computes the Gram.
+        arithmetic: Its arithmetic version.
+        reason: Why that backend was taken.
+        num_classes: K.
+        class_names: One name per class.
+        created: When, UTC, ISO 8601.
+        versions: Software versions.
+        extension: How it grew since; None for a run that has the images it was created with.
+        inputs: What the kernel sees: ``images``, or ``features``, which ``inputs/images`` holds as
+            (N, 1, 1, D).
+        gram_from: Run that the Gram was taken from; None where all tiles were computed here.
+    """
+
+    schema: int
+    config: dict[str, Any]
+    fingerprint: str
+    backend: str
+    arithmetic: str
+    reason: str
+    num_classes: int
+    class_names: tuple[str, ...]
+    created: str
+    versions: dict[str, str]
+    extension: Extension | None = None
+    inputs: str = "images"
+    gram_from: GramOrigin | None = None
+
+    @property
+    def is_features(self) -> bool:
+        """Whether the kernel sees features in place of images."""
+        return self.inputs == "features"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that results depend on."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version()}
+    for name in ("ntkdist", "numpy", "scipy", "numba", "zarr", "ray", "dask"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def read_manifest(url: str) -> Manifest | None:
+    """Read a run's manifest; None where there is no run.
+
+    Raises:
+        InputError: If it cannot be read for want of rights, or a newer version wrote it.
+        StoreError: If it is damaged.
+    """
+    import zarr
+    from zarr.errors import GroupNotFoundError, NodeTypeValidationError
+
+    try:
+        attributes = zarr.open_group(storage.zarr_store(url), mode="r").attrs.asdict()
+    except (FileNotFoundError, GroupNotFoundError, NodeTypeValidationError):
+        return None
+    except NtkdistError:
+        raise
+    except PermissionError as error:
+        raise InputError(f"{url}: cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError) as error:
+        raise StoreError(f"{url}: its manifest zarr.json cannot be read: {error}") from None
+    found = cast(dict[str, Any] | None, attributes.get(_KEY))
+    if found is None:
+        return None
+    if found["schema"] > SCHEMA:
+        raise InputError(
+            f"{url}: was written with schema {found['schema']}, this version reads up to {SCHEMA}; "
+            "update ntkdist"
+        )
+    if found["schema"] < SCHEMA:
+        raise InputError(
+            f"{url}: was written with schema {found['schema']} by an older version, this one reads "
+            f"{SCHEMA}; start it anew under another --run"
+        )
+    found = dict(found)
+    found["class_names"] = tuple(found["class_names"])
+    if found.get("extension") is not None:
+        found["extension"] = Extension.from_dict(found["extension"])
+    if found.get("gram_from") is not None:
+        found["gram_from"] = GramOrigin.from_dict(found["gram_from"])
+    return Manifest(**found)
+
+
+def write_manifest(url: str, manifest: Manifest) -> None:
+    """Write a run's manifest, in one write."""
+    import zarr
+
+    group = zarr.open_group(storage.zarr_store(url), mode="r+")
+    group.attrs[_KEY] = dataclasses.asdict(manifest)

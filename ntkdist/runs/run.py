@@ -1,0 +1,499 @@
+"""A run: one Zarr group in a folder or an object store, with its inputs, manifest and fingerprint.
+
+Layout (every array in Zarr v3; results as arrays and JSON attributes, nothing pickled)::
+
+    RUN/                  attributes: the manifest (schema, config, fingerprint, versions, ...)
+      inputs/images       (N, H, W, C) float32, preprocessed: what the kernel sees; features are
+                          (N, 1, 1, D)
+      inputs/pictures     (N, H, W, C) uint8, for people to look at; not of features alone
+      inputs/digests      (N, 16) uint8, of features as they were read; only of these
+      inputs/labels       (N,) the given labels, noise included
+      inputs/labels_true  (N,) the labels before noise was put on; only where it was
+      inputs/files        file names as UTF-8 text (uint8), one a line; where there are any
+      gram/KIND           the Gram matrix as tiles
+      factor/KIND/RIDGE   the Cholesky factor, and its inverse or the diagonal of that
+      extension/          inputs of a larger run, while it is extended
+      labels/             what the label stage found; labels/pred_probs (N, K) float32, what all
+                          other images say of the class of each
+      events.jsonl        what happened when
+      report.html         the report
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ntkdist import storage
+from ntkdist.config import RunConfig, differences
+from ntkdist.errors import InputError, NtkdistError, StageError, StoreError
+from ntkdist.networks.architecture import Architecture, preset_of
+from ntkdist.runs.inputs import Inputs, fingerprint, load_inputs, store_inputs
+from ntkdist.runs.manifest import (
+    SCHEMA,
+    GramOrigin,
+    Manifest,
+    read_manifest,
+    versions,
+    write_manifest,
+)
+from ntkdist.storage import lease
+from ntkdist.storage.arrays import write_array
+
+if TYPE_CHECKING:
+    import zarr
+
+__all__ = [
+    "HALF_MADE",
+    "MEANS_OF_GRAM",
+    "SCHEMA",
+    "GramOrigin",
+    "Manifest",
+    "Prepared",
+    "Run",
+    "write_manifest",
+]
+
+#: The stages of a run in their order, after its inputs.
+STAGES = ("gram", "factor", "labels", "report")
+_MADE_FOR = "run_fingerprint"
+_PROBE = ".probe"
+#: All that a killed ``Run.create`` can leave.
+HALF_MADE = {"zarr.json", "inputs", _PROBE, *lease.FILES}
+#: Settings that change how a run is computed or analysed but not what its Gram matrix is.
+_FREE = {"run", "factor", "labels", "predict"}
+MEANS_OF_GRAM = {
+    "executor",
+    "workers",
+    "address",
+    "threads",
+    "memory",
+    "tile",
+    "backend",
+    "mix_backends",
+    "time_limit",
+    "grace",
+}
+
+
+@dataclass(eq=False)
+class Prepared:
+    """What a new run is begun with, where its source has been read already.
+
+    Attributes:
+        inputs: Its inputs; None once a run was made of them, whose store has them from then on.
+        gram_from: A run of the same images in the same order, whose Gram it may take; None for
+            none.
+    """
+
+    inputs: Inputs | None
+    gram_from: str | None = None
+
+
+class Run:
+    """A run's group, opened.
+
+    Attributes:
+        url: Where it is.
+        manifest: What it is.
+        config: Its configuration; settings that may change between starts are the latest given.
+    """
+
+    def __init__(self, url: str, manifest: Manifest, config: RunConfig) -> None:
+        self.url = storage.normal(url)
+        self.manifest = manifest
+        self.config = config
+
+    def __repr__(self) -> str:
+        from ntkdist.runs.view import one_line
+
+        return one_line(self)
+
+    def _repr_html_(self) -> str:
+        from ntkdist.runs.view import as_html
+
+        return as_html(self)
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 that every tile of this run answers to."""
+        return self.manifest.fingerprint
+
+    @property
+    def architecture(self) -> Architecture:
+        """The network."""
+        return Architecture.parse(self.config.architecture)
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return self.manifest.num_classes
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, H, W, C) of the images as the kernel sees them; (N, D) of features."""
+        n, *size = self.array("inputs", "images").shape
+        return (n, size[-1]) if self.manifest.is_features else (n, *size)
+
+    @property
+    def scaled_to(self) -> tuple[int, int] | None:
+        """(height, width) that images were scaled to as they were read; None: they were not."""
+        if self.config.data.size is None or not self.has_pictures:
+            return None
+        _, height, width, _ = self.array("inputs", "pictures").shape
+        return height, width
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether there are images for people to look at; False for features of no images."""
+        return not self.manifest.is_features or self.config.data.features is not None
+
+    @property
+    def channels(self) -> int | None:
+        """C of the images as they were read; None for features of no images."""
+        return int(self.array("inputs", "pictures").shape[3]) if self.has_pictures else None
+
+    def address(self, *parts: str) -> str:
+        """Return the address of something inside the run."""
+        return storage.join(self.url, *parts)
+
+    @property
+    def resume_command(self) -> str:
+        """The command that goes on with this run."""
+        return f"ntkdist run {self.url}"
+
+    @property
+    def repeat_command(self) -> str:
+        """The command that computes the same from the same data, into a new folder."""
+        from ntkdist.data.preprocess import resolve_recipe
+
+        flags = [("run", "runs/again")]
+        flags.append(("architecture", preset_of(self.architecture) or self.config.architecture))
+        recipe = resolve_recipe("auto", features=self.manifest.is_features)
+        for name, _, value in differences(RunConfig().to_dict(), self.config.to_dict()):
+            section, _, key = name.partition(".")
+            means = section == "gram" and key in MEANS_OF_GRAM
+            if means or section in ("run", "architecture", "predict"):
+                continue
+            if name == "data.preprocess" and value == recipe:
+                continue
+            values = value if isinstance(value, (list, tuple)) else [value]
+            flags += [(name, str(one)) for one in values]
+        flags.append(("gram.backend", self.manifest.backend))
+        return "ntkdist run " + " ".join(f"--{name} {shlex.quote(text)}" for name, text in flags)
+
+    @property
+    def extend_command(self) -> str:
+        """The command that ends an extension to the size that the manifest speaks of."""
+        n = self.manifest.config["data"]["n"]
+        return f"ntkdist extend {self.url}" + ("" if n is None else f" --data.n {n}")
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether a killed extension left it between two sizes."""
+        return self.manifest.extension is not None and self.manifest.extension.state == "begun"
+
+    @classmethod
+    def create(
+        cls,
+        config: RunConfig,
+        *,
+        hold: Callable[[], None] = lambda: None,
+        prepared: Prepared | None = None,
+    ) -> Run:
+        """Create a run, or open it if it is there with the same configuration.
+
+        Args:
+            config: What to compute. Relative data paths count from the current folder.
+            hold: Called before the first write, to take the run's lease.
+            prepared: What ``config`` names, read already; None reads it.
+
+        Returns:
+            The run with its inputs stored.
+
+        Raises:
+            InputError: If the data cannot be read, the place cannot be written, or another
+                run is there (the first differing field, its old and its new value).
+        """
+        url = storage.normal(config.run)
+        existing = read_manifest(url)
+        if existing is not None:
+            _refuse_change(existing, config)
+            return cls(url, existing, _resolved(config, features=existing.is_features))
+        _check_place(url)
+        inputs = None if prepared is None else prepared.inputs
+        if inputs is None:
+            inputs = load_inputs(config)
+        manifest = _describe(config, inputs)
+        if prepared is not None and prepared.gram_from is not None:
+            manifest = _with_origin(manifest, prepared.gram_from)
+        _check_room(url, inputs, config, gram=manifest.gram_from is None)
+        hold()
+        existing = read_manifest(url)  # another driver's, made since
+        if existing is not None:
+            _refuse_change(existing, config)
+            return cls(url, existing, _resolved(config, features=existing.is_features))
+        _write_inputs(url, inputs, manifest)
+        if prepared is not None:
+            prepared.inputs = None
+        return cls(url, manifest, _resolved(config, features=inputs.is_features))
+
+    @classmethod
+    def open(cls, url: str | os.PathLike[str], *, unsettled: bool = False) -> Run:
+        """Open an existing run.
+
+        Args:
+            url: Its folder or URL.
+            unsettled: Take also a run that a killed extension left between two sizes: its
+                manifest then speaks of the larger one, its arrays perhaps not yet.
+
+        Returns:
+            The run, with the configuration it was created with.
+
+        Raises:
+            InputError: If there is no run, or a newer version wrote it.
+            StageError: If a killed extension has to be ended first.
+        """
+        url = storage.normal(url)
+        manifest = read_manifest(url)
+        if manifest is None:
+            raise InputError(f"{url}: there is no run here; start one with ntkdist run CONFIG.yaml")
+        config = RunConfig.from_dict({**manifest.config, "run": url}, where=url)
+        run = cls(url, manifest, config)
+        if run.unsettled and not unsettled:
+            raise StageError(f"{url}: an extension was interrupted; end it: {run.extend_command}")
+        return run
+
+    def has(self, *parts: str) -> bool:
+        """Return whether an array or group is stored under ``parts``."""
+        import zarr
+        from zarr.errors import GroupNotFoundError, NodeNotFoundError
+
+        try:
+            zarr.open(storage.zarr_store(self.address(*parts)), mode="r")
+        except (FileNotFoundError, NodeNotFoundError, GroupNotFoundError):
+            return False
+        return True
+
+    def array(self, *parts: str) -> zarr.Array:
+        """Open a stored array.
+
+        Raises:
+            StoreError: If it is not there.
+        """
+        import zarr
+
+        try:
+            return zarr.open_array(storage.zarr_store(self.address(*parts)), mode="r")
+        except (FileNotFoundError, KeyError) as error:
+            name = "/".join(parts)
+            raise StoreError(f"{self.url}: holds no {name} yet; {self.resume_command}") from error
+
+    def read(self, *parts: str) -> np.ndarray:
+        """Read a stored array whole; a corrupt one raises ``StoreError`` with its name."""
+        array = self.array(*parts)
+        try:
+            return np.asarray(array[...])
+        except NtkdistError:
+            raise
+        except Exception as error:
+            raise StoreError(
+                f"{self.address(*parts)}: cannot be read ({error}); "
+                "delete it and run the stage again"
+            ) from error
+
+    def write(
+        self, parts: str, values: np.ndarray, attributes: Mapping[str, Any] | None = None
+    ) -> None:
+        """Store an array under a slash-separated name, replacing what is there."""
+        write_array(self.address(parts), np.asarray(values), attributes)
+
+    def files(self) -> list[str]:
+        """Return the file name of every image; empty where images came from no files."""
+        if not self.has("inputs", "files"):
+            return []
+        return self.read("inputs", "files").tobytes().decode("utf-8").split("\n")
+
+    def attributes(self, *parts: str) -> dict[str, Any]:
+        """Return the JSON attributes of a group or array; empty if it is not there."""
+        import zarr
+
+        if not self.has(*parts):
+            return {}
+        return dict(zarr.open(storage.zarr_store(self.address(*parts)), mode="r").attrs)
+
+    def write_attributes(self, parts: str, attributes: Mapping[str, Any]) -> None:
+        """Set JSON attributes of a group, created if needed, with the run's fingerprint."""
+        import zarr
+
+        group = zarr.open_group(storage.zarr_store(self.address(parts)), mode="a")
+        group.attrs.update({**attributes, _MADE_FOR: self.fingerprint})
+
+    def is_current(self, *parts: str) -> bool:
+        """Return whether a group's attributes were set since the run was last extended."""
+        if self.manifest.extension is None:
+            return True
+        return self.attributes(*parts).get(_MADE_FOR) == self.fingerprint
+
+
+def _describe(config: RunConfig, inputs: Inputs) -> Manifest:
+    arch = Architecture.parse(config.architecture)
+    name, arithmetic, reason = _choose_backend(config, arch, inputs.images.shape[1:])
+    return Manifest(
+        schema=SCHEMA,
+        config=_resolved(config, features=inputs.is_features).to_dict(),
+        fingerprint=fingerprint(
+            inputs.images, arch, config.gram.kinds, config.gram.dtype, arithmetic
+        ),
+        backend=name,
+        arithmetic=arithmetic,
+        reason=reason,
+        num_classes=inputs.num_classes,
+        class_names=inputs.class_names,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions=versions(),
+        inputs="features" if inputs.is_features else "images",
+    )
+
+
+def _with_origin(manifest: Manifest, url: str) -> Manifest:
+    """Return the manifest with the run that its Gram is taken from, if it is the same Gram."""
+    other = read_manifest(url)
+    if other is None or other.fingerprint != manifest.fingerprint:
+        return manifest
+    return replace(manifest, gram_from=GramOrigin(url))
+
+
+def _resolved(config: RunConfig, *, features: bool) -> RunConfig:
+    """Return a configuration with what ``data.preprocess=auto`` stands for."""
+    from ntkdist.data.preprocess import resolve_recipe
+
+    recipe = resolve_recipe(config.data.preprocess, features=features)
+    if recipe == config.data.preprocess:
+        return config
+    return replace(config, data=replace(config.data, preprocess=recipe))
+
+
+def _choose_backend(
+    config: RunConfig, arch: Architecture, shape: tuple[int, ...]
+) -> tuple[str, str, str]:
+    """Return name, arithmetic and reason of the backend that the run is begun with."""
+    from ntkdist.kernels.backend import arithmetic_of, coverage, select_backend
+    from ntkdist.kernels.cuda_device import cuda_unavailable
+
+    image = (int(shape[0]), int(shape[1]), int(shape[2]))
+    settings = config.gram
+    elsewhere = settings.executor == "ray" and _joins_cluster(settings.address)
+    if settings.backend == "cuda" and elsewhere and cuda_unavailable():
+        # the GPUs are the workers'; this machine may have none
+        if arch.is_spatial:
+            arch.check_image(*image[:2])
+        if why_not := coverage("cuda", arch, image):
+            raise InputError(f"backend 'cuda' cannot compute this: {why_not}; take auto")
+        return "cuda", arithmetic_of("cuda"), "cuda: asked for by name, on the workers' GPUs"
+    chosen = select_backend(arch, image, name=settings.backend, dtype=settings.dtype)
+    return chosen.backend.name, chosen.backend.arithmetic, chosen.reason
+
+
+def _joins_cluster(address: str | None) -> bool:
+    """Return whether workers may be on other machines than this one, or have what it has not."""
+    named = address or os.environ.get("RAY_ADDRESS")
+    if named not in (None, "", "local"):
+        return True
+    ray = sys.modules.get("ray")  # one that the caller started, as tests of clusters do
+    return bool(ray and ray.is_initialized() and ray.cluster_resources().get("GPU"))
+
+
+def _refuse_change(manifest: Manifest, config: RunConfig) -> None:
+    """Raise ``InputError`` if ``config`` asks for another Gram than the run holds."""
+    old = dict(manifest.config)
+    new = _resolved(config, features=manifest.is_features).to_dict()
+    for both in (old, new):
+        for name in _FREE:
+            both.pop(name, None)
+        both["gram"] = {k: v for k, v in both["gram"].items() if k not in MEANS_OF_GRAM}
+        # what is predicted is no part of the Gram
+        both["data"] = {k: v for k, v in both["data"].items() if k != "features_test"}
+    mixed = config.gram.mix_backends
+    if config.gram.backend not in ("auto", manifest.backend) and not mixed:
+        old["gram"]["backend"], new["gram"]["backend"] = manifest.backend, config.gram.backend
+    changed = differences(old, new)
+    if changed:
+        name, was, now = changed[0]
+        if name == "architecture":
+            was, now = (preset_of(Architecture.parse(text)) or text for text in (was, now))
+        more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+        remedy = "give another --run, or the old value"
+        if name == "gram.backend":
+            remedy += ", or allow both in one matrix with --gram.mix_backends"
+        raise InputError(
+            f"{config.run}: holds a run with {name}={was!r}, now {name}={now!r} is asked{more}; "
+            f"{remedy}"
+        )
+
+
+def _check_place(url: str) -> None:
+    """Raise ``InputError`` unless a new run can be written at ``url``."""
+    folder = storage.local_path(url)
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise InputError(f"{url}: is a file; give a folder for the run")
+    if not set(storage.children(url)) <= HALF_MADE:
+        raise InputError(f"{url}: is a folder with other things in it; give a new or empty one")
+    if folder is None:
+        storage.write_text(storage.join(url, _PROBE), "")
+        storage.remove(storage.join(url, _PROBE))
+        return
+    new = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        os.makedirs(url, exist_ok=True)
+        probe = os.path.join(url, _PROBE)
+        with open(probe, "w"):
+            pass
+        os.unlink(probe)
+        with contextlib.suppress(OSError):  # where others have begun a run there meanwhile
+            for place in new:
+                os.rmdir(place)  # data that turns out bad leaves nothing behind
+    except OSError as error:
+        raise InputError(
+            f"{url}: cannot be written ({error.strerror}); give another --run or change its rights"
+        ) from None
+
+
+def _check_room(url: str, inputs: Inputs, config: RunConfig, *, gram: bool) -> None:
+    """Raise ``InputError`` where there is no room for the inputs and a Gram that is computed."""
+    place = storage.local_path(url)
+    if place is None:
+        return
+    n, item = len(inputs.labels), np.dtype(config.gram.dtype).itemsize
+    needed = inputs.images.nbytes
+    needed += 0 if inputs.pictures is None else inputs.pictures.nbytes
+    needed += n * (n + 1) // 2 * item * len(config.gram.kinds) if gram else 0
+    above = next(folder for folder in (place, *place.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(above).free
+    if needed > free:
+        what = "features" if inputs.is_features else "images"
+        raise InputError(
+            f"{url}: {what} and Gram take up to {needed / 2**30:.3g} GiB, {free / 2**30:.3g} GiB "
+            "are free there; give a --run with more room, or fewer images by --data.n"
+        )
+
+
+def _write_inputs(url: str, inputs: Inputs, manifest: Manifest) -> None:
+    """Store inputs first and the manifest last: a run without a manifest is none."""
+    import zarr
+
+    # not mode="w", which would take the lease away
+    group = zarr.open_group(storage.zarr_store(url), mode="a", zarr_format=3)
+    if "inputs" in group:
+        del group["inputs"]
+    store_inputs(storage.join(url, "inputs"), inputs)
+    write_manifest(url, manifest)

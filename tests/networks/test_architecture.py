@@ -1,0 +1,156 @@
+import math
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import ntkdist
+from ntkdist import (
+    Architecture,
+    AvgPool,
+    Conv,
+    Dense,
+    Erf,
+    Flatten,
+    GlobalAvgPool,
+    Relu,
+    Residual,
+)
+from ntkdist.errors import InputError
+from ntkdist.networks.architecture import preset_names
+
+weights = st.floats(0.01, 10)
+convs = st.builds(
+    Conv,
+    size=st.integers(1, 9),
+    W_std=weights,
+    b_std=st.floats(0, 10),
+    trainable=st.booleans(),
+    stride=st.integers(1, 3),
+    padding=st.sampled_from(["SAME", "VALID", "CIRCULAR"]),
+)
+inner = st.one_of(convs, st.just(Relu()), st.just(Erf()), st.builds(AvgPool, st.integers(1, 4)))
+branches = st.builds(Residual, st.lists(inner, max_size=3).map(tuple))
+
+
+@given(
+    st.lists(st.one_of(inner, branches), max_size=6),
+    st.sampled_from([Flatten(), GlobalAvgPool()]),
+    st.builds(Dense, W_std=weights, trainable=st.booleans()),
+)
+def test_canonical_text_round_trips(head, end, last):
+    arch = Architecture((*head, end, last))
+    assert Architecture.parse(str(arch)) == arch
+    assert str(Architecture.parse(str(arch))) == str(arch)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_presets_parse_and_round_trip(name):
+    arch = Architecture.parse(name)
+    assert Architecture.parse(str(arch)) == arch
+
+
+def test_cntk_depth_counts_convolutions_plus_one():
+    arch = Architecture.parse("cntk-gap-11")
+    convs = [x for x in arch.layers if isinstance(x, Conv)]
+    assert len(convs) == 10
+    assert [x.trainable for x in convs] == [False] + [True] * 9
+    assert arch.layers[-1] == Dense(W_std=1.0, trainable=False)
+    assert all(
+        x.trainable for x in Architecture.parse("cntk-v-11").layers if hasattr(x, "trainable")
+    )
+
+
+def test_myrtle_counts_convolutions_between_pools():
+    for name, counts in (("myrtle-5", [2, 1, 1]), ("myrtle-10", [3, 3, 3])):
+        text = "".join(type(x).__name__[0] for x in Architecture.parse(name).layers)
+        assert [part.count("C") for part in text.split("A")[:3]] == counts
+        assert text.endswith("AAAFD")
+
+
+def test_yaml_lists_and_layers_mean_the_same():
+    expected = Architecture((Conv(5, b_std=0.1), Relu(), GlobalAvgPool(), Dense()))
+    for spec in (
+        ["Conv(size=5, b_std=0.1)", "Relu", "GlobalAvgPool()", "Dense"],
+        [{"Conv": {"size": 5, "b_std": 0.1}}, {"Relu": None}, "GlobalAvgPool", Dense()],
+        expected,
+    ):
+        assert Architecture.parse(spec) == expected
+
+
+def test_integers_and_floats_give_one_canonical_text():
+    assert str(Architecture((Dense(W_std=1),))) == str(Architecture((Dense(W_std=1.0),)))
+
+
+def test_depth_takes_the_longer_branch():
+    block = Residual((Conv(), Relu(), Conv()))
+    assert Architecture((Conv(), block, Flatten(), Dense())).depth == 4
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("cntk-gp-4", "unknown preset 'cntk-gp-4'.*did you mean 'cntk-gap-4'"),
+        ("mirtle-5", "did you mean 'myrtle-5'"),
+        ("cntk-gap-1", "depth 1; the least is 2"),
+        ([], "empty"),
+        (["Conv", "Relu", "Dense"], r"need a Flatten\(\) or GlobalAvgPool\(\)"),
+        (["Conv", "Flatten", "Conv", "Dense"], "no pixels are left"),
+        (["Dense", "Relu"], r"end with Dense\(\)"),
+        (["Convv(3)", "Flatten", "Dense"], "unknown layer 'Convv'.*did you mean 'Conv'"),
+        (["Conv(siez=3)", "Flatten", "Dense"], "no field 'siez'.*did you mean 'size'"),
+        (["Relu(3)", "Dense"], "takes at most 0"),
+        (["Conv(3, size=3)", "Flatten", "Dense"], "given 'size' twice"),
+        (["Conv(0)", "Flatten", "Dense"], "size=0 must be a whole number of at least 1"),
+        (["Conv(3, W_std=0)", "Flatten", "Dense"], "W_std=0 must be a finite number"),
+        (["Dense(b_std=-1)"], "b_std=-1 must be"),
+        (["Dense(trainable=3)"], "trainable=3"),
+        (["Conv(padding='same')", "Flatten", "Dense"], "did you mean 'SAME'"),
+        ("[Conv(3]", "cannot be read"),
+        ("[Conv(__import__('os'))]", "not a plain value"),
+        ("[3]", "not a layer"),
+        (3, "neither a preset name"),
+        ([{"Conv": {}, "Relu": {}}], "is not a layer"),
+        (["Residual(branch=(Flatten(),))", "Flatten", "Dense"], "cannot stand inside a branch"),
+    ],
+    ids=str,
+)
+def test_bad_specifications_are_named(spec, message):
+    with pytest.raises(InputError, match=message) as caught:
+        Architecture.parse(spec)
+    assert "\n" not in str(caught.value)
+
+
+def test_defaults_are_the_field_s():
+    assert Conv() == Conv(3, math.sqrt(2), 0.0, True, 1, "SAME")
+    assert re.match(r"\[Flatten\(\), Dense\(W_std=1.414", str(Architecture.parse("fc-2")))
+
+
+def test_public_names_are_there():
+    for name in ntkdist.__all__:
+        assert getattr(ntkdist, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        ntkdist.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("spec", "edge", "message"),
+    [
+        ("myrtle-5", 28, r"AvgPool\(size=2\) does not fit into the 1×1 pixels .* of 28×28 images"),
+        (["Conv(5, padding='VALID')", "Flatten", "Dense"], 4, r"Conv.*does not fit into the 4×4"),
+        (
+            ["Conv", "Residual(branch=(Conv(stride=2),))", "Flatten", "Dense"],
+            6,
+            "one branch leaves 3×3 pixels, the other 6×6",
+        ),
+    ],
+)
+def test_windows_that_do_not_fit_are_named(spec, edge, message):
+    with pytest.raises(InputError, match=message):
+        Architecture.parse(spec).check_image(edge, edge)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_fits_cifar_images(name):
+    Architecture.parse(name).check_image(32, 32)
