@@ -154,10 +154,11 @@ def describe_dynamics(found: TrainingDynamics) -> str:
         f"time      counts steps of η = {found.learning_rate:.3g}; gradient descent diverges from "
         f"{found.largest_stable_rate:.3g} on",
         f"stop at   t = {_time(stop.time)}, where {stop.images} training images held out in turn "
-        f"have the least loss ({stop.accuracies[s]:.2%} of them right; at the end "
-        f"{stop.accuracies[-1]:.2%})",
+        f"have the least loss ({100 * stop.accuracies[s]:.2f} % of them right; at the end "
+        f"{100 * stop.accuracies[-1]:.2f} %)",
         f"          {found.learned_at(stop.time)} of {found.trained_on} eigenvectors are learned "
-        f"by then, with {found.energy[: found.learned_at(stop.time)].sum():.1%} of the targets",
+        f"by then, with {100 * found.energy[: found.learned_at(stop.time)].sum():.1f} % of the "
+        "targets",
         "",
         "squared loss          stopped      at the end",
         f"  held-out loss     {stop.losses[s]:9.4f}       {stop.losses[-1]:9.4f}",
@@ -194,8 +195,8 @@ def _more(found: TrainingDynamics) -> list[str]:
     if c is not None:
         lines.append(
             f"cross-entropy at t = {_time(c.times[-1])}: training accuracy "
-            f"{c.train_accuracy[-1]:.2%}, test accuracy {c.test_accuracy[-1]:.2%}, test loss "
-            f"{c.test_loss[-1]:.4f} (least {c.test_loss.min():.4f} at t = "
+            f"{100 * c.train_accuracy[-1]:.2f} %, test accuracy {100 * c.test_accuracy[-1]:.2f} %, "
+            f"test loss {c.test_loss[-1]:.4f} (least {c.test_loss.min():.4f} at t = "
             f"{_time(c.times[c.test_loss.argmin()])})"
         )
     if spread is None:
@@ -206,7 +207,7 @@ def _more(found: TrainingDynamics) -> list[str]:
     elif spread.disagreement_auc is None:
         lines.append("ensemble      every prediction is right (or none is): no errors to foretell")
     else:
-        quarters = ", ".join(f"{share:.1%}" for share in spread.errors)
+        quarters = ", ".join(f"{100 * share:.1f} %" for share in spread.errors)
         lines.append(
             f"ensemble      networks of other beginnings disagree on wrong predictions more than "
             f"on right ones with chance {spread.disagreement_auc:.3f} (spread alone "

@@ -180,10 +180,9 @@ def describe_active_learning(found: ActiveLearning) -> str:
     order = sorted(found.accuracy, key=lambda name: -found.accuracy[name][:, 1:].mean())
     wide = max(map(len, order))
     for name in order:
-        accuracy = found.accuracy[name]
-        line = (
-            f"{name:<{wide}}  mean {accuracy[:, 1:].mean():.2%}, last {accuracy[:, -1].mean():.2%}"
-        )
+        accuracy = 100 * found.accuracy[name]
+        mean, last = accuracy[:, 1:].mean(), accuracy[:, -1].mean()
+        line = f"{name:<{wide}}  mean {mean:.2f} %, last {last:.2f} %"
         gain = found.gain(name)
         if gain is not None and name != "random":
             line += f", {100 * gain:+.2f} points over random"

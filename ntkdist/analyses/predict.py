@@ -84,7 +84,7 @@ def predict(pipeline: Pipeline) -> Predicted:
         )
         outputs = model.predict(cross)
         found = evaluate(outputs, held.labels, sweep.best.scale)
-        detail.append(f"{len(outputs)} images, {found.accuracy:.2%} right")
+        detail.append(f"{len(outputs)} images, {100 * found.accuracy:.2f} % right")
     result = Predicted(
         how=held.how,
         images=len(outputs),
@@ -166,7 +166,7 @@ def _store(pipeline: Pipeline, held: HeldOut, found: Predicted) -> None:
             bins=evaluation.bins,
             ridges=np.array([[r.ridge, r.accuracy, r.squared_error] for r in found.sweep.rows]),
             chosen=found.ridge,
-            title=f"{evaluation.accuracy:.2%} of {found.images} images right",
+            title=f"{100 * evaluation.accuracy:.2f} % of {found.images} images right",
         )
 
 
@@ -197,9 +197,9 @@ def describe_predictions(found: Predicted, most: int = 5) -> str:
     }
     e, best = found.evaluation, found.sweep.best
     lines = [
-        f"accuracy  {e.accuracy:.2%} of {found.images} images {words[found.how]}, "
+        f"accuracy  {100 * e.accuracy:.2f} % of {found.images} images {words[found.how]}, "
         f"{found.trained_on} trained on",
-        f"ridge     {found.ridge:g}; leave-one-out accuracy {best.accuracy:.2%} "
+        f"ridge     {found.ridge:g}; leave-one-out accuracy {100 * best.accuracy:.2f} % "
         f"on {found.sweep.images} images trained on",
         f"calibration  error {e.calibration_error:.3f} (0 is perfect), log-loss {e.log_loss:.4f}, "
         f"Brier {e.brier:.4f}",

@@ -149,7 +149,7 @@ def describe_sweep(found: Swept) -> str:
     rows = [
         (
             row.value,
-            f"{row.accuracy:.2%}",
+            f"{100 * row.accuracy:.2f} %",
             f"{row.log_loss:.3f}",
             f"{row.ridge:g}",
             f"{row.cosine:.4f}",
@@ -167,7 +167,7 @@ def describe_sweep(found: Swept) -> str:
     if len(found.rows) > 1:
         most = max(row.accuracy for row in found.rows)
         tied = [row.value for row in found.rows if row.accuracy == most]
-        lines.append(f"most accurate: {found.over} {' and '.join(tied)}, {most:.2%}")
+        lines.append(f"most accurate: {found.over} {' and '.join(tied)}, {100 * most:.2f} %")
     if len(found.rows) > 1 and np.ptp([row.cosine for row in found.rows]) < 1e-6:
         lines.append(
             f"these kernels differ by a factor alone: without biases, {found.over} only scales the "

@@ -157,8 +157,8 @@ def describe_widths(found: WidthsFound) -> str:
         for name in ("full_accuracy", "pseudo_accuracy")
     )
     lines.append(
-        f"kernel regression at width {sweep.widths[-1]}: {full:.1%} right with the full kernel, "
-        f"{pseudo:.1%} with the pNTK"
+        f"kernel regression at width {sweep.widths[-1]}: {100 * full:.1f} % right with the full "
+        f"kernel, {100 * pseudo:.1f} % with the pNTK"
     )
     lines.append("picture widths.svg in the run")
     return "\n".join(lines)

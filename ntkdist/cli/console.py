@@ -263,16 +263,17 @@ class StageLines:
         elif name == "LabelsAsked":
             self._now_and_then(
                 f"{event.criterion}, seed {event.seed}: {event.labelled} images labelled, "
-                f"{event.accuracy:.2%} right"
+                f"{100 * event.accuracy:.2f} % right"
             )
         elif name == "WidthMeasured":
             self._now_and_then(
                 f"width {event.width}: network {event.done} of {event.total}, its kernel "
-                f"{event.kernel_gap:.1%} from the infinite one"
+                f"{100 * event.kernel_gap:.1f} % from the infinite one"
             )
         elif name == "VariantTried":
             self._line(
-                f"{event.variant}: {event.accuracy:.2%} right, multiplier {event.multiplier:g}"
+                f"{event.variant}: {100 * event.accuracy:.2f} % right, "
+                f"multiplier {event.multiplier:g}"
             )
         elif name == "DynamicsProgress":
             self._now_and_then(f"{event.stage}: {100 * event.fraction:.0f} %")
@@ -287,7 +288,7 @@ class StageLines:
             kept = " (as stored)" if event.stored else ""
             self._line(
                 f"{event.over} {event.value}: {event.done} of {event.total}, "
-                f"{event.accuracy:.2%} right{kept}"
+                f"{100 * event.accuracy:.2f} % right{kept}"
             )
 
     def _now_and_then(self, text: str) -> None:

@@ -36,8 +36,8 @@ def describe_labels(found: LabelsFound | None) -> str:
     if found.restored_share is not None:
         before, after = found.accuracy_given, found.accuracy_refurbished
         lines.append(
-            f"restored  {found.restored_share:.2%} of {found.corrupted} corrupted "
-            f"labels; label accuracy {before:.2%} -> {after:.2%}"
+            f"restored  {100 * found.restored_share:.2f} % of {found.corrupted} corrupted "
+            f"labels; label accuracy {100 * before:.2f} % -> {100 * after:.2f} %"
         )
     return "\n".join(lines)
 
@@ -46,19 +46,17 @@ def describe_flags(found: LabelsFound) -> str:
     """Return how many labels look wrong, in one line, or that they cannot be judged."""
     how = found.reliability
     if how is None:
-        return (
-            f"{found.issues} of {found.images} look wrong; estimated noise {found.noise_rate:.1%}"
-        )
+        rate = 100 * found.noise_rate
+        return f"{found.issues} of {found.images} look wrong; estimated noise {rate:.1f} %"
     if how["verdict"] == "cannot judge":
         return "these labels cannot be judged: none is flagged, and none is called clean"
     if found.issues:
         return f"{found.issues} of {found.images} labels look wrong"
-    most = how["noise_interval"][1]
-    if how["verdict"] == "reliable" and most <= CLEAN:
-        return (
-            f"no label looks wrong; at most {most:.1%} of {found.images} labels are estimated wrong"
-        )
-    return f"no label is flagged, but up to {most:.0%} of {found.images} labels may be wrong"
+    share, images = how["noise_interval"][1], found.images
+    if how["verdict"] == "reliable" and share <= CLEAN:
+        most = f"{100 * share:.1f} % of {images} labels"
+        return f"no label looks wrong; at most {most} are estimated wrong"
+    return f"no label is flagged, but up to {100 * share:.0f} % of {images} labels may be wrong"
 
 
 def describe_reliability(found: LabelsFound) -> list[str]:
@@ -69,16 +67,14 @@ def describe_reliability(found: LabelsFound) -> list[str]:
     lines = [f"verdict   {how['verdict']}: {how['reason']}"]
     if how["verdict"] == "cannot judge":
         return lines
-    low, high = how["noise_interval"]
+    rate, low, high = (100 * share for share in (how["noise_rate"], *how["noise_interval"]))
     lines.append(
-        f"noise     {how['noise_rate']:.1%} of the labels are estimated wrong ({low:.1%} to "
-        f"{high:.1%}), {how['noise']} noise"
+        f"noise     {rate:.1f} % of the labels are estimated wrong ({low:.1f} to {high:.1f} %), "
+        f"{how['noise']} noise"
     )
     if how["expected_precision"] is not None:
-        lines.append(
-            f"flags     {how['expected_precision']:.0%} of the flagged labels are expected to be "
-            "wrong"
-        )
+        precision = 100 * how["expected_precision"]
+        lines.append(f"flags     {precision:.0f} % of the flagged labels are expected to be wrong")
     return lines
 
 
@@ -91,11 +87,11 @@ def describe_comparison(found: Sequence[Compared], folder: str) -> str:
     rows = [
         (
             one.name,
-            f"{one.accuracy:.2%} ({place['accuracy'][i]})",
+            f"{100 * one.accuracy:.2f} % ({place['accuracy'][i]})",
             f"{one.log_likelihood:.3f} ({place['log_likelihood'][i]})",
             f"{one.block_error:.4g} ({place['block_error'][i]})",
             f"{one.separation:.3f} ({place['separation'][i]})",
-            f"{one.noise_rate:.1%}",
+            f"{100 * one.noise_rate:.1f} %",
             f"{one.gram_seconds:.1f} s",
             f"{one.factor_seconds:.1f} s",
         )
@@ -111,8 +107,8 @@ def describe_comparison(found: Sequence[Compared], folder: str) -> str:
     noise = max(found, key=lambda one: one.log_likelihood).noise_rate
     if noise >= 0.005:
         lines.append(
-            f"{noise:.1%} of the given labels are wrong by estimate, so that hardly more than "
-            f"{1 - noise:.1%} can be met"
+            f"{100 * noise:.1f} % of the given labels are estimated wrong, so that a leave-one-out "
+            f"accuracy much above {100 * (1 - noise):.1f} % is not possible"
         )
     return "\n".join(lines)
 
@@ -124,8 +120,8 @@ def describe_labelings(found: Sequence[Labeling]) -> str:
         (
             one.name,
             f"{one.block_error:.5g}",
-            f"{one.changed:.2%}",
-            f"{one.noise_rate:.1%}",
+            f"{100 * one.changed:.2f} %",
+            f"{100 * one.noise_rate:.1f} %",
             "; ".join(one.left_out),
         )
         for one in found
