@@ -249,6 +249,6 @@ def busy(crew: Crew) -> str | None:
         return None
     return (
         f"other programs were running: the workers had {100 * crew.share:.0f} % of their cores; "
-        f"alone the tiles would take about {100 * crew.share:.0f} % of this time, and the rest less "
-        "too"
+        f"alone the tiles would take about {100 * crew.share:.0f} % of this time, and the rest "
+        "less too"
     )
