@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from ntkdist.errors import InputError
+from ntkdist.words import columns
 
 _EVERY = 9.0  # seconds; what goes on is told every five, and so written every ten
 _PARTS = {
@@ -42,15 +43,7 @@ class Table:
 
     def lines(self) -> list[str]:
         """Return plain lines in which the cells of a column line up."""
-        rows = (self.head, *self.rows)
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return [
-            "  ".join(
-                f"{cell:>{width}}" if place in self.right else f"{cell:<{width}}"
-                for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in rows
-        ]
+        return columns([self.head, *self.rows], self.right)
 
     def draw(self, stream: TextIO) -> None:
         """Write the table for a person at a terminal; NO_COLOR leaves colours out."""
@@ -263,17 +256,16 @@ class StageLines:
         elif name == "LabelsAsked":
             self._now_and_then(
                 f"{event.criterion}, seed {event.seed}: {event.labelled} images labelled, "
-                f"{100 * event.accuracy:.2f} % right"
+                f"{event.accuracy:.2%} right"
             )
         elif name == "WidthMeasured":
             self._now_and_then(
                 f"width {event.width}: network {event.done} of {event.total}, its kernel "
-                f"{100 * event.kernel_gap:.1f} % from the infinite one"
+                f"{event.kernel_gap:.1%} from the infinite one"
             )
         elif name == "VariantTried":
             self._line(
-                f"{event.variant}: {100 * event.accuracy:.2f} % right, "
-                f"multiplier {event.multiplier:g}"
+                f"{event.variant}: {event.accuracy:.2%} right, multiplier {event.multiplier:g}"
             )
         elif name == "DynamicsProgress":
             self._now_and_then(f"{event.stage}: {100 * event.fraction:.0f} %")
@@ -288,7 +280,7 @@ class StageLines:
             kept = " (as stored)" if event.stored else ""
             self._line(
                 f"{event.over} {event.value}: {event.done} of {event.total}, "
-                f"{100 * event.accuracy:.2f} % right{kept}"
+                f"{event.accuracy:.2%} right{kept}"
             )
 
     def _now_and_then(self, text: str) -> None:

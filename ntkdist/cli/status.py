@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
-from ntkdist.cli.console import Table
 from ntkdist.data.features import feature_words
 from ntkdist.events.activity import Activity, Trouble
 from ntkdist.events.progress import _duration as duration
 from ntkdist.pipeline.status import LOSSES, GramState, LabelsFound, RunStatus, read_status
-
-if TYPE_CHECKING:
-    from ntkdist.analyses.compare import Compared
-    from ntkdist.analyses.labelings import Labeling
-    from ntkdist.labels.bias import ClassBias
 
 _SHOWN, _FEW_ERRORS, _LONGEST = 5, 3, 160
 _SILENT = 120.0  # seconds
@@ -30,14 +23,14 @@ def describe_labels(found: LabelsFound | None) -> str:
     shown = [f"{name} {losses[name]:.5g}" for name in LOSSES if losses[name]]
     lines = [
         f"L(Z)      {', '.join(shown)} (lower is cleaner)",
-        f"labels    {describe_flags(found)}; stopped: {found.stopped}",
+        f"labels    {describe_flags(found)}; ended because {found.stopped}",
         *describe_reliability(found),
     ]
     if found.restored_share is not None:
         before, after = found.accuracy_given, found.accuracy_refurbished
         lines.append(
-            f"restored  {100 * found.restored_share:.2f} % of {found.corrupted} corrupted "
-            f"labels; label accuracy {100 * before:.2f} % -> {100 * after:.2f} %"
+            f"restored  {found.restored_share:.2%} of {found.corrupted} corrupted "
+            f"labels; label accuracy {before:.2%} -> {after:.2%}"
         )
     return "\n".join(lines)
 
@@ -46,17 +39,19 @@ def describe_flags(found: LabelsFound) -> str:
     """Return how many labels look wrong, in one line, or that they cannot be judged."""
     how = found.reliability
     if how is None:
-        rate = 100 * found.noise_rate
-        return f"{found.issues} of {found.images} look wrong; estimated noise {rate:.1f} %"
+        return (
+            f"{found.issues} of {found.images} look wrong; estimated noise {found.noise_rate:.1%}"
+        )
     if how["verdict"] == "cannot judge":
         return "these labels cannot be judged: none is flagged, and none is called clean"
     if found.issues:
         return f"{found.issues} of {found.images} labels look wrong"
-    share, images = how["noise_interval"][1], found.images
-    if how["verdict"] == "reliable" and share <= CLEAN:
-        most = f"{100 * share:.1f} % of {images} labels"
-        return f"no label looks wrong; at most {most} are estimated wrong"
-    return f"no label is flagged, but up to {100 * share:.0f} % of {images} labels may be wrong"
+    most = how["noise_interval"][1]
+    if how["verdict"] == "reliable" and most <= CLEAN:
+        return (
+            f"no label looks wrong; at most {most:.1%} of {found.images} labels are estimated wrong"
+        )
+    return f"no label is flagged, but up to {most:.0%} of {found.images} labels may be wrong"
 
 
 def describe_reliability(found: LabelsFound) -> list[str]:
@@ -67,95 +62,17 @@ def describe_reliability(found: LabelsFound) -> list[str]:
     lines = [f"verdict   {how['verdict']}: {how['reason']}"]
     if how["verdict"] == "cannot judge":
         return lines
-    rate, low, high = (100 * share for share in (how["noise_rate"], *how["noise_interval"]))
+    low, high = how["noise_interval"]
     lines.append(
-        f"noise     {rate:.1f} % of the labels are estimated wrong ({low:.1f} to {high:.1f} %), "
-        f"{how['noise']} noise"
+        f"noise     {how['noise_rate']:.1%} of the labels are estimated wrong ({low:.1%} to "
+        f"{high:.1%}), {how['noise']} noise"
     )
     if how["expected_precision"] is not None:
-        precision = 100 * how["expected_precision"]
-        lines.append(f"flags     {precision:.0f} % of the flagged labels are expected to be wrong")
-    return lines
-
-
-def describe_comparison(found: Sequence[Compared], folder: str) -> str:
-    """Return a table of architectures, best leave-one-out accuracy first, with their ranks."""
-    from ntkdist.analyses.compare import ranks
-
-    place = ranks(found)
-    head = ("architecture", "accuracy", "log-lik.", "L(Z)", "separation", "noise", "Gram", "solve")
-    rows = [
-        (
-            one.name,
-            f"{100 * one.accuracy:.2f} % ({place['accuracy'][i]})",
-            f"{one.log_likelihood:.3f} ({place['log_likelihood'][i]})",
-            f"{one.block_error:.4g} ({place['block_error'][i]})",
-            f"{one.separation:.3f} ({place['separation'][i]})",
-            f"{100 * one.noise_rate:.1f} %",
-            f"{one.gram_seconds:.1f} s",
-            f"{one.factor_seconds:.1f} s",
-        )
-        for i, one in enumerate(found)
-    ]
-    notes = (
-        "leave-one-out accuracy and log-likelihood of the given labels: higher is better; L(Z) "
-        "times the mean diagonal: lower; separation of classes by kernel PCA: higher; rank in "
-        f"brackets; all in {folder}/compare.json, "
-        "a picture of the classes in compare.svg"
-    )
-    lines = [*Table(head, tuple(rows)).lines(), notes]
-    noise = max(found, key=lambda one: one.log_likelihood).noise_rate
-    if noise >= 0.005:
         lines.append(
-            f"{100 * noise:.1f} % of the given labels are estimated wrong, so that a leave-one-out "
-            f"accuracy much above {100 * (1 - noise):.1f} % is not possible"
+            f"flags     {how['expected_precision']:.0%} of the flagged labels are expected to be "
+            "wrong"
         )
-    return "\n".join(lines)
-
-
-def describe_labelings(found: Sequence[Labeling]) -> str:
-    """Return a table of labelings, the cleanest first."""
-    head = ("labels", "L(Z)", "differ from given", "estimated noise", "")
-    rows = [
-        (
-            one.name,
-            f"{one.block_error:.5g}",
-            f"{100 * one.changed:.2f} %",
-            f"{100 * one.noise_rate:.1f} %",
-            "; ".join(one.left_out),
-        )
-        for one in found
-    ]
-    return "\n".join(Table(head, tuple(rows)).lines())
-
-
-def describe_bias(found: ClassBias, names: Sequence[str], labels: str, most: int = 20) -> str:
-    """Return the ranking of classes and the first pairs of that of pairs, with their scores.
-
-    Args:
-        found: The rankings.
-        names: Of the classes.
-        labels: Which labels they are by.
-        most: How many pairs.
-
-    Returns:
-        A line for each.
-    """
-    classes = [(names[k], f"{found.intra_scores[k]:.4g}") for k in found.intra]
-    count = min(most, len(found.inter))
-    pairs = [
-        (f"{names[k]} – {names[d]}", f"{found.inter_scores[k, d]:.4g}")
-        for k, d in found.inter[:count]
-    ]
-    return "\n".join(
-        [
-            *Table((f"class, hardest first, by the {labels} labels", "score"), tuple(classes),
-                   right=(1,)).lines(),
-            "",
-            *Table((f"pair, most entangled first ({count} of {len(found.inter)})", "score"),
-                   tuple(pairs), right=(1,)).lines(),
-        ]
-    )  # fmt: skip
+    return lines
 
 
 def describe(url: str, *, now: float | None = None) -> str:

@@ -248,7 +248,6 @@ def busy(crew: Crew) -> str | None:
     if crew.share >= _BUSY:
         return None
     return (
-        f"other programs were running: the workers had {100 * crew.share:.0f} % of their cores; "
-        f"alone the tiles would take about {100 * crew.share:.0f} % of this time, and the rest "
-        "less too"
+        f"other programs were at work: the workers had {crew.share:.0%} of their cores; alone the "
+        f"tiles would take about {crew.share:.0%} of the time said, and the rest less too"
     )

@@ -202,7 +202,7 @@ def test_long_commands_say_what_they_have_got_to(
         lines = capsys.readouterr().err.splitlines()
         steps = [line for line in lines if line.startswith("W_std ") and " of 2" in line]
         assert [step.split(",")[0] for step in steps] == ["W_std 1: 1 of 2", "W_std 2: 2 of 2"]
-        assert all(step.endswith(f" % right{stored}") for step in steps)
+        assert all(step.endswith(f"% right{stored}") for step in steps)
 
 
 def test_bias_says_by_which_labels_and_shows_scores(run: str, capsys: Captured) -> None:

@@ -243,7 +243,7 @@ def _describe_kernel(report: KernelReport) -> str:
         f"{report.name}: {report.threads} threads a block ({report.shape}), "
         f"{report.registers} registers, {report.local} bytes a thread spilled, "
         f"{report.shared} bytes of shared memory, {report.blocks} blocks a multiprocessor, "
-        f"occupancy {100 * report.occupancy:.0f} %"
+        f"occupancy {report.occupancy:.0%}"
     )
 
 
