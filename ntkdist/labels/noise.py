@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from ntkdist.labels.class_matrix import one_hot
 from ntkdist.labels.compiled import compiled
 from ntkdist.labels.leave_one_out import Predict, class_shares, probabilities
+from ntkdist.words import percent
 
 AUTO, SYMMETRIC, CLASS_CONDITIONAL = "auto", "symmetric", "class-conditional"
 NOISE_MODELS = (AUTO, SYMMETRIC, CLASS_CONDITIONAL)
@@ -429,7 +430,7 @@ def _compare(
         )
     if not noisy:
         return False, (
-            f"class-conditional noise estimates {100 * wrong_share:.1f} % wrong labels; errors "
+            f"class-conditional noise estimates {percent(wrong_share)} wrong labels; errors "
             "of the kernel between similar classes can explain this share"
         )
     raises = f"class-conditional noise raises the log-likelihood by {gain:.0f} nats"

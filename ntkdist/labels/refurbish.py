@@ -21,6 +21,7 @@ from ntkdist.labels.options import Options
 from ntkdist.labels.posterior import ROUNDS, Posterior, class_posterior
 from ntkdist.labels.reliability import assess
 from ntkdist.labels.result import Flip, RefurbishResult
+from ntkdist.words import counted
 
 
 def refurbish(
@@ -261,9 +262,9 @@ def _why_stopped(
     """Return why no more labels were changed; ``limit`` is None if none was reached."""
     if limit is not None:
         if options.steps != "auto":
-            return f"the limit of {limit} step{'' if limit == 1 else 's'} was reached"
-        counted = "changed labels" if options.method == "exact" else "steps"
-        return f"the number of {counted} reached the number of labels estimated wrong ({limit})"
+            return f"the limit of {counted(limit, 'step')} was reached"
+        what = "changed labels" if options.method == "exact" else "steps"
+        return f"the number of {what} reached the number of labels estimated wrong ({limit})"
     if np.count_nonzero(counts) < 2:
         return "all labels are of one class, so that there is no other class"
     if options.method == "posterior" and not can_judge:

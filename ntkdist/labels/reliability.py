@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ntkdist.labels.leave_one_out import class_shares
 from ntkdist.labels.noise import MIN_SKILL, SYMMETRIC, standard_error
-from ntkdist.words import CANNOT_JUDGE, RELIABLE, WEAK
+from ntkdist.words import CANNOT_JUDGE, RELIABLE, WEAK, percent
 
 if TYPE_CHECKING:
     from ntkdist.labels.posterior import Posterior
@@ -120,7 +120,7 @@ def assess(
     elif flags.any() and (share := float(expected[flags].mean())) < MIN_PRECISION:
         verdict = WEAK
         reason = (
-            f"only {_percent(share)} of the labels that are more probably wrong than right are "
+            f"only {percent(share, 0)} of the labels that are more probably wrong than right are "
             f"expected to be wrong, so that fewer are flagged; {reason}"
         )
         flags = _most_probably_wrong(wrong, expected, int(flags.sum()))
@@ -161,8 +161,8 @@ def _verdict(
     standard_errors = (accuracy - chance) / chance_error if chance_error > 0 else 0.0
     excess = (accuracy - chance) / max(1 - chance, 1e-12)
     accuracies = (
-        f"leave-one-out predictions equal {_percent(accuracy)} of the given labels; always "
-        f"predicting the largest class gives {_percent(chance)} ± {_percent(chance_error, 1)}"
+        f"leave-one-out predictions equal {percent(accuracy, 0)} of the given labels; always "
+        f"predicting the largest class gives {percent(chance, 0)} ± {percent(chance_error)}"
     )
     if standard_errors < MIN_STANDARD_ERRORS:
         return CANNOT_JUDGE, f"the kernel does not distinguish these classes: {accuracies}; {_HELP}"
@@ -179,19 +179,15 @@ def _verdict(
         return RELIABLE, accuracies
     if high - low > MAX_INTERVAL_WIDTH and low < NEAR_ZERO:
         return CANNOT_JUDGE, (
-            f"from {_percent(low)} to {_percent(high)} of the labels may be wrong: the given "
+            f"from {percent(low, 0)} to {percent(high, 0)} of the labels may be wrong: the given "
             f"labels do not determine the share more closely; {_HELP}"
         )
     if low * num_unlocked < MIN_WRONG_LABELS and high > NEAR_ZERO:
         return WEAK, (
-            f"{_percent(low, 1)} to {_percent(high, 1)} of the labels may be wrong, so that only "
+            f"{percent(low)} to {percent(high)} of the labels may be wrong, so that only "
             f"those most probably wrong are flagged; {_HELP}"
         )
     return RELIABLE, accuracies
-
-
-def _percent(share: float, digits: int = 0) -> str:
-    return f"{100 * share:.{digits}f} %"
 
 
 def _most_probably_wrong(

@@ -13,6 +13,7 @@ from ntkdist.display.html import html_table
 from ntkdist.labels.noise import NoiseModel
 from ntkdist.labels.posterior import Posterior
 from ntkdist.labels.reliability import Reliability
+from ntkdist.words import percent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,12 +91,12 @@ class RefurbishResult:
         shown += ", ".join(f"image {one.index}: {one.old} → {one.new}" for one in flips)
         if (more := len(self.history) - len(flips)) > 0:
             shown += f" and {more:,} more (to_dataframe())"
-        rate, low, high = (100 * share for share in (self.noise.rate, *self.noise.interval))
+        low, high = map(percent, self.noise.interval)
         rows = [
             ("Labels", f"{n:,} in {num_classes} classes"),
             ("Flips", shown),
             ("L(Z)", f"{self.losses[0]:.5g} → {self.losses[-1]:.5g} (lower is cleaner)"),
-            ("Noise rate", f"{rate:.1f} % ({low:.1f} to {high:.1f} %)"),
+            ("Noise rate", f"{percent(self.noise.rate)} ({low} to {high})"),
             ("Verdict", escape(f"{self.reliability.verdict}: {self.reliability.reason}")),
             ("Abstained", f"{int(self.abstained.sum()):,}"),
             ("Stopped", escape(self.stopped)),
