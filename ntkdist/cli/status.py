@@ -63,7 +63,8 @@ def describe_reliability(found: LabelsFound) -> list[str]:
         return lines
     rate, low, high = map(percent, (how["noise_rate"], *how["noise_interval"]))
     lines.append(
-        f"noise     {rate} of the labels are estimated wrong ({low} to {high}), {how['noise']} noise"
+        f"noise     {rate} of the labels are estimated wrong ({low} to {high}), "
+        f"{how['noise']} noise"
     )
     if how["expected_precision"] is not None:
         precision = percent(how["expected_precision"], 0)
