@@ -27,11 +27,11 @@ def describe_labels(found: LabelsFound | None) -> str:
         f"labels    {describe_flags(found)}; ended because {found.stopped}",
         *describe_reliability(found),
     ]
-    if found.restored_share is not None:
-        before, after = found.accuracy_given, found.accuracy_refurbished
+    restored, before, after = found.restored_share, found.accuracy_given, found.accuracy_refurbished
+    if restored is not None and before is not None and after is not None:
         lines.append(
-            f"restored  {percent(found.restored_share, 2)} of {found.corrupted} corrupted "
-            f"labels; label accuracy {percent(before, 2)} -> {percent(after, 2)}"
+            f"restored  {percent(restored, 2)} of {found.corrupted} corrupted labels; "
+            f"label accuracy {percent(before, 2)} -> {percent(after, 2)}"
         )
     return "\n".join(lines)
 
