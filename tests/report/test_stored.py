@@ -14,7 +14,7 @@ from ntkdist.config import DataConfig, FactorConfig, GramConfig, NoiseConfig, Ru
 from ntkdist.events.types import StageDone
 from ntkdist.pipeline import Pipeline
 from ntkdist.report import write_report
-from ntkdist.report.sections.geometry import read_geometry
+from ntkdist.report.sections.findings import read_geometry
 from ntkdist.runs.run import Run
 
 

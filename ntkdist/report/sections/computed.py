@@ -12,13 +12,13 @@ from ntkdist.display.words import (
     moment,
     number,
     percent,
-    preset_of,
     rate,
     size,
 )
 from ntkdist.events.timeline import Timeline
+from ntkdist.networks.architecture import preset_of
 from ntkdist.report.sections.findings import Findings
-from ntkdist.report.sections.reliability import interval_words, noise_words
+from ntkdist.report.sections.story import interval_words, noise_words
 from ntkdist.runs.inputs import source_of
 from ntkdist.runs.run import Run
 
