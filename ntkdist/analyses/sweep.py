@@ -140,7 +140,7 @@ def _to_json(row: SweepRow) -> dict[str, Any]:
 
 
 def _covering(backend: str, variant: Any, images: np.ndarray) -> str:
-    from ntkdist.kernels.backend import coverage
+    from ntkdist.kernels.registry import coverage
 
     if backend in ("cpu", "cuda") and coverage(backend, variant.architecture, images.shape[1:]):
         return "auto"

@@ -13,7 +13,8 @@ import numpy as np
 from ntkdist.errors import InputError
 from ntkdist.gram.states import state_bytes
 from ntkdist.gram.tiling import Tiling
-from ntkdist.kernels.backend import Backend, get_backend
+from ntkdist.kernels.backend import Backend
+from ntkdist.kernels.registry import get_backend
 from ntkdist.networks.architecture import Architecture
 
 LANE = 16

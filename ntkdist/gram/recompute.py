@@ -72,7 +72,7 @@ class Recomputer:
 
     def reference_error(self, i: int, j: int) -> float:
         """Return the relative error of a stored entry against the float64 reference."""
-        from ntkdist.kernels.backend import get_backend
+        from ntkdist.kernels.registry import get_backend
 
         if self._reference is None:
             self._reference = get_backend("reference", dtype="float64")

@@ -24,7 +24,8 @@ from ntkdist.gram.job import GramJob
 from ntkdist.gram.states import StateCache
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import TileKey, Tiling
-from ntkdist.kernels.backend import Backend, get_backend
+from ntkdist.kernels.backend import Backend
+from ntkdist.kernels.registry import get_backend
 from ntkdist.networks.architecture import Architecture
 
 

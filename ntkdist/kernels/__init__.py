@@ -3,9 +3,10 @@
 Needs numpy, scipy and numba alone; ``stax`` loads jax and neural-tangents when used.
 """
 
-from ntkdist.kernels.backend import KINDS, Backend, Selection, get_backend, select_backend
+from ntkdist.kernels.backend import KINDS, Backend
 from ntkdist.kernels.family import Family
 from ntkdist.kernels.matrix import kernel_matrix
+from ntkdist.kernels.registry import Selection, get_backend, select_backend
 
 __all__ = [
     "KINDS",

@@ -1,25 +1,19 @@
-"""What a kernel backend is: prepare once per image, then blocks of kernel entries.
+"""What a kernel backend is: ``prepare`` once per image, then ``block`` for blocks of entries.
 
-A backend runs on one device and knows no cluster, store or scheduler.
+A backend runs on one device and knows no cluster, store or scheduler. ``registry`` chooses one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from ntkdist.errors import InputError, did_you_mean
-from ntkdist.kernels.chain import chain_of
-from ntkdist.kernels.cuda.device import cuda_unavailable, simulated
+from ntkdist.errors import InputError
 from ntkdist.networks.architecture import Architecture
 
 KINDS = ("ntk", "nngp")
-NAMES = ("cuda", "cpu", "stax", "reference")
-DTYPES = ("float32", "float64")
-CUDA_ARITHMETIC = "cuda-3"  # here, so that a driver without a GPU knows it
 
 
 class Backend(Protocol):
@@ -41,7 +35,7 @@ class Backend(Protocol):
     def supports(
         self, arch: Architecture, image_shape: tuple[int, int, int], dtype: str | None = None
     ) -> str | None:
-        """Return None if (H, W, C) images can go through ``arch``, else the reason.
+        """Return None if the backend computes ``arch`` on (H, W, C) images, else the reason.
 
         ``dtype`` None asks about the backend's own.
         """
@@ -61,8 +55,8 @@ class Backend(Protocol):
         """Compute one block of entries.
 
         Args:
-            a: State of the rows' images.
-            b: State of the columns' images. The same object as ``a`` means a
+            a: State of the row images.
+            b: State of the column images. The same object as ``a`` means a
                 diagonal block, which is symmetric to the bit.
             kinds: Which of ``ntk`` and ``nngp``; all come out of one pass.
 
@@ -71,142 +65,13 @@ class Backend(Protocol):
         """
 
 
-@dataclass(frozen=True)
-class Selection:
-    """A backend and why it was taken.
-
-    Attributes:
-        backend: The backend.
-        reason: One sentence for the user.
-    """
-
-    backend: Backend
-    reason: str
-
-
-def get_backend(name: str, *, dtype: str = "float32", threads: int = 1) -> Backend:
-    """Create a backend by name.
-
-    Args:
-        name: ``cuda``, ``cpu``, ``stax`` or ``reference``.
-        dtype: ``float32`` or ``float64``.
-        threads: How many threads it may use.
-
-    Returns:
-        The backend.
-
-    Raises:
-        InputError: If the name or dtype is unknown, or what it needs is not installed.
-    """
-    if dtype not in DTYPES:
-        raise InputError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
-    if threads < 1:
-        raise InputError(f"threads={threads} must be at least 1")
-    if name == "cuda":
-        if reason := cuda_unavailable():
-            raise InputError(f"backend 'cuda': {reason}; or take backend cpu")
-        from ntkdist.kernels.cuda.backend import CudaBackend
-
-        return CudaBackend(dtype=dtype, threads=threads)
-    if name == "cpu":
-        from ntkdist.kernels.cpu import CpuBackend
-
-        return CpuBackend(dtype=dtype, threads=threads)
-    if name == "stax":
-        from ntkdist.kernels.stax import StaxBackend
-
-        return StaxBackend(dtype=dtype, threads=threads)
-    if name == "reference":
-        from ntkdist.kernels.reference import ReferenceBackend
-
-        return ReferenceBackend(dtype=dtype, threads=threads)
-    raise InputError(
-        f"backend {name!r} is unknown; take auto or one of {', '.join(NAMES)}"
-        + did_you_mean(name, ("auto", *NAMES))
-    )
-
-
-def select_backend(
-    arch: Architecture,
-    image_shape: tuple[int, int, int],
-    *,
-    name: str = "auto",
-    dtype: str = "float32",
-    threads: int = 1,
-) -> Selection:
-    """Choose the fastest backend that can compute ``arch``, or check the one named.
-
-    Args:
-        arch: The network.
-        image_shape: (H, W, C).
-        name: ``auto`` takes cuda where there is a GPU, else cpu, else stax; other names are
-            taken as they are.
-        dtype: ``float32`` or ``float64``.
-        threads: How many threads it may use.
-
-    Returns:
-        The backend with the reason for it.
-
-    Raises:
-        InputError: If the named backend cannot, or under ``auto`` none can.
-    """
-    if arch.is_spatial:
-        arch.check_image(*image_shape[:2])
-    if name != "auto":
-        backend = get_backend(name, dtype=dtype, threads=threads)
-        why_not = backend.supports(arch, image_shape)
-        if why_not:
-            raise InputError(f"backend {name!r} cannot compute this: {why_not}; take auto")
-        return Selection(backend, f"{name}: asked for by name")
-    refusals = []
-    # never the simulator, which is for tests, nor a word about a GPU that nobody expects
-    names = ("cpu", "stax") if simulated() or cuda_unavailable() else ("cuda", "cpu", "stax")
-    for candidate in names:
-        try:
-            backend = get_backend(candidate, dtype=dtype, threads=threads)
-        except InputError as error:
-            refusals.append(f"{candidate}: {error}")
-            continue
-        why_not = backend.supports(arch, image_shape)
-        if why_not is None:
-            reason = f"{candidate}: the fastest that covers this network"
-            return Selection(backend, reason + (f" ({'; '.join(refusals)})" if refusals else ""))
-        refusals.append(f"{candidate} cannot: {why_not}")
-    raise InputError(f"no backend can compute this network: {'; '.join(refusals)}")
-
-
-def arithmetic_of(name: str) -> str:
-    """Return the arithmetic of a backend that need not be usable here.
-
-    Args:
-        name: ``cuda``, ``cpu``, ``stax`` or ``reference``.
-
-    Returns:
-        What the backend's ``arithmetic`` is.
-
-    Raises:
-        InputError: If the name is unknown, or the backend cannot be imported here.
-    """
-    if name == "cuda":
-        return CUDA_ARITHMETIC
-    return get_backend(name).arithmetic
-
-
-def coverage(name: str, arch: Architecture, image_shape: tuple[int, int, int]) -> str | None:
-    """Return why a backend, which need not be usable here, cannot compute a network; else None."""
-    if name == "cuda":
-        chain = chain_of(arch)
-        return chain if isinstance(chain, str) else None
-    return get_backend(name).supports(arch, image_shape)
-
-
 def check_kinds(kinds: Sequence[str]) -> tuple[str, ...]:
     """Return ``kinds`` as a tuple in the order of ``KINDS``, or raise ``InputError``."""
     for kind in kinds:
         if kind not in KINDS:
             raise InputError(f"kind {kind!r} is not one of {', '.join(KINDS)}")
     if not kinds:
-        raise InputError(f"no kind of kernel asked for; take one or more of {', '.join(KINDS)}")
+        raise InputError(f"no kind of kernel is given; take one or more of {', '.join(KINDS)}")
     return tuple(kind for kind in KINDS if kind in kinds)
 
 
@@ -217,11 +82,13 @@ def as_images(images: np.ndarray) -> np.ndarray:
         raise InputError(f"images have shape {np.shape(images)}; (n, H, W, C) is needed")
     if not np.isfinite(x).all():
         first = int(np.argwhere(~np.isfinite(x))[0][0])
-        raise InputError(f"image {first} holds NaN or infinite pixels; clean or drop it")
+        raise InputError(f"image {first} holds NaN or infinite pixels; repair it or leave it out")
     return x
 
 
 def check_pair(a: tuple[int, ...], b: tuple[int, ...]) -> None:
-    """Raise ``InputError`` unless rows' and columns' images have one shape (H, W, C)."""
+    """Raise ``InputError`` unless row and column images have one shape (H, W, C)."""
     if a != b:
-        raise InputError(f"images of shape {a} meet images of shape {b}; both must be alike")
+        raise InputError(
+            f"row images have shape {a} and column images {b}; both need the same shape"
+        )

@@ -145,6 +145,12 @@ def chain_of(arch: Architecture) -> Chain | str:
     return Chain(tuple(blocks), pooled, tuple(tail), spatial)
 
 
+def not_a_chain(arch: Architecture) -> str | None:
+    """Return why neither fast backend computes ``arch``; None where both do."""
+    chain = chain_of(arch)
+    return chain if isinstance(chain, str) else None
+
+
 def linear_tail(tail: Sequence[Layer]) -> np.ndarray:
     """Return (5,) α, β, γ, δ, ε of dense layers: αK + β in K's place, γΘ + δK + ε in Θ's."""
     alpha, beta, gamma, mixed, rest = 1.0, 0.0, 1.0, 0.0, 0.0

@@ -7,7 +7,8 @@ import os
 import numpy as np
 
 from ntkdist.errors import InputError
-from ntkdist.kernels.backend import as_images, check_kinds, select_backend
+from ntkdist.kernels.backend import as_images, check_kinds
+from ntkdist.kernels.registry import select_backend
 from ntkdist.networks.architecture import Architecture, ArchitectureSpec
 
 

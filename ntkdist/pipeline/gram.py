@@ -142,7 +142,7 @@ def _backend(run: Run, config: RunConfig) -> str:
 
 
 def _arithmetic(run: Run, backend: str) -> str:
-    from ntkdist.kernels.backend import arithmetic_of
+    from ntkdist.kernels.registry import arithmetic_of
 
     return run.manifest.arithmetic if backend == run.manifest.backend else arithmetic_of(backend)
 

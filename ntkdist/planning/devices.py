@@ -34,8 +34,8 @@ from ntkdist.gram.states import state_bytes
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import TileKey, Tiling
 from ntkdist.gram.worker import TileRecord, TileWorker
-from ntkdist.kernels.backend import coverage, get_backend
 from ntkdist.kernels.cuda import device as cuda_device
+from ntkdist.kernels.registry import coverage, get_backend
 from ntkdist.linalg import parse_memory
 from ntkdist.planning.planned_run import SAMPLE, PlannedRun
 

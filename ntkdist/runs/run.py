@@ -528,8 +528,8 @@ def choose_backend(
     config: RunConfig, arch: Architecture, shape: tuple[int, ...]
 ) -> tuple[str, str, str]:
     """Return name, arithmetic and reason of the backend that the run is begun with."""
-    from ntkdist.kernels.backend import arithmetic_of, coverage, select_backend
     from ntkdist.kernels.cuda.device import cuda_unavailable
+    from ntkdist.kernels.registry import arithmetic_of, coverage, select_backend
 
     image = (int(shape[0]), int(shape[1]), int(shape[2]))
     settings = config.gram

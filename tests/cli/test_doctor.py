@@ -23,7 +23,7 @@ from ntkdist.cli.doctor import (
     run as run_checks,
 )
 from ntkdist.config import DataConfig, FactorConfig, GramConfig, RunConfig
-from ntkdist.kernels import Selection, backend
+from ntkdist.kernels import Selection, registry
 from ntkdist.kernels.cpu import CpuBackend
 from ntkdist.kernels.cuda import device as cuda_device
 from ntkdist.kernels.cuda.device import DeviceInfo, KernelReport
@@ -43,7 +43,7 @@ def no_gpu(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(services, "_answer", lambda a: services.Finding("cluster", f"{a}: answers"))
     monkeypatch.setattr(machine, "_DRIVER", ())
-    monkeypatch.setattr(backend, "cuda_unavailable", lambda: NO_GPU)
+    monkeypatch.setattr(registry, "cuda_unavailable", lambda: NO_GPU)
     monkeypatch.setattr(cuda_device, "devices", lambda: [])
     monkeypatch.setattr(cuda_device, "cuda_unavailable", lambda: NO_GPU)
 
@@ -72,7 +72,7 @@ def gpus(monkeypatch):
         monkeypatch.setattr(cuda_device, "cuda_unavailable", lambda: None)
         monkeypatch.setattr(cuda_device, "kernel_reports", lambda *of: [REPORT])
         selection = Selection(FakeCuda(), "cuda: the fastest that covers this network")
-        monkeypatch.setattr(backend, "select_backend", lambda *_, **__: selection)
+        monkeypatch.setattr(registry, "select_backend", lambda *_, **__: selection)
         monkeypatch.setattr(run_checks, "get_backend", lambda *_, **__: selection.backend)
 
     return put

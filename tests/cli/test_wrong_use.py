@@ -15,7 +15,7 @@ from PIL import Image
 from ntkdist import Run
 from ntkdist.cli import main as cli
 from ntkdist.config import DataConfig, GramConfig, RunConfig
-from ntkdist.kernels import backend
+from ntkdist.kernels import registry
 
 
 class Bench:
@@ -80,7 +80,7 @@ class Bench:
     def no_gpu(self) -> None:
         why = "no NVIDIA GPU is visible; check nvidia-smi and CUDA_VISIBLE_DEVICES"
         self.monkeypatch.delenv("RAY_ADDRESS", raising=False)
-        self.monkeypatch.setattr(backend, "cuda_unavailable", lambda: why)
+        self.monkeypatch.setattr(registry, "cuda_unavailable", lambda: why)
         self.monkeypatch.setattr("ntkdist.kernels.cuda.device.cuda_unavailable", lambda: why)
 
 

@@ -21,7 +21,7 @@ from ntkdist.events.types import (
 )
 from ntkdist.gram.compute import compute_gram
 from ntkdist.gram.executors.ray.executor import RayExecutor
-from ntkdist.kernels.backend import get_backend
+from ntkdist.kernels.registry import get_backend
 from tests.gram.fakes import make_job, random_images
 
 

@@ -21,7 +21,7 @@ from ntkdist.gram.executors.inline import InlineExecutor
 from ntkdist.gram.executors.ray.executor import RayExecutor
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import TileKey
-from ntkdist.kernels.backend import arithmetic_of
+from ntkdist.kernels.registry import arithmetic_of
 from ntkdist.networks.architecture import Architecture
 from ntkdist.pipeline import Pipeline
 from ntkdist.runs.run import Run

@@ -25,7 +25,7 @@ from ntkdist.gram.executors.ray.executor import RayExecutor
 from ntkdist.gram.job import GramJob
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import Tiling
-from ntkdist.kernels.backend import get_backend
+from ntkdist.kernels.registry import get_backend
 from tests.gram.fakes import make_job
 
 pytestmark = pytest.mark.usefixtures("ray_session")

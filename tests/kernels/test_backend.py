@@ -39,7 +39,7 @@ def test_a_named_backend_that_cannot_is_refused():
         (lambda: get_backend("cpu", threads=0), "at least 1"),
         (lambda: kernel_matrix("fc-2", np.ones((3, 4, 2))), r"\(3, 4, 2\)"),
         (lambda: kernel_matrix("cnn-2", np.ones((3, 4))), "Conv is a layer for images"),
-        (lambda: kernel_matrix("fc-2", np.ones((3, 4)), np.ones((3, 5))), "must be alike"),
+        (lambda: kernel_matrix("fc-2", np.ones((3, 4)), np.ones((3, 5))), "need the same shape"),
         (lambda: kernel_matrix("fc-2", np.array([[1, 2], [3, np.nan]])), "row 1, column 1"),
         (lambda: kernel_matrix("fc-2", np.ones((3, 4), complex)), "dtype complex128"),
         (
@@ -50,7 +50,7 @@ def test_a_named_backend_that_cannot_is_refused():
         (lambda: kernel_matrix("fc-2", np.ones((2, 2, 2, 1)), kind="ntkk"), "'ntkk'"),
         (
             lambda: kernel_matrix("fc-2", np.ones((2, 2, 2, 1)), np.ones((2, 3, 2, 1))),
-            "must be alike",
+            "need the same shape",
         ),
     ],
 )

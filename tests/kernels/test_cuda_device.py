@@ -9,9 +9,9 @@ import pytest
 from ntkdist import Architecture
 from ntkdist.errors import InputError
 from ntkdist.kernels import get_backend, select_backend
-from ntkdist.kernels.backend import arithmetic_of, coverage
 from ntkdist.kernels.cuda import device as cuda_device
 from ntkdist.kernels.cuda.device import cuda_unavailable, devices, kernel_reports
+from ntkdist.kernels.registry import arithmetic_of, coverage
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_auto_never_takes_the_simulator():
 
 def test_auto_takes_the_gpu_where_there_is_one(real, monkeypatch):
     """The simulator stands for the GPU."""
-    monkeypatch.setattr("ntkdist.kernels.backend.cuda_unavailable", lambda: None)
+    monkeypatch.setattr("ntkdist.kernels.registry.cuda_unavailable", lambda: None)
     chosen = select_backend(Architecture.parse("cntk-gap-4"), (8, 8, 1))
     assert chosen.backend.name == "cuda"
     assert "the fastest that covers" in chosen.reason
@@ -82,7 +82,7 @@ def test_auto_takes_the_gpu_where_there_is_one(real, monkeypatch):
 
 
 def test_arithmetic_and_coverage_are_known_without_a_gpu(monkeypatch):
-    monkeypatch.setattr("ntkdist.kernels.backend.cuda_unavailable", lambda: "no GPU here")
+    monkeypatch.setattr("ntkdist.kernels.registry.cuda_unavailable", lambda: "no GPU here")
     assert arithmetic_of("cuda") == "cuda-3"
     assert arithmetic_of("cpu") == get_backend("cpu").arithmetic
     with pytest.raises(InputError, match="'gpu' is unknown"):

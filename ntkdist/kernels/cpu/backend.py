@@ -22,7 +22,7 @@ import numpy as np
 
 from ntkdist.errors import InputError
 from ntkdist.kernels.backend import as_images, check_kinds, check_pair
-from ntkdist.kernels.chain import Chain, Link, chain_of, linear_tail
+from ntkdist.kernels.chain import Chain, Link, chain_of, linear_tail, not_a_chain
 from ntkdist.kernels.cpu import dense, finish, loops
 from ntkdist.kernels.cpu.vector import BYTES, LANES, coefficients
 from ntkdist.kernels.duals import erf_dual, relu_distance
@@ -127,8 +127,7 @@ class CpuBackend:
         self, arch: Architecture, image_shape: tuple[int, int, int], dtype: str | None = None
     ) -> str | None:
         """Return None if the cpu backend covers ``arch``, else the reason."""
-        chain = chain_of(arch)
-        return chain if isinstance(chain, str) else None
+        return not_a_chain(arch)
 
     def prepare(self, arch: Architecture, images: np.ndarray) -> CpuState:
         """Compute in float64 what depends on one image alone, from (n, H, W, C) images.

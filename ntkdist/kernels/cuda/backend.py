@@ -20,9 +20,9 @@ import numpy as np
 from numba import cuda
 
 from ntkdist.errors import InputError
-from ntkdist.kernels.backend import CUDA_ARITHMETIC, check_kinds, check_pair
-from ntkdist.kernels.chain import Chain, chain_of, linear_tail
-from ntkdist.kernels.cuda import dense
+from ntkdist.kernels.backend import check_kinds, check_pair
+from ntkdist.kernels.chain import Chain, chain_of, linear_tail, not_a_chain
+from ntkdist.kernels.cuda import ARITHMETIC, dense
 from ntkdist.kernels.cuda.batches import Workspace, batch_size, pairs_of, pieces_of
 from ntkdist.kernels.cuda.cells import ERF, LINEAR, RELU
 from ntkdist.kernels.cuda.finish import finish_kernels
@@ -46,7 +46,7 @@ class CudaBackend:
     """
 
     name = "cuda"
-    arithmetic = CUDA_ARITHMETIC
+    arithmetic = ARITHMETIC
 
     def __init__(self, *, dtype: str = "float32", threads: int = 1) -> None:
         self.dtype = dtype
@@ -57,8 +57,7 @@ class CudaBackend:
         self, arch: Architecture, image_shape: tuple[int, int, int], dtype: str | None = None
     ) -> str | None:
         """Return None if the cuda backend covers ``arch``, else the reason."""
-        chain = chain_of(arch)
-        return chain if isinstance(chain, str) else None
+        return not_a_chain(arch)
 
     def prepare(self, arch: Architecture, images: Any, reads: tuple[int, ...] = ()) -> CudaState:
         """Compute on the device what depends on one image alone.

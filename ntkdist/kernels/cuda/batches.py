@@ -10,7 +10,7 @@ import numpy as np
 from numba import cuda
 
 from ntkdist.errors import InputError
-from ntkdist.kernels.cuda.device import SIMULATED_BYTES
+from ntkdist.kernels.cuda import SIMULATED_BYTES
 from ntkdist.kernels.cuda.intrinsics import SIMULATED
 from ntkdist.kernels.cuda.layout import Block, Classes, Layout, Pooling
 

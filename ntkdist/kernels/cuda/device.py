@@ -7,10 +7,11 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from ntkdist.errors import InputError
+from ntkdist.kernels.cuda import SIMULATED_BYTES
 from ntkdist.networks.architecture import Architecture, ArchitectureSpec
 
 _WARP = 32
-SIMULATED_BYTES = 64 * 2**20  # what the simulator says is free
 
 
 @dataclass(frozen=True)
@@ -147,9 +148,11 @@ def kernel_reports(
     """
     import numpy as np
 
-    from ntkdist.kernels.backend import get_backend
+    if reason := cuda_unavailable():
+        raise InputError(f"backend 'cuda': {reason}; or take backend cpu")
+    from ntkdist.kernels.cuda.backend import CudaBackend
 
-    backend: Any = get_backend("cuda", dtype=dtype)
+    backend = CudaBackend(dtype=dtype)
     if simulated():
         return []
     images = np.random.default_rng(0).normal(size=(2, *image_shape))

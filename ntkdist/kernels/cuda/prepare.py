@@ -42,7 +42,9 @@ class Preparation:
         bad = cuda.device_array(n, np.int64)
         each(self.kernels["contrast"], n)(x, n, H * W * C, chain.homogeneous, bad, self.norm)
         if (wrong := np.flatnonzero(bad.copy_to_host())).size:
-            raise InputError(f"image {wrong[0]} holds NaN or infinite pixels; clean or drop it")
+            raise InputError(
+                f"image {wrong[0]} holds NaN or infinite pixels; repair it or leave it out"
+            )
         self.turn = 0
         self.A = self._variances(H, W)
         first = self.layout.blocks[0]

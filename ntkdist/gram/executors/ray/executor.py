@@ -22,7 +22,7 @@ from ntkdist.gram.executors.ray.scheduler import Ledger
 from ntkdist.gram.job import GramJob
 from ntkdist.gram.tiling import TileKey
 from ntkdist.gram.worker import TileWorker
-from ntkdist.kernels.backend import arithmetic_of
+from ntkdist.kernels.registry import arithmetic_of
 
 _log = logging.getLogger(__name__)
 

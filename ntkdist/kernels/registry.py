@@ -1,0 +1,139 @@
+"""The backends by name, and the choice of one for a network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ntkdist.errors import InputError, did_you_mean
+from ntkdist.kernels import cuda
+from ntkdist.kernels.backend import Backend
+from ntkdist.kernels.chain import not_a_chain
+from ntkdist.kernels.cuda.device import cuda_unavailable, simulated
+from ntkdist.networks.architecture import Architecture
+
+NAMES = ("cuda", "cpu", "stax", "reference")
+DTYPES = ("float32", "float64")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A backend and why it was chosen.
+
+    Attributes:
+        backend: The backend.
+        reason: One sentence for the user.
+    """
+
+    backend: Backend
+    reason: str
+
+
+def get_backend(name: str, *, dtype: str = "float32", threads: int = 1) -> Backend:
+    """Create a backend by name.
+
+    Args:
+        name: ``cuda``, ``cpu``, ``stax`` or ``reference``.
+        dtype: ``float32`` or ``float64``.
+        threads: How many threads it may use.
+
+    Returns:
+        The backend.
+
+    Raises:
+        InputError: If the name or dtype is unknown, or what it needs is not installed.
+    """
+    if dtype not in DTYPES:
+        raise InputError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+    if threads < 1:
+        raise InputError(f"threads={threads} must be at least 1")
+    if name == "cuda":
+        if reason := cuda_unavailable():
+            raise InputError(f"backend 'cuda': {reason}; or take backend cpu")
+        from ntkdist.kernels.cuda.backend import CudaBackend
+
+        return CudaBackend(dtype=dtype, threads=threads)
+    if name == "cpu":
+        from ntkdist.kernels.cpu import CpuBackend
+
+        return CpuBackend(dtype=dtype, threads=threads)
+    if name == "stax":
+        from ntkdist.kernels.stax import StaxBackend
+
+        return StaxBackend(dtype=dtype, threads=threads)
+    if name == "reference":
+        from ntkdist.kernels.reference import ReferenceBackend
+
+        return ReferenceBackend(dtype=dtype, threads=threads)
+    raise InputError(
+        f"backend {name!r} is unknown; take auto or one of {', '.join(NAMES)}"
+        + did_you_mean(name, ("auto", *NAMES))
+    )
+
+
+def select_backend(
+    arch: Architecture,
+    image_shape: tuple[int, int, int],
+    *,
+    name: str = "auto",
+    dtype: str = "float32",
+    threads: int = 1,
+) -> Selection:
+    """Choose the fastest backend that can compute ``arch``, or check the one named.
+
+    Args:
+        arch: The network.
+        image_shape: (H, W, C).
+        name: ``auto`` takes cuda where there is a GPU, else cpu, else stax; any other name is
+            the backend to take.
+        dtype: ``float32`` or ``float64``.
+        threads: How many threads it may use.
+
+    Returns:
+        The backend with the reason for it.
+
+    Raises:
+        InputError: If the named backend cannot compute the network, or under ``auto`` none can.
+    """
+    if arch.is_spatial:
+        arch.check_image(*image_shape[:2])
+    if name != "auto":
+        backend = get_backend(name, dtype=dtype, threads=threads)
+        why_not = backend.supports(arch, image_shape)
+        if why_not:
+            raise InputError(f"backend {name!r} cannot compute this: {why_not}; take auto")
+        return Selection(backend, f"{name}: asked for by name")
+    refusals = []
+    # do not report a missing GPU: nobody asked for one; the simulator is for tests
+    names = ("cpu", "stax") if simulated() or cuda_unavailable() else ("cuda", "cpu", "stax")
+    for candidate in names:
+        try:
+            backend = get_backend(candidate, dtype=dtype, threads=threads)
+        except InputError as error:
+            refusals.append(f"{candidate}: {error}")
+            continue
+        why_not = backend.supports(arch, image_shape)
+        if why_not is None:
+            reason = f"{candidate}: the fastest that covers this network"
+            return Selection(backend, reason + (f" ({'; '.join(refusals)})" if refusals else ""))
+        refusals.append(f"{candidate} cannot: {why_not}")
+    raise InputError(f"no backend can compute this network: {'; '.join(refusals)}")
+
+
+def arithmetic_of(name: str) -> str:
+    """Return the arithmetic of a backend, which for ``cuda`` is known without a GPU.
+
+    Args:
+        name: ``cuda``, ``cpu``, ``stax`` or ``reference``.
+
+    Returns:
+        The backend's ``arithmetic``.
+
+    Raises:
+        InputError: If the name is unknown, or the backend cannot be imported here.
+    """
+    return cuda.ARITHMETIC if name == "cuda" else get_backend(name).arithmetic
+
+
+def coverage(name: str, arch: Architecture, image_shape: tuple[int, int, int]) -> str | None:
+    """Return why a backend cannot compute a network, else None; for ``cuda`` without a GPU too."""
+    return not_a_chain(arch) if name == "cuda" else get_backend(name).supports(arch, image_shape)
