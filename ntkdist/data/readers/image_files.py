@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ntkdist.data.scaling import Size, scale_one, target
 from ntkdist.errors import InputError
 
-# what is read, as Pillow calls it, by the endings of its files
+# Pillow's name of each format that is read, with the endings of its files
 _ENDINGS = {
     "PNG": (".png",),
     "JPEG": (".jpg", ".jpeg", ".jfif"),
@@ -34,21 +34,12 @@ _SIXTEEN_BITS = frozenset(["I;16", "I;16B", "I;16L", "I"])
 
 
 def decode(files: Sequence[Path], size: Size | None = None) -> NDArray[np.uint8]:
-    """Return all images in one array, allocated once.
+    """Return all images in one array (N, H, W, C) uint8, scaled to ``size``.
 
-    The first pass reads only the headers, so that two sizes are found before hours of decoding.
-
-    Args:
-        files: At least one.
-        size: What to scale them to (``data.size``); None keeps them, and they must have one size.
-
-    Returns:
-        (N, H, W, C) uint8, C = 1 if every image is greyscale, else 3. Alpha is dropped, 16-bit
-        grey becomes 8-bit, rotation tags are ignored, of several frames or pages the first is
-        taken.
-
-    Raises:
-        InputError: Two sizes where none is given (both files named), or a damaged file (named).
+    Without a size all must have one. C = 1 if every image is greyscale, else 3. Alpha is dropped,
+    16-bit grey becomes 8-bit, rotation tags are ignored, of several frames or pages the first is
+    taken. A first pass reads only the headers, so that two sizes are found before hours of
+    decoding.
     """
     headers = [_header(path) for path in files]
     found = [(height, width) for (width, height), _ in headers]
@@ -82,7 +73,7 @@ def _read(path: Path, grey: bool, shape: tuple[int, int]) -> NDArray[np.uint8]:
 
     def pixels(image: Any) -> NDArray[np.uint8]:
         if image.format == "JPEG":
-            # decodes at an eighth to a half of the size where that is still twice what is wanted
+            # decodes at an eighth to a half of the size, but at least twice the wanted one
             image.draft(image.mode, (2 * shape[1], 2 * shape[0]))
         return scale_one(_pixels(image, grey), shape)
 
@@ -97,7 +88,7 @@ def _open(path: Path, use: Any) -> Any:
             return use(image)
     except Exception as error:
         # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more
-        # on damaged data; whichever it is, the user needs the name of the file.
+        # on damaged data
         reason = str(error) or type(error).__name__
         if str(path) in reason:
             reason = f"not a {KINDS} file"
