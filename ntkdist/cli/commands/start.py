@@ -113,10 +113,10 @@ def audit(
     and panel is read and its checksum compared first. In folders they become
     links, which take no room; the old run may be removed.
     """
+    from ntkdist.analyses.status import describe_flags, describe_reliability
     from ntkdist.cli.audit.source_now import choose_run, run_name
     from ntkdist.cli.audit.sources import run_name_of
     from ntkdist.cli.audit.suspects import suspects, table_of, warn_of_few
-    from ntkdist.cli.status import describe_flags, describe_reliability
     from ntkdist.runs.inputs import sees_features
 
     settings = with_probabilities(settings, wanted=probabilities)
@@ -191,8 +191,7 @@ def run(target: Target = None, *, settings: Settings = DEFAULTS, out: Out) -> Ou
 
 
 def _run(settings: RunConfig, out: Out) -> Outcome:
-    from ntkdist.cli.status import describe_labels
-    from ntkdist.pipeline.status import next_after_report
+    from ntkdist.analyses.status import describe_labels, next_after_report
 
     with opened(settings, out) as session:
         result = _all_stages(session)
@@ -202,8 +201,8 @@ def _run(settings: RunConfig, out: Out) -> Outcome:
 
 
 def _all_stages(session: Session) -> dict[str, Any]:
+    from ntkdist.analyses.status import read_labels
     from ntkdist.api import execute
-    from ntkdist.pipeline.status import read_labels
 
     execute(session.pipeline)
     run = session.pipeline.run
