@@ -13,8 +13,8 @@ from pathlib import Path
 from ntkdist.cli.doctor.finding import Finding
 from ntkdist.config import RunConfig
 from ntkdist.gram.executors.ray.cluster import cores
-from ntkdist.kernels import cuda_device
-from ntkdist.kernels.cuda_device import DeviceInfo
+from ntkdist.kernels.cuda import device as cuda_device
+from ntkdist.kernels.cuda.device import DeviceInfo
 from ntkdist.words import format_bytes
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
