@@ -165,7 +165,7 @@ def _edge(
     from ntkdist.gram.executors.ray.executor import RayExecutor
     from ntkdist.gram.store import GramStore
     from ntkdist.gram.tiling import Tiling
-    from ntkdist.kernels.cuda_device import cuda_unavailable, devices
+    from ntkdist.kernels.cuda.device import cuda_unavailable, devices
     from ntkdist.linalg import parse_memory
 
     settings = config.gram

@@ -34,8 +34,8 @@ from ntkdist.gram.states import state_bytes
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import TileKey, Tiling
 from ntkdist.gram.worker import TileRecord, TileWorker
-from ntkdist.kernels import cuda_device
 from ntkdist.kernels.backend import coverage, get_backend
+from ntkdist.kernels.cuda import device as cuda_device
 from ntkdist.linalg import parse_memory
 from ntkdist.planning.planned_run import SAMPLE, PlannedRun
 
@@ -171,7 +171,7 @@ class TileProbe:
 def device_name(backend: str, threads: int) -> str:
     """Return what a device class is called: the GPU's model, or the processor's and its threads."""
     if backend == "cuda":
-        from ntkdist.kernels.cuda_device import devices
+        from ntkdist.kernels.cuda.device import devices
 
         # a worker sees its own GPU alone
         return next((device.name for device in devices()), "GPU")

@@ -15,7 +15,7 @@ from ntkdist.cli.doctor.run import check_run
 from ntkdist.cli.doctor.services import check_ray, check_store
 from ntkdist.config import RunConfig
 from ntkdist.errors import InputError
-from ntkdist.kernels import cuda_device
+from ntkdist.kernels.cuda import device as cuda_device
 
 __all__ = ["Finding", "describe_finding", "diagnose"]
 

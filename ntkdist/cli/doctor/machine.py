@@ -13,8 +13,8 @@ from pathlib import Path
 from ntkdist.cli.doctor.finding import Finding, size
 from ntkdist.config import RunConfig
 from ntkdist.gram.executors.ray.cluster import cores
-from ntkdist.kernels import cuda_device
-from ntkdist.kernels.cuda_device import DeviceInfo
+from ntkdist.kernels.cuda import device as cuda_device
+from ntkdist.kernels.cuda.device import DeviceInfo
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _SHARED, _SHARED_LEAST = Path("/dev/shm"), 128 * 2**20  # Ray's object store takes 80 MiB

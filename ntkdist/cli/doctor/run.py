@@ -16,8 +16,9 @@ from ntkdist.data.features import feature_words
 from ntkdist.errors import InputError, StoreError
 from ntkdist.gram.autotile import choose_edge
 from ntkdist.gram.executors.ray.cluster import cores
-from ntkdist.kernels import cuda_device, get_backend
-from ntkdist.kernels.cuda_device import DeviceInfo, KernelReport
+from ntkdist.kernels import get_backend
+from ntkdist.kernels.cuda import device as cuda_device
+from ntkdist.kernels.cuda.device import DeviceInfo, KernelReport
 from ntkdist.linalg import parse_memory
 from ntkdist.pipeline.gram import threads_of
 from ntkdist.planning.planned_run import SAMPLE, PlannedRun
