@@ -50,13 +50,13 @@ NOT_INCLUDED = (
 
 @dataclass(frozen=True)
 class DevicePlan:
-    """What a class of devices makes of the run.
+    """What the run takes on one class of devices.
 
     Attributes:
         name: Model of the GPU or processor, or the name that the user gave its rate under.
-        source: Where its rate is from: measured here or on a cluster, or given.
-        backend: That computes there; empty where the rate is given.
-        workers: How many the run has of it.
+        source: Where its rate comes from: measured here or on a cluster, or given.
+        backend: Its backend; empty where the rate is given.
+        workers: Number of workers that the run has there.
         rate: Entries a second of one worker, off the diagonal.
         gram: Seconds of the Gram stage, start of the workers included.
         seconds: Of the whole run.
