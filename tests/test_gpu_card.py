@@ -16,12 +16,13 @@ BENCHMARKS = ROOT / "jobs" / "benchmarks"
 
 TAKES_A_TURN = """
 import sys, time
+from pathlib import Path
 sys.path.insert(0, {benchmarks!r})
 from _turns import turn
-time.sleep({prepare})
+{prepare}
 with turn():
     begin = time.monotonic()
-    time.sleep({hold})
+    {hold}
     print(begin, time.monotonic())
 """
 
@@ -47,7 +48,7 @@ def step(card):
 
 @pytest.fixture
 def taking_turns(step):
-    def make(name, prepare=0.0, hold=0.1, **more):
+    def make(name, prepare="", hold="time.sleep(0.1)", **more):
         code = TAKES_A_TURN.format(benchmarks=str(BENCHMARKS), prepare=prepare, hold=hold)
         return step(name, code, **more)
 
@@ -79,7 +80,7 @@ def intervals(outcomes):
     return sorted(tuple(map(float, x.words.split())) for x in outcomes.values())
 
 
-def test_no_two_have_the_gpu_at_a_time(run, taking_turns):
+def test_no_two_steps_have_the_gpu_at_a_time(run, taking_turns):
     whole = taking_turns("whole", whole=True)
     found = run(whole, *(taking_turns(name) for name in "abcd"), taking_turns("last", whole=True))
     assert {outcome.state for outcome in found.values()} == {"done"}
@@ -91,9 +92,21 @@ def test_no_two_have_the_gpu_at_a_time(run, taking_turns):
     assert list(found)[-1] == "last"
 
 
-def test_of_those_that_wait_the_first_in_order_is_next(run, taking_turns):
-    slow = taking_turns("third", 0.0, hold=2.0)
-    found = run(taking_turns("first", 0.4), taking_turns("second", 0.4), slow)
+def touch(path):
+    return f"Path({str(path)!r}).touch()"
+
+
+def until(*paths):
+    """Return a line that waits until files are there."""
+    return f"while not all(map(Path.exists, map(Path, {[*map(str, paths)]!r}))): time.sleep(0.01)"
+
+
+def test_of_those_that_wait_the_first_in_order_is_next(run, taking_turns, tmp_path):
+    """The first two prepare until the third has its turn, which lasts until both have asked."""
+    held, first, second = (tmp_path / name for name in ("held", "first", "second"))
+    waiting = [taking_turns(path.name, f"{until(held)}\n{touch(path)}") for path in (first, second)]
+    hold = f"{touch(held)}\n    {until(first, second)}\n    time.sleep(0.3)"
+    found = run(*waiting, taking_turns("third", hold=hold))
     assert list(found) == ["third", "first", "second"]
 
 
@@ -102,9 +115,8 @@ def test_a_turn_is_for_nothing_where_nobody_gives_any(taking_turns):
     assert done.returncode == 0, done.stderr
 
 
-def test_one_that_fails_in_its_turn_stops_no_other(run, step, taking_turns):
-    code = TAKES_A_TURN.format(benchmarks=str(BENCHMARKS), prepare=0, hold="sys.exit('broken')")
-    found = run(step("bad", code), taking_turns("good"))
+def test_one_that_fails_in_its_turn_stops_no_other(run, taking_turns):
+    found = run(taking_turns("bad", hold="sys.exit('broken')"), taking_turns("good"))
     assert (found["bad"].state, found["bad"].words) == ("failed", "exit code 1: broken")
     assert found["good"].state == "done"
 
@@ -122,19 +134,15 @@ def gone(pid):
     return False
 
 
-def test_one_over_its_limit_is_killed_with_what_it_started(run, step, taking_turns, tmp_path):
+def test_one_over_its_limit_is_killed_with_what_it_started(run, taking_turns, tmp_path):
     child = tmp_path / "child"
-    code = TAKES_A_TURN.format(
-        benchmarks=str(BENCHMARKS),
-        prepare=0,
-        hold=f"""0)
+    hold = f"""
     import subprocess
     deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)"
     child = subprocess.Popen([sys.executable, "-c", deaf])
     open({str(child)!r}, "w").write(str(child.pid))
-    time.sleep(60""",
-    )
-    found = run(step("endless", code, limit=1.5), taking_turns("other"))
+    time.sleep(60)"""
+    found = run(taking_turns("endless", hold=hold, limit=1.5), taking_turns("other"))
     assert found["endless"].state == "killed"
     assert found["endless"].words == "over its limit of 1.5 s"
     assert found["endless"].seconds < 10
@@ -142,10 +150,13 @@ def test_one_over_its_limit_is_killed_with_what_it_started(run, step, taking_tur
     assert gone(int(child.read_text()))
 
 
-def test_waiting_for_a_turn_does_not_count_against_the_limit(run, taking_turns):
-    found = run(taking_turns("long", hold=2.5), taking_turns("patient", 0.3, limit=1.5))
+def test_waiting_for_a_turn_does_not_count_against_the_limit(run, taking_turns, tmp_path):
+    held, prepared = tmp_path / "held", tmp_path / "prepared"
+    hold = f"{touch(held)}\n    {until(prepared)}\n    time.sleep(3.1)"
+    patient = taking_turns("patient", f"{until(held)}\n{touch(prepared)}", limit=3.0)
+    found = run(taking_turns("long", hold=hold), patient)
     assert found["patient"].state == "done"
-    assert found["patient"].seconds > 1.5
+    assert found["patient"].seconds > 3.0
 
 
 def test_at_the_end_of_the_budget_what_runs_is_cut_and_the_rest_is_skipped(run, step, taking_turns):
@@ -188,7 +199,7 @@ def test_what_is_not_installed_is_named(run, step):
     assert found["none"].words == "no --data"
 
 
-def test_the_plan_says_what_does_not_fit(card, step):
+def test_the_plan_says_which_steps_do_not_fit(card, step):
     from _card_steps import plan
 
     todo = [

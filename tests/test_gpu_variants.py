@@ -249,7 +249,7 @@ def test_on_the_simulator_every_step_runs_and_no_time_is_told(tmp_path):
         (["--repeats", "0"], "--repeats 0 must be at least 1"),
     ],
 )
-def test_bad_options_are_named(scripts, words, message):
+def test_bad_options_are_refused_by_name(scripts, words, message):
     with pytest.raises(InputError, match=re.escape(message)):
         scripts.run(scripts.options().parse_args(words))
 
