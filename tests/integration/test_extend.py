@@ -32,12 +32,12 @@ from ntkdist.linalg import CholeskyFactor, factorize
 from ntkdist.linalg.panels import FactorStore
 from ntkdist.pipeline import Pipeline
 from ntkdist.pipeline.cross import held_out
-from ntkdist.pipeline.extend import Extended, describe_extension, extend
+from ntkdist.pipeline.extend import ExtensionResult, describe_extension, extend
 from ntkdist.pipeline.gram import gram_of, job_of
 from ntkdist.pipeline.verify import verify_run
 from ntkdist.runs.run import Run
-from ntkdist.storage import _local
-from ntkdist.storage.append_log import Lines
+from ntkdist.storage import folders
+from ntkdist.storage.append_log import AppendLog
 from tests.s3 import S3Server
 from tests.storage.conftest import s3, shared_server
 
@@ -61,10 +61,10 @@ def begun(config: RunConfig, *stages: str) -> RunConfig:
 
 
 def stored(place: Path | str) -> RunConfig:
-    return Run.open(place, unsettled=True).config
+    return Run.open(place, pending_extension=True).config
 
 
-def extended(place: Path | str, n: int | None, tell: Callable[[Any], None] = id) -> Extended:
+def extended(place: Path | str, n: int | None, tell: Callable[[Any], None] = id) -> ExtensionResult:
     with Pipeline(stored(place), [tell]) as pipeline:
         return extend(pipeline, n)
 
@@ -419,7 +419,7 @@ def killed_at(write: int | None, monkeypatch: pytest.MonkeyPatch) -> Iterator[li
 
     def counted(real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            where = str(args[0]._parts if isinstance(args[0], Lines) else args[0])
+            where = str(args[0]._parts if isinstance(args[0], AppendLog) else args[0])
             if not where.endswith(("lease.json", "/events")):
                 if write is not None and len(through) >= write:
                     raise Killed
@@ -430,9 +430,9 @@ def killed_at(write: int | None, monkeypatch: pytest.MonkeyPatch) -> Iterator[li
 
     with monkeypatch.context() as patched:
         for owner, names in (
-            (_local, ("write", "remove", "remove_all")),
+            (folders, ("write", "remove", "remove_all")),
             (zarr.storage.LocalStore, ("set", "delete", "delete_dir")),
-            (Lines, ("append",)),
+            (AppendLog, ("append",)),
         ):
             for name in names:
                 patched.setattr(owner, name, counted(getattr(owner, name)))
@@ -474,7 +474,7 @@ def test_killed_at_a_write_the_run_is_as_it_was_or_rolls_forward(
             found = contents(place)
             assert {name: found[name] for name in before} == before
         elif states[-1] == "begun":
-            with pytest.raises(StageError, match=rf"end it: ntkdist extend {place} --data.n 30"):
+            with pytest.raises(StageError, match=rf"finish it: ntkdist extend {place} --data.n 30"):
                 Run.open(place)
             assert f"next      ntkdist extend {place} --data.n 30" in describe(str(place))
         if write % 2:  # another command comes first
@@ -489,7 +489,7 @@ def test_killed_at_a_write_the_run_is_as_it_was_or_rolls_forward(
 
 
 def state_of(place: Path) -> str | None:
-    extension = Run.open(place, unsettled=True).manifest.extension
+    extension = Run.open(place, pending_extension=True).manifest.extension
     return None if extension is None else extension.state
 
 
