@@ -263,8 +263,8 @@ class Pipeline:
                 "estimate": chosen.estimate.to_dict(),
                 "fingerprint": key,
             }
-            if chosen.estimate.pred_probs is not None:
-                run.write("noise/pred_probs", chosen.estimate.pred_probs)
+            if chosen.estimate.first_probs is not None:
+                run.write("noise/pred_probs", chosen.estimate.first_probs)
             run.write("noise/eigenvalues", chosen.eigenvalues)
             run.write_attributes("noise", found)
         return found
@@ -411,7 +411,7 @@ class Pipeline:
                     tell(event)
                     self.check_stop()
 
-                heard = inverse.telling(told)
+                heard = inverse.with_listener(told)
                 rounds = RoundProgress(told, ROUNDS)
                 return refurbish(heard, given, run.num_classes, on_round=rounds, **options)
 

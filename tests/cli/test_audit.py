@@ -64,9 +64,9 @@ def test_wrong_labels_of_a_folder_are_found(
     assert lines[0] == "10 of 120 labels look wrong:"
     assert lines[1].split() == ["file", "given", "suggested", "quality"]
     assert {line.split()[0] for line in lines[2:12]} == WRONG
-    assert lines[12].startswith("verdict   reliable: the other images predict ")
-    assert re.match(r"noise     \d\.\d% of the labels are estimated wrong \(.* to .*\)", lines[13])
-    assert re.match(r"flags     \d+% of the flagged labels are expected to be wrong", lines[14])
+    assert lines[12].startswith("verdict   reliable: leave-one-out predictions equal ")
+    assert re.match(r"noise     \d\.\d % of the labels are estimated wrong \(.* to .*\)", lines[13])
+    assert re.match(r"flags     \d+ % of the flagged labels are expected to be wrong", lines[14])
     assert lines[15].endswith("runs/photos/labels.csv")
     assert lines[16].endswith("runs/photos/report.html")
     assert (photos.parent / "runs/photos/report.html").is_file()

@@ -105,7 +105,7 @@ def _labels(run: Run, findings: Findings | None) -> list[tuple[str, str]]:
     if stored.get("abstained"):
         rows.append(("No sure class", f"{count(stored['abstained'])} images"))
     if stored.get("stopped"):
-        rows.append(("Changing labels", f"ended because {stored['stopped']}"))
+        rows.append(("Changing labels", f"stopped: {stored['stopped']}"))
     if stored.get("left_out"):
         rows.append(("Left out of L(Z)", "; ".join(map(str, stored["left_out"]))))
     return rows
