@@ -26,14 +26,7 @@ _DRIVER = (Path("/dev/nvidiactl"), Path("/proc/driver/nvidia/version"))
 
 
 def check_machine(config: RunConfig) -> Iterator[Finding]:
-    """Yield what there is of cores, memory and room; of Ray's only where it is used.
-
-    Args:
-        config: The run.
-
-    Yields:
-        Findings.
-    """
+    """Yield what there is of cores, memory and room; of Ray's only where it is used."""
     yield Finding("machine", f"{cores()} cores, {_memory()} memory")
     yield from check_threads()
     yield disk(config.run)
@@ -115,14 +108,7 @@ def nearest(url: str) -> Path:
 
 
 def check_gpus(devices: Sequence[DeviceInfo]) -> Iterator[Finding]:
-    """Yield each GPU, or why there is none and whether that can be mended.
-
-    Args:
-        devices: Those that are visible.
-
-    Yields:
-        Findings.
-    """
+    """Yield each GPU, or why there is none and whether that can be mended."""
     for device in devices:
         yield Finding("gpu", _describe(device))
     if devices:

@@ -30,14 +30,6 @@ from ntkdist.words import format_bytes, rough_duration
 def check_run(config: RunConfig, devices: list[DeviceInfo], *, quick: bool) -> Iterator[Finding]:
     """Yield what the run is, what computes it, what it takes, and a verdict.
 
-    Args:
-        config: The run.
-        devices: GPUs that are visible.
-        quick: Leave out the measurement, and with it the projected time.
-
-    Yields:
-        Findings.
-
     Raises:
         InputError: Where the run cannot be done: bad data, a network or backend that cannot be
             computed here, a place that cannot be written, or no room there for the Gram.
