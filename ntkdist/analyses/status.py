@@ -16,7 +16,7 @@ from ntkdist.gram.store import GramStore
 from ntkdist.runs.inputs import source_of
 from ntkdist.runs.run import Run
 from ntkdist.storage import lease
-from ntkdist.words import CANNOT_JUDGE, CLEAN_SHARE, RELIABLE, counted, duration
+from ntkdist.words import CANNOT_JUDGE, CLEAN_SHARE, RELIABLE, counted, duration, percent
 
 _RECENT = 600.0  # a driver on another machine is taken to live so many seconds after its last event
 _SILENT = 120.0  # seconds without an event after which a driver may have ended
@@ -147,9 +147,9 @@ def read_status(url: str, *, now: float | None = None) -> RunStatus:
     Raises:
         InputError: If there is no run.
     """
-    run = Run.open(url, unsettled=True)
+    run = Run.open(url, pending_extension=True)
     about = (run.url, run.fingerprint, run.manifest.created)
-    if run.unsettled:
+    if run.has_pending_extension:
         return RunStatus(*about, unsettled=True, next=run.extend_command)
     gram = tuple(read_gram(run))
     whole = all(one.done == one.total for one in gram)
@@ -288,11 +288,13 @@ def describe_labels(labels: LabelsSummary | None) -> str:
         f"labels    {describe_flags(labels)}; stopped: {labels.stopped}",
         *describe_reliability(labels),
     ]
-    if labels.restored_share is not None:
-        before, after = labels.accuracy_given, labels.accuracy_refurbished
+    restored, before, after = (
+        labels.restored_share, labels.accuracy_given, labels.accuracy_refurbished
+    )  # fmt: skip
+    if restored is not None and before is not None and after is not None:
         lines.append(
-            f"restored  {labels.restored_share:.2%} of {labels.corrupted} corrupted "
-            f"labels; label accuracy {before:.2%} -> {after:.2%}"
+            f"restored  {percent(restored, 2)} of {labels.corrupted} corrupted labels; "
+            f"label accuracy {percent(before, 2)} -> {percent(after, 2)}"
         )
     return "\n".join(lines)
 
@@ -301,17 +303,17 @@ def describe_flags(labels: LabelsSummary) -> str:
     """Return how many labels look wrong, in one line, or that they cannot be judged."""
     how = labels.reliability
     if how is None:
-        noise = f"estimated noise {labels.noise_rate:.1%}"
-        return f"{labels.issues} of {labels.images} look wrong; {noise}"
+        rate = percent(labels.noise_rate)
+        return f"{labels.issues} of {labels.images} look wrong; estimated noise {rate}"
     if how["verdict"] == CANNOT_JUDGE:
         return "these labels cannot be judged: none is flagged, and none is called clean"
     if labels.issues:
         return f"{labels.issues} of {labels.images} labels look wrong"
-    most = how["noise_interval"][1]
-    if how["verdict"] == RELIABLE and most <= CLEAN_SHARE:
-        most_wrong = f"at most {most:.1%} of {labels.images} labels are estimated wrong"
-        return f"no label looks wrong; {most_wrong}"
-    return f"no label is flagged, but up to {most:.0%} of {labels.images} labels may be wrong"
+    share, images = how["noise_interval"][1], labels.images
+    if how["verdict"] == RELIABLE and share <= CLEAN_SHARE:
+        most = f"at most {percent(share)} of {images} labels"
+        return f"no label looks wrong; {most} are estimated wrong"
+    return f"no label is flagged, but up to {percent(share, 0)} of {images} labels may be wrong"
 
 
 def describe_reliability(labels: LabelsSummary) -> list[str]:
@@ -322,16 +324,14 @@ def describe_reliability(labels: LabelsSummary) -> list[str]:
     lines = [f"verdict   {how['verdict']}: {how['reason']}"]
     if how["verdict"] == CANNOT_JUDGE:
         return lines
-    low, high = how["noise_interval"]
+    rate, low, high = map(percent, (how["noise_rate"], *how["noise_interval"]))
     lines.append(
-        f"noise     {how['noise_rate']:.1%} of the labels are estimated wrong ({low:.1%} to "
-        f"{high:.1%}), {how['noise']} noise"
+        f"noise     {rate} of the labels are estimated wrong ({low} to {high}), "
+        f"{how['noise']} noise"
     )
     if how["expected_precision"] is not None:
-        lines.append(
-            f"flags     {how['expected_precision']:.0%} of the flagged labels are expected to be "
-            "wrong"
-        )
+        precision = percent(how["expected_precision"], 0)
+        lines.append(f"flags     {precision} of the flagged labels are expected to be wrong")
     return lines
 
 

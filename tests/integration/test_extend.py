@@ -32,12 +32,12 @@ from ntkdist.linalg import CholeskyFactor, factorize
 from ntkdist.linalg.panels import FactorStore
 from ntkdist.pipeline import Pipeline
 from ntkdist.pipeline.cross import held_out
-from ntkdist.pipeline.extend import Extended, describe_extension, extend
+from ntkdist.pipeline.extend import ExtensionResult, describe_extension, extend
 from ntkdist.pipeline.gram import gram_of, job_of
 from ntkdist.pipeline.verify import verify_run
 from ntkdist.runs.run import Run
-from ntkdist.storage import _local
-from ntkdist.storage.append_log import Lines
+from ntkdist.storage import folders
+from ntkdist.storage.append_log import AppendLog
 from tests.s3 import S3Server
 from tests.storage.conftest import s3, shared_server
 
@@ -61,10 +61,10 @@ def begun(config: RunConfig, *stages: str) -> RunConfig:
 
 
 def stored(place: Path | str) -> RunConfig:
-    return Run.open(place, unsettled=True).config
+    return Run.open(place, pending_extension=True).config
 
 
-def extended(place: Path | str, n: int | None, tell: Callable[[Any], None] = id) -> Extended:
+def extended(place: Path | str, n: int | None, tell: Callable[[Any], None] = id) -> ExtensionResult:
     with Pipeline(stored(place), [tell]) as pipeline:
         return extend(pipeline, n)
 
@@ -171,7 +171,7 @@ def test_an_unfinished_run_grows_and_an_unfinished_factor_is_made_anew(tmp_path:
     assert factor.ridge_absolute == pytest.approx(1e-3 * mean, rel=1e-12)
 
 
-def test_extending_again_and_again(tmp_path: Path) -> None:
+def test_a_run_that_is_extended_three_times_is_one_begun_with_all_images(tmp_path: Path) -> None:
     config = begun(settings(tmp_path / "run", 30))
     for n in (47, 48, 90):
         extended(config.run, n)
@@ -196,7 +196,7 @@ def test_a_balanced_subset_grows_to_the_larger_balanced_subset(tmp_path: Path) -
     assert sorted(map(bytes, images)) == sorted(map(bytes, expected))
 
 
-def test_noise_comes_on_the_new_labels_alone(tmp_path: Path) -> None:
+def test_noise_is_added_to_the_new_labels_alone(tmp_path: Path) -> None:
     config = begun(settings(tmp_path / "a", 100, noise=NoiseConfig(0.3, seed=5)), "gram")
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     old = Run.open(config.run)
@@ -237,7 +237,7 @@ def pictures(tmp_path: Path) -> Pictures:
     return made
 
 
-def test_nothing_new_changes_nothing(pictures: Pictures, tmp_path: Path) -> None:
+def test_a_source_without_new_images_changes_nothing(pictures: Pictures, tmp_path: Path) -> None:
     config = begun(pictures.config(tmp_path / "run"))
     before = contents(config.run)
     for n in (None, 20):
@@ -354,7 +354,9 @@ def test_a_run_without_statistics_is_extended_only_from_an_unchanged_source(
     assert extended(config.run, 16).after == 16  # which says it by now
 
 
-def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_says_what_it_did_and_refuses_other_settings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = begun(settings(tmp_path / "run"), "gram", "factor", "labels")
     with pytest.raises(SystemExit) as refused:
         main(["extend", config.run, "--data.n", "45", "--architecture", "fc-3"])
@@ -417,7 +419,7 @@ def killed_at(write: int | None, monkeypatch: pytest.MonkeyPatch) -> Iterator[li
 
     def counted(real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            where = str(args[0]._parts if isinstance(args[0], Lines) else args[0])
+            where = str(args[0]._parts if isinstance(args[0], AppendLog) else args[0])
             if not where.endswith(("lease.json", "/events")):
                 if write is not None and len(through) >= write:
                     raise Killed
@@ -428,9 +430,9 @@ def killed_at(write: int | None, monkeypatch: pytest.MonkeyPatch) -> Iterator[li
 
     with monkeypatch.context() as patched:
         for owner, names in (
-            (_local, ("write", "remove", "remove_all")),
+            (folders, ("write", "remove", "remove_all")),
             (zarr.storage.LocalStore, ("set", "delete", "delete_dir")),
-            (Lines, ("append",)),
+            (AppendLog, ("append",)),
         ):
             for name in names:
                 patched.setattr(owner, name, counted(getattr(owner, name)))
@@ -472,7 +474,7 @@ def test_killed_at_a_write_the_run_is_as_it_was_or_rolls_forward(
             found = contents(place)
             assert {name: found[name] for name in before} == before
         elif states[-1] == "begun":
-            with pytest.raises(StageError, match=rf"end it: ntkdist extend {place} --data.n 30"):
+            with pytest.raises(StageError, match=rf"finish it: ntkdist extend {place} --data.n 30"):
                 Run.open(place)
             assert f"next      ntkdist extend {place} --data.n 30" in describe(str(place))
         if write % 2:  # another command comes first
@@ -487,7 +489,7 @@ def test_killed_at_a_write_the_run_is_as_it_was_or_rolls_forward(
 
 
 def state_of(place: Path) -> str | None:
-    extension = Run.open(place, unsettled=True).manifest.extension
+    extension = Run.open(place, pending_extension=True).manifest.extension
     return None if extension is None else extension.state
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from ntkdist.cli.doctor.finding import Finding
 from ntkdist.config import RunConfig
 from ntkdist.gram.executors.ray.cluster import cores
-from ntkdist.kernels import cuda_device
-from ntkdist.kernels.cuda_device import DeviceInfo
+from ntkdist.kernels.cuda import device as cuda_device
+from ntkdist.kernels.cuda.device import DeviceInfo
 from ntkdist.words import format_bytes
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -26,14 +26,7 @@ _DRIVER = (Path("/dev/nvidiactl"), Path("/proc/driver/nvidia/version"))
 
 
 def check_machine(config: RunConfig) -> Iterator[Finding]:
-    """Yield what there is of cores, memory and room; of Ray's only where it is used.
-
-    Args:
-        config: The run.
-
-    Yields:
-        Findings.
-    """
+    """Yield what there is of cores, memory and room; of Ray's only where it is used."""
     yield Finding("machine", f"{cores()} cores, {_memory()} memory")
     yield from check_threads()
     yield disk(config.run)
@@ -115,14 +108,7 @@ def nearest(url: str) -> Path:
 
 
 def check_gpus(devices: Sequence[DeviceInfo]) -> Iterator[Finding]:
-    """Yield each GPU, or why there is none and whether that can be mended.
-
-    Args:
-        devices: Those that are visible.
-
-    Yields:
-        Findings.
-    """
+    """Yield each GPU, or why there is none and whether that can be mended."""
     for device in devices:
         yield Finding("gpu", _describe(device))
     if devices:

@@ -15,9 +15,8 @@ from packaging.version import Version
 from ntkdist.cli.doctor.finding import Finding
 from ntkdist.cli.doctor.packages import installed
 from ntkdist.config import RunConfig
-from ntkdist.storage._addresses import CREDENTIALS, Place, parse
-from ntkdist.storage._refusals import endpoint
-from ntkdist.storage._remote import SOURCES
+from ntkdist.storage.addresses import CREDENTIALS, Place, parse
+from ntkdist.storage.object_stores import SOURCES, endpoint
 
 _TOKENS_SINCE = Version("2.59")  # a local cluster asks for a token unless told not to
 _ANSWER = 3.0  # seconds
@@ -28,14 +27,7 @@ _CURRENT = (
 
 
 def check_ray(config: RunConfig) -> Iterator[Finding]:
-    """Yield whether Ray can be imported, lets this driver in, and answers where it has to.
-
-    Args:
-        config: The run.
-
-    Yields:
-        Findings; of token and cluster only where the run uses Ray.
-    """
+    """Yield whether Ray can be imported, lets this driver in, and answers where it has to."""
     used = config.gram.executor == "ray"
     problem = _import_problem()
     if problem:
@@ -59,14 +51,7 @@ def cluster_of(config: RunConfig) -> str | None:
 
 
 def check_token(address: str | None) -> Iterator[Finding]:
-    """Yield whether there is the token that Ray asks for.
-
-    Args:
-        address: Of a cluster to join; None starts one here.
-
-    Yields:
-        At most one finding; none for versions of Ray without tokens.
-    """
+    """Yield whether there is the token that Ray asks for."""
     version = installed("ray")
     if version is None or Version(version) < _TOKENS_SINCE:
         return
@@ -98,14 +83,7 @@ def check_token(address: str | None) -> Iterator[Finding]:
 
 
 def check_store(url: str) -> Iterator[Finding]:
-    """Yield whether the environment has what the object store of a run's URL asks for.
-
-    Args:
-        url: Of the run.
-
-    Yields:
-        A finding for a URL of an object store, none for a folder.
-    """
+    """Yield whether the environment has what the object store of a run's URL asks for."""
     place = parse(url)
     if not isinstance(place, Place) or place.scheme not in SOURCES:
         return
