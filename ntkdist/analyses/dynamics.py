@@ -129,8 +129,8 @@ def find_dynamics(
     from ntkdist.learning.dynamics import GradientFlow, log_times
     from ntkdist.learning.dynamics.checks import check_count, check_folds, check_rate
     from ntkdist.learning.dynamics.curves import squared_curves
-    from ntkdist.learning.spectrum import check_ridge
     from ntkdist.learning.targets import targets_of
+    from ntkdist.linalg import check_ridge
 
     held = held_out(pipeline)
     K = held.num_classes

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
-from ntkdist.labels.checks import check_ridge
-from ntkdist.linalg import blas
+from ntkdist.linalg import blas, check_ridge
 
 # Bytes of rows looked at together when a whole matrix is checked or scanned.
 ROW_BYTES = 64 * 2**20

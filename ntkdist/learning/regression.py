@@ -13,13 +13,12 @@ from ntkdist.errors import InputError
 from ntkdist.learning.evaluation import accuracy, log_loss, softmax_scale
 from ntkdist.learning.spectrum import (
     Spectrum,
-    check_ridge,
     dense_square,
     mean_of_diagonal,
     read_rows,
 )
 from ntkdist.learning.targets import targets_of
-from ntkdist.linalg import submatrix
+from ntkdist.linalg import check_ridge, submatrix
 
 # Half decades; a smaller one than the first changes nothing that float32 entries can show.
 RIDGES = (0.0, *(float(f"{10.0 ** (k / 2):.2g}") for k in range(-12, 3)))

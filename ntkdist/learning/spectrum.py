@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
+from ntkdist.linalg import check_ridge
 
 # Rows of a stored matrix read together.
 BAND_BYTES = 64 * 2**20
@@ -83,14 +84,6 @@ class Spectrum:
     def smoother_diagonal(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the diagonal of V diag(weights) Vᵀ, (N,)."""
         return np.einsum("ij,ij,j->i", self.vectors, self.vectors, weights)
-
-
-def check_ridge(ridge: Any, name: str = "ridge") -> float:
-    """Return a relative ridge that is a finite number of at least 0, or raise ``InputError``."""
-    number = isinstance(ridge, (int, float, np.integer, np.floating))
-    if not number or isinstance(ridge, bool) or not 0 <= ridge < float("inf"):
-        raise InputError(f"{name}={ridge!r} must be a finite number of at least 0; 0 adds none")
-    return float(ridge)
 
 
 def dense_square(gram: Any) -> NDArray[np.float64]:

@@ -18,7 +18,6 @@ from ntkdist.errors import InputError
 from ntkdist.gram.tiling import TileKey, Tiling
 from ntkdist.linalg import parse_memory, plan_panels
 from ntkdist.linalg.blas import ITEM
-from ntkdist.linalg.status import format_bytes
 from ntkdist.networks.architecture import Architecture
 from ntkdist.planning.devices import (
     TileEdge,
@@ -33,6 +32,7 @@ from ntkdist.planning.devices import (
 )
 from ntkdist.planning.planned_run import PlannedRun, count_entries
 from ntkdist.planning.stages import STAGES, StageCosts, measure_stages, no_stages, stages_of
+from ntkdist.words import format_bytes
 
 __all__ = ["DevicePlan", "Limits", "PlanEstimate", "make_plan"]
 

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from ntkdist.errors import InputError
 from ntkdist.learning.dynamics.checks import check_targets, check_width
 from ntkdist.learning.dynamics.flow import GradientFlow
-from ntkdist.learning.spectrum import Spectrum, check_ridge, dense_square, read_rows
+from ntkdist.learning.spectrum import Spectrum, dense_square, read_rows
+from ntkdist.linalg import check_ridge
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,8 @@ from ntkdist.learning.dynamics.checks import (
     check_time,
     check_width,
 )
-from ntkdist.learning.spectrum import Spectrum, check_ridge, read_rows
+from ntkdist.learning.spectrum import Spectrum, read_rows
+from ntkdist.linalg import check_ridge
 
 # Time constants this many times the first belong to eigenvalues that float32 entries do not settle.
 _LONGEST = 1e8

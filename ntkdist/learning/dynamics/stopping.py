@@ -17,7 +17,8 @@ from ntkdist.learning.dynamics.checks import (
     check_time,
 )
 from ntkdist.learning.dynamics.flow import GradientFlow, squared_loss
-from ntkdist.learning.spectrum import check_ridge, dense_square
+from ntkdist.learning.spectrum import dense_square
+from ntkdist.linalg import check_ridge
 
 
 @dataclass(frozen=True, eq=False)
