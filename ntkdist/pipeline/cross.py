@@ -67,12 +67,6 @@ class HeldOut:
         """Return the kernel of the images to predict with those trained on, (M, n).
 
         Tiles that are missing are computed first, by the run's own backend and executor.
-
-        Args:
-            kind: One of the run's kinds.
-
-        Returns:
-            A ``GramStore``, or an array for ``holdout``.
         """
         from ntkdist.gram.store import GramStore
         from ntkdist.linalg import submatrix
@@ -144,13 +138,6 @@ class HeldOut:
 
 def held_out(pipeline: Pipeline) -> HeldOut:
     """Return the images that ``predict`` of the configuration names.
-
-    Args:
-        pipeline: Of a run.
-
-    Returns:
-        The images, stored in the run where they are none of its own; kernels are computed when
-        asked for.
 
     Raises:
         InputError: If the source has none of the kind that is asked for, or labels that are not

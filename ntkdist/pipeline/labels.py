@@ -73,16 +73,7 @@ def watched(
     work: Callable[[Callable[[Any], None]], T],
     emit: Callable[[Any], None],
 ) -> T:
-    """Do a piece of work in a thread of its own, and tell from this one that it goes on.
-
-    Args:
-        step: What is done, for the events.
-        work: Called with what takes the events it wants told; they are told from this thread.
-        emit: Told those events, and a ``StepContinues`` wherever there is none for a while.
-
-    Returns:
-        What the work returns; what it raises is raised here.
-    """
+    """Do a piece of work in a thread of its own, and tell from this one that it goes on."""
     events: SimpleQueue[Any] = SimpleQueue()
     began = time.monotonic()
     with ThreadPoolExecutor(1, thread_name_prefix="stage") as pool:
@@ -142,10 +133,6 @@ class FlipProgress:
 
 def read_locked(path: str | None, n: int) -> NDArray[np.int64] | None:
     """Return the images named in a text file, one number a line.
-
-    Args:
-        path: The file; None for none.
-        n: How many images there are.
 
     Returns:
         (m,) int64, ascending; None where no file is given.

@@ -191,10 +191,6 @@ def make_plan(
         seconds: How long tiles are measured.
         on_step: Told in a line what is measured next, and for how long.
 
-    Returns:
-        The plan. Where every tile is there and neither limits nor rates are given, no tile is
-        measured, and nothing at all where the factor and the labels are there too.
-
     Raises:
         InputError: For settings or data that do not fit.
         StageError: If workers of a cluster could not measure.
@@ -449,14 +445,7 @@ class Measurements:
 
 
 def describe_plan(plan: PlanEstimate) -> str:
-    """Return a plan as a user reads it.
-
-    Args:
-        plan: The plan.
-
-    Returns:
-        Lines of ``status``'s form, and the table of devices.
-    """
+    """Return a plan as a user reads it."""
     shape = " × ".join(map(str, plan.shape))
     if features := len(plan.shape) == 2:
         shape = feature_words(*plan.shape)

@@ -1,0 +1,338 @@
+"""The CPU backend: fused layers in cache, one vector lane per column image (Numba).
+
+Covers every network of Conv (odd size, SAME, stride 1), Dense, Relu, Erf, AvgPool, Flatten and
+GlobalAvgPool, in float32 and float64. ``prepare`` computes in float64 what depends on one image
+alone; ``_plan`` lays it out, and ``_cpu_loops`` reads it.
+
+Errors in float32 are about 1e-6 of an entry, also between near duplicates, to any depth and at
+any contrast. Two limits: with biases or erf a network is not homogeneous, and where two images
+differ in contrast by more than about 100 times K is a small difference of Δ and the
+variances; and an average over windows of nearly equal images leaves 1 − c a few roundings of
+the dtype, so a ReLU behind it can be off by 1e-4. ``dtype="float64"`` has room for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from ntkdist.errors import InputError
+from ntkdist.kernels.backend import as_images, check_kinds, check_pair
+from ntkdist.kernels.chain import Chain, Link, chain_of, linear_tail
+from ntkdist.kernels.cpu import dense, finish, loops
+from ntkdist.kernels.cpu.vector import BYTES, LANES, coefficients
+from ntkdist.kernels.duals import erf_dual, relu_distance
+from ntkdist.kernels.plan import Plan, plan_of
+from ntkdist.networks.architecture import Architecture, Dense, Erf, Layer, Relu
+
+# Rows that a thread takes at once: few, so that the triangle of a diagonal tile spreads evenly;
+# more where an entry is cheap, so that what is read of a column image serves many of them.
+_ROWS_POOLED, _ROWS_ALIGNED, _ROWS_DENSE = 4, 16, 64
+
+
+def box_sum(x: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """Sum (n, H, W) over a window of ``rows`` × ``columns`` around each pixel, zeros outside."""
+    H, W = x.shape[1:]
+    up, left = rows // 2, columns // 2
+    padded = np.pad(x, ((0, 0), (up, up), (left, left)))
+    tall = np.sum([padded[:, k : k + H, :] for k in range(rows)], axis=0)
+    return np.sum([tall[:, :, k : k + W] for k in range(columns)], axis=0)
+
+
+def window_mean(x: np.ndarray, size: int) -> np.ndarray:
+    """Average (n, H, W) over windows of ``size`` × ``size``; a ragged rest is cut."""
+    n, H, W = x.shape
+    h, w = H // size, W // size
+    cut = x[:, : h * size, : w * size]
+    return cut.reshape(n, h, size, w, size).mean(axis=(2, 4))
+
+
+def contrast(x: np.ndarray) -> np.ndarray:
+    """Return what to divide each of (n, H, W, C) images by; 1 for an empty one.
+
+    The largest pixel times the power of two that brings the mean square near 1: images that
+    differ in a few pixels get the same, so that windows they share stay equal to the bit, and
+    so do copies of different contrast.
+    """
+    largest = np.abs(x).max(axis=(1, 2, 3))
+    largest[largest == 0] = 1.0
+    square = np.mean((x / largest[:, None, None, None]) ** 2, axis=(1, 2, 3))
+    square[square == 0] = 1.0
+    return largest * 2.0 ** np.round(np.log2(square) / 2)
+
+
+@dataclass(frozen=True)
+class CpuState:
+    """What ``prepare`` made of n images.
+
+    Attributes:
+        plan: The network on images of this shape.
+        rows: (n, numbers) of the dtype, laid out by the plan.
+        spread: (n,) float64, the mean over pixels of K(x, x) at the end of the blocks.
+        variance: (n,) float64, K(x, x) of the vector behind the mean over positions; known only
+            where a nonlinearity stands behind it, else ``spread``.
+        norm: (n,) float64, what each image was divided by. A homogeneous network keeps the
+            digits that Δ would lose between images of very different contrast; else it is 1.
+    """
+
+    plan: Plan
+    rows: np.ndarray
+    spread: np.ndarray
+    variance: np.ndarray
+    norm: np.ndarray
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, the lane layout included."""
+        return 2 * self.rows.nbytes
+
+    def __len__(self) -> int:
+        return self.rows.shape[0]
+
+    @cached_property
+    def lanes(self) -> np.ndarray:
+        """(vectors, numbers, lanes) with one image per vector lane, for column images."""
+        return to_lanes(self.rows[:, self.plan.columns])
+
+
+def to_lanes(rows: np.ndarray) -> np.ndarray:
+    """Return (n, numbers) as (⌈n / lanes⌉, numbers, lanes) on vectors' borders."""
+    n, numbers = rows.shape
+    lanes = LANES[rows.dtype.name]
+    groups = -(-n // lanes)
+    raw = np.zeros(groups * numbers * lanes + lanes, rows.dtype)
+    start = -raw.ctypes.data % BYTES // rows.itemsize
+    found = raw[start : start + groups * numbers * lanes].reshape(groups, numbers, lanes)
+    for group in range(groups):
+        part = rows[group * lanes : (group + 1) * lanes]
+        found[group, :, : len(part)] = part.T
+    return found
+
+
+class CpuBackend:
+    """Kernel entries on CPU cores; see ``backend.Backend`` for the protocol."""
+
+    name = "cpu"
+    arithmetic = "cpu-3"
+
+    def __init__(self, *, dtype: str = "float32", threads: int = 1) -> None:
+        self.dtype = dtype
+        self.threads = threads
+
+    def supports(
+        self, arch: Architecture, image_shape: tuple[int, int, int], dtype: str | None = None
+    ) -> str | None:
+        """Return None if the cpu backend covers ``arch``, else the reason."""
+        chain = chain_of(arch)
+        return chain if isinstance(chain, str) else None
+
+    def prepare(self, arch: Architecture, images: np.ndarray) -> CpuState:
+        """Compute in float64 what depends on one image alone, from (n, H, W, C) images.
+
+        Behind an average pool that needs K between neighbouring pixels of the same image, which
+        costs the classes of small displacements of one entry for every image and vector lane.
+        """
+        chain = chain_of(arch)
+        if isinstance(chain, str):
+            raise InputError(f"backend 'cpu': {chain}")
+        x = as_images(images)
+        if chain.spatial:
+            arch.check_image(*x.shape[1:3])
+        else:
+            x = x.reshape(x.shape[0], 1, 1, -1)
+        return _Preparation(self, chain, x).state()
+
+    def block(
+        self, a: CpuState, b: CpuState, kinds: Sequence[str] = ("ntk",)
+    ) -> dict[str, np.ndarray]:
+        """Compute (n_a, n_b) entries of each kind; ``a is b`` computes half of them."""
+        kinds = check_kinds(kinds)
+        check_pair(a.plan.shape, b.plan.shape)
+        n, m = len(a), len(b)
+        chain = a.plan.chain
+        lanes, first = b.lanes, np.zeros(n, np.int64)
+        if a is b:
+            first = np.arange(n) // LANES[self.dtype]
+        tail: Sequence[Layer] = () if chain.bends_behind else chain.tail
+        last = linear_tail(tail)
+        wide = "float64" if chain.bends_behind else self.dtype
+        K, theta = np.empty((n, m), wide), np.empty((n, m), wide)
+
+        def run(part: slice) -> None:
+            delta, tangent = self._sums(a.plan, a.rows[part], lanes, first[part], "ntk" in kinds)
+            finish.finish(
+                delta, tangent, a.plan.unit / a.plan.count, a.spread[part], b.spread,
+                a.norm[part], b.norm, last, K[part], theta[part],
+            )  # fmt: skip
+
+        self._spread_out(run, n, _rows_at_once(chain))
+        if chain.bends_behind:
+            K, theta = _vector_layers(a, b, K, theta)
+            K, theta = K.astype(self.dtype), theta.astype(self.dtype)
+        found = {"ntk": theta, "nngp": K}
+        if a is b:
+            finish.mirror(K)
+            finish.mirror(theta)
+        return {kind: found[kind] for kind in kinds}
+
+    def _sums(
+        self, plan: Plan, rows: np.ndarray, lanes: np.ndarray, first: np.ndarray, theta: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the sums of Δ and Θ behind the blocks, (n, vectors · lanes) float64."""
+        shape = len(rows), lanes.shape[0], lanes.shape[2]
+        delta, tangent = np.zeros(shape), np.zeros(shape)
+        sweeps, table = plan.sweeps if theta else plan.without_theta(), coefficients(self.dtype)
+        given, units = (rows, lanes, plan.shape[2]), (plan.scales, plan.factors)
+        if plan.chain.spatial:
+            loops.entries(
+                *given, plan.blocks, sweeps, *units, plan.classes, table, plan.room, first,
+                delta, tangent,
+            )  # fmt: skip
+        else:
+            dense.dense_entries(*given, sweeps, *units, table, first, delta, tangent)
+        return delta.reshape(len(rows), -1), tangent.reshape(len(rows), -1)
+
+    def _spread_out(self, run: Callable[[slice], None], n: int, group: int = _ROWS_POOLED) -> None:
+        """Call ``run`` for groups of rows, on all threads."""
+        if min(self.threads, n) == 1:
+            run(slice(0, n))
+            return
+        groups = [slice(i, min(n, i + group)) for i in range(0, n, group)]
+        with ThreadPoolExecutor(min(self.threads, n)) as pool:
+            list(pool.map(run, groups))
+
+
+def _rows_at_once(chain: Chain) -> int:
+    if not chain.spatial:
+        return _ROWS_DENSE
+    return _ROWS_POOLED if chain.pooled else _ROWS_ALIGNED
+
+
+class _Preparation:
+    """Fills a plan's numbers for images, link by link."""
+
+    def __init__(self, backend: CpuBackend, chain: Chain, x: np.ndarray) -> None:
+        n, H, W, C = x.shape
+        self.backend = backend
+        self.norm = np.ones(n)
+        if chain.homogeneous:
+            self.norm = contrast(x)
+            x = x / self.norm[:, None, None, None]
+        self.plan = plan_of(chain, (H, W, C), backend.dtype)
+        self.rows = np.zeros((n, self.plan.numbers), backend.dtype)
+        self.rows[:, : H * W * C] = (x / np.sqrt(2 * C)).reshape(n, -1)
+        self.A = np.mean(x * x, axis=3)
+
+    def state(self) -> CpuState:
+        """Go through the blocks."""
+        plan, at = self.plan, 0
+        for n, block in enumerate(plan.chain.blocks):
+            if n:
+                self._pool(n)
+            for link in block.links:
+                self._link(link, plan.offsets[at], *plan.units[at])
+                at += 1
+        spread = self.A.mean(axis=(1, 2))
+        variance = spread
+        if plan.chain.pooled and plan.chain.bends_behind:
+            variance = np.maximum(spread - self._self_entries(), 0.0)
+        return CpuState(plan, self.rows, spread, variance, self.norm)
+
+    def _put(self, at: int, values: np.ndarray) -> None:
+        flat = values.reshape(len(values), -1)
+        self.rows[:, at : at + flat.shape[1]] = flat
+
+    def _link(self, link: Link, where: dict[str, int], before: float, behind: float) -> None:
+        scale = link.W_std**2 / link.size**2
+        self._put(where["half"], self.A / 2 / before)
+        self._put(where["side"], box_sum(self.A / 2 / before, 1, link.size))
+        A = scale * box_sum(self.A, link.size, link.size) + link.b_std**2
+        if link.activation == "erf":
+            inverse = 1 / np.sqrt(1 + 2 * A)
+            cells: tuple[np.ndarray, ...] = np.sqrt(0.5 + A), inverse, A, self._half_erf(A, inverse)
+            self.A = 2 / np.pi * np.arcsin(2 * A / (1 + 2 * A))
+        else:
+            # from the rounded root, so that equal images meet exactly
+            root = np.sqrt(A / 2 / behind).astype(self.rows.dtype).astype(np.float64)
+            inverse = np.divide(np.sqrt(0.5), root, out=np.zeros_like(root), where=root > 0)
+            cells = (root, inverse, 2 * root)
+            self.A = A / 2 if link.activation == "relu" else A
+        self._put(where["cells"], np.stack(cells, axis=-1))
+
+    def _half_erf(self, *arrays: np.ndarray) -> np.ndarray:
+        dtype, shape = self.rows.dtype, arrays[0].shape
+        lanes = LANES[dtype.name]
+        vectors = -(-arrays[0].size // lanes)
+        padded = [np.resize(x.astype(dtype), (vectors, lanes)) for x in arrays]
+        found = np.empty_like(padded[0])
+        loops.half_erf_variances(*padded, coefficients(dtype.name), found)
+        return found.ravel()[: arrays[0].size].reshape(shape)
+
+    def _pool(self, n: int) -> None:
+        """Average over windows: mean K(x, x) = mean a² − mean Δ(x, x) over pairs of pixels."""
+        plan = self.plan
+        blocks, classes = plan.windows_in_front_of(n)
+        H, W = (int(x) for x in plan.blocks[n, :2])
+        lanes, sweeps = to_lanes(self.rows[:, plan.columns]), plan.without_theta()
+        found = np.zeros((len(self.rows), H * W), self.rows.dtype)
+
+        def run(group: slice) -> None:
+            loops.self_windows(
+                self.rows[group], lanes, plan.shape[2], blocks, n, sweeps, plan.scales,
+                plan.factors, classes, coefficients(plan.dtype), plan.room, group.start,
+                found[group],
+            )  # fmt: skip
+
+        self.backend._spread_out(run, len(self.rows))
+        self._put(plan.centers[n - 1], found / 2)
+        means = window_mean(self.A, plan.chain.blocks[n - 1].pool)
+        inside = plan.pool_units[n] * found.astype(np.float64).reshape(-1, H, W)
+        self.A = np.maximum(means - inside, 0.0)
+
+    def _self_entries(self) -> np.ndarray:
+        """Return the mean over all pairs of positions of Δ(x, x), (n,) float64."""
+        lanes = to_lanes(self.rows[:, self.plan.columns])
+        width = lanes.shape[2]
+        found = np.empty(len(self.rows))
+        for group in range(len(lanes)):
+            part = slice(group * width, min(len(found), (group + 1) * width))
+            rows = self.rows[part]
+            delta, _ = self.backend._sums(
+                self.plan, rows, lanes[group : group + 1], np.zeros(len(rows), np.int64), False
+            )
+            found[part] = np.diag(delta) * self.plan.unit / self.plan.count
+        return found
+
+
+def _vector_layers(
+    a: CpuState, b: CpuState, K: np.ndarray, theta: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Apply the layers behind the mean over positions to (n_a, n_b) float64; return K and Θ.
+
+    Args:
+        a: The row images.
+        b: The column images.
+        K: K behind the mean.
+        theta: Θ behind the mean.
+    """
+    A, B = (a.variance * a.norm**2)[:, None], (b.variance * b.norm**2)[None, :]
+    delta = (A + B) / 2 - K
+    for layer in a.plan.chain.tail:
+        if isinstance(layer, Relu):
+            delta, slope = relu_distance(delta, A, B)
+            theta, A, B = theta * slope, A / 2, B / 2
+        elif isinstance(layer, Erf):
+            K, slope = erf_dual((A + B) / 2 - delta, A, B)
+            theta, A, B = theta * slope, erf_dual(A, A, A)[0], erf_dual(B, B, B)[0]
+            delta = (A + B) / 2 - K
+        elif isinstance(layer, Dense):
+            scale, bias = layer.W_std**2, layer.b_std**2
+            delta, A, B = scale * delta, scale * A + bias, scale * B + bias
+            theta = scale * theta
+            if layer.trainable:
+                theta = theta + ((A + B) / 2 - delta)
+    return (A + B) / 2 - delta, theta

@@ -1,0 +1,305 @@
+"""A Numba type for one vector register: 16 float32 or 8 float64 side by side.
+
+Numba's own loops over 16 numbers are at the compiler's mercy: short constant trip counts are
+unrolled into scalar code, others are guarded by aliasing checks at every turn. A value of
+type ``Lanes`` is an LLVM vector instead: ``+``, ``-``, ``*`` and the functions here are one
+instruction each where registers are wide enough (LLVM splits them where they are narrower),
+with every operation in the order written, so that results have the same bits on any processor.
+
+``load`` and ``store`` take addresses as integers. The caller keeps the arrays alive, and aligned
+to ``BYTES``: a vector that straddles two cache lines costs double. Where a function takes
+``unit``, the number 1 of a dtype, it says which vector is meant.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic, models, overload, register_model
+
+from ntkdist.kernels.duals import ARCCOS, SINE_GAP
+
+BYTES = 64
+LANES = {"float32": 16, "float64": 8}
+
+_INDEX = types.intp
+
+
+class Lanes(types.Type):
+    """The type of a vector of ``BYTES`` bytes with elements of type ``scalar``."""
+
+    def __init__(self, scalar: Any) -> None:
+        self.scalar = scalar
+        super().__init__(name=f"Lanes({scalar})")
+
+    @property
+    def element(self) -> Any:
+        """LLVM's type of one element."""
+        return ir.FloatType() if self.scalar == types.float32 else ir.DoubleType()
+
+    @property
+    def llvm(self) -> Any:
+        """LLVM's type of the vector."""
+        return ir.VectorType(self.element, LANES[self.scalar.name])
+
+    @property
+    def suffix(self) -> str:
+        """How LLVM's intrinsic functions name the vector."""
+        return f"v{LANES[self.scalar.name]}f{self.scalar.bitwidth}"
+
+    def constant(self, value: float) -> Any:
+        """Return LLVM's constant with the value in every lane."""
+        # rounded here: LLVM wants float32 constants with digits that are exact
+        exact = float(np.float32(value)) if self.scalar == types.float32 else float(value)
+        return ir.Constant(self.llvm, [exact] * LANES[self.scalar.name])
+
+
+_BY_SCALAR = {types.float32: Lanes(types.float32), types.float64: Lanes(types.float64)}
+
+
+@register_model(Lanes)
+class _LanesModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: Lanes) -> None:
+        super().__init__(manager, kind, kind.llvm)
+
+
+def _call(builder: Any, kind: Lanes, name: str, args: list[Any]) -> Any:
+    full = f"llvm.{name}.{kind.suffix}"
+    signature = ir.FunctionType(kind.llvm, [kind.llvm] * len(args))
+    function = builder.module.globals.get(full) or ir.Function(builder.module, signature, full)
+    return builder.call(function, args)
+
+
+def _at(builder: Any, address: Any, target: Any) -> Any:
+    return builder.inttoptr(address, target.as_pointer())
+
+
+def _align(kind: Lanes) -> int:
+    return kind.scalar.bitwidth // 8
+
+
+def _splatted(builder: Any, kind: Lanes, scalar: Any) -> Any:
+    undefined = ir.Constant(kind.llvm, ir.Undefined)
+    single = builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), kind.llvm.count), [0] * kind.llvm.count)
+    return builder.shuffle_vector(single, undefined, mask)
+
+
+@intrinsic
+def splat(typingctx, x):
+    """Return the number ``x`` in every lane."""
+    kind = _BY_SCALAR[x]
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _splatted(builder, kind, args[0])
+
+    return kind(x), generate
+
+
+@intrinsic
+def word(typingctx, unit):
+    """Return the bytes of one number."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return context.get_constant(_INDEX, unit.bitwidth // 8)
+
+    return _INDEX(unit), generate
+
+
+@intrinsic
+def integer(typingctx, address):
+    """Return the 64-bit integer at ``address``."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.load(_at(builder, args[0], ir.IntType(64)), align=8)
+
+    return types.int64(_INDEX), generate
+
+
+@intrinsic
+def number(typingctx, address, unit):
+    """Return the one number at ``address``."""
+    kind = _BY_SCALAR[unit]
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.load(_at(builder, args[0], kind.element), align=_align(kind))
+
+    return unit(_INDEX, unit), generate
+
+
+@intrinsic
+def load(typingctx, address, unit):
+    """Return the vector at ``address``."""
+    kind = _BY_SCALAR[unit]
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.load(_at(builder, args[0], kind.llvm), align=_align(kind))
+
+    return kind(_INDEX, unit), generate
+
+
+@intrinsic
+def store(typingctx, x, address):
+    """Store the vector ``x`` at ``address``."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        builder.store(args[0], _at(builder, args[1], x.llvm), align=_align(x))
+        return context.get_dummy_value()
+
+    return types.void(x, _INDEX), generate
+
+
+@intrinsic
+def fma(typingctx, x, y, z):
+    """Return x·y + z, rounded once."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _call(builder, x, "fma", list(args))
+
+    return x(x, x, x), generate
+
+
+@intrinsic
+def fms(typingctx, x, y, z):
+    """Return x·y − z, rounded once."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _call(builder, x, "fma", [args[0], args[1], builder.fneg(args[2])])
+
+    return x(x, x, x), generate
+
+
+@intrinsic
+def fnma(typingctx, x, y, z):
+    """Return z − x·y, rounded once."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _call(builder, x, "fma", [builder.fneg(args[0]), args[1], args[2]])
+
+    return x(x, x, x), generate
+
+
+@intrinsic
+def sqrt(typingctx, x):
+    """Return the square root."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _call(builder, x, "sqrt", list(args))
+
+    return x(x), generate
+
+
+@intrinsic
+def magnitude(typingctx, x):
+    """Return |x|."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _call(builder, x, "fabs", list(args))
+
+    return x(x), generate
+
+
+@intrinsic
+def where_above(typingctx, x, limit, yes, no):
+    """Return ``yes`` in the lanes where x > limit, else ``no``."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.select(builder.fcmp_ordered(">", args[0], args[1]), args[2], args[3])
+
+    return x(x, x, x, x), generate
+
+
+def _constant(value: float) -> Any:
+    @intrinsic
+    def constant(typingctx, unit):
+        kind = _BY_SCALAR[unit]
+        return kind(unit), lambda context, builder, sig, args: kind.constant(value)
+
+    constant.__doc__ = f"Return {value} in every lane."
+    return constant
+
+
+half = _constant(0.5)
+root_half = _constant(math.sqrt(0.5))
+four_over_pi = _constant(4 / math.pi)
+
+
+def _operator(symbol: Callable[..., Any], name: str) -> None:
+    @intrinsic
+    def operation(typingctx, x, y):
+        def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            return getattr(builder, name)(*args)
+
+        return x(x, y), generate
+
+    @overload(symbol)
+    def of_lanes(x, y):
+        if isinstance(x, Lanes) and x == y:
+            return lambda x, y: operation(x, y)
+        return None
+
+
+for _symbol, _name in (
+    (operator.add, "fadd"),
+    (operator.sub, "fsub"),
+    (operator.mul, "fmul"),
+    (operator.truediv, "fdiv"),
+):
+    _operator(_symbol, _name)
+
+
+def _table(first: int, counts: dict[str, int], what: str) -> Any:
+    @intrinsic
+    def read(typingctx, address, unit):
+        kind, count = _BY_SCALAR[unit], counts[unit.name]
+        start = first * (len(ARCCOS[unit.name]))
+
+        def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            vectors = []
+            for k in range(start, start + count):
+                at = builder.add(args[0], args[0].type(k * _align(kind)))
+                scalar = builder.load(_at(builder, at, kind.element), align=_align(kind))
+                vectors.append(_splatted(builder, kind, scalar))
+            return context.make_tuple(builder, sig.return_type, vectors)
+
+        return types.UniTuple(kind, count)(_INDEX, unit), generate
+
+    read.__doc__ = what
+    return read
+
+
+def coefficients(dtype: str) -> np.ndarray:
+    """Return the coefficients of both polynomials over π; the loops keep them in registers."""
+    return np.array([*ARCCOS[dtype], *SINE_GAP[dtype]], np.float64).astype(dtype) / math.pi
+
+
+arccos_over_pi = _table(
+    0,
+    {dtype: len(c) for dtype, c in ARCCOS.items()},
+    "Return the coefficients of P/π, arccos(1 − s) = √s·P(s), in vectors.",
+)
+sine_gap_over_pi = _table(
+    1,
+    {dtype: len(c) for dtype, c in SINE_GAP.items()},
+    "Return the coefficients of R/π, sin θ − θ cos θ = s√s·R(s), in vectors.",
+)
+
+
+@intrinsic
+def polynomial(typingctx, table, s):
+    """Return the polynomial with these coefficients, lowest power first, at s (Horner)."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        parts = [builder.extract_value(args[0], k) for k in range(table.count)]
+        value = parts[-1]
+        for part in reversed(parts[:-1]):
+            value = _call(builder, s, "fma", [value, args[1], part])
+        return value
+
+    return s(table, s), generate

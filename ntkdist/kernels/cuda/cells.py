@@ -1,0 +1,189 @@
+"""What one cell of a displacement class goes through on a GPU; see ``_cpu_cells`` for the units.
+
+The same arithmetic as there with one difference: a correlation needs the root of e/(ab) with
+e = ab − K, and e·(1/√(e·ab)) gives it with one special function and without the inverses 1/a and
+1/b, so that a cell reads one number of each image instead of two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from ntkdist.kernels.cuda.intrinsics import device, fetch, inverse_root, pointer, put, root
+from ntkdist.kernels.duals import ARCCOS, SINE_GAP
+
+# Added under the root: far below any e·ab that matters, so that 0/0 is 0.
+TINY = {"float32": 1e-36, "float64": 1e-300}
+# kinds of sweeps, as in the tables of the CPU backend
+PIXELS, POOLED, LINEAR, RELU, ERF = range(5)
+# Above √2, the largest value of √(2(1 − c)) for c ≥ 0: where ab = 0 only rounding is left of e.
+MOST = 1.5
+
+
+@lru_cache(maxsize=4)
+def cell_functions(dtype: str) -> dict[str, Any]:
+    """Return the device functions for a dtype.
+
+    ``relu`` and ``relu_signed`` (for correlations of both signs) take Δ, Θ, the two roots and 1 if
+    the layer in front is trained, and return twice Δ and Θ; ``half_erf`` is that of
+    ``_cpu_cells``; ``activate`` takes a kind of sweep and pointers to the numbers of both pixels,
+    ``plane`` apart, and the unit of the state, and returns Δ and Θ behind it.
+    """
+    real = np.dtype(dtype).type
+    one, two, half, most = real(1), real(2), real(0.5), real(MOST)
+    tiny, zero = real(TINY[dtype]), real(0)
+    over_root = inverse_root(dtype)
+    # polynomials of (1 − c)·2 = y² for the products y·P and y·R, over π
+    angle = [real(x / 2**k / np.sqrt(2) / np.pi) for k, x in enumerate(ARCCOS[dtype])]
+    gap = [real(x / 2**k / np.sqrt(2) / np.pi) for k, x in enumerate(SINE_GAP[dtype])]
+    angle_of, gap_of = _polynomial("angle", angle), _polynomial("gap", gap)
+
+    def relu(delta: Any, theta: Any, a: Any, b: Any, trained: Any) -> Any:
+        ab = a * b
+        d = a - b
+        e = delta - d * d
+        y = min(abs(e) * over_root(abs(e * ab + tiny)), most)
+        s = y * y
+        slope = one - y * angle_of(s)
+        total = trained * (two * ab - e) + theta
+        return delta - (e * y) * gap_of(s), total * slope
+
+    def relu_signed(delta: Any, theta: Any, a: Any, b: Any, trained: Any) -> Any:
+        ab = a * b
+        whole = two * ab
+        d = a - b
+        e = delta - d * d
+        total = trained * (whole - e) + theta
+        negative = e > whole
+        f = two * whole - e if negative else e
+        kept = d * d + whole if negative else delta
+        y = min(abs(f) * over_root(abs(f * ab + tiny)), most)
+        s = y * y
+        p = y * angle_of(s)
+        slope = p if negative else one - p
+        return kept - (f * y) * gap_of(s), total * slope
+
+    # for arcsin as in ``_cpu_cells.half_erf``: polynomials of 1 − z
+    plain_of = _polynomial("plain", [real(x / np.pi) for x in ARCCOS[dtype]])
+    small_root = real(np.sqrt(0.5))
+
+    def half_erf(w: Any, z: Any) -> Any:
+        z2 = z * z
+        if z2 < half * half:
+            return z * plain_of(z2 + z2) * small_root
+        negative = w > one
+        s = two - w if negative else w
+        s = max(s, zero)
+        large = half - root(s) * plain_of(s)
+        return -large if negative else large
+
+    found = {
+        "relu": device(relu),
+        "relu_signed": device(relu_signed),
+        "half_erf": device(half_erf),
+    }
+    relu_of, signed_of, half_erf_of = found.values()
+    four_over_pi = real(4 / np.pi)
+
+    def erf(delta: Any, theta: Any, a: Any, b: Any, plane: Any, trained: Any, scale: Any) -> Any:
+        m = fetch(a, plane) * fetch(b, plane)
+        d = fetch(a, 0) - fetch(b, 0)
+        twice = two * (scale * delta)
+        twice_K = (fetch(a, 2 * plane) + fetch(b, 2 * plane)) - twice
+        w = ((twice + one) - d * d) * m
+        E = half_erf_of(w, twice_K * m)
+        new = (fetch(a, 3 * plane) + fetch(b, 3 * plane)) - (E + E)
+        total = trained * (half * twice_K) + scale * theta
+        return new, total * (m / root(abs(w * (two - w)))) * four_over_pi
+
+    erf_of = device(erf)
+
+    def activate(
+        kind: Any, signed: Any, delta: Any, theta: Any, a: Any, b: Any, plane: Any, trained: Any,
+        scale: Any,
+    ) -> Any:  # fmt: skip
+        if kind == ERF:
+            return erf_of(delta, theta, a, b, plane, trained, scale)
+        ra, rb = fetch(a, 0), fetch(b, 0)
+        if kind == LINEAR:
+            d = ra - rb
+            return delta, theta + trained * (two * (ra * rb) - (delta - d * d))
+        if signed:
+            return signed_of(delta, theta, ra, rb, trained)
+        return relu_of(delta, theta, ra, rb, trained)
+
+    found["activate"] = device(activate)
+    return found
+
+
+def _polynomial(name: str, coefficients: list[Any]) -> Any:
+    """Return a device function of s by Horner's rule, its coefficients constants in the code."""
+    text = f"c{len(coefficients) - 1}"
+    for k in range(len(coefficients) - 2, -1, -1):
+        text = f"({text}) * s + c{k}"
+    scope: dict[str, Any] = {f"c{k}": value for k, value in enumerate(coefficients)}
+    exec(f"def {name}(s):\n    return {text}\n", scope)  # our own text
+    found: Callable[..., Any] = device(scope[name])
+    return found
+
+
+def across_of(zero: Any, one: Any) -> Any:
+    """Return the device function that adds up rows; zero and one are of the dtype."""
+
+    @device
+    def across(row, cut, down, up, sum_d, sum_t, old_d, old_t, new_d, new_t):
+        """Return Δ and Θ of the row above, and the sums for this one without the row below.
+
+        Args:
+            row: This row, as a number of the dtype.
+            cut: The row in front of which the link is cut.
+            down: What Δ of the row above has below it, if this is the row behind the cut.
+            up: What Δ of this row has above it, likewise.
+            sum_d: Of the row above and the one over it.
+            sum_t: Likewise.
+            old_d: Sum along the row above.
+            old_t: Likewise.
+            new_d: Sum along this row.
+            new_t: Likewise.
+        """
+        link, miss = (zero, one) if row == cut else (one, zero)
+        D, T = (sum_d + down * miss) + new_d * link, sum_t + new_t * link
+        return D, T, (new_d + up * miss) + old_d * link, new_t + old_t * link
+
+    return across
+
+
+def across_one_of(zero: Any, one: Any) -> Any:
+    """Return what ``across_of`` returns, for Δ alone."""
+
+    @device
+    def across_one(row, cut, down, up, sum_d, old_d, new_d):
+        link, miss = (zero, one) if row == cut else (one, zero)
+        return (sum_d + down * miss) + new_d * link, (new_d + up * miss) + old_d * link
+
+    return across_one
+
+
+@device
+def distance(a, b, at, plane, channels):
+    """Return Σ (x − y)² over the channels of a pixel, in two levels to stay accurate."""
+    whole = fetch(a, at) - fetch(a, at)
+    for first in range(0, channels, 64):
+        part = whole - whole
+        for k in range(first, min(first + 64, channels)):
+            d = fetch(a, at + k * plane) - fetch(b, at + k * plane)
+            part += d * d
+        whole += part
+    return whole
+
+
+@device
+def keep(cells, at, plane, d, t, mine):
+    """Store Δ and Θ of a cell, if it is one."""
+    if mine:
+        put(pointer(cells, 0), at, d)
+        put(pointer(cells, 0), at + plane, t)

@@ -1,0 +1,399 @@
+"""The GPU kernel for ReLU behind 3 × 3 filters, which is nearly all of the work.
+
+A team of lanes (a warp) takes one displacement class of a pair of images at a time, or as many as
+fit side by side. A lane has ``columns`` columns of the class with all their rows, Δ and Θ, in
+registers, through all layers of a block: what a layer needs of the columns beside its own comes by
+shuffles. What it needs of the two images, the teams of a block of threads share: they take
+classes (p, q) of one row displacement p, and copy the numbers of a layer into shared memory while
+they compute the one before. (Read through the cache, they cost two thirds of the time:
+teams drift apart, and the layers that they stand at do not fit it together.) Where an entry has one
+class, as without pooling, teams share nothing and read device memory. Cuts and units are those of
+``_cpu_loops``; where a link is cut, Δ is half of the variance of the pixel that one image still
+has, and Θ is zero. How a block ends in an average pool is in ``_cuda_windows``.
+
+The sums over a class are in the dtype along a column and in float64 beyond, in an order that
+depends on the network and the images' size alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numba import cuda, float64
+from numba.np.numpy_support import from_dtype
+
+from ntkdist.kernels.cuda.cells import across_of, across_one_of, cell_functions, distance, keep
+from ntkdist.kernels.cuda.intrinsics import (
+    LANES,
+    advance,
+    await_copies,
+    beside,
+    beside_one,
+    block_barrier,
+    copy_unit,
+    fetch,
+    kernel,
+    over_lanes,
+    peek,
+    pointer,
+    put,
+)
+from ntkdist.kernels.cuda.spec import MOST_REGISTERS, THREADS, Fused
+from ntkdist.kernels.cuda.unroll import paste, registers, unroll, written_out
+from ntkdist.kernels.cuda.windows import into_windows, known_of_pools
+
+
+@lru_cache(maxsize=64)
+def fused_kernel(spec: Fused) -> Any:
+    """Return the kernel for blocks of one kind; its arguments are those of ``_fused``."""
+    known = asdict(spec)
+    del known["dtype"]
+    cells = spec.H * spec.columns
+    known |= {"lanes_of_class": spec.lanes_of_class, "together": spec.together}
+    known["room"], known["front"] = spec.room, spec.H * spec.pitch
+    known["other_room"] = spec.room if spec.layers > 1 else 0
+    known["shared_size"] = spec.shared_size
+    unit = 16 // np.dtype(spec.dtype).itemsize  # numbers that a thread copies at a time
+    known |= {"threads": THREADS, "lanes": LANES, "unit": unit}
+    known["turns"] = -(-known["front"] // (THREADS * unit))
+    known["side_turns"] = -(-4 * spec.pitch // (THREADS * unit))
+    known["whole"] = known["front"] % (THREADS * unit) == 0
+    known |= known_of_pools(spec)
+    zero, one = np.dtype(spec.dtype).type(0), np.dtype(spec.dtype).type(1)
+    names = {
+        **cell_functions(spec.dtype),
+        "across": across_of(zero, one),
+        "across_one": across_one_of(zero, one),
+        "zero": zero,
+        "one": one,
+        "real": type(one),
+        "kind": from_dtype(np.dtype(spec.dtype)),
+        "look": peek if spec.buffers else fetch,
+    }
+    limited = spec.dtype == "float32" and cells <= 32
+    limit = {"max_registers": MOST_REGISTERS} if limited else {}
+    return kernel(written_out(_fused, known, names), **limit)
+
+
+def _fused(
+    pairs, tasks, teams, chunks, starts, classes, A, B, size, pooled, planes, units, last, found,
+    cells,
+):  # fmt: skip
+    """Run one block.
+
+    Args:
+        pairs: (n, 2) int64, row image and column image of each pair.
+        tasks: n · chunks · teams.
+        teams: That share a chunk: those of a block of threads where shared memory is used, else 1.
+        chunks: Parts that the classes are cut into; where shared memory is used, one for each p.
+        starts: (chunks + 1,) int64, where each part's classes start.
+        classes: (count,) int64, p·W + q of the displacement classes. In front of a pool
+            (chunks · 3,): the first P of its windows' row displacements P, how many of them, and
+            the first q; ``starts`` is not read.
+        A: (images, size) numbers of the row images.
+        B: (images, size) numbers of the column images.
+        size: Numbers of an image.
+        pooled: (n, 2, H·slots, H, W) Δ and Θ of pooled windows, one slot for each displacement
+            along a row or those of ``Parts``; unused in a first block.
+        planes: (last + 1, 4) int64, where an image's numbers for a sweep start: roots (in the
+            first sweep pixels, or means of windows), half variances, sums of them along rows; and
+            which of the shallower networks ends behind it, or −1.
+        units: (last + 1, 3) of the dtype: 1 if the layer in front is trained, else 0; what
+            sums of neighbours are multiplied by; and 0.
+        last: Index of the last sweep.
+        found: (n, chunks · teams, networks, 2) float64, sums of Δ and Θ.
+        cells: Δ and Θ at the end of a block in front of a pool, of the dtype: ``pooled`` of
+            the next block, or (n, 2, count, H, W) where another kernel pools.
+    """
+    thread = cuda.threadIdx.x
+    task = (cuda.blockIdx.x * threads + thread) // LANES
+    if task >= tasks:
+        return
+    lane = thread % LANES
+    chunk_of_pair = task // teams
+    team = task - chunk_of_pair * teams
+    pair = chunk_of_pair // chunks
+    chunk = chunk_of_pair - pair * chunks
+    if pools:  # both neighbours' rows meet in a window: P takes p = 2P − 1, 2P and 2P + 1
+        first_p, first_q = 2 * classes[3 * chunk] - 1, classes[3 * chunk + 2]
+        begin, stop, stride = 0, 2 * classes[3 * chunk + 1] + 1, 1
+        there = min(run, W - first_q)  # classes
+        spill = (there - 1) // together * lanes + (there - 1) % together * lanes_of_class + 1
+    else:
+        begin, stop, count = starts[chunk], starts[chunk + 1], starts[chunks]
+        stride = together * teams
+    group = lane // lanes_of_class
+    first = (lane - group * lanes_of_class) * columns
+    a = pointer(A, pairs[pair, 0] * size)
+    b = pointer(B, pairs[pair, 1] * size)
+    D, T = registers(columns * H)
+    mine, ja, jb, pa, pb, left, right = registers(columns)
+    root_a, root_b, half_left, half_right = registers(columns)
+    from_left, from_right = registers(columns)
+    link_left, link_right, some_left, some_right = registers(columns)
+    piece, from_a, from_b = registers(turns)
+    side, from_side = registers(side_turns)
+    x, y, sum_d, sum_t, old_d, old_t, new_d, new_t, up, down, below = registers(columns)
+    total_d, total_t = np.float64(0), np.float64(0)
+    read_d, read_t = registers(columns)
+    if reads > 0:
+        early = cuda.local.array(2 * reads, float64)
+        for k in range(2 * reads):
+            early[k] = np.float64(0)
+    pool_d, pool_t = registers(windows)
+    if pools:
+        for k in unroll(kept):
+            pool_d[k], pool_t[k] = zero, zero
+    for c in unroll(columns):
+        mine[c] = group < together and first + c < W
+        ja[c] = min(first + c, W - 1)
+    if buffers > 0 or pools:
+        shared = pointer(cuda.shared.array(shared_size, kind), 0)
+    for step in range(begin, stop, stride):
+        if pools:
+            p = first_p + step
+            p += (H if p < 0 else 0) - (H if p >= H else 0)
+            q = min(first_q + team * together + group, W - 1)
+        else:
+            mine_at = step + team * together + group
+            at = min(mine_at, stop - 1)
+            p = classes[at] // W
+            q = classes[at] - p * W
+        cut = H - p
+        if channels == 0:
+            slot, behind_slot, beyond = q, 0, False
+            if parted > 0:  # the first windows of a part have more in the last slot of another
+                part = q // parted
+                slot, beyond = q + part, q == part * parted
+                behind_slot = (part if part > 0 else parts_in) * (parted + 1) - 1
+            window_at = (pair * 2 * H + p) * slots_in * H * W
+            behind_at = window_at + behind_slot * H * W
+            window_at += slot * H * W
+        if buffers > 0:
+            # what the thread copies of each layer: of b the rows from p on, cyclic, and of the
+            # sums along rows b's above and below its row p, a's above and below the cut
+            held = 0
+            for k in unroll(turns):
+                piece[k] = (k * threads + thread) * unit
+                from_a[k] = advance(a, planes[1, 0] + piece[k])
+                turned = piece[k] + p * pitch
+                from_b[k] = advance(b, planes[1, 0] + turned - (front if turned >= front else 0))
+            for k in unroll(side_turns):
+                side[k] = (k * threads + thread) * unit
+                row = min(side[k] // pitch, 3)
+                of_row = planes[1, 0] + 2 * plane + side[k] - row * pitch
+                if row < 2:
+                    from_side[k] = advance(b, of_row + (p + row - (1 if p > 0 else row)) * pitch)
+                else:
+                    from_side[k] = advance(a, of_row + (H - p + row - 3 if p > 0 else 0) * pitch)
+        for c in unroll(columns):
+            jb[c] = ja[c] + q - (W if ja[c] + q >= W else 0)
+            # behind a link that is cut one of the images may still have a pixel
+            link_left[c] = zero if ja[c] == 0 or jb[c] == 0 else one
+            link_right[c] = zero if ja[c] == W - 1 or jb[c] == W - 1 else one
+            some_left[c] = zero if ja[c] + jb[c] == 0 else one - link_left[c]
+            some_right[c] = zero if ja[c] + jb[c] == 2 * W - 2 else one - link_right[c]
+            pa[c] = advance(a, ja[c])
+            pb[c] = advance(b, p * pitch + jb[c])
+            left[c] = advance(pa[c], -1) if ja[c] > 0 else advance(pb[c], -1 if jb[c] > 0 else 0)
+            right[c] = (
+                advance(pa[c], 1) if ja[c] < W - 1 else advance(pb[c], 1 if jb[c] < W - 1 else 0)
+            )
+            if buffers > 0:
+                # lanes that need none read along with one that may, or there were more wavefronts
+                from_left[c] = 3 * front + max(q - 1, 0)
+                from_right[c] = 3 * front + q
+                if some_left[c] == one:
+                    from_left[c] = 2 * front + ja[c] - 1 if ja[c] > 0 else 3 * front + jb[c] - 1
+                if some_right[c] == one:
+                    from_right[c] = (
+                        2 * front + ja[c] + 1 if ja[c] < W - 1 else 3 * front + jb[c] + 1
+                    )
+        for phase in unroll(3):  # pixels or windows; the first ReLU; those behind it
+            if phase == 0 or (phase == 1 and layers > 1) or (phase == 2 and layers > 2):
+                for sweep in range(phase, last if phase == 2 else phase + 1):
+                    trained = fetch(pointer(units, 0), 3 * sweep)
+                    factor = fetch(pointer(units, 0), 3 * sweep + 1)
+                    # with a zero read anew, or the masks of all rows would be kept in registers
+                    cut_row = real(cut) + fetch(pointer(units, 0), 3 * sweep + 2)
+                    if buffers == 2 or (buffers == 1 and phase > 0):
+                        if buffers == 2 and phase > 0:
+                            await_copies()
+                            held = other_room - held
+                        block_barrier()  # nobody reads what is now written over
+                        to = other_room - held if buffers == 2 else 0
+                        for k in unroll(turns):
+                            if whole or piece[k] < front:
+                                copy_unit(shared, to + piece[k], from_a[k], 0)
+                                copy_unit(shared, to + front + piece[k], from_b[k], 0)
+                                if layers > 1:  # nothing behind a single one is filtered
+                                    copy_unit(shared, to + 2 * front + piece[k], from_a[k], plane)
+                                    copy_unit(shared, to + 3 * front + piece[k], from_b[k], plane)
+                            from_a[k] = advance(from_a[k], 3 * plane)
+                            from_b[k] = advance(from_b[k], 3 * plane)
+                        for k in unroll(side_turns if layers > 1 else 0):
+                            if side[k] < 4 * pitch:
+                                copy_unit(shared, to + 4 * front + side[k], from_side[k], 0)
+                            from_side[k] = advance(from_side[k], 3 * plane)
+                        if buffers == 1:
+                            await_copies()
+                            block_barrier()
+                    if phase > 0 and buffers > 0:
+                        for c in unroll(columns):
+                            root_a[c] = advance(shared, held + ja[c])
+                            root_b[c] = advance(shared, held + front + jb[c])
+                            half_left[c] = advance(shared, held + from_left[c])
+                            half_right[c] = advance(shared, held + from_right[c])
+                            # the rows above and below are those of the column image alone
+                            old_d[c] = look(root_b[c], 3 * front) if p > 0 else zero
+                            below[c] = look(root_b[c], 3 * front + pitch) if p > 0 else zero
+                            # at the cut they are those of the row image alone
+                            up[c] = look(root_a[c], 4 * front + 2 * pitch)
+                            down[c] = look(root_a[c], 4 * front + 3 * pitch)
+                    else:
+                        root_at = planes[sweep, 0]
+                        half_at, side_at = planes[sweep, 1], planes[sweep, 2]
+                        for c in unroll(columns):
+                            root_a[c] = advance(pa[c], root_at)
+                            root_b[c] = advance(pb[c], root_at)
+                            half_left[c] = advance(left[c], half_at)
+                            half_right[c] = advance(right[c], half_at)
+                            old_d[c] = fetch(pb[c], side_at - pitch) if p > 0 else zero
+                            below[c] = fetch(pb[c], side_at) if p > 0 else zero
+                            up[c] = fetch(pa[c], side_at + (cut - 1) * pitch)
+                            down[c] = fetch(pa[c], side_at + (cut if p > 0 else 0) * pitch)
+                    for c in unroll(columns):
+                        old_t[c] = zero
+                        read_d[c], read_t[c] = zero, zero
+                    for r in unroll(H):
+                        for c in unroll(columns):
+                            if phase == 0 and channels > 8:
+                                x[c] = distance(pa[c], pb[c], r * pitch, plane, channels)
+                            if phase == 0 and 0 < channels <= 8:
+                                for k in unroll(channels):
+                                    at_pixel = k * plane + r * pitch
+                                    d = fetch(pa[c], at_pixel) - fetch(pb[c], at_pixel)
+                                    x[c] = d * d if k == 0 else x[c] + d * d
+                            if phase == 0 and channels > 0:
+                                y[c] = zero
+                            if phase == 0 and channels == 0:
+                                cell = window_at + r * W + ja[c]
+                                x[c] = fetch(pointer(pooled, 0), cell)
+                                y[c] = fetch(pointer(pooled, 0), cell + slots_in * H * H * W)
+                                if parted > 0:  # noqa: SIM102
+                                    if beyond:
+                                        cell = behind_at + r * W + ja[c]
+                                        x[c] += fetch(pointer(pooled, 0), cell)
+                                        cell += slots_in * H * H * W
+                                        y[c] += fetch(pointer(pooled, 0), cell)
+                                x[c] -= fetch(root_a[c], r * pitch)
+                                x[c] -= fetch(root_b[c], r * pitch)
+                            if phase > 0:
+                                ra = look(root_a[c], r * pitch)
+                                rb = look(root_b[c], r * pitch)
+                                t = zero if phase == 1 and channels > 0 else T[c * H + r]
+                                if phase == 1 and signed:
+                                    x[c], y[c] = relu_signed(D[c * H + r], t, ra, rb, trained)
+                                else:
+                                    x[c], y[c] = relu(D[c * H + r], t, ra, rb, trained)
+                            if reads > 0 and phase > 0:
+                                read_d[c], read_t[c] = read_d[c] + x[c], read_t[c] + y[c]
+                        if phase == 0 and channels > 0:  # Θ is zero yet
+                            from_d, next_d = beside_one(x[0], x[columns - 1])
+                            from_t, next_t = zero, zero
+                        else:
+                            from_d, from_t, next_d, next_t = beside(
+                                x[0], y[0], x[columns - 1], y[columns - 1]
+                            )
+                        for c in unroll(columns):
+                            ld, lt = (
+                                (x[c - 1] if c > 0 else from_d),
+                                (y[c - 1] if c > 0 else from_t),
+                            )
+                            rd = x[c + 1] if c < columns - 1 else next_d
+                            rt = y[c + 1] if c < columns - 1 else next_t
+                            new_d[c] = x[c] + ld * link_left[c] + rd * link_right[c]
+                            if phase == 0:
+                                hl = fetch(half_left[c], r * pitch)
+                                hr = fetch(half_right[c], r * pitch)
+                            else:
+                                hl = look(half_left[c], r * pitch)
+                                hr = look(half_right[c], r * pitch)
+                            new_d[c] = new_d[c] + hl * some_left[c] + hr * some_right[c]
+                            if phase == 0 and channels > 0:
+                                new_t[c] = zero
+                            else:
+                                new_t[c] = y[c] + lt * link_left[c] + rt * link_right[c]
+                            if r == 0:
+                                sum_d[c], sum_t[c] = old_d[c] + new_d[c], new_t[c]
+                            elif phase == 0 and channels > 0:
+                                D[c * H + r - 1], sum_d[c] = across_one(
+                                    real(r), cut_row, down[c], up[c], sum_d[c], old_d[c], new_d[c]
+                                )
+                            else:
+                                D[c * H + r - 1], T[c * H + r - 1], sum_d[c], sum_t[c] = across(
+                                    real(r), cut_row, down[c], up[c], sum_d[c], sum_t[c],
+                                    old_d[c], old_t[c], new_d[c], new_t[c],
+                                )  # fmt: skip
+                            old_d[c], old_t[c] = new_d[c], new_t[c]
+                    for c in unroll(columns):
+                        D[c * H + H - 1] = sum_d[c] + below[c]
+                        if phase > 0 or channels == 0:
+                            T[c * H + H - 1] = sum_t[c]
+                    if reads > 0 and phase > 0:
+                        ended = planes[sweep, 3]
+                        for c in unroll(columns):
+                            if ended >= 0 and mine[c] and mine_at < stop:
+                                early[2 * ended] += np.float64(read_d[c])
+                                early[2 * ended + 1] += np.float64(read_t[c])
+                    if factor != one:  # keeps the units of deep networks within range
+                        for r in unroll(columns * H):
+                            D[r] = D[r] * factor
+                            if phase > 0 or channels == 0:
+                                T[r] = T[r] * factor
+        trained = units[last, 0]
+        if buffers == 2:
+            await_copies()
+            held = other_room - held
+            block_barrier()
+        for c in unroll(columns):
+            if buffers == 2:
+                root_a[c] = advance(shared, held + ja[c])
+                root_b[c] = advance(shared, held + front + jb[c])
+            else:
+                root_a[c] = advance(pa[c], planes[last, 0])
+                root_b[c] = advance(pb[c], planes[last, 0])
+            sum_d[c], sum_t[c] = zero, zero
+            for r in unroll(H):
+                ra, rb = look(root_a[c], r * pitch), look(root_b[c], r * pitch)
+                t = zero if layers == 1 and channels > 0 else T[c * H + r]
+                if layers == 1 and signed:
+                    x[c], y[c] = relu_signed(D[c * H + r], t, ra, rb, trained)
+                else:
+                    x[c], y[c] = relu(D[c * H + r], t, ra, rb, trained)
+                if sums:
+                    sum_d[c], sum_t[c] = sum_d[c] + x[c], sum_t[c] + y[c]
+                elif pools:
+                    D[r], T[r] = x[c], y[c]
+                else:
+                    cell = ((pair * 2 * count + at) * H + r) * W + ja[c]
+                    keep(cells, cell, count * H * W, x[c], y[c], mine[c] and mine_at < stop)
+            if sums:  # noqa: SIM102
+                if mine[c] and mine_at < stop:
+                    total_d += np.float64(sum_d[c])
+                    total_t += np.float64(sum_t[c])
+        if pools:
+            paste(into_windows, there, spill)
+    if sums:
+        if reads > 0:
+            for k in range(2 * reads):
+                part_of = over_lanes(early[k])
+                if lane == 0:
+                    put(pointer(found, 0), 2 * task * (reads + 1) + k, part_of)
+        total_d, total_t = over_lanes(total_d), over_lanes(total_t)
+        if lane == 0:
+            put(pointer(found, 0), 2 * (task * (reads + 1) + reads), total_d)
+            put(pointer(found, 0), 2 * (task * (reads + 1) + reads) + 1, total_t)
