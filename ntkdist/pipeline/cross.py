@@ -1,4 +1,4 @@
-"""Images beside those of a run, and their kernel with them: what predictions are tried on."""
+"""Held-out images of a run or its source, and their kernel with the images trained on."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def held_out(pipeline: Pipeline) -> HeldOut:
                 return _holdout(pipeline)
             images, pictures, labels, indices = _others(run, config, how)
         except InputError:
-            # what is wrong with features that are there must not go unsaid
+            # an error in features that the settings name must be reported
             if how == kinds[-1] or (how == "test" and names_test_features(config.data)):
                 raise
             continue

@@ -26,8 +26,8 @@ class Matrix:
 
     Attributes:
         outputs: (kind, address of its store) of each kind of kernel.
-        fingerprint: Of everything that determines the entries.
-        rows: Address of the rows' images.
+        fingerprint: sha256 of everything that determines the entries.
+        rows: Address of the images of the rows.
         shape: (rows, columns); columns are None for a symmetric matrix.
         columns: Address of the columns' images; None where they are the rows'.
     """
