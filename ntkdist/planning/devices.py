@@ -206,12 +206,6 @@ def measure_on_ray(
 ) -> tuple[list[Measured], float]:
     """Measure on Ray workers, all at once.
 
-    Args:
-        probe: What.
-        images: For each of them.
-        workers: How many; None takes all that the cluster has room for.
-        address: Of a cluster; None starts one here.
-
     Returns:
         One result a worker that the cluster had room for, and the seconds that Ray and the
         workers took to start and to end.
@@ -408,10 +402,6 @@ def measure_groups(planned: PlannedRun, choice: TileEdge, seconds: float) -> lis
         planned: The run.
         choice: The edge of its tiles.
         seconds: How long each class is measured.
-
-    Returns:
-        The run's own workers first; where they are of several models each model apart after
-        them; then the other kind of device (cores beside GPUs) where there is one.
     """
     groups = _groups(planned, planned.backend, choice, seconds, planned.config.gram.workers)
     other = _other_backend(planned)
@@ -562,16 +552,7 @@ class TileCost:
 
 
 def gram_seconds(tiling: Tiling, missing: Sequence[TileKey], costs: Sequence[TileCost]) -> float:
-    """Return the seconds from the first tile handed out to the last one stored.
-
-    Args:
-        tiling: The grid.
-        missing: Tiles to compute.
-        costs: Of each worker.
-
-    Returns:
-        Seconds; 0 where nothing is missing. Workers beyond the tiles stay idle.
-    """
+    """Return the seconds from the first tile handed out to the last one stored."""
     if not missing:
         return 0.0
     if len(missing) > _PLAYED:

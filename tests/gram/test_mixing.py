@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ntkdist.analyses.status import describe
 from ntkdist.api import execute
-from ntkdist.cli.status import describe
 from ntkdist.config import DataConfig, GramConfig, RunConfig
 from ntkdist.errors import InputError, StageError
 from ntkdist.events.types import TileDone, TileStarted, WorkerStarted, read_events
