@@ -313,7 +313,7 @@ def _store(run: Run, result: DynamicsResult) -> None:
         run.write("dynamics/spread/std", result.spread.std)
         run.write("dynamics/spread/disagreement", result.spread.disagreement)
     small = FONT_SIZE - 4
-    with svg_file(run.address("dynamics.svg"), 12.0, 3.9) as figure:
+    with svg_file(run.address("dynamics.svg"), 12.0, 3.9, math=True) as figure:
         left, middle, right = figure.subplots(1, 3)
         _plot_losses(left, squared, stopping.losses, stopping.time, small)
         _plot_accuracies(middle, squared, entropy, stopping.time, small)
