@@ -19,7 +19,7 @@ import numpy as np
 from _record import write
 
 from ntkdist.config import DataConfig, GramConfig, RunConfig
-from ntkdist.events.types import read_events
+from ntkdist.events.log import read_events
 from ntkdist.pipeline import Pipeline
 
 

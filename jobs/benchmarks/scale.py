@@ -27,8 +27,10 @@ from typing import Any
 from _record import write
 from _simulated import Rates, SimulatedRay
 
+from ntkdist.events.bus import Subscribers
+from ntkdist.events.log import EventLog
 from ntkdist.events.progress import GramProgress
-from ntkdist.events.types import EventLog, Subscribers, TileDone
+from ntkdist.events.types import TileDone
 from ntkdist.gram.compute import compute_gram, open_outputs
 from ntkdist.gram.executors import ExecutorSummary
 from ntkdist.gram.executors.ray.executor import RayExecutor

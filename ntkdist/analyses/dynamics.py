@@ -8,13 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.analyses.dynamics_found import (
-    DynamicsProgress,
-    TrainingDynamics,
-    describe_dynamics,
-    store_dynamics,
-)
+from ntkdist.analyses.dynamics_found import TrainingDynamics, describe_dynamics, store_dynamics
 from ntkdist.errors import InputError
+from ntkdist.events.types import DynamicsProgress
 from ntkdist.pipeline.cross import HeldOut, held_out
 from ntkdist.pipeline.stages import Pipeline
 
@@ -23,7 +19,7 @@ if TYPE_CHECKING:
     from ntkdist.learning.dynamics.curves import Answers, Curves
     from ntkdist.learning.dynamics.spread import Spread
 
-__all__ = ["DynamicsProgress", "TrainingDynamics", "describe_dynamics", "find_dynamics"]
+__all__ = ["TrainingDynamics", "describe_dynamics", "find_dynamics"]
 
 # Matrices of N × N and of M × N float64 that are held at the same time.
 _SQUARE, _WIDE = 5, 3

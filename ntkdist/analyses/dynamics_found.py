@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist import storage
-from ntkdist.events.types import Event
 from ntkdist.runs.run import Run
 
 if TYPE_CHECKING:
@@ -19,21 +18,6 @@ if TYPE_CHECKING:
 
 # What the command lists of the components.
 _LISTED = 8
-
-
-@dataclass(frozen=True)
-class DynamicsProgress(Event):
-    """A stage of the dynamics went on.
-
-    Attributes:
-        stage: Its name.
-        fraction: How far it is, 0 to 1.
-        seconds: Since it began.
-    """
-
-    stage: str
-    fraction: float
-    seconds: float
 
 
 @dataclass(frozen=True, eq=False)

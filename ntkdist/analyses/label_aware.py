@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,33 +11,8 @@ from numpy.typing import NDArray
 from ntkdist import storage
 from ntkdist.analyses.label_aware_classes import closest_classes, split_classes, two_classes
 from ntkdist.errors import InputError, did_you_mean
+from ntkdist.events.types import VariantTried
 from ntkdist.pipeline.stages import Pipeline
-
-
-@dataclass(frozen=True)
-class VariantTried:
-    """One kernel, tried on the images held out.
-
-    Attributes:
-        variant: ``plain``, or a variant of the label-aware kernel.
-        multiplier: r, chosen on the training images; 0 is the plain kernel again.
-        ridge: What the plain kernel needs to be positive definite, relative to its mean diagonal.
-        definite: Whether this kernel is positive definite.
-        validated: Accuracy in cross-validation on the training images.
-        accuracy: Share of the held-out images on the right side.
-        elasticity: Local elasticity over the training images, ½ where classes do not matter; None
-            where it is not defined.
-        timestamp: Seconds since the epoch.
-    """
-
-    variant: str
-    multiplier: float
-    ridge: float
-    definite: bool
-    validated: float
-    accuracy: float
-    elasticity: float | None
-    timestamp: float = field(default_factory=time.time, compare=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,7 +162,10 @@ def _store(
     run.write("label_aware/values", values)
     run.write("label_aware/train", train)
     run.write("label_aware/test", test)
-    rows = [{k: v for k, v in vars(one).items() if k != "timestamp"} for one in found.tried]
+    rows = [
+        {k: v for k, v in vars(one).items() if k not in ("time", "timestamp")}
+        for one in found.tried
+    ]
     summary = {
         "classes": list(found.classes),
         "names": list(found.names),

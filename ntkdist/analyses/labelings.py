@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
-from ntkdist.events.types import Event
+from ntkdist.events.types import LabelingScored
 from ntkdist.pipeline.stages import Pipeline
 
 if TYPE_CHECKING:
@@ -37,23 +37,6 @@ class Labeling:
     changed: float
     noise_rate: float
     left_out: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class LabelingScored(Event):
-    """One labeling was judged.
-
-    Attributes:
-        name: Where it comes from.
-        block_error: L(Z).
-        done: Labelings judged so far.
-        total: Of so many.
-    """
-
-    name: str
-    block_error: float
-    done: int
-    total: int
 
 
 def score_labelings(pipeline: Pipeline, files: Sequence[str]) -> list[Labeling]:

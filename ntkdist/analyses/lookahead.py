@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from ntkdist import storage
 from ntkdist.errors import InputError
+from ntkdist.events.types import LabelsAsked
 from ntkdist.pipeline.stages import Pipeline
 
 if TYPE_CHECKING:
@@ -23,27 +23,6 @@ _Make: TypeAlias = "Callable[[NDArray[np.int64], NDArray[np.int64], int], Learne
 
 # What the default compares; entropy is there for the asking.
 COMPARED = ("mlmoc", "emoc", "eer", "margin", "random")
-
-
-@dataclass(frozen=True)
-class LabelsAsked:
-    """How far a simulation is.
-
-    Attributes:
-        criterion: What chooses.
-        seed: Of the split and the first labels.
-        number: The query, 0 for the first labels.
-        labelled: Images labelled.
-        accuracy: On the images held out.
-        timestamp: Seconds since the epoch.
-    """
-
-    criterion: str
-    seed: int
-    number: int
-    labelled: int
-    accuracy: float
-    timestamp: float = field(default_factory=time.time, compare=False)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ import numpy as np
 
 from ntkdist import storage
 from ntkdist.errors import InputError
-from ntkdist.events.types import Event
+from ntkdist.events.types import ValueMeasured
 from ntkdist.pipeline.stages import Pipeline
 
 if TYPE_CHECKING:
@@ -37,27 +37,6 @@ class Swept:
     images: int
     rows: tuple[SweepRow, ...]
     place: str
-
-
-@dataclass(frozen=True)
-class ValueMeasured(Event):
-    """The kernel with one value of the setting was measured.
-
-    Attributes:
-        over: What is changed.
-        value: To what.
-        accuracy: Leave-one-out accuracy.
-        stored: Whether it was there from an earlier sweep.
-        done: Values measured so far.
-        total: Of so many.
-    """
-
-    over: str
-    value: str
-    accuracy: float
-    stored: bool
-    done: int
-    total: int
 
 
 def sweep(pipeline: Pipeline, over: str, values: Sequence[str] = (), images: int = 400) -> Swept:

@@ -2,42 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ntkdist import storage
 from ntkdist.errors import InputError
+from ntkdist.events.types import WidthMeasured
 from ntkdist.pipeline.stages import Pipeline
 
 if TYPE_CHECKING:
     from ntkdist.learning.widths import PowerLaw, WidthRow, WidthSweep
 
 WIDTHS = (32, 64, 128, 256, 512)
-
-
-@dataclass(frozen=True)
-class WidthMeasured:
-    """How far a sweep over widths is.
-
-    Attributes:
-        width: Of the network that was measured.
-        seed: That drew it.
-        done: Networks measured so far.
-        total: Networks in all.
-        kernel_gap: Relative distance of its pNTK from the infinite kernel.
-        timestamp: Seconds since the epoch.
-    """
-
-    width: int
-    seed: int
-    done: int
-    total: int
-    kernel_gap: float
-    timestamp: float = field(default_factory=time.time, compare=False)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ntkdist.errors import InputError, InterruptedRunError, StageError
-from ntkdist.events.types import GramStarted, Subscribers, TileDone
+from ntkdist.events.bus import Subscribers
+from ntkdist.events.types import GramStarted, TileDone
 from ntkdist.gram.digests import DigestLog
 from ntkdist.gram.executors import Executor, ExecutorSummary
 from ntkdist.gram.job import GramJob

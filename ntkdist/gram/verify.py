@@ -19,7 +19,7 @@ import numpy as np
 
 from ntkdist import storage
 from ntkdist.errors import NtkdistError, StoreError
-from ntkdist.events.types import Event
+from ntkdist.events.types import TilesVerified
 from ntkdist.gram.digests import read_digests, tile_digest
 from ntkdist.gram.job import GramJob
 from ntkdist.gram.recompute import Recomputer
@@ -31,21 +31,6 @@ REFERENCE_BOUND = {"float32": 2e-5, "float64": 1e-9}
 
 _READERS = 4
 _PSD_IMAGES = 256
-
-
-@dataclass(frozen=True)
-class TilesVerified(Event):
-    """Some more tiles were read.
-
-    Attributes:
-        kind: Of kernel.
-        done: Tiles read.
-        total: Tiles there are.
-    """
-
-    kind: str
-    done: int
-    total: int
 
 
 @dataclass(frozen=True)

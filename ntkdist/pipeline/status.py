@@ -8,7 +8,7 @@ from typing import Any
 
 from ntkdist import storage
 from ntkdist.events.activity import Activity, read_activity
-from ntkdist.events.types import read_events
+from ntkdist.events.log import read_events
 from ntkdist.gram.store import GramStore
 from ntkdist.runs.inputs import source_of
 from ntkdist.runs.run import Run

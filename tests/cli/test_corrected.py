@@ -16,7 +16,7 @@ from PIL import Image
 from ntkdist import Run, cli, storage
 from ntkdist.cli.audit.source_now import Item, places_in
 from ntkdist.data import preprocess, readers
-from ntkdist.events.types import read_events
+from ntkdist.events.log import read_events
 from ntkdist.gram.store import GramStore
 
 NAMES = ("dark", "light")

@@ -15,6 +15,7 @@ from ntkdist import storage
 from ntkdist.cli.status import describe
 from ntkdist.config import DataConfig, GramConfig, RunConfig
 from ntkdist.events.activity import WINDOW, read_activity
+from ntkdist.events.log import to_record
 from ntkdist.events.types import (
     GramStarted,
     StageDone,
@@ -24,7 +25,6 @@ from ntkdist.events.types import (
     TileStarted,
     WorkerLost,
     WorkerStarted,
-    to_record,
 )
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import Tiling

@@ -1,31 +1,24 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
 import numpy as np
 import pytest
 
 from ntkdist.errors import InputError
-from ntkdist.events.types import (
-    EventLog,
-    Interrupted,
-    SubscriberFailed,
-    Subscribers,
-    TileDone,
-    TileStarted,
-    WorkerLost,
-    read_events,
-    to_record,
-)
+from ntkdist.events.bus import Subscribers
+from ntkdist.events.log import EventLog, read_events, to_record
+from ntkdist.events.types import Interrupted, SubscriberFailed, TileDone, TileStarted, WorkerLost
 from ntkdist.gram.tiling import TileKey
 
 
 @dataclass(frozen=True)
 class PanelDone:
-    """An event of another room, without a time."""
+    """An event of another module, without a time."""
 
     panel: int
     key: TileKey
@@ -46,6 +39,22 @@ def test_any_dataclass_becomes_plain_json() -> None:
         "folder": "a/b",
         "residual": "nan",
     }
+
+
+def events() -> list[type[Event]]:
+    found, new = [], [Event]
+    while new:
+        new = [
+            one for cls in new for one in cls.__subclasses__() if one.__module__ == Event.__module__
+        ]
+        found += new
+    return found
+
+
+@pytest.mark.parametrize("cls", events(), ids=lambda cls: cls.__name__)
+def test_a_line_names_fields_of_its_event(cls: type[Event]) -> None:
+    used = {name for _, name, _, _ in Formatter().parse(cls.template) if name}
+    assert used <= {one.name for one in fields(cls)}
 
 
 def test_own_time_is_kept() -> None:

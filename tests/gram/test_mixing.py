@@ -15,7 +15,8 @@ from ntkdist.api import execute
 from ntkdist.cli.status import describe
 from ntkdist.config import DataConfig, GramConfig, RunConfig
 from ntkdist.errors import InputError, StageError
-from ntkdist.events.types import TileDone, TileStarted, WorkerStarted, read_events
+from ntkdist.events.log import read_events
+from ntkdist.events.types import TileDone, TileStarted, WorkerStarted
 from ntkdist.gram.compute import compute_gram
 from ntkdist.gram.executors.inline import InlineExecutor
 from ntkdist.gram.executors.ray.executor import RayExecutor

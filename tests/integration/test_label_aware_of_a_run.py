@@ -7,10 +7,11 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from ntkdist.analyses.label_aware import VariantTried, compare_label_aware, describe_label_aware
+from ntkdist.analyses.label_aware import compare_label_aware, describe_label_aware
 from ntkdist.analyses.label_aware_classes import closest_classes, split_classes
 from ntkdist.config import DataConfig, GramConfig, RunConfig
 from ntkdist.errors import InputError
+from ntkdist.events.types import VariantTried
 from ntkdist.pipeline import Pipeline
 
 

@@ -19,8 +19,8 @@ import pytest
 from ntkdist import storage
 from ntkdist.display.tile_map import ABSENT, DONE, FAILED, FLIGHT
 from ntkdist.errors import InputError
+from ntkdist.events.log import EventLog
 from ntkdist.events.types import (
-    EventLog,
     GramStarted,
     RunStarted,
     StageDone,
