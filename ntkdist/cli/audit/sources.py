@@ -8,21 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ntkdist.data.paths import resolve
-from ntkdist.data.readers import SOURCES
+from ntkdist.data.readers import READERS, SOURCES, reader_of
 from ntkdist.data.readers.image_files import SUFFIXES, UNREAD
 from ntkdist.errors import InputError, did_you_mean
 
 _PICTURES = SUFFIXES | UNREAD  # what is not read is refused by the reader, with its name
-_NAMES = tuple(source.partition(":")[0] for source in SOURCES)
-_IDX = ("train-images-idx3-ubyte", "train-images.idx3-ubyte")
-_CIFAR = {
-    "cifar10": ("data_batch_1", "data_batch_1.bin"),
-    "cifar100": ("train", "train.bin"),
-}
-_CIFAR_FOLDERS = {
-    "cifar10": ("", "cifar-10-batches-py", "cifar-10-batches-bin"),
-    "cifar100": ("", "cifar-100-python", "cifar-100-binary"),
-}
 _ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z")
 _SHOWN = 4
 WANTED = (
@@ -46,7 +36,7 @@ def recognise(source: str) -> str:
             and what would do.
     """
     name, colon, _ = source.partition(":")
-    if name in _NAMES and (colon or (source in SOURCES and not Path(source).exists())):
+    if name in READERS and (colon or (source in SOURCES and not Path(source).exists())):
         return source
     source = source.rstrip("/") or "/"  # the same run, however the folder is written
     path = resolve(source, None)
@@ -64,23 +54,13 @@ def recognise(source: str) -> str:
 
 
 def kind_of(source: str) -> str | None:
-    """Return images, csv, npz, idx, cifar10, cifar100 or run; None for anything else."""
+    """Return the name of the reader for a path, or run; None for anything else."""
     if "://" in source:
         return None
     path = resolve(source, None)
-    if path.is_file():
-        return {".csv": "csv", ".npz": "npz"}.get(path.suffix.lower())
-    if not path.is_dir():
-        return None
     if (path / "zarr.json").is_file():
         return "run"
-    if any((path / f"{name}{suffix}").is_file() for name in _IDX for suffix in ("", ".gz")):
-        return "idx"
-    for name, files in _CIFAR.items():
-        places = (path / folder for folder in _CIFAR_FOLDERS[name])
-        if any((place / file).is_file() for place in places for file in files):
-            return name
-    return "images" if _has_class_folders(path) else None
+    return reader_of(path)
 
 
 def run_name_of(source: str, features: str | None) -> str:
@@ -105,13 +85,6 @@ def name_of(source: str) -> str:
     path = Path(os.path.abspath(resolve(place, None))) if place else Path(kind)
     name = path.stem if path.is_file() else path.name
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in name) or kind
-
-
-def _has_class_folders(folder: Path) -> bool:
-    below = _folders(folder)
-    split = [path for path in below if path.name in ("train", "test")]
-    classes = [one for path in split for one in _folders(path)] or below
-    return any(_pictures(path) for path in classes)
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -13,32 +14,46 @@ from ntkdist.data import synthetic
 from ntkdist.data.dataset import ImageSet
 from ntkdist.data.features import feature_words, read_features
 from ntkdist.data.paths import resolve
-from ntkdist.data.readers import cifar, csv, folders, idx, npz
+from ntkdist.data.readers import cifar, csv, digits, folders, idx, npz
 from ntkdist.data.scaling import Size, parse_size, scale_all
 from ntkdist.errors import InputError, did_you_mean
 
 SPLITS = ("train", "test")
 
-# source -> (what follows the colon, reader)
-_READERS: dict[str, tuple[str, Callable[[Path, str], ImageSet]]] = {
-    "npz": ("FILE", npz.read),
-    "idx": ("DIR", idx.read),
-    "cifar10": ("DIR", partial(cifar.read, num_classes=10)),
-    "cifar100": ("DIR", partial(cifar.read, num_classes=100)),
+
+@dataclass(frozen=True)
+class Reader:
+    """What reads one kind of source, ``NAME:PLACE`` or ``NAME`` alone.
+
+    Attributes:
+        read: Returns the split (``train`` or ``test``) of a source as an ``ImageSet``, or raises
+            ``InputError``. Called as ``read(path, split)``; as ``read(split)`` without a
+            ``place``; as ``read(path, split, size)`` where it ``scales``.
+        place: ``FILE`` or ``DIR``; empty for a set that needs no file.
+        recognises: Whether a path holds such a source, by names alone.
+        scales: Whether it scales each image to ``size`` as it reads it, so that files may have
+            several sizes. Images of other readers are scaled afterwards.
+    """
+
+    read: Callable[..., ImageSet]
+    place: str = ""
+    recognises: Callable[[Path], bool] = lambda _: False
+    scales: bool = False
+
+
+READERS = {
+    "digits": Reader(digits.read),
+    "npz": Reader(npz.read, "FILE", npz.recognises),
+    "idx": Reader(idx.read, "DIR", idx.recognises),
+    "cifar10": Reader(partial(cifar.read, 10), "DIR", partial(cifar.recognises, 10)),
+    "cifar100": Reader(partial(cifar.read, 100), "DIR", partial(cifar.recognises, 100)),
+    "images": Reader(folders.read, "DIR", folders.recognises, scales=True),
+    "csv": Reader(csv.read, "FILE", csv.recognises, scales=True),
+    "shapes": Reader(synthetic.shapes),
+    "corners": Reader(synthetic.corners),
 }
 
-# source -> the same; images are scaled as they are read, so that they may have several sizes
-_FILE_READERS: dict[str, tuple[str, Callable[[Path, str, Size | None], ImageSet]]] = {
-    "images": ("DIR", folders.read),
-    "csv": ("FILE", csv.read),
-}
-
-# sets that need no file
-_MADE = {"shapes": synthetic.shapes, "corners": synthetic.corners}
-
-_PLACES = {name: kind for name, (kind, _) in (_READERS | _FILE_READERS).items()}
-
-SOURCES = ("digits", *(f"{name}:{kind}" for name, kind in _PLACES.items()), *_MADE)
+SOURCES = tuple(f"{name}:{one.place}" if one.place else name for name, one in READERS.items())
 
 
 def load(
@@ -102,6 +117,11 @@ def load(
     return data if features is None else _with_features(data, source, split, features, root)
 
 
+def reader_of(path: Path) -> str | None:
+    """Return the name of the reader that recognises what lies at a path, or None."""
+    return next((name for name, reader in READERS.items() if reader.recognises(path)), None)
+
+
 def holds_features(source: str) -> bool:
     """Return whether a source holds features in place of images, by the header of its file."""
     name, _, place = source.strip().partition(":")
@@ -129,22 +149,22 @@ def _with_features(
 
 def _read(source: str, split: str, root: str | None, size: Size | None) -> ImageSet:
     name, colon, place = source.strip().partition(":")
-    if name == "digits" and not colon:
-        return _scaled(_digits(split), size)
-    if name in _MADE and not colon:
-        return _scaled(_MADE[name](split), size)
-    if name not in _PLACES:
+    reader = READERS.get(name)
+    if reader is None or (colon and not reader.place):
         raise InputError(
             f"data source {source!r} is unknown; use {', '.join(SOURCES)}{_suggestion(source)}"
         )
+    if not reader.place:
+        return _scaled(reader.read(split), size)
     if not place.strip():
-        kind = _PLACES[name]
-        raise InputError(f"data source {source!r} names no {kind.lower()}; write {name}:{kind}")
+        raise InputError(
+            f"data source {source!r} names no {reader.place.lower()}; write {name}:{reader.place}"
+        )
     try:
         path = resolve(place.strip(), root)
-        if name in _FILE_READERS:
-            return _FILE_READERS[name][1](path, split, size)
-        return _scaled(_READERS[name][1](path, split), size)
+        if reader.scales:
+            return reader.read(path, split, size)
+        return _scaled(reader.read(path, split), size)
     except OSError as error:
         raise InputError(
             f"{error.filename or source} cannot be read: {error.strerror or error}"
@@ -168,15 +188,4 @@ def _suggestion(source: str) -> str:
     for kind in ("npz", "csv"):
         if source.endswith(f".{kind}"):
             return f"; did you mean '{kind}:{place or source}'?"
-    return did_you_mean(name.strip().lower(), ["digits", *_PLACES, *_MADE])
-
-
-def _digits(split: str) -> ImageSet:
-    if split == "test":
-        raise InputError("digits have no test split; use split train, or another source")
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    # 0..16 as stored; sixteenths are exact in float32
-    images = (digits.images / 16.0).astype("float32")[..., None]
-    return ImageSet(images, digits.target, len(digits.target_names))
+    return did_you_mean(name.strip().lower(), READERS)

@@ -1,4 +1,4 @@
-"""From what a file holds to an ImageSet: channel axis, label column, number of classes."""
+"""An ImageSet of arrays as they are stored: channel axis, label column, number of classes."""
 
 from __future__ import annotations
 

@@ -25,10 +25,10 @@ _PIXELS = 3 * 32 * 32
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where one distribution keeps what.
+    """The files of one distribution.
 
-    ``label_bytes`` counts the label bytes before the pixels of a binary record, the last
-    of which is the label wanted; 0 marks the python distribution.
+    In the binary ones ``label_bytes`` stand before the pixels of each image, the last of which is
+    the label; 0 marks the python distribution.
     """
 
     num_classes: int
@@ -73,27 +73,23 @@ _LAYOUTS = (
 )
 
 
-def read(folder: Path, split: str, num_classes: int) -> ImageSet:
-    """Read one split.
+def recognises(num_classes: int, path: Path) -> bool:
+    """Return whether a path holds training files of CIFAR-10 or CIFAR-100."""
+    return _find(path, "train", num_classes) is not None
 
-    Args:
-        folder: The unpacked folder of a distribution, or the folder that holds it; the
-            python distribution is taken where both are there.
-        split: ``train`` or ``test``.
-        num_classes: 10 for CIFAR-10, 100 for CIFAR-100.
 
-    Returns:
-        Images (N, 32, 32, 3), uint8, with the class names of the distribution's own
-        list, or numbers where that file is missing.
+def read(num_classes: int, folder: Path, split: str) -> ImageSet:
+    """Read one split of CIFAR-10 or CIFAR-100 as images (N, 32, 32, 3), uint8.
 
-    Raises:
-        InputError: Files are missing, damaged, or not of this data set.
+    The folder is the unpacked one of a distribution, or the one that holds it; where both
+    distributions are there, the python one is read. Classes are numbered where the file of their
+    names is missing.
     """
     existing_folder(folder)
-    found = _find(folder, split, num_classes)
-    if found is None:
+    match = _find(folder, split, num_classes)
+    if match is None:
         raise InputError(_nothing_found(folder, split, num_classes))
-    layout, place = found
+    layout, place = match
     missing = [name for name in layout.files[split] if not (place / name).is_file()]
     if missing:
         raise InputError(f"{place} has no {', '.join(missing)}; unpack the archive again")

@@ -1,32 +1,40 @@
-"""``csv:FILE``: a table with a line for each image: its file, its label, perhaps its split."""
+"""``csv:FILE``: a table with a line for each image: its file, its label, perhaps its split.
+
+The delimiter is that of comma, semicolon and tab under which the header has the needed columns.
+"""
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from ntkdist.data.dataset import ImageSet
+from ntkdist.data.paths import existing_file
 from ntkdist.data.readers.assemble import assemble
-from ntkdist.data.readers.csv_table import Row, Table, read_table
 from ntkdist.data.readers.image_files import decode
 from ntkdist.data.scaling import Size
-from ntkdist.errors import InputError
+from ntkdist.errors import InputError, did_you_mean
 
 # in the order in which they are taken where a table has several
 FILE_COLUMNS = ("file", "filename", "path", "image")
 LABEL_COLUMNS = ("label", "class", "target")
 SPLIT_COLUMN = "split"
 
+_NEEDED = (FILE_COLUMNS, LABEL_COLUMNS)
+_EXAMPLE = ",".join(names[0] for names in _NEEDED)
+_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _WHOLE = re.compile(r"[+-]?\d+(\.0+)?")  # 3.0 is how pandas writes the 3 of a column with gaps
 
 
 @dataclass(frozen=True)
-class _Image:
-    """One line: where it stands, the file as written there, its label and split."""
+class _Row:
+    """The image of one row: the line of the file that the row ends in, and its fields."""
 
     line: int
     file: str
@@ -34,38 +42,32 @@ class _Image:
     split: str
 
 
+def recognises(path: Path) -> bool:
+    """Return whether a path is a CSV file, by its name."""
+    return path.is_file() and path.suffix.lower() == ".csv"
+
+
 def read(path: Path, split: str, size: Size | None = None) -> ImageSet:
-    """Read one split.
+    """Read one split of a table in UTF-8 with a header.
 
-    Args:
-        path: A CSV file with a header, separated by commas, semicolons or tabs. A column names
-            the image file (``file``, ``filename``, ``path`` or ``image``), absolute or
-            relative to the table's folder; one the label (``label``, ``class`` or
-            ``target``), a name or a whole number; one, if there is any, the ``split``,
-            ``train`` or ``test``. Others are passed over.
-        split: ``train``, or ``test`` where there is such a column.
-        size: What to scale the images to (``data.size``); None keeps them.
-
-    Returns:
-        The images in the order of the table, as ``images:DIR`` reads them. Classes are the
-        labels of both splits in sorted order, by number where all are whole numbers. File
-        names are those of the table.
-
-    Raises:
-        InputError: A column, file or label is missing, a file is named twice, all labels are
-            equal, two differ in case or blanks alone, or an image cannot be read; the line is
-            named.
+    A column names the image file, absolute or relative to the table's folder; one the label, a name
+    or a whole number; one, if there is any, the ``split``, without which all images are of
+    ``train``. Others are passed over. Images come in the order of the table, under the file names
+    of the table. Classes are the labels of both splits in sorted order, by number where all are
+    whole numbers.
     """
-    table = read_table(path, (FILE_COLUMNS, LABEL_COLUMNS))
-    rows = list(_images(path, table))
+    columns, rows = _table(path)
     names = _class_names(path, rows)
     files = _locate(path, rows)
     chosen = [i for i, row in enumerate(rows) if row.split == split]
     if not chosen:
-        has = SPLIT_COLUMN in table.columns
         raise InputError(
             f"{path} has no image of the {split} split; "
-            + (f"write {split} into column {SPLIT_COLUMN}" if has else _HOW_TO_SPLIT)
+            + (
+                f"write {split} into column {SPLIT_COLUMN}"
+                if SPLIT_COLUMN in columns
+                else f"add a column {SPLIT_COLUMN} with train and test, or read the other split"
+            )
         )
     numbers = {name: k for k, name in enumerate(names)}
     return assemble(
@@ -77,37 +79,112 @@ def read(path: Path, split: str, size: Size | None = None) -> ImageSet:
     )
 
 
-_HOW_TO_SPLIT = f"add a column {SPLIT_COLUMN} with train and test, or read the other split"
+def _table(path: Path) -> tuple[Sequence[str], list[_Row]]:
+    """Return the names of the columns in lower case, and the rows of all splits."""
+    text = _text(existing_file(path))
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    if not first:
+        raise InputError(f"{path} is empty; it needs a header such as {_EXAMPLE}")
+    headers = {mark: _header(path, first, mark) for mark in _DELIMITERS}
+    delimiter = next((mark for mark, names in headers.items() if not _lacking(names)), None)
+    if delimiter is None:
+        raise InputError(_no_columns(path, headers))
+    columns = headers[delimiter]
+    lines = list(_lines(path, text, delimiter, len(columns)))
+    if not lines:
+        raise InputError(f"{path} has a header but no rows; add a line for each image")
+    return columns, [_row(path, columns, line, fields) for line, fields in lines]
 
 
-def _images(path: Path, table: Table) -> Iterator[_Image]:
-    """Yield the lines of all splits, checked one by one."""
-    file_at, label_at = table.find(FILE_COLUMNS), table.find(LABEL_COLUMNS)
-    split_at = table.columns.index(SPLIT_COLUMN) if SPLIT_COLUMN in table.columns else None
-    for row in table.rows:
-        file, label = row.fields[file_at].strip(), row.fields[label_at].strip()
-        where = f"{path}, line {row.line}"
-        if not file:
-            raise InputError(f"{where}: no file in column {table.columns[file_at]}; name one")
-        if not label:
-            raise InputError(
-                f"{where}: no label for {file}; write one, or leave out the line until it has one"
-            )
-        split = "train" if split_at is None else _split(where, row, split_at)
-        yield _Image(row.line, file, label, split)
+def _text(path: Path) -> str:
+    data = path.read_bytes()
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise InputError(f"{path} is in UTF-16; save it as CSV in UTF-8")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; "
+            "save the table as CSV in UTF-8"
+        ) from None
 
 
-def _split(where: str, row: Row, at: int) -> str:
-    split = row.fields[at].strip().casefold()
+def _header(path: Path, line: str, delimiter: str) -> list[str]:
+    try:
+        fields = next(csv.reader([line], delimiter=delimiter))
+    except csv.Error as error:
+        raise InputError(f"{path}, line 1: {error}; save the table as CSV in UTF-8") from None
+    return [name.strip().casefold() for name in fields]
+
+
+def _lacking(columns: Sequence[str]) -> list[Sequence[str]]:
+    return [names for names in _NEEDED if not set(names) & set(columns)]
+
+
+def _no_columns(path: Path, headers: dict[str, list[str]]) -> str:
+    """Say which columns were looked for, and which the header has under the likeliest delimiter."""
+    columns = max(headers.values(), key=lambda names: (-len(_lacking(names)), len(names)))
+    lacking = _lacking(columns)
+    wanted = " and no ".join(f"column {', '.join(names[:-1])} or {names[-1]}" for names in lacking)
+    looked_for = [name for names in lacking for name in names]
+    near = next(filter(None, (did_you_mean(name, looked_for) for name in columns)), "")
+    shown = ", ".join(map(repr, columns[:8])) + (", ..." if len(columns) > 8 else "")
+    return (
+        f"{path}, line 1: no {wanted} in the header; it has {shown}{near}; "
+        f"begin the file with a line such as {_EXAMPLE}"
+    )
+
+
+def _lines(path: Path, text: str, delimiter: str, count: int) -> Iterator[tuple[int, list[str]]]:
+    """Yield the line and the fields of each row that is not empty, without the header."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    header = True
+    try:
+        for fields in reader:
+            if not any(field.strip() for field in fields):
+                continue
+            if header:
+                header = False
+                continue
+            if len(fields) != count:
+                raise InputError(
+                    f"{path}, line {reader.line_num}: {len(fields)} fields, but the header has "
+                    f"{count} columns separated by {_DELIMITERS[delimiter]}; put quotes around "
+                    "a field that holds one"
+                )
+            yield reader.line_num, fields
+    except csv.Error as error:
+        raise InputError(
+            f"{path}, line {reader.line_num}: {error}; close or double the quotes there"
+        ) from None
+
+
+def _row(path: Path, columns: Sequence[str], line: int, fields: Sequence[str]) -> _Row:
+    where = f"{path}, line {line}"
+    # of columns with the same name the first counts
+    by_name = dict(zip(reversed(columns), reversed(fields), strict=True))
+    file_column, label_column = (
+        next(name for name in names if name in by_name) for names in _NEEDED
+    )
+    file, label = by_name[file_column].strip(), by_name[label_column].strip()
+    if not file:
+        raise InputError(f"{where}: no file in column {file_column}; name one")
+    if not label:
+        raise InputError(
+            f"{where}: no label for {file}; write one, or leave out the line until it has one"
+        )
+    given = by_name.get(SPLIT_COLUMN, "train")
+    split = given.strip().casefold()
     if split not in ("train", "test"):
-        raise InputError(f"{where}: split {row.fields[at]!r} is unknown; write train or test")
-    return split
+        raise InputError(f"{where}: split {given!r} is unknown; write train or test")
+    return _Row(line, file, label, split)
 
 
-def _class_names(path: Path, rows: list[_Image]) -> list[str]:
+def _class_names(path: Path, rows: list[_Row]) -> list[str]:
     """Return the sorted labels; where all are whole numbers, ``rows`` gets them in one form."""
     if all(_WHOLE.fullmatch(row.label) for row in rows):
-        rows[:] = [_Image(r.line, r.file, _number(r.label), r.split) for r in rows]
+        rows[:] = [replace(row, label=str(int(row.label.partition(".")[0]))) for row in rows]
         names = sorted({row.label for row in rows}, key=int)
     else:
         names = sorted({row.label for row in rows})
@@ -119,9 +196,9 @@ def _class_names(path: Path, rows: list[_Image]) -> list[str]:
     return names
 
 
-def _refuse_two_spellings(path: Path, rows: Sequence[_Image]) -> None:
+def _refuse_two_spellings(path: Path, rows: Sequence[_Row]) -> None:
     """Refuse labels that differ in case or blanks alone: two classes where one is meant."""
-    seen: dict[str, _Image] = {}
+    seen: dict[str, _Row] = {}
     for row in rows:
         before = seen.setdefault("".join(row.label.casefold().split()), row)
         if before.label != row.label:
@@ -132,12 +209,8 @@ def _refuse_two_spellings(path: Path, rows: Sequence[_Image]) -> None:
             )
 
 
-def _number(label: str) -> str:
-    return str(int(label.partition(".")[0]))
-
-
-def _locate(path: Path, rows: Sequence[_Image]) -> list[Path]:
-    """Return the files' places; refuse one that is named twice or is not there."""
+def _locate(path: Path, rows: Sequence[_Row]) -> list[Path]:
+    """Return the paths of the files; refuse one that is named twice or does not exist."""
     files = [path.parent / row.file for row in rows]
     seen: dict[str, int] = {}
     for row, file in zip(rows, files, strict=True):

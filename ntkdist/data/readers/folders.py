@@ -15,24 +15,19 @@ from ntkdist.data.scaling import Size
 from ntkdist.errors import InputError
 
 
+def recognises(path: Path) -> bool:
+    """Return whether a path has class folders with image files, of kinds that are read or not."""
+    splits = [path / split / name for split in ("train", "test") for name in _folders(path / split)]
+    classes = splits or [path / name for name in _folders(path)]
+    return any(_images(folder, SUFFIXES | UNREAD) for folder in classes)
+
+
 def read(folder: Path, split: str, size: Size | None = None) -> ImageSet:
-    """Read one split.
+    """Read one split, as ``image_files.decode`` reads the files.
 
-    Args:
-        folder: Holds a folder for each class; or ``train`` and ``test`` folders that do,
-            which then are the splits. Class names and files are taken in sorted order
-            (by code point, so ``10`` stands before ``2``); hidden ones are passed over.
-        split: ``train``, or ``test`` where there are such folders.
-        size: What to scale the images to (``data.size``); None keeps them.
-
-    Returns:
-        uint8 images, C = 1 if every image of the split is greyscale, else 3. Alpha is
-        dropped, 16-bit grey becomes 8-bit, rotation tags are ignored. File names are
-        relative to ``folder``.
-
-    Raises:
-        InputError: No images, two sizes where none is given (both files named), a damaged
-            file (named), or images of a kind that is not read (one named).
+    The folder holds a folder for each class; or ``train`` and ``test`` folders that do, which then
+    are the splits. Class names and files are taken in sorted order (by code point, so ``10`` stands
+    before ``2``); hidden ones are passed over. File names are relative to the folder.
     """
     existing_folder(folder)
     names, place = _classes(folder, split)

@@ -24,19 +24,17 @@ _PREFIX = {"train": "train", "test": "t10k"}
 _GZIP = b"\x1f\x8b"
 
 
+def recognises(path: Path) -> bool:
+    """Return whether a path is a folder with the training images."""
+    return any(file.is_file() for file in _candidates(path, "train", "images", 3))
+
+
 def read(folder: Path, split: str) -> ImageSet:
-    """Read one split.
+    """Read one split as greyscale images, uint8, C = 1.
 
-    Args:
-        folder: Holds ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte`` and the
-            same with ``t10k``; ``train-images.idx3-ubyte`` and ``.gz`` are taken too.
-        split: ``train`` or ``test`` (the ``t10k`` files).
-
-    Returns:
-        Greyscale images, uint8, C = 1; K is one more than the largest label of both splits.
-
-    Raises:
-        InputError: A file is missing, is not idx, or is cut short.
+    The folder holds ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte`` and the same with
+    ``t10k``; ``train-images.idx3-ubyte`` and ``.gz`` are read too. K is one more than the largest
+    label of both splits.
     """
     existing_folder(folder)
     images = _values(_find(folder, split, "images", 3), 3)

@@ -23,7 +23,7 @@ _ENDINGS = {
 }
 SUFFIXES = frozenset(ending for endings in _ENDINGS.values() for ending in endings)
 KINDS = "PNG, JPEG, BMP, GIF, TIFF or WebP"
-# images as well, which are not read: passing over them in silence would lose what a user has
+# of images that are not read, and are refused: without them a set would lack images silently
 UNREAD = frozenset(
     [".avif", ".dng", ".heic", ".heif", ".jp2", ".pgm", ".ppm", ".psd", ".svg", ".tga"]
 )
@@ -36,8 +36,7 @@ _SIXTEEN_BITS = frozenset(["I;16", "I;16B", "I;16L", "I"])
 def decode(files: Sequence[Path], size: Size | None = None) -> NDArray[np.uint8]:
     """Return all images in one array, allocated once.
 
-    The first pass reads only the headers, so that two sizes are found before hours of
-    decoding and the whole set is never held twice.
+    The first pass reads only the headers, so that two sizes are found before hours of decoding.
 
     Args:
         files: At least one.

@@ -16,27 +16,23 @@ from ntkdist.data.readers.assemble import assemble
 from ntkdist.errors import InputError
 
 
+def recognises(path: Path) -> bool:
+    """Return whether a path is an archive, by its name."""
+    return path.is_file() and path.suffix.lower() == ".npz"
+
+
 def read(path: Path, split: str) -> ImageSet:
     """Read one split; only that split's images are unpacked.
 
-    Args:
-        path: Archive with ``x_<split>``, images (N, H, W[, C]) or features (N, D),
-            ``y_<split>`` (N,) or (N, 1), and optionally ``class_names`` (K,) of text, which then
-            sets K.
-        split: ``train`` or ``test``.
-
-    Returns:
-        The split. Without ``class_names``, K is one more than the largest label of
-        both splits.
-
-    Raises:
-        InputError: The file is missing, damaged, lacks a key, or holds Python objects.
+    The archive has ``x_<split>``, images (N, H, W[, C]) or features (N, D), and ``y_<split>``, (N,)
+    or (N, 1). ``class_names`` (K,), text, sets K; without it K is one more than the largest label
+    of both splits.
     """
     existing_file(path)
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path} is not an npz archive; write it with numpy.savez_compressed")
     try:
-        # allow_pickle=False: object arrays would run code on loading.
+        # object arrays would run code on loading
         with np.load(path, allow_pickle=False) as archive:
             wanted = (f"x_{split}", f"y_{split}")
             missing = [key for key in wanted if key not in archive.files]
@@ -73,7 +69,7 @@ def holds_features(path: Path) -> bool:
                 else:
                     shape, _, _ = np.lib.format.read_array_header_2_0(file)
     except (OSError, zipfile.BadZipFile, zlib.error, StopIteration, ValueError, EOFError):
-        return False  # what is wrong with it, its reader says
+        return False  # read() says what is wrong with it
     return len(shape) == 2
 
 

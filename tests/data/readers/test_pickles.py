@@ -149,7 +149,7 @@ def test_calls_are_refused_and_do_not_run(tmp_path, protocol, payload, named):
         b"\x80\x02cos\nsystem\nU\x04true\x85\x81.",
         b"Ppersistent\n.",
         b"\x80\x02\x82\x01.",
-        b"}" + b")" + b"\x85" * 100_000 + b"K\x01s.",  # hashing this key would end the process
+        b"}" + b")" + b"\x85" * 100_000 + b"K\x01s.",  # hashing deeper keys overflows C's stack
         b"}]K\x01s.",
         b"\x80\x04\x8c\x02o\n\x8c\x03s\ny\x93.",
         b"c_codecs\nencode\n(U\x01aU\x04idnatR.",
@@ -160,6 +160,11 @@ def test_handwritten_attacks_are_refused(tmp_path, stream):
     with pytest.raises(InputError, match="is refused: it is a pickle that holds") as caught:
         read_bytes(tmp_path, stream)
     assert "\n" not in str(caught.value)
+
+
+def test_a_large_memo_index_takes_no_memory(tmp_path):
+    stream = b"}r\xff\xff\xff\x7f."
+    assert read_bytes(tmp_path, stream) == {}
 
 
 @pytest.mark.parametrize(
@@ -175,7 +180,7 @@ def test_handwritten_attacks_are_refused(tmp_path, stream):
         b"}(K\x01u.",
         b"\x8e\xff\xff\xff\xff\xff\xff\xff\x3f.",
         b"K\x01K\x02a.",
-        b"cnum\\py\nndarray",
+        b"S'num\\py'\n",
         b".",
     ],
 )
