@@ -10,9 +10,17 @@ import numpy as np
 import pytest
 
 from ntkdist.errors import InputError
+from ntkdist.events import types
 from ntkdist.events.bus import Subscribers
 from ntkdist.events.log import EventLog, read_events, to_record
-from ntkdist.events.types import Interrupted, SubscriberFailed, TileDone, TileStarted, WorkerLost
+from ntkdist.events.types import (
+    Event,
+    Interrupted,
+    SubscriberFailed,
+    TileDone,
+    TileStarted,
+    WorkerLost,
+)
 from ntkdist.gram.tiling import TileKey
 
 
@@ -41,17 +49,10 @@ def test_any_dataclass_becomes_plain_json() -> None:
     }
 
 
-def events() -> list[type[Event]]:
-    found, new = [], [Event]
-    while new:
-        new = [
-            one for cls in new for one in cls.__subclasses__() if one.__module__ == Event.__module__
-        ]
-        found += new
-    return found
+EVENTS = [cls for cls in vars(types).values() if isinstance(cls, type) and issubclass(cls, Event)]
 
 
-@pytest.mark.parametrize("cls", events(), ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("cls", EVENTS, ids=lambda cls: cls.__name__)
 def test_a_line_names_fields_of_its_event(cls: type[Event]) -> None:
     used = {name for _, name, _, _ in Formatter().parse(cls.template) if name}
     assert used <= {one.name for one in fields(cls)}
