@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from ntkdist.events.types import SubscriberFailed
 
-Subscriber: TypeAlias = Callable[[Any], object]
+Subscriber: TypeAlias = Callable[[Any], None]
 """Takes one event: the progress bar, ``events.jsonl``, metrics, a test."""
 
 _log = logging.getLogger(__name__)
