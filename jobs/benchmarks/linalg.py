@@ -31,9 +31,8 @@ from _record import RESULTS, write
 
 from ntkdist.gram.store import GramStore
 from ntkdist.linalg import CholeskyFactor, PanelDone, cg_solve, factorize, top_eigenpairs
-from ntkdist.linalg.operator import SymmetricOperator
-from ntkdist.linalg.schedule import task_runner
-from ntkdist.linalg.source import Source
+from ntkdist.linalg.matrix import Source, SymmetricOperator
+from ntkdist.linalg.tasks import task_runner
 
 GIB = 2**30
 

@@ -332,7 +332,7 @@ class PanelStarted(_ProgressEvent):
 
     Attributes:
         index: Panel number, from 0.
-        count: How many panels the factor has.
+        count: Number of panels of the factor.
     """
 
     index: int
@@ -345,12 +345,11 @@ class PanelDone(_ProgressEvent):
 
     Attributes:
         index: Panel number, from 0.
-        count: How many panels the factor has.
-        seconds: Wall-clock seconds the panel took (when it was computed, if resumed).
-        gflops: Its rate in 10^9 floating point operations per second.
-        resumed: True where a panel of an earlier start was found whole and kept.
-        fraction: Share (0 to 1) of the factorisation's operations done after this panel,
-            for progress bars and the remaining time.
+        count: Number of panels of the factor.
+        seconds: Wall-clock seconds of the panel (when it was computed, if resumed).
+        gflops: Rate in 10^9 floating point operations per second.
+        resumed: True for a whole panel of an earlier start.
+        fraction: Share (0 to 1) of the factorisation's operations done after this panel.
     """
 
     index: int
@@ -372,7 +371,7 @@ class PanelDone(_ProgressEvent):
 
 @dataclass(frozen=True)
 class RidgeTried(_ProgressEvent):
-    """One step of the ladder was tried after a factorisation failed.
+    """One step of the ridge ladder was tried after a factorisation failed.
 
     Attributes:
         ridge: The step, relative to the mean of the diagonal.
@@ -392,13 +391,13 @@ class InverseBlockDone(_ProgressEvent):
     """One block of the inverse, or of its diagonal, is stored and recorded as whole.
 
     Attributes:
-        stage: ``"columns"`` (the triangle being computed; only where the factor has several
-            panels), ``"rows"`` (the rows that readers see) or ``"diagonal"`` (where the
-            diagonal alone is computed).
+        stage: ``"columns"`` (block columns of the triangle; only if the factor has several
+            panels), ``"rows"`` (the stored rows) or ``"diagonal"`` (if the diagonal alone is
+            computed).
         index: Block number within the stage, from 0.
-        count: How many blocks the stage has.
-        seconds: Wall-clock seconds since the stage's previous block (0 where resumed).
-        resumed: True where a block of an earlier start was found whole and kept.
+        count: Number of blocks of the stage.
+        seconds: Wall-clock seconds since the stage's previous block (0 if resumed).
+        resumed: True for a whole block of an earlier start.
     """
 
     stage: str
@@ -415,14 +414,14 @@ class InverseBlockDone(_ProgressEvent):
 
 @dataclass(frozen=True)
 class LinalgProgress(_ProgressEvent):
-    """How far a computation is; published every few seconds while it runs.
+    """Progress of a computation, sent every few seconds while it runs.
 
     Attributes:
         stage: ``"survey"`` (the pass over the matrix before its first panel), ``"factor"``,
             ``"ridge"`` (the ladder after a failure), ``"append"``, ``"columns"``, ``"rows"``,
-            ``"inverse"`` (where one LAPACK call computes it), ``"diagonal"`` or ``"solve"``.
-        fraction: Share (0 to 1) of the stage's operations that are done; None where nothing
-            was counted yet, as during one LAPACK call.
+            ``"inverse"`` (one LAPACK call), ``"diagonal"`` or ``"solve"``.
+        fraction: Share (0 to 1) of the stage's operations that are done; None before the first
+            count, as during one LAPACK call.
         seconds: Wall-clock seconds since the stage began.
     """
 
@@ -440,11 +439,11 @@ class BandDone(_ProgressEvent):
     """Rows appended to a factor are stored and recorded as whole.
 
     Attributes:
-        index: Band number among those appended, from 0.
-        rows: How many rows it has.
+        index: Number of the appended band, from 0.
+        rows: Rows of the band.
         n: Rows of the factor now.
-        seconds: Wall-clock seconds the band took.
-        gflops: Its rate in 10^9 floating point operations per second.
+        seconds: Wall-clock seconds of the band.
+        gflops: Rate in 10^9 floating point operations per second.
         fraction: Share (0 to 1) of the rows to append that are done.
     """
 
@@ -464,10 +463,10 @@ class SketchDone(_ProgressEvent):
     """The preconditioner of conjugate gradients is built.
 
     Attributes:
-        rank: How many eigenpairs it holds.
-        largest: The largest eigenvalue found.
-        smallest: The smallest one.
-        seconds: Wall-clock seconds it took (0 where resumed).
+        rank: Number of its eigenpairs.
+        largest: Its largest eigenvalue.
+        smallest: Its smallest eigenvalue.
+        seconds: Wall-clock seconds (0 if resumed).
     """
 
     template: ClassVar[str] = "preconditioner of rank {rank} in {seconds:.1f} s"
@@ -485,8 +484,8 @@ class IterationDone(_ProgressEvent):
     Attributes:
         method: ``"cg"`` or ``"eigen"``.
         index: Step number, from 1.
-        residual: The largest relative residual after it (for ``"eigen"``: NaN, not known yet).
-        tolerance: Where it stops.
+        residual: The largest relative residual after it (NaN for ``"eigen"``).
+        tolerance: The residual at which the method stops.
         seconds: Wall-clock seconds of the step.
     """
 

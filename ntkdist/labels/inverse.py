@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
-from ntkdist.linalg import _blas
+from ntkdist.linalg import blas
 
 # Bytes of rows looked at together when a whole matrix is checked or scanned.
 ROW_BYTES = 64 * 2**20
@@ -180,7 +180,7 @@ class MemoryFactor:
         self._lower = np.array(gram, dtype=np.float64, order="C")
         n = len(self._lower)
         self._lower[np.diag_indices(n)] += ridge * float(np.mean(np.diagonal(self._lower)))
-        pivot = _blas.cholesky_lower(self._lower)
+        pivot = blas.cholesky_lower(self._lower)
         if pivot >= 0:
             raise not_definite(ridge, pivot + 1, n)
 
@@ -197,7 +197,7 @@ class MemoryFactor:
             start = part.start
             x = np.zeros((n - start, part.stop - start))
             np.fill_diagonal(x, 1.0)
-            _blas.solve_lower(self._lower[start:, start:], x)
+            blas.solve_lower(self._lower[start:, start:], x)
             out[part] = np.einsum("ij,ij->j", x, x)
         return out
 
@@ -210,8 +210,8 @@ class MemoryFactor:
     def solve(self, b: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return H⁻¹b (N, K) float64."""
         x = np.array(b, dtype=np.float64, order="C")
-        _blas.solve_lower(self._lower, x)
-        _blas.solve_lower(self._lower, x, transposed=True)
+        blas.solve_lower(self._lower, x)
+        blas.solve_lower(self._lower, x, transposed=True)
         return x
 
 

@@ -1,15 +1,11 @@
 """Factor, solve and invert symmetric positive definite matrices larger than memory, on Dask.
 
-Knows arrays and stores, nothing of kernels or runs. Heavy libraries are imported when used.
+It knows arrays and stores, and nothing of kernels or runs. Heavy libraries are imported when used.
 """
 
 from __future__ import annotations
 
-from ntkdist.linalg._submatrix import submatrix
-from ntkdist.linalg.cg import CgResult, cg_solve
-from ntkdist.linalg.cholesky import factorize
-from ntkdist.linalg.eigen import Eigenpairs, top_eigenpairs
-from ntkdist.linalg.events import (
+from ntkdist.events.types import (
     BandDone,
     InverseBlockDone,
     IterationDone,
@@ -19,15 +15,20 @@ from ntkdist.linalg.events import (
     RidgeTried,
     SketchDone,
 )
+from ntkdist.linalg.cg import CgResult, cg_solve
+from ntkdist.linalg.cholesky import factorize, first_passing
+from ntkdist.linalg.eigen import Eigenpairs, top_eigenpairs
 from ntkdist.linalg.factor import CholeskyFactor, holds
 from ntkdist.linalg.inverse import InverseStore
-from ntkdist.linalg.outcomes import (
+from ntkdist.linalg.matrix import submatrix
+from ntkdist.linalg.panels import PanelPlan, plan_panels
+from ntkdist.linalg.status import (
     RIDGE_LADDER,
+    LinalgStatus,
     NotConvergedError,
     NotPositiveDefiniteError,
-    Outcome,
+    parse_memory,
 )
-from ntkdist.linalg.panels import PanelPlan, parse_memory, plan_panels
 
 __all__ = [
     "RIDGE_LADDER",
@@ -39,9 +40,9 @@ __all__ = [
     "InverseStore",
     "IterationDone",
     "LinalgProgress",
+    "LinalgStatus",
     "NotConvergedError",
     "NotPositiveDefiniteError",
-    "Outcome",
     "PanelDone",
     "PanelPlan",
     "PanelStarted",
@@ -49,6 +50,7 @@ __all__ = [
     "SketchDone",
     "cg_solve",
     "factorize",
+    "first_passing",
     "holds",
     "parse_memory",
     "plan_panels",

@@ -1,7 +1,7 @@
 """Rows appended to a stored factor: a bordered update in O(N²m), not O(N³).
 
 With A = L Lᵀ known, [A Bᵀ; B C] has the factor [L 0; X S] where X = B L⁻ᵀ and S Sᵀ = C − X Xᵀ
-(Golub and Van Loan 2013, section 4.2.5). What is stored of L stays as it is.
+(Golub and Van Loan 2013, section 4.2.5). The stored chunks of L do not change.
 """
 
 from __future__ import annotations
@@ -15,33 +15,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
-from ntkdist.linalg import _blas
-from ntkdist.linalg._checks import check_room
-from ntkdist.linalg.events import BandDone, Listener
-from ntkdist.linalg.outcomes import (
+from ntkdist.events.bus import Subscriber
+from ntkdist.events.types import BandDone
+from ntkdist.linalg import blas
+from ntkdist.linalg.blas import ITEM, Matrix, Vector, blas_threads
+from ntkdist.linalg.matrix import Source, first_skew, read_region, real_dtype
+from ntkdist.linalg.panels import FactorStore, panel_digest
+from ntkdist.linalg.solve import forward
+from ntkdist.linalg.status import (
+    LinalgStatus,
     NotPositiveDefiniteError,
-    Outcome,
+    check_memory,
     not_finite,
     not_symmetric,
 )
-from ntkdist.linalg.panels import ITEM
-from ntkdist.linalg.progress import Progress
-from ntkdist.linalg.schedule import blas_threads, side_by_side
-from ntkdist.linalg.solve import forward
-from ntkdist.linalg.source import Matrix, Source, Vector, first_skew, read_region, real_dtype
-from ntkdist.linalg.store import FactorStore, panel_digest
+from ntkdist.linalg.tasks import Progress, notifier, side_by_side
 
-#: Arrays of a band's size that are held: the rows, a strip of the factor or two, what is written.
+#: Arrays of a band's size in memory: the rows, one or two strips of the factor, the written copy.
 _COPIES = 4
 
 
 class NewRows:
-    """The rows of a larger matrix behind those that a factor has, whichever way they are given.
+    """The rows of a larger matrix that a factor does not have yet, given in one of two forms.
 
     Args:
         rows: (N + m, N + m) real symmetric, of which the upper triangle is used; or its last
             rows alone, (m or more, N + m).
-        n: N, the rows that the factor has already.
+        n: N, the rows of the factor.
 
     Attributes:
         total: N + m.
@@ -53,7 +53,7 @@ class NewRows:
     def __init__(self, rows: Any, n: int) -> None:
         shape = tuple(getattr(rows, "shape", ()))
         if len(shape) != 2 or shape[1] < n or not shape[1] - n <= shape[0] <= shape[1]:
-            raise InputError(Outcome.BAD_ROWS.message(shape=shape, n=n))
+            raise InputError(LinalgStatus.BAD_APPENDED_ROWS.message(shape=shape, n=n))
         self.total = int(shape[1])
         self._offset = int(shape[1] - shape[0])
         self._square = Source(rows) if self._offset == 0 else None
@@ -61,10 +61,10 @@ class NewRows:
         self._rows = rows
 
     def fingerprint(self, before: str) -> str:
-        """Return what identifies the larger matrix.
+        """Return the fingerprint of the larger matrix.
 
         Args:
-            before: What identifies the matrix without these rows.
+            before: Fingerprint of the matrix without these rows.
         """
         if self._square is not None:
             return self._square.fingerprint()
@@ -73,7 +73,7 @@ class NewRows:
         return f"sample-sha256:{digest.hexdigest()}"
 
     def read(self, r0: int, r1: int) -> tuple[Matrix, Matrix]:
-        """Read what rows r0:r1 of the larger matrix have up to column r1.
+        """Read rows r0:r1 of the larger matrix, up to column r1.
 
         Args:
             r0: First row.
@@ -85,7 +85,7 @@ class NewRows:
 
         Raises:
             InputError: An entry is not finite, or the diagonal block is not symmetric.
-            StoreError: They could not be read.
+            StoreError: The rows could not be read.
         """
         above = np.empty((r0, r1 - r0))
         if self._square is not None:
@@ -122,28 +122,28 @@ def append_rows(
     *,
     fingerprint: str,
     memory_limit: int,
-    on_event: Listener | None,
+    on_event: Subscriber | None,
 ) -> None:
-    """Append the new rows to the factor, a band that fits the limit at a time.
+    """Append the new rows to the factor, in bands that fit the memory limit.
 
-    Each band is recorded when it is whole, so that after an interruption the same call goes on
-    behind the last one.
+    Each band is recorded when it is whole, so that after an interruption the same call continues
+    after the last recorded one.
 
     Args:
-        store: The factor, complete; its plan is not changed.
+        store: The complete factor; its plan is not changed.
         attributes: Its attributes.
         new: The rows.
-        fingerprint: What identifies the larger matrix.
+        fingerprint: Fingerprint of the larger matrix.
         memory_limit: Bytes.
-        on_event: Called with a ``BandDone`` for each band, every few seconds with a
+        on_event: Called with a ``BandDone`` for each band, and every few seconds with a
             ``LinalgProgress``.
 
     Raises:
-        InputError: The rows do not fit, or the limit is too small for one.
+        InputError: An entry is not finite, or the limit is too small for one row.
         NotPositiveDefiniteError: The larger matrix has no factor at this ridge.
-        StoreError: Something stored is damaged, or the store refuses to be written.
+        StoreError: A stored part is damaged, or a band could not be written.
     """
-    notify: Listener = on_event or (lambda event: None)
+    notify = notifier(on_event)
     first, done = store.plan.n, store.plan.n
     total = (float(new.total) ** 3 - float(first) ** 3) / 3
     progress = Progress("append", total, on_event)
@@ -164,13 +164,11 @@ def append_rows(
 
 
 def _band_rows(n: int, store: FactorStore, memory_limit: int) -> int:
-    """Return how many rows one band may have."""
+    """Return the most rows that one band may have."""
     each = _COPIES * ITEM * n
-    check_room(each, memory_limit, vectors=1, n=n)
-    room = memory_limit // each
-    # rows that end on the chunk grid, where there is room
-    block = store.plan.block
-    return room if room < block else room // block * block
+    check_memory(each, memory_limit, vectors=1, n=n)
+    rows, block = memory_limit // each, store.plan.block
+    return rows if rows < block else rows // block * block  # whole chunks where one fits
 
 
 def _append_band(
@@ -191,19 +189,19 @@ def _append_band(
     diagonal = square.diagonal().copy()
     with blas_threads(attributes["blas_threads"]):
         forward(store, above, progress=progress)  # L⁻¹ Bᵀ = Xᵀ
-        _blas.subtract_gram(square, above, transposed=True)
+        blas.subtract_gram(square, above, transposed=True)
         schur = square.diagonal().copy()
-        pivot = _blas.cholesky_lower(square)
+        pivot = blas.cholesky_lower(square)
     if pivot >= 0:
         value = float(schur[pivot] - square[pivot, :pivot] @ square[pivot, :pivot])
-        text = Outcome.BAD_BAND.message(
+        text = LinalgStatus.APPENDED_NOT_POSITIVE_DEFINITE.message(
             row=n + pivot, n=n, value=value, entry=diagonal[pivot], ridge=attributes["ridge"]
         )
         raise NotPositiveDefiniteError(
             text, pivot=n + pivot, value=value, ridge=attributes["ridge"]
         )
     if not (np.isfinite(above).all() and np.isfinite(square.diagonal()).all()):
-        raise InputError(Outcome.OVERFLOW.message())
+        raise InputError(LinalgStatus.OVERFLOW.message())
     grown.prepare_band()
     digests = _store_band(grown, above, np.tril(square))
     group = grown.group
@@ -220,12 +218,12 @@ def _append_band(
     }
     grown.record_band(record)
     if "inverse" in group:
-        del group["inverse"]  # of the smaller matrix; its diagonal is extended when it is asked for
+        del group["inverse"]  # of the smaller matrix; a diagonal is kept, to be extended later
     return {**attributes, **own}
 
 
 def _grown_sums(sums: Vector, above: Matrix, square: Matrix) -> Vector:
-    """Return the column sums of magnitudes of the larger matrix, for its norm."""
+    """Return the column sums of |entry| of the larger matrix, for its norm."""
     beside = np.empty(len(above))
     below = np.abs(square).sum(axis=0)
     step = 1024

@@ -1,32 +1,47 @@
-"""Block Cholesky by stored panels: H + ridge = L Lᵀ, resumable at the first missing panel."""
+"""Block Cholesky by stored panels: H + ridge = L Lᵀ, resumable at the first missing panel.
+
+Left-looking: panel k is A's columns minus the contributions of the earlier panels; then its
+diagonal block is factored and the rows below are solved with it. Source: Golub and Van Loan 2013,
+section 4.2.5 (block Cholesky).
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ntkdist import storage
-from ntkdist.linalg import groups
-from ntkdist.linalg._checks import check_ridge
-from ntkdist.linalg.events import Listener, PanelDone, PanelStarted
+from ntkdist.events.bus import Subscriber
+from ntkdist.events.types import PanelDone, PanelStarted, RidgeTried
+from ntkdist.linalg import blas, groups
+from ntkdist.linalg.blas import Matrix, Vector, blas_threads
 from ntkdist.linalg.factor import CholeskyFactor
-from ntkdist.linalg.outcomes import not_finite, not_positive_definite, not_symmetric
-from ntkdist.linalg.panel_tasks import (
-    DiagonalDone,
-    PanelFailure,
-    factor_diagonal,
-    finish_rows,
-    read_row,
+from ntkdist.linalg.matrix import Source, Survey, not_finite_in, survey_ranges, survey_rows
+from ntkdist.linalg.panels import KIND, FactorStore, PanelPlan, panel_digest, plan_panels
+from ntkdist.linalg.status import (
+    RIDGE_LADDER,
+    LinalgStatus,
+    NotPositiveDefiniteError,
+    check_ridge,
+    not_finite,
+    not_symmetric,
+    parse_memory,
 )
-from ntkdist.linalg.panels import PanelPlan, parse_memory, plan_panels
-from ntkdist.linalg.progress import Progress
-from ntkdist.linalg.ridge import suggest_ridge
-from ntkdist.linalg.schedule import Runner, Scheduler, task_runner, thread_count
-from ntkdist.linalg.source import Source, Survey, spoiled, survey_ranges, survey_rows
-from ntkdist.linalg.store import KIND, FactorStore, panel_digest
+from ntkdist.linalg.tasks import (
+    Progress,
+    Runner,
+    Scheduler,
+    constant,
+    notifier,
+    side_by_side,
+    task,
+    task_runner,
+    thread_count,
+)
 
 
 def factorize(
@@ -36,37 +51,37 @@ def factorize(
     ridge: float = 0.0,
     memory_limit: int | str = "2GiB",
     scheduler: Scheduler = None,
-    on_event: Listener | None = None,
+    on_event: Subscriber | None = None,
     fingerprint: str | None = None,
     overwrite: bool = False,
 ) -> CholeskyFactor:
     """Factor A + ridge·mean(diag A)·I = L Lᵀ in float64, panel by panel, into a Zarr group.
 
     Equivalent to ``scipy.linalg.cholesky(a, lower=True)`` where one panel fits the limit (one
-    LAPACK call). Start it again with the same arguments after an interruption: panels recorded
-    as whole are kept, and the factor is the same to the bit, whichever scheduler and however many
-    workers compute it (given the same BLAS and the number of its threads, which is stored).
-    Before the first panel, one pass over the matrix checks that it is finite and symmetric and
-    takes its norm; nothing is written until that is done.
+    LAPACK call). After an interruption, the same call keeps the panels that are recorded as whole.
+    The factor is the same to the bit under every scheduler and on any number of workers (given the
+    same BLAS and the number of its threads, which is stored). Before the first panel, one pass
+    over the matrix checks that it is finite and symmetric and takes its norm; until then nothing
+    is written.
 
     Args:
         a: (N, N) real symmetric: NumPy, Dask or Zarr array, or anything with ``.shape``,
-            ``.dtype`` and two-dimensional basic slicing. Only the upper triangle is used; what a
-            NumPy or Zarr array has below it (neither NaN nor zero) must mirror it. A Dask
-            array is computed slice by slice, twice in all: store an expensive one first. On a
-            cluster, pass a Zarr or Dask array: a NumPy array would travel with every panel.
+            ``.dtype`` and two-dimensional basic slicing. Only the upper triangle is used; entries
+            that a NumPy or Zarr array has below it (neither NaN nor zero) must equal those above.
+            A Dask array is computed slice by slice, twice in all: store an expensive one first.
+            On a cluster, pass a Zarr or Dask array: a NumPy array is sent with every panel.
         url: Folder or URL of the factor's own Zarr group.
         ridge: Added to the diagonal, relative to its mean; finite, >= 0.
-        memory_limit: Bytes (or ``"2GiB"``, ``"500MB"``) for one process's work, the matrix ``a``
-            itself not counted. Decides the panel width of a new factor; a stored factor keeps
-            the width it has.
+        memory_limit: Bytes (or ``"2GiB"``, ``"500MB"``) for one process's work, without the
+            matrix ``a`` itself. Decides the panel width of a new factor; a stored factor keeps
+            its width.
         scheduler: None (whatever Dask is configured with), a Dask scheduler's name, ``"ray"``,
             an address ``tcp://host:port``, a Dask ``get`` function or a distributed Client.
         on_event: Called with ``PanelStarted``, ``PanelDone``, every few seconds
             ``LinalgProgress`` and, after a failure, ``RidgeTried``, from this thread.
-        fingerprint: What identifies the matrix; None hashes its shape, dtype, diagonal, first
-            row and last column.
-        overwrite: Drop a factor that is there and compute it anew.
+        fingerprint: Text that identifies the matrix; None hashes its shape, dtype, diagonal,
+            first row and last column.
+        overwrite: Replace a stored factor.
 
     Returns:
         The factor, opened.
@@ -74,8 +89,8 @@ def factorize(
     Raises:
         InputError: The matrix is not square, real, symmetric and finite; the limit is too small;
             another ridge, fingerprint or matrix is stored at ``url``; or it cannot be written.
-        NotPositiveDefiniteError: There is no factor. ``url`` is left as an empty group.
-        StoreError: A stored panel is damaged, or the store refuses to be written.
+        NotPositiveDefiniteError: There is no factor. ``url`` then holds an empty group.
+        StoreError: A stored panel is damaged, or a panel could not be written.
     """
     source = Source(a)
     ridge = check_ridge(ridge)
@@ -84,14 +99,14 @@ def factorize(
     with task_runner(scheduler) as run:
         old = None if overwrite else FactorStore.open(address)
         plan = plan_panels(source.n, limit) if old is None else old[0].plan
-        print_of = source.fingerprint() if fingerprint is None else fingerprint
+        fingerprint = source.fingerprint() if fingerprint is None else fingerprint
         if old is not None:
             store, attributes = old
-            wanted = {"n": source.n, "ridge": ridge, "fingerprint": print_of}
-            groups.refuse_other(address, "a factor", attributes, wanted)
+            wanted = {"n": source.n, "ridge": ridge, "fingerprint": fingerprint}
+            groups.check_same(address, "a factor", attributes, wanted)
             store.prepare()
         else:
-            attributes, sums = _survey(source, plan, run, limit, ridge, print_of, on_event)
+            attributes, sums = _survey(source, plan, run, limit, ridge, fingerprint, on_event)
             store = FactorStore.create(address, plan, attributes, sums)
         failure = _resume(source, store, attributes, run, limit, on_event)
         if failure is not None:
@@ -106,18 +121,14 @@ def _survey(
     limit: int,
     ridge: float,
     fingerprint: str,
-    listener: Listener | None,
-) -> tuple[dict[str, Any], NDArray[np.float64]]:
+    listener: Subscriber | None,
+) -> tuple[dict[str, Any], Vector]:
     """Take one pass over the matrix; return its factor's attributes, and its column sums."""
-    from dask import delayed
-
-    matrix = delayed(source, pure=False, traverse=False)
     ranges = survey_ranges(source.n, source.edge, plan.block)
     progress = Progress("survey", source.n, listener)
-    counter = delayed(progress, pure=False, traverse=False)
-    look = delayed(_survey_counted, pure=False)
-    looks = [look(matrix, r0, r1, plan.block, counter) for r0, r1 in ranges]
-    parts = progress.watch(lambda: run(looks, plan.tasks_at_once(limit)))
+    matrix, counter, survey = constant(source), constant(progress), task(_survey_counted)
+    tasks = [survey(matrix, r0, r1, plan.block, counter) for r0, r1 in ranges]
+    parts = progress.watch(lambda: run(tasks, plan.tasks_at_once(limit)))
     sums = np.zeros(source.n)
     for part in parts:
         if part.bad is not None:
@@ -141,9 +152,9 @@ def _survey(
 
 
 def _survey_counted(source: Source, r0: int, r1: int, block: int, progress: Progress) -> Survey:
-    found = survey_rows(source, r0, r1, block)
+    survey = survey_rows(source, r0, r1, block)
     progress.add(r1 - r0)
-    return found
+    return survey
 
 
 def _resume(
@@ -152,10 +163,10 @@ def _resume(
     attributes: dict[str, Any],
     run: Runner,
     limit: int,
-    listener: Listener | None,
-) -> PanelFailure | None:
+    listener: Subscriber | None,
+) -> _PanelFailure | None:
     """Compute the panels that have no record, and record each."""
-    notify: Listener = listener or (lambda event: None)
+    notify = notifier(listener)
     plan = store.plan
     count = plan.first_count
     total = sum(plan.flops(k) for k in range(count))
@@ -174,18 +185,123 @@ def _resume(
             notify(PanelStarted(k, count))
             began = time.perf_counter()
             shift, threads = attributes["ridge_absolute"], attributes["blas_threads"]
-            outcome = compute_panel(source, store, k, shift, run, limit, threads, progress)
-            if isinstance(outcome, PanelFailure):
-                return outcome
+            panel = _compute_panel(source, store, k, shift, run, limit, threads, progress)
+            if isinstance(panel, _PanelFailure):
+                return panel
             seconds = time.perf_counter() - began
-            store.record(k, {"index": k, "seconds": seconds, **outcome})
+            store.record(k, {"index": k, "seconds": seconds, **panel})
         progress.reach(share * total)
         rate = flops / max(seconds, 1e-9) / 1e9
         notify(PanelDone(k, count, seconds, rate, resumed, min(share, 1.0)))
     return None
 
 
-def compute_panel(
+@dataclass(frozen=True)
+class _PanelFailure:
+    """Why a panel could not be finished.
+
+    ``pivot`` is the first failing pivot, from 0 in the whole matrix, and ``value`` the Schur
+    complement's diagonal entry there; None where a value was not finite.
+    """
+
+    pivot: int | None
+    value: float = float("nan")
+
+
+@dataclass(frozen=True)
+class _DiagonalDone:
+    """A stored diagonal block, or its failure, after which nothing was stored.
+
+    ``digests`` has the sha256 of its chunks, one entry for each row of chunks; ``log_diagonal`` is
+    the sum of log L_ii and ``min_pivot`` the smallest L_ii squared.
+    """
+
+    digests: tuple[bytes, ...] = ()
+    log_diagonal: float = 0.0
+    min_pivot: float = 0.0
+    failure: _PanelFailure | None = None
+
+
+def _read_row(store: FactorStore, k: int) -> list[Matrix]:
+    """Read panel k's rows of the earlier panels: L[k, 0], ..., L[k, k-1]."""
+    first, past = store.plan.columns(k)
+    return [store.rows(j, first, past) for j in range(k)]
+
+
+def _factor_diagonal(
+    source: Source,
+    store: FactorStore,
+    k: int,
+    shift: float,
+    row: list[Matrix],
+    threads: int,
+    progress: Progress,
+) -> tuple[_DiagonalDone, Matrix | None]:
+    """Factor and store the diagonal block of panel ``k``; return L[k, k] too where rows follow."""
+    first, past = store.plan.columns(k)
+    lower = np.zeros((past - first, past - first))
+    source.fill_lower(lower, first, store.plan.block)
+    diagonal = lower.diagonal().copy() + shift
+    np.fill_diagonal(lower, diagonal)
+    with blas_threads(threads):
+        for block in row:
+            blas.subtract_gram(lower, block)
+            progress.add(float(block.shape[0]) * block.size)
+        diagonal = lower.diagonal().copy()
+        pivot = blas.cholesky_lower(lower)
+    progress.add(len(lower) ** 3 / 3)
+    if pivot >= 0:
+        # row ``pivot`` of L is finished up to its diagonal entry, which is undefined
+        done = lower[pivot, :pivot]
+        value = float(diagonal[pivot] - done @ done)
+        finite = bool(np.isfinite(value))
+        return _DiagonalDone(failure=_PanelFailure(first + pivot if finite else None, value)), None
+
+    def store_rows(rows: tuple[int, int]) -> bytes | None:
+        r0, r1 = rows
+        values = lower[r0 - first : r1 - first]
+        return store.write(k, r0, r1, first, past, values) if np.isfinite(values).all() else None
+
+    digests = side_by_side(store_rows, store.plan.blocks(first, past))
+    if None in digests:
+        return _DiagonalDone(failure=_PanelFailure(None)), None
+    roots = lower.diagonal()
+    summary = _DiagonalDone(
+        tuple(digests), float(np.log(roots).sum()), float(np.square(roots).min())
+    )
+    return summary, lower if past < store.plan.n else None
+
+
+def _finish_rows(
+    source: Source,
+    store: FactorStore,
+    k: int,
+    r0: int,
+    r1: int,
+    row: list[Matrix],
+    lower: Matrix | None,
+    progress: Progress,
+) -> bytes | _PanelFailure | None:
+    """Update, solve and store rows r0:r1 of panel ``k``, with one BLAS thread.
+
+    Returns the sha256 of the rows' chunks; None where the diagonal block failed.
+    """
+    if lower is None:
+        return None
+    first, past = store.plan.columns(k)
+    values = np.array(source.block(first, past, r0, r1).T, order="C")
+    with blas_threads(1):
+        for j, block in enumerate(row):
+            blas.subtract_product(values, store.rows(j, r0, r1), block, tb=True)
+            progress.add(2.0 * len(values) * block.size)
+        blas.solve_lower(lower, values, transposed=True, from_right=True)
+        progress.add(float(len(values)) * lower.size)
+    if not np.isfinite(values).all():
+        return _PanelFailure(None)
+    return store.write(k, r0, r1, first, past, values)
+
+
+def _compute_panel(
     source: Source,
     store: FactorStore,
     k: int,
@@ -194,87 +310,157 @@ def compute_panel(
     limit: int,
     threads: int,
     progress: Progress,
-) -> dict[str, Any] | PanelFailure:
-    """Compute and store one panel; its record is left to the caller.
-
-    Args:
-        source: The matrix.
-        store: The factor, its earlier panels whole.
-        k: Panel.
-        shift: Absolute ridge.
-        run: Computes Delayed objects.
-        limit: Bytes; caps the tasks that run at once in this process.
-        threads: Of BLAS, for the diagonal block.
-        progress: Counts the panel's operations and tells of them.
-
-    Returns:
-        ``sha256``, ``min_pivot`` and ``log_diagonal`` of the panel; or why it failed.
-    """
-    from dask import delayed
-
+) -> dict[str, Any] | _PanelFailure:
+    """Compute and store one panel after the earlier ones; return the fields of its record."""
     plan = store.plan
-    # unexamined: Dask would otherwise hash the matrix, or compute a Dask array inside it
-    matrix = delayed(source, pure=False, traverse=False)
-    factor = delayed(store, pure=False, traverse=False)
-    counter = delayed(progress, pure=False, traverse=False)
-    row = delayed(read_row, pure=False)(factor, k)
-    head, lower = delayed(factor_diagonal, pure=False, nout=2)(
-        matrix, factor, k, shift, row, threads, counter
-    )
-    finish = delayed(finish_rows, pure=False)
+    matrix, factor, counter = constant(source), constant(store), constant(progress)
+    row = task(_read_row)(factor, k)
+    head, lower = task(_factor_diagonal, outputs=2)(matrix, factor, k, shift, row, threads, counter)
+    finish = task(_finish_rows)
     below = [
         finish(matrix, factor, k, r0, r1, row, lower, counter)
         for r0, r1 in plan.blocks(plan.columns(k)[1], plan.n)
     ]
     results = progress.watch(lambda: run([head, *below], plan.tasks_at_once(limit)))
-    summary: DiagonalDone = results[0]
-    if summary.failure is not None:
-        return summary.failure
-    digests = list(summary.digests)
+    diagonal: _DiagonalDone = results[0]
+    if diagonal.failure is not None:
+        return diagonal.failure
+    digests = list(diagonal.digests)
     for result in results[1:]:
         if not isinstance(result, bytes):
-            return PanelFailure(None)
+            return _PanelFailure(None)
         digests.append(result)
     return {
         "sha256": panel_digest(digests),
-        "min_pivot": summary.min_pivot,
-        "log_diagonal": summary.log_diagonal,
+        "min_pivot": diagonal.min_pivot,
+        "log_diagonal": diagonal.log_diagonal,
     }
 
 
 def _explain(
-    failure: PanelFailure,
+    failure: _PanelFailure,
     source: Source,
     store: FactorStore,
     attributes: dict[str, Any],
     run: Runner,
     limit: int,
-    listener: Listener | None,
+    listener: Subscriber | None,
 ) -> NoReturn:
-    """Raise the error for a failed panel, and leave nothing of the factor behind."""
-    notify: Listener = listener or (lambda event: None)
+    """Raise the error for a failed panel, and remove the unfinished factor."""
     store.forget(0)
     plan, mean, ridge = store.plan, attributes["mean_diagonal"], attributes["ridge"]
     threads = attributes["blas_threads"]
     if failure.pivot is None:
         groups.clear_group(store.url, KIND)
-        raise spoiled(source, plan.block)
+        raise not_finite_in(source, plan.block)
 
     def fails(shift: float) -> bool:
         counts = range(plan.count)
         progress = Progress("ridge", sum(plan.flops(k) for k in counts), listener)
         panels = (
-            compute_panel(source, store, k, shift, run, limit, threads, progress) for k in counts
+            _compute_panel(source, store, k, shift, run, limit, threads, progress) for k in counts
         )
-        return any(isinstance(panel, PanelFailure) for panel in panels)
+        return any(isinstance(panel, _PanelFailure) for panel in panels)
 
-    suggested = suggest_ridge(source, plan, ridge, mean, fails, notify)
+    suggested = _suggest_ridge(source, plan, ridge, mean, fails, notifier(listener))
     groups.clear_group(store.url, KIND)
-    raise not_positive_definite(
-        pivot=failure.pivot,
-        value=failure.value,
-        n=plan.n,
-        ridge=ridge,
-        mean=mean,
-        suggested=suggested,
+    status = LinalgStatus.NOT_POSITIVE_DEFINITE
+    if suggested is None:
+        status = LinalgStatus.NO_RIDGE_PASSES
+    pivot, value = failure.pivot, failure.value
+    text = status.message(
+        pivot=pivot, n=plan.n, value=value, ridge=ridge, mean=mean, suggested=suggested
     )
+    raise NotPositiveDefiniteError(
+        text, pivot=pivot, value=value, ridge=ridge, suggested_ridge=suggested
+    )
+
+
+def _suggest_ridge(
+    source: Source,
+    plan: PanelPlan,
+    ridge: float,
+    mean: float,
+    fails: Callable[[float], bool],
+    notify: Subscriber,
+) -> float | None:
+    """Return the smallest step of the ladder above ``ridge`` that passes; None where none does.
+
+    Every answer comes from a factorisation. Where the matrix fits the memory limit (one panel),
+    its smallest eigenvalue tells which step to try first, and that step and its neighbours are
+    factored in memory. Otherwise the ladder is bisected with whole factorisations in the failed
+    factor's store: at most four. ``fails`` takes an absolute ridge.
+    """
+    steps = [step for step in RIDGE_LADDER if step > ridge]
+    if mean <= 0 or not steps:
+        return None
+    start = None
+    if plan.count == 1:
+        needed = -_smallest_eigenvalue(source, plan) / mean
+        start = next((i for i, step in enumerate(steps) if step > needed), len(steps))
+        fails = _in_memory(source, plan)
+
+    def passes(index: int) -> bool:
+        passed = not fails(steps[index] * mean)
+        notify(RidgeTried(steps[index], passed))
+        return passed
+
+    best = first_passing(len(steps), passes, start)
+    return steps[best] if best < len(steps) else None
+
+
+def first_passing(count: int, passes: Callable[[int], bool], start: int | None = None) -> int:
+    """Return the first of ``count`` steps that passes, ``count`` where none does.
+
+    Steps after a passing one are assumed to pass. Both sides of the answer are tried: the step
+    returned has passed and the one before it has failed.
+
+    Args:
+        count: Number of steps.
+        passes: Tries one step.
+        start: A guess, from which the search moves step by step; None bisects.
+    """
+    low, high = 0, count  # before low all fail, from high on all pass
+    guess = start
+    while low < high:
+        middle = (low + high) // 2 if guess is None else min(max(guess, low), high - 1)
+        if passes(middle):
+            high = middle
+            guess = None if guess is None else middle - 1
+        else:
+            low = middle + 1
+            guess = None if guess is None else middle + 1
+    return high
+
+
+def _smallest_eigenvalue(source: Source, plan: PanelPlan) -> float:
+    """Return the smallest eigenvalue of the whole matrix (LAPACK syevr)."""
+    from scipy.linalg import eigh
+
+    return float(
+        eigh(
+            _load(source, plan).T,  # column-major for LAPACK: no second copy
+            lower=False,
+            eigvals_only=True,
+            subset_by_index=[0, 0],
+            overwrite_a=True,
+            check_finite=False,
+        )[0]
+    )
+
+
+def _in_memory(source: Source, plan: PanelPlan) -> Callable[[float], bool]:
+    """Return a function that factors in memory and returns whether that fails."""
+
+    def fails(shift: float) -> bool:
+        lower = _load(source, plan)
+        np.fill_diagonal(lower, lower.diagonal() + shift)
+        return blas.cholesky_lower(lower) >= 0
+
+    return fails
+
+
+def _load(source: Source, plan: PanelPlan) -> Matrix:
+    lower = np.zeros((source.n, source.n))
+    source.fill_lower(lower, 0, plan.block)
+    return lower

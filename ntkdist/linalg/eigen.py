@@ -1,4 +1,4 @@
-"""The top eigenpairs of a (centred) Gram matrix, by streamed products: KPCA and spectra."""
+"""The largest eigenpairs of a (centred) Gram matrix by streamed products, for KPCA and spectra."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.linalg._checks import check_room, check_setting
-from ntkdist.linalg.events import IterationDone, Listener
-from ntkdist.linalg.operator import SymmetricOperator
-from ntkdist.linalg.outcomes import NotConvergedError, Outcome
-from ntkdist.linalg.panels import ITEM, parse_memory
-from ntkdist.linalg.schedule import (
-    Scheduler,
-    blas_threads_between,
-    task_runner,
-    thread_count,
+from ntkdist.events.bus import Subscriber
+from ntkdist.events.types import IterationDone
+from ntkdist.linalg.blas import ITEM, Matrix, Vector, blas_threads_between
+from ntkdist.linalg.matrix import Source, SymmetricOperator
+from ntkdist.linalg.status import (
+    LinalgStatus,
+    NotConvergedError,
+    check_memory,
+    check_setting,
+    parse_memory,
 )
-from ntkdist.linalg.source import Matrix, Source, Vector
+from ntkdist.linalg.tasks import Scheduler, notifier, task_runner, thread_count
 
 METHODS = ("auto", "lobpcg", "lanczos")
-#: Below this many rows, or this many times the block, all eigenpairs are computed by LAPACK.
+#: Up to this many rows, or this many times the block, LAPACK computes the eigenpairs.
 _DENSE_ROWS = 512
 _DENSE_BLOCKS = 8
-#: Columns of LOBPCG's block beside the wanted ones: the gap behind them decides its speed.
+#: Columns of LOBPCG's block beyond the wanted ones: the spectral gap after them decides its speed.
 _EXTRA = 16
-#: Arrays of the block's size that LOBPCG holds; vectors that Lanczos holds for each wanted one.
+#: Arrays of the block's size that LOBPCG or Lanczos needs.
 _COPIES = 12
 _MOST_STEPS = 200
 
@@ -41,8 +41,8 @@ class Eigenpairs:
     Attributes:
         values: (k,) float64, descending.
         vectors: (N, k) float64, orthonormal columns; each one's largest entry is positive.
-        residuals: (k,) float64, ‖A v − λ v‖: an eigenvalue of A lies within that of each λ.
-        total: Trace of the (centred) matrix: what all eigenvalues add up to.
+        residuals: (k,) float64, ‖A v − λ v‖: an eigenvalue of A lies within that distance of λ.
+        total: Trace of the (centred) matrix, the sum of all eigenvalues.
         passes: Passes over the matrix.
     """
 
@@ -68,24 +68,24 @@ def top_eigenpairs(
     seed: int = 0,
     memory_limit: int | str = "2GiB",
     scheduler: Scheduler = None,
-    on_event: Listener | None = None,
+    on_event: Subscriber | None = None,
 ) -> Eigenpairs:
     """Compute the ``k`` largest eigenpairs of A, or of the centred A, without holding it.
 
     Equivalent to ``scipy.linalg.eigh(a, subset_by_index=[N - k, N - 1])``, largest first. Each
-    step is one pass over the upper triangle, which is kept in memory where half of
-    ``memory_limit`` holds it. LOBPCG (block of 2k or k + 16 vectors, started with a pass over
-    random ones) needs the fewest passes; where it does not reach the tolerance, ``"auto"`` goes
-    on with Lanczos (ARPACK), which is slower and surer. Small matrices go to LAPACK.
+    step is one pass over the upper triangle, which stays in memory if it fits half of
+    ``memory_limit``. LOBPCG (block of 2k or k + 16 vectors, started with a pass over random ones)
+    needs the fewest passes; if it does not reach the tolerance, ``"auto"`` continues with Lanczos
+    (ARPACK), which is slower and more reliable. LAPACK handles small matrices.
 
     Args:
         a: (N, N) real symmetric, as for :func:`ntkdist.linalg.factorize`.
-        k: How many, 1 to N.
-        centered: Whether rows and columns are centred first (C A C with C = I − 11ᵀ/N), as
+        k: Number of eigenpairs, 1 to N.
+        centered: Whether to centre rows and columns first (C A C with C = I − 11ᵀ/N), as
             kernel PCA does.
         tolerance: Largest ‖A v − λ v‖ relative to the largest eigenvalue; 0 < tolerance < 1.
         method: ``"auto"``, ``"lobpcg"`` or ``"lanczos"``.
-        seed: Of the random start.
+        seed: Seed of the random start.
         memory_limit: Bytes (or ``"2GiB"``) for one process's work.
         scheduler: As for :func:`ntkdist.linalg.factorize`.
         on_event: Called with an ``IterationDone`` for each pass.
@@ -95,7 +95,7 @@ def top_eigenpairs(
 
     Raises:
         InputError: A bad argument, or too little memory for the vectors.
-        NotConvergedError: The tolerance was not reached; ``.result`` holds what was.
+        NotConvergedError: The tolerance was not reached; ``.result`` holds the eigenpairs so far.
         StoreError: The matrix cannot be read.
 
     Source:
@@ -106,20 +106,20 @@ def top_eigenpairs(
     limit = parse_memory(memory_limit)
     _check(source.n, k, tolerance, method)
     block = min(max(2 * k, k + _EXTRA), source.n)
-    room = _COPIES * ITEM * source.n * block
-    check_room(room, limit, vectors=block, n=source.n, remedy=", or pass a smaller k")
+    need = _COPIES * ITEM * source.n * block
+    check_memory(need, limit, vectors=block, n=source.n, remedy=", or pass a smaller k")
     with task_runner(scheduler) as run, blas_threads_between(thread_count()):
         multiply = SymmetricOperator(source, run, memory_limit=limit, centered=centered)
-        product = _Counted(multiply, tolerance, on_event or (lambda event: None))
+        product = _Counted(multiply, tolerance, notifier(on_event))
         total = _trace(source, product, centered)
         if source.n <= max(_DENSE_ROWS, _DENSE_BLOCKS * block):
-            found = _dense(product, k)
+            pairs = _dense(product, k)
         else:
-            found = _streamed(product, k, block, tolerance, method, seed)
-    values, vectors, residuals = found
+            pairs = _streamed(product, k, block, tolerance, method, seed)
+    values, vectors, residuals = pairs
     result = Eigenpairs(values, vectors, residuals, total, multiply.passes)
     if residuals.max() > tolerance * max(abs(values[0]), np.finfo(np.float64).tiny):
-        text = Outcome.EIGEN_NOT_CONVERGED.message(
+        text = LinalgStatus.EIGEN_NOT_CONVERGED.message(
             residual=residuals.max() / max(abs(values[0]), np.finfo(np.float64).tiny),
             passes=multiply.passes,
             tolerance=tolerance,
@@ -130,9 +130,9 @@ def top_eigenpairs(
 
 
 class _Counted:
-    """The operator, telling each pass."""
+    """The operator, with an event for each pass."""
 
-    def __init__(self, multiply: SymmetricOperator, tolerance: float, notify: Listener) -> None:
+    def __init__(self, multiply: SymmetricOperator, tolerance: float, notify: Subscriber) -> None:
         self.n = multiply.n
         self._multiply, self._tolerance, self._notify = multiply, tolerance, notify
 
@@ -167,21 +167,21 @@ def _streamed(
 
     n = product.n
     operator = LinearOperator((n, n), matvec=product, matmat=product, dtype=np.float64)
-    # one pass over random vectors leaves mostly the leading eigenvectors in them
+    # one product with random vectors leaves mostly leading eigenvectors in their span
     start, upper = np.linalg.qr(product(np.random.default_rng(seed).standard_normal((n, block))))
     if method != "lanczos":
-        largest = float(np.linalg.norm(upper, 2)) / np.sqrt(block)  # about; checked below
+        largest = float(np.linalg.norm(upper, 2)) / np.sqrt(block)  # approximately
         with warnings.catch_warnings():
-            # what it reached is checked below, pair by pair
+            # the residual of each pair is checked below
             warnings.simplefilter("ignore", UserWarning)
             _, vectors = lobpcg(
                 operator, start, largest=True, tol=tolerance * largest / 2,
                 maxiter=_MOST_STEPS,
             )  # fmt: skip
-        found = _rayleigh_ritz(product, vectors, k)
-        if method == "lobpcg" or found[2].max() <= tolerance * abs(found[0][0]):
-            return found
-        start = np.hstack([found[1], start])
+        pairs = _rayleigh_ritz(product, vectors, k)
+        if method == "lobpcg" or pairs[2].max() <= tolerance * abs(pairs[0][0]):
+            return pairs
+        start = np.hstack([pairs[1], start])
     _, vectors = eigsh(
         operator, k, which="LA", v0=start.sum(axis=1), tol=tolerance / 10, ncv=min(n, 4 * k + 20)
     )
@@ -189,7 +189,7 @@ def _streamed(
 
 
 def _rayleigh_ritz(product: _Counted, vectors: Matrix, k: int) -> tuple[Vector, Matrix, Vector]:
-    """Return the best pairs of a subspace, with their residuals; one pass."""
+    """Return the Ritz pairs of a subspace, with their residuals; one pass."""
     from scipy.linalg import eigh
 
     basis = np.linalg.qr(vectors)[0]
@@ -201,7 +201,7 @@ def _rayleigh_ritz(product: _Counted, vectors: Matrix, k: int) -> tuple[Vector, 
 
 
 def _finish(values: Vector, vectors: Matrix, image: Matrix) -> tuple[Vector, Matrix, Vector]:
-    """Fix the vectors' signs and take the residuals."""
+    """Fix the signs of the vectors and compute the residuals."""
     residuals = np.linalg.norm(image - vectors * values, axis=0)
     largest = np.abs(vectors).argmax(axis=0)
     signs = np.where(vectors[largest, np.arange(len(values))] < 0, -1.0, 1.0)
@@ -209,7 +209,7 @@ def _finish(values: Vector, vectors: Matrix, image: Matrix) -> tuple[Vector, Mat
 
 
 def _trace(source: Source, product: _Counted, centered: bool) -> float:
-    """Return the trace of the matrix the operator stands for."""
+    """Return the trace of the (centred) matrix."""
     trace = float(source.diagonal().sum())
     if not centered:
         return trace

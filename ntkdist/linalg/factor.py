@@ -1,4 +1,4 @@
-"""The finished factor: factor once, open anywhere, solve many."""
+"""A finished factor: computed once, opened anywhere, used for many solves."""
 
 from __future__ import annotations
 
@@ -11,30 +11,27 @@ from numpy.typing import ArrayLike, NDArray
 
 from ntkdist import storage
 from ntkdist.errors import InputError, StoreError
+from ntkdist.events.bus import Subscriber
 from ntkdist.linalg import groups
-from ntkdist.linalg._checks import check_vectors
 from ntkdist.linalg.append import NewRows, append_rows
-from ntkdist.linalg.diagonal import RECORDS as DIAGONAL_RECORDS
-from ntkdist.linalg.diagonal import Former, compute_diagonal, is_stored, read_diagonal
-from ntkdist.linalg.events import Listener
+from ntkdist.linalg.blas import ITEM, Matrix, blas_threads
 from ntkdist.linalg.inverse import (
-    ROW_RECORDS,
+    DIAGONAL,
+    INVERSE,
+    RECORDS,
+    Former,
     InverseStore,
-    check_indices,
-    is_whole_inverse,
+    compute_diagonal,
+    compute_inverse,
+    is_whole,
+    read_diagonal,
 )
-from ntkdist.linalg.invert import compute_inverse
-from ntkdist.linalg.operator import SymmetricOperator
-from ntkdist.linalg.outcomes import Outcome
-from ntkdist.linalg.panels import ITEM, parse_memory
-from ntkdist.linalg.progress import Progress
-from ntkdist.linalg.refine import refine
-from ntkdist.linalg.schedule import Scheduler, blas_threads, task_runner
-from ntkdist.linalg.solve import backward, forward, inverse_norm1, substitution_flops
-from ntkdist.linalg.source import Source
-from ntkdist.linalg.store import HOW, KIND, FactorStore
+from ntkdist.linalg.matrix import Source, SymmetricOperator
+from ntkdist.linalg.panels import KIND, PROCESS, FactorStore
+from ntkdist.linalg.solve import backward, forward, inverse_norm1, refine, substitution_flops
+from ntkdist.linalg.status import LinalgStatus, check_indices, check_vectors, parse_memory
+from ntkdist.linalg.tasks import Progress, Scheduler, task_runner
 
-_SERIES = {"inverse": ROW_RECORDS, "diagonal": DIAGONAL_RECORDS}
 _REMEDY = "compute it with ntkdist.linalg.factorize"
 
 
@@ -42,15 +39,15 @@ class CholeskyFactor:
     """L of A + ridge = L Lᵀ, stored panel by panel; equivalent to ``scipy.linalg.cho_factor``.
 
     Use :meth:`open` or :func:`ntkdist.linalg.factorize`. Panels stay in memory after their first
-    use where all of them fit ``memory_limit``, and are streamed otherwise.
+    use if all of them fit ``memory_limit``; otherwise they are streamed.
 
     Args:
         store: The panels.
         attributes: The group's attributes.
-        records: One record per panel of the first band.
-        bands: One record per band appended.
-        memory_limit: Bytes for kept panels and for batches of columns.
-        scheduler: Where its tasks run.
+        records: One record for each panel of the first band.
+        bands: One record for each appended band.
+        memory_limit: Bytes for panels kept in memory and for batches of columns.
+        scheduler: The scheduler of its tasks.
     """
 
     def __init__(
@@ -77,8 +74,9 @@ class CholeskyFactor:
         """Open a finished factor.
 
         Args:
-            url: Folder or URL it was computed into.
-            memory_limit: Bytes (or ``"2GiB"``) for panels kept in memory and for column batches.
+            url: Folder or URL of the factor.
+            memory_limit: Bytes (or ``"2GiB"``) for panels kept in memory and for batches of
+                columns.
             scheduler: As for :func:`ntkdist.linalg.factorize`; used by :meth:`inverse`,
                 :meth:`diagonal_of_inverse` and for refinement.
 
@@ -86,20 +84,25 @@ class CholeskyFactor:
             The factor.
 
         Raises:
-            InputError: Something else is at ``url``.
-            StoreError: Nothing is there, or the factor is not finished.
+            InputError: ``url`` holds other content.
+            StoreError: There is no factor, or it is not finished.
         """
         address = storage.normal(url)
         opened = FactorStore.open(address)
         if opened is None:
-            raise StoreError(Outcome.ABSENT.message(url=address, kind=KIND, remedy=_REMEDY))
+            raise StoreError(LinalgStatus.ABSENT.message(url=address, kind=KIND, remedy=_REMEDY))
         store, attributes = opened
         records = store.records()
         count = store.plan.first_count
         if len(records) < count:
             raise StoreError(
-                Outcome.INCOMPLETE.message(
-                    kind=KIND, url=address, done=len(records), count=count, parts="panels", how=HOW
+                LinalgStatus.INCOMPLETE.message(
+                    kind=KIND,
+                    url=address,
+                    done=len(records),
+                    count=count,
+                    parts="panels",
+                    process=PROCESS,
                 )
             )
         bands = store.bands()[: len(store.plan.added)]
@@ -107,7 +110,7 @@ class CholeskyFactor:
 
     @property
     def url(self) -> str:
-        """Where the factor is stored."""
+        """Folder or URL of the factor."""
         return self._store.url
 
     @property
@@ -127,7 +130,7 @@ class CholeskyFactor:
 
     @property
     def panel_count(self) -> int:
-        """How many panels the factor has."""
+        """Number of panels."""
         return self._store.plan.count
 
     @property
@@ -137,39 +140,39 @@ class CholeskyFactor:
 
     @property
     def ridge_absolute(self) -> float:
-        """What was added to every diagonal entry."""
+        """The number that was added to every diagonal entry."""
         return float(self._attributes["ridge_absolute"])
 
     @property
     def fingerprint(self) -> str:
-        """What identifies the matrix that was factored."""
+        """Text that identifies the factored matrix."""
         return str(self._attributes["fingerprint"])
 
     @property
     def min_pivot(self) -> float:
-        """Smallest pivot (L_ii squared): how near the matrix is to not being definite."""
+        """Smallest pivot (L_ii squared); near 0 for a nearly singular matrix."""
         return min(float(record["min_pivot"]) for record in self._all_records())
 
     @property
     def has_inverse(self) -> bool:
         """Whether the whole inverse of this factor is stored beside its panels."""
-        return is_whole_inverse(f"{self.url}/inverse", self.digest())
+        return is_whole(f"{self.url}/inverse", INVERSE, self.digest())
 
     def stored_diagonal(self) -> NDArray[np.float64] | None:
-        """Read the diagonal of the inverse that is stored by itself; None where none is whole.
+        """Read the diagonal of the inverse that is stored without the inverse; None if not whole.
 
         Raises:
             StoreError: It is damaged.
         """
         address = f"{self.url}/diagonal"
-        if not is_stored(address, self.digest()):
+        if not is_whole(address, DIAGONAL, self.digest()):
             return None
         return read_diagonal(address, self._store.plan)
 
     @property
     def has_diagonal(self) -> bool:
-        """Whether the diagonal of the inverse is stored, by itself or with the inverse."""
-        return is_stored(f"{self.url}/diagonal", self.digest()) or self.has_inverse
+        """Whether the diagonal of the inverse is stored, alone or with the inverse."""
+        return is_whole(f"{self.url}/diagonal", DIAGONAL, self.digest()) or self.has_inverse
 
     def solve(
         self,
@@ -177,18 +180,18 @@ class CholeskyFactor:
         *,
         matrix: Any = None,
         steps: int = 3,
-        on_event: Listener | None = None,
+        on_event: Subscriber | None = None,
     ) -> NDArray[np.float64]:
         """Solve (A + ridge) X = B; equivalent to ``scipy.linalg.cho_solve``.
 
-        With the ``matrix`` at hand the solution is refined: corrected by its residual (in float64)
-        as long as that shrinks it. Each step is one pass over the matrix and one solve.
+        With ``matrix`` the solution is refined: corrected by its residual (in float64) as long as
+        that makes the residual smaller. Each step is one pass over the matrix and one solve.
 
         Args:
             b: (N,) or (N, K) real, finite.
-            matrix: A, as it was given to ``factorize``; None solves once.
+            matrix: A, as it was given to ``factorize``; None solves without refinement.
             steps: Most refinement steps.
-            on_event: Called every few seconds with a ``LinalgProgress``; not for refinement.
+            on_event: Called every few seconds with a ``LinalgProgress``, except in refinement.
 
         Returns:
             X, of b's shape, float64.
@@ -201,34 +204,36 @@ class CholeskyFactor:
         progress = Progress("solve", 2 * substitution_flops(*rhs.shape), on_event)
         x = progress.watch(lambda: self._substitute(rhs.copy(), progress))
         if matrix is not None:
-            source = Source(matrix)
-            if source.n != self.n:
-                raise InputError(
-                    f"the matrix has {source.n} rows and the factor {self.n}; pass the matrix "
-                    "that was factored"
-                )
+            source = self._source_of(matrix)
             with task_runner(self._scheduler) as run:
                 product = SymmetricOperator(source, run, memory_limit=self._limit)
                 shift = self.ridge_absolute
                 x = refine(lambda v: product(v) + shift * v, self._substitute, rhs, x, steps)
         return x.reshape(np.shape(b))
 
-    def _substitute(
-        self, x: NDArray[np.float64], progress: Progress | None = None
-    ) -> NDArray[np.float64]:
+    def _source_of(self, matrix: Any) -> Source:
+        source = Source(matrix)
+        if source.n != self.n:
+            raise InputError(
+                f"the matrix has {source.n} rows and the factor {self.n}; pass the matrix that "
+                "was factored"
+            )
+        return source
+
+    def _substitute(self, x: Matrix, progress: Progress | None = None) -> Matrix:
         with blas_threads(self._attributes["blas_threads"]):
             forward(self._store, x, progress=progress)
             backward(self._store, x, progress=progress)
         return x
 
     def inverse_columns(self, indices: Sequence[int] | NDArray[np.integer]) -> NDArray[np.float64]:
-        """Compute columns of (A + ridge)⁻¹ without the rest of it.
+        """Compute some columns of (A + ridge)⁻¹.
 
         Args:
             indices: (m,) integers from 0 to N - 1; repeats allowed.
 
         Returns:
-            (N, m) float64, in the order asked for.
+            (N, m) float64, in the order of ``indices``.
 
         Raises:
             InputError: An index is out of range.
@@ -238,37 +243,37 @@ class CholeskyFactor:
         out = np.empty((self.n, len(wanted)))
         batch = max(1, self._limit // (4 * ITEM * self.n))
         for start in range(0, len(wanted), batch):
-            some = wanted[start : start + batch]
-            x = np.zeros((self.n, len(some)))
-            x[some, np.arange(len(some))] = 1.0
-            first = int(some.min())
+            columns = wanted[start : start + batch]
+            x = np.zeros((self.n, len(columns)))
+            x[columns, np.arange(len(columns))] = 1.0
+            first = int(columns.min())
             with blas_threads(self._attributes["blas_threads"]):
                 forward(self._store, x[first:], first)
                 backward(self._store, x)
-            out[:, start : start + len(some)] = x
+            out[:, start : start + len(columns)] = x
         return out
 
     def diagonal_of_inverse(
-        self, *, on_event: Listener | None = None, overwrite: bool = False
+        self, *, on_event: Subscriber | None = None, overwrite: bool = False
     ) -> NDArray[np.float64]:
-        """Compute the diagonal of (A + ridge)⁻¹ without the rest of it; resumable.
+        """Compute the diagonal of (A + ridge)⁻¹ alone; resumable.
 
-        N³/3 operations, half of those of the whole inverse, and N numbers on disk, beside the
-        panels, from where the next call reads them. The diagonal of a stored inverse is read
+        N³/3 operations, half of those of the whole inverse. The N numbers are stored beside the
+        panels, and the next call reads them. If the inverse is stored, its diagonal is read
         instead. After :meth:`append` of m rows, fewer than a third of all, a stored diagonal is
         extended in O(N²m) operations. With G = H⁻¹Y it gives leave-one-out residuals: G_ik / A_ii.
 
         Args:
             on_event: Called with an ``InverseBlockDone`` (stage ``"diagonal"``) for each chunk of
                 columns and every few seconds with a ``LinalgProgress``, from this thread.
-            overwrite: Compute it anew, whatever is stored.
+            overwrite: Compute it again even if it is stored.
 
         Returns:
             (N,) float64.
 
         Raises:
-            InputError: The factor's place cannot be written.
-            StoreError: A stored part is damaged, or the store refuses to be written.
+            InputError: The factor's group cannot be written.
+            StoreError: A stored part is damaged, or a part could not be written.
         """
         if not overwrite and self.has_inverse:
             return InverseStore.open(f"{self.url}/inverse").diagonal()
@@ -292,44 +297,44 @@ class CholeskyFactor:
         rows: Any,
         *,
         fingerprint: str | None = None,
-        on_event: Listener | None = None,
+        on_event: Subscriber | None = None,
     ) -> CholeskyFactor:
         """Extend the factor by rows of a larger matrix, in O(N²m) operations.
 
-        The factor at the same url then is that of the larger matrix; this object still is the
-        smaller one's. The absolute ridge stays what it is (``ridge`` remains relative to the mean
-        of the first rows' diagonal). Rows that do not fit the memory limit together go in
-        bands; after an interruption the same call with the larger matrix goes on behind the last
-        band. An inverse stored beside the panels is dropped; a diagonal of the inverse is kept, to
-        be extended when it is asked for.
+        The factor at the same url becomes that of the larger matrix; this object remains that of
+        the smaller one. The absolute ridge does not change (``ridge`` remains relative to the mean
+        of the first rows' diagonal). Rows that do not fit the memory limit together are appended
+        in bands; after an interruption the same call with the larger matrix continues after the
+        last band. An inverse stored beside the panels is dropped. A stored diagonal of the inverse
+        is kept; :meth:`diagonal_of_inverse` extends it.
 
         Args:
             rows: The larger matrix (N + m, N + m), of which the upper triangle is used, or its
                 last rows (m, N + m), at least all new ones: NumPy, Dask or Zarr array, or anything
                 with ``.shape``, ``.dtype`` and two-dimensional basic slicing.
-            fingerprint: What identifies the larger matrix; None hashes a sample of it, or of
-                its rows.
+            fingerprint: Text that identifies the larger matrix; None hashes a sample of it, or
+                of its rows.
             on_event: Called with a ``BandDone`` for each band stored, and every few seconds with
                 a ``LinalgProgress``.
 
         Returns:
-            The factor of the larger matrix, opened; an unchanged one where there is nothing new.
+            The factor of the larger matrix, opened; the same factor if there are no new rows.
 
         Raises:
             InputError: The rows have another shape or are not finite; the factor was extended
                 meanwhile; or the memory limit is too small.
             NotPositiveDefiniteError: There is no factor with these rows; this one is kept.
-            StoreError: Something stored is damaged, or the store refuses to be written.
+            StoreError: A stored part is damaged, or a band could not be written.
         """
         now = CholeskyFactor.open(self.url, memory_limit=self._limit, scheduler=self._scheduler)
         if now.digest() != self.digest():
             raise InputError(
-                f"the factor at {self.url} has {now.n} rows by now and is not the one that was "
+                f"the factor at {self.url} now has {now.n} rows and is not the one that was "
                 "opened; open it again"
             )
         new = NewRows(rows, self.n)
         append_rows(
-            FactorStore(self.url, self._store.plan),  # which keeps nothing: each part is used once
+            FactorStore(self.url, self._store.plan),  # keeps no strip: each part is used once
             self._attributes,
             new,
             fingerprint=new.fingerprint(self.fingerprint) if fingerprint is None else fingerprint,
@@ -339,30 +344,30 @@ class CholeskyFactor:
         return CholeskyFactor.open(self.url, memory_limit=self._limit, scheduler=self._scheduler)
 
     def inverse(
-        self, url: Any = None, *, on_event: Listener | None = None, overwrite: bool = False
+        self, url: Any = None, *, on_event: Subscriber | None = None, overwrite: bool = False
     ) -> InverseStore:
-        """Compute (A + ridge)⁻¹ into a store whose rows are one read each; resumable.
+        """Compute and store (A + ridge)⁻¹ by rows, so that one row is one read; resumable.
 
-        Symmetric to the bit. Takes twice the operations of the factorisation.
+        It is symmetric to the bit, and takes twice the operations of the factorisation.
 
         Args:
-            url: Folder or URL of its own group; None puts it beside the panels, in place of
-                one of an earlier factor.
+            url: Folder or URL of its own group; None stores it beside the panels, in place of
+                that of an earlier factor.
             on_event: Called with an ``InverseBlockDone`` for each block and every few seconds
                 with a ``LinalgProgress``, from this thread.
-            overwrite: Drop an inverse that is there and compute it anew.
+            overwrite: Replace a stored inverse.
 
         Returns:
-            The inverse, opened; at once where it was finished before.
+            The inverse, opened; without computation if it was finished before.
 
         Raises:
             InputError: ``url`` holds another factor's inverse, or cannot be written.
-            StoreError: A stored part is damaged, or the store refuses to be written.
+            StoreError: A stored part is damaged, or a part could not be written.
         """
         address = f"{self.url}/inverse" if url is None else storage.normal(url)
         if url is None and not overwrite:
-            found = groups.open_group(address, "inverse", any_schema=True)
-            overwrite = found is not None and found.attrs["factor"] != self.digest()
+            stored = groups.open_group(address, INVERSE, any_schema=True)
+            overwrite = stored is not None and stored.attrs["factor"] != self.digest()
         return compute_inverse(
             self._store,
             self.digest(),
@@ -381,11 +386,12 @@ class CholeskyFactor:
     def condition_estimate(self) -> float:
         """Estimate the 1-norm condition number of A + ridge.
 
-        Equivalent to LAPACK's dpocon; a lower bound that is rarely off by more than 3. The norm
-        of the matrix was taken when it was factored; its inverse's takes up to 12 solves.
+        Equivalent to LAPACK's dpocon: a lower bound that is rarely off by more than a factor 3.
+        The norm of the matrix is stored with the factor; that of the inverse takes up to 12
+        solves.
 
         Returns:
-            ‖A + ridge‖₁ · ‖(A + ridge)⁻¹‖₁, estimated.
+            The estimate of ‖A + ridge‖₁ · ‖(A + ridge)⁻¹‖₁.
         """
         return float(self._attributes["norm1"]) * inverse_norm1(self.solve, self.n)
 
@@ -415,13 +421,13 @@ class CholeskyFactor:
                     raise self._store.damaged(k, f"added/{band:05d}/{k:05d}", reason, band)
 
     def backward_error(self, matrix: Any, *, seed: int = 0) -> float:
-        """Return how well the factor fits a matrix: about 1e-16 if it is that matrix's.
+        """Return the backward error of one solve: about 1e-16 if the factor is the matrix's.
 
-        One random right-hand side, one solve, and one pass over the matrix.
+        Takes one random right-hand side, one solve, and one pass over the matrix.
 
         Args:
             matrix: A, as it was given to ``factorize``.
-            seed: Of the right-hand side.
+            seed: Seed of the right-hand side.
 
         Returns:
             ‖(A + ridge) x − b‖ / (‖A + ridge‖₁ ‖x‖ + ‖b‖), in the 2-norm.
@@ -430,9 +436,7 @@ class CholeskyFactor:
             InputError: The matrix has another shape.
             StoreError: A stored panel or the matrix is damaged.
         """
-        source = Source(matrix)
-        if source.n != self.n:
-            raise InputError(f"the matrix has {source.n} rows and the factor {self.n}")
+        source = self._source_of(matrix)
         b = np.random.default_rng(seed).normal(size=(self.n, 1))
         x = self._substitute(b.copy())
         with task_runner(self._scheduler) as run:
@@ -446,18 +450,18 @@ class CholeskyFactor:
 
 
 def holds(url: Any, part: str, n: int) -> bool:
-    """Return whether a whole inverse, or diagonal of it, is stored beside a factor's panels.
+    """Return whether the whole inverse, or its whole diagonal, is stored beside a factor's panels.
 
-    Looks at its records by one listing, and does not compare which factor of ``n`` rows it is of.
+    Takes one listing of its records. Does not check which factor of ``n`` rows it belongs to.
 
     Args:
         url: Folder or URL of the factor.
         part: ``"inverse"`` or ``"diagonal"``.
-        n: Rows that the factor has.
+        n: Rows of the factor.
     """
     address = f"{storage.normal(url)}/{part}"
     group = groups.open_group(address, part, any_schema=True)
     if group is None or group.attrs["schema"] != groups.SCHEMA or group.attrs["n"] != n:
         return False
-    names = storage.children(storage.join(address, _SERIES[part]))
+    names = storage.children(storage.join(address, RECORDS[part]))
     return sum(name.isdecimal() for name in names) >= -(-n // group.attrs["block"])

@@ -1,7 +1,7 @@
-"""A Zarr group that fills up part by part, each part marked by a record written after it.
+"""A Zarr group that is written part by part, each part followed by a record that marks it as whole.
 
-A record is an empty sub-group whose attributes say what was done. Its metadata is one object,
-written in one step, so a record is there or it is not; the data it speaks of was written before.
+A record is an empty sub-group whose attributes describe the part. Its metadata is one object,
+written in one step, so that a record exists whole or not at all, and always after its data.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from ntkdist import storage
 from ntkdist.errors import InputError, NtkdistError, StoreError
-from ntkdist.linalg.outcomes import Outcome
+from ntkdist.linalg.status import LinalgStatus
 
 SCHEMA = 2
-#: Everything this room puts into a group, in the order it is removed: records before data.
+#: Everything that this package writes into a group, in the order of removal: records before data.
 _MEMBERS = (
     "bands", "panels", "row_blocks", "column_blocks", "states", "sketch", "inverse", "diagonal",
     "added", "iterates", "basis", "values", "lower", "column_sums", "rows", "columns",
@@ -31,15 +31,16 @@ def open_group(url: str, kind: str, *, mode: str = "r", any_schema: bool = False
 
     Args:
         url: Folder or URL.
-        kind: What it has to be (its attribute ``kind``).
+        kind: Kind of the result, the group's attribute ``kind``.
         mode: Zarr's mode, ``"r"`` or ``"r+"``.
-        any_schema: Whether one of an older schema is opened too (to be dropped).
+        any_schema: Whether to open a group of an older schema too (to drop it).
 
     Returns:
-        The group; None where nothing (or an empty group) is there.
+        The group; None where there is nothing, or an empty group.
 
     Raises:
-        InputError: Something else is there, or another schema wrote it.
+        InputError: The place holds other content, or a group of another schema.
+        StoreError: The group cannot be read.
     """
     import zarr
     from zarr.errors import ContainsArrayError, GroupNotFoundError
@@ -51,35 +52,37 @@ def open_group(url: str, kind: str, *, mode: str = "r", any_schema: bool = False
     except (FileNotFoundError, GroupNotFoundError):
         return None
     except ContainsArrayError as error:
-        raise InputError(Outcome.FOREIGN.message(url=url, kind=kind)) from error
+        raise InputError(LinalgStatus.OTHER_CONTENT.message(url=url, kind=kind)) from error
     except NtkdistError:
         raise
     except (ValueError, OSError, TypeError) as error:
         raise StoreError(
-            Outcome.FOREIGN.message(url=url, kind=f"readable {kind} ({error})")
+            LinalgStatus.UNREADABLE_GROUP.message(url=url, kind=kind, reason=error)
         ) from error
     if not attributes and not _has_members(group):
         return None
     if attributes.get("kind") != f"ntkdist-{kind}":
-        raise InputError(Outcome.FOREIGN.message(url=url, kind=kind))
+        raise InputError(LinalgStatus.OTHER_CONTENT.message(url=url, kind=kind))
     if attributes["schema"] > SCHEMA:
         raise InputError(
-            Outcome.NEWER_SCHEMA.message(url=url, old=attributes["schema"], new=SCHEMA)
+            LinalgStatus.NEWER_SCHEMA.message(url=url, old=attributes["schema"], new=SCHEMA)
         )
     if attributes["schema"] < SCHEMA and not any_schema:
         raise InputError(
-            Outcome.OLDER_SCHEMA.message(url=url, old=attributes["schema"], new=SCHEMA, kind=kind)
+            LinalgStatus.OLDER_SCHEMA.message(
+                url=url, old=attributes["schema"], new=SCHEMA, kind=kind
+            )
         )
     return group
 
 
 def open_result_of(url: str, kind: str, digest: str) -> Any | None:
-    """Open a result of one factor, such as its inverse; None where it is of another or older one.
+    """Open a result of a factor, such as its inverse; None where it belongs to another factor.
 
     Args:
         url: Folder or URL.
-        kind: What it has to be (its attribute ``kind``).
-        digest: What identifies the factor.
+        kind: Kind of the result, the group's attribute ``kind``.
+        digest: Digest of the factor.
     """
     group = open_group(url, kind, any_schema=True)
     if group is None or group.attrs["schema"] != SCHEMA:
@@ -89,12 +92,18 @@ def open_result_of(url: str, kind: str, digest: str) -> Any | None:
 
 def _has_members(group: Any) -> bool:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about other files in the folder, which are no members
+        warnings.simplefilter("ignore")  # about other files in the folder
         return bool(group.nmembers())
 
 
-def refuse_other(url: str, kind: str, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Refuse to go on where what is stored was made from something else.
+def check_same(url: str, kind: str, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raise an error if the stored result was made from something else.
+
+    Args:
+        url: Folder or URL.
+        kind: Kind of the result with its article, for the message.
+        stored: Attributes of the stored result.
+        wanted: The fields to compare, and their new values.
 
     Raises:
         InputError: Names the first field that differs, its stored and its new value.
@@ -102,7 +111,7 @@ def refuse_other(url: str, kind: str, stored: dict[str, Any], wanted: dict[str, 
     for field, new in wanted.items():
         if stored[field] != new:
             raise InputError(
-                Outcome.DIFFERENT.message(
+                LinalgStatus.DIFFERENT.message(
                     url=url, kind=kind, field=field, old=stored[field], new=new
                 )
             )
@@ -112,25 +121,25 @@ def create_group(url: str, kind: str, attributes: dict[str, Any]) -> Any:
     """Create the group, in place of one of the same kind.
 
     Raises:
-        InputError: The place cannot be written, or holds something else.
+        InputError: The place cannot be written, or holds other content.
     """
     try:
         group = _emptied(url, kind)
         group.attrs.put({"kind": f"ntkdist-{kind}", "schema": SCHEMA, **attributes})
     except OSError as error:
-        raise InputError(Outcome.UNWRITABLE.message(url=url, reason=error)) from error
+        raise InputError(LinalgStatus.UNWRITABLE.message(url=url, reason=error)) from error
     return group
 
 
 def clear_group(url: str, kind: str) -> None:
-    """Leave an empty group, which counts as nothing."""
+    """Remove all members and attributes of the group; an empty group counts as absent."""
     _emptied(url, kind).attrs.put({})
 
 
 def _emptied(url: str, kind: str) -> Any:
     import zarr
 
-    # member by member: Zarr's overwrite=True would delete whatever else is in the folder
+    # member by member: Zarr's overwrite=True would delete other files in the folder too
     open_group(url, kind, any_schema=True)
     group = zarr.open_group(storage.zarr_store(url), mode="a", zarr_format=3)
     for name in _MEMBERS:
@@ -140,17 +149,17 @@ def _emptied(url: str, kind: str) -> Any:
 
 
 def create_array(group: Any, name: str, **layout: Any) -> None:
-    """Create a float64 array with checksums, unless an earlier start did.
+    """Create a float64 array with checksums, unless it exists from an earlier start.
 
-    The fill value is NaN: a lost chunk then shows as NaN, never as plausible zeros.
+    The fill value is NaN: a lost chunk then reads as NaN, never as plausible zeros.
 
     Raises:
-        StoreError: The store refused, for instance because the disk is full.
+        StoreError: It could not be written, for instance because the disk is full.
     """
     from zarr.codecs import Crc32cCodec
 
     if name not in group:
-        with _refusals(group, name):
+        with _write_errors(group, name):
             group.create_array(
                 name, dtype="float64", fill_value=np.nan, compressors=[Crc32cCodec()], **layout
             )
@@ -160,28 +169,31 @@ def write_record(group: Any, series: str, index: int, fields: dict[str, Any]) ->
     """Mark one part as whole; its data must be stored already.
 
     Raises:
-        StoreError: The store refused.
+        StoreError: It could not be written.
     """
     name = record_name(series, index)
-    with _refusals(group, name):
+    with _write_errors(group, name):
         group.create_group(name, overwrite=True, attributes=fields)
 
 
 @contextmanager
-def _refusals(group: Any, name: str) -> Iterator[None]:
+def _write_errors(group: Any, name: str) -> Iterator[None]:
+    """Turn a failed write into a ``StoreError``."""
     try:
         yield
     except OSError as error:
         url = str(group.store_path).removeprefix("file://")
-        raise StoreError(Outcome.WRITE_FAILED.message(what=name, url=url, reason=error)) from error
+        raise StoreError(
+            LinalgStatus.WRITE_FAILED.message(what=name, url=url, reason=error)
+        ) from error
 
 
 def read_records(group: Any, series: str) -> list[dict[str, Any]]:
     """Return the records of parts 0, 1, ... up to the first missing one."""
-    found: list[dict[str, Any]] = []
-    while (name := record_name(series, len(found))) in group:
-        found.append(dict(group[name].attrs))
-    return found
+    records: list[dict[str, Any]] = []
+    while (name := record_name(series, len(records))) in group:
+        records.append(dict(group[name].attrs))
+    return records
 
 
 def drop_records(group: Any, series: str, start: int) -> None:
@@ -192,11 +204,11 @@ def drop_records(group: Any, series: str, start: int) -> None:
 
 
 def record_indices(group: Any, series: str) -> list[int]:
-    """Return which parts have a record, in order, gaps included."""
+    """Return the numbers of the parts that have a record, in order; there may be gaps."""
     if series not in group:
         return []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about what is left of a record removed by hand
+        warnings.simplefilter("ignore")  # about the rest of a record removed by hand
         return sorted(int(name) for name in group[series].group_keys() if name.isdecimal())
 
 
@@ -213,21 +225,23 @@ def _buffer(out: NDArray[np.float64]) -> Any:
 
 
 class CheckedArray:
-    """Reads and writes one array of such a group, and says which part is damaged.
+    """Reads and writes one array of such a group, and names a damaged part.
+
+    Picklable: a copy in another process opens the array itself.
 
     Args:
         url: The group's folder or URL.
         name: The array in it.
-        kind: ``"factor"`` or ``"inverse"``, for messages.
-        how: What recomputes it, for messages.
+        kind: Kind of the result, for messages.
+        process: The process that computes it again, for messages.
     """
 
-    def __init__(self, url: str, name: str, kind: str, how: str) -> None:
-        self.url, self.name, self.kind, self.how = url, name, kind, how
+    def __init__(self, url: str, name: str, kind: str, process: str) -> None:
+        self.url, self.name, self.kind, self.process = url, name, kind, process
         self._array: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_array": None}  # opened again where it is used
+        return {**self.__dict__, "_array": None}
 
     @property
     def array(self) -> Any:
@@ -241,24 +255,28 @@ class CheckedArray:
             except NtkdistError:
                 raise
             except (OSError, ValueError, KeyError) as error:
-                raise StoreError(
-                    Outcome.ABSENT.message(
-                        url=self.url, kind=f"array {self.name!r}", remedy=f"start {self.how} again"
-                    )
-                ) from error
+                text = LinalgStatus.ABSENT.message(
+                    url=self.url, kind=f"array {self.name!r}", remedy=f"start {self.process} again"
+                )
+                raise StoreError(text) from error
         return self._array
 
     def write(self, part: str, where: tuple[slice, ...], values: NDArray[np.float64]) -> None:
         """Write a region aligned with the chunks.
 
+        Args:
+            part: The part being written, for messages.
+            where: One slice per dimension.
+            values: The region.
+
         Raises:
-            StoreError: The store refused, for instance because the disk is full.
+            StoreError: It could not be written, for instance because the disk is full.
         """
         try:
             self.array[where] = values
         except OSError as error:
             raise StoreError(
-                Outcome.WRITE_FAILED.message(what=part, url=self.url, reason=error)
+                LinalgStatus.WRITE_FAILED.message(what=part, url=self.url, reason=error)
             ) from error
 
     def read(
@@ -271,10 +289,10 @@ class CheckedArray:
         """Read a region, checksums verified; a missing chunk reads as NaN.
 
         Args:
-            part: What is being read, for messages.
+            part: The part being read, for messages.
             record: The record that marks it as whole, for messages.
             where: One slice per dimension.
-            out: Where to put it, of the region's shape; None takes new memory.
+            out: Memory of the region's shape to read into; None allocates it.
 
         Returns:
             The region, or ``out``.
@@ -294,16 +312,16 @@ class CheckedArray:
             raise self.damaged(part, record, key, reason) from error
 
     def damaged(self, part: str, record: str, key: str, reason: str) -> StoreError:
-        """Build the error for a chunk that cannot be trusted."""
+        """Return the error for a damaged chunk."""
         return StoreError(
-            Outcome.DAMAGED.message(
+            LinalgStatus.DAMAGED.message(
                 part=part,
                 kind=self.kind,
                 url=self.url,
                 key=key,
                 reason=reason,
                 record=f"{self.url}/{record}",
-                how=self.how,
+                process=self.process,
             )
         )
 

@@ -1,29 +1,48 @@
-"""How a factor is cut into panels, and what one panel needs in memory.
+"""Panels of a factor: how it is cut, what one panel needs in memory, and how panels are stored.
 
-A panel is a block column of L, ``width`` columns wide; ``width`` is a whole number of ``block``
-(the edge of the stored chunks and of one task's rows). The cut depends on N and the memory limit
-alone, so that the same call gives the same bits on any number of workers.
+A panel is a block column of L, ``width`` columns wide; ``width`` is a multiple of ``block`` (the
+edge of the stored chunks and of one task's rows). The cut depends on N and the memory limit alone,
+so that the same call gives the same bits on any number of workers.
+
+The rows factored together are stored in one array; the rows of a later band in one array for each
+panel, so that chunks begin where panels and bands do and no stored chunk has to move.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from bisect import bisect_right
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
+from typing import Any
 
-from ntkdist.errors import InputError
-from ntkdist.linalg.outcomes import Outcome
+import numpy as np
 
-ITEM = 8
+from ntkdist.errors import InputError, StoreError
+from ntkdist.linalg import groups
+from ntkdist.linalg.blas import ITEM, Matrix, Vector
+from ntkdist.linalg.status import LinalgStatus, format_bytes
+from ntkdist.linalg.tasks import side_by_side
+
+KIND = "factor"
+PROCESS = "the factorisation"
+APPENDING = "the appending"
+RECORDS = "panels"
+BAND_RECORDS = "bands"
+ADDED = "added"
+
 #: A chunk of 512 x 512 float64 is 2 MiB: long enough for BLAS, small enough to spread.
 LARGEST_BLOCK = 512
 #: Below this, reading the earlier panels costs more than multiplying them.
 NARROWEST_PANEL = 64
-#: Tasks whose memory is set aside; more run at once only where the limit leaves room.
+#: Tasks for which memory is reserved; more run at once only where the limit allows it.
 TASKS_BUDGETED = 8
-#: Arrays of one block row a task holds: the rows, an earlier panel's rows, two copies in the codec.
+#: Arrays of one block row that a task holds: the rows, an earlier panel's rows, and two copies in
+#: the codec.
 COPIES_PER_TASK = 4
 
 
@@ -31,14 +50,14 @@ COPIES_PER_TASK = 4
 class PanelPlan:
     """The cut of an N x N factor.
 
-    The rows factored together are the first band; rows appended later are bands of their own,
-    with panels and chunks that start anew, so that nothing that is stored has to move.
+    The rows factored together are the first band. Rows appended later are bands with panels and
+    chunks of their own, so that no stored chunk has to move.
 
     Args:
         first: Rows of the first band.
         width: Columns of every panel but the last of a band.
         block: Edge of the stored chunks; divides ``width``.
-        added: Rows of each band appended since.
+        added: Rows of each appended band.
     """
 
     first: int
@@ -48,7 +67,7 @@ class PanelPlan:
 
     @cached_property
     def bands(self) -> tuple[tuple[int, int], ...]:
-        """The first row of each band and the one past its last."""
+        """The first row of each band and the one past its last row."""
         stops = list(accumulate((self.first, *self.added)))
         return tuple(zip([0, *stops], stops, strict=False))
 
@@ -65,16 +84,16 @@ class PanelPlan:
 
     @property
     def count(self) -> int:
-        """How many panels there are."""
+        """Number of panels."""
         return len(self.edges) - 1
 
     @property
     def first_count(self) -> int:
-        """How many panels the first band has."""
+        """Number of panels of the first band."""
         return -(-self.first // self.width)
 
     def columns(self, k: int) -> tuple[int, int]:
-        """Return the first column of panel ``k`` and the one past its last."""
+        """Return the first column of panel ``k`` and the one past its last column."""
         return self.edges[k], self.edges[k + 1]
 
     def panel_of(self, column: int) -> int:
@@ -102,8 +121,13 @@ class PanelPlan:
         ]
 
     def grown(self, rows: int) -> PanelPlan:
-        """Return the cut with one more band."""
+        """Return the cut with one more band of so many rows."""
         return replace(self, added=(*self.added, rows))
+
+    @property
+    def without_bands(self) -> PanelPlan:
+        """The same blocks over all rows as one band, as results of the whole factor have them."""
+        return PanelPlan(self.n, self.width, self.block)
 
     def flops(self, k: int) -> float:
         """Return the floating point operations of panel ``k`` of the first band, left-looking."""
@@ -112,13 +136,13 @@ class PanelPlan:
         return w * w * first + w**3 / 3 + 2.0 * below * w * first + below * w * w
 
     def shared_bytes(self) -> int:
-        """Return the bytes a panel's tasks share: its rows of earlier panels, its diagonal."""
+        """Return the bytes that a panel's tasks share: its rows of earlier panels, its diagonal."""
         if self.count == 1:
             return ITEM * self.n * self.n
         return ITEM * self.width * (self.n + self.width)
 
     def task_bytes(self) -> int:
-        """Return the bytes one task needs beside the shared ones."""
+        """Return the bytes that one task needs beside the shared ones."""
         return COPIES_PER_TASK * ITEM * self.block * self.width
 
     def tasks_at_once(self, memory_limit: int) -> int:
@@ -126,56 +150,25 @@ class PanelPlan:
         return max(1, (memory_limit - self.shared_bytes()) // max(1, self.task_bytes()))
 
     def projected_bytes(self) -> int:
-        """Return the peak bytes of one process beside the matrix itself."""
+        """Return the peak bytes of one process, without the matrix itself."""
         tasks = 1 if self.count == 1 else TASKS_BUDGETED
         return self.shared_bytes() + tasks * self.task_bytes()
-
-
-def _plan(n: int, width: int) -> PanelPlan:
-    pieces = -(-width // LARGEST_BLOCK)
-    block = -(-width // pieces)
-    return PanelPlan(n, pieces * block, block)
-
-
-def parse_memory(memory_limit: int | float | str) -> int:
-    """Read a size.
-
-    Args:
-        memory_limit: Bytes, or a string such as ``"2GiB"`` or ``"500MB"``.
-
-    Returns:
-        Bytes.
-
-    Raises:
-        InputError: It is no positive size.
-    """
-    from dask.utils import parse_bytes
-
-    try:
-        size = int(parse_bytes(memory_limit))
-        if isinstance(memory_limit, str) and not any(c.isdigit() for c in memory_limit):
-            size = 0  # Dask reads "" as 1 and "GiB" as 2**30
-    except (ValueError, TypeError, AttributeError, OverflowError):
-        size = 0
-    if size <= 0:
-        raise InputError(Outcome.BAD_MEMORY.message(given=memory_limit))
-    return size
 
 
 def plan_panels(n: int, memory_limit: int) -> PanelPlan:
     """Cut an N x N factor so that one panel's work fits the limit.
 
-    One panel where it fits (one LAPACK call), else the fewest near-equal panels.
+    One panel (one LAPACK call) where it fits, else the fewest near-equal panels.
 
     Args:
         n: Rows of the matrix, at least 1.
-        memory_limit: Bytes one process may use beside the matrix itself.
+        memory_limit: Bytes that one process may use, without the matrix itself.
 
     Returns:
         The cut.
 
     Raises:
-        InputError: Even panels of 64 columns do not fit; names what they need.
+        InputError: Even panels of 64 columns do not fit; names the bytes that they need.
     """
     whole = _plan(n, n)
     if whole.projected_bytes() <= memory_limit:
@@ -184,7 +177,7 @@ def plan_panels(n: int, memory_limit: int) -> PanelPlan:
     smallest = _plan(n, narrow)
     if smallest.count == 1 or smallest.projected_bytes() > memory_limit:
         raise InputError(
-            Outcome.TOO_LITTLE_MEMORY.message(
+            LinalgStatus.PANEL_EXCEEDS_MEMORY.message(
                 given=format_bytes(memory_limit),
                 need=format_bytes(smallest.projected_bytes()),
                 need_bytes=smallest.projected_bytes(),
@@ -203,11 +196,354 @@ def plan_panels(n: int, memory_limit: int) -> PanelPlan:
     return equal if equal.projected_bytes() <= memory_limit else _plan(n, low)
 
 
-def format_bytes(size: int) -> str:
-    """Write a size for people, for example ``'1.50 GiB'``."""
-    value, unit = float(size), "B"
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if value < 1024 or unit == "TiB":
-            break
-        value /= 1024
-    return f"{value:.0f} B" if unit == "B" else f"{value:.2f} {unit}"
+def _plan(n: int, width: int) -> PanelPlan:
+    pieces = -(-width // LARGEST_BLOCK)
+    block = -(-width // pieces)
+    return PanelPlan(n, pieces * block, block)
+
+
+class FactorStore:
+    """Panels of L on disk, by panel number and rows.
+
+    Picklable: a task in another process opens the arrays itself; strips kept in memory are not
+    pickled.
+
+    Attributes:
+        keep: Whether to keep strips in memory after their first read.
+
+    Args:
+        url: The group's folder or URL.
+        plan: The cut of the factor.
+    """
+
+    def __init__(self, url: str, plan: PanelPlan) -> None:
+        self.url = url
+        self.plan = plan
+        self.keep = False
+        self._arrays: dict[str, groups.CheckedArray] = {}
+        self._kept: dict[int, Matrix] = {}
+        self._spare: list[Vector] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_arrays": {}, "_kept": {}, "_spare": [], "keep": False}
+
+    @classmethod
+    def create(
+        cls, url: str, plan: PanelPlan, attributes: dict[str, Any], sums: Vector
+    ) -> FactorStore:
+        """Write the metadata of a new factor, in place of an old one."""
+        cut = {"n": plan.n, "panel_width": plan.width, "block": plan.block}
+        group = groups.create_group(url, KIND, {**cut, **attributes})
+        store = cls(url, plan)
+        store.prepare()
+        store.write_sums(group, sums)
+        return store
+
+    @classmethod
+    def open(cls, url: str) -> tuple[FactorStore, dict[str, Any]] | None:
+        """Open a factor, finished or not.
+
+        Returns:
+            The store and its attributes, those of the last band in place of the group's; None
+            where there is no factor.
+        """
+        group = groups.open_group(url, KIND)
+        if group is None:
+            return None
+        attributes = dict(group.attrs)
+        plan = PanelPlan(attributes["n"], attributes["panel_width"], attributes["block"])
+        if len(groups.read_records(group, RECORDS)) == plan.count:  # bands need all panels
+            for band in groups.read_records(group, BAND_RECORDS):
+                plan = plan.grown(band["rows"])
+                attributes |= band["attributes"]
+        return cls(url, plan), {**attributes, "n": plan.n}
+
+    @property
+    def group(self) -> Any:
+        """The factor's Zarr group, opened for reading and writing."""
+        group = groups.open_group(self.url, KIND, mode="r+")
+        if group is None:
+            remedy = f"start {PROCESS} again"
+            raise StoreError(LinalgStatus.ABSENT.message(url=self.url, kind=KIND, remedy=remedy))
+        return group
+
+    def prepare(self) -> None:
+        """Create the array of the first band, unless an earlier start did."""
+        n, block = self.plan.first, self.plan.block
+        groups.create_array(self.group, "lower", shape=(n, n), chunks=(block, block))
+
+    def prepare_band(self) -> None:
+        """Create the arrays of the last band, in place of those of an unfinished one."""
+        group, plan = self.group, self.plan
+        band = len(plan.added)
+        start, stop = plan.bands[band]
+        groups.drop_records(group, BAND_RECORDS, band - 1)
+        name = f"{ADDED}/{band:05d}"
+        if name in group:
+            del group[name]
+        for k in range(plan.count):
+            first, past = plan.columns(k)
+            edges = tuple(min(plan.block, size) for size in (stop - start, past - first))
+            groups.create_array(
+                group, f"{name}/{k:05d}", shape=(stop - start, past - first), chunks=edges
+            )
+
+    def write_sums(self, group: Any, sums: Vector) -> None:
+        """Store the column sums of |entry|, from which the norm of a larger matrix follows."""
+        groups.create_array(group, self._sums_name, shape=sums.shape, chunks=sums.shape)
+        self._open(self._sums_name).write("column sums", (slice(0, len(sums)),), sums)
+
+    def sums(self) -> Vector:
+        """Read the column sums of |entry| off the diagonal, (N,) float64.
+
+        Raises:
+            StoreError: They are damaged or missing.
+        """
+        name = self._sums_name
+        try:
+            values = self._open(name).read(name, "", (slice(0, self.plan.n),))
+        except StoreError as error:
+            text = LinalgStatus.COLUMN_SUMS_UNREADABLE.message(url=self.url, reason=error)
+            raise StoreError(text) from error
+        if np.isnan(values).any():
+            reason = f"a chunk of {name} is missing"
+            text = LinalgStatus.COLUMN_SUMS_UNREADABLE.message(url=self.url, reason=reason)
+            raise StoreError(text)
+        return values
+
+    @property
+    def _sums_name(self) -> str:
+        band = len(self.plan.added)
+        return f"{ADDED}/{band:05d}/sums" if band else "column_sums"
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return the records of the first band's panels, up to the first missing one."""
+        return groups.read_records(self.group, RECORDS)
+
+    def bands(self) -> list[dict[str, Any]]:
+        """Return the records of the appended bands."""
+        return groups.read_records(self.group, BAND_RECORDS)
+
+    def record(self, k: int, fields: dict[str, Any]) -> None:
+        """Mark panel ``k`` as whole."""
+        groups.write_record(self.group, RECORDS, k, fields)
+
+    def record_band(self, fields: dict[str, Any]) -> None:
+        """Mark the last band as whole."""
+        groups.write_record(self.group, BAND_RECORDS, len(self.plan.added) - 1, fields)
+
+    def forget(self, start: int) -> None:
+        """Drop the records of the first band's panels from ``start`` on, and of all bands."""
+        groups.drop_records(self.group, BAND_RECORDS, 0)
+        groups.drop_records(self.group, RECORDS, start)
+
+    def write(self, k: int, r0: int, r1: int, c0: int, c1: int, values: Matrix) -> bytes:
+        """Store a region of panel ``k``, without the chunks above the diagonal.
+
+        Args:
+            k: Panel.
+            r0: First row, on the chunk grid.
+            r1: Past the last row, at most one chunk further.
+            c0: First column, on the panel's chunk grid.
+            c1: Past the last column, at the end of a chunk.
+            values: (r1 - r0, c1 - c0) float64, zero above the diagonal.
+
+        Returns:
+            The sha256 of each chunk, one after the other.
+        """
+        c1 = min(c1, r1)
+        values = values[:, : c1 - c0]
+        array, row, col = self._place(k, r0)
+        array.write(f"panel {k}", (slice(r0 - row, r1 - row), slice(c0 - col, c1 - col)), values)
+        step = self.plan.block
+        return b"".join(_sha256(values[:, c : c + step]) for c in range(0, c1 - c0, step))
+
+    def chunks(self, k: int, band: int = 0) -> list[tuple[int, int, int, int]]:
+        """Return (r0, r1, c0, c1) of the chunks of panel ``k`` in a band, row by row."""
+        first, past = self.plan.columns(k)
+        start, stop = self.plan.bands[band]
+        step = self.plan.block
+        return [
+            (r0, r1, c0, min(c0 + step, past, r1))
+            for r0, r1 in self.plan.blocks(max(first, start), stop)
+            for c0 in range(first, min(past, r1), step)
+        ]
+
+    def rows(self, k: int, r0: int, r1: int) -> Matrix:
+        """Read rows r0:r1 of panel ``k``, below its diagonal block and within one band.
+
+        Returns:
+            (r1 - r0, width of the panel) float64.
+
+        Raises:
+            StoreError: A chunk is damaged or missing.
+        """
+        return self._read(k, r0, r1, *self.plan.columns(k))
+
+    def whole(self) -> Matrix:
+        """Read all of L, (N, N) float64, zero above the diagonal.
+
+        Raises:
+            StoreError: A chunk is damaged or missing.
+        """
+        out = np.zeros((self.plan.n, self.plan.n))
+
+        def fill(rows: tuple[int, int]) -> None:
+            r0, r1 = rows
+            out[r0:r1, :r1] = self.strip(r0, r1)
+
+        side_by_side(fill, self.plan.blocks(0, self.plan.n))
+        return out
+
+    def strip(self, r0: int, r1: int) -> Matrix:
+        """Read one row of chunks, L[r0:r1, :r1], zero above the diagonal.
+
+        Args:
+            r0: First row, one of ``plan.blocks``.
+            r1: Past its last row.
+
+        Returns:
+            (r1 - r0, r1) float64; do not write to it, it may be shared.
+
+        Raises:
+            StoreError: A chunk is damaged or missing.
+        """
+        return self._strip_into(r0, r1, 0, None)
+
+    def _strip_into(self, r0: int, r1: int, first: int, buffer: Vector | None) -> Matrix:
+        """Return L[r0:r1, first:r1], read into the buffer where there is one."""
+        if self.keep:
+            if r0 not in self._kept:
+                self._kept[r0] = self._read_strip(r0, r1, 0, None)
+            return self._kept[r0][:, first:]
+        left = self._chunk_start(first)
+        size = (r1 - r0) * (r1 - left)
+        out = None if buffer is None else buffer[:size].reshape(r1 - r0, r1 - left)
+        return self._read_strip(r0, r1, left, out)[:, first - left :]
+
+    def _chunk_start(self, column: int) -> int:
+        start, _ = self.plan.columns(self.plan.panel_of(column))
+        return start + (column - start) // self.plan.block * self.plan.block
+
+    def _buffer(self) -> Vector:
+        try:
+            return self._spare.pop()  # several threads may call this
+        except IndexError:
+            return np.empty(self.plan.block * self.plan.n)
+
+    def strips(
+        self, first: int, *, upwards: bool = False, stop: int | None = None
+    ) -> Iterator[tuple[int, int, Matrix]]:
+        """Yield (r0, r1, L[r0:r1, first:r1]) for the rows of chunks from row ``first`` on.
+
+        The next strip is read while the caller uses this one. A strip is valid until the next one
+        is taken: two buffers alternate (new memory costs more time than the read).
+
+        Args:
+            first: A row; the first strip is the one that holds it, and no column before it is
+                read.
+            upwards: Yield the last strip first.
+            stop: The row to end before; None ends with the last row.
+        """
+        stop = self.plan.n if stop is None else stop
+        blocks = [b for b in self.plan.blocks(0, self.plan.n) if b[1] > first and b[0] < stop]
+        if not blocks:
+            return
+        if upwards:
+            blocks.reverse()
+        buffers = [self._buffer() for _ in range(2)] if not self.keep else [None, None]
+        with ThreadPoolExecutor(1) as ahead:
+            waiting = ahead.submit(self._strip_into, *blocks[0], first, buffers[0])
+            for turn, here in enumerate(blocks, start=1):
+                values = waiting.result()
+                if turn < len(blocks):
+                    buffer = buffers[turn % 2]
+                    waiting = ahead.submit(self._strip_into, *blocks[turn], first, buffer)
+                r0, r1 = here[0], min(here[1], stop)
+                yield r0, r1, values[: r1 - r0, : r1 - first]
+        self._spare.extend(buffer for buffer in buffers if buffer is not None)
+
+    def release(self) -> None:
+        """Free the memory of the strips kept."""
+        self._kept.clear()
+        self._spare.clear()
+
+    def kept_bytes(self) -> int:
+        """Return the bytes that all strips need in memory."""
+        return sum(ITEM * (r1 - r0) * r1 for r0, r1 in self.plan.blocks(0, self.plan.n))
+
+    def digest(self, k: int, band: int = 0) -> str:
+        """Return the sha256 of panel ``k``'s rows in a band as they are stored, as in its record.
+
+        Raises:
+            StoreError: A chunk is damaged or missing.
+        """
+        return panel_digest([_sha256(self._read(k, *chunk)) for chunk in self.chunks(k, band)])
+
+    def damaged(self, k: int, key: str, reason: str, band: int = 0) -> StoreError:
+        """Return the error for a damaged part of panel ``k``."""
+        array, _, _ = self._place(k, self.plan.bands[band][0])
+        return array.damaged(f"panel {k}", _record_of(k, band), key, reason)
+
+    def _read_strip(self, r0: int, r1: int, left: int, out: Matrix | None) -> Matrix:
+        """Read L[r0:r1, left:r1], ``left`` at the start of a chunk."""
+        if self.plan.band_of(r0) == 0:
+            array, _, _ = self._place(0, r0)
+            try:
+                values = array.read("strip", "", (slice(r0, r1), slice(left, r1)), out)
+            except StoreError:
+                pass  # the read panel by panel below names the damaged one
+            else:
+                if not np.isnan(values[0, :: self.plan.block]).any():
+                    return values
+        out = np.empty((r1 - r0, r1 - left)) if out is None else out
+        for k in range(self.plan.panel_of(left), self.plan.panel_of(r1 - 1) + 1):
+            first, past = self.plan.columns(k)
+            first, past = max(first, left), min(past, r1)
+            out[:, first - left : past - left] = self._read(k, r0, r1, first, past)
+        return out
+
+    def _read(self, k: int, r0: int, r1: int, c0: int, c1: int) -> Matrix:
+        array, row, col = self._place(k, r0)
+        band = self.plan.band_of(r0)
+        where = (slice(r0 - row, r1 - row), slice(c0 - col, c1 - col))
+        values = array.read(f"panel {k}", _record_of(k, band), where)
+        block = self.plan.block
+        corners = values[::block, ::block]
+        if np.isnan(corners).any():
+            i, j = (int(v) for v in np.argwhere(np.isnan(corners))[0])
+            key = array.key(where[0].start // block + i, where[1].start // block + j)
+            raise self.damaged(k, key, "is missing", band)
+        return values
+
+    def _place(self, k: int, row: int) -> tuple[groups.CheckedArray, int, int]:
+        """Return the array that holds a row of panel ``k``, and its own first row and column."""
+        band = self.plan.band_of(row)
+        if band == 0:
+            return self._open("lower"), 0, 0
+        start, _ = self.plan.bands[band]
+        return self._open(f"{ADDED}/{band:05d}/{k:05d}"), start, self.plan.columns(k)[0]
+
+    def _open(self, name: str) -> groups.CheckedArray:
+        if name not in self._arrays:
+            process = APPENDING if name.startswith(ADDED) else PROCESS
+            self._arrays[name] = groups.CheckedArray(self.url, name, KIND, process)
+        return self._arrays[name]
+
+
+def panel_digest(parts: list[bytes]) -> str:
+    """Return the sha256 (hex) over the sha256 of a panel's chunks, row by row.
+
+    There are two levels, so that the tasks that compute the chunks can hash them.
+    """
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def _record_of(k: int, band: int) -> str:
+    if band:
+        return groups.record_name(BAND_RECORDS, band - 1)
+    return groups.record_name(RECORDS, k)
+
+
+def _sha256(values: Matrix) -> bytes:
+    return hashlib.sha256(np.ascontiguousarray(values).data).digest()

@@ -30,8 +30,8 @@ def grow_factor(pipeline: Pipeline, address: str, gram: Any, *, appended: bool =
         Whether a factor of the matrix as it is now, finished or not, is there afterwards.
     """
     from ntkdist.linalg import CholeskyFactor, NotPositiveDefiniteError
-    from ntkdist.linalg.repair import drop_factor
-    from ntkdist.linalg.store import FactorStore
+    from ntkdist.linalg.maintenance import drop_factor
+    from ntkdist.linalg.panels import FactorStore
 
     run, limit = pipeline.run, pipeline.config.factor.memory_limit
     extension = run.manifest.extension

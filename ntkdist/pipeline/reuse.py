@@ -89,7 +89,7 @@ def _take(pipeline: Pipeline, url: str) -> GramReused:
 
 def _take_factors(pipeline: Pipeline, source: Run) -> tuple[list[str], list[str]]:
     """Return the names of the factors that are taken, and what is wrong with others."""
-    from ntkdist.linalg.copying import copy_factor
+    from ntkdist.linalg.maintenance import copy_factor
 
     run = pipeline.run
     taken, problems = [], []
@@ -117,7 +117,7 @@ def _factors(run: Run) -> list[str]:
 
 
 def _drop_unfinished(run: Run, name: str) -> None:
-    from ntkdist.linalg.copying import drop_unfinished_copy
+    from ntkdist.linalg.maintenance import drop_unfinished_copy
 
     drop_unfinished_copy(run.address("factor", name))
 

@@ -149,7 +149,7 @@ def repaired(pipeline: Pipeline, check: RunCheck) -> list[str]:
 
 def _repair_factors(run: Run, check: RunCheck) -> Iterator[str]:
     """Drop what is damaged of the factors, and those that are of another matrix."""
-    from ntkdist.linalg.repair import drop_damaged, drop_diagonal, drop_factor, drop_inverse
+    from ntkdist.linalg.maintenance import drop_damaged, drop_factor, drop_part
 
     for where, texts in check.factors.items():
         again = f"ntkdist factor {run.url} computes it again"
@@ -161,10 +161,10 @@ def _repair_factors(run: Run, check: RunCheck) -> Iterator[str]:
             run.write_attributes("labels", {"fingerprint": None})
             yield f"{where}: is not of this Gram, dropped with what followed from it; {again}"
         elif texts:
-            for name, drop in (("inverse", drop_inverse), ("diagonal", drop_diagonal)):
-                if any(text.startswith(name) for text in texts):
-                    drop(where)
-                    yield f"{where}: {name} dropped; {again}"
+            for part in ("inverse", "diagonal"):
+                if any(text.startswith(part) for text in texts):
+                    drop_part(where, part)
+                    yield f"{where}: {part} dropped; {again}"
 
 
 def verify_and_repair(

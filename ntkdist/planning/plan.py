@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from ntkdist.config import RunConfig
 from ntkdist.errors import InputError
 from ntkdist.gram.tiling import TileKey, Tiling
-from ntkdist.linalg import parse_memory
-from ntkdist.linalg.panels import ITEM, plan_panels
+from ntkdist.linalg import parse_memory, plan_panels
+from ntkdist.linalg.blas import ITEM
 from ntkdist.planning.devices import (
     Crew,
     TileEdge,

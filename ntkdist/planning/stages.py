@@ -25,9 +25,10 @@ from ntkdist.errors import InputError, StageError
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import Tiling
 from ntkdist.labels.ridge import MOST_IMAGES
-from ntkdist.linalg import _blas, parse_memory
-from ntkdist.linalg.panels import ITEM, LARGEST_BLOCK, PanelPlan, plan_panels
-from ntkdist.linalg.schedule import blas_threads, thread_count
+from ntkdist.linalg import blas, parse_memory
+from ntkdist.linalg.blas import ITEM, blas_threads
+from ntkdist.linalg.panels import LARGEST_BLOCK, PanelPlan, plan_panels
+from ntkdist.linalg.tasks import thread_count
 from ntkdist.runs.run import Run
 
 STAGES = ("factor", "inverse", "diagonal", "labels", "report")
@@ -255,7 +256,7 @@ def _store_kernel(run: Run, images: np.ndarray) -> None:
 
 def _reading(place: str) -> float:
     """Return the bytes a second that the small run's factor is read with."""
-    from ntkdist.linalg.store import FactorStore
+    from ntkdist.linalg.panels import FactorStore
 
     ridge = os.listdir(os.path.join(place, "run", "factor", "ntk"))[0]
     opened = FactorStore.open(os.path.join(place, "run", "factor", "ntk", ridge))
@@ -284,8 +285,8 @@ def _rates(n: int, memory: int, read: float, method: str) -> Rates:
 def _lapack(m: int) -> tuple[float, float]:
     """Return the operations a second of Cholesky and of the inverse from it."""
     matrix = _definite(m)
-    factor = _timed(lambda: _blas.cholesky_lower(matrix))
-    return m**3 / 3 / factor, 2 * m**3 / 3 / _timed(lambda: _blas.inverse_from_lower(matrix))
+    factor = _timed(lambda: blas.cholesky_lower(matrix))
+    return m**3 / 3 / factor, 2 * m**3 / 3 / _timed(lambda: blas.inverse_from_lower(matrix))
 
 
 def _products(plan: PanelPlan, threads: int) -> float:
@@ -299,7 +300,7 @@ def _products(plan: PanelPlan, threads: int) -> float:
     def work(out: np.ndarray) -> float:
         flops = 0.0
         while not flops or time.perf_counter() < end:
-            _blas.subtract_product(out, left, right, tb=True)
+            blas.subtract_product(out, left, right, tb=True)
             flops += 2.0 * plan.block * width * width
         return flops
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ntkdist.data.features import feature_words
-from ntkdist.linalg.panels import format_bytes
+from ntkdist.linalg.status import format_bytes
 from ntkdist.networks.architecture import Architecture
 from ntkdist.planning.plan import PlanEstimate
 

@@ -177,7 +177,7 @@ def test_an_extended_run_has_the_diagonal_of_the_larger_factor(
         def fail(*arguments: Any) -> None:
             raise AssertionError("computed anew")
 
-        monkeypatch.setattr(linalg.diagonal, "_column_norms", fail)
+        monkeypatch.setattr(linalg.inverse, "_column_norms", fail)
     with Pipeline(Run.open(copied.run, unsettled=True).config) as pipeline:
         extend(pipeline, n)
     assert not (ridge_of(copied) / "inverse").exists()
@@ -209,7 +209,7 @@ def test_an_extended_older_run_gets_a_diagonal_in_place_of_its_inverse(copied: R
 def test_every_long_step_is_told_from_the_calling_thread(
     finished: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(linalg.progress, "EVERY", 1e-3)
+    monkeypatch.setattr(linalg.tasks, "PROGRESS_SECONDS", 1e-3)
     monkeypatch.setattr(label_stage, "EVERY", 1e-3)
     events: list[Any] = []
     threads = set()

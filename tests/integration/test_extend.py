@@ -29,7 +29,7 @@ from ntkdist.gram.digests import read_digests
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import Tiling
 from ntkdist.linalg import CholeskyFactor, factorize
-from ntkdist.linalg.store import FactorStore
+from ntkdist.linalg.panels import FactorStore
 from ntkdist.pipeline import Pipeline
 from ntkdist.pipeline.cross import held_out
 from ntkdist.pipeline.extend import Extended, describe_extension, extend

@@ -180,9 +180,9 @@ def test_a_stored_factor_is_an_inverse_of_which_nothing_is_formed(factor, tmp_pa
 
 
 def test_a_diagonal_given_is_taken_and_a_listener_hears_of_solutions(factor, monkeypatch):
-    from ntkdist.linalg import LinalgProgress, progress
+    from ntkdist.linalg import LinalgProgress, tasks
 
-    monkeypatch.setattr(progress, "EVERY", 1e-4)
+    monkeypatch.setattr(tasks, "PROGRESS_SECONDS", 1e-4)
     stored_factor, A = factor
     told = []
     source = FactorInverse(stored_factor, np.diagonal(A), on_event=told.append)

@@ -67,7 +67,7 @@ def test_more_noise_asks_for_a_larger_ridge():
 
 
 def test_a_sample_from_a_store_is_the_sample_from_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr("ntkdist.linalg._submatrix.BAND_BYTES", 8 * 200 * 17)
+    monkeypatch.setattr("ntkdist.linalg.matrix.BAND_BYTES", 8 * 200 * 17)
     H, labels, _ = gram(200, 4, 0.2, 3)
     stored = zarr.create_array(str(tmp_path / "h"), shape=H.shape, chunks=(50, 50), dtype="f8")
     stored[...] = H

@@ -11,7 +11,7 @@ from tests.disks import small_disk
 __all__ = ["small_disk"]
 
 #: What the others rely on is shown here, on Dask's own threads.
-ON_THREADS = ("test_schedulers", "test_schedule", "test_resume", "test_cholesky", "test_inverse")
+ON_THREADS = ("test_schedulers", "test_tasks", "test_resume", "test_cholesky", "test_inverse")
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -180,7 +180,7 @@ def test_a_file_size_limit_is_said(tmp_path):
     )
     assert done.returncode == 1, done.stderr
     assert "writing panel 0 to" in done.stdout
-    assert "File too large; make room or repair it and start again" in done.stdout
+    assert "File too large; free space or repair the store, then start" in done.stdout
     with pytest.raises(StoreError, match="has 0 of"):
         CholeskyFactor.open(tmp_path / "f")
     a = np.load(tmp_path / "a.npy")

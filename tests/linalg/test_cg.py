@@ -17,9 +17,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 from ntkdist.errors import InputError, StoreError
 from ntkdist.linalg import (
     IterationDone,
+    LinalgStatus,
     NotConvergedError,
     NotPositiveDefiniteError,
-    Outcome,
     SketchDone,
     cg_solve,
 )
@@ -50,7 +50,7 @@ def test_solutions_are_direct_ones(kernel, b, rank, ridge):
     result = cg_solve(upper_only(kernel), b, rank=rank, ridge=ridge, tolerance=1e-9)
     shift = ridge * np.diag(kernel).mean()
     whole = kernel + shift * np.eye(N)
-    assert result.outcome is Outcome.CONVERGED
+    assert result.status is LinalgStatus.CONVERGED
     assert_allclose(result.x, np.linalg.solve(whole, b), rtol=0, atol=1e-6 * np.abs(result.x).max())
     assert result.residuals.shape == (K,)
     assert_allclose(result.residuals, relative(kernel, shift, result.x, b), rtol=0, atol=1e-10)
@@ -63,10 +63,10 @@ def test_solutions_are_direct_ones(kernel, b, rank, ridge):
 def test_the_preconditioner_saves_two_thirds_of_the_iterations(b):
     a = gaussian(N)
     helped = cg_solve(a, b, ridge=1e-4)
-    assert helped.outcome is Outcome.CONVERGED
+    assert helped.status is LinalgStatus.CONVERGED
     most = 3 * helped.iterations
     plain = cg_solve(a, b, ridge=1e-4, rank=0, max_iterations=most, throw=False)
-    assert plain.outcome is Outcome.TOO_MANY_ITERATIONS
+    assert plain.status is LinalgStatus.TOO_MANY_ITERATIONS
 
 
 def test_a_block_needs_fewer_passes_than_a_column(kernel, b):
@@ -194,7 +194,7 @@ def test_too_few_iterations_are_said_and_can_go_on(tmp_path, kernel, b):
     assert e.value.result.iterations == 5
     assert relative(kernel, 0, e.value.result.x, b).max() < 1
     short = cg_solve(kernel, b, max_iterations=5, throw=False)
-    assert short.outcome is Outcome.TOO_MANY_ITERATIONS
+    assert short.status is LinalgStatus.TOO_MANY_ITERATIONS
     result = cg_solve(kernel, b, url=tmp_path / "s")
     assert_array_equal(result.x, cg_solve(kernel, b).x)
 
@@ -236,7 +236,7 @@ def test_another_system_is_refused(tmp_path, kernel, b, change, text):
     cg_solve(**given)
     with pytest.raises(InputError, match=text):
         cg_solve(**{**given, **change})
-    assert cg_solve(**{**given, **change}, overwrite=True).outcome is Outcome.CONVERGED
+    assert cg_solve(**{**given, **change}, overwrite=True).status is LinalgStatus.CONVERGED
 
 
 @pytest.mark.parametrize(

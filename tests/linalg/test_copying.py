@@ -10,7 +10,7 @@ import pytest
 from ntkdist import storage
 from ntkdist.errors import StoreError
 from ntkdist.linalg import CholeskyFactor, InverseStore, factorize
-from ntkdist.linalg.copying import copy_factor, drop_unfinished_copy
+from ntkdist.linalg.maintenance import copy_factor, drop_unfinished_copy
 from tests.linalg.matrices import SMALL, spd
 
 A = spd(60)

@@ -16,11 +16,11 @@ from ntkdist.linalg import (
     LinalgProgress,
     PanelDone,
     cholesky,
-    diagonal,
     factorize,
-    progress,
+    inverse,
+    tasks,
 )
-from ntkdist.linalg.progress import Progress
+from ntkdist.linalg.tasks import Progress
 from tests.linalg.matrices import SMALL, spd
 from tests.linalg.stopping import StopError, stop_at
 
@@ -151,7 +151,7 @@ def test_an_unfinished_diagonal_of_the_smaller_factor_is_not_extended(tmp_path):
 def test_every_computation_tells_how_far_it_is_while_it_is_at_work(
     tmp_path, monkeypatch, scheduler
 ):
-    monkeypatch.setattr(progress, "EVERY", 1e-4)
+    monkeypatch.setattr(tasks, "PROGRESS_SECONDS", 1e-4)
     plain = cholesky.survey_rows
     monkeypatch.setattr(cholesky, "survey_rows", lambda *a: time.sleep(0.01) or plain(*a))
     a = spd(450)
@@ -178,7 +178,7 @@ def test_every_computation_tells_how_far_it_is_while_it_is_at_work(
 
 
 def test_a_computation_of_one_lapack_call_tells_that_it_is_at_work(tmp_path, monkeypatch):
-    monkeypatch.setattr(progress, "EVERY", 1e-3)
+    monkeypatch.setattr(tasks, "PROGRESS_SECONDS", 1e-3)
     told: list[Any] = []
     factor = factorize(spd(450), tmp_path / "f", on_event=told.append)
     factor.inverse(on_event=told.append)
@@ -189,7 +189,7 @@ def test_a_computation_of_one_lapack_call_tells_that_it_is_at_work(tmp_path, mon
 
 @pytest.mark.parametrize("scheduler", ["threads", "synchronous"])
 def test_a_listener_stops_what_is_at_work_within_a_block(tmp_path, monkeypatch, scheduler):
-    monkeypatch.setattr(progress, "EVERY", 1e-3)
+    monkeypatch.setattr(tasks, "PROGRESS_SECONDS", 1e-3)
     factor = factorize(spd(450), tmp_path / "f", memory_limit=SMALL)
     factor = CholeskyFactor.open(factor.url, memory_limit="2MB", scheduler=scheduler)
     events: list[Any] = []
@@ -199,7 +199,7 @@ def test_a_listener_stops_what_is_at_work_within_a_block(tmp_path, monkeypatch, 
         if isinstance(event, LinalgProgress):
             raise StopError
 
-    plain, counted = diagonal._column_norms, []
+    plain, counted = inverse._column_norms, []
 
     def slow(*arguments: Any) -> Any:
         time.sleep(0.01)
@@ -207,7 +207,7 @@ def test_a_listener_stops_what_is_at_work_within_a_block(tmp_path, monkeypatch, 
         counted.append(arguments[1])
         return found
 
-    monkeypatch.setattr(diagonal, "_column_norms", slow)
+    monkeypatch.setattr(inverse, "_column_norms", slow)
     with pytest.raises(StopError):
         factor.diagonal_of_inverse(on_event=listen)
     assert counted == []  # the task was stopped at its first count
@@ -222,7 +222,7 @@ def test_a_count_in_another_process_is_lost_and_does_no_harm():
     copy.add(5.0)
     first.reach(2.0)
     told: list[Any] = []
-    first._tell(told.append)
+    first._report(told.append)
     assert (told[0].stage, told[0].fraction) == ("diagonal", 0.2)
 
 
@@ -230,7 +230,7 @@ def never(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: Any) -> None:
         raise AssertionError("computed")
 
-    monkeypatch.setattr(diagonal, "_column_norms", fail)
+    monkeypatch.setattr(inverse, "_column_norms", fail)
 
 
 def test_bands_and_panels_are_still_told(tmp_path):

@@ -15,8 +15,8 @@ from ntkdist.linalg import (
     NotPositiveDefiniteError,
     RidgeTried,
     factorize,
+    first_passing,
 )
-from ntkdist.linalg.ridge import first_passing
 from tests.linalg.matrices import SMALL, spd, upper_only, with_eigenvalues
 
 MODES = {"one panel": "2GiB", "many panels": SMALL}

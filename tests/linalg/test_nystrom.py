@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from ntkdist.linalg.nystrom import Nystrom, choose_rank
-from ntkdist.linalg.operator import SymmetricOperator
-from ntkdist.linalg.schedule import task_runner
-from ntkdist.linalg.source import Source
+from ntkdist.linalg.cg import Nystrom, choose_rank
+from ntkdist.linalg.matrix import Source, SymmetricOperator
+from ntkdist.linalg.tasks import task_runner
 from tests.linalg.kernels import exponential, gaussian
 from tests.linalg.matrices import with_eigenvalues
 

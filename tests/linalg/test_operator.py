@@ -8,10 +8,9 @@ import zarr
 from numpy.testing import assert_allclose, assert_array_equal
 
 from ntkdist.errors import InputError, StoreError
-from ntkdist.linalg._checks import check_vectors
-from ntkdist.linalg.operator import SymmetricOperator
-from ntkdist.linalg.schedule import task_runner
-from ntkdist.linalg.source import KeptSource, Source
+from ntkdist.linalg.matrix import KeptSource, Source, SymmetricOperator
+from ntkdist.linalg.status import check_vectors
+from ntkdist.linalg.tasks import task_runner
 from tests.linalg.matrices import spd, upper_only
 
 GIB = 1 << 30

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from ntkdist.errors import InputError
 from ntkdist.linalg import parse_memory, plan_panels
-from ntkdist.linalg.panels import PanelPlan, format_bytes
+from ntkdist.linalg.panels import PanelPlan
+from ntkdist.linalg.status import format_bytes
 
 GIB = 1 << 30
 
@@ -24,7 +25,7 @@ def test_sizes_are_read(given_size, size):
     "bad", ["much", "", "GiB", "-1GiB", 0, -5, None, float("nan"), float("inf"), []]
 )
 def test_what_is_no_size_is_refused(bad):
-    with pytest.raises(InputError, match="is no size; pass bytes or a string such as '2GiB'"):
+    with pytest.raises(InputError, match="is not a size; pass bytes or a string such as '2GiB'"):
         parse_memory(bad)
 
 

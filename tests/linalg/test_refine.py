@@ -5,7 +5,7 @@ import pytest
 
 from ntkdist.errors import InputError
 from ntkdist.linalg import CholeskyFactor, factorize
-from ntkdist.linalg.refine import refine
+from ntkdist.linalg.solve import refine
 from tests.linalg.matrices import SMALL, spd
 
 N = 400

@@ -100,7 +100,7 @@ def test_one_lapack_call_has_the_same_bits_in_a_worker(stored, tmp_path, address
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # distributed's own
 def test_an_address_where_nobody_answers_is_said(stored, tmp_path, monkeypatch):
-    monkeypatch.setattr("ntkdist.linalg.schedule._PATIENCE", "1s")
+    monkeypatch.setattr("ntkdist.linalg.tasks.CONNECT_TIMEOUT", "1s")
     text = r"no Dask scheduler answers at tcp://127\.0\.0\.1:1 .*start one with 'dask scheduler'"
     with pytest.raises(InputError, match=text):
         factorize(stored, tmp_path / "f", scheduler="tcp://127.0.0.1:1")

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
-from ntkdist.linalg.outcomes import RIDGE_LADDER
-from ntkdist.linalg.ridge import first_passing
+from ntkdist.linalg import RIDGE_LADDER, first_passing
 
 Matrix = NDArray[np.float64]
 

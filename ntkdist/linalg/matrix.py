@@ -1,33 +1,44 @@
-"""The matrix being factored, read through its upper triangle alone."""
+"""A symmetric matrix, read through its upper triangle, and products with it, tile by tile."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError, NtkdistError, StoreError
-from ntkdist.linalg.outcomes import Outcome, not_finite
-from ntkdist.linalg.schedule import side_by_side
+from ntkdist.linalg.blas import ITEM, Matrix, Vector, blas_threads
+from ntkdist.linalg.status import LinalgStatus, not_finite
+from ntkdist.linalg.tasks import Runner, constant, side_by_side, task
 
-Vector = NDArray[np.float64]
-Matrix = NDArray[np.float64]
-
-#: Largest |A_ij - A_ji|, relative to the largest entry around, that rounding explains.
+#: Largest |A_ij - A_ji|, relative to the largest entry of the piece, that rounding explains.
 ASYMMETRY = 1e-5
+#: Bytes of the rows that ``submatrix`` reads together.
+BAND_BYTES = 64 * 2**20
 #: Row ranges of the survey: enough to spread, few enough that their sums stay small.
 _SURVEY_PARTS = 64
 _LARGEST_PIECE = 2048
 _MIRROR_EDGE = 64
+#: Rows of a tile where the matrix has no chunks of its own.
+_STEP = 1024
+#: Most parts of a pass: enough to spread over a cluster's workers.
+_MOST_PARTS = 64
+#: Rows of a tile that are widened to float64 at a time, to stay in cache.
+_SLAB = 256
+#: Share of the memory limit for the results of the parts.
+_RESULTS_SHARE = 0.25
+#: Share of the memory limit for the matrix: a triangle that fits is read once.
+_KEPT_SHARE = 0.5
 
 
 class Source:
     """A symmetric matrix known by its upper triangle.
 
-    Not a dataclass: Dask would look inside one and compute a Dask array it finds there.
+    Not a dataclass: Dask would compute a Dask array that it finds inside one.
 
     Args:
         array: NumPy, Dask or Zarr array (N, N), or anything with ``.shape``, ``.dtype`` and
@@ -40,7 +51,7 @@ class Source:
     def __init__(self, array: Any) -> None:
         shape = tuple(getattr(array, "shape", ()))
         if len(shape) != 2 or shape[0] != shape[1] or shape[0] < 1:
-            raise InputError(Outcome.NOT_SQUARE.message(shape=shape))
+            raise InputError(LinalgStatus.NOT_SQUARE.message(shape=shape))
         self.n = int(shape[0])
         self.dtype = real_dtype(array)
         self._array = array
@@ -69,8 +80,8 @@ class Source:
         """Read what lies below the diagonal, mirrored: A[c0:c1, r0:r1]ᵀ.
 
         Returns:
-            (r1 - r0, c1 - c0) float64; None where the array has nothing of its own there (a
-            symmetric store answers with its upper triangle) or is lazy.
+            (r1 - r0, c1 - c0) float64; None where the array stores nothing there (a symmetric
+            store returns its upper triangle) or is lazy.
         """
         import zarr
 
@@ -91,12 +102,12 @@ class Source:
         """Write the lower triangle of a diagonal block, mirrored from the upper one.
 
         Args:
-            out: (w, w) float64; the strictly upper triangle is left as it is.
+            out: (w, w) float64; the strictly upper triangle is not changed.
             first: Row of the matrix where the block begins.
             step: Edge of the pieces read at a time (more where the array's chunks are larger).
         """
         w = out.shape[0]
-        step = max(step, min(self.edge, _LARGEST_PIECE))  # a chunk is decoded once, not often
+        step = max(step, min(self.edge, _LARGEST_PIECE))  # each chunk is decoded only once
 
         def fill(corner: tuple[int, int]) -> None:
             (r, c), rows, cols = corner, min(corner[0] + step, w), min(corner[1] + step, w)
@@ -106,10 +117,10 @@ class Source:
         side_by_side(fill, [(r, c) for r in range(0, w, step) for c in range(r, w, step)])
 
     def fingerprint(self) -> str:
-        """Hash of shape, dtype, diagonal, first row and last column.
+        """Return a hash of shape, dtype, diagonal, first row and last column.
 
-        A sample, so that a resume need not read the whole matrix: it notices another matrix,
-        not a single changed entry. Callers who know better pass their own.
+        A sample, so that a resume need not read the whole matrix: it detects another matrix, not
+        every changed entry. Callers that can identify the matrix pass their own fingerprint.
         """
         step = self.edge if self.edge > 1 else 256
 
@@ -137,7 +148,7 @@ def real_dtype(array: Any) -> np.dtype[Any]:
     """
     dtype = np.dtype(array.dtype)
     if dtype.kind not in "fiu":
-        raise InputError(Outcome.NOT_REAL.message(dtype=dtype))
+        raise InputError(LinalgStatus.NOT_REAL.message(dtype=dtype))
     return dtype
 
 
@@ -150,14 +161,14 @@ def read_region(array: Any, r0: int, r1: int, c0: int, c1: int) -> NDArray[Any]:
     try:
         part = array[r0:r1, c0:c1]
         if hasattr(part, "__dask_graph__"):
-            # inside a task already: a nested pool would multiply threads and memory
+            # this already runs in a task: a nested pool would multiply threads and memory
             part = part.compute(scheduler="synchronous")
         return np.asarray(part)
     except NtkdistError:
         raise
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise StoreError(
-            Outcome.UNREADABLE.message(
+            LinalgStatus.UNREADABLE.message(
                 rows=f"{r0}:{r1}", cols=f"{c0}:{c1}", reason=f"{type(error).__name__}: {error}"
             )
         ) from error
@@ -178,10 +189,10 @@ def mirrored(piece: NDArray[Any]) -> NDArray[Any]:
 
 
 class KeptSource(Source):
-    """A source that keeps what it read, in this process; elsewhere it reads anew.
+    """A source that keeps the pieces it has read in this process; a pickled copy reads again.
 
     Args:
-        source: The matrix; its upper triangle has to fit the memory.
+        source: The matrix; its upper triangle must fit in memory.
     """
 
     def __init__(self, source: Source) -> None:
@@ -203,13 +214,13 @@ class KeptSource(Source):
 
 @dataclass(frozen=True)
 class Survey:
-    """What one pass over the upper triangle finds.
+    """Result of one pass over some rows of the upper triangle.
 
     Args:
-        start: First row looked at.
-        diagonal: Diagonal entries of the rows looked at.
-        sums: (N - start,) sums of |entry| off the diagonal: by column, and by row for the rows
-            looked at, so that all parts together give every column's sum of the full matrix.
+        start: First of the rows.
+        diagonal: Diagonal entries of the rows.
+        sums: (N - start,) sums of |entry| off the diagonal: by column, and by row for these
+            rows, so that all parts together give every column's sum of the full matrix.
         bad: (row, column, value) of the first entry that is not finite, row by row; or None.
         skew: (row, column, value, value of its mirror image) where the two differ; or None.
     """
@@ -229,10 +240,10 @@ def survey_ranges(n: int, edge: int, block: int) -> list[tuple[int, int]]:
 
 
 def survey_rows(source: Source, r0: int, r1: int, block: int) -> Survey:
-    """Look at the upper triangle's rows r0:r1: diagonal, sums of magnitudes, what is wrong.
+    """Check the upper triangle's rows r0:r1, and take their diagonal and sums of magnitudes.
 
-    What an array in memory or a Zarr array has below the diagonal (neither NaN nor zero) must
-    mirror what is above.
+    Entries that an array in memory or a Zarr array stores below the diagonal (neither NaN nor
+    zero) must equal those above.
 
     Args:
         source: The matrix.
@@ -241,7 +252,7 @@ def survey_rows(source: Source, r0: int, r1: int, block: int) -> Survey:
         block: Rows read at a time (rounded to the source's chunks).
 
     Returns:
-        What was found; it stops at the strip with the first entry that is wrong.
+        The result, up to the strip with the first wrong entry.
     """
     n, edge = source.n, source.edge
     height = max(1, block // edge) * edge
@@ -253,7 +264,7 @@ def survey_rows(source: Source, r0: int, r1: int, block: int) -> Survey:
         skew: tuple[int, int, float, float] | None = None
         c = r
         while c < n:
-            # the first piece ends with the diagonal, later ones are wider
+            # the first piece ends at the diagonal, later ones are wider
             cols = rows if c == r else min(c + 4 * height, n)
             piece = source.block(r, rows, c, cols)
             if c == r:
@@ -263,7 +274,7 @@ def survey_rows(source: Source, r0: int, r1: int, block: int) -> Survey:
             else:
                 magnitude = np.abs(piece)
                 mirror = source.mirror(r, rows, c, cols)
-            with np.errstate(over="ignore"):  # an infinite sum is looked into below
+            with np.errstate(over="ignore"):  # an infinite sum is examined below
                 sums[c - r0 : cols - r0] += magnitude.sum(axis=0)
                 by_row = magnitude.sum(axis=1)
                 sums[r - r0 : rows - r0] += by_row
@@ -277,8 +288,8 @@ def survey_rows(source: Source, r0: int, r1: int, block: int) -> Survey:
     return Survey(r0, diagonal, sums)
 
 
-def spoiled(source: Source, block: int) -> InputError:
-    """Build the error for a matrix that made a result infinite or NaN: looks for the entry.
+def not_finite_in(source: Source, block: int) -> InputError:
+    """Return the error for a matrix whose product or factor is infinite or NaN; names the entry.
 
     Args:
         source: The matrix.
@@ -288,17 +299,17 @@ def spoiled(source: Source, block: int) -> InputError:
         bad = survey_rows(source, r0, r1, block).bad
         if bad is not None:
             return not_finite(bad)
-    return InputError(Outcome.OVERFLOW.message())
+    return InputError(LinalgStatus.OVERFLOW.message())
 
 
 def first_skew(
     piece: Matrix, mirror: Matrix, row: int, col: int
 ) -> tuple[int, int, float, float] | None:
-    """Compare a piece above the diagonal with what lies below, where there is something.
+    """Compare a piece above the diagonal with the stored entries below it.
 
     Args:
         piece: (m, n) float64, rows ``row``.. and columns ``col``.. of the matrix.
-        mirror: (m, n) float64, what is stored for it below the diagonal.
+        mirror: (m, n) float64, its stored mirror image.
         row: First row.
         col: First column; equal to ``row`` for a piece on the diagonal.
 
@@ -307,7 +318,7 @@ def first_skew(
     """
     if row == col:
         piece, mirror = np.triu(piece, 1), np.triu(mirror, 1)
-    # NaN and zero are what an array has where nothing was stored
+    # an array reads as NaN or zero where nothing was stored
     wrong = (np.abs(piece - mirror) > ASYMMETRY * np.abs(piece).max()) & (mirror != 0)
     if not wrong.any():
         return None
@@ -327,5 +338,152 @@ def _first_bad(piece: Matrix, row: int, col: int) -> tuple[int, int, float] | No
 def _earliest(
     one: tuple[int, int, float] | None, other: tuple[int, int, float] | None
 ) -> tuple[int, int, float] | None:
-    found = [entry for entry in (one, other) if entry is not None]
-    return min(found, key=lambda entry: entry[:2]) if found else None
+    entries = [entry for entry in (one, other) if entry is not None]
+    return min(entries, key=lambda entry: entry[:2]) if entries else None
+
+
+def submatrix(matrix: Any, rows: NDArray[Any], columns: NDArray[Any]) -> NDArray[np.float64]:
+    """Return matrix[rows][:, columns] in float64, read in bands where it is not in memory.
+
+    Args:
+        matrix: (M, N), NumPy or anything that can be sliced by rows.
+        rows: (m,) indices.
+        columns: (n,) indices.
+
+    Returns:
+        (m, n) float64.
+    """
+    if isinstance(matrix, np.ndarray):
+        return np.array(matrix[np.ix_(rows, columns)], dtype=np.float64)
+    M, N = (int(edge) for edge in matrix.shape)
+    out = np.empty((len(rows), len(columns)))
+    step = max(1, BAND_BYTES // (8 * N))
+    for start in range(0, M, step):
+        inside = np.flatnonzero((rows >= start) & (rows < start + step))
+        if inside.size:
+            band = np.asarray(matrix[start : min(start + step, M), :])
+            out[inside] = band[rows[inside] - start][:, columns]
+    return out
+
+
+class SymmetricOperator:
+    """X -> A X, or (C A C) X with C = I - 11ᵀ/N, in one pass over A's upper triangle.
+
+    The parts of a pass depend on N, the width of X and the memory limit alone, and their results
+    are added in one order, so that a product has the same bits under every scheduler and on any
+    number of workers.
+
+    Args:
+        source: The matrix A, (N, N).
+        run: Computes Delayed objects (from ``task_runner``).
+        memory_limit: Bytes held at a time, without A itself.
+        centered: Whether to centre A (rows and columns of mean zero).
+
+    Attributes:
+        n: N.
+        passes: How many times the matrix was read.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        run: Runner,
+        *,
+        memory_limit: int,
+        centered: bool = False,
+    ) -> None:
+        self.n = source.n
+        self.passes = 0
+        self._step = max(1, _STEP // source.edge) * source.edge
+        kept = source.n * (source.n + self._step) // 2 * source.dtype.itemsize
+        self._source = KeptSource(source) if kept <= _KEPT_SHARE * memory_limit else source
+        self._run, self._centered = run, centered
+        self._limit = memory_limit - kept if self._source is not source else memory_limit
+
+    def __call__(self, x: NDArray[np.float64]) -> Matrix:
+        """Multiply.
+
+        Args:
+            x: (N,) or (N, K) float64.
+
+        Returns:
+            The product, of x's shape.
+
+        Raises:
+            InputError: The matrix has an entry that is not finite; names the first.
+            StoreError: The matrix cannot be read.
+        """
+        given = x
+        x = np.ascontiguousarray(x.reshape(self.n, -1))
+        if self._centered:
+            x = x - x.mean(axis=0)
+        y = self._multiply(x)
+        if self._centered:
+            y -= y.mean(axis=0)
+        return y.reshape(given.shape)
+
+    def mean_of_sums(self) -> float:
+        """Return 1ᵀA1/N of A itself, one pass."""
+        return float(self._multiply(np.ones((self.n, 1))).mean())
+
+    def _multiply(self, x: Matrix) -> Matrix:
+        matrix, right, multiply = constant(self._source), constant(x), task(multiply_rows)
+        width = max(1, x.shape[1])
+        parts = self._parts(width)
+        tasks = [multiply(matrix, right, r0, r1, self._step) for r0, r1 in parts]
+        y = np.zeros_like(x)
+        each = ITEM * (self.n * width + _SLAB * self._step + self._step**2)
+        at_once = max(1, self._limit // each)
+        batch = max(at_once, int(_RESULTS_SHARE * self._limit) // (ITEM * self.n * width))
+        for start in range(0, len(tasks), batch):  # one batch of results at a time is in memory
+            results = self._run(tasks[start : start + batch], at_once)
+            for (r0, _), part in zip(parts[start : start + batch], results, strict=True):
+                y[r0:] += part
+        self.passes += 1
+        if not np.isfinite(y).all():
+            raise not_finite_in(self._source, self._step)
+        return y
+
+    def _parts(self, k: int) -> list[tuple[int, int]]:
+        """Cut the rows into parts with about equal shares of the upper triangle."""
+        steps = -(-self.n // self._step)
+        fitting = int(_RESULTS_SHARE * self._limit) // (ITEM * self.n * k)
+        wanted = max(1, min(steps, _MOST_PARTS, max(fitting, 4)))
+        # the rows from r on hold the share (1 - r/n)² of the upper triangle
+        cuts = [1 - (1 - part / wanted) ** 0.5 for part in range(wanted + 1)]
+        edges = sorted({min(round(cut * steps), steps) * self._step for cut in cuts})
+        return [(r0, min(r1, self.n)) for r0, r1 in pairwise(edges) if r0 < self.n]
+
+
+def multiply_rows(source: Source, x: Matrix, r0: int, r1: int, step: int) -> Matrix:
+    """Multiply with rows r0:r1 of the upper triangle and with their mirror image.
+
+    Args:
+        source: The matrix.
+        x: (N, K) float64.
+        r0: First row.
+        r1: Past the last row.
+        step: Edge of the pieces read at a time.
+
+    Returns:
+        (N - r0, K) float64, the share of these entries in the product's rows from r0 on.
+    """
+    n = source.n
+    out = np.zeros((n - r0, x.shape[1]))
+    wide = np.empty((min(_SLAB, step), min(step, n)))
+    with blas_threads(1):
+        for r in range(r0, r1, step):
+            rows = min(r + step, r1)
+            for c in range(r, n, step):
+                cols = min(c + step, n)
+                piece = source.raw(r, rows, c, cols)
+                if c == r:
+                    piece = mirrored(piece)
+                for s in range(r, rows, _SLAB):
+                    past = min(s + _SLAB, rows)
+                    slab = wide[: past - s, : cols - c]
+                    slab[...] = piece[s - r : past - r]
+                    out[s - r0 : past - r0] += slab @ x[c:cols]
+                    if c > r:
+                        out[c - r0 : cols - r0] += slab.T @ x[s:past]
+    return out

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from ntkdist.linalg import _blas, factorize
-from ntkdist.linalg.schedule import blas_threads, blas_threads_between, side_by_side
+from ntkdist.linalg import blas, factorize
+from ntkdist.linalg.blas import blas_threads, blas_threads_between
+from ntkdist.linalg.tasks import side_by_side
 from tests.linalg.matrices import SMALL, spd
 
 
 def threads() -> set[int]:
-    _blas.cholesky_lower(np.eye(2))  # loads SciPy's library
+    blas.cholesky_lower(np.eye(2))  # loads SciPy's library
     return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
 
 

@@ -1,18 +1,28 @@
-"""BLAS and LAPACK in place, on row-major arrays, with the interpreter lock released.
+"""BLAS and LAPACK on row-major arrays in place, and the number of their threads.
 
-``scipy.linalg.blas`` and ``scipy.linalg.lapack`` hold the lock for the whole call, so that two
-Dask threads take turns. The same routines, reached through the pointers that
+``scipy.linalg.blas`` and ``scipy.linalg.lapack`` hold the interpreter lock for the whole call, so
+that two Dask threads take turns. The same routines, reached through the pointers that
 ``scipy.linalg.cython_blas`` publishes, run side by side.
 
-Row-major memory read column-major is the transpose: each wrapper states what it does in
-row-major terms and passes the transposed statement on. Inner dimensions must be contiguous
-(rows may be strided).
+Row-major memory read as column-major is the transpose: each wrapper documents the row-major
+operation and passes the transposed one to BLAS. Inner dimensions must be contiguous (rows may be
+strided).
+
+Threads: tasks that run side by side get one BLAS thread each. What runs alone (a panel's diagonal
+block, the whole matrix where there is one panel, substitutions, the work of an iteration between
+two passes) gets as many as Dask would use threads where the result was begun. This number is
+stored with the result, because LAPACK's bits depend on it. Both rules hold in every process and
+under every scheduler, whatever ``OPENBLAS_NUM_THREADS`` says, so that all give the same bits.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import Any
 
@@ -20,7 +30,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cython_blas, cython_lapack
 
+Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]
+#: Bytes of a float64.
+ITEM = 8
+
+_lock = threading.Lock()
 
 
 @cache
@@ -35,9 +50,9 @@ def _routine(name: str, arguments: int) -> Callable[..., None]:
     )
     signature = get_name(capsule)
     if signature is None or b"int *" not in signature:
-        raise ImportError(f"scipy publishes {name} with a signature ntkdist does not know")
+        raise ImportError(f"scipy publishes {name} with a signature that ntkdist does not know")
     pointer = get_pointer(capsule, signature)
-    # CFUNCTYPE, unlike PYFUNCTYPE, gives the interpreter lock back during the call
+    # CFUNCTYPE, unlike PYFUNCTYPE, releases the interpreter lock during the call
     return ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * arguments)(pointer)
 
 
@@ -175,3 +190,100 @@ def inverse_from_lower(lower: Matrix) -> None:
     _routine("dpotri", 5)(
         b"U", _int(lower.shape[0]), lower.ctypes.data, _int(_lead(lower)), ctypes.byref(info)
     )
+
+
+@cache
+def _blas_pools() -> Any:
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()  # it searches every loaded library: once is enough
+
+
+@cache
+def _limiter() -> ThreadPoolExecutor:
+    os.register_at_fork(after_in_child=_limiter.cache_clear)  # a forked child has no such thread
+    return ThreadPoolExecutor(1, thread_name_prefix="blas-limits")
+
+
+class _BlasThreadScope:
+    """Counts the callers within a scope; when scopes overlap, the first limit applies."""
+
+    def __init__(self) -> None:
+        self.callers = 0
+        self.count = 0
+
+
+_tasks, _between = _BlasThreadScope(), _BlasThreadScope()
+_original: Any = None
+
+
+def _set_limit(count: int) -> None:
+    from threadpoolctl import OpenBLASController
+
+    global _original
+
+    # otherwise a limit that a caller set outside would stay in force
+    OpenBLASController.clear_controlling_thread(force=True)
+    limit = _blas_pools().limit(limits=count, user_api="blas")
+    if _original is None:
+        _original = limit
+
+
+def _lift_limit() -> None:
+    from threadpoolctl import OpenBLASController
+
+    global _original
+
+    OpenBLASController.clear_controlling_thread(force=True)
+    _original.restore_original_limits()
+    _original = None
+
+
+def _apply() -> None:
+    """Set the limit of the innermost scope in use, or restore the original one."""
+    if _tasks.callers or _between.callers:
+        count = _tasks.count if _tasks.callers else _between.count
+        _limiter().submit(_set_limit, count).result()
+    else:
+        _limiter().submit(_lift_limit).result()
+
+
+@contextmanager
+def _limited(scope: _BlasThreadScope, count: int) -> Iterator[None]:
+    # OpenBLAS has one limit per process: the first caller sets it and the last one restores it.
+    # threadpoolctl lets only the thread that set a limit restore it, and those two callers may be
+    # different threads; so a thread kept for this purpose does both.
+    with _lock:
+        if scope.callers == 0:
+            scope.count = count
+        scope.callers += 1
+        if scope.callers == 1:
+            _apply()
+    try:
+        yield
+    finally:
+        with _lock:
+            scope.callers -= 1
+            if scope.callers == 0:
+                _apply()
+
+
+def blas_threads(count: int) -> AbstractContextManager[None]:
+    """Limit BLAS to a number of threads in this process while a task runs.
+
+    Args:
+        count: Threads. When scopes overlap, the first limit applies.
+    """
+    return _limited(_tasks, count)
+
+
+def blas_threads_between(count: int) -> AbstractContextManager[None]:
+    """Limit BLAS to a number of threads in this process while no task runs.
+
+    For code that starts tasks and computes between them; tasks in this process set their own
+    limit.
+
+    Args:
+        count: Threads. When scopes overlap, the first limit applies.
+    """
+    return _limited(_between, count)
