@@ -48,8 +48,3 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
     """
     near = difflib.get_close_matches(given, list(known), n=2, cutoff=0.55)
     return f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
-
-
-def counted(count: int, noun: str) -> str:
-    """Return a number with its noun: ``1 tile``, ``2 tiles``."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"

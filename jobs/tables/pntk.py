@@ -22,7 +22,7 @@ from typing import Any
 import _common
 import numpy as np
 
-from ntkdist.analyses.widths_plot import Gap, plot_gaps
+from ntkdist.analyses.widths import Gap, plot_gaps
 from ntkdist.learning import FiniteNetwork
 from ntkdist.learning.widths import fit_power, measure_pseudo_kernel
 

@@ -26,7 +26,7 @@ from typing import Any
 import _common
 import numpy as np
 
-from ntkdist.analyses.widths_plot import Gap, plot_gaps
+from ntkdist.analyses.widths import Gap, plot_gaps
 from ntkdist.learning.widths import WIDTHS, WidthRow, WidthSweep, sweep_widths
 
 MEASURES = {

@@ -1,4 +1,4 @@
-"""Architectures on one data set, ranked before any of them is trained."""
+"""Architectures on one data set, ranked without training any of them."""
 
 from __future__ import annotations
 
@@ -8,22 +8,38 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist import storage
+from ntkdist.analyses.section import Analysis, ReportSection, all_of, read_verdict
 from ntkdist.config import RunConfig
+from ntkdist.display import kernel_plots
+from ntkdist.display.svg import FONT_SIZE, inline_svg, svg_file
+from ntkdist.display.words import counted, number, percent
 from ntkdist.errors import InputError, NtkdistError
 from ntkdist.networks.architecture import Architecture, preset_of
 from ntkdist.pipeline.stages import Pipeline
 from ntkdist.runs.inputs import sees_features
 from ntkdist.runs.run import Run
+from ntkdist.words import CANNOT_JUDGE, columns
+
+# measure → whether more is better
+MEASURES = {"accuracy": True, "log_likelihood": True, "block_error": False, "separation": True}
+_MOST_POINTS = 800  # of a panel; more cannot be told apart
+_MOST_COLORS = 10  # more cannot be told apart
+_MOST_COLUMNS = 4
+_MOST_PANELS = 4  # of the report
+_EDGE = 2.6  # inches of a panel
+_LONGEST_TITLE = 32  # characters that fit over a panel
+_LITTLE_NOISE = 0.005  # a share of wrong labels that hardly limits accuracy
 
 
 @dataclass(frozen=True)
-class Compared:
+class ArchitectureResult:
     """What the kernel of one architecture says about a data set and its labels.
 
     Attributes:
@@ -37,10 +53,10 @@ class Compared:
         ridge: That ridge, relative to the mean diagonal.
         noise_rate: Share of wrong labels it suggests.
         block_error: L(Z) of the given labels times the mean of the Gram's diagonal, so that
-            the scale of a kernel has no part in it (lower is better).
+            it does not depend on the scale of the kernel (lower is better).
         separation: Mean distance between classes over mean distance within, in the four
             leading kernel principal components (higher is better).
-        gram_seconds: Seconds of tiles, added up over workers; those of an earlier start too.
+        gram_seconds: Seconds of all tiles, added up over workers and over all starts.
         factor_seconds: Seconds from the Gram to the solution, of this start.
         points: (N, 2) the images in the two leading kernel principal components.
     """
@@ -59,25 +75,20 @@ class Compared:
     points: NDArray[np.float64] = field(repr=False, compare=False)
 
 
-# measure -> whether more is better
-MEASURES = {"accuracy": True, "log_likelihood": True, "block_error": False, "separation": True}
-
-
 def compare_architectures(
     config: RunConfig,
     architectures: Sequence[str],
     subscribers: Sequence[Callable[[Any], None]] = (),
-) -> list[Compared]:
+) -> list[ArchitectureResult]:
     """Compute each architecture's kernel on one data set and rank them.
 
     Each has a run of its own, RUN-compare/NAME, so that a comparison that is
     stopped, or asked for again with more architectures, computes only what is missing. The
     figures are kept beside the runs in compare.json, a picture in compare.svg. Where the run
-    itself is there and has its Gram, its own architecture is compared as well, from that Gram.
+    itself has its Gram, its own architecture is compared as well, from that Gram.
 
     Args:
-        config: The run's settings; where there is no such run yet, its ``architecture`` has no
-            part in this.
+        config: The run's settings; ``architecture`` is used only where this run exists already.
         architectures: Presets or canonical texts, each different.
         subscribers: Told every event of every run.
 
@@ -101,7 +112,7 @@ def compare_architectures(
     if sees_features(config.data):
         for arch in parsed:
             arch.check_features()  # before any of the others is computed
-    found = []
+    results = []
     for name, arch in zip(architectures, parsed, strict=True):
         if own is not None and arch == Architecture.parse(own.architecture):
             one = own
@@ -110,39 +121,39 @@ def compare_architectures(
             one = dataclasses.replace(config, run=run, architecture=str(arch))
         with Pipeline(one, subscribers) as pipeline:
             pipeline.gram()
-            found.append(_judge(name, pipeline))
+            results.append(_judge(name, pipeline))
             labels = pipeline.run.read("inputs", "labels")
             names = pipeline.run.manifest.class_names
-    found.sort(key=lambda one: -one.accuracy)
-    _store(folder_of(config), found, labels, names)
-    return found
+    results.sort(key=lambda one: -one.accuracy)
+    _store(folder_of(config), results, labels, names)
+    return results
 
 
-def ranks(found: Sequence[Compared]) -> dict[str, list[int]]:
+def ranks(results: Sequence[ArchitectureResult]) -> dict[str, list[int]]:
     """Return the rank of each entry under each measure, 1 for the best; ties share the best."""
     out = {}
     for measure, more in MEASURES.items():
-        values = np.array([getattr(one, measure) for one in found])
+        values = np.array([getattr(one, measure) for one in results])
         values = -values if more else values
         out[measure] = [int((values < value).sum()) + 1 for value in values]
     return out
 
 
 def _own_settings(config: RunConfig) -> RunConfig | None:
-    """Return the settings of the run itself, if it is there with these data and a whole Gram."""
+    """Return the settings of the run itself, if it exists with these data and a whole Gram."""
     from ntkdist.gram.store import GramStore
 
     try:
-        there = Run.open(config.run)
-        own = dataclasses.replace(config, architecture=there.config.architecture)
-        Run.create(own)  # it is there: opened, or refused where other settings are asked for
-        store = GramStore.open(there.address("gram", "ntk"), "r", there.fingerprint)
+        run = Run.open(config.run)
+        own = dataclasses.replace(config, architecture=run.config.architecture)
+        Run.create(own)  # opens the run, or refuses settings that differ from its own
+        store = GramStore.open(run.address("gram", "ntk"), "r", run.fingerprint)
         return None if store.missing() else own
     except (NtkdistError, FileNotFoundError):
         return None
 
 
-def _judge(name: str, pipeline: Pipeline) -> Compared:
+def _judge(name: str, pipeline: Pipeline) -> ArchitectureResult:
     from ntkdist.labels import (
         FactorInverse,
         block_error,
@@ -164,13 +175,16 @@ def _judge(name: str, pipeline: Pipeline) -> Compared:
     seconds = time.perf_counter() - start
     predicted = centered_leave_one_out(G, diagonal, one_hot(labels, K)).argmax(axis=1)
     likeliest = max(choice["tried"], key=lambda row: row[2])
-    scale = factor.ridge_absolute / factor.ridge if factor.ridge else _mean_diagonal(store)
+    if factor.ridge:
+        scale = factor.ridge_absolute / factor.ridge
+    else:
+        scale = float(np.mean(store.diagonal()))
     with pipeline.scheduler() as where:
         limit = pipeline.config.factor.memory_limit
         separation = class_separation(store, labels, K, memory_limit=limit, scheduler=where)
     points = separation.projection[:, :2]
     run.write("compare/points", points)
-    return Compared(
+    return ArchitectureResult(
         name=name,
         architecture=str(run.architecture),
         run=run.url,
@@ -184,11 +198,6 @@ def _judge(name: str, pipeline: Pipeline) -> Compared:
         factor_seconds=seconds,
         points=points,
     )
-
-
-def _mean_diagonal(store: Any) -> float:
-    n = store.shape[0]
-    return float(np.mean([store[i : i + 1, i : i + 1][0, 0] for i in range(n)]))
 
 
 def _tile_seconds(url: str) -> float:
@@ -209,14 +218,189 @@ def folder_of(config: RunConfig) -> str:
 
 
 def _store(
-    folder: str, found: Sequence[Compared], labels: NDArray[np.int64], names: Sequence[str]
+    folder: str,
+    results: Sequence[ArchitectureResult],
+    labels: NDArray[np.int64],
+    names: Sequence[str],
 ) -> None:
     """Write compare.json and compare.svg beside the runs."""
-    from ntkdist.analyses.compare_plot import Panel, draw_comparison
-
-    rows = [{k: v for k, v in vars(one).items() if k != "points"} for one in found]
-    text = json.dumps({"architectures": rows, "ranks": ranks(found)}, indent=1)
+    rows = [{k: v for k, v in vars(one).items() if k != "points"} for one in results]
+    text = json.dumps({"architectures": rows, "ranks": ranks(results)}, indent=1)
     storage.write_text(storage.join(folder, "compare.json"), text)
-    panels = [Panel(one.name, one.accuracy, one.separation, one.points) for one in found]
-    with storage.writing(storage.join(folder, "compare.svg")) as path:
-        draw_comparison(panels, labels, names, path)
+    _draw(storage.join(folder, "compare.svg"), results, labels, names)
+
+
+def describe_comparison(results: Sequence[ArchitectureResult], folder: str) -> str:
+    """Return a table of architectures, best leave-one-out accuracy first, with their ranks."""
+    rank = ranks(results)
+    head = ("architecture", "accuracy", "log-lik.", "L(Z)", "separation", "noise", "Gram", "solve")
+    rows = [
+        (
+            one.name,
+            f"{one.accuracy:.2%} ({rank['accuracy'][i]})",
+            f"{one.log_likelihood:.3f} ({rank['log_likelihood'][i]})",
+            f"{one.block_error:.4g} ({rank['block_error'][i]})",
+            f"{one.separation:.3f} ({rank['separation'][i]})",
+            f"{one.noise_rate:.1%}",
+            f"{one.gram_seconds:.1f} s",
+            f"{one.factor_seconds:.1f} s",
+        )
+        for i, one in enumerate(results)
+    ]
+    lines = columns([head, *rows])
+    lines.append(
+        "leave-one-out accuracy and log-likelihood of the given labels: higher is better; L(Z) "
+        "times the mean diagonal: lower; separation of classes by kernel PCA: higher; rank in "
+        f"brackets; all in {folder}/compare.json, a picture of the classes in compare.svg"
+    )
+    noise = max(results, key=lambda one: one.log_likelihood).noise_rate
+    if noise >= _LITTLE_NOISE:
+        lines.append(
+            f"{noise:.1%} of the given labels are estimated wrong, which limits accuracy to about "
+            f"{1 - noise:.1%}"
+        )
+    return "\n".join(lines)
+
+
+def _shorten(title: str) -> str:
+    """Return a name that fits over a panel; of a long canonical text, its beginning."""
+    return title if len(title) <= _LONGEST_TITLE else f"{title[: _LONGEST_TITLE - 2]} …"
+
+
+def _draw(
+    address: str,
+    results: Sequence[ArchitectureResult],
+    labels: NDArray[np.int64],
+    names: Sequence[str],
+) -> None:
+    """Write a scatter plot for each architecture, all of the same sample of images.
+
+    Each panel has its own scale: only ratios of distances can be compared between kernels.
+    """
+    import matplotlib
+
+    across = min(len(results), _MOST_COLUMNS)
+    down = -(-len(results) // across)
+    shown = np.random.default_rng(0).permutation(np.flatnonzero(labels < _MOST_COLORS))
+    shown = shown[:_MOST_POINTS]
+    classes = min(len(names), _MOST_COLORS)
+    with svg_file(address, _EDGE * across, (_EDGE + 0.35) * down + 0.5) as figure:
+        grid = figure.subplots(down, across, squeeze=False)
+        for axes in grid.flat[len(results) :]:
+            axes.set_axis_off()
+        colors = matplotlib.colormaps["tab10"]
+        for axes, one in zip(grid.flat, results, strict=False):
+            for kind in range(classes):
+                x, y = one.points[shown[labels[shown] == kind]].T
+                axes.scatter(x, y, s=6, color=colors(kind), linewidths=0, label=names[kind])
+            measures = f"{100 * one.accuracy:.1f} % right, {one.separation:.2f} apart"
+            axes.set_title(f"{_shorten(one.name)}\n{measures}", fontsize=FONT_SIZE - 3)
+            axes.set(xticks=[], yticks=[])
+        figure.supxlabel("first kernel principal component", fontsize=FONT_SIZE - 3)
+        figure.supylabel("second", fontsize=FONT_SIZE - 3)
+        figure.legend(
+            *grid[0, 0].get_legend_handles_labels(),
+            loc="outside upper center", ncols=min(5, classes), fontsize=FONT_SIZE - 4,
+            markerscale=2, frameon=False,
+        )  # fmt: skip
+
+
+def _sections(run: Run) -> list[ReportSection]:
+    """Read the comparison on this run's data, which is stored beside the run."""
+    folder = f"{run.url}-compare"
+    try:
+        text = storage.read_text(storage.join(folder, "compare.json"))
+        rows = json.loads(text)["architectures"] if text else []
+    except (NtkdistError, OSError, ValueError, KeyError):
+        return []
+    mine = [(row, one) for row in rows if (one := _same_data(run, folder, row)) is not None]
+    if len(mine) < 2:
+        return []
+    most = max(row["accuracy"] for row, _ in mine)
+    tied = [row["name"] for row, _ in mine if row["accuracy"] == most]
+    suits = "suits the data best: its kernel" if len(tied) == 1 else "suit the data best: each"
+    sentences = [
+        f"Of {counted(len(mine), 'architecture')}, {all_of(tied)} {suits} gives {percent(most)} "
+        "of the images their given label from all others.",
+        *_ceiling(run, [row for row, _ in mine]),
+        "Separation is the mean distance between classes over that within.",
+    ]
+    head = ("Architecture", "Accuracy", "Log-likelihood", "L(Z), scaled", "Separation")
+    table = tuple(
+        (
+            row["name"] + (" (this run)" if other is run else ""),
+            percent(row["accuracy"]),
+            number(row["log_likelihood"], 4),
+            number(row["block_error"], 4),
+            number(row["separation"], 3),
+        )
+        for row, other in mine
+    )
+    figures = tuple(_layouts(run, mine))
+    title = "Other architectures"
+    return [ReportSection("compare", title, tuple(sentences), (), figures, head, table)]
+
+
+def _ceiling(run: Run, rows: list[dict[str, Any]]) -> list[str]:
+    """Say how far accuracy on wrong labels can go, by the noise known or estimated."""
+    noise, which = run.config.noise.rate, "were made wrong"
+    if not noise:
+        if read_verdict(run) == CANNOT_JUDGE:
+            return []
+        likeliest = max(rows, key=lambda row: row["log_likelihood"])
+        noise, which = likeliest.get("noise_rate", 0.0), "are wrong by estimate"
+    if noise < _LITTLE_NOISE:
+        return []
+    return [
+        f"{percent(noise)} of these labels {which}, so that hardly more than {percent(1 - noise)} "
+        "can be met."
+    ]
+
+
+def _same_data(run: Run, folder: str, row: dict[str, Any]) -> Run | None:
+    """Return the run of a row if it exists and is of the same images and labels."""
+    try:
+        name = PurePath(row["run"]).name
+        own = name == PurePath(run.url).name and row.get("architecture") == str(run.architecture)
+        if own:
+            return run
+        other = Run.open(storage.join(folder, name))
+    except (NtkdistError, KeyError):
+        return None
+    same = other.config.data == run.config.data and other.config.noise == run.config.noise
+    return other if same else None
+
+
+def _layouts(run: Run, mine: list[tuple[dict[str, Any], Run]]) -> list[tuple[str, str]]:
+    labels = run.read("inputs", "labels")
+    colored = np.argsort(-np.bincount(labels, minlength=run.num_classes), kind="stable")
+    figures = []
+    for k, (row, one) in enumerate(mine[:_MOST_PANELS]):
+        if not one.has("compare", "points"):
+            continue
+        points = one.read("compare", "points")
+        if len(points) != len(labels):
+            continue
+        shown = np.random.default_rng(0).permutation(len(labels))[:_MOST_POINTS]
+        svg = inline_svg(
+            f"compare-{k}",
+            f"Images in the two leading kernel principal components of {row['name']}.",
+            kernel_plots.components,
+            points[shown],
+            labels[shown],
+            run.manifest.class_names,
+            np.zeros(len(shown), dtype=bool),
+            sorted(colored[: kernel_plots.MOST_COLORS].tolist()),
+            (),
+        )
+        figures.append((svg, f"{row['name']}: images in its two leading principal components."))
+    return figures
+
+
+ANALYSIS = Analysis(
+    command="compare",
+    question="Which architecture suits the data?",
+    place=7,
+    sections=_sections,
+    arguments="--architectures fc-2,cnn-2",
+)

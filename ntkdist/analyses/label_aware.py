@@ -1,22 +1,27 @@
-"""Label-aware kernels on a run: what knowing the labels adds for two of its classes."""
+"""Label-aware kernels on a run: what the labels inside the kernel add for two of its classes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist import storage
-from ntkdist.analyses.label_aware_classes import closest_classes, split_classes, two_classes
+from ntkdist.analyses.section import Analysis, ReportSection, panel, stored
+from ntkdist.display.svg import FONT_SIZE, svg_file
+from ntkdist.display.words import counted, percent
 from ntkdist.errors import InputError, did_you_mean
 from ntkdist.events.types import VariantTried
 from ntkdist.pipeline.stages import Pipeline
+from ntkdist.runs.run import Run
+
+_BAND_BYTES = 64 * 2**20  # rows of the Gram that are read together
 
 
 @dataclass(frozen=True, eq=False)
-class LabelAwareness:
+class LabelAwareResult:
     """The plain kernel beside label-aware ones.
 
     Attributes:
@@ -49,24 +54,25 @@ def compare_label_aware(
     test_share: float = 0.2,
     most: int = 2500,
     seed: int = 0,
-) -> LabelAwareness:
+) -> LabelAwareResult:
     """Hold out images of two classes and predict them with plain and label-aware kernels.
 
-    The Gram is the run's; the variants' pair features read its preprocessed images. Given labels
-    are what is learned and what is predicted. Multipliers are chosen by cross-validation on the
-    training images; the held-out ones are predicted once, with what was chosen. Figures go into
-    label_aware/ of the run, with a picture in label_aware.svg.
+    The Gram is the run's; the pair features of the variants are made from its preprocessed
+    images. Both training and evaluation use the given labels. Multipliers are chosen by
+    cross-validation on the training images; the held-out ones are predicted once, with what was
+    chosen. Figures go into label_aware/ of the run, with a picture in label_aware.svg.
 
     Args:
         pipeline: Of a run; missing tiles of its Gram are computed first.
-        classes: Two, by number or name. None takes the two whose mean images of the normalised
-            kernel lie closest: the most entangled.
+        classes: Two, by number or name. None takes the two whose means are closest in the space
+            of the normalised kernel.
         variants: Some of ``ntkdist.learning.label_aware.VARIANTS``; None takes all.
         multipliers: Of the label-aware part, at least 0; None takes the customary ladder.
         folds: Parts of the cross-validation.
         test_share: Of each class, held out.
-        most: Of larger pairs of classes so many images are drawn: memory grows with their square.
-        seed: Decides who is held out, folds and sketches.
+        most: Images of both classes together, at most; of more so many are drawn, because memory
+            grows with their square.
+        seed: Of the held-out images, the folds and the sketches.
 
     Returns:
         The accuracies.
@@ -92,7 +98,7 @@ def compare_label_aware(
         )
     if not asked:
         raise InputError(f"no variant to try; give some of {', '.join(VARIANTS)}")
-    pair = None if classes is None else two_classes(classes, run.manifest.class_names)
+    pair = None if classes is None else _two_classes(classes, run.manifest.class_names)
     ladder = MULTIPLIERS if multipliers is None else multipliers
     pipeline.gram()
     store, given = pipeline.gram_store(), run.read("inputs", "labels")
@@ -118,24 +124,24 @@ def compare_label_aware(
                     of_train, y[:n], variant=variant, multipliers=ladder, folds=folds, seed=seed
                 )
                 curves[name] = choice.multipliers, choice.accuracy
-            found = label_aware(
+            predicted = label_aware(
                 of_train, y[:n], of_test,
                 variant=variant, multiplier=choice.multiplier, seed=seed,
             )  # fmt: skip
             one = VariantTried(
                 variant=name,
-                multiplier=found.multiplier,
-                ridge=found.ridge,
-                definite=found.definite,
+                multiplier=predicted.multiplier,
+                ridge=predicted.ridge,
+                definite=predicted.definite,
                 validated=choice.best_accuracy,
-                accuracy=float(np.mean(found.labels == y[n:])),
-                elasticity=found.elasticity,
+                accuracy=float(np.mean(predicted.labels == y[n:])),
+                elasticity=predicted.elasticity,
             )
             tried.append(one)
-            values.append(found.values)
+            values.append(predicted.values)
             pipeline.forward(one)
         names = run.manifest.class_names
-        result = LabelAwareness(
+        result = LabelAwareResult(
             classes=(a, b),
             names=(names[a], names[b]),
             tried=tuple(tried),
@@ -144,62 +150,236 @@ def compare_label_aware(
             curves=curves,
             place=run.url,
         )
-        _store(pipeline, result, np.stack(values), train, test)
+        _store(run, result, np.stack(values), train, test)
         detail.append(f"{names[a]} and {names[b]}, {n} trained on, {len(test)} held out")
     return result
 
 
+def closest_classes(gram: Any, labels: NDArray[np.int64], num_classes: int) -> tuple[int, int]:
+    """Return the two classes whose means are closest in the space of the normalised kernel.
+
+    Args:
+        gram: (N, N) that can be sliced by rows and has ``diagonal()``.
+        labels: (N,) in 0..K−1.
+        num_classes: K; classes of fewer than 10 images are left out.
+
+    Returns:
+        Their numbers, ascending.
+
+    Raises:
+        InputError: If there are no two such classes.
+    """
+    counts = np.bincount(labels, minlength=num_classes)
+    usable = np.flatnonzero(counts >= 10)
+    if len(usable) < 2:
+        raise InputError(
+            f"{len(usable)} classes have ten images or more; label-aware kernels need two of them"
+        )
+    Y = np.eye(num_classes)[labels] / np.sqrt(np.asarray(gram.diagonal(), np.float64))[:, None]
+    sums = np.zeros((num_classes, num_classes))
+    rows = max(1, _BAND_BYTES // (8 * len(labels)))
+    for start in range(0, len(labels), rows):
+        band = np.asarray(gram[start : start + rows, :], dtype=np.float64)
+        sums += Y[start : start + rows].T @ (band @ Y)
+    means = sums[np.ix_(usable, usable)] / np.outer(counts[usable], counts[usable])
+    own = np.diagonal(means)
+    apart = own[:, None] + own - 2.0 * means
+    apart[np.tril_indices(len(usable))] = np.inf
+    a, b = np.unravel_index(int(apart.argmin()), apart.shape)
+    return int(usable[a]), int(usable[b])
+
+
+def _two_classes(classes: Sequence[int | str], names: Sequence[str]) -> tuple[int, int]:
+    """Return the numbers of two classes given by number or name, or raise ``InputError``."""
+    if isinstance(classes, str) or len(classes) != 2:
+        raise InputError(f"classes={classes!r}: label-aware kernels are for two; give two of them")
+    numbers = []
+    for one in classes:
+        number = names.index(one) if one in names else one
+        if isinstance(number, str) and number.isdecimal():
+            number = int(number)
+        if isinstance(number, str) or not 0 <= number < len(names):
+            raise InputError(
+                f"class {one!r} is neither a name nor a number from 0 to {len(names) - 1}; the "
+                f"names begin {', '.join(names[:5])}{did_you_mean(str(one), names)}"
+            )
+        numbers.append(int(number))
+    if numbers[0] == numbers[1]:
+        raise InputError(f"classes {classes[0]!r} and {classes[1]!r} are one; give two of them")
+    return numbers[0], numbers[1]
+
+
+def split_classes(
+    labels: NDArray[np.int64], classes: tuple[int, int], share: float, most: int, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the training and the held-out images; of each class the same share is held out.
+
+    Args:
+        labels: (N,) of the run.
+        classes: The two.
+        share: Of each class, held out.
+        most: Images taken of both together, at most; of more so many are drawn.
+        seed: Of the split.
+
+    Returns:
+        Ascending indices of both.
+
+    Raises:
+        InputError: For a share outside 0 to 1, or a class with too few images.
+    """
+    if not 0 < share < 1:
+        raise InputError(f"test_share={share!r} must lie between 0 and 1, such as 0.2")
+    random = np.random.default_rng(seed)
+    members = [random.permutation(np.flatnonzero(labels == k)) for k in classes]
+    total = sum(len(m) for m in members)
+    if total > most:
+        members = [m[: len(m) * most // total] for m in members]
+    train, test = [], []
+    for k, m in zip(classes, members, strict=True):
+        held = max(1, round(share * len(m)))
+        if len(m) - held < 4:
+            raise InputError(
+                f"class {k} leaves {max(len(m) - held, 0)} images to train on; at least 4 are "
+                "needed: take other classes, a smaller test_share or a larger most"
+            )
+        test.append(m[:held])
+        train.append(m[held:])
+    return np.sort(np.concatenate(train)), np.sort(np.concatenate(test))
+
+
 def _store(
-    pipeline: Pipeline,
-    found: LabelAwareness,
+    run: Run,
+    result: LabelAwareResult,
     values: NDArray[np.float64],
     train: NDArray[np.int64],
     test: NDArray[np.int64],
 ) -> None:
-    from ntkdist.analyses.label_aware_plot import KernelPoint, draw_label_aware
-
-    run = pipeline.run
     run.write("label_aware/values", values)
     run.write("label_aware/train", train)
     run.write("label_aware/test", test)
-    rows = [
-        {k: v for k, v in vars(one).items() if k not in ("time", "timestamp")}
-        for one in found.tried
-    ]
+    times = ("time", "timestamp")
+    rows = [{k: v for k, v in vars(one).items() if k not in times} for one in result.tried]
     summary = {
-        "classes": list(found.classes),
-        "names": list(found.names),
-        "trained_on": found.trained_on,
-        "held_out": found.held_out,
+        "classes": list(result.classes),
+        "names": list(result.names),
+        "trained_on": result.trained_on,
+        "held_out": result.held_out,
         "validated": {
             name: {"multipliers": r.tolist(), "accuracy": right.tolist()}
-            for name, (r, right) in found.curves.items()
+            for name, (r, right) in result.curves.items()
         },
         "kernels": rows,
     }
     run.write_attributes("label_aware", summary)
-    points = [KernelPoint(o.variant, o.accuracy, o.validated, o.elasticity) for o in found.tried]
-    title = (
-        f"{found.names[0]} or {found.names[1]}: {found.trained_on} images to train on, "
-        f"{found.held_out} held out"
-    )
-    with storage.writing(run.address("label_aware.svg")) as path:
-        draw_label_aware(path, points=points, curves=found.curves, title=title)
+    a, b = result.names
+    title = f"{a} or {b}: {result.trained_on} images to train on, {result.held_out} held out"
+    small = FONT_SIZE - 4
+    with svg_file(run.address("label_aware.svg"), 8.6, 3.4) as figure:
+        figure.suptitle(title, fontsize=FONT_SIZE - 2)
+        left, right = figure.subplots(1, 2)
+        _plot_kernels(left, rows, small)
+        _plot_choices(right, result.curves, small)
 
 
-def describe_label_aware(found: LabelAwareness) -> str:
+def describe_label_aware(result: LabelAwareResult) -> str:
     """Return what the command prints: one line a kernel."""
     lines = [
-        f"{found.names[0]} or {found.names[1]}: {found.trained_on} images trained on, "
-        f"{found.held_out} held out",
+        f"{result.names[0]} or {result.names[1]}: {result.trained_on} images trained on, "
+        f"{result.held_out} held out",
         "kernel    multiplier  accuracy  cross-validated  local elasticity",
     ]
-    for one in found.tried:
+    for one in result.tried:
         elasticity = "–" if one.elasticity is None else f"{one.elasticity:.4f}"
         line = f"{one.variant:<8}  {one.multiplier:>10g}  {one.accuracy:>8.2%}  "
         line += f"{one.validated:>15.2%}  {elasticity:>16}"
         lines.append(line + ("" if one.definite else "  (not positive definite)"))
-    if found.tried[0].ridge:
-        lines.append(f"all with a ridge of {found.tried[0].ridge:g}, which the plain kernel needs")
-    lines.append(f"picture   {found.place}/label_aware.svg")
+    if result.tried[0].ridge:
+        lines.append(f"all with a ridge of {result.tried[0].ridge:g}, which the plain kernel needs")
+    lines.append(f"picture   {result.place}/label_aware.svg")
     return "\n".join(lines)
+
+
+def _plot_kernels(ax: Any, kernels: Sequence[Mapping[str, Any]], small: float) -> None:
+    """Draw the accuracy of each kernel as it is stored, the plain one first."""
+    at = -np.arange(len(kernels))
+    ax.axvline(100 * kernels[0]["accuracy"], color="0.8", lw=1)
+    ax.scatter([100 * k["accuracy"] for k in kernels], at, s=40, color="C0", label="held out")
+    ax.scatter(
+        [100 * k["validated"] for k in kernels], at, s=40, label="cross-validated",
+        facecolors="none", edgecolors="C1",
+    )  # fmt: skip
+    below = ("" if (e := k["elasticity"]) is None else f"\nelasticity {e:.3f}" for k in kernels)
+    names = [k["variant"] + line for k, line in zip(kernels, below, strict=True)]
+    ax.set_yticks(at, names, fontsize=small)
+    ax.set_ylim(at[-1] - 0.6, 0.6)
+    ax.margins(x=0.15)
+    ax.set_xlabel("accuracy in %", fontsize=small)
+    ax.tick_params(axis="x", labelsize=small)
+    ax.legend(fontsize=small - 1, frameon=False)
+
+
+def _plot_choices(
+    ax: Any, curves: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]], small: float
+) -> None:
+    """Draw cross-validated accuracies over the multipliers of each variant."""
+    tried = sorted({r for multipliers, _ in curves.values() for r in multipliers})
+    for name, (multipliers, accuracy) in curves.items():
+        order = np.argsort(multipliers)
+        at = np.searchsorted(tried, multipliers[order])  # side by side: 0 has no logarithm
+        ax.plot(at, 100 * accuracy[order], "o-", ms=3, lw=1, label=name)
+    ax.set_xticks(range(len(tried)), [f"{r:g}" for r in tried], fontsize=small, rotation=45)
+    ax.tick_params(axis="y", labelsize=small)
+    ax.set_xlabel("multiplier r of the label-aware part (0: plain)", fontsize=small)
+    ax.set_ylabel("cross-validated accuracy in %", fontsize=small)
+    ax.legend(fontsize=small - 1, frameon=False)
+
+
+def _sections(run: Run) -> list[ReportSection]:
+    """Read the accuracies of the kernels on two classes."""
+    kept = stored(run, "label_aware", "names", "trained_on", "held_out", "validated", "kernels")
+    if kept is None:
+        return []
+    kernels = kept["kernels"]
+    plain, *others = kernels
+    best = max(others, key=lambda one: one["accuracy"])
+    a, b = kept["names"]
+    sentence = (
+        f"The plain kernel tells {a} from {b} for {percent(plain['accuracy'])} of "
+        f"{counted(kept['held_out'], 'held-out image')}; "
+    )
+    if best["accuracy"] > plain["accuracy"]:
+        sentence += f"a label-aware one, {best['variant']}, for {percent(best['accuracy'])}."
+    else:
+        sentence += "no label-aware one does better."
+    curves = {
+        name: (np.asarray(tried["multipliers"]), np.asarray(tried["accuracy"]))
+        for name, tried in kept["validated"].items()
+    }
+    listed = ", ".join(f"{one['variant']} {percent(one['accuracy'])}" for one in kernels)
+    alt = f"Accuracy of each kernel: {listed}."
+    figures = (
+        (
+            panel("label-aware-kernels", alt, _plot_kernels, kernels),
+            "Accuracy on images held out. Elasticity: how much more images of one class move "
+            "together in training than others; ½ where classes do not matter.",
+        ),
+        (
+            panel(
+                "label-aware-choice",
+                "Cross-validated accuracy over the weight of the label-aware part.",
+                _plot_choices,
+                curves,
+            ),
+            "How the weight of the label-aware part was chosen, on the training images.",
+        ),
+    )
+    title = f"Labels inside the kernel: {a} or {b}"
+    return [ReportSection("label-aware", title, (sentence,), (), figures)]
+
+
+ANALYSIS = Analysis(
+    command="label-aware",
+    question="Do labels inside the kernel help to tell two classes apart?",
+    place=5,
+    sections=_sections,
+)

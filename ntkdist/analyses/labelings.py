@@ -1,23 +1,20 @@
-"""Labelings of a run's images judged by the kernel: pseudo-labels, and bias between classes."""
+"""Labelings of a run's images, such as pseudo-labels of several models, ranked by the kernel."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist.analyses.section import Analysis
 from ntkdist.errors import InputError
 from ntkdist.events.types import LabelingScored
 from ntkdist.pipeline.stages import Pipeline
-
-if TYPE_CHECKING:
-    from ntkdist.labels.bias import ClassBias
-
-LABELS = ("auto", "given", "refurbished")
+from ntkdist.words import columns
 
 
 @dataclass(frozen=True)
@@ -25,7 +22,7 @@ class Labeling:
     """How well one labeling fits the kernel.
 
     Attributes:
-        name: Where it comes from.
+        name: ``given``, ``true``, or the file it was read from.
         block_error: L(Z), lower is cleaner.
         changed: Share of labels that differ from the given ones.
         noise_rate: Share of labels estimated wrong.
@@ -45,7 +42,7 @@ def score_labelings(pipeline: Pipeline, files: Sequence[str]) -> list[Labeling]:
     Args:
         pipeline: Of a run whose Gram is computed; the factor stage is run where it is missing.
         files: .npy files, or text files with one class number a line, of N labels each. The
-            given labels are always among those judged, the true ones where the run has them.
+            given labels are always among those ranked, the true ones where the run has them.
 
     Returns:
         One entry a labeling, the cleanest first.
@@ -68,7 +65,7 @@ def score_labelings(pipeline: Pipeline, files: Sequence[str]) -> list[Labeling]:
             raise InputError(f"{path}: {error}") from None
     inverse = FactorInverse(pipeline.factor("solutions"), on_event=pipeline.forward)
     store = pipeline.gram_store()
-    found: list[Labeling] = []
+    scored: list[Labeling] = []
 
     def noise(labels: NDArray[np.int64], _: Any) -> float:
         return choose_ridge(store, labels, run.num_classes).noise.rate
@@ -81,54 +78,10 @@ def score_labelings(pipeline: Pipeline, files: Sequence[str]) -> list[Labeling]:
             )
             rate = pipeline.watched(f"noise of the labels {name}", partial(noise, labels))
             changed = float((labels != given).mean())
-            found.append(Labeling(name, terms.value, changed, rate, terms.left_out))
-            pipeline.forward(LabelingScored(name, terms.value, len(found), len(labelings)))
-        detail.append(f"{len(found)} judged")
-    return sorted(found, key=lambda one: one.block_error)
-
-
-@dataclass(frozen=True, eq=False)
-class Bias:
-    """Which classes and pairs the kernel finds hard.
-
-    Attributes:
-        labels: By which labels: given or refurbished.
-        ranking: Of classes and of pairs.
-    """
-
-    labels: str
-    ranking: ClassBias
-
-
-def find_bias(pipeline: Pipeline, by: str = "auto") -> Bias:
-    """Return which classes, and which pairs, the kernel finds hard.
-
-    Args:
-        pipeline: Of a run whose Gram is computed; the factor stage is run where it is missing.
-        by: Labels to judge by: ``given``, ``refurbished``, or ``auto`` for the refurbished ones
-            where the run has them, as in the report.
-
-    Returns:
-        The rankings, and the labels they are by.
-
-    Raises:
-        InputError: For other words, or refurbished labels that the run does not have.
-    """
-    from ntkdist.labels import FactorInverse, class_matrix
-    from ntkdist.labels.bias import class_bias
-
-    if by not in LABELS:
-        raise InputError(f"--by {by!r} is not one of {', '.join(LABELS)}")
-    run = pipeline.run
-    there = run.is_current("labels") and bool(run.attributes("labels").get("summary"))
-    if by == "refurbished" and not there:
-        raise InputError(f"{run.url}: has no refurbished labels yet; ntkdist labels {run.url}")
-    chosen = "refurbished" if there and by != "given" else "given"
-    stored = ("labels", "refurbished") if chosen == "refurbished" else ("inputs", "labels")
-    labels = run.read(*stored)
-    inverse = FactorInverse(pipeline.factor("solutions"), on_event=pipeline.forward)
-    _, Z = class_matrix(inverse, labels, run.num_classes)
-    return Bias(chosen, class_bias(Z, np.bincount(labels, minlength=run.num_classes)))
+            scored.append(Labeling(name, terms.value, changed, rate, terms.left_out))
+            pipeline.forward(LabelingScored(name, terms.value, len(scored), len(labelings)))
+        detail.append(f"{len(scored)} judged")
+    return sorted(scored, key=lambda one: one.block_error)
 
 
 def _read(path: str) -> NDArray[Any]:
@@ -141,3 +94,26 @@ def _read(path: str) -> NDArray[Any]:
         raise InputError(
             f"cannot be read as labels ({first}); give .npy or a number a line"
         ) from None
+
+
+def describe_labelings(labelings: Sequence[Labeling]) -> str:
+    """Return a table of labelings, the cleanest first."""
+    head = ("labels", "L(Z)", "differ from given", "estimated noise", "")
+    rows = [
+        (
+            one.name,
+            f"{one.block_error:.5g}",
+            f"{one.changed:.2%}",
+            f"{one.noise_rate:.1%}",
+            "; ".join(one.left_out),
+        )
+        for one in labelings
+    ]
+    return "\n".join(columns([head, *rows]))
+
+
+ANALYSIS = Analysis(
+    command="labelings",
+    question="Which of several labelings, such as pseudo-labels, is the cleanest?",
+    place=8,
+)

@@ -1,19 +1,22 @@
-"""Active learning simulated on a run: how few labels its images would have needed."""
+"""Active learning simulated on a run: which images to label next, and how few labels suffice."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist import storage
+from ntkdist.analyses.section import Analysis, ReportSection, panel, stored
+from ntkdist.display.svg import FONT_SIZE, svg_file
+from ntkdist.display.words import counted, percent
 from ntkdist.errors import InputError
 from ntkdist.events.types import LabelsAsked
 from ntkdist.pipeline.stages import Pipeline
+from ntkdist.runs.run import Run
 
 if TYPE_CHECKING:
     from ntkdist.learning.active import Learner, Round
@@ -21,19 +24,20 @@ if TYPE_CHECKING:
 # (pool, held-out images, seed) → what is trained on some of the pool
 _Make: TypeAlias = "Callable[[NDArray[np.int64], NDArray[np.int64], int], Learner]"
 
-# What the default compares; entropy is there for the asking.
+# The criteria compared by default; entropy is compared where it is named.
 COMPARED = ("mlmoc", "emoc", "eer", "margin", "random")
+_BASELINE = "random"  # drawn in black
 
 
 @dataclass(frozen=True, eq=False)
-class ActiveLearning:
-    """Accuracy over labels, for each way of asking for them.
+class LookaheadResult:
+    """Accuracy over the number of labels, for each criterion that chooses the images.
 
     Attributes:
-        model: What was trained, in words.
+        model: That was trained, in words.
         counts: (R+1,) labelled images.
         accuracy: Criterion → (seeds, R+1) share of held-out images that are right.
-        pool: Images that could be asked for.
+        pool: How many images could be labelled.
         held_out: Images that accuracy is measured on.
         place: The run.
     """
@@ -46,7 +50,7 @@ class ActiveLearning:
     place: str
 
     def gain(self, criterion: str) -> float | None:
-        """Return the mean accuracy over queries and seeds, less that of ``random``, if it is there.
+        """Return the mean accuracy over queries and seeds less that of ``random``, if compared.
 
         Args:
             criterion: One of those compared.
@@ -72,14 +76,14 @@ def simulate_active_learning(
     picks: str = "greedy",
     empirical: bool = False,
     width: int = 128,
-) -> ActiveLearning:
-    """Ask for the run's labels a few at a time and measure what they teach.
+) -> LookaheadResult:
+    """Reveal the run's labels a few at a time and measure the accuracy after each query.
 
-    For each seed a share of the images is held out, and the labels of the others are told as they
-    are asked for. The model is kernel regression with the run's Gram and ridge; with
-    ``empirical`` it is a network of the run's architecture, trained anew after each query, whose
-    own tangent kernel looks ahead. The figures go into lookahead/accuracy of the run,
-    with a picture in lookahead.svg.
+    For each seed a share of the images is held out, and the labels of the others are revealed as
+    the criterion asks for them. The model is kernel regression with the run's Gram and ridge;
+    with ``empirical`` it is a network of the run's architecture, trained anew after each query,
+    and its own tangent kernel is used to look ahead. The figures go into lookahead/accuracy of
+    the run, with a picture in lookahead.svg.
 
     Args:
         pipeline: Of a run; missing tiles of its Gram are computed first.
@@ -89,9 +93,10 @@ def simulate_active_learning(
         count: Images of a query.
         seeds: How many splits and first draws, from 0.
         share: Of the images, held out.
-        most: Of larger runs as many images are drawn, by seed 0: a query costs their square.
+        most: Of larger runs so many images are drawn, with seed 0: the time of a query grows with
+            their square.
         picks: ``greedy`` or ``top``, as for ``query``.
-        empirical: Train networks instead.
+        empirical: Whether networks are trained instead.
         width: Of the networks.
 
     Returns:
@@ -116,7 +121,7 @@ def simulate_active_learning(
     sample = np.sort(order[:most])
     test_count = min(max(1, round(share * len(sample))), len(sample) - 1)
     make = _networks(pipeline, sample, width) if empirical else _regressions(pipeline, sample)
-    found: dict[str, list[NDArray[np.float64]]] = {name: [] for name in asked}
+    accuracy: dict[str, list[NDArray[np.float64]]] = {name: [] for name in asked}
     with pipeline.stage("lookahead") as detail:
         for seed in range(seeds):
             parted = np.random.default_rng(seed).permutation(len(sample))
@@ -135,40 +140,18 @@ def simulate_active_learning(
                     seed=seed,
                     on_round=functools.partial(_tell, pipeline, seed),
                 )
-                found[name].append(curve.accuracy)
+                accuracy[name].append(curve.accuracy)
         detail.append(f"{', '.join(asked)}; seeds 0 to {seeds - 1}")
-    result = ActiveLearning(
+    result = LookaheadResult(
         model=f"networks of width {width}" if empirical else "kernel regression",
         counts=curve.counts,
-        accuracy={name: np.stack(rows) for name, rows in found.items()},
+        accuracy={name: np.stack(rows) for name, rows in accuracy.items()},
         pool=len(sample) - test_count,
         held_out=test_count,
         place=run.url,
     )
-    _store(pipeline, result)
+    _store(run, result)
     return result
-
-
-def describe_active_learning(found: ActiveLearning) -> str:
-    """Return what the command prints: one line a criterion, the best mean accuracy first."""
-    counts = found.counts
-    lines = [
-        f"{found.model}: {counts[0]} to {counts[-1]} labels of {found.pool} images, "
-        f"{found.held_out} held out"
-    ]
-    order = sorted(found.accuracy, key=lambda name: -found.accuracy[name][:, 1:].mean())
-    wide = max(map(len, order))
-    for name in order:
-        accuracy = found.accuracy[name]
-        line = (
-            f"{name:<{wide}}  mean {accuracy[:, 1:].mean():.2%}, last {accuracy[:, -1].mean():.2%}"
-        )
-        gain = found.gain(name)
-        if gain is not None and name != "random":
-            line += f", {100 * gain:+.2f} points over random"
-        lines.append(line)
-    lines.append("picture lookahead.svg in the run")
-    return "\n".join(lines)
 
 
 def _regressions(pipeline: Pipeline, sample: NDArray[np.int64]) -> _Make:
@@ -203,24 +186,101 @@ def _tell(pipeline: Pipeline, seed: int, one: Round) -> None:
     pipeline.forward(LabelsAsked(one.criterion, seed, one.number, one.labelled, one.accuracy))
 
 
-def _store(pipeline: Pipeline, found: ActiveLearning) -> None:
-    from ntkdist.analyses.lookahead_plot import draw_active_learning
-
-    run = pipeline.run
-    run.write("lookahead/accuracy", np.stack(list(found.accuracy.values())))
-    run.write("lookahead/counts", found.counts)
-    gains = {name: found.gain(name) for name in found.accuracy}
+def _store(run: Run, result: LookaheadResult) -> None:
+    run.write("lookahead/accuracy", np.stack(list(result.accuracy.values())))
+    run.write("lookahead/counts", result.counts)
+    gains = {name: result.gain(name) for name in result.accuracy}
     run.write_attributes(
         "lookahead",
         {
-            "criteria": list(found.accuracy),
-            "model": found.model,
-            "pool": found.pool,
-            "held_out": found.held_out,
+            "criteria": list(result.accuracy),
+            "model": result.model,
+            "pool": result.pool,
+            "held_out": result.held_out,
             "gain_over_random": gains,
         },
     )
-    seeds = len(next(iter(found.accuracy.values())))
-    title = f"{found.model}, mean and range of seeds 0 to {seeds - 1}"
-    with storage.writing(run.address("lookahead.svg")) as path:
-        draw_active_learning(found.accuracy, found.counts, title, path)
+    seeds = len(next(iter(result.accuracy.values())))
+    small = FONT_SIZE - 3
+    with svg_file(run.address("lookahead.svg"), 6.2, 4.2) as figure:
+        axes = figure.add_subplot()
+        _plot_curves(axes, result.accuracy, result.counts, small)
+        title = f"{result.model}, mean and range of seeds 0 to {seeds - 1}"
+        axes.set_title(title, fontsize=small)
+
+
+def describe_active_learning(result: LookaheadResult) -> str:
+    """Return what the command prints: one line a criterion, the best mean accuracy first."""
+    counts = result.counts
+    lines = [
+        f"{result.model}: {counts[0]} to {counts[-1]} labels of {result.pool} images, "
+        f"{result.held_out} held out"
+    ]
+    order = sorted(result.accuracy, key=lambda name: -result.accuracy[name][:, 1:].mean())
+    wide = max(map(len, order))
+    for name in order:
+        accuracy = result.accuracy[name]
+        line = (
+            f"{name:<{wide}}  mean {accuracy[:, 1:].mean():.2%}, last {accuracy[:, -1].mean():.2%}"
+        )
+        gain = result.gain(name)
+        if gain is not None and name != "random":
+            line += f", {100 * gain:+.2f} points over random"
+        lines.append(line)
+    lines.append("picture lookahead.svg in the run")
+    return "\n".join(lines)
+
+
+def _plot_curves(
+    axes: Any,
+    curves: Mapping[str, NDArray[np.float64]],
+    counts: NDArray[np.int64],
+    small: float,
+) -> None:
+    """Draw mean and range of the accuracies (seeds, R+1) of each criterion over ``counts``."""
+    from matplotlib.ticker import MaxNLocator
+
+    others = [name for name in curves if name != _BASELINE]
+    for name, accuracy in curves.items():
+        color = "black" if name == _BASELINE else f"C{others.index(name)}"
+        shown = 100 * accuracy
+        axes.plot(counts, shown.mean(axis=0), "o-", color=color, ms=3, lw=1.4, label=name)
+        axes.fill_between(
+            counts, shown.min(axis=0), shown.max(axis=0), color=color, alpha=0.12, lw=0
+        )
+    axes.set_xlabel("labelled images", fontsize=small)
+    axes.set_ylabel("held-out images that are right, %", fontsize=small)
+    axes.tick_params(labelsize=small)
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    axes.legend(fontsize=small, frameon=False, loc="lower right")
+
+
+def _sections(run: Run) -> list[ReportSection]:
+    """Read the accuracy that the labels asked for by each criterion give."""
+    kept = stored(run, "lookahead", "criteria", "model", "pool", "held_out")
+    if kept is None or not run.has("lookahead", "accuracy"):
+        return []
+    accuracy, counts = run.read("lookahead", "accuracy"), run.read("lookahead", "counts")
+    curves = dict(zip(kept["criteria"], accuracy, strict=True))
+    last = {name: float(values[:, -1].mean()) for name, values in curves.items()}
+    best = max(last, key=lambda name: last[name])
+    sentence = (
+        f"With {counted(int(counts[-1]), 'label')} chosen by {best}, {kept['model']} is right "
+        f"about {percent(last[best])} of {counted(kept['held_out'], 'held-out image')}"
+    )
+    if _BASELINE in last and best != _BASELINE:
+        sentence += f"; with as many drawn at random, about {percent(last[_BASELINE])}"
+    listed = ", ".join(f"{name} {percent(value)}" for name, value in last.items())
+    alt = f"Accuracy over labels asked for; at the end {listed}."
+    svg = panel("lookahead-curves", alt, _plot_curves, curves, counts, height=330)
+    caption = "Mean and range over draws of the first labels; black: at random."
+    title = "Which images to label next"
+    return [ReportSection("lookahead", title, (f"{sentence}.",), (), ((svg, caption),))]
+
+
+ANALYSIS = Analysis(
+    command="lookahead",
+    question="Which images should be labelled next?",
+    place=6,
+    sections=_sections,
+)

@@ -4,24 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ntkdist import storage
+from ntkdist.analyses.section import Analysis, ReportSection, panel, stored
+from ntkdist.display.svg import FONT_SIZE, svg_file
+from ntkdist.display.words import count, number, percent
 from ntkdist.errors import InputError
 from ntkdist.events.types import WidthMeasured
 from ntkdist.pipeline.stages import Pipeline
+from ntkdist.runs.run import Run
 
 if TYPE_CHECKING:
     from ntkdist.learning.widths import PowerLaw, WidthRow, WidthSweep
 
 WIDTHS = (32, 64, 128, 256, 512)
+# measure → what it is, and its name in a table of the report
+_MEASURES = {
+    "kernel_gap": ("kernel from the infinite one", "kernel"),
+    "difference": ("full kernel from pNTK ⊗ I", "one output"),
+    "linear_gap": ("trained network from its linearisation", "trained"),
+}
+_COLORS = ("C0", "C2", "C3", "C4")
 
 
 @dataclass(frozen=True, eq=False)
-class WidthsFound:
-    """What networks of several widths showed, and the power laws in it.
+class WidthsResult:
+    """Measures of networks of several widths, and their power laws.
 
     Attributes:
         sweep: Every network.
@@ -34,6 +45,23 @@ class WidthsFound:
     place: str
 
 
+@dataclass(frozen=True, eq=False)
+class Gap:
+    """One measure over widths.
+
+    Attributes:
+        title: What it is.
+        values: (D,) above 0.
+        fitted: (D,) of the line through them.
+        exponent: Its slope in logarithms.
+    """
+
+    title: str
+    values: NDArray[np.float64]
+    fitted: NDArray[np.float64]
+    exponent: float
+
+
 def measure_widths(
     pipeline: Pipeline,
     *,
@@ -43,12 +71,11 @@ def measure_widths(
     seeds: int = 12,
     trained: int = 2,
     seed: int = 0,
-) -> WidthsFound:
-    """Draw networks of the run's architecture and hold them against the infinite one.
+) -> WidthsResult:
+    """Draw networks of the run's architecture and compare them with the infinite one.
 
     Time grows with the square of the width, and with images, classes and networks; the Gram of
-    the run has no part in it. The figures go into widths/ of the run, with a
-    picture in widths.svg.
+    the run is not used. The figures go into widths/ of the run, with a picture in widths.svg.
 
     Args:
         pipeline: Of a run.
@@ -58,7 +85,7 @@ def measure_widths(
         test: Other images of the run, on which outputs and predictions are compared.
         seeds: Networks of each width whose pNTK is measured.
         trained: How many of them are trained, and their full kernel computed.
-        seed: Chooses the images.
+        seed: Of the choice of images.
 
     Returns:
         The networks and the power laws.
@@ -104,21 +131,47 @@ def measure_widths(
             on_row=tell,
         )
         detail.append(f"{len(sweep.rows)} networks of width {min(widths)} to {max(widths)}")
-    measures = ("kernel_gap", "difference", "linear_gap")
-    laws = {m: sweep.law(m) for m in measures} if len(widths) > 1 else {}
-    found = WidthsFound(sweep, laws, run.url)
-    _store(pipeline, found)
-    return found
+    laws = {m: sweep.law(m) for m in _MEASURES} if len(widths) > 1 else {}
+    result = WidthsResult(sweep, laws, run.url)
+    _store(run, result)
+    return result
 
 
-def describe_widths(found: WidthsFound) -> str:
+def _store(run: Run, result: WidthsResult) -> None:
+    sweep = result.sweep
+    run.write("widths/widths", sweep.widths)
+    for measure in ("kernel_gap", "trace_gap", "difference", "linear_gap", "linear_maximum"):
+        run.write(f"widths/{measure}", sweep.by_width(measure))
+    run.write_attributes(
+        "widths",
+        {
+            "architecture": sweep.architecture,
+            "images": sweep.train_images,
+            "test": sweep.test_images,
+            "learning_rate": sweep.learning_rate,
+            "steps": list(sweep.steps),
+            "exponents": {measure: asdict(law) for measure, law in result.laws.items()},
+            "rows": [asdict(row) for row in sweep.rows],
+        },
+    )
+    if not result.laws:
+        return
+    gaps = [
+        Gap(_MEASURES[m][0], sweep.by_width(m), law.at(sweep.widths), law.exponent)
+        for m, law in result.laws.items()
+    ]
+    small = FONT_SIZE - 3
+    with svg_file(run.address("widths.svg"), 5.8, 4.4) as figure:
+        axes = figure.add_subplot()
+        plot_gaps(axes, sweep.widths, gaps, small)
+        axes.set_ylabel("distance", fontsize=small)
+        axes.set_title("networks of finite width: distances and their exponents", fontsize=small)
+
+
+def describe_widths(result: WidthsResult) -> str:
     """Return what the command prints: a line a width, and the exponents."""
-    sweep = found.sweep
-    names = {
-        "kernel_gap": "kernel from the infinite one",
-        "difference": "full kernel from pNTK ⊗ I",
-        "linear_gap": "trained network from its linearisation",
-    }
+    sweep = result.sweep
+    names = {measure: name for measure, (name, _) in _MEASURES.items()}
     lines = [
         f"{sweep.train_images} images, {sweep.test_images} held out; relative distances, the last "
         "in units of the outputs",
@@ -128,7 +181,7 @@ def describe_widths(found: WidthsFound) -> str:
     for width, *values in zip(sweep.widths, *columns, strict=True):
         cells = (f"{v:<{len(n)}.4f}" for v, n in zip(values, names.values(), strict=True))
         lines.append((f"{width:<6}  " + "   ".join(cells)).rstrip())
-    for measure, law in found.laws.items():
+    for measure, law in result.laws.items():
         lines.append(f"{names[measure]}: width^{law.exponent:.2f} (± {law.error:.2f})")
     wide = [row.pseudo for row in sweep.rows if row.width == sweep.widths[-1] and row.pseudo]
     full, pseudo = (
@@ -143,36 +196,85 @@ def describe_widths(found: WidthsFound) -> str:
     return "\n".join(lines)
 
 
-def _store(pipeline: Pipeline, found: WidthsFound) -> None:
-    from ntkdist.analyses.widths_plot import Gap, draw_widths
+def plot_gaps(axes: Any, widths: NDArray[np.int64], gaps: Sequence[Gap], size: float) -> None:
+    """Draw measures over width in logarithms, each with its line; dashes have the slope −1/2.
 
-    run, sweep = pipeline.run, found.sweep
-    measures = ("kernel_gap", "trace_gap", "difference", "linear_gap", "linear_maximum")
-    run.write("widths/widths", sweep.widths)
-    for measure in measures:
-        run.write(f"widths/{measure}", sweep.by_width(measure))
-    run.write_attributes(
-        "widths",
-        {
-            "architecture": sweep.architecture,
-            "images": sweep.train_images,
-            "test": sweep.test_images,
-            "learning_rate": sweep.learning_rate,
-            "steps": list(sweep.steps),
-            "exponents": {measure: asdict(law) for measure, law in found.laws.items()},
-            "rows": [asdict(row) for row in sweep.rows],
-        },
-    )
-    if not found.laws:
-        return
-    titles = {
-        "kernel_gap": "kernel from the infinite one",
-        "difference": "full kernel from pNTK ⊗ I",
-        "linear_gap": "network from its linearisation, trained",
-    }
-    gaps = [
-        Gap(titles[m], sweep.by_width(m), law.at(sweep.widths), law.exponent)
-        for m, law in found.laws.items()
+    Args:
+        axes: Of Matplotlib.
+        widths: (D,).
+        gaps: At least one.
+        size: Of letters, in points.
+    """
+    for gap, color in zip(gaps, _COLORS, strict=False):
+        label = f"{gap.title}: {gap.exponent:.2f}"
+        axes.plot(widths, gap.values, "o", color=color, ms=4, label=label)
+        axes.plot(widths, gap.fitted, "-", color=color, lw=1)
+    middle = np.exp(np.log(widths).mean())
+    for place, gap in enumerate(gaps):
+        level = np.exp(np.log(gap.values).mean())
+        axes.plot(
+            widths, level * (widths / middle) ** -0.5, "--", color="0.55", lw=0.9, zorder=1,
+            label=None if place else "slope −1/2",
+        )  # fmt: skip
+    axes.set(xscale="log", yscale="log")
+    axes.set_xticks(widths, [str(width) for width in widths], fontsize=size)
+    axes.minorticks_off()
+    axes.tick_params(labelsize=size)
+    axes.set_xlabel("width", fontsize=size)
+    axes.legend(fontsize=size - 1, frameon=False)
+
+
+def _sections(run: Run) -> list[ReportSection]:
+    """Read how far networks are from the infinite one."""
+    kept = stored(run, "widths", "images", "test", "exponents")
+    if kept is None or not run.has("widths", "kernel_gap"):
+        return []
+    sizes = run.read("widths", "widths")
+    values = {name: run.read("widths", name) for name in _MEASURES}
+    titles = {name: title for name, (_, title) in _MEASURES.items()}
+    gap, exponents = values["kernel_gap"], kept["exponents"]
+    sentences = [
+        f"A network of width {count(int(sizes[-1]))} has a kernel {percent(float(gap[-1]))} away "
+        f"from the infinite one, of width {count(int(sizes[0]))} {percent(float(gap[0]))}."
     ]
-    with storage.writing(run.address("widths.svg")) as path:
-        draw_widths(sweep.widths, gaps, path)
+    figures: tuple[tuple[str, str], ...] = ()
+    if exponents:
+        law = exponents["kernel_gap"]
+        sentences.append(
+            f"The distance goes with width to the power {number(law['exponent'], 2)}, where theory "
+            "says −½."
+        )
+        gaps = [
+            Gap(
+                title,
+                values[name],
+                exponents[name]["constant"] * sizes.astype(float) ** exponents[name]["exponent"],
+                exponents[name]["exponent"],
+            )
+            for name, title in titles.items()
+        ]
+        alt = "Distances from the infinite network over width, on log scales, with fitted lines."
+        caption = (
+            "Relative distances and their exponents. Kernel: from the infinite one; one output: "
+            "of the kernel of one output from the whole; trained: of the trained network from its "
+            "linearisation."
+        )
+        figures = ((panel("widths-gaps", alt, plot_gaps, sizes, gaps, height=320), caption),)
+    rows = tuple(
+        (count(int(size)), *(number(float(values[name][k]), 3) for name in titles))
+        for k, size in enumerate(sizes)
+    )
+    head = ("Width", *(title.capitalize() for title in titles.values()))
+    return [
+        ReportSection(
+            "widths", "Networks of finite width", tuple(sentences), (), figures, head, rows
+        )
+    ]
+
+
+ANALYSIS = Analysis(
+    command="widths",
+    question="How wide must a network be to behave as its kernel says?",
+    place=3,
+    sections=_sections,
+)

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 from ntkdist.errors import InputError
 from ntkdist.events.bus import Subscriber
 from ntkdist.events.types import Event, StageDone, StageStarted
+from ntkdist.words import columns
 
 _EVERY = 9.0  # seconds; progress is published every five and so written every ten
 _LONGEST = 60  # characters of a field that --verbose shows
@@ -34,15 +35,7 @@ class Table:
 
     def lines(self) -> list[str]:
         """Return plain lines in which the cells of a column line up."""
-        rows = (self.head, *self.rows)
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return [
-            "  ".join(
-                f"{cell:>{width}}" if place in self.right else f"{cell:<{width}}"
-                for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in rows
-        ]
+        return columns([self.head, *self.rows], self.right)
 
     def draw(self, stream: TextIO) -> None:
         """Write the table for a person at a terminal; NO_COLOR leaves colours out."""

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
-from ntkdist.cli.console import Table
 from ntkdist.data.features import feature_words
 from ntkdist.events.activity import Activity, Trouble
 from ntkdist.events.progress import _duration as duration
 from ntkdist.pipeline.status import LOSSES, GramState, LabelsFound, RunStatus, read_status
-
-if TYPE_CHECKING:
-    from ntkdist.analyses.compare import Compared
-    from ntkdist.analyses.labelings import Labeling
-    from ntkdist.labels.bias import ClassBias
 
 _SHOWN, _FEW_ERRORS, _LONGEST = 5, 3, 160
 _SILENT = 120.0  # seconds
@@ -80,86 +73,6 @@ def describe_reliability(found: LabelsFound) -> list[str]:
             "wrong"
         )
     return lines
-
-
-def describe_comparison(found: Sequence[Compared], folder: str) -> str:
-    """Return a table of architectures, best leave-one-out accuracy first, with their ranks."""
-    from ntkdist.analyses.compare import ranks
-
-    place = ranks(found)
-    head = ("architecture", "accuracy", "log-lik.", "L(Z)", "separation", "noise", "Gram", "solve")
-    rows = [
-        (
-            one.name,
-            f"{one.accuracy:.2%} ({place['accuracy'][i]})",
-            f"{one.log_likelihood:.3f} ({place['log_likelihood'][i]})",
-            f"{one.block_error:.4g} ({place['block_error'][i]})",
-            f"{one.separation:.3f} ({place['separation'][i]})",
-            f"{one.noise_rate:.1%}",
-            f"{one.gram_seconds:.1f} s",
-            f"{one.factor_seconds:.1f} s",
-        )
-        for i, one in enumerate(found)
-    ]
-    notes = (
-        "leave-one-out accuracy and log-likelihood of the given labels: higher is better; L(Z) "
-        "times the mean diagonal: lower; separation of classes by kernel PCA: higher; rank in "
-        f"brackets; all in {folder}/compare.json, "
-        "a picture of the classes in compare.svg"
-    )
-    lines = [*Table(head, tuple(rows)).lines(), notes]
-    noise = max(found, key=lambda one: one.log_likelihood).noise_rate
-    if noise >= 0.005:
-        lines.append(
-            f"{noise:.1%} of the given labels are wrong by estimate, so that hardly more than "
-            f"{1 - noise:.1%} can be met"
-        )
-    return "\n".join(lines)
-
-
-def describe_labelings(found: Sequence[Labeling]) -> str:
-    """Return a table of labelings, the cleanest first."""
-    head = ("labels", "L(Z)", "differ from given", "estimated noise", "")
-    rows = [
-        (
-            one.name,
-            f"{one.block_error:.5g}",
-            f"{one.changed:.2%}",
-            f"{one.noise_rate:.1%}",
-            "; ".join(one.left_out),
-        )
-        for one in found
-    ]
-    return "\n".join(Table(head, tuple(rows)).lines())
-
-
-def describe_bias(found: ClassBias, names: Sequence[str], labels: str, most: int = 20) -> str:
-    """Return the ranking of classes and the first pairs of that of pairs, with their scores.
-
-    Args:
-        found: The rankings.
-        names: Of the classes.
-        labels: Which labels they are by.
-        most: How many pairs.
-
-    Returns:
-        A line for each.
-    """
-    classes = [(names[k], f"{found.intra_scores[k]:.4g}") for k in found.intra]
-    count = min(most, len(found.inter))
-    pairs = [
-        (f"{names[k]} – {names[d]}", f"{found.inter_scores[k, d]:.4g}")
-        for k, d in found.inter[:count]
-    ]
-    return "\n".join(
-        [
-            *Table((f"class, hardest first, by the {labels} labels", "score"), tuple(classes),
-                   right=(1,)).lines(),
-            "",
-            *Table((f"pair, most entangled first ({count} of {len(found.inter)})", "score"),
-                   tuple(pairs), right=(1,)).lines(),
-        ]
-    )  # fmt: skip
 
 
 def describe(url: str, *, now: float | None = None) -> str:

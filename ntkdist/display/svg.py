@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
+from ntkdist import storage
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -107,6 +109,28 @@ def new_figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width / 72, height / 72), layout="constrained")
+
+
+@contextmanager
+def svg_file(address: str, width: float, height: float) -> Iterator[Figure]:
+    """Yield an empty figure and write it as an SVG file, whole or not at all, when the block ends.
+
+    Args:
+        address: Path or URL of the file.
+        width: In inches.
+        height: In inches.
+
+    Yields:
+        The figure, drawn with the user's own settings of matplotlib.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    settings: Any = {"svg.hashsalt": "ntkdist", "text.parse_math": False}
+    with matplotlib.rc_context(settings), storage.writing(address) as path:
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure
+        figure.savefig(path, format="svg", metadata={"Date": None})
 
 
 def inline_svg(name: str, alt: str, draw: Callable[..., Figure], *args: Any, **named: Any) -> str:

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from ntkdist.errors import counted
+from ntkdist.words import counted
 
 _STEPS = {
     "survey": "factor, reading the matrix",
@@ -544,12 +544,12 @@ class PosteriorRound(_ProgressEvent):
 
 @dataclass(frozen=True)
 class LabelsAsked(_ProgressEvent):
-    """How far a simulation of active learning is.
+    """A model was trained on the labels that a criterion has asked for so far.
 
     Attributes:
-        criterion: What chooses.
+        criterion: That chooses the images.
         seed: Of the split and the first labels.
-        number: The query, 0 for the first labels.
+        number: Of the query, 0 for the first labels.
         labelled: Images labelled.
         accuracy: On the images held out.
     """
@@ -566,11 +566,11 @@ class LabelsAsked(_ProgressEvent):
 
 @dataclass(frozen=True)
 class WidthMeasured(_ProgressEvent):
-    """How far a sweep over widths is.
+    """One network of a sweep over widths was measured.
 
     Attributes:
-        width: Of the network that was measured.
-        seed: That drew it.
+        width: Of the network.
+        seed: Of its parameters.
         done: Networks measured so far.
         total: Networks in all.
         kernel_gap: Relative distance of its pNTK from the infinite kernel.
@@ -634,10 +634,10 @@ class DynamicsProgress(Event):
 
 @dataclass(frozen=True)
 class LabelingScored(Event):
-    """One labeling was scored.
+    """L(Z) of one labeling was computed.
 
     Attributes:
-        name: Where it comes from.
+        name: Of the labeling.
         block_error: L(Z).
         done: Labelings scored so far.
         total: Labelings in all.
@@ -655,7 +655,7 @@ class ValueMeasured(Event):
     """The kernel with one value of the setting was measured.
 
     Attributes:
-        over: Which setting is changed.
+        over: The setting.
         value: Its value.
         accuracy: Leave-one-out accuracy.
         stored: Whether an earlier sweep had stored it.

@@ -10,12 +10,10 @@ from numpy.typing import NDArray
 
 from ntkdist.labels.leave_one_out import class_shares
 from ntkdist.labels.noise import MIN_SKILL, SYMMETRIC
+from ntkdist.words import CANNOT_JUDGE, RELIABLE, WEAK
 
 if TYPE_CHECKING:
     from ntkdist.labels.posterior import Posterior
-
-RELIABLE, WEAK, CANNOT_JUDGE = "reliable", "weak", "cannot judge"
-VERDICTS = (RELIABLE, WEAK, CANNOT_JUDGE)
 
 # A label is flagged if it is wrong with a probability above this.
 FLAG_THRESHOLD = 0.5

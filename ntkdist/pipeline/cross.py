@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from ntkdist.config import RunConfig
 from ntkdist.errors import InputError, StageError
 from ntkdist.networks.architecture import Architecture
-from ntkdist.pipeline.extend_held import held_by, preprocessor_of
 from ntkdist.pipeline.gram import Matrix
 from ntkdist.pipeline.stages import Pipeline
-from ntkdist.runs.grown_inputs import locate
 from ntkdist.runs.inputs import names_test_features
 from ntkdist.runs.run import Run
+from ntkdist.runs.source_match import locate, preprocessor_of, stored_inputs
 
 # Images whose kernel with themselves is computed as one block, of which the diagonal is kept.
 _TOGETHER = 8
@@ -207,7 +206,7 @@ def _others(
             load_data(data, size=run.scaled_to).images, data.preprocess
         )
     else:
-        found = locate(config, held_by(run))
+        found = locate(config, stored_inputs(run))
         source, preprocess = found.source, found.preprocess
         if preprocessor_of(run) is None and (found.places < 0).any():
             raise InputError(

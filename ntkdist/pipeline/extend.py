@@ -8,15 +8,13 @@ from dataclasses import dataclass, replace
 from ntkdist import storage
 from ntkdist.config import RunConfig
 from ntkdist.gram.store import GramStore
-from ntkdist.pipeline.extend_factor import factors_to_grow, grow_factor
-from ntkdist.pipeline.extend_held import held_by
-from ntkdist.pipeline.extend_settle import advanced, settle
 from ntkdist.pipeline.gram import gram_of
+from ntkdist.pipeline.growth import advanced, factors_to_grow, settle
 from ntkdist.pipeline.stages import Pipeline
-from ntkdist.runs.extension import STAGING, Extension, Former
-from ntkdist.runs.grown_inputs import grown_inputs
 from ntkdist.runs.inputs import Inputs, fingerprint, store_inputs
+from ntkdist.runs.manifest import STAGING, Extension, Former
 from ntkdist.runs.run import Run, write_manifest
+from ntkdist.runs.source_match import grown_inputs, stored_inputs
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ def extend(pipeline: Pipeline, n: int | None = None) -> Extended:
     before = _images(pipeline.run)
     with pipeline.stage("extend") as detail:
         config = _larger(pipeline.run, pipeline.run.config, n)
-        inputs = grown_inputs(config, held_by(pipeline.run))
+        inputs = grown_inputs(config, stored_inputs(pipeline.run))
         if inputs is not None:
             _switch(pipeline, inputs, n)
         detail.append(f"{before} images, now {_images(pipeline.run)}")
@@ -153,7 +151,7 @@ def _grow_factors(pipeline: Pipeline, extension: Extension) -> tuple[str, ...]:
     for name, inverse in extension.factors.items():
         with pipeline.stage("factor") as detail, pipeline.scheduler() as scheduler:
             address = pipeline.run.address("factor", name)
-            if not grow_factor(pipeline, address, pipeline.gram_store(name.partition("/")[0])):
+            if not pipeline.grow_factor(address, pipeline.gram_store(name.partition("/")[0])):
                 detail.append(f"{name}: dropped, the larger matrix has none with its ridge")
                 continue
             factor = CholeskyFactor.open(address, memory_limit=limit, scheduler=scheduler)

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from ntkdist import storage
 from ntkdist.errors import InputError, NtkdistError, StoreError
-from ntkdist.events.types import GramReused
+from ntkdist.events.types import Event, GramReused
 from ntkdist.gram.reuse import take_tiles
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import TileKey, Tiling
 from ntkdist.runs.run import GramOrigin, Run, write_manifest
 
-if TYPE_CHECKING:
-    from ntkdist.pipeline.stages import Pipeline
 
-
-def take_from_origin(pipeline: Pipeline) -> Run:
+def take_from_origin(
+    run: Run, tile: int | str, on_event: Callable[[Event], None], check_stop: Callable[[], None]
+) -> Run:
     """Take tiles and factors from the run that the manifest names, unless that is done.
 
     What is not taken, because it is unfinished, damaged or gone, is computed by the stages. Killed
     at any moment, the same call goes on. The run's lease must be held.
 
     Args:
-        pipeline: Of the run.
+        run: The run.
+        tile: ``gram.tile`` of its settings.
+        on_event: Receives a ``GramReused``.
+        check_stop: Called between tiles; raises where a signal asked to stop.
 
     Returns:
         The run as it is now.
@@ -33,14 +35,13 @@ def take_from_origin(pipeline: Pipeline) -> Run:
         InputError: The run cannot be written.
         InterruptedRunError: If a signal asked to stop.
     """
-    run = pipeline.run
     origin = run.manifest.gram_from
     if origin is None or origin.taken:
         return run
     for name in _factors(run):
         _drop_unfinished(run, name)
-    event = _take(pipeline, origin.run)
-    pipeline.forward(event)
+    event = _take(run, origin.run, tile, check_stop)
+    on_event(event)
     found = None
     if event.tiles:
         found = GramOrigin(origin.run, True, event.tiles, event.factors)
@@ -49,8 +50,7 @@ def take_from_origin(pipeline: Pipeline) -> Run:
     return Run(run.url, manifest, run.config)
 
 
-def _take(pipeline: Pipeline, url: str) -> GramReused:
-    run = pipeline.run
+def _take(run: Run, url: str, tile: int | str, check_stop: Callable[[], None]) -> GramReused:
     try:
         source = Run.open(url)
     except NtkdistError as error:
@@ -60,9 +60,8 @@ def _take(pipeline: Pipeline, url: str) -> GramReused:
     tiling = _tiling(source)
     if tiling is None:
         return GramReused(url, 0, 0, (), "it is not there any more")
-    asked = pipeline.config.gram.tile
-    if asked != "auto" and Tiling.from_target(tiling.n_rows, asked).edge != tiling.edge:
-        why = f"its tiles have edge {tiling.edge}, gram.tile={asked} is asked for"
+    if tile != "auto" and Tiling.from_target(tiling.n_rows, int(tile)).edge != tiling.edge:
+        why = f"its tiles have edge {tiling.edge}, gram.tile={tile} is set"
         return GramReused(url, 0, 0, (), why)
     stored: set[TileKey] = set(tiling.keys())
     bad: set[TileKey] = set()
@@ -71,7 +70,7 @@ def _take(pipeline: Pipeline, url: str) -> GramReused:
             source.address("gram", kind),
             run.address("gram", kind),
             fingerprint=run.fingerprint,
-            between=pipeline.check_stop,
+            between=check_stop,
         )
         stored &= taken.stored
         bad |= taken.bad
@@ -82,16 +81,17 @@ def _take(pipeline: Pipeline, url: str) -> GramReused:
     factors: list[str] = []
     # not where a tile was damaged: the factor may have been computed from it
     if len(stored) == tiling.count:
-        factors, damaged = _take_factors(pipeline, source)
+        factors, damaged = _take_factors(run, source, check_stop)
         problems += damaged
     return GramReused(url, len(stored), tiling.count, tuple(factors), "; ".join(problems))
 
 
-def _take_factors(pipeline: Pipeline, source: Run) -> tuple[list[str], list[str]]:
+def _take_factors(
+    run: Run, source: Run, check_stop: Callable[[], None]
+) -> tuple[list[str], list[str]]:
     """Return the names of the factors that are taken, and what is wrong with others."""
     from ntkdist.linalg.maintenance import copy_factor
 
-    run = pipeline.run
     taken, problems = [], []
     for name in _factors(source):
         here, there = source.address("factor", name), run.address("factor", name)
@@ -99,7 +99,7 @@ def _take_factors(pipeline: Pipeline, source: Run) -> tuple[list[str], list[str]
             taken.append(name)  # before a kill
             continue
         try:
-            if copy_factor(here, there, fingerprint=run.fingerprint, between=pipeline.check_stop):
+            if copy_factor(here, there, fingerprint=run.fingerprint, between=check_stop):
                 taken.append(name)
         except (InputError, StoreError) as error:
             problems.append(f"the factor {name} is not taken: {error}")

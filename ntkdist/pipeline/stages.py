@@ -23,8 +23,6 @@ from ntkdist.events.bus import Subscribers
 from ntkdist.events.log import EventLog
 from ntkdist.events.types import DriverWaited, RunStarted, StageDone, StageStarted
 from ntkdist.gram.signals import StopFlag, stop_on_signals
-from ntkdist.pipeline.extend_factor import current_factor, grow_factor
-from ntkdist.pipeline.extend_settle import settle
 from ntkdist.pipeline.findings import (
     add_probabilities,
     store_kpca,
@@ -33,6 +31,7 @@ from ntkdist.pipeline.findings import (
     write_table,
 )
 from ntkdist.pipeline.gram import Matrix, compute_matrix, cores, gram_of
+from ntkdist.pipeline.growth import current_factor, grow_factor, settle
 from ntkdist.pipeline.labels import FlipProgress, RoundProgress, read_locked, watched
 from ntkdist.pipeline.reuse import take_from_origin
 from ntkdist.runs.run import Prepared, Run
@@ -79,13 +78,14 @@ class Pipeline:
         self._signals = stop_on_signals()
         self.stop: threading.Event = self._signals.__enter__()
         try:
-            self.run = Run.create(self.config, hold=self._lease.acquire, prepared=self._prepared)
-            self._lease.acquire()
-            # read again: until now another driver may have extended it
-            self.run = settle(Run.create(self.config))
+            self.run = settle(
+                Run.create(self.config, hold=self._lease.acquire, prepared=self._prepared)
+            )
             self.config = self.run.config  # with what data.preprocess=auto stands for
             self._begin(started)
-            self.run = take_from_origin(self)
+            self.run = take_from_origin(
+                self.run, self.config.gram.tile, self.forward, self.check_stop
+            )
         except BaseException:
             self._end()
             raise
@@ -264,6 +264,17 @@ class Pipeline:
             run.write_attributes("noise", found)
         return found
 
+    def grow_factor(self, address: str, gram: Any, *, appended: bool = True) -> bool:
+        """Bring a factor from before an extension up to date; see ``growth.grow_factor``."""
+        return grow_factor(
+            self.run,
+            address,
+            gram,
+            memory_limit=self.config.factor.memory_limit,
+            on_event=self.forward,
+            appended=appended,
+        )
+
     def factor(self, needs: Needs | None = None) -> CholeskyFactor:
         """Factor the Gram plus ridge, and compute what is needed of its inverse.
 
@@ -282,7 +293,7 @@ class Pipeline:
             needs = "diagonal" if self.config.labels.method == "posterior" else "inverse"
         with self.stage("factor") as detail, self.scheduler() as scheduler:
             store = self.gram_store()
-            grow_factor(self, self.factor_address(), store)
+            self.grow_factor(self.factor_address(), store)
             factor = factorize(
                 store,
                 self.factor_address(),

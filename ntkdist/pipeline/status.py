@@ -265,7 +265,7 @@ def _extended(run: Run) -> str | None:
 
 def _is_factored(run: Run, ridge: str) -> bool:
     """Return whether the factor stage is done with a ridge, for the images that the run has now."""
-    from ntkdist.pipeline.extend_factor import is_ready, is_stale
+    from ntkdist.pipeline.growth import is_ready, is_stale
 
     name = f"ntk/{ridge}"
     return is_ready(run, name, run.config.labels.method) and not is_stale(run, name)

@@ -13,7 +13,7 @@ from ntkdist.errors import InputError, StoreError
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import TileKey, Tiling
 from ntkdist.networks.architecture import Architecture
-from ntkdist.pipeline.extend_factor import is_ready, is_stale
+from ntkdist.pipeline.growth import is_ready, is_stale
 from ntkdist.runs.inputs import load_inputs
 from ntkdist.runs.run import Run
 

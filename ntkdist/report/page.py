@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist import storage
-from ntkdist.analyses.outcomes import read_outcomes
+from ntkdist.analyses import read_sections
 from ntkdist.errors import InputError
 from ntkdist.events.timeline import StageTime, Timeline, read_timeline
 from ntkdist.report.sections import story
@@ -28,7 +28,6 @@ from ntkdist.report.sections.findings import (
 from ntkdist.report.sections.geometry import Geometry, Spectrum, entangled_pairs, read_geometry
 from ntkdist.report.sections.glossary import CITE, COLUMNS, WORDS
 from ntkdist.report.sections.reliability import (
-    CANNOT_JUDGE,
     CLASS_CONDITIONAL,
     confusion_rows,
     confusion_sentences,
@@ -37,6 +36,7 @@ from ntkdist.report.sections.reliability import (
 )
 from ntkdist.report.templates import HERE, templates
 from ntkdist.runs.run import Run
+from ntkdist.words import CANNOT_JUDGE
 
 _PIXELATED = 64  # pictures up to this edge are shown with their pixels as squares
 _PART = re.compile(r"[^/\\_]+[/\\_]*|[/\\_]+")  # of a file name, which may be broken after it
@@ -93,7 +93,7 @@ def _context(run: Run, max_issues: int) -> dict[str, Any]:
     if findings is not None and true is not None:
         discovery = Discovery.of(findings.quality, given != true, findings.is_issue)
     issues = [] if findings is None else worst_issues(run, findings, given, true, max_issues)
-    outcomes, questions = read_outcomes(run)
+    sections, missing = read_sections(run)
     judgement = story.judgement(findings, given, true)
     files = any(issue.file for issue in issues)
     figures = draw_figures(names, findings, geometry, discovery, given, timeline)
@@ -122,8 +122,8 @@ def _context(run: Run, max_issues: int) -> dict[str, Any]:
         "smooth": pictured and max(shape[1:3]) > _PIXELATED,
         "judgement": judgement,
         "classes": class_rows(names, findings, given, true),
-        "outcomes": outcomes,
-        "questions": questions,
+        "sections": sections,
+        "questions": [(one.question, one.command_line(run)) for one in missing],
         "facts": facts(run, timeline, findings),
         "faults": faults(timeline),
         "repeat_command": run.repeat_command,

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 PREPROCESS = "preprocess"
 """Attribute of the stored images: what prepared them."""
+STAMP = "source_stamp"
+"""Attribute of the stored images: names, sizes and times of the source's files, as a digest."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Inputs:
         preprocess: What prepared the images, with its statistics.
         digests: (N, 16) uint8 of the features as they were read, by which a later look at the
             source tells whether they are the same; None for images.
+        stamp: ``stamp_of`` the configuration before its source was read; None if not known.
     """
 
     images: np.ndarray
@@ -48,6 +51,7 @@ class Inputs:
     files: tuple[str, ...]
     preprocess: Preprocessor
     digests: np.ndarray | None = None
+    stamp: str | None = None
 
     @property
     def is_features(self) -> bool:
@@ -115,6 +119,13 @@ def source_of(data: DataConfig) -> str:
     return data.source if data.features is None else f"{data.source} with {data.features}"
 
 
+def stamp_of(data: DataConfig) -> str | None:
+    """Return a digest of the names, sizes and times of a source's files; see ``source_stamp``."""
+    from ntkdist.data.stamp import source_stamp
+
+    return source_stamp(data.source, data.features)
+
+
 def names_test_features(data: DataConfig) -> bool:
     """Return whether a configuration names features of the test split."""
     return data.features is not None and (data.features_test is not None or _holds(data, "test"))
@@ -172,6 +183,7 @@ def load_inputs(config: RunConfig, *, prepared_as: Preprocessor | None = None) -
     """
     from ntkdist.data import Preprocessor, select, symmetric
 
+    stamp = stamp_of(config.data)  # first: what changes while it is read then counts as a change
     data = load_data(config.data, size=config.data.size)
     if data.is_features:
         Architecture.parse(config.architecture).check_features()
@@ -198,6 +210,7 @@ def load_inputs(config: RunConfig, *, prepared_as: Preprocessor | None = None) -
         files=files,
         preprocess=preprocess,
         digests=row_digests(raw) if data.is_features else None,
+        stamp=stamp,
     )
 
 
@@ -241,7 +254,9 @@ def store_inputs(address: str, inputs: Inputs) -> None:
         # no line can hold the end of a line; Zarr v3 has no settled type for text of any length
         text = "\n".join(name.replace("\n", "\\n") for name in inputs.files)
         named["files"] = np.frombuffer(text.encode("utf-8", "replace"), np.uint8)
-    about = {"images": {PREPROCESS: inputs.preprocess.to_dict()}}
+    about: dict[str, dict[str, Any]] = {"images": {PREPROCESS: inputs.preprocess.to_dict()}}
+    if inputs.stamp is not None:
+        about["images"][STAMP] = inputs.stamp
     for name, values in named.items():
         write_array(storage.join(address, name), values, about.get(name))
 

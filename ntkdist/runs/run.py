@@ -29,15 +29,18 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ntkdist import storage
 from ntkdist.config import RunConfig, differences
+from ntkdist.data.features import feature_words
+from ntkdist.display.html import html_table
 from ntkdist.errors import InputError, NtkdistError, StageError, StoreError
 from ntkdist.networks.architecture import Architecture, preset_of
-from ntkdist.runs.inputs import Inputs, fingerprint, load_inputs, store_inputs
+from ntkdist.runs.inputs import Inputs, fingerprint, load_inputs, source_of, store_inputs
 from ntkdist.runs.manifest import (
     SCHEMA,
     GramOrigin,
@@ -67,6 +70,7 @@ __all__ = [
 STAGES = ("gram", "factor", "labels", "report")
 _MADE_FOR = "run_fingerprint"
 _PROBE = ".probe"
+_LONGEST_NAME = 48  # characters of an architecture that has no name
 #: All that a killed ``Run.create`` can leave.
 HALF_MADE = {"zarr.json", "inputs", _PROBE, *lease.FILES}
 #: Settings that change how a run is computed or analysed but not what its Gram matrix is.
@@ -114,14 +118,10 @@ class Run:
         self.config = config
 
     def __repr__(self) -> str:
-        from ntkdist.runs.view import one_line
-
-        return one_line(self)
+        return _one_line(self)
 
     def _repr_html_(self) -> str:
-        from ntkdist.runs.view import as_html
-
-        return as_html(self)
+        return _as_html(self)
 
     @property
     def fingerprint(self) -> str:
@@ -207,14 +207,14 @@ class Run:
         cls,
         config: RunConfig,
         *,
-        hold: Callable[[], None] = lambda: None,
+        hold: Callable[[], None] | None = None,
         prepared: Prepared | None = None,
     ) -> Run:
         """Create a run, or open it if it is there with the same configuration.
 
         Args:
             config: What to compute. Relative data paths count from the current folder.
-            hold: Called before the first write, to take the run's lease.
+            hold: Takes the run's lease; called once, before the first write.
             prepared: What ``config`` names, read already; None reads it.
 
         Returns:
@@ -225,10 +225,12 @@ class Run:
                 run is there (the first differing field, its old and its new value).
         """
         url = storage.normal(config.run)
-        existing = read_manifest(url)
-        if existing is not None:
-            _refuse_change(existing, config)
-            return cls(url, existing, _resolved(config, features=existing.is_features))
+        if run := cls.find(config):
+            if hold is None:
+                return run
+            hold()
+            # another driver may have extended it before the lease was held
+            return cls.find(config) or run
         _check_place(url)
         inputs = None if prepared is None else prepared.inputs
         if inputs is None:
@@ -237,15 +239,28 @@ class Run:
         if prepared is not None and prepared.gram_from is not None:
             manifest = _with_origin(manifest, prepared.gram_from)
         _check_room(url, inputs, config, gram=manifest.gram_from is None)
-        hold()
-        existing = read_manifest(url)  # another driver's, made since
-        if existing is not None:
-            _refuse_change(existing, config)
-            return cls(url, existing, _resolved(config, features=existing.is_features))
+        if hold is not None:
+            hold()
+            if run := cls.find(config):  # another driver has created it meanwhile
+                return run
         _write_inputs(url, inputs, manifest)
         if prepared is not None:
             prepared.inputs = None
         return cls(url, manifest, _resolved(config, features=inputs.is_features))
+
+    @classmethod
+    def find(cls, config: RunConfig) -> Run | None:
+        """Open the run that a configuration names, with its settings; None where there is none.
+
+        Raises:
+            InputError: The run there has other settings, or cannot be read.
+        """
+        url = storage.normal(config.run)
+        manifest = read_manifest(url)
+        if manifest is None:
+            return None
+        _refuse_change(manifest, config)
+        return cls(url, manifest, _resolved(config, features=manifest.is_features))
 
     @classmethod
     def open(cls, url: str | os.PathLike[str], *, unsettled: bool = False) -> Run:
@@ -343,6 +358,130 @@ class Run:
         if self.manifest.extension is None:
             return True
         return self.attributes(*parts).get(_MADE_FOR) == self.fingerprint
+
+
+@dataclass(frozen=True)
+class Overview:
+    """How far a run is, from its store alone.
+
+    Attributes:
+        shape: (N, H, W, C) of its images; (N, D) of features.
+        tiles: Tiles of the NTK's Gram that are stored.
+        total: Of how many; 0 where it was not begun.
+        stages: Stage → whether its result is there.
+        issues: Labels that look wrong; None before the label stage.
+        report: Where the report is; None before it was written.
+    """
+
+    shape: tuple[int, ...]
+    tiles: int
+    total: int
+    stages: dict[str, bool]
+    issues: int | None
+    report: str | None
+
+    @classmethod
+    def of(cls, run: Run) -> Overview:
+        """Look at a run; raises what its store raises."""
+        tiles = total = 0
+        if run.has("gram", "ntk"):
+            gram = run.array("gram", "ntk")
+            blocks = -(-gram.shape[0] // gram.chunks[0])
+            total = blocks * (blocks + 1) // 2
+            names = storage.list_objects(run.address("gram", "ntk", "c"))
+            # what is not a number is the temporary file of a writer that was killed
+            tiles = sum(name.replace("/", "").isdecimal() for name in names)
+        factors = storage.children(run.address("factor", "ntk")) if tiles else []
+        summary = run.attributes("labels").get("summary") if run.is_current("labels") else None
+        report = run.address("report.html")
+        written = storage.exists(report)
+        stages = {
+            "gram": total > 0 and tiles >= total,
+            "factor": any(
+                run.has("factor", "ntk", name, part)
+                for name in factors
+                for part in ("inverse", "diagonal")
+            ),
+            "labels": summary is not None,
+            "report": written,
+        }
+        shape = run.shape
+        issues = None if summary is None else int(summary["num_issues"])
+        return cls(shape, tiles, total, stages, issues, report if written else None)
+
+    @property
+    def images(self) -> str:
+        """Number and size of the images or features, in words."""
+        if len(self.shape) == 2:
+            return feature_words(*self.shape)
+        n, *size = self.shape
+        return f"{n:,} images of {'×'.join(map(str, size))}"
+
+
+def _one_line(run: Run) -> str:
+    """Return address, images, architecture and progress of a run in one line; never raises.
+
+    Of a run in an object store without its progress: a traceback or a debugger, which show such
+    lines too, must not wait for a server.
+    """
+    name = name_of(run.architecture)
+    if storage.local_path(run.url) is None:
+        return f"<Run {run.url}: {run.config.data.source}, {run.num_classes} classes, {name}>"
+    try:
+        found = Overview.of(run)
+    except (NtkdistError, OSError) as error:
+        return f"<Run {run.url}: {name}, cannot be read: {' '.join(str(error).split())}>"
+    done = [stage for stage, there in found.stages.items() if there]
+    state = f"{', '.join(done)} done" if done else "nothing done"
+    if not found.stages["gram"] and found.total:
+        state = f"gram {found.tiles} of {found.total} tiles"
+    return f"<Run {run.url}: {found.images}, {run.num_classes} classes, {name}, {state}>"
+
+
+def _as_html(run: Run) -> str:
+    """Return a small table about a run, with styles of its own; never raises."""
+    rows = [("Run", _code(run.url))]
+    try:
+        found = Overview.of(run)
+    except (NtkdistError, OSError) as error:
+        rows += [("State", f"cannot be read: {escape(str(error))}")]
+        return html_table(rows)
+    config = run.config
+    source = f"{source_of(config.data)}, {config.data.split}"
+    rows += [
+        ("Data", f"{found.images}, {run.num_classes} classes ({_code(source)})"),
+        ("Architecture", _code(name_of(run.architecture))),
+        ("Gram", _bar(found.tiles, found.total) if found.total else "not begun"),
+        ("Stages", ", ".join(_stage(*one) for one in found.stages.items())),
+    ]
+    if found.issues is not None:
+        rows.append(("Suspicious labels", f"{found.issues:,} of {found.shape[0]:,}"))
+    if found.report:
+        rows.append(("Report", _code(found.report)))
+    return html_table(rows)
+
+
+def name_of(architecture: Architecture) -> str:
+    """Return the preset's name of an architecture, or the beginning of its canonical text."""
+    text = preset_of(architecture) or str(architecture)
+    return text if len(text) <= _LONGEST_NAME else f"{text[: _LONGEST_NAME - 1]}…"
+
+
+def _bar(done: int, total: int) -> str:
+    share = 100 * min(done, total) // total
+    return (
+        f'<progress max="{total}" value="{min(done, total)}" aria-label="tiles of the Gram" '
+        'style="width:12em;vertical-align:middle;color-scheme:light dark"></progress> '
+        f"{done:,} of {total:,} tiles ({share} %)"
+    )
+
+
+def _stage(name: str, there: bool) -> str:
+    return f"{escape(name)} {'✓' if there else '–'}"
+
+
+def _code(text: str) -> str:
+    return f"<code>{escape(text)}</code>"
 
 
 def _describe(config: RunConfig, inputs: Inputs) -> Manifest:

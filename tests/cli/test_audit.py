@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ntkdist import Run, cli
+from ntkdist import Run
+from ntkdist.cli import main as cli
 from ntkdist.cli.audit.source_now import Item, compare
 from ntkdist.cli.audit.sources import name_of, recognise
 from ntkdist.cli.audit.suspects import Suspect, table_of

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ntkdist import Run, cli
+from ntkdist import Run
+from ntkdist.cli import main as cli
 from ntkdist.config import DataConfig, RunConfig
 
 

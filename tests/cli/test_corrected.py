@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ntkdist import Run, cli, storage
+from ntkdist import Run, storage
+from ntkdist.cli import main as cli
 from ntkdist.cli.audit.source_now import Item, places_in
 from ntkdist.data import preprocess, readers
 from ntkdist.events.log import read_events
@@ -299,7 +300,7 @@ def test_tiles_of_another_edge_are_not_taken(here: Path, capsys: Captured) -> No
     cli.main(["audit", "list.csv", *FLAGS[2:], "--gram.tile", "20", "--json"])
     said = capsys.readouterr()
     found = {**json.loads(said.out), "said": said.err}
-    assert "is not reused: its tiles have edge 10, gram.tile=20 is asked for" in found["said"]
+    assert "is not reused: its tiles have edge 10, gram.tile=20 is set" in found["said"]
     assert found["result"]["gram_from"] is None
     assert GramStore.open("runs/list-2/gram/ntk").tiling.edge == 20
 

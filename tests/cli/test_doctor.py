@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ntkdist import Run, cli
+from ntkdist import Run
+from ntkdist.cli import main as cli
 from ntkdist.cli.doctor import (
     describe_finding,
     diagnose,

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ntkdist import Architecture, Run, cli
+from ntkdist import Architecture, Run
+from ntkdist.cli import main as cli
 from ntkdist.data import load
 
 NAMES = ("dark", "light")

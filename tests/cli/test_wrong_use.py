@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ntkdist import Run, cli
+from ntkdist import Run
+from ntkdist.cli import main as cli
 from ntkdist.config import DataConfig, GramConfig, RunConfig
 from ntkdist.kernels import backend
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from ntkdist import linalg
-from ntkdist.analyses.labelings import find_bias, score_labelings
+from ntkdist.analyses.bias import find_bias
+from ntkdist.analyses.labelings import score_labelings
 from ntkdist.api import execute
 from ntkdist.config import (
     DataConfig,
@@ -32,8 +33,7 @@ from ntkdist.pipeline.extend import extend
 from ntkdist.pipeline.status import read_status
 from ntkdist.pipeline.verify import verify_run
 from ntkdist.report import write_report
-from ntkdist.runs.run import Run
-from ntkdist.runs.view import Overview
+from ntkdist.runs.run import Overview, Run
 
 N = 450
 SMALL = "2MB"  # so that the factor has panels

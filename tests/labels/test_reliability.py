@@ -7,7 +7,8 @@ import pytest
 
 from ntkdist.data import asymmetric, symmetric
 from ntkdist.labels import find_label_issues, label_report, refurbish, refurbish_gram
-from ntkdist.labels.reliability import CANNOT_JUDGE, RELIABLE, WEAK, WEAK_SHARE
+from ntkdist.labels.reliability import WEAK_SHARE
+from ntkdist.words import CANNOT_JUDGE, RELIABLE, WEAK
 
 from .oracle import clustered, inverse_of
 from .test_issues import digits, simple_gram

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ntkdist.analyses import read_sections
+from ntkdist.analyses.section import ReportSection
 from ntkdist.config import DataConfig, NoiseConfig, RunConfig
 from ntkdist.runs.run import Run
 
@@ -33,6 +35,12 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
         return run
 
     return make
+
+
+def read_section(run: Run, name: str) -> ReportSection:
+    """Return the one section of a run's later results that has a name."""
+    (found,) = [one for one in read_sections(run)[0] if one.name == name]
+    return found
 
 
 def add_labels(run: Run, seed: int = 0, **summary: Any) -> dict[str, Any]:

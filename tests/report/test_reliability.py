@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 
 from ntkdist import storage
-from ntkdist.analyses.outcomes_networks import compared
-from ntkdist.analyses.outcomes_training import predictions
 from ntkdist.errors import StoreError
 from ntkdist.events.timeline import Timeline
 from ntkdist.report import write_report
@@ -22,7 +20,6 @@ from ntkdist.report.sections.findings import read_findings, verdicts
 from ntkdist.report.sections.geometry import Geometry
 from ntkdist.report.sections.glossary import WORDS
 from ntkdist.report.sections.reliability import (
-    VERDICTS,
     confusion_rows,
     confusion_sentences,
     confusions,
@@ -31,6 +28,7 @@ from ntkdist.report.sections.reliability import (
     read_reliability,
 )
 from ntkdist.runs.run import Run
+from ntkdist.words import VERDICTS
 
 from .conftest import (
     NAMES,
@@ -43,6 +41,7 @@ from .conftest import (
     add_reliability,
     gram_events,
     noise_matrix,
+    read_section,
 )
 from .test_page import SECTIONS, Page, read
 
@@ -546,8 +545,7 @@ def test_other_sections_say_no_more_than_the_verdict_allows(
 ) -> None:
     run = judged(make_run, verdict, put_on=0.0)
     add_predictions(run)
-    (outcome,) = predictions(run)
-    assert (outcome.more is not None) == told
+    assert (read_section(run, "predict").more is not None) == told
     folder = Path(f"{run.url}-compare")
     folder.mkdir(exist_ok=True)
     row = {
@@ -561,8 +559,8 @@ def test_other_sections_say_no_more_than_the_verdict_allows(
         "noise_rate": 0.2,
     }
     (folder / "compare.json").write_text(json.dumps({"architectures": [row, row]}))
-    (outcome,) = compared(run)
-    assert any("are wrong by estimate" in one for one in outcome.sentences) == told
+    sentences = read_section(run, "compare").sentences
+    assert any("are wrong by estimate" in one for one in sentences) == told
 
 
 def test_a_report_with_the_matrix_is_the_same_to_the_byte(

@@ -14,7 +14,7 @@ from ntkdist import Run
 from ntkdist.config import DataConfig, GramConfig, RunConfig
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import TileKey
-from ntkdist.runs.view import name_of
+from ntkdist.runs.run import name_of
 
 
 class Page(HTMLParser):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
 import re
 import shlex
 from collections import Counter, defaultdict, deque
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,10 +19,10 @@ from ntkdist.cli.console import Terminal
 from ntkdist.config import RunConfig
 from ntkdist.errors import InputError
 from ntkdist.networks.architecture import Architecture, preset_of
-from ntkdist.pipeline.extend_held import preprocessor_of
 from ntkdist.pipeline.reuse import finished_tiles
-from ntkdist.runs.inputs import Inputs, fingerprint, load_inputs, source_of
+from ntkdist.runs.inputs import STAMP, Inputs, fingerprint, load_inputs, source_of, stamp_of
 from ntkdist.runs.run import Prepared, Run
+from ntkdist.runs.source_match import preprocessor_of
 
 
 @dataclass(frozen=True, order=True)
@@ -105,23 +106,28 @@ def choose_run(settings: RunConfig, out: Terminal, *, named: bool) -> Choice:
             was asked for; or the run there has other settings.
     """
     first = url = storage.normal(settings.run)
-    if not _is_run(url):
+    run = Run.find(settings)
+    if run is None:
         return _after_others(settings, _names_before(url))
-    run = Run.create(settings)  # there already: this refuses other settings and writes nothing
     if run.unsettled:
         return Choice(settings)
+    stamp = stamp_of(settings.data)
+    with contextlib.suppress(InputError):  # a later run has other settings: that counts below
+        for one in _candidates(settings, run, named=named):
+            if stamp is not None and one.attributes("inputs", "images").get(STAMP) == stamp:
+                return Choice(dataclasses.replace(settings, run=one.url))
     inputs = load_inputs(settings, prepared_as=preprocessor_of(run))
-    now, held = items_of(inputs), items_stored(run)
-    change, count, others = compare(held, now), 2, {run: held}
-    while change is not None and _is_run(after := f"{first}-{count}") and not named:
-        url, settings = after, dataclasses.replace(settings, run=after)
-        run = Run.create(settings)
-        others[run] = held = items_stored(run)
-        change, count = compare(held, now), count + 1
+    now = items_of(inputs)
+    others: dict[Run, Sequence[Item]] = {}
+    for one in _candidates(settings, run, named=named):
+        others[one] = held = items_stored(one)
+        change, url = compare(held, now), one.url
+        if change is None:
+            break
+    settings = dataclasses.replace(settings, run=url)
     if change is None:
         return Choice(settings)
-    while _is_run(new := f"{first}-{count}"):
-        count += 1
+    new = next(at for count in itertools.count(2) if not _is_run(at := f"{first}-{count}"))
     source = source_of(settings.data)
     said = f"{source}: has changed since {url} was made from it: {change.said}"
     if not named and not change.images:
@@ -133,6 +139,17 @@ def choose_run(settings: RunConfig, out: Terminal, *, named: bool) -> Choice:
     if change.images:
         remedy += f"; or add new images to this one: ntkdist extend {shlex.quote(url)}"
     raise InputError(f"{said}; {remedy}")
+
+
+def _candidates(settings: RunConfig, run: Run, *, named: bool) -> Iterator[Run]:
+    """Yield a run, and unless it was named those that follow it: mine, mine-2, mine-3."""
+    yield run
+    first = run.url
+    for count in () if named else itertools.count(2):
+        later = Run.find(dataclasses.replace(settings, run=f"{first}-{count}"))
+        if later is None:
+            return
+        yield later
 
 
 def _names_before(url: str) -> list[str]:
@@ -149,10 +166,10 @@ def _after_others(settings: RunConfig, urls: Sequence[str]) -> Choice:
     others = {}
     for url in urls:
         try:
-            run = Run.create(dataclasses.replace(settings, run=url))
+            run = Run.find(dataclasses.replace(settings, run=url))
         except InputError:  # with other settings
             continue
-        if not run.unsettled:
+        if run is not None and not run.unsettled:
             others[run] = items_stored(run)
     if not others:
         return Choice(settings)

@@ -33,9 +33,9 @@ def labels(
             out.note(warning)
         session.pipeline.labels()
         run = session.pipeline.run
-        found = read_labels(run)
-        result = {"labels": found, "labels_csv": run.address("labels.csv")}
-        return session.outcome(result, describe_labels(found), next=["ntkdist report RUN"])
+        labels = read_labels(run)
+        printed = {"labels": labels, "labels_csv": run.address("labels.csv")}
+        return session.outcome(printed, describe_labels(labels), next=["ntkdist report RUN"])
 
 
 @app.command(group=LABELS, sort_key=2)
@@ -48,13 +48,12 @@ def labelings(
 
     Writes nothing but the factor, where that is missing; lower L(Z) is cleaner.
     """
-    from ntkdist.analyses.labelings import score_labelings
-    from ntkdist.cli.status import describe_labelings
+    from ntkdist.analyses.labelings import describe_labelings, score_labelings
 
     with opened(settings, out) as session:
-        found = score_labelings(session.pipeline, files)
+        labelings = score_labelings(session.pipeline, files)
         return session.outcome(
-            {"labelings": found}, describe_labelings(found), next=["ntkdist bias RUN"]
+            {"labelings": labelings}, describe_labelings(labelings), next=["ntkdist bias RUN"]
         )
 
 
@@ -68,20 +67,18 @@ def bias(
 
     Writes nothing but the factor, where that is missing.
     """
-    from ntkdist.analyses.labelings import find_bias
-    from ntkdist.cli.status import describe_bias
+    from ntkdist.analyses.bias import describe_bias, find_bias
 
     with opened(settings, out) as session:
-        names, bias = session.pipeline.run.manifest.class_names, find_bias(session.pipeline, by)
-        found = bias.ranking
-        result = {
-            "labels": bias.labels,
+        names, result = session.pipeline.run.manifest.class_names, find_bias(session.pipeline, by)
+        ranking = result.ranking
+        printed = {
+            "labels": result.labels,
             "class_names": names,
-            "classes": [names[k] for k in found.intra],
-            "class_scores": found.intra_scores,
-            "pairs": [[names[k], names[d]] for k, d in found.inter],
-            "pair_scores": found.inter_scores,
+            "classes": [names[k] for k in ranking.intra],
+            "class_scores": ranking.intra_scores,
+            "pairs": [[names[k], names[d]] for k, d in ranking.inter],
+            "pair_scores": ranking.inter_scores,
         }
-        return session.outcome(
-            result, describe_bias(found, names, bias.labels), next=["ntkdist label-aware RUN"]
-        )
+        text = describe_bias(result, names)
+        return session.outcome(printed, text, next=["ntkdist label-aware RUN"])

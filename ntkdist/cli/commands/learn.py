@@ -1,4 +1,4 @@
-"""What the Gram predicts: other images, training, widths, architectures, labels to ask for."""
+"""What the Gram predicts: other images, training, widths, architectures, images to label."""
 
 from __future__ import annotations
 
@@ -33,12 +33,9 @@ def predict(target: Target = None, *, settings: Settings = DEFAULTS, out: Out) -
     from ntkdist.analyses.predict import predict as predicted
 
     with opened(settings, out) as session:
-        found = predicted(session.pipeline)
-        return session.outcome(
-            found,
-            describe_predictions(found),
-            next=["ntkdist dynamics RUN", "ntkdist report RUN"],
-        )
+        result = predicted(session.pipeline)
+        more = ["ntkdist dynamics RUN", "ntkdist report RUN"]
+        return session.outcome(result, describe_predictions(result), next=more)
 
 
 @app.command(group=LEARN, sort_key=2)
@@ -51,21 +48,24 @@ def compare(
 
     Writes a run for each into RUN-compare/, and compare.json and compare.svg beside them.
     """
-    from ntkdist.analyses.compare import compare_architectures, folder_of, ranks
-    from ntkdist.cli.status import describe_comparison
+    from ntkdist.analyses.compare import (
+        compare_architectures,
+        describe_comparison,
+        folder_of,
+        ranks,
+    )
 
     with out.watch() as watch:
-        found = compare_architectures(settings, architectures, watch.subscribers)
+        results = compare_architectures(settings, architectures, watch.subscribers)
     folder = folder_of(settings)
-    result = {
-        "architectures": found,
-        "ranks": ranks(found),
+    printed = {
+        "architectures": results,
+        "ranks": ranks(results),
         "place": folder,
         "stages": watch.stages,
     }
-    return Outcome(
-        result, [describe_comparison(found, folder)], folder, [f"ntkdist run {found[0].run}"]
-    )
+    shown = [describe_comparison(results, folder)]
+    return Outcome(printed, shown, folder, [f"ntkdist run {results[0].run}"])
 
 
 @app.command(group=LEARN, sort_key=5)
@@ -78,7 +78,7 @@ def sweep(
     settings: Settings = DEFAULTS,
     out: Out,
 ) -> Outcome:
-    """What do depth, initial variance, nonlinearity and width change? Try one's values.
+    """What do depth, initial variance, nonlinearity and width change? Try several values of one.
 
     Example: ntkdist sweep runs/mine --over depth --values 2,4,8
 
@@ -88,8 +88,8 @@ def sweep(
     from ntkdist.analyses.sweep import sweep as swept
 
     with opened(settings, out) as session:
-        found = swept(session.pipeline, over, values, images)
-        return session.outcome(found, describe_sweep(found), next=["ntkdist report RUN"])
+        result = swept(session.pipeline, over, values, images)
+        return session.outcome(result, describe_sweep(result), next=["ntkdist report RUN"])
 
 
 @app.command(group=LEARN, sort_key=3)
@@ -114,26 +114,25 @@ def dynamics(
     Parameters
     ----------
     learning_rate:
-        Of the flow; none takes half of what gradient descent bears.
+        Learning rate of the flow; by default half of the largest stable one.
     ridge:
-        Pull back to the beginning, relative to the mean diagonal.
+        Pull towards the initial function, relative to the mean diagonal.
     times:
-        How many, from the fastest component's to the slowest's.
+        Number of times, from the fastest component's to the slowest's.
     folds:
-        Of the images trained on, for the stopping time.
+        Number of folds of the training images that choose the stopping time.
     seed:
-        Of the folds.
+        Seed of the folds.
     """
     from ntkdist.analyses.dynamics import describe_dynamics, find_dynamics
 
     with opened(settings, out) as session:
-        found = find_dynamics(
+        result = find_dynamics(
             session.pipeline, cross_entropy=cross_entropy, learning_rate=learning_rate,
             ridge=ridge, times=times, folds=folds, seed=seed,
         )  # fmt: skip
-        return session.outcome(
-            found, describe_dynamics(found), next=["ntkdist widths RUN", "ntkdist report RUN"]
-        )
+        more = ["ntkdist widths RUN", "ntkdist report RUN"]
+        return session.outcome(result, describe_dynamics(result), next=more)
 
 
 @app.command(group=LEARN, sort_key=4)
@@ -157,21 +156,21 @@ def widths(
     Parameters
     ----------
     images:
-        Of the run, that kernels are compared on and networks trained on.
+        Number of images of the run that kernels are compared on and networks trained on.
     test:
-        Others of the run, that outputs are compared on.
+        Number of other images of the run that outputs are compared on.
     seeds:
-        Networks of each width.
+        Number of networks of each width.
     trained:
-        How many of them are trained, beside their linearisations.
+        Number of networks of each width that are trained, beside their linearisations.
     """
     from ntkdist.analyses.widths import describe_widths, measure_widths
 
     with opened(settings, out) as session:
-        found = measure_widths(
+        result = measure_widths(
             session.pipeline, widths=widths, images=images, test=test, seeds=seeds, trained=trained
         )
-        return session.outcome(found, describe_widths(found), next=["ntkdist report RUN"])
+        return session.outcome(result, describe_widths(result), next=["ntkdist report RUN"])
 
 
 @app.command(group=LEARN, sort_key=6)
@@ -185,7 +184,7 @@ def label_aware(
     settings: Settings = DEFAULTS,
     out: Out,
 ) -> Outcome:
-    """Do labels inside the kernel help to tell two classes apart? Try kernels that they enter.
+    """Do labels inside the kernel help to tell two classes apart? Try label-aware kernels.
 
     Example: ntkdist label-aware runs/mine --classes cat,dog
 
@@ -194,18 +193,18 @@ def label_aware(
     Parameters
     ----------
     folds:
-        Of the cross-validation that chooses the multiplier.
+        Number of cross-validation folds that choose the multiplier.
     seed:
-        Decides who is held out, folds and sketches.
+        Seed of the held-out images, the folds and the sketches.
     """
     from ntkdist.analyses.label_aware import compare_label_aware, describe_label_aware
 
     with opened(settings, out) as session:
-        found = compare_label_aware(
+        result = compare_label_aware(
             session.pipeline, classes=classes or None, variants=variants or None, folds=folds,
             seed=seed,
         )  # fmt: skip
-        return session.outcome(found, describe_label_aware(found), next=["ntkdist report RUN"])
+        return session.outcome(result, describe_label_aware(result), next=["ntkdist report RUN"])
 
 
 @app.command(group=LEARN, sort_key=7)
@@ -223,7 +222,7 @@ def lookahead(
     settings: Settings = DEFAULTS,
     out: Out,
 ) -> Outcome:
-    """Which images should be labelled next? Simulate ways of asking for labels a few at a time.
+    """Which images should be labelled next? Simulate active learning with several criteria.
 
     Example: ntkdist lookahead runs/mine --criteria mlmoc,random --start 20
 
@@ -232,23 +231,24 @@ def lookahead(
     Parameters
     ----------
     start:
-        Images labelled at first, drawn at random.
+        Number of images labelled at first, drawn at random.
     rounds:
-        Queries.
+        Number of queries.
     count:
-        Images of a query.
+        Number of images of a query.
     seeds:
-        How many splits and first draws, from 0.
+        Number of seeds, each with its own split and first labels.
     picks:
-        greedy (each pick supposes the ones before it) or top.
+        How a query's images are picked: greedy (each given the ones before it) or top.
     width:
-        Of the networks, with --empirical.
+        Width of the networks, with --empirical.
     """
     from ntkdist.analyses.lookahead import describe_active_learning, simulate_active_learning
 
     with opened(settings, out) as session:
-        found = simulate_active_learning(
+        result = simulate_active_learning(
             session.pipeline, criteria=criteria, start=start, rounds=rounds, count=count,
             seeds=seeds, picks=picks, empirical=empirical, width=width,
         )  # fmt: skip
-        return session.outcome(found, describe_active_learning(found), next=["ntkdist report RUN"])
+        text = describe_active_learning(result)
+        return session.outcome(result, text, next=["ntkdist report RUN"])

@@ -229,3 +229,8 @@ def _locate(path: Path, rows: Sequence[_Row]) -> list[Path]:
             f"paths count from the table's folder, {path.parent.resolve()}"
         )
     return files
+
+
+def named_files(path: Path) -> list[Path]:
+    """Return the image files that a table names, of all splits; refuses what ``read`` refuses."""
+    return _locate(path, _table(path)[1])

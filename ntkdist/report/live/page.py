@@ -10,10 +10,10 @@ from ntkdist.display.tile_map import DONE, FAILED, FLIGHT, legend, tile_map
 from ntkdist.display.words import count, duration, percent, rate
 from ntkdist.networks.architecture import preset_of
 from ntkdist.report.live.state import Snapshot
-from ntkdist.report.sections.reliability import CANNOT_JUDGE
 from ntkdist.report.templates import HERE, templates
 from ntkdist.runs import STAGES
 from ntkdist.runs.run import Run
+from ntkdist.words import CANNOT_JUDGE
 
 _MOST_CELLS = 200
 _MOST_FAULTS = 8

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ntkdist import storage
-from ntkdist.analyses.outcomes import read_verdict
+from ntkdist.analyses.section import read_verdict
 from ntkdist.display.tile_map import ABSENT, DONE, FAILED, FLIGHT, States, counts
 from ntkdist.display.words import moment
 from ntkdist.errors import StoreError

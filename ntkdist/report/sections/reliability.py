@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.analyses.outcomes import CANNOT_JUDGE, RELIABLE, VERDICTS, WEAK
 from ntkdist.display.words import class_name, counted, percent
 from ntkdist.errors import StoreError
 from ntkdist.runs.run import Run
+from ntkdist.words import CANNOT_JUDGE, RELIABLE, VERDICTS, WEAK
 
 CLASS_CONDITIONAL = "class-conditional"
 

@@ -17,8 +17,6 @@ from ntkdist.report.sections.discovery import Discovery
 from ntkdist.report.sections.findings import UNCLEAR, Findings, Issue, verdicts
 from ntkdist.report.sections.geometry import Spectrum
 from ntkdist.report.sections.reliability import (
-    RELIABLE,
-    WEAK,
     accuracy_sentence,
     estimate_sentence,
     finished,
@@ -27,6 +25,7 @@ from ntkdist.report.sections.reliability import (
     verdict_sentence,
 )
 from ntkdist.runs.run import Run
+from ntkdist.words import RELIABLE, WEAK
 
 # Of labels flagged, the share that may be right where suggestions are taken unseen.
 _SURE = 0.1

@@ -133,7 +133,7 @@ def test_the_text_says_what_a_reader_needs(followed):
     for words in (
         f"stop at   t = {found.stopping.time:.4g}",
         f"{found.squared.test_accuracy[place]:.2%}",
-        "101 images left out of the run",
+        "101 images of the split that the run leaves out",
         "... true labels",
         "cross-entropy at t = ",
         f"chance {found.spread.disagreement_auc:.3f}",

@@ -1,4 +1,4 @@
-"""The inputs of a run with more images of its source: old ones in their places, new ones behind."""
+"""A run's images found in their source again, and the inputs of a run with more of them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,23 @@ from ntkdist.config import RunConfig
 from ntkdist.data import ImageSet, Preprocessor, symmetric
 from ntkdist.data.subset import dealt
 from ntkdist.errors import InputError
-from ntkdist.runs.inputs import Inputs, kernel_view, load_data, pictures_of, row_digests
+from ntkdist.runs.inputs import (
+    PREPROCESS,
+    Inputs,
+    kernel_view,
+    load_data,
+    pictures_of,
+    row_digests,
+    stamp_of,
+)
+from ntkdist.runs.run import Run
 
 _TOGETHER = 4096
 
 
 @dataclass(frozen=True, eq=False)
-class Held:
-    """What a run holds of its inputs.
+class StoredInputs:
+    """The inputs that a run stores.
 
     Attributes:
         images: (N, H, W, C) float32, preprocessed.
@@ -43,8 +52,28 @@ class Held:
     channels: int | None
 
 
+def stored_inputs(run: Run) -> StoredInputs:
+    """Read images, labels and the statistics that the images were prepared with."""
+    noisy = run.has("inputs", "labels_true")
+    return StoredInputs(
+        images=run.read("inputs", "images"),
+        labels=run.read("inputs", "labels"),
+        labels_true=run.read("inputs", "labels_true") if noisy else None,
+        class_names=run.manifest.class_names,
+        preprocess=preprocessor_of(run),
+        scaled_to=run.scaled_to,
+        channels=run.channels,
+    )
+
+
+def preprocessor_of(run: Run) -> Preprocessor | None:
+    """Return what prepared a run's images; None for one that does not say."""
+    stored = run.attributes("inputs", "images").get(PREPROCESS)
+    return None if stored is None else Preprocessor.from_dict(stored)
+
+
 @dataclass(frozen=True, eq=False)
-class Located:
+class SourceMatch:
     """The images of a run in its source, as it is now.
 
     Attributes:
@@ -65,7 +94,7 @@ class Located:
         return self.order[~np.isin(self.order, self.places)]
 
 
-def grown_inputs(config: RunConfig, held: Held) -> Inputs | None:
+def grown_inputs(config: RunConfig, held: StoredInputs) -> Inputs | None:
     """Return the inputs of a run with more images of its source.
 
     The images of the run keep their places and labels. Those behind them come in the source's
@@ -91,6 +120,7 @@ def grown_inputs(config: RunConfig, held: Held) -> Inputs | None:
         )
     if n == before:
         return None
+    stamp = stamp_of(config.data)
     found = locate(config, held)
     source = found.source
     _check_source(config, held, found)
@@ -116,10 +146,11 @@ def grown_inputs(config: RunConfig, held: Held) -> Inputs | None:
         files=tuple(source.files[i] for i in chosen) if source.files else (),
         preprocess=found.preprocess,
         digests=row_digests(source.images[chosen]) if source.is_features else None,
+        stamp=stamp,
     )
 
 
-def locate(config: RunConfig, held: Held) -> Located:
+def locate(config: RunConfig, held: StoredInputs) -> SourceMatch:
     """Find the images of a run in its source, by what they hold.
 
     An image that is there several times is taken where its label is the run's too, and then in
@@ -146,7 +177,7 @@ def locate(config: RunConfig, held: Held) -> Located:
     _match(places, _pairs(mine, labels), _pairs(there, source.labels), order)
     left = order[~np.isin(order, places)]
     _match(places, mine, there, left)
-    return Located(source, preprocess, order, places)
+    return SourceMatch(source, preprocess, order, places)
 
 
 def _match(
@@ -179,7 +210,7 @@ def _digest(image: NDArray[np.float32]) -> bytes:
     return digest.digest()
 
 
-def _check_source(config: RunConfig, held: Held, found: Located) -> None:
+def _check_source(config: RunConfig, held: StoredInputs, found: SourceMatch) -> None:
     """Refuse a source that no larger run can be made of."""
     where, n, total = config.data.source, config.data.n, len(found.source)
     missing = np.flatnonzero(found.places < 0)

@@ -8,29 +8,29 @@ import numpy as np
 import pytest
 
 from ntkdist import storage
-from ntkdist.analyses.outcomes import Outcome, read_outcomes
+from ntkdist.analyses import analyses, read_sections
+from ntkdist.analyses.section import ReportSection
 from ntkdist.runs.run import Run
-
-from .conftest import MakeRun, N, add_dynamics, add_networks, add_predictions
+from tests.report.conftest import MakeRun, N, add_dynamics, add_networks, add_predictions
 
 COMMANDS = ["predict", "dynamics", "widths", "sweep", "label-aware", "lookahead", "compare"]
 
 
-def only(run: Run) -> Outcome:
-    (outcome,), _ = read_outcomes(run)
-    return outcome
+def only(run: Run) -> ReportSection:
+    (section,), _ = read_sections(run)
+    return section
 
 
-def said(outcome: Outcome) -> str:
-    return " ".join(outcome.sentences).replace("\u00a0", " ")
+def said(section: ReportSection) -> str:
+    return " ".join(section.sentences).replace("\u00a0", " ")
 
 
 def test_a_run_that_was_asked_nothing_names_every_command(make_run: MakeRun) -> None:
     run = make_run()
-    outcomes, questions = read_outcomes(run)
-    assert outcomes == []
-    assert [q.command.split()[1] for q in questions] == COMMANDS
-    assert all(run.url in q.command for q in questions)
+    sections, questions = read_sections(run)
+    assert sections == []
+    assert [q.command for q in questions] == COMMANDS
+    assert all(run.url in q.command_line(run) for q in questions)
 
 
 def test_predictions_are_told_with_and_without_refurbishment(make_run: MakeRun) -> None:
@@ -75,39 +75,39 @@ def test_predictions_of_an_older_version_lack_only_the_calibration(make_run: Mak
 def test_dynamics_says_when_to_stop(make_run: MakeRun) -> None:
     run = make_run()
     add_dynamics(run)
-    outcome = only(run)
-    assert "Training should stop after 16.7 steps of size 0.5" in said(outcome)
-    assert "87.1 % of 100 images of the split that the run leaves out are right" in said(outcome)
-    assert "at the end 76.2 %" in said(outcome)
-    assert outcome.more is not None
-    assert "--gram.kinds ntk --gram.kinds nngp" in outcome.more[0]
-    assert len(outcome.figures) == 3
+    section = only(run)
+    assert "Training should stop after 16.7 steps of size 0.5" in said(section)
+    assert "87.1 % of 100 images of the split that the run leaves out are right" in said(section)
+    assert "at the end 76.2 %" in said(section)
+    assert section.more is not None
+    assert "--gram.kinds ntk --gram.kinds nngp" in section.more[0]
+    assert len(section.figures) == 3
 
 
 def test_the_uncertainty_of_the_ensemble_is_told(make_run: MakeRun) -> None:
     run = make_run()
     quarters = [0.01, 0.05, 0.1, 0.4]
     add_dynamics(run, {"disagreement_auc": 0.876, "errors_by_quarter": quarters})
-    outcome = only(run)
-    assert "with chance 0.876" in said(outcome)
-    assert "most agreed on 1.0 % are wrong, of the most disputed 40.0 %" in said(outcome)
-    assert outcome.more is None
+    section = only(run)
+    assert "with chance 0.876" in said(section)
+    assert "least disagreement 1.0 % are wrong, of the quarter with the most 40.0" in said(section)
+    assert section.more is None
 
 
 def test_training_without_an_end_needs_no_stopping(make_run: MakeRun) -> None:
     run = make_run()
     add_dynamics(run)
     run.write_attributes("dynamics", {"stopping_time": None})
-    outcome = only(run)
-    assert "Training may go on to the end" in said(outcome)
-    assert ("Stop at step", "never", "") in outcome.numbers
+    section = only(run)
+    assert "Training may go on to the end" in said(section)
+    assert ("Stop at step", "never", "") in section.numbers
 
 
 def test_networks_and_labels_are_told(make_run: MakeRun) -> None:
     run = make_run()
     add_networks(run)
-    outcomes, questions = read_outcomes(run)
-    by_name = {outcome.name: outcome for outcome in outcomes}
+    sections, questions = read_sections(run)
+    by_name = {section.name: section for section in sections}
     assert list(by_name) == ["widths", "sweep-depth", "label-aware", "lookahead"]
     assert len(questions) == 3
     assert "width 128 has a kernel 17.7 % away" in said(by_name["widths"])
@@ -117,8 +117,8 @@ def test_networks_and_labels_are_told(make_run: MakeRun) -> None:
     assert "a label-aware one, kr-v1, for 86.0 %" in said(by_name["label-aware"])
     assert "30 labels chosen by eer" in said(by_name["lookahead"])
     assert "drawn at random, about 55.0 %" in said(by_name["lookahead"])
-    for outcome in outcomes:
-        for svg, caption in outcome.figures:
+    for section in sections:
+        for svg, caption in section.figures:
             assert 'role="img"' in svg
             assert "mathdefault" not in svg
             assert caption
@@ -131,8 +131,8 @@ def test_of_values_that_predict_equally_well_all_are_named(make_run: MakeRun) ->
     for row in rows[:2]:
         row["accuracy"] = 0.8
     run.write_attributes("sweep/depth", {"rows": rows})
-    outcome = next(one for one in read_outcomes(run)[0] if one.name == "sweep-depth")
-    assert "3 and 6 predict best: 80.0 %" in said(outcome)
+    section = next(one for one in read_sections(run)[0] if one.name == "sweep-depth")
+    assert "3 and 6 predict best: 80.0 %" in said(section)
 
 
 def test_a_plain_kernel_that_is_not_beaten_is_said_to_be_so(make_run: MakeRun) -> None:
@@ -141,8 +141,8 @@ def test_a_plain_kernel_that_is_not_beaten_is_said_to_be_so(make_run: MakeRun) -
     kernels = run.attributes("label_aware")["kernels"]
     kernels[1]["accuracy"] = kernels[0]["accuracy"]
     run.write_attributes("label_aware", {"kernels": kernels})
-    outcome = next(one for one in read_outcomes(run)[0] if one.name == "label-aware")
-    assert "no label-aware one does better" in said(outcome)
+    section = next(one for one in read_sections(run)[0] if one.name == "label-aware")
+    assert "no label-aware one does better" in said(section)
 
 
 def beside(run: Run, make_run: MakeRun, **config: Any) -> list[dict[str, Any]]:
@@ -166,10 +166,10 @@ def beside(run: Run, make_run: MakeRun, **config: Any) -> list[dict[str, Any]]:
 def test_architectures_compared_on_the_same_data_are_told(make_run: MakeRun) -> None:
     run = make_run()
     beside(run, make_run)
-    outcome = only(run)
-    assert "Of 2 architectures, cnn-2 suits the data best" in said(outcome)
-    assert [row[0] for row in outcome.rows] == ["fc-2", "cnn-2"]
-    assert len(outcome.figures) == 2
+    section = only(run)
+    assert "Of 2 architectures, cnn-2 suits the data best" in said(section)
+    assert [row[0] for row in section.rows] == ["fc-2", "cnn-2"]
+    assert len(section.figures) == 2
 
 
 @pytest.mark.parametrize(
@@ -194,17 +194,17 @@ def test_what_noise_leaves_to_accuracy_is_said(
 def test_a_comparison_on_other_labels_is_not_shown(make_run: MakeRun) -> None:
     run = make_run()
     beside(run, make_run, noise=0.1)
-    assert read_outcomes(run)[0] == []
+    assert read_sections(run)[0] == []
 
 
 def test_a_torn_comparison_is_not_shown(make_run: MakeRun) -> None:
     run = make_run()
     storage.write_text(f"{run.url}-compare/compare.json", '{"architectures": [')
-    assert read_outcomes(run)[0] == []
+    assert read_sections(run)[0] == []
 
 
-@pytest.mark.parametrize("name", ["predict", "dynamics", "widths", "label_aware", "lookahead"])
+@pytest.mark.parametrize("name", [one.group for one in analyses() if one.sections is not None])
 def test_half_written_results_count_as_missing(make_run: MakeRun, name: str) -> None:
     run = make_run()
     run.write_attributes(name, {"on": "rest"})
-    assert read_outcomes(run)[0] == []
+    assert read_sections(run)[0] == []

@@ -1,19 +1,81 @@
-"""Factors of a run before it was extended: grown by its new rows, or dropped."""
+"""What an extended run needs before anything else: its inputs, matrices and factors grown."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ntkdist import storage
 from ntkdist.errors import NtkdistError, StageError
+from ntkdist.gram.growth import grow_store
+from ntkdist.gram.store import GramStore
+from ntkdist.runs.manifest import STAGING, write_manifest
 from ntkdist.runs.run import Run
 
 if TYPE_CHECKING:
     from ntkdist.linalg import CholeskyFactor
-    from ntkdist.pipeline.stages import Pipeline
 
 
-def grow_factor(pipeline: Pipeline, address: str, gram: Any, *, appended: bool = True) -> bool:
+def settle(run: Run) -> Run:
+    """Bring inputs and matrices to the size that the manifest speaks of, if they are not.
+
+    Idempotent: a kill at any moment leaves a run that the same call goes on with. The run's lease
+    must be held.
+
+    Args:
+        run: The run.
+
+    Returns:
+        The run as it is now.
+    """
+    extension = run.manifest.extension
+    if extension is None or not run.unsettled:
+        return run
+    _move_inputs(run.url)
+    n = run.array("inputs", "images").shape[0]
+    before = extension.before.fingerprint
+    for kind in run.config.gram.kinds:
+        address = run.address("gram", kind)
+        if GramStore.exists(address):
+            grow_store(address, n, fingerprint=run.fingerprint, former=before)
+    storage.remove_all(run.address(STAGING))
+    return advanced(run, "settled")
+
+
+def advanced(run: Run, state: str) -> Run:
+    """Write how far the latest extension is, and return the run that says so."""
+    extension = run.manifest.extension
+    assert extension is not None
+    changed = dataclasses.replace(extension, state=state)  # type: ignore[arg-type]
+    manifest = dataclasses.replace(run.manifest, extension=changed)
+    write_manifest(run.url, manifest)
+    return Run(run.url, manifest, run.config)
+
+
+def _move_inputs(url: str) -> None:
+    """Copy the staged inputs into their place; they stay staged until all is settled."""
+    waiting = storage.join(url, STAGING)
+    # metadata last: until then a reader finds chunks that do not fit, never plausible zeros
+    for name in sorted(storage.list_objects(waiting), key=lambda name: (_is_metadata(name), name)):
+        content = storage.read_bytes(storage.join(waiting, name))
+        if content is not None:
+            storage.write_bytes(storage.join(url, "inputs", name), content)
+
+
+def _is_metadata(name: str) -> bool:
+    return name.rpartition("/")[2] == "zarr.json"
+
+
+def grow_factor(
+    run: Run,
+    address: str,
+    gram: Any,
+    *,
+    memory_limit: str,
+    on_event: Callable[[Any], None],
+    appended: bool = True,
+) -> bool:
     """Bring a factor of the run before an extension up to date, where there is one.
 
     The new rows are appended to a finished one, which keeps its absolute ridge: that of the mean
@@ -21,9 +83,11 @@ def grow_factor(pipeline: Pipeline, address: str, gram: Any, *, appended: bool =
     with that ridge, is dropped, for ``factorize`` to make it anew.
 
     Args:
-        pipeline: Of the run.
+        run: The run.
         address: Of the factor.
         gram: The matrix as it is now.
+        memory_limit: For the factorisation, such as ``2GiB``.
+        on_event: Receives the events of the factorisation.
         appended: Whether the new rows lie behind all old ones; else a finished factor is dropped.
 
     Returns:
@@ -33,7 +97,6 @@ def grow_factor(pipeline: Pipeline, address: str, gram: Any, *, appended: bool =
     from ntkdist.linalg.maintenance import drop_factor
     from ntkdist.linalg.panels import FactorStore
 
-    run, limit = pipeline.run, pipeline.config.factor.memory_limit
     extension = run.manifest.extension
     opened = None if extension is None else FactorStore.open(address)
     if extension is None or opened is None:
@@ -47,9 +110,9 @@ def grow_factor(pipeline: Pipeline, address: str, gram: Any, *, appended: bool =
     if not appended or len(store.records()) < store.plan.first_count:
         drop_factor(address)
         return False
-    factor = CholeskyFactor.open(address, memory_limit=limit)
+    factor = CholeskyFactor.open(address, memory_limit=memory_limit)
     try:
-        factor.append(gram, fingerprint=run.fingerprint, on_event=pipeline.forward)
+        factor.append(gram, fingerprint=run.fingerprint, on_event=on_event)
     except NotPositiveDefiniteError:
         drop_factor(address)
         return False

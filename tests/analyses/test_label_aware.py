@@ -7,8 +7,12 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from ntkdist.analyses.label_aware import compare_label_aware, describe_label_aware
-from ntkdist.analyses.label_aware_classes import closest_classes, split_classes
+from ntkdist.analyses.label_aware import (
+    closest_classes,
+    compare_label_aware,
+    describe_label_aware,
+    split_classes,
+)
 from ntkdist.config import DataConfig, GramConfig, RunConfig
 from ntkdist.errors import InputError
 from ntkdist.events.types import VariantTried
