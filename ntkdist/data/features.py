@@ -54,13 +54,9 @@ def check_features(values: NDArray[Any]) -> None:
 
 
 def not_finite(values: NDArray[Any]) -> tuple[str, tuple[int, ...]] | None:
-    """Count the values that are not finite.
+    """Return how many values are NaN or infinite, in words, and the index of the first of them.
 
-    Args:
-        values: Of any shape and real dtype.
-
-    Returns:
-        Their numbers in words and the index of the first; None where all are finite.
+    None where all are finite.
     """
     if values.dtype.kind != "f":
         return None
@@ -74,20 +70,12 @@ def not_finite(values: NDArray[Any]) -> tuple[str, tuple[int, ...]] | None:
 
 
 def read_features(path: Path, split: str) -> NDArray[Any]:
-    """Read the features of one split as they are stored.
+    """Read the features (N, D) of one split, of any real dtype, as they are stored.
 
-    Args:
-        path: A ``.npy`` file with an array (N, D); or an ``.npz`` archive with arrays for both
-            splits (``train`` and ``test``, also as ``x_train`` or ``features_train``), with one
-            called ``features``, or with one array.
-        split: ``train`` or ``test``.
-
-    Returns:
-        (N, D) of any real dtype.
-
-    Raises:
-        InputError: The file is missing, damaged, holds Python objects or no such array, or the
-            array is no table of finite real numbers.
+    The file is ``.npy`` with one array; or an ``.npz`` archive with arrays for both splits
+    (``train`` and ``test``, also as ``x_train`` or ``features_train``), with one called
+    ``features``, or with one array. InputError where it is missing, damaged, or holds no table of
+    finite real numbers.
     """
     existing_file(path)
     try:

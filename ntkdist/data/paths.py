@@ -12,17 +12,10 @@ _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
 
 
 def resolve(place: str, root: str | None) -> Path:
-    """Return the path that ``place`` means.
+    """Return the path that a user's text with ``~``, ``$NAME`` or ``${NAME}`` means.
 
-    Args:
-        place: A path with ``~``, ``$NAME`` or ``${NAME}``.
-        root: The folder that relative paths start from; None is the current folder.
-
-    Returns:
-        The path, not checked for existence.
-
-    Raises:
-        InputError: A variable is unset or empty.
+    A relative one starts from ``root``, or from the current folder. InputError where a variable is
+    unset or empty.
     """
 
     def value(match: re.Match[str]) -> str:

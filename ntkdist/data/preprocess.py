@@ -148,13 +148,15 @@ class Preprocessor:
         halvings = _halvings(self.steps)
         _check_halves(images.shape, halvings)
         if images.shape[3] != self.channels:
-            found = images.shape[3]
-            raise InputError(
-                f"rows have {found} features, but the training rows had {self.channels}; "
+            what, rows = ("features", "rows") if features else ("channels", "images")
+            remedy = (
                 "compute them with the same network"
                 if features
-                else f"images have {found} channels, but the training images had "
-                f"{self.channels}; convert them to the same colours"
+                else ("convert them to the same colours")
+            )
+            raise InputError(
+                f"{rows} have {images.shape[3]} {what}, but the training {rows} had "
+                f"{self.channels}; {remedy}"
             )
         height, width = (side >> halvings for side in images.shape[1:3])
         out = np.empty((len(images), height, width, self.channels), dtype=np.float32)
@@ -185,8 +187,6 @@ def _halvings(steps: Sequence[Step]) -> int:
 
 
 def _close(one: tuple[float, ...], two: tuple[float, ...]) -> bool:
-    if len(one) != len(two):
-        return False
     a, b = np.asarray(one), np.asarray(two)
     return bool((np.abs(a - b) <= _ROUNDING * np.abs(a).max(initial=0.0)).all())
 

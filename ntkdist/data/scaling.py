@@ -19,17 +19,7 @@ Size = int | str | tuple[int, int]
 
 
 def parse_size(size: Size) -> str | tuple[int, int]:
-    """Return ``auto`` or (height, width).
-
-    Args:
-        size: ``auto``, a side in pixels, ``HEIGHTxWIDTH``, or the pair.
-
-    Returns:
-        ``auto``, or height and width in pixels, at least 1.
-
-    Raises:
-        InputError: It is none of these.
-    """
+    """Return ``auto`` or (height, width), at least 1, of a size in any of its forms."""
     if size == "auto":
         return "auto"
     pair: tuple[int, ...] = ()
@@ -48,18 +38,11 @@ def parse_size(size: Size) -> str | tuple[int, int]:
 
 
 def target(size: Size, found: Collection[tuple[int, int]]) -> tuple[int, int]:
-    """Return the size that images are scaled to.
+    """Return the height and width that images of the sizes ``found`` are scaled to.
 
     ``auto`` keeps images of one size and at most 64 pixels a side, and takes 32×32 for all others:
     convolutional kernels compare every pixel of one image with every pixel of another, so that
     twice the side costs 16 times as much.
-
-    Args:
-        size: As for :func:`parse_size`.
-        found: The sizes (height, width) of the images, at least one.
-
-    Returns:
-        Height and width in pixels.
     """
     wanted = parse_size(size)
     if not isinstance(wanted, str):
@@ -71,17 +54,11 @@ def target(size: Size, found: Collection[tuple[int, int]]) -> tuple[int, int]:
 
 
 def scale_one(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    """Scale one image, without regard to its aspect ratio.
+    """Scale one image (H, W, C), uint8 or float32, whatever its aspect ratio.
 
     Where no side grows, a pixel is the mean of those that it covers (Pillow's BOX filter; at half
-    the side the same as ``halve``). Where a side grows, the filter is LANCZOS.
-
-    Args:
-        image: (H, W, C), uint8 or float32.
-        size: Height and width in pixels.
-
-    Returns:
-        (height, width, C) of the same dtype; the image itself where it has that size.
+    the side the same as ``halve``). Where a side grows, the filter is LANCZOS. An image of that
+    size is returned itself.
     """
     height, width = size
     if image.shape[:2] == size:
@@ -101,15 +78,9 @@ def scale_one(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
 
 
 def scale_all(images: NDArray[Any], size: Size) -> NDArray[Any]:
-    """Scale the images of an array.
+    """Scale images (N, H, W, C), to uint8 if they were uint8, else to float32.
 
-    Args:
-        images: (N, H, W, C) of any real dtype.
-        size: As for :func:`parse_size`.
-
-    Returns:
-        (N, height, width, C), uint8 if the images were, else float32; the images themselves
-        where they have that size.
+    Images of that size are returned themselves.
     """
     shape: tuple[int, int] = (images.shape[1], images.shape[2])
     wanted = target(size, [shape])

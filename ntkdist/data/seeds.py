@@ -10,18 +10,10 @@ SUBSET, NOISE = 1, 2
 
 
 def generator(seed: int, purpose: int) -> np.random.Generator:
-    """Return the generator of one purpose.
+    """Return a fresh PCG64 generator for a seed of at least 0 and a purpose.
 
-    Args:
-        seed: The user's seed, an integer of at least 0.
-        purpose: ``SUBSET`` or ``NOISE``, so that with one seed the images that are chosen and the
-            labels that are corrupted are independent.
-
-    Returns:
-        A fresh PCG64 generator.
-
-    Raises:
-        InputError: The seed is not an integer of at least 0.
+    With one seed, the images that are chosen (``SUBSET``) and the labels that are corrupted
+    (``NOISE``) are independent.
     """
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
         raise InputError(f"seed = {seed!r}; an integer of at least 0 is needed")

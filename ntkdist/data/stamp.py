@@ -1,4 +1,4 @@
-"""Whether the files of a source are those that a run was made from, told without decoding them."""
+"""A digest of a source's files, by which a run tells without decoding whether they changed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ntkdist.data.paths import resolve
-from ntkdist.data.readers.csv import named_files
+from ntkdist.data.readers import READERS
 from ntkdist.errors import InputError
 
 
@@ -45,6 +45,6 @@ def _files(source: str, features: tuple[str | None, ...]) -> Iterator[Path]:
                 yield from (Path(folder, file) for file in sorted(files))
         else:
             yield path
-        if name == "csv":
-            yield from named_files(path)
+        if name in READERS:
+            yield from READERS[name].more_files(path)
     yield from (resolve(one.strip(), None) for one in features if one is not None)

@@ -9,13 +9,13 @@ import time
 from pathlib import PurePath
 from typing import Any
 
-from ntkdist.storage.append_log import Lines, read_lines
+from ntkdist.storage.append_log import AppendLog, read_lines
 
 _NAME = "events"
 
 
 class EventLog:
-    """Subscriber that appends events to a run: see ``Lines``.
+    """Subscriber that appends events to a run: see ``AppendLog``.
 
     Args:
         address: The run's folder or URL.
@@ -26,7 +26,7 @@ class EventLog:
     """
 
     def __init__(self, address: str, *, part_seconds: float = 5.0) -> None:
-        self._lines = Lines(address, _NAME, part_seconds=part_seconds)
+        self._lines = AppendLog(address, _NAME, part_seconds=part_seconds)
 
     def __call__(self, event: Any) -> None:
         """Append one event."""

@@ -12,7 +12,7 @@ import hashlib
 import numpy as np
 
 from ntkdist.gram.tiling import TileKey
-from ntkdist.storage.append_log import Lines, read_lines
+from ntkdist.storage.append_log import AppendLog, read_lines
 
 _NAME, _GONE = "digests", "gone"
 
@@ -42,7 +42,7 @@ class DigestLog:
     """
 
     def __init__(self, address: str) -> None:
-        self._lines = Lines(address, _NAME)
+        self._lines = AppendLog(address, _NAME)
 
     def append(self, key: TileKey | str, digest: str) -> None:
         """Enter a tile that was stored; the last entry of a tile holds."""

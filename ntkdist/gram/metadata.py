@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ntkdist import storage
 from ntkdist.errors import InputError, StoreError
 from ntkdist.gram.tiling import Tiling
+from ntkdist.storage import arrays
 
 SCHEMA_VERSION = 1
 """Version of the layout written here; older code must refuse newer layouts."""
@@ -89,9 +89,6 @@ def create_array(
         dtype: Of the entries.
         attributes: More to keep beside these.
     """
-    import zarr
-    from zarr.codecs import BloscCodec, Crc32cCodec
-
     everything: dict[str, Any] = {
         **attributes,
         "schema_version": SCHEMA_VERSION,
@@ -101,14 +98,12 @@ def create_array(
         "edge": tiling.edge,
         "symmetric": tiling.symmetric,
     }
-    zarr.create_array(
-        store=storage.zarr_store(address),
+    arrays.create_array(
+        address,
         shape=tiling.shape,
         chunks=(tiling.edge, tiling.edge),
         dtype=dtype,
         fill_value=float("nan"),
-        # the checksum last, so that it covers what is in the file
-        compressors=[BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle"), Crc32cCodec()],
         attributes=everything,
         config={"write_empty_chunks": False},
         zarr_format=3,

@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.errors import InputError
-from ntkdist.events.bus import Subscriber
-from ntkdist.events.types import BandDone
 from ntkdist.linalg import blas
 from ntkdist.linalg.blas import ITEM, Matrix, Vector, blas_threads
+from ntkdist.events.bus import Subscriber
+from ntkdist.events.types import BandDone
 from ntkdist.linalg.matrix import Source, first_skew, read_region, real_dtype
 from ntkdist.linalg.panels import FactorStore, panel_digest
 from ntkdist.linalg.solve import forward
@@ -36,24 +35,16 @@ _COPIES = 4
 
 
 class NewRows:
-    """The rows of a larger matrix that a factor does not have yet, given in one of two forms.
+    """The rows of a larger matrix (``total`` rows) that a factor of n rows does not have yet.
 
-    Args:
-        rows: (N + m, N + m) real symmetric, of which the upper triangle is used; or its last
-            rows alone, (m or more, N + m).
-        n: N, the rows of the factor.
-
-    Attributes:
-        total: N + m.
-
-    Raises:
-        InputError: It has another shape, or is not real.
+    Given as the larger matrix, of which the upper triangle is used, or as its last rows alone
+    (at least the new ones, all columns).
     """
 
     def __init__(self, rows: Any, n: int) -> None:
         shape = tuple(getattr(rows, "shape", ()))
         if len(shape) != 2 or shape[1] < n or not shape[1] - n <= shape[0] <= shape[1]:
-            raise InputError(LinalgStatus.BAD_APPENDED_ROWS.message(shape=shape, n=n))
+            raise LinalgStatus.BAD_APPENDED_ROWS.error(shape=shape, n=n)
         self.total = int(shape[1])
         self._offset = int(shape[1] - shape[0])
         self._square = Source(rows) if self._offset == 0 else None
@@ -61,11 +52,7 @@ class NewRows:
         self._rows = rows
 
     def fingerprint(self, before: str) -> str:
-        """Return the fingerprint of the larger matrix.
-
-        Args:
-            before: Fingerprint of the matrix without these rows.
-        """
+        """Return the larger matrix's fingerprint from that of the matrix without these rows."""
         if self._square is not None:
             return self._square.fingerprint()
         digest = hashlib.sha256(before.encode())
@@ -73,19 +60,10 @@ class NewRows:
         return f"sample-sha256:{digest.hexdigest()}"
 
     def read(self, r0: int, r1: int) -> tuple[Matrix, Matrix]:
-        """Read rows r0:r1 of the larger matrix, up to column r1.
+        """Read rows r0:r1 of the larger matrix, up to column r1, and check them.
 
-        Args:
-            r0: First row.
-            r1: Past the last row.
-
-        Returns:
-            (r0, r1 - r0) float64, the columns r0:r1 above the diagonal block, and
-            (r1 - r0, r1 - r0), the diagonal block; both new.
-
-        Raises:
-            InputError: An entry is not finite, or the diagonal block is not symmetric.
-            StoreError: The rows could not be read.
+        Returns new arrays: the transposed columns before the diagonal block, (r0, r1 - r0), and the
+        diagonal block, (r1 - r0, r1 - r0).
         """
         above = np.empty((r0, r1 - r0))
         if self._square is not None:
@@ -124,24 +102,10 @@ def append_rows(
     memory_limit: int,
     on_event: Subscriber | None,
 ) -> None:
-    """Append the new rows to the factor, in bands that fit the memory limit.
+    """Append the new rows to a complete factor, in bands that fit the memory limit.
 
     Each band is recorded when it is whole, so that after an interruption the same call continues
-    after the last recorded one.
-
-    Args:
-        store: The complete factor; its plan is not changed.
-        attributes: Its attributes.
-        new: The rows.
-        fingerprint: Fingerprint of the larger matrix.
-        memory_limit: Bytes.
-        on_event: Called with a ``BandDone`` for each band, and every few seconds with a
-            ``LinalgProgress``.
-
-    Raises:
-        InputError: An entry is not finite, or the limit is too small for one row.
-        NotPositiveDefiniteError: The larger matrix has no factor at this ridge.
-        StoreError: A stored part is damaged, or a band could not be written.
+    after the last recorded one. See ``CholeskyFactor.append``.
     """
     notify = notifier(on_event)
     first, done = store.plan.n, store.plan.n
@@ -201,7 +165,7 @@ def _append_band(
             text, pivot=n + pivot, value=value, ridge=attributes["ridge"]
         )
     if not (np.isfinite(above).all() and np.isfinite(square.diagonal()).all()):
-        raise InputError(LinalgStatus.OVERFLOW.message())
+        raise LinalgStatus.OVERFLOW.error()
     grown.prepare_band()
     digests = _store_band(grown, above, np.tril(square))
     group = grown.group

@@ -12,11 +12,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ntkdist import storage
-from ntkdist.errors import InputError
-from ntkdist.events.bus import Subscriber
-from ntkdist.events.types import IterationDone, SketchDone
 from ntkdist.linalg import groups
 from ntkdist.linalg.blas import ITEM, Matrix, Vector, blas_threads_between
+from ntkdist.events.bus import Subscriber
+from ntkdist.events.types import IterationDone, SketchDone
 from ntkdist.linalg.matrix import Source, SymmetricOperator
 from ntkdist.linalg.status import (
     LinalgStatus,
@@ -29,6 +28,7 @@ from ntkdist.linalg.status import (
     parse_memory,
 )
 from ntkdist.linalg.tasks import Scheduler, notifier, task_runner, thread_count
+from ntkdist.storage.arrays import row_chunks
 
 #: A direction is dropped if its component outside the span of the others is below this share.
 _DEPENDENT = 1e-10
@@ -381,8 +381,7 @@ class _IterateStore:
         return max(groups.record_indices(self._group, _STATES), default=None)
 
     def _write(self, name: str, values: NDArray[np.float64]) -> None:
-        edge = max(1, _CHUNK_BYTES // (ITEM * int(np.prod(values.shape[1:]))))
-        chunks = (min(edge, len(values)), *values.shape[1:])
+        chunks = row_chunks(values, _CHUNK_BYTES)
         groups.create_array(self._group, name, shape=values.shape, chunks=chunks)
         where = tuple(slice(0, size) for size in values.shape)
         groups.CheckedArray(self.url, name, _KIND, _PROCESS).write(name, where, values)
@@ -491,7 +490,7 @@ class _Solver:
             began = time.perf_counter()
             state = self._step(state, inverse)
             if not math.isfinite(state.history[-1]):
-                raise InputError(LinalgStatus.OVERFLOW.message())
+                raise LinalgStatus.OVERFLOW.error()
             patience -= 1
             if state.history[-1] <= best / 2:
                 best, patience = state.history[-1], _PATIENCE

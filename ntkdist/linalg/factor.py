@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ntkdist import storage
-from ntkdist.errors import InputError, StoreError
-from ntkdist.events.bus import Subscriber
+from ntkdist.errors import InputError
 from ntkdist.linalg import groups
 from ntkdist.linalg.append import NewRows, append_rows
 from ntkdist.linalg.blas import ITEM, Matrix, blas_threads
+from ntkdist.events.bus import Subscriber
 from ntkdist.linalg.inverse import (
     DIAGONAL,
     INVERSE,
@@ -90,20 +90,18 @@ class CholeskyFactor:
         address = storage.normal(url)
         opened = FactorStore.open(address)
         if opened is None:
-            raise StoreError(LinalgStatus.ABSENT.message(url=address, kind=KIND, remedy=_REMEDY))
+            raise LinalgStatus.ABSENT.error(url=address, kind=KIND, remedy=_REMEDY)
         store, attributes = opened
         records = store.records()
         count = store.plan.first_count
         if len(records) < count:
-            raise StoreError(
-                LinalgStatus.INCOMPLETE.message(
-                    kind=KIND,
-                    url=address,
-                    done=len(records),
-                    count=count,
-                    parts="panels",
-                    process=PROCESS,
-                )
+            raise LinalgStatus.INCOMPLETE.error(
+                kind=KIND,
+                url=address,
+                done=len(records),
+                count=count,
+                parts="panels",
+                process=PROCESS,
             )
         bands = store.bands()[: len(store.plan.added)]
         return cls(store, attributes, records, bands, parse_memory(memory_limit), scheduler)

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist import storage
-from ntkdist.errors import InputError, NtkdistError, StoreError
+from ntkdist.errors import NtkdistError
 from ntkdist.linalg.status import LinalgStatus
+from ntkdist.storage import arrays
 
 SCHEMA = 2
 #: Everything that this package writes into a group, in the order of removal: records before data.
@@ -27,20 +28,10 @@ _MEMBERS = (
 
 
 def open_group(url: str, kind: str, *, mode: str = "r", any_schema: bool = False) -> Any | None:
-    """Open the group of one kind of result.
+    """Open the group of one kind of result; None where there is nothing, or an empty group.
 
-    Args:
-        url: Folder or URL.
-        kind: Kind of the result, the group's attribute ``kind``.
-        mode: Zarr's mode, ``"r"`` or ``"r+"``.
-        any_schema: Whether to open a group of an older schema too (to drop it).
-
-    Returns:
-        The group; None where there is nothing, or an empty group.
-
-    Raises:
-        InputError: The place holds other content, or a group of another schema.
-        StoreError: The group cannot be read.
+    Other content, or another schema, raises an error. ``any_schema`` opens a group of an older
+    schema too, to drop it.
     """
     import zarr
     from zarr.errors import ContainsArrayError, GroupNotFoundError
@@ -52,38 +43,25 @@ def open_group(url: str, kind: str, *, mode: str = "r", any_schema: bool = False
     except (FileNotFoundError, GroupNotFoundError):
         return None
     except ContainsArrayError as error:
-        raise InputError(LinalgStatus.OTHER_CONTENT.message(url=url, kind=kind)) from error
+        raise LinalgStatus.OTHER_CONTENT.error(url=url, kind=kind) from error
     except NtkdistError:
         raise
     except (ValueError, OSError, TypeError) as error:
-        raise StoreError(
-            LinalgStatus.UNREADABLE_GROUP.message(url=url, kind=kind, reason=error)
-        ) from error
+        raise LinalgStatus.UNREADABLE_GROUP.error(url=url, kind=kind, reason=error) from error
     if not attributes and not _has_members(group):
         return None
     if attributes.get("kind") != f"ntkdist-{kind}":
-        raise InputError(LinalgStatus.OTHER_CONTENT.message(url=url, kind=kind))
-    if attributes["schema"] > SCHEMA:
-        raise InputError(
-            LinalgStatus.NEWER_SCHEMA.message(url=url, old=attributes["schema"], new=SCHEMA)
-        )
-    if attributes["schema"] < SCHEMA and not any_schema:
-        raise InputError(
-            LinalgStatus.OLDER_SCHEMA.message(
-                url=url, old=attributes["schema"], new=SCHEMA, kind=kind
-            )
-        )
+        raise LinalgStatus.OTHER_CONTENT.error(url=url, kind=kind)
+    schema = attributes["schema"]
+    if schema > SCHEMA:
+        raise LinalgStatus.NEWER_SCHEMA.error(url=url, old=schema, new=SCHEMA)
+    if schema < SCHEMA and not any_schema:
+        raise LinalgStatus.OLDER_SCHEMA.error(url=url, old=schema, new=SCHEMA, kind=kind)
     return group
 
 
 def open_result_of(url: str, kind: str, digest: str) -> Any | None:
-    """Open a result of a factor, such as its inverse; None where it belongs to another factor.
-
-    Args:
-        url: Folder or URL.
-        kind: Kind of the result, the group's attribute ``kind``.
-        digest: Digest of the factor.
-    """
+    """Open a result of the factor with this digest; None where it belongs to another factor."""
     group = open_group(url, kind, any_schema=True)
     if group is None or group.attrs["schema"] != SCHEMA:
         return None
@@ -97,37 +75,21 @@ def _has_members(group: Any) -> bool:
 
 
 def check_same(url: str, kind: str, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Raise an error if the stored result was made from something else.
-
-    Args:
-        url: Folder or URL.
-        kind: Kind of the result with its article, for the message.
-        stored: Attributes of the stored result.
-        wanted: The fields to compare, and their new values.
-
-    Raises:
-        InputError: Names the first field that differs, its stored and its new value.
-    """
+    """Raise an error that names the first field whose stored value is not the wanted one."""
     for field, new in wanted.items():
         if stored[field] != new:
-            raise InputError(
-                LinalgStatus.DIFFERENT.message(
-                    url=url, kind=kind, field=field, old=stored[field], new=new
-                )
+            raise LinalgStatus.DIFFERENT.error(
+                url=url, kind=kind, field=field, old=stored[field], new=new
             )
 
 
 def create_group(url: str, kind: str, attributes: dict[str, Any]) -> Any:
-    """Create the group, in place of one of the same kind.
-
-    Raises:
-        InputError: The place cannot be written, or holds other content.
-    """
+    """Create the group, in place of one of the same kind."""
     try:
         group = _emptied(url, kind)
         group.attrs.put({"kind": f"ntkdist-{kind}", "schema": SCHEMA, **attributes})
     except OSError as error:
-        raise InputError(LinalgStatus.UNWRITABLE.message(url=url, reason=error)) from error
+        raise LinalgStatus.UNWRITABLE.error(url=url, reason=error) from error
     return group
 
 
@@ -152,25 +114,16 @@ def create_array(group: Any, name: str, **layout: Any) -> None:
     """Create a float64 array with checksums, unless it exists from an earlier start.
 
     The fill value is NaN: a lost chunk then reads as NaN, never as plausible zeros.
-
-    Raises:
-        StoreError: It could not be written, for instance because the disk is full.
     """
-    from zarr.codecs import Crc32cCodec
-
     if name not in group:
         with _write_errors(group, name):
-            group.create_array(
-                name, dtype="float64", fill_value=np.nan, compressors=[Crc32cCodec()], **layout
+            arrays.create_array(
+                group, name, compressed=False, dtype="float64", fill_value=np.nan, **layout
             )
 
 
 def write_record(group: Any, series: str, index: int, fields: dict[str, Any]) -> None:
-    """Mark one part as whole; its data must be stored already.
-
-    Raises:
-        StoreError: It could not be written.
-    """
+    """Mark one part as whole; its data must be stored already."""
     name = record_name(series, index)
     with _write_errors(group, name):
         group.create_group(name, overwrite=True, attributes=fields)
@@ -183,9 +136,7 @@ def _write_errors(group: Any, name: str) -> Iterator[None]:
         yield
     except OSError as error:
         url = str(group.store_path).removeprefix("file://")
-        raise StoreError(
-            LinalgStatus.WRITE_FAILED.message(what=name, url=url, reason=error)
-        ) from error
+        raise LinalgStatus.WRITE_FAILED.error(what=name, url=url, reason=error) from error
 
 
 def read_records(group: Any, series: str) -> list[dict[str, Any]]:
@@ -227,13 +178,8 @@ def _buffer(out: NDArray[np.float64]) -> Any:
 class CheckedArray:
     """Reads and writes one array of such a group, and names a damaged part.
 
-    Picklable: a copy in another process opens the array itself.
-
-    Args:
-        url: The group's folder or URL.
-        name: The array in it.
-        kind: Kind of the result, for messages.
-        process: The process that computes it again, for messages.
+    Picklable: a copy in another process opens the array itself. ``kind`` of the result and the
+    ``process`` that computes it again are for messages.
     """
 
     def __init__(self, url: str, name: str, kind: str, process: str) -> None:
@@ -255,29 +201,17 @@ class CheckedArray:
             except NtkdistError:
                 raise
             except (OSError, ValueError, KeyError) as error:
-                text = LinalgStatus.ABSENT.message(
+                raise LinalgStatus.ABSENT.error(
                     url=self.url, kind=f"array {self.name!r}", remedy=f"start {self.process} again"
-                )
-                raise StoreError(text) from error
+                ) from error
         return self._array
 
     def write(self, part: str, where: tuple[slice, ...], values: NDArray[np.float64]) -> None:
-        """Write a region aligned with the chunks.
-
-        Args:
-            part: The part being written, for messages.
-            where: One slice per dimension.
-            values: The region.
-
-        Raises:
-            StoreError: It could not be written, for instance because the disk is full.
-        """
+        """Write a region aligned with the chunks; ``part`` names it in messages."""
         try:
             self.array[where] = values
         except OSError as error:
-            raise StoreError(
-                LinalgStatus.WRITE_FAILED.message(what=part, url=self.url, reason=error)
-            ) from error
+            raise LinalgStatus.WRITE_FAILED.error(what=part, url=self.url, reason=error) from error
 
     def read(
         self,
@@ -286,19 +220,9 @@ class CheckedArray:
         where: tuple[slice, ...],
         out: NDArray[np.float64] | None = None,
     ) -> NDArray[np.float64]:
-        """Read a region, checksums verified; a missing chunk reads as NaN.
+        """Read a region, checksums verified, into ``out`` if given; a missing chunk reads as NaN.
 
-        Args:
-            part: The part being read, for messages.
-            record: The record that marks it as whole, for messages.
-            where: One slice per dimension.
-            out: Memory of the region's shape to read into; None allocates it.
-
-        Returns:
-            The region, or ``out``.
-
-        Raises:
-            StoreError: A chunk in the region is damaged; names its key.
+        Messages name the ``part`` and the ``record`` that marks it as whole.
         """
         try:
             if out is None:
@@ -311,18 +235,16 @@ class CheckedArray:
             key, reason = self._find_damage(where) or (self.name, f"({error})")
             raise self.damaged(part, record, key, reason) from error
 
-    def damaged(self, part: str, record: str, key: str, reason: str) -> StoreError:
+    def damaged(self, part: str, record: str, key: str, reason: str) -> Exception:
         """Return the error for a damaged chunk."""
-        return StoreError(
-            LinalgStatus.DAMAGED.message(
-                part=part,
-                kind=self.kind,
-                url=self.url,
-                key=key,
-                reason=reason,
-                record=f"{self.url}/{record}",
-                process=self.process,
-            )
+        return LinalgStatus.DAMAGED.error(
+            part=part,
+            kind=self.kind,
+            url=self.url,
+            key=key,
+            reason=reason,
+            record=f"{self.url}/{record}",
+            process=self.process,
         )
 
     def key(self, *chunk: int) -> str:

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist import storage
-from ntkdist.errors import InputError, StoreError
-from ntkdist.events.bus import Subscriber
-from ntkdist.events.types import InverseBlockDone
+from ntkdist.errors import InputError
 from ntkdist.linalg import blas, groups
 from ntkdist.linalg.blas import ITEM, Matrix, Vector, blas_threads
+from ntkdist.events.bus import Subscriber
+from ntkdist.events.types import InverseBlockDone
 from ntkdist.linalg.panels import LARGEST_BLOCK, FactorStore, PanelPlan
 from ntkdist.linalg.solve import backward, forward, substitution_flops
 from ntkdist.linalg.status import LinalgStatus, check_indices
@@ -42,13 +42,7 @@ _BATCH = 16
 
 
 def is_whole(url: str, kind: str, digest: str) -> bool:
-    """Return whether the whole inverse of a factor, or its whole diagonal, is stored.
-
-    Args:
-        url: The group of the inverse or of the diagonal.
-        kind: ``"inverse"`` or ``"diagonal"``.
-        digest: Digest of the factor.
-    """
+    """Return whether a factor's whole inverse or diagonal (``kind``) is stored."""
     group = groups.open_result_of(url, kind, digest)
     return group is not None and _is_whole(group, kind)
 
@@ -88,20 +82,18 @@ class InverseStore:
         group = groups.open_group(address, INVERSE)
         if group is None:
             remedy = "compute it with CholeskyFactor.inverse"
-            raise StoreError(LinalgStatus.ABSENT.message(url=address, kind=INVERSE, remedy=remedy))
+            raise LinalgStatus.ABSENT.error(url=address, kind=INVERSE, remedy=remedy)
         plan = PanelPlan(group.attrs["n"], group.attrs["panel_width"], group.attrs["block"])
         count = len(plan.blocks(0, plan.n))
         done = len(groups.read_records(group, RECORDS[INVERSE]))
         if done < count:
-            raise StoreError(
-                LinalgStatus.INCOMPLETE.message(
-                    kind=INVERSE,
-                    url=address,
-                    done=done,
-                    count=count,
-                    parts="row blocks",
-                    process=_PROCESS[INVERSE],
-                )
+            raise LinalgStatus.INCOMPLETE.error(
+                kind=INVERSE,
+                url=address,
+                done=done,
+                count=count,
+                parts="row blocks",
+                process=_PROCESS[INVERSE],
             )
         return cls(address, plan)
 
@@ -184,27 +176,10 @@ def compute_inverse(
 ) -> InverseStore:
     """Compute the inverse from a finished factor, block by block; resumable.
 
-    One panel: one LAPACK call (dpotri). Several panels: Dask tasks compute block columns of the
-    lower triangle by two substitutions each, from the block's own row on (2N³/3 operations in
-    all); the rows are then assembled from these.
-
-    Args:
-        factor: The factor.
-        digest: Digest of the factor.
-        url: Folder or URL of the inverse.
-        threads: BLAS threads of the one LAPACK call.
-        memory_limit: Bytes; limits the tasks that run at once in this process.
-        scheduler: As for :func:`ntkdist.linalg.factorize`.
-        on_event: Called with an ``InverseBlockDone`` for each block, and every few seconds with a
-            ``LinalgProgress``.
-        overwrite: Replace a stored inverse.
-
-    Returns:
-        The inverse, opened.
-
-    Raises:
-        InputError: ``url`` holds another factor's inverse, or cannot be written.
-        StoreError: A stored part is damaged, or a part could not be written.
+    One panel: one LAPACK call (dpotri) on ``threads`` BLAS threads. Several panels: Dask tasks
+    compute block columns of the lower triangle by two substitutions each, from the block's own row
+    on (2N³/3 operations in all); the rows are then assembled from these. See
+    ``CholeskyFactor.inverse``.
     """
     notify = notifier(on_event)
     plan = factor.plan.without_bands
@@ -347,12 +322,7 @@ def _store_rows(
 
 @dataclass(frozen=True)
 class Former:
-    """A factor before rows were appended to it.
-
-    Args:
-        rows: Its number of rows.
-        digest: Its digest.
-    """
+    """A factor before rows were appended to it."""
 
     rows: int
     digest: str
@@ -372,27 +342,10 @@ def compute_diagonal(
 ) -> Vector:
     """Compute diag((L Lᵀ)⁻¹), the squared column norms of L⁻¹; resumable.
 
-    Dask tasks compute some columns of L⁻¹ each, from their own row on (N³/3 operations in all).
-    If a few rows were appended since a diagonal was stored, that diagonal is extended by them.
-
-    Args:
-        factor: The factor.
-        digest: Digest of the factor.
-        url: Folder or URL of the diagonal.
-        former: The factor before each time that rows were appended, the oldest first.
-        threads: BLAS threads where no tasks run side by side.
-        memory_limit: Bytes; decides how many columns are computed together.
-        scheduler: As for :func:`ntkdist.linalg.factorize`.
-        on_event: Called with an ``InverseBlockDone`` for each chunk of columns, and every few
-            seconds with a ``LinalgProgress``.
-        overwrite: Replace a stored diagonal.
-
-    Returns:
-        (N,) float64.
-
-    Raises:
-        InputError: ``url`` holds other content, or cannot be written.
-        StoreError: A stored part is damaged, or a part could not be written.
+    Dask tasks compute some columns of L⁻¹ each, from their own row on (N³/3 operations in all). A
+    stored diagonal of a ``former`` factor (the oldest first), to which a few rows were appended
+    since, is extended by them, on ``threads`` BLAS threads. See
+    ``CholeskyFactor.diagonal_of_inverse``.
     """
     plan = factor.plan.without_bands
     chunks = plan.blocks(0, plan.n)
@@ -434,11 +387,7 @@ def compute_diagonal(
 
 
 def read_diagonal(url: str, plan: PanelPlan) -> Vector:
-    """Read a whole diagonal, (N,) float64.
-
-    Raises:
-        StoreError: It is damaged.
-    """
+    """Read a whole diagonal, (N,) float64."""
     array = groups.CheckedArray(url, DIAGONAL, DIAGONAL, _PROCESS[DIAGONAL])
     values = array.read("diagonal", RECORDS[DIAGONAL], (slice(0, plan.n),))
     if np.isnan(values).any():

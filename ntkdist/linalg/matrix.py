@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.errors import InputError, NtkdistError, StoreError
+from ntkdist.errors import NtkdistError
 from ntkdist.linalg.blas import ITEM, Matrix, Vector, blas_threads
 from ntkdist.linalg.status import LinalgStatus, not_finite
 from ntkdist.linalg.tasks import Runner, constant, side_by_side, task
@@ -51,7 +51,7 @@ class Source:
     def __init__(self, array: Any) -> None:
         shape = tuple(getattr(array, "shape", ()))
         if len(shape) != 2 or shape[0] != shape[1] or shape[0] < 1:
-            raise InputError(LinalgStatus.NOT_SQUARE.message(shape=shape))
+            raise LinalgStatus.NOT_SQUARE.error(shape=shape)
         self.n = int(shape[0])
         self.dtype = real_dtype(array)
         self._array = array
@@ -65,11 +65,7 @@ class Source:
         return int(chunks[0][0] if isinstance(chunks[0], (tuple, list)) else chunks[0])
 
     def block(self, r0: int, r1: int, c0: int, c1: int) -> Matrix:
-        """Read rows r0:r1 and columns c0:c1 as float64 (may be a view: do not write to it).
-
-        Raises:
-            StoreError: The array could not be read there.
-        """
+        """Read rows r0:r1 and columns c0:c1 as float64 (may be a view: do not write to it)."""
         return np.asarray(self.raw(r0, r1, c0, c1), dtype=np.float64)
 
     def raw(self, r0: int, r1: int, c0: int, c1: int) -> NDArray[Any]:
@@ -77,11 +73,10 @@ class Source:
         return read_region(self._array, r0, r1, c0, c1)
 
     def mirror(self, r0: int, r1: int, c0: int, c1: int) -> Matrix | None:
-        """Read what lies below the diagonal, mirrored: A[c0:c1, r0:r1]ᵀ.
+        """Read the entries below the diagonal, A[c0:c1, r0:r1]ᵀ, as float64.
 
-        Returns:
-            (r1 - r0, c1 - c0) float64; None where the array stores nothing there (a symmetric
-            store returns its upper triangle) or is lazy.
+        None where the array stores nothing there (a symmetric store returns its upper triangle) or
+        is lazy.
         """
         import zarr
 
@@ -99,12 +94,10 @@ class Source:
         return np.concatenate(parts)
 
     def fill_lower(self, out: Matrix, first: int, step: int) -> None:
-        """Write the lower triangle of a diagonal block, mirrored from the upper one.
+        """Write the lower triangle of a diagonal block (w, w), mirrored from the upper one.
 
-        Args:
-            out: (w, w) float64; the strictly upper triangle is not changed.
-            first: Row of the matrix where the block begins.
-            step: Edge of the pieces read at a time (more where the array's chunks are larger).
+        The block begins at row ``first`` of the matrix; its strictly upper triangle is not changed.
+        ``step`` is the edge of the pieces read at a time, at least that of the array's chunks.
         """
         w = out.shape[0]
         step = max(step, min(self.edge, _LARGEST_PIECE))  # each chunk is decoded only once
@@ -141,23 +134,15 @@ class Source:
 
 
 def real_dtype(array: Any) -> np.dtype[Any]:
-    """Return an array's dtype.
-
-    Raises:
-        InputError: It is not of real numbers.
-    """
+    """Return an array's dtype, if it is of real numbers."""
     dtype = np.dtype(array.dtype)
     if dtype.kind not in "fiu":
-        raise InputError(LinalgStatus.NOT_REAL.message(dtype=dtype))
+        raise LinalgStatus.NOT_REAL.error(dtype=dtype)
     return dtype
 
 
 def read_region(array: Any, r0: int, r1: int, c0: int, c1: int) -> NDArray[Any]:
-    """Read rows r0:r1 and columns c0:c1 of anything with basic slicing.
-
-    Raises:
-        StoreError: The array could not be read there.
-    """
+    """Read rows r0:r1 and columns c0:c1 of anything with basic slicing."""
     try:
         part = array[r0:r1, c0:c1]
         if hasattr(part, "__dask_graph__"):
@@ -167,10 +152,8 @@ def read_region(array: Any, r0: int, r1: int, c0: int, c1: int) -> NDArray[Any]:
     except NtkdistError:
         raise
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise StoreError(
-            LinalgStatus.UNREADABLE.message(
-                rows=f"{r0}:{r1}", cols=f"{c0}:{c1}", reason=f"{type(error).__name__}: {error}"
-            )
+        raise LinalgStatus.UNREADABLE.error(
+            rows=f"{r0}:{r1}", cols=f"{c0}:{c1}", reason=f"{type(error).__name__}: {error}"
         ) from error
 
 
@@ -191,8 +174,7 @@ def mirrored(piece: NDArray[Any]) -> NDArray[Any]:
 class KeptSource(Source):
     """A source that keeps the pieces it has read in this process; a pickled copy reads again.
 
-    Args:
-        source: The matrix; its upper triangle must fit in memory.
+    The upper triangle must fit in memory.
     """
 
     def __init__(self, source: Source) -> None:
@@ -243,16 +225,8 @@ def survey_rows(source: Source, r0: int, r1: int, block: int) -> Survey:
     """Check the upper triangle's rows r0:r1, and take their diagonal and sums of magnitudes.
 
     Entries that an array in memory or a Zarr array stores below the diagonal (neither NaN nor
-    zero) must equal those above.
-
-    Args:
-        source: The matrix.
-        r0: First row.
-        r1: Past the last row.
-        block: Rows read at a time (rounded to the source's chunks).
-
-    Returns:
-        The result, up to the strip with the first wrong entry.
+    zero) must equal those above. The result ends with the strip of ``block`` rows that has the
+    first wrong entry.
     """
     n, edge = source.n, source.edge
     height = max(1, block // edge) * edge
@@ -288,33 +262,22 @@ def survey_rows(source: Source, r0: int, r1: int, block: int) -> Survey:
     return Survey(r0, diagonal, sums)
 
 
-def not_finite_in(source: Source, block: int) -> InputError:
-    """Return the error for a matrix whose product or factor is infinite or NaN; names the entry.
-
-    Args:
-        source: The matrix.
-        block: Rows read at a time.
-    """
+def not_finite_in(source: Source, block: int) -> Exception:
+    """Return the error for a matrix whose product or factor is not finite; names the entry."""
     for r0, r1 in survey_ranges(source.n, source.edge, block):
         bad = survey_rows(source, r0, r1, block).bad
         if bad is not None:
             return not_finite(bad)
-    return InputError(LinalgStatus.OVERFLOW.message())
+    return LinalgStatus.OVERFLOW.error()
 
 
 def first_skew(
     piece: Matrix, mirror: Matrix, row: int, col: int
 ) -> tuple[int, int, float, float] | None:
-    """Compare a piece above the diagonal with the stored entries below it.
+    """Return (row, column, value, mirror value) of the first entry unlike its mirror image.
 
-    Args:
-        piece: (m, n) float64, rows ``row``.. and columns ``col``.. of the matrix.
-        mirror: (m, n) float64, its stored mirror image.
-        row: First row.
-        col: First column; equal to ``row`` for a piece on the diagonal.
-
-    Returns:
-        (row, column, value, value of its mirror image) of the first entry that differs, or None.
+    ``piece`` (m, n) begins at (row, col) of the matrix, on or above the diagonal; ``mirror``
+    (m, n) has the stored entries below the diagonal. None if all are equal up to rounding.
     """
     if row == col:
         piece, mirror = np.triu(piece, 1), np.triu(mirror, 1)
@@ -456,17 +419,10 @@ class SymmetricOperator:
 
 
 def multiply_rows(source: Source, x: Matrix, r0: int, r1: int, step: int) -> Matrix:
-    """Multiply with rows r0:r1 of the upper triangle and with their mirror image.
+    """Multiply x (N, K) with rows r0:r1 of the upper triangle and with their mirror image.
 
-    Args:
-        source: The matrix.
-        x: (N, K) float64.
-        r0: First row.
-        r1: Past the last row.
-        step: Edge of the pieces read at a time.
-
-    Returns:
-        (N - r0, K) float64, the share of these entries in the product's rows from r0 on.
+    Returns the share of these entries in the product's rows from r0 on, (N - r0, K) float64.
+    Pieces of ``step`` rows and columns are read at a time.
     """
     n = source.n
     out = np.zeros((n - r0, x.shape[1]))

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from ntkdist.errors import InputError, StoreError
+from ntkdist.errors import StoreError
 from ntkdist.linalg import groups
 from ntkdist.linalg.blas import ITEM, Matrix, Vector
 from ntkdist.linalg.status import LinalgStatus, format_bytes
@@ -176,14 +176,13 @@ def plan_panels(n: int, memory_limit: int) -> PanelPlan:
     narrow = min(n, NARROWEST_PANEL)
     smallest = _plan(n, narrow)
     if smallest.count == 1 or smallest.projected_bytes() > memory_limit:
-        raise InputError(
-            LinalgStatus.PANEL_EXCEEDS_MEMORY.message(
-                given=format_bytes(memory_limit),
-                need=format_bytes(smallest.projected_bytes()),
-                need_bytes=smallest.projected_bytes(),
-                width=smallest.width,
-                n=n,
-            )
+        need = smallest.projected_bytes()
+        raise LinalgStatus.PANEL_EXCEEDS_MEMORY.error(
+            given=format_bytes(memory_limit),
+            need=format_bytes(need),
+            need_bytes=need,
+            width=smallest.width,
+            n=n,
         )
     low, high = narrow, n  # low fits, high does not
     while high - low > 1:
@@ -241,11 +240,9 @@ class FactorStore:
 
     @classmethod
     def open(cls, url: str) -> tuple[FactorStore, dict[str, Any]] | None:
-        """Open a factor, finished or not.
+        """Open a factor, finished or not; None where there is none.
 
-        Returns:
-            The store and its attributes, those of the last band in place of the group's; None
-            where there is no factor.
+        Returns the store and its attributes, those of the last band in place of the group's.
         """
         group = groups.open_group(url, KIND)
         if group is None:
@@ -264,7 +261,7 @@ class FactorStore:
         group = groups.open_group(self.url, KIND, mode="r+")
         if group is None:
             remedy = f"start {PROCESS} again"
-            raise StoreError(LinalgStatus.ABSENT.message(url=self.url, kind=KIND, remedy=remedy))
+            raise LinalgStatus.ABSENT.error(url=self.url, kind=KIND, remedy=remedy)
         return group
 
     def prepare(self) -> None:
@@ -294,21 +291,15 @@ class FactorStore:
         self._open(self._sums_name).write("column sums", (slice(0, len(sums)),), sums)
 
     def sums(self) -> Vector:
-        """Read the column sums of |entry| off the diagonal, (N,) float64.
-
-        Raises:
-            StoreError: They are damaged or missing.
-        """
+        """Read the column sums of |entry| off the diagonal, (N,) float64."""
         name = self._sums_name
         try:
             values = self._open(name).read(name, "", (slice(0, self.plan.n),))
         except StoreError as error:
-            text = LinalgStatus.COLUMN_SUMS_UNREADABLE.message(url=self.url, reason=error)
-            raise StoreError(text) from error
+            raise LinalgStatus.COLUMN_SUMS_UNREADABLE.error(url=self.url, reason=error) from error
         if np.isnan(values).any():
             reason = f"a chunk of {name} is missing"
-            text = LinalgStatus.COLUMN_SUMS_UNREADABLE.message(url=self.url, reason=reason)
-            raise StoreError(text)
+            raise LinalgStatus.COLUMN_SUMS_UNREADABLE.error(url=self.url, reason=reason)
         return values
 
     @property
@@ -338,18 +329,10 @@ class FactorStore:
         groups.drop_records(self.group, RECORDS, start)
 
     def write(self, k: int, r0: int, r1: int, c0: int, c1: int, values: Matrix) -> bytes:
-        """Store a region of panel ``k``, without the chunks above the diagonal.
+        """Store rows r0:r1 and columns c0:c1 of panel ``k``, without the chunks above the diagonal.
 
-        Args:
-            k: Panel.
-            r0: First row, on the chunk grid.
-            r1: Past the last row, at most one chunk further.
-            c0: First column, on the panel's chunk grid.
-            c1: Past the last column, at the end of a chunk.
-            values: (r1 - r0, c1 - c0) float64, zero above the diagonal.
-
-        Returns:
-            The sha256 of each chunk, one after the other.
+        The region has at most one row of chunks and begins on the panel's chunk grid; the values
+        above the diagonal are zero. Returns the sha256 of each chunk, one after the other.
         """
         c1 = min(c1, r1)
         values = values[:, : c1 - c0]
@@ -370,22 +353,11 @@ class FactorStore:
         ]
 
     def rows(self, k: int, r0: int, r1: int) -> Matrix:
-        """Read rows r0:r1 of panel ``k``, below its diagonal block and within one band.
-
-        Returns:
-            (r1 - r0, width of the panel) float64.
-
-        Raises:
-            StoreError: A chunk is damaged or missing.
-        """
+        """Read rows r0:r1 of panel ``k``, below its diagonal block and within one band."""
         return self._read(k, r0, r1, *self.plan.columns(k))
 
     def whole(self) -> Matrix:
-        """Read all of L, (N, N) float64, zero above the diagonal.
-
-        Raises:
-            StoreError: A chunk is damaged or missing.
-        """
+        """Read all of L, (N, N) float64, zero above the diagonal."""
         out = np.zeros((self.plan.n, self.plan.n))
 
         def fill(rows: tuple[int, int]) -> None:
@@ -398,15 +370,7 @@ class FactorStore:
     def strip(self, r0: int, r1: int) -> Matrix:
         """Read one row of chunks, L[r0:r1, :r1], zero above the diagonal.
 
-        Args:
-            r0: First row, one of ``plan.blocks``.
-            r1: Past its last row.
-
-        Returns:
-            (r1 - r0, r1) float64; do not write to it, it may be shared.
-
-        Raises:
-            StoreError: A chunk is damaged or missing.
+        Do not write to it: it may be shared.
         """
         return self._strip_into(r0, r1, 0, None)
 
@@ -436,14 +400,10 @@ class FactorStore:
     ) -> Iterator[tuple[int, int, Matrix]]:
         """Yield (r0, r1, L[r0:r1, first:r1]) for the rows of chunks from row ``first`` on.
 
-        The next strip is read while the caller uses this one. A strip is valid until the next one
-        is taken: two buffers alternate (new memory costs more time than the read).
-
-        Args:
-            first: A row; the first strip is the one that holds it, and no column before it is
-                read.
-            upwards: Yield the last strip first.
-            stop: The row to end before; None ends with the last row.
+        The first strip is the one that holds row ``first``; rows from ``stop`` on are left out;
+        with ``upwards`` the last strip comes first. The next strip is read while the caller uses
+        this one, which is valid until then: two buffers alternate (new memory costs more time than
+        the read).
         """
         stop = self.plan.n if stop is None else stop
         blocks = [b for b in self.plan.blocks(0, self.plan.n) if b[1] > first and b[0] < stop]
@@ -473,14 +433,10 @@ class FactorStore:
         return sum(ITEM * (r1 - r0) * r1 for r0, r1 in self.plan.blocks(0, self.plan.n))
 
     def digest(self, k: int, band: int = 0) -> str:
-        """Return the sha256 of panel ``k``'s rows in a band as they are stored, as in its record.
-
-        Raises:
-            StoreError: A chunk is damaged or missing.
-        """
+        """Return the sha256 of panel ``k``'s stored rows in a band, as in its record."""
         return panel_digest([_sha256(self._read(k, *chunk)) for chunk in self.chunks(k, band)])
 
-    def damaged(self, k: int, key: str, reason: str, band: int = 0) -> StoreError:
+    def damaged(self, k: int, key: str, reason: str, band: int = 0) -> Exception:
         """Return the error for a damaged part of panel ``k``."""
         array, _, _ = self._place(k, self.plan.bands[band][0])
         return array.damaged(f"panel {k}", _record_of(k, band), key, reason)

@@ -20,11 +20,7 @@ def forward(
 ) -> None:
     """X <- L⁻¹X in place, for right-hand sides that are zero above row ``first``.
 
-    Args:
-        store: The factor.
-        x: (N - first, K) float64, rows from ``first`` on; overwritten.
-        first: The first row.
-        progress: Counts the operations, ``substitution_flops`` in all.
+    ``x`` (N - first, K) has the rows from ``first`` on; ``progress`` counts ``substitution_flops``.
     """
     for r0, r1, strip in store.strips(first):
         top = max(r0, first)
@@ -45,12 +41,8 @@ def backward(
 ) -> None:
     """X <- L⁻ᵀX in place, for the rows from ``first`` on (which depend on no row above).
 
-    Args:
-        store: The factor.
-        x: (N - first, K) float64, rows from ``first`` on; overwritten.
-        first: The first row.
-        progress: Counts the operations, ``substitution_flops`` in all.
-        stop: Use only the rows and columns of L before this one; x ends there too.
+    ``x`` (N - first, K) has the rows from ``first`` on. With ``stop``, only the rows and columns of
+    L before it are used, and x ends there too.
     """
     for r0, r1, strip in store.strips(first, upwards=True, stop=stop):
         top = max(r0, first)

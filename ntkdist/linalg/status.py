@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.errors import InputError, NtkdistError
+from ntkdist.errors import InputError, NtkdistError, StoreError
 
 #: Ridges tried, in order, when one has to be suggested; relative to mean(diag).
 RIDGE_LADDER: tuple[float, ...] = tuple(float(f"1e-{k}") for k in range(12, -1, -1))
@@ -138,6 +138,21 @@ class LinalgStatus(enum.Enum):
         """
         return self.value.format(**fields)
 
+    def error(self, **fields: object) -> InputError | StoreError:
+        """Return the error with this message: a ``StoreError`` if the store is the cause.
+
+        Args:
+            **fields: One value for each name in braces.
+        """
+        of_store = self.name in _STORE_ERRORS
+        return (StoreError if of_store else InputError)(self.message(**fields))
+
+
+_STORE_ERRORS = (
+    "UNREADABLE", "UNREADABLE_GROUP", "WRITE_FAILED", "ABSENT", "INCOMPLETE", "DAMAGED",
+    "COLUMN_SUMS_UNREADABLE",
+)  # fmt: skip
+
 
 class NotPositiveDefiniteError(NtkdistError):
     """The matrix plus its ridge has no Cholesky factor.
@@ -187,56 +202,33 @@ class NotConvergedError(NtkdistError):
         self.result = result
 
 
-def not_finite(bad: tuple[int, int, float]) -> InputError:
+def not_finite(bad: tuple[int, int, float]) -> Exception:
     """Return the error for an entry (row, column, value) that is not finite."""
     row, col, value = bad
-    return InputError(LinalgStatus.NOT_FINITE.message(row=row, col=col, value=value))
+    return LinalgStatus.NOT_FINITE.error(row=row, col=col, value=value)
 
 
-def not_symmetric(skew: tuple[int, int, float, float]) -> InputError:
+def not_symmetric(skew: tuple[int, int, float, float]) -> Exception:
     """Return the error for an entry (row, column, value, mirror) whose mirror image differs."""
     row, col, value, other = skew
-    text = LinalgStatus.NOT_SYMMETRIC.message(row=row, col=col, value=value, other=other)
-    return InputError(text)
+    return LinalgStatus.NOT_SYMMETRIC.error(row=row, col=col, value=value, other=other)
 
 
 def check_ridge(ridge: Any) -> float:
-    """Return a ridge as a float.
-
-    Raises:
-        InputError: It is not a finite number >= 0.
-    """
+    """Return a ridge as a float, if it is a finite number >= 0."""
     if not (isinstance(ridge, int | float | np.floating) and math.isfinite(ridge) and ridge >= 0):
-        raise InputError(LinalgStatus.BAD_RIDGE.message(ridge=ridge))
+        raise LinalgStatus.BAD_RIDGE.error(ridge=ridge)
     return float(ridge)
 
 
 def check_setting(name: str, value: Any, fits: bool, allowed: str) -> None:
-    """Raise an error unless an argument has an allowed value.
-
-    Args:
-        name: The argument.
-        value: Its value.
-        fits: Whether the value is allowed.
-        allowed: The allowed values, in words.
-
-    Raises:
-        InputError: The value is not allowed.
-    """
+    """Raise an error that names the ``allowed`` values unless the argument ``fits``."""
     if not fits:
-        raise InputError(LinalgStatus.BAD_SETTING.message(name=name, value=value, allowed=allowed))
+        raise LinalgStatus.BAD_SETTING.error(name=name, value=value, allowed=allowed)
 
 
 def check_vectors(b: Any, n: int) -> NDArray[np.float64]:
-    """Return right-hand sides as a new (N, K) float64 array.
-
-    Args:
-        b: (N,) or (N, K) real, finite.
-        n: Rows of the matrix.
-
-    Raises:
-        InputError: Another shape, or an entry that is not finite.
-    """
+    """Return right-hand sides (N,) or (N, K), real and finite, as a new (N, K) float64 array."""
     given = np.asarray(b)
     if given.ndim not in (1, 2) or given.shape[0] != n:
         raise InputError(
@@ -250,11 +242,7 @@ def check_vectors(b: Any, n: int) -> NDArray[np.float64]:
 
 
 def check_indices(indices: Any, n: int) -> NDArray[np.intp]:
-    """Return indices as a one-dimensional array.
-
-    Raises:
-        InputError: They are not integers from 0 to n - 1.
-    """
+    """Return integers from 0 to n - 1 as a one-dimensional array."""
     wanted = np.asarray(indices)
     if wanted.size == 0:
         return np.zeros(0, dtype=np.intp)
@@ -269,28 +257,18 @@ def check_indices(indices: Any, n: int) -> NDArray[np.intp]:
 
 
 def check_memory(need: int, limit: int, *, vectors: int, n: int, remedy: str = "") -> None:
-    """Raise an error if work on vectors needs more memory than the limit.
+    """Raise an error if work on vectors needs more bytes than the limit.
 
-    Args:
-        need: Bytes that the work needs.
-        limit: Bytes allowed.
-        vectors: Number of vectors.
-        n: Their length.
-        remedy: Another remedy beside a larger limit, as the end of a sentence.
-
-    Raises:
-        InputError: It needs more; names both sizes and the argument to change.
+    ``remedy`` names another remedy than a larger limit, as the end of the message.
     """
     if need > limit:
-        raise InputError(
-            LinalgStatus.VECTORS_EXCEED_MEMORY.message(
-                given=format_bytes(limit),
-                need=format_bytes(need),
-                vectors=vectors,
-                n=n,
-                need_bytes=need,
-                remedy=remedy,
-            )
+        raise LinalgStatus.VECTORS_EXCEED_MEMORY.error(
+            given=format_bytes(limit),
+            need=format_bytes(need),
+            vectors=vectors,
+            n=n,
+            need_bytes=need,
+            remedy=remedy,
         )
 
 
@@ -315,7 +293,7 @@ def parse_memory(memory_limit: int | float | str) -> int:
     except (ValueError, TypeError, AttributeError, OverflowError):
         size = 0
     if size <= 0:
-        raise InputError(LinalgStatus.BAD_MEMORY.message(given=memory_limit))
+        raise LinalgStatus.BAD_MEMORY.error(given=memory_limit)
     return size
 
 

@@ -1,33 +1,38 @@
 """What a run will take, before it is begun: tiles, bytes, memory, time and money.
 
 Nothing is written into the run. Speeds are measured in a minute, in the form in which the run
-will have them: real tiles on as many workers at once (``_plan_tiles``), and the stages behind on a
-small run (``_plan_stages``); devices that are not here count with rates that the user gives.
+will have them: real tiles on as many workers at once (``devices``), and the stages after the Gram
+on a small run (``stages``); devices that are not here count with rates that the user gives.
 """
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ntkdist.config import RunConfig
+from ntkdist.data.features import feature_words
 from ntkdist.errors import InputError
 from ntkdist.gram.tiling import TileKey, Tiling
 from ntkdist.linalg import parse_memory, plan_panels
 from ntkdist.linalg.blas import ITEM
+from ntkdist.linalg.status import format_bytes
+from ntkdist.networks.architecture import Architecture
 from ntkdist.planning.devices import (
-    Crew,
     TileEdge,
+    WorkerGroup,
     busy,
     choose_tile,
-    given_crew,
-    idle_crew,
-    measure_crews,
+    given_group,
+    gram_seconds,
+    idle_group,
+    measure_groups,
     timed,
 )
-from ntkdist.planning.sheet import Sheet
-from ntkdist.planning.stages import STAGES, measure_stages, no_stages, stages_of
-from ntkdist.planning.subject import Subject
+from ntkdist.planning.planned_run import PlannedRun, count_entries
+from ntkdist.planning.stages import STAGES, StageCosts, measure_stages, no_stages, stages_of
 
 __all__ = ["DevicePlan", "Limits", "PlanEstimate", "make_plan"]
 
@@ -197,68 +202,73 @@ def make_plan(
     limits, rates = limits or Limits(), rates or {}
     _check(rates, workers, seconds)
     on_step(f"reading {config.data.source}")
-    subject, loading = timed(lambda: Subject.of(config))
-    n = subject.n
+    planned, loading = timed(lambda: PlannedRun.of(config))
+    n = planned.n
     cut = plan_panels(n, parse_memory(config.factor.memory_limit))  # refuses what does not fit
     limited = bool(rates) or limits.budget is not None or limits.max_hours is not None
-    whole = not limited and subject.is_whole()
-    finished = frozenset(subject.finished())
+    whole = not limited and planned.is_whole()
+    finished = frozenset(planned.finished())
     if whole:
-        choice, own = TileEdge(subject.stored_edge() or n, 0.0, 0.0), [idle_crew(subject)]
+        choice, own = TileEdge(planned.stored_edge() or n, 0.0, 0.0), [idle_group(planned)]
     else:
         on_step("measuring a few small tiles, to choose the edge of the run's: some seconds")
-        choice = choose_tile(subject)
+        choice = choose_tile(planned)
         on_step(
             f"measuring tiles of edge {choice.edge}: {seconds:g} s for each kind of device, and "
             "the time to start its workers"
         )
-        own = measure_crews(subject, choice, seconds)
+        own = measure_groups(planned, choice, seconds)
     tiling = Tiling(n, choice.edge)
-    missing = subject.missing(tiling)
+    missing = planned.missing(tiling)
     if whole and {"factor", "labels"} <= finished:
         finished, behind = frozenset(STAGES), no_stages(n)
     else:
-        images, labels = subject.spread(_IMAGES)
-        if subject.is_features:
+        images, labels = planned.spread(_IMAGES)
+        if planned.is_features:
             images = images[:, 0, 0, :]  # so that no pictures are drawn of them
         on_step(
             f"measuring {_listed(stages_of(config.labels.method))}, twice on {len(images)} "
             "images: about a minute where nothing else is at work"
         )
         behind = measure_stages(config, images, labels, n)
-    sheet = Sheet(
+    measured = Measurements(
         edge=choice.edge,
-        before=_IMPORTS + (0.0 if subject.run else _STORING * loading),
+        before=_IMPORTS + (0.0 if planned.run else _STORING * loading),
         choosing=choice.seconds,
         finished=finished,
         behind=behind,
         method=config.labels.method,
     )
-    crews = _in_order(sheet, n, missing, own, rates, config.gram.workers)
+    groups = _in_order(measured, n, missing, own, rates, config.gram.workers)
     price = limits.price
     devices = tuple(
         _device(
-            crew, sheet, n, missing, price if crew.name in rates or not rates else None, workers
+            group,
+            measured,
+            n,
+            missing,
+            price if group.name in rates or not rates else None,
+            workers,
         )
-        for crew in crews
+        for group in groups
     )
     return PlanEstimate(
         run=config.run,
-        about=f"{'there already' if subject.run else 'new'}; backend {subject.reason}",
+        about=f"{'there already' if planned.run else 'new'}; backend {planned.reason}",
         architecture=config.architecture,
-        shape=subject.shape,
+        shape=planned.shape,
         kinds=config.gram.kinds,
         edge=choice.edge,
         tiles=tiling.count,
         missing=len(missing),
-        entries=_entries(tiling, missing),
-        store_bytes=_store_bytes(subject, tiling, cut.count),
+        entries=count_entries(tiling, missing),
+        store_bytes=_store_bytes(planned, tiling, cut.count),
         worker_bytes=own[0].memory,
         factor_bytes=cut.projected_bytes(),
-        stages={"start": sheet.before, "gram": devices[0].gram, **sheet.stages(n)},
+        stages={"start": measured.before, "gram": devices[0].gram, **measured.stages(n)},
         devices=devices,
         notes=_notes(config, busy(own[0]), price, tuple(rates), whole=whole),
-        refusal=_refusal(devices[0], n, limits, lambda m: sheet.whole(crews[0], m)),
+        refusal=_refusal(devices[0], n, limits, lambda m: measured.whole(groups[0], m)),
     )
 
 
@@ -273,41 +283,41 @@ def _check(rates: Mapping[str, float], workers: Sequence[int], seconds: float) -
 
 
 def _in_order(
-    sheet: Sheet,
+    measured: Measurements,
     n: int,
     missing: Sequence[TileKey],
-    own: Sequence[Crew],
+    own: Sequence[WorkerGroup],
     rates: Mapping[str, float],
     workers: int | str,
-) -> list[Crew]:
+) -> list[WorkerGroup]:
     """Return those whose rates are given, the fewest device hours first, then those measured."""
     count = workers if isinstance(workers, int) else 1
-    given = [given_crew(name, rate, own[0], count) for name, rate in rates.items()]
-    given.sort(key=lambda crew: len(crew.costs) * sheet.whole(crew, n, missing))
+    given = [given_group(name, rate, own[0], count) for name, rate in rates.items()]
+    given.sort(key=lambda group: len(group.costs) * measured.whole(group, n, missing))
     return [*given, *own]
 
 
 def _device(
-    crew: Crew,
-    sheet: Sheet,
+    group: WorkerGroup,
+    measured: Measurements,
     n: int,
     missing: Sequence[TileKey],
     price: float | None,
     workers: Sequence[int],
 ) -> DevicePlan:
-    seconds = sheet.whole(crew, n, missing)
-    hours = len(crew.costs) * seconds / 3600
+    seconds = measured.whole(group, n, missing)
+    hours = len(group.costs) * seconds / 3600
     return DevicePlan(
-        name=crew.name,
-        source=crew.source,
-        backend=crew.backend,
-        workers=len(crew.costs),
-        rate=1.0 / crew.entry,
-        gram=sheet.gram(crew, n, missing),
+        name=group.name,
+        source=group.source,
+        backend=group.backend,
+        workers=len(group.costs),
+        rate=1.0 / group.entry,
+        gram=measured.gram(group, n, missing),
         seconds=seconds,
         hours=hours,
         cost=None if price is None else price * hours,
-        scaling={count: sheet.gram(crew.of(count), n, missing) for count in workers},
+        scaling={count: measured.gram(group.of(count), n, missing) for count in workers},
     )
 
 
@@ -315,24 +325,17 @@ def _listed(names: Sequence[str]) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _entries(tiling: Tiling, missing: Sequence[TileKey]) -> int:
-    shapes = ((key, *tiling.tile_shape(key)) for key in missing)
-    return sum(
-        rows * (rows + 1) // 2 if key.row == key.col else rows * cols for key, rows, cols in shapes
-    )
-
-
-def _store_bytes(subject: Subject, tiling: Tiling, panels: int) -> dict[str, int]:
+def _store_bytes(planned: PlannedRun, tiling: Tiling, panels: int) -> dict[str, int]:
     """Return the most that each part of the run takes, before compression."""
-    n, settings = subject.n, subject.config.gram
-    pixels = subject.some(1).size * n
+    n, settings = planned.n, planned.config.gram
+    pixels = planned.some(1).size * n
     item = 4 if settings.dtype == "float32" else 8
     found = {
-        "inputs": 4 * pixels + (16 + subject.picture_bytes) * n,
+        "inputs": 4 * pixels + (16 + planned.picture_bytes) * n,
         "gram": tiling.count * tiling.edge**2 * item * len(settings.kinds),
         "factor": ITEM * n * (n + 1) // 2,
     }
-    if subject.config.labels.method == "posterior":
+    if planned.config.labels.method == "posterior":
         return found | {"diagonal": ITEM * n}
     found["inverse"] = ITEM * n * n
     if panels > 1:
@@ -401,3 +404,160 @@ def largest(n: int, seconds: float, whole: Callable[[int], float]) -> int:
         else:
             high = middle - 1
     return low
+
+
+@dataclass(frozen=True, eq=False)
+class Measurements:
+    """What was measured.
+
+    Attributes:
+        edge: Of the tiles.
+        before: Seconds until the Gram stage begins: data read and stored.
+        choosing: Seconds in which the Gram stage chooses an edge.
+        finished: Stages whose results are stored.
+        behind: What comes after the Gram.
+        method: Of the labels.
+    """
+
+    edge: int
+    before: float
+    choosing: float
+    finished: frozenset[str]
+    behind: StageCosts
+    method: str = "posterior"
+
+    def gram(self, group: WorkerGroup, n: int, missing: Sequence[TileKey] | None = None) -> float:
+        """Return the seconds of the Gram stage; ``missing`` are all tiles where it is None."""
+        tiling = Tiling(n, min(self.edge, n))
+        tiles = tiling.keys() if missing is None else missing
+        if not tiles:
+            return 0.0
+        return self.choosing + group.start + gram_seconds(tiling, tiles, group.costs[: len(tiles)])
+
+    def stages(self, n: int, *, anew: bool = False) -> dict[str, float]:
+        """Return the seconds of each stage behind the Gram; 0 for what is stored, unless anew."""
+        done = set() if anew else set(self.finished)
+        if "factor" in done:
+            done |= {"inverse", "diagonal"}
+        stages = stages_of(self.method)
+        return {s: 0.0 if s in done else self.behind.seconds(s, n) for s in stages}
+
+    def whole(self, group: WorkerGroup, n: int, missing: Sequence[TileKey] | None = None) -> float:
+        """Return the seconds of the whole run; of a new one where ``missing`` is None."""
+        behind = self.stages(n, anew=missing is None)
+        return self.before + self.gram(group, n, missing) + sum(behind.values())
+
+
+def describe_plan(plan: PlanEstimate) -> str:
+    """Return a plan as a user reads it.
+
+    Args:
+        plan: The plan.
+
+    Returns:
+        Lines of ``status``'s form, and the table of devices.
+    """
+    shape = " × ".join(map(str, plan.shape))
+    if features := len(plan.shape) == 2:
+        shape = feature_words(*plan.shape)
+    parts = ", ".join(f"{name} {format_bytes(size)}" for name, size in plan.store_bytes.items())
+    total = format_bytes(sum(plan.store_bytes.values()))
+    lines = [
+        _line("run", f"{plan.run}: {plan.about}"),
+        _line("network", _layers(plan.architecture)),
+        _line("features" if features else "images", shape),
+        _line(
+            "tiles",
+            f"{plan.missing:,} of {plan.tiles:,} to compute, edge {plan.edge}, "
+            f"{plan.entries:,} entries of {' and '.join(plan.kinds)}",
+        ),
+        _line("store", f"at most {total}: {parts}"),
+        _line("memory", _memory(plan)),
+        _line("stages", f"on {plan.devices[0].name}:"),
+        *_stages(plan),
+        "",
+        *_devices(plan),
+        "",
+        *_scaling(plan),
+        "",
+        _line("without", "; ".join(plan.not_included)),
+        *(_line("note", note) for note in plan.notes),
+    ]
+    return "\n".join(lines)
+
+
+def _memory(plan: PlanEstimate) -> str:
+    worker = f"{format_bytes(plan.worker_bytes)} a worker, " if plan.worker_bytes else ""
+    return f"{worker}{format_bytes(plan.factor_bytes)} the factor stage"
+
+
+def _layers(architecture: str) -> str:
+    """Return how many layers of each kind there are, in the order in which they come."""
+    layers = Architecture.parse(architecture).layers
+    counts = Counter(type(layer).__name__ for layer in layers)
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
+
+
+def duration(seconds: float) -> str:
+    """Return seconds in the unit that suits them."""
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.3g} min"
+    return f"{seconds / 3600:,.3g} h" if seconds < 3.6e6 else f"{seconds / 3600:,.0f} h"
+
+
+def _stages(plan: PlanEstimate) -> list[str]:
+    rows = [(f"  {name}", duration(seconds)) for name, seconds in plan.stages.items() if seconds]
+    rows.append(("  together", duration(plan.seconds)))
+    return _columns(rows, right=(1,))
+
+
+def _devices(plan: PlanEstimate) -> list[str]:
+    priced = plan.cost is not None
+    head = ["device", "rate of one", "workers", "Gram", "whole run", "device hours"]
+    rows: list[list[str]] = [head + (["cost"] if priced else []) + [""]]
+    for device in plan.devices:
+        row = [
+            device.name,
+            _rate(device.rate),
+            f"{device.workers:,}",
+            duration(device.gram),
+            duration(device.seconds),
+            f"{device.hours:,.3g}",
+        ]
+        row += ["" if device.cost is None else f"{device.cost:,.2f}"] if priced else []
+        rows.append([*row, device.source + (f", {device.backend}" if device.backend else "")])
+    return _columns(rows, right=range(1, len(rows[0]) - 1))
+
+
+def _rate(rate: float) -> str:
+    if math.isnan(rate):
+        return "not measured"
+    return f"{rate:,.3g} entries/s" if rate < 1000 else f"{rate:,.0f} entries/s"
+
+
+def _scaling(plan: PlanEstimate) -> list[str]:
+    counts = list(plan.devices[0].scaling)
+    rows: list[list[str]] = [["Gram on so many workers", *map(str, counts)]]
+    rows += [
+        [device.name, *(duration(device.scaling[count]) for count in counts)]
+        for device in plan.devices
+    ]
+    return _columns(rows, right=range(1, len(counts) + 1))
+
+
+def _line(name: str, text: str) -> str:
+    return f"{name:<10}{text}"
+
+
+def _columns(rows: Sequence[Sequence[str]], *, right: Sequence[int]) -> list[str]:
+    """Return lines in which the cells of a column line up, numbers at their right ends."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            f"{cell:>{width}}" if place in right else f"{cell:<{width}}"
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

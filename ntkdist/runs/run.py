@@ -486,7 +486,7 @@ def _code(text: str) -> str:
 
 def _describe(config: RunConfig, inputs: Inputs) -> Manifest:
     arch = Architecture.parse(config.architecture)
-    name, arithmetic, reason = _choose_backend(config, arch, inputs.images.shape[1:])
+    name, arithmetic, reason = choose_backend(config, arch, inputs.images.shape[1:])
     return Manifest(
         schema=SCHEMA,
         config=_resolved(config, features=inputs.is_features).to_dict(),
@@ -522,7 +522,7 @@ def _resolved(config: RunConfig, *, features: bool) -> RunConfig:
     return replace(config, data=replace(config.data, preprocess=recipe))
 
 
-def _choose_backend(
+def choose_backend(
     config: RunConfig, arch: Architecture, shape: tuple[int, ...]
 ) -> tuple[str, str, str]:
     """Return name, arithmetic and reason of the backend that the run is begun with."""

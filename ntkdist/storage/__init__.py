@@ -1,20 +1,19 @@
-"""Where things are kept: a folder of this machine, or a prefix of an object store.
+"""Objects in folders of this machine and below prefixes of object stores.
 
 An address is a path or ``file://``, ``s3://BUCKET/PREFIX``, ``gs://BUCKET/PREFIX`` or
-``az://CONTAINER/PREFIX``. Credentials, the region and another endpoint come from the environment
-alone (``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_SESSION_TOKEN``, ``AWS_REGION``,
+``az://CONTAINER/PREFIX``. Credentials, the region and the endpoint come from the environment alone
+(``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_SESSION_TOKEN``, ``AWS_REGION``,
 ``AWS_ENDPOINT_URL``; an endpoint without TLS only if its URL begins with ``http://``). Addresses
-travel between processes, clients never do.
+are passed between processes, clients never are.
 
-A server that is away costs waiting: every request is sent again for ``NTKDIST_STORE_PATIENCE``
-seconds (300 unless set). Refusals are an ``InputError`` (no such bucket, no or refused
-credentials, a place that cannot be written) or a ``StoreError`` (no answer, a full disk, anything
-else), one line each.
+A request that fails for a transient reason is retried for ``NTKDIST_STORE_PATIENCE`` seconds (300
+unless set). Other failures raise an ``InputError`` (no such bucket, missing or refused credentials,
+a place that cannot be written) or a ``StoreError`` (no answer, a full disk, anything else), with a
+message of one line.
 """
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,9 +21,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ntkdist.storage import _local, _remote
-from ntkdist.storage._addresses import join, parse
-from ntkdist.storage._refusals import write_error
+from ntkdist.storage import folders, object_stores
+from ntkdist.storage.addresses import join, local_path, normal, parse
+from ntkdist.storage.folders import write_error
 
 __all__ = [
     "children",
@@ -52,50 +51,32 @@ __all__ = [
 _READERS = 16
 
 
-def normal(address: str | os.PathLike[str]) -> str:
-    """Return an address in its one spelling, a ``file://`` URL as its path.
-
-    Raises:
-        InputError: The address is none, or carries credentials; they are not repeated.
-    """
-    return str(parse(address))
-
-
-def local_path(address: str | os.PathLike[str]) -> Path | None:
-    """Return the path an address names on this machine, or None for an object store."""
-    place = parse(address)
-    return place if isinstance(place, Path) else None
-
-
 def exists(address: str) -> bool:
-    """Return whether an object, or on this machine a folder, is there."""
-    place = parse(address)
-    return place.exists() if isinstance(place, Path) else _remote.exists(place)
+    """Return whether an object, or on this machine a folder, exists."""
+    store, place = _resolve(address)
+    return store.exists(place)
 
 
 def remove(address: str) -> None:
-    """Delete one object; its absence is fine."""
-    place = parse(address)
-    _local.remove(place) if isinstance(place, Path) else _remote.remove(place)
+    """Delete an object if it exists."""
+    store, place = _resolve(address)
+    store.remove(place)
 
 
 def remove_all(address: str) -> None:
-    """Delete everything below an address; it need not exist."""
-    place = parse(address)
-    _local.remove_all(place) if isinstance(place, Path) else _remote.remove_all(place)
+    """Delete everything below an address, which need not exist."""
+    store, place = _resolve(address)
+    store.remove_all(place)
 
 
 def read_bytes(address: str) -> bytes | None:
-    """Read an object; None if it is not there."""
-    place = parse(address)
-    if isinstance(place, Path):
-        return _local.read(place)
-    found = _remote.read(place)
-    return None if found is None else found[0]
+    """Read an object; None if it does not exist."""
+    store, place = _resolve(address)
+    return store.read(place)
 
 
 def read_text(address: str) -> str | None:
-    """Read a text in UTF-8; None if it is not there."""
+    """Read a text in UTF-8; None if it does not exist."""
     content = read_bytes(address)
     return None if content is None else content.decode("utf-8")
 
@@ -103,32 +84,34 @@ def read_text(address: str) -> str | None:
 def write_bytes(address: str, content: bytes) -> None:
     """Write an object, whole or not at all."""
     place = parse(address)
-    _local.write(place, content) if isinstance(place, Path) else _remote.write(place, content)
+    folders.write(place, content) if isinstance(place, Path) else object_stores.write(
+        place, content
+    )
 
 
 def copy(source: str, target: str) -> bool:
-    """Put an object at another address as well, whole or not at all, in place of one there.
+    """Copy an object to another address, whole or not at all, in place of an object there.
 
-    In folders of one file system both become names of one file, which takes no time and no room;
-    removing one leaves the other. So it is for objects that are replaced and never changed in
-    place, as chunks of arrays are.
+    In folders of one file system the copy is a hard link, which takes no time and no disk space;
+    removing one leaves the other. Use it only for objects that are replaced and never changed in
+    place, such as chunks of arrays.
 
     Args:
-        source: An object.
-        target: Where it is to be too.
+        source: Address of the object.
+        target: Address of the copy.
 
     Returns:
         Whether there is an object at ``source``.
 
     Raises:
-        InputError: The place cannot be written.
-        StoreError: The disk is full, or an object store refused.
+        InputError: The target cannot be written.
+        StoreError: The disk is full, or a request to an object store failed.
     """
     one, other = parse(source), parse(target)
     if isinstance(one, Path) and isinstance(other, Path):
-        return _local.copy(one, other)
+        return folders.copy(one, other)
     if not isinstance(one, Path) and not isinstance(other, Path) and one.shares_bucket(other):
-        return _remote.copy(one, other)
+        return object_stores.copy(one, other)
     content = read_bytes(source)
     if content is None:
         return False
@@ -142,48 +125,44 @@ def write_text(address: str, text: str) -> None:
 
 
 def create_text(address: str, text: str) -> bool:
-    """Write a text only if nothing is there.
+    """Write a text only if there is no object yet.
 
-    Some servers that speak S3 ignore the condition and overwrite: a caller for whom that
-    matters reads back, a little later, what is there now.
+    Some S3-compatible servers ignore the condition and overwrite the object. Where that matters,
+    read the object back after a short time.
 
     Args:
-        address: Where.
-        text: What; it should name its writer.
+        address: Address of the object.
+        text: The text; it should name its writer.
 
     Returns:
         Whether it was written.
     """
-    place, content = parse(address), text.encode("utf-8")
-    if isinstance(place, Path):
-        return _local.create(place, content)
-    return _remote.write_if(place, content, "create")
+    store, place = _resolve(address)
+    return store.create(place, text.encode("utf-8"))
 
 
 def read_versioned(address: str) -> tuple[str, str] | None:
-    """Read a text and its version, for :func:`replace_text`; None if it is not there."""
-    place = parse(address)
-    found = _local.read_versioned(place) if isinstance(place, Path) else _remote.read(place)
-    return None if found is None else (found[0].decode("utf-8"), found[1])
+    """Read a text and its version, for :func:`replace_text`; None if it does not exist."""
+    store, place = _resolve(address)
+    answer = store.read_versioned(place)
+    return None if answer is None else (answer[0].decode("utf-8"), answer[1])
 
 
 def replace_text(address: str, text: str, version: str) -> bool:
-    """Write a text only if what is there has not changed since it was read.
+    """Write a text only if the object has not changed since it was read.
 
     Some servers ignore the condition: see :func:`create_text`.
 
     Args:
-        address: Where.
-        text: What.
-        version: What :func:`read_versioned` returned.
+        address: Address of the object.
+        text: The new text.
+        version: The version that :func:`read_versioned` returned.
 
     Returns:
-        Whether it was written; False too if nothing is there any more.
+        Whether it was written; False also if the object no longer exists.
     """
-    place, content = parse(address), text.encode("utf-8")
-    if isinstance(place, Path):
-        return _local.replace(place, content, version)
-    return _remote.write_if(place, content, {"e_tag": version})
+    store, place = _resolve(address)
+    return store.replace(place, text.encode("utf-8"), version)
 
 
 def list_objects(address: str) -> list[str]:
@@ -195,20 +174,20 @@ def list_objects(address: str) -> list[str]:
         address: A folder or prefix; it need not exist.
 
     Returns:
-        Their paths relative to ``address``, with ``/``, in no order.
+        Their paths relative to ``address``, with ``/``, in no particular order.
     """
-    place = parse(address)
-    return _local.walk(place) if isinstance(place, Path) else _remote.walk(place)
+    store, place = _resolve(address)
+    return store.walk(place)
 
 
 def children(address: str) -> list[str]:
-    """Return the names right below an address, none where nothing is there."""
-    place = parse(address)
-    return _local.children(place) if isinstance(place, Path) else _remote.children(place)
+    """Return the names directly below an address; none if it does not exist."""
+    store, place = _resolve(address)
+    return store.children(place)
 
 
 def read_all(address: str) -> dict[str, bytes]:
-    """Read every object below an address, several at a time, by relative path in order."""
+    """Read every object below an address in parallel; return them sorted by relative path."""
     names = sorted(list_objects(address))
     with ThreadPoolExecutor(_READERS) as pool:
         contents = pool.map(lambda name: read_bytes(join(address, name)), names)
@@ -217,20 +196,25 @@ def read_all(address: str) -> dict[str, bytes]:
 
 @contextmanager
 def writing(address: str) -> Iterator[str]:
-    """Let other code write a file, which is at the address, whole, if nothing was raised.
+    """Yield a path for other code to write to; the file then becomes the object, whole.
+
+    If the block raises an exception, the object does not change.
+
+    Args:
+        address: Address of the object.
 
     Yields:
-        A path on this machine, with the address's own ending.
+        A path on this machine, with the ending of the address.
 
     Raises:
-        InputError: The place cannot be written.
-        StoreError: The disk is full, or the object store refused.
+        InputError: The address cannot be written.
+        StoreError: The disk is full, or the request to the object store failed.
     """
     place = parse(address)
     if isinstance(place, Path):
-        with _local.refusals(place):
+        with folders.write_errors(place):
             place.parent.mkdir(parents=True, exist_ok=True)
-            half = _local.unfinished(place)
+            half = folders.unfinished(place)
             half = half.with_name(half.name + place.suffix)
             try:
                 yield str(half)
@@ -241,19 +225,28 @@ def writing(address: str) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, place.key.rpartition("/")[2])
         yield str(path)
-        _remote.write(place, path.read_bytes())
+        object_stores.write(place, path.read_bytes())
 
 
 def zarr_store(address: str) -> Any:
-    """Return what Zarr's functions take as ``store`` for an address.
+    """Return the ``store`` argument of Zarr's functions for an address.
+
+    Args:
+        address: Folder or URL.
 
     Returns:
-        The path for a folder of this machine, which Zarr writes by renaming finished files; else
-        a Zarr store whose pickle is the address alone.
+        The path of a folder of this machine, where Zarr renames finished files; else a Zarr store
+        whose pickle is the address alone.
     """
     place = parse(address)
     if isinstance(place, Path):
         return str(place)
-    from ntkdist.storage._zarr import RemoteStore
+    from ntkdist.storage.remote_zarr import RemoteStore
 
     return RemoteStore(place)
+
+
+def _resolve(address: str) -> tuple[Any, Any]:
+    """Return the module that handles an address (both have the same functions), and its place."""
+    place = parse(address)
+    return (folders if isinstance(place, Path) else object_stores), place

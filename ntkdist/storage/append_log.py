@@ -1,4 +1,4 @@
-"""Lines of text that are only ever appended, in a folder or on an object store."""
+"""A log of text lines to which lines are only appended, in a folder or on an object store."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import IO
 from ntkdist import storage
 
 
-class Lines:
-    """Appends lines below an address.
+class AppendLog:
+    """Appends lines to a log below an address.
 
-    In a folder they go into one file, ``NAME.jsonl``, flushed at once. Object stores cannot
-    append, so there they go into numbered parts below ``NAME/``, written every ``part_seconds`` and
-    on ``close``; a driver that is killed loses at most the part it was collecting.
+    In a folder the log is one file, ``NAME.jsonl``, flushed after each line. Object stores cannot
+    append: there it is a series of numbered parts below ``NAME/``, written every ``part_seconds``
+    and on ``close``, so that a killed driver loses at most one part.
 
     Args:
         address: Folder or URL.
-        name: Of the file or of the parts' folder.
-        part_seconds: How long a remote part collects.
+        name: Name of the file or of the parts' folder.
+        part_seconds: Seconds of lines in one part.
 
     Raises:
         InputError: If the folder cannot be written.
@@ -31,7 +31,7 @@ class Lines:
         self._waiting: list[str] = []
         self._last_part = time.monotonic()
         self._part = 0
-        # sorts by start; two drivers never share a name
+        # sorts by start time, and is unique to this driver
         self._stem = f"{time.time_ns():020d}-{os.getpid()}"
         folder = storage.local_path(address)
         self._file: IO[str] | None = None
@@ -47,7 +47,7 @@ class Lines:
                 raise storage.write_error(error, str(path)) from error
 
     def append(self, line: str) -> None:
-        """Append one line, given without its end."""
+        """Append one line, given without a line end."""
         if self._file is not None:
             self._file.write(line + "\n")
             self._file.flush()
@@ -66,7 +66,7 @@ class Lines:
         self._waiting.clear()
 
     def close(self) -> None:
-        """Write what is still waiting; no line may follow."""
+        """Write the remaining lines; no line may follow."""
         if self._file is not None:
             self._file.close()
         else:
@@ -74,14 +74,14 @@ class Lines:
 
 
 def read_lines(address: str, name: str) -> list[str]:
-    """Read all lines, oldest writer first; the last one may be torn by a kill.
+    """Read all lines, in the order of their writers' starts; a kill may have torn the last one.
 
     Args:
         address: Folder or URL.
-        name: As given to ``Lines``.
+        name: Name of the log.
 
     Returns:
-        The lines without their ends; none if there are none yet.
+        The lines without line ends; none if there is no log.
     """
     folder = storage.local_path(address)
     if folder is not None:
@@ -92,7 +92,7 @@ def read_lines(address: str, name: str) -> list[str]:
 
 
 def _ends_torn(path: str) -> bool:
-    """Return whether a killed driver left a line without its end."""
+    """Return whether a killed driver left a line without a line end."""
     try:
         with open(path, "rb") as file:
             if not file.seek(0, os.SEEK_END):

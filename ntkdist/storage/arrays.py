@@ -1,4 +1,4 @@
-"""How a run stores an array: chunks of a few MiB along the first axis, with checksums."""
+"""Creation of Zarr arrays: every array has checksums."""
 
 from __future__ import annotations
 
@@ -12,29 +12,62 @@ from ntkdist import storage
 _CHUNK_BYTES = 2**22
 
 
-def write_array(address: str, values: np.ndarray, attributes: Mapping[str, Any] | None) -> None:
-    """Store an array, in place of one that is there.
+def create_array(
+    place: Any, name: str | None = None, *, compressed: bool = True, **layout: Any
+) -> Any:
+    """Create an empty Zarr array with checksums.
 
     Args:
-        address: Folder or URL of the array.
-        values: Of any shape and number type.
-        attributes: JSON to keep beside it.
+        place: Folder or URL of the array; or the Zarr group that contains it.
+        name: Name of the array in the group.
+        compressed: Whether chunks are compressed (Blosc lz4 with bit shuffle).
+        **layout: Arguments of ``zarr.create_array``: shape, dtype, chunks, fill_value and so on.
+
+    Returns:
+        The array.
     """
     import zarr
     from zarr.codecs import BloscCodec, Crc32cCodec
 
-    rows = 1
-    if values.ndim:
-        rows = max(1, min(values.shape[0], _CHUNK_BYTES // max(1, values[:1].nbytes)))
-    array = zarr.create_array(
-        storage.zarr_store(address),
+    # the checksum last, so that it covers the stored bytes
+    codecs = [BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle")] if compressed else []
+    layout["compressors"] = [*codecs, Crc32cCodec()]
+    if name is not None:
+        return place.create_array(name, **layout)
+    return zarr.create_array(storage.zarr_store(place), **layout)
+
+
+def write_array(
+    address: str, values: np.ndarray, attributes: Mapping[str, Any] | None = None
+) -> None:
+    """Store an array in chunks of a few MiB along the first axis, in place of an earlier one.
+
+    Args:
+        address: Folder or URL of the array.
+        values: Array of any shape and number type.
+        attributes: JSON attributes of the array.
+    """
+    array = create_array(
+        address,
         shape=values.shape,
         dtype=values.dtype,
-        chunks=(rows, *values.shape[1:]) if values.ndim else (),
-        compressors=[BloscCodec(cname="lz4", shuffle="bitshuffle"), Crc32cCodec()],
+        chunks=row_chunks(values),
         attributes=dict(attributes or {}),
-        # which objects there are then depends on the shape alone
+        # so that the set of objects depends on the shape alone
         config={"write_empty_chunks": True},
         overwrite=True,
     )
     array[...] = values
+
+
+def row_chunks(values: np.ndarray, chunk_bytes: int = _CHUNK_BYTES) -> tuple[int, ...]:
+    """Return the shape of chunks that hold whole rows, at least one and at most so many bytes.
+
+    Args:
+        values: The array to store.
+        chunk_bytes: Most bytes of a chunk with more than one row.
+    """
+    if not values.ndim:
+        return ()
+    rows = max(1, min(values.shape[0], chunk_bytes // max(1, values[:1].nbytes)))
+    return (rows, *values.shape[1:])

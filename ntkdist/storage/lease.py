@@ -1,13 +1,13 @@
-"""One driver at a time works on a run: a lease in the run, renewed while the driver lives.
+"""A lease in the run, which lets one driver at a time work on it.
 
-A lease is a small text that its holder rewrites every few seconds. Whoever finds one that is not
-theirs watches it by their own clock: if it changes, its holder lives, and the newcomer is refused
-with who that is and since when; if it stays the same for three times as long, the holder is dead,
-and the lease is taken over. No clock of another machine is trusted, so clocks may differ or jump.
-A holder on the same machine is looked up by its process, without waiting.
+A lease is a small file that its holder rewrites every few seconds. A second driver that finds it
+watches it by its own clock. If the file changes, the holder is alive, and the second driver raises
+an error that names it. If the file does not change for three renewal periods, the holder is dead,
+and the second driver takes the lease over. Clocks of other machines are never used, so they may
+differ or jump. A holder on the same machine is looked up by its process, without waiting.
 
-Two drivers would do no harm to the results (tiles are the same bits whoever writes them), only
-to the time they take; so a holder that finds its lease taken over just stops.
+Two drivers would not change the results (tiles have the same bits from any writer), but compute
+everything twice; so a holder that has lost its lease only has to stop.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from ntkdist.errors import InputError, NtkdistError, StoreError
 
 FILE = "lease.json"
 FILES = (FILE, f".{FILE}.lock")
-"""All that a lease leaves in a run's folder."""
+"""All files of a lease in a run's folder."""
 
 EVERY_SECONDS = 10.0
-_BEATS = 3  # missed, until a holder is taken to be dead
-_LOOKS = 20  # of a watcher, in the time of a beat
+_MISSED_RENEWALS = 3  # after which a holder counts as dead
+_LOOKS = 20  # of a second driver, in one renewal period
 _SETTLE_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
@@ -43,19 +43,19 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lease.
+    """The holder of a lease.
 
     Attributes:
-        owner: Unique to this holding.
+        owner: Unique identifier of this acquisition.
         user: Login name.
-        host: Machine.
-        pid: Process.
-        machine: Boot and process namespace, in which ``pid`` means something.
-        started: When the process began, in the kernel's ticks; tells a reused ``pid``.
+        host: Name of the machine.
+        pid: Process number.
+        machine: Identifier of the boot and process namespace in which ``pid`` is valid.
+        started: Start of the process in the kernel's ticks; detects a reused ``pid``.
         command: Its command line.
-        since: When it took the lease, ISO 8601, UTC, by its own clock.
+        since: Time of the acquisition by its own clock, ISO 8601, UTC.
         every: Seconds between two renewals.
-        beat: How many times it was renewed.
+        beat: Number of renewals.
     """
 
     owner: str
@@ -86,7 +86,7 @@ class Holder:
 
     @classmethod
     def parse(cls, text: str) -> Holder | None:
-        """Read a lease back; None if it is none."""
+        """Parse the text of a lease; None if it is not valid."""
         try:
             return cls(**json.loads(text))
         except (ValueError, TypeError):
@@ -96,7 +96,7 @@ class Holder:
         return f"{self.user}@{self.host}, process {self.pid}, since {self.since}"
 
     def lives(self) -> bool | None:
-        """Return whether its process is there; None if that cannot be seen from here."""
+        """Return whether its process exists; None if this machine cannot tell."""
         if not self.machine or self.machine != _machine():
             return None
         return bool(self.started) and _process_start(self.pid) == self.started
@@ -108,8 +108,8 @@ class Lease:
     Args:
         address: The run's folder or URL.
         every: Seconds between two renewals.
-        on_wait: Told the holder, and for how long at most it will be watched.
-        on_lost: Called, in a thread of its own, if another driver has taken the lease over.
+        on_wait: Called with the holder and the most seconds for which it will be watched.
+        on_lost: Called, in a thread of its own, with the driver that has taken the lease over.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class Lease:
         return self._thread is not None
 
     def acquire(self) -> None:
-        """Take the lease, or take it over from a holder that is dead; again it does nothing.
+        """Take the lease, or take it over from a dead holder; no effect if it is held already.
 
         Raises:
             InputError: Another driver works on the run.
@@ -148,7 +148,7 @@ class Lease:
         self._thread.start()
 
     def release(self) -> None:
-        """Give the lease back, if it is still this one's."""
+        """Remove the lease if this driver still holds it."""
         if self._thread is None:
             return
         self._end.set()
@@ -158,8 +158,8 @@ class Lease:
             found = storage.read_text(self._address)
             if found is not None and self._is_mine(found):
                 storage.remove(self._address)
-        except NtkdistError as error:  # it runs out by itself
-            _log.warning("the lease of %s could not be given back: %s", self._run, error)
+        except NtkdistError as error:  # it expires
+            _log.warning("the lease of %s could not be removed: %s", self._run, error)
 
     def __enter__(self) -> Lease:
         self.acquire()
@@ -176,30 +176,30 @@ class Lease:
         return found is not None and found.owner == self._me.owner
 
     def _try(self) -> bool:
-        """Take the lease if it is free; False if it changed hands meanwhile."""
+        """Take the lease if it is free; return False if another driver was faster."""
         there = storage.read_versioned(self._address)
         if there is None:
             written = storage.create_text(self._address, self._text())
         else:
-            self._refuse_living(*there)
+            self._wait_until_dead(*there)
             written = storage.replace_text(self._address, self._text(), there[1])
         if written and storage.local_path(self._run) is None:
-            # some servers take two writers at once, and the second stays
+            # some servers ignore the condition, and the second of two writers wins
             time.sleep(_SETTLE_SECONDS)
         found = storage.read_text(self._address)
         return written and found is not None and self._is_mine(found)
 
-    def _refuse_living(self, text: str, version: str) -> None:
-        """Return once the holder is known to be dead."""
+    def _wait_until_dead(self, text: str, version: str) -> None:
+        """Return once the holder is known to be dead; raise if it is alive."""
         holder = Holder.parse(text)
         if holder is None:
             return
         lives = holder.lives()
         if lives:
-            raise _refusal(self._run, holder)
+            raise _held_by(self._run, holder)
         if lives is False:
             return
-        patience = _BEATS * holder.every
+        patience = _MISSED_RENEWALS * holder.every
         if self._on_wait is not None:
             self._on_wait(holder, patience)
         end = time.monotonic() + patience
@@ -209,7 +209,7 @@ class Lease:
             if there is None:
                 return
             if there[1] != version:
-                raise _refusal(self._run, Holder.parse(there[0]) or holder)
+                raise _held_by(self._run, Holder.parse(there[0]) or holder)
 
     def _renew(self) -> None:
         while not self._end.wait(self._me.every):
@@ -223,7 +223,7 @@ class Lease:
                     storage.create_text(self._address, self._text())
                 else:
                     storage.replace_text(self._address, self._text(), there[1])
-            except StoreError as error:  # the store is away: tiles wait for it as well
+            except StoreError as error:  # the store does not answer; tiles wait for it as well
                 _log.warning("the lease of %s could not be renewed: %s", self._run, error)
 
     def _lost(self, text: str) -> None:
@@ -234,7 +234,7 @@ class Lease:
 
 
 def holder_of(address: str) -> Holder | None:
-    """Return who holds the lease of a run, dead or alive; None if nobody does.
+    """Return the holder of a run's lease, dead or alive; None if there is none.
 
     Args:
         address: The run's folder or URL.
@@ -243,7 +243,7 @@ def holder_of(address: str) -> Holder | None:
     return None if text is None else Holder.parse(text)
 
 
-def _refusal(run: str, holder: Holder) -> InputError:
+def _held_by(run: str, holder: Holder) -> InputError:
     return InputError(
         f"{run}: another driver works on this run: {holder} ({holder.command}); wait for it, or"
         " stop it there with Ctrl-C or SIGTERM; 'ntkdist status' shows how far it is"
@@ -253,12 +253,12 @@ def _refusal(run: str, holder: Holder) -> InputError:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
+    except (KeyError, OSError):  # a user without a name, as in some containers
         return str(os.getuid())
 
 
 def _machine() -> str:
-    """Return what tells this boot and process namespace from any other; empty if unknown."""
+    """Return the identifier of this boot and process namespace; empty if unknown."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -267,9 +267,9 @@ def _machine() -> str:
 
 
 def _process_start(pid: int) -> str:
-    """Return when a process began, in the kernel's ticks; empty if it is gone or a zombie."""
+    """Return the start of a process in the kernel's ticks; empty if it ended or is a zombie."""
     try:
-        # the name in brackets may hold anything, so the fields are counted from its end
+        # the name in brackets may contain anything: the fields after its end are counted
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return ""

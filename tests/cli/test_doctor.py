@@ -16,7 +16,6 @@ from ntkdist.cli.doctor import (
     describe_finding,
     diagnose,
     machine,
-    missing_entries,
     packages,
     services,
 )
@@ -28,6 +27,8 @@ from ntkdist.kernels import Selection, backend, cuda_device
 from ntkdist.kernels.cpu import CpuBackend
 from ntkdist.kernels.cuda_device import DeviceInfo, KernelReport
 from ntkdist.pipeline import Pipeline
+from ntkdist.planning import planned_run
+from ntkdist.planning.planned_run import PlannedRun
 
 N = 12
 GPU = DeviceInfo(0, "Test GPU", "9.0", "580.1", 132, 80 * 2**30, 79 * 2**30, False)
@@ -70,7 +71,8 @@ def gpus(monkeypatch):
         monkeypatch.setattr(cuda_device, "cuda_unavailable", lambda: None)
         monkeypatch.setattr(cuda_device, "kernel_reports", lambda *of: [REPORT])
         selection = Selection(FakeCuda(), "cuda: the fastest that covers this network")
-        monkeypatch.setattr(run_checks, "select_backend", lambda *_, **__: selection)
+        monkeypatch.setattr(backend, "select_backend", lambda *_, **__: selection)
+        monkeypatch.setattr(run_checks, "get_backend", lambda *_, **__: selection.backend)
 
     return put
 
@@ -168,8 +170,8 @@ def test_the_simulator_is_not_timed(config, gpus, monkeypatch):
 
 
 def test_images_are_read_once(config, monkeypatch):
-    calls, load = [], run_checks.load_inputs
-    monkeypatch.setattr(run_checks, "load_inputs", lambda c: calls.append(c) or load(c))
+    calls, load = [], planned_run.load_inputs
+    monkeypatch.setattr(planned_run, "load_inputs", lambda c: calls.append(c) or load(c))
     told(config)
     assert calls == [config]
 
@@ -177,12 +179,12 @@ def test_images_are_read_once(config, monkeypatch):
 def test_a_run_brings_its_images_and_only_missing_tiles_count(config, monkeypatch):
     with Pipeline(config) as pipeline:
         pipeline.gram()
-    monkeypatch.delattr(run_checks, "load_inputs")
+    monkeypatch.delattr(planned_run, "load_inputs")
     assert told(config)["verdict"] == ["the Gram is done"]
     tiles = config.run + "/gram/ntk/c"  # 12 images in tiles of 4
     os.unlink(f"{tiles}/0/2")
     os.unlink(f"{tiles}/1/1")
-    assert missing_entries(Run.open(config.run), config, N) == 4 * 4 + 4 * 5 // 2
+    assert PlannedRun.of(config).missing_entries() == 4 * 4 + 4 * 5 // 2
     assert told(config, quick=True)["gram"][0].startswith("26 entries")
 
 
@@ -209,7 +211,9 @@ def test_a_place_with_other_things_is_refused(config):
     assert "is a file" in refused(config, quick=True)
     os.unlink(config.run)
     os.makedirs(config.run + "/mine")
-    assert "not empty: a new run needs another --run" in refused(config, quick=True)
+    assert "is a folder with other things in it; give a new or empty one" in refused(
+        config, quick=True
+    )
 
 
 def test_ray_is_needed_only_where_it_is_used(config, monkeypatch):

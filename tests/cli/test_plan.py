@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
+import ntkdist.planning as planning
 from ntkdist.cli import main as cli
 from ntkdist.cli.commands import start
 from ntkdist.cli.console import Terminal
 from ntkdist.cli.options import read_rates
 from ntkdist.errors import InputError
-from ntkdist.planning import plan, table
-from ntkdist.planning.plan import WORKERS, Limits
+from ntkdist.planning import WORKERS, Limits
 
 
 class Found:
@@ -39,8 +39,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         found.append((settings, limits, more))
         return Found("too dear" if limits.budget else None)
 
-    monkeypatch.setattr(plan, "make_plan", make)
-    monkeypatch.setattr(table, "describe_plan", lambda found: "the table")
+    monkeypatch.setattr(planning, "make_plan", make)
+    monkeypatch.setattr(planning, "describe_plan", lambda found: "the table")
     return found
 
 

@@ -27,7 +27,7 @@ def test_labels_become_int64_and_names_default_to_numbers():
     assert s.images.dtype == np.uint8
 
 
-def test_is_frozen():
+def test_an_image_set_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         make().num_classes = 4
 

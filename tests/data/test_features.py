@@ -135,7 +135,7 @@ def test_bad_features_are_one_clear_line(tmp_path, images, values, expected):
     assert re.search(expected, text)
 
 
-def test_a_file_that_is_none_is_refused(tmp_path, images):
+def test_a_missing_damaged_or_other_file_is_refused(tmp_path, images):
     path = saved(tmp_path / "feats.npy", F)
     text = message_of(lambda: load(images, features=f"{tmp_path}/feat.npy"))
     assert f"{tmp_path}/feat.npy does not exist; did you mean 'feats.npy'" in text
@@ -179,7 +179,7 @@ def test_labels_are_checked_against_the_rows():
     assert "N = 1 rows of features" in message_of(lambda: ImageSet(F[:1], Y[:1], 3))
 
 
-def test_sizes_in_words():
+def test_feature_words_count_rows_and_columns():
     assert feature_words(4000, 1280) == "4,000 rows of 1,280 features"
     assert feature_words(1, 2) == "1 row of 2 features"
 

@@ -43,7 +43,7 @@ def test_positions_are_drawn_uniformly():
     assert np.abs(hits - 600).max() < 100
 
 
-def test_seed_decides():
+def test_the_seed_decides_which_labels_change():
     labels = np.arange(500) % 10
     first = symmetric(labels, 10, 0.4, 3)[0]
     np.testing.assert_array_equal(first, symmetric(labels, 10, 0.4, 3)[0])
@@ -68,12 +68,12 @@ def test_rate_zero_changes_nothing_even_with_one_class():
         ([[0], [1]], 2, 0.5, r"labels have shape \(2, 1\)"),
     ],
 )
-def test_bad_input(labels, num_classes, rate, message):
+def test_bad_input_is_refused(labels, num_classes, rate, message):
     with pytest.raises(InputError, match=message):
         symmetric(labels, num_classes, rate)
 
 
-def test_bad_seed():
+def test_a_bad_seed_is_refused():
     with pytest.raises(InputError, match="seed = -3"):
         symmetric([0, 1], 2, 0.5, -3)
 
@@ -154,11 +154,11 @@ def test_pairs_take_numpy_integers():
         ([0, 1], 0.5, [(0, 1)], r"mapping = \[\(0, 1\)\]; class → other class is needed"),
     ],
 )
-def test_bad_pairs(labels, rate, mapping, message):
+def test_bad_pairs_are_refused(labels, rate, mapping, message):
     with pytest.raises(InputError, match=message):
         asymmetric(labels, 3, rate, mapping)
 
 
-def test_bad_seed_of_pairs():
+def test_a_bad_seed_is_refused_for_pairs():
     with pytest.raises(InputError, match="seed = -3"):
         asymmetric([0, 1], 2, 0.5, {0: 1}, -3)

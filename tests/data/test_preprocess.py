@@ -109,7 +109,7 @@ def test_output_is_float32_and_the_input_is_left_alone():
     np.testing.assert_array_equal(x, before)
 
 
-def test_is_a_frozen_value():
+def test_a_preprocessor_is_a_frozen_value():
     x = random_images()
     fitted = Preprocessor.fit(x, "standardize")
     assert fitted == Preprocessor.fit(x, "standardize")
@@ -127,25 +127,25 @@ def test_is_a_frozen_value():
         ("", "preprocessing '' in ''"),
     ],
 )
-def test_unknown_recipe(recipe, message):
+def test_an_unknown_step_is_refused_with_a_suggestion(recipe, message):
     with pytest.raises(InputError, match=message):
         Preprocessor.fit(random_images(), recipe)
 
 
-def test_other_number_of_channels():
+def test_another_number_of_channels_is_refused():
     fitted = Preprocessor.fit(random_images(), "center")
     with pytest.raises(InputError, match="images have 1 channels, but the training images had 3"):
         fitted.apply(random_images()[..., :1])
 
 
-def test_not_images():
+def test_other_shapes_and_nan_are_refused():
     with pytest.raises(InputError, match=r"images have shape \(3, 4, 2\)"):
         Preprocessor.fit(np.zeros((3, 4, 2)), "none")
     with pytest.raises(InputError, match="1 NaN and 0 infinite"):
         Preprocessor.fit(np.array([np.nan, 0.0]).reshape(2, 1, 1, 1), "none")
 
 
-def test_pixels_beyond_float32():
+def test_pixels_beyond_float32_are_refused():
     with pytest.raises(InputError, match=r"prepared pixels reach 1e\+60, above float32's 3.4e\+38"):
         prepared(np.array([1e60, 0.0]).reshape(2, 1, 1, 1), "none")
 

@@ -44,7 +44,7 @@ def test_a_larger_balanced_subset_contains_the_smaller(labels, seed, data):
     assert set(select(labels, m, "balanced", seed)) <= set(select(labels, n, "balanced", seed))
 
 
-def test_seed_decides():
+def test_the_seed_decides_which_images_are_chosen():
     labels = np.arange(300) % 3
     a = select(labels, 30, "balanced", 5)
     np.testing.assert_array_equal(a, select(labels, 30, "balanced", 5))
@@ -67,7 +67,7 @@ def test_first_takes_the_first_and_is_the_default():
 
 
 @pytest.mark.parametrize("how", ["first", "balanced"])
-def test_none_is_all(how):
+def test_n_none_takes_all(how):
     np.testing.assert_array_equal(select([3, 1, 3], None, how), [0, 1, 2])
 
 
@@ -83,11 +83,11 @@ def test_none_is_all(how):
         ((3, "first", 0.5), "seed = 0.5; an integer"),
     ],
 )
-def test_bad_input(arguments, message):
+def test_bad_arguments_are_refused(arguments, message):
     with pytest.raises(InputError, match=message):
         select([0, 1, 0, 1, 2], *arguments)
 
 
-def test_labels_must_be_a_vector():
+def test_labels_of_two_dimensions_are_refused():
     with pytest.raises(InputError, match=r"labels have shape \(2, 1\)"):
         select([[0], [1]], 2)

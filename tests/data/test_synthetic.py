@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from ntkdist.data import load, synthetic
-from ntkdist.errors import InputError
 
 SETS = {"shapes": synthetic.SHAPES, "corners": synthetic.CORNERS}
 SIDE = synthetic.SIDE
@@ -87,18 +86,3 @@ def test_unseen_images_can_be_told_apart(name):
     right = (kernel[2000:, :2000] @ fitted).argmax(axis=1) == test.labels
     # guessing gives 0.25, with a standard deviation of 0.02
     assert 0.4 < right.mean() < 0.95
-
-
-@pytest.mark.parametrize(
-    ("source", "split", "text"),
-    [
-        ("shape", "train", "did you mean 'shapes'?"),
-        ("corner", "train", "did you mean 'corners'?"),
-        ("shapes:here", "train", "data source 'shapes:here' is unknown"),
-        ("corners", "valid", "split 'valid' is unknown; use train or test"),
-    ],
-)
-def test_misspelt_sources(source, split, text):
-    with pytest.raises(InputError) as caught:
-        load(source, split)
-    assert text in str(caught.value)

@@ -22,8 +22,7 @@ from ntkdist.pipeline import Pipeline
 from ntkdist.pipeline.cross import held_out
 from ntkdist.pipeline.extend import extend
 from ntkdist.pipeline.verify import verify_run
-from ntkdist.planning.plan import make_plan
-from ntkdist.planning.table import describe_plan
+from ntkdist.planning import describe_plan, make_plan
 from ntkdist.runs.inputs import row_digests
 
 N, D, M = 90, 12, 30

@@ -16,25 +16,25 @@ from ntkdist.errors import InputError
 from ntkdist.gram.tiling import TileKey, Tiling
 from ntkdist.gram.worker import TileRecord
 from ntkdist.pipeline import Pipeline
-from ntkdist.planning import devices
+from ntkdist.planning import describe_plan, devices, make_plan
 from ntkdist.planning import plan as planning
-from ntkdist.planning.plan import Limits, largest, make_plan
-from ntkdist.planning.schedule import TileCost, gram_seconds
+from ntkdist.planning.devices import (
+    Measured,
+    Probe,
+    TileCost,
+    added_seconds,
+    gram_seconds,
+    measure_on_ray,
+    probe_edge,
+)
+from ntkdist.planning.plan import Limits, largest
+from ntkdist.planning.planned_run import PlannedRun
 from ntkdist.planning.stages import (
     STAGES,
     Rates,
     StageCosts,
     measure_stages,
     stages_of,
-)
-from ntkdist.planning.subject import Subject
-from ntkdist.planning.table import describe_plan
-from ntkdist.planning.tiles import (
-    Measured,
-    Probe,
-    added_seconds,
-    measure_on_ray,
-    probe_edge,
 )
 from tests.gram.conftest import ray_session
 
@@ -182,7 +182,7 @@ def test_a_factor_that_does_not_fit_is_read_again_for_the_inverse() -> None:
 
 
 def test_a_sample_is_from_all_over_the_set(tmp_path: Path) -> None:
-    subject = Subject.of(config(tmp_path))
+    subject = PlannedRun.of(config(tmp_path))
     ordered = replace(subject, labels=np.repeat(np.arange(10), 10))
     images, labels = ordered.spread(50)
     assert len(images) == len(labels) == 50
@@ -194,7 +194,7 @@ def test_a_sample_is_from_all_over_the_set(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", ["posterior", "exact"])
 def test_stages_behind_are_measured_on_a_small_run(tmp_path: Path, method: Any) -> None:
-    subject = Subject.of(replace(config(tmp_path), labels=LabelsConfig(method=method)))
+    subject = PlannedRun.of(replace(config(tmp_path), labels=LabelsConfig(method=method)))
     costs = measure_stages(subject.config, subject.some(60), subject.labels[:60], 90)
     assert set(costs.small) == {*stages_of(method), "noise"}
     assert all(0 < costs.seconds(stage, 60) < 60 for stage in stages_of(method))
@@ -293,7 +293,7 @@ def test_nothing_is_measured_where_all_is_there(
     settings = config(tmp_path)
     with Pipeline(settings) as pipeline:
         execute(pipeline, ("gram", "factor"))
-    for name in ("choose_tile", "measure_crews"):
+    for name in ("choose_tile", "measure_groups"):
         monkeypatch.setattr(planning, name, never)
     with monkeypatch.context() as patched:
         patched.setattr(planning, "measure_stages", lambda *args: behind())
@@ -407,7 +407,7 @@ def test_table_names_what_a_user_asks_for(tmp_path: Path, quick: None) -> None:
 @pytest.mark.usefixtures("ray_session")
 def test_real_workers_measure_real_tiles_together(tmp_path: Path) -> None:
     probe = Probe("fc-2", "cpu", "float32", ("ntk", "nngp"), 1, 20, 0.2)
-    subject = Subject.of(config(tmp_path))
+    subject = PlannedRun.of(config(tmp_path))
     found, start = measure_on_ray(probe, subject.some(40), workers=2, address=None)
     assert len(found) == 2
     assert start > 0

@@ -274,7 +274,7 @@ def test_an_image_that_is_there_already_is_named(tmp_path, matrix):
     factor = factorize(matrix[:N, :N], tmp_path / "f")
     rows = np.append(matrix[7, :N], matrix[7, 7])[None] * (1 + 1e-9)
     rows[0, N] = matrix[7, 7] * (1 - 1e-9)
-    with pytest.raises(NotPositiveDefiniteError, match=rf"pivot {N} is .*equals one that is") as e:
+    with pytest.raises(NotPositiveDefiniteError, match=rf"pivot {N} is .*equals an earlier") as e:
         factor.append(rows)
     assert (e.value.pivot, e.value.exit_code) == (N, 1)
     assert CholeskyFactor.open(tmp_path / "f").digest() == factor.digest()

@@ -88,7 +88,7 @@ def test_every_step_tried_is_reported(tmp_path):
 
 def test_a_matrix_no_ridge_helps_says_so(tmp_path):
     with pytest.raises(
-        NotPositiveDefiniteError, match=r"no ridge up to 1 .* passes: this"
+        NotPositiveDefiniteError, match=r"no ridge up to 1 .* passes\. Rounding"
     ) as caught:
         factorize(np.diag([1.0, -5.0, 6.0]), tmp_path / "f")
     assert (caught.value.pivot, caught.value.value) == (1, -5.0)

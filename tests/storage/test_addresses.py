@@ -66,7 +66,7 @@ def test_names_are_joined() -> None:
 )
 def test_a_name_cannot_lead_out_of_its_folder(name: str) -> None:
     for address in ("runs/x", "s3://bucket/x"):
-        with pytest.raises(InputError, match="is no name inside a folder"):
+        with pytest.raises(InputError, match="is not a valid name inside a folder"):
             storage.join(address, name)
 
 

@@ -229,5 +229,5 @@ def test_zarr_arrays_live_there_and_their_pickles_hold_no_key(base: str) -> None
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for act in (storage.write_text, storage.create_text):
-        with pytest.raises(InputError, match=r"cannot be written \(.*\); take a folder that can"):
+        with pytest.raises(InputError, match=r"cannot be written \(.*\); choose a folder that can"):
             act(str(tmp_path / "file" / "x"), "")

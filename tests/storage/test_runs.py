@@ -205,7 +205,7 @@ def _nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
         ("s3://nobucket/run", None, 2, "there is no such bucket"),
         ("s3://bucket/run", _wrong_key, 2, "access is refused"),
         ("s3://bucket/run", _nobody_there, 1, "no answer at 127.0.0.1:9"),
-        ("s5://bucket/run", None, 2, "take a folder's path, s3://, gs://"),
+        ("s5://bucket/run", None, 2, "give a folder's path, s3://, gs://"),
         ("s3://KEYKEYKEY:SECRETSECRET@bucket/run", None, 2, "credentials in the environment"),
     ],
 )

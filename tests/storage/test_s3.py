@@ -71,7 +71,7 @@ def test_without_keys_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_patience_must_be_a_number(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("NTKDIST_STORE_PATIENCE", "long")
-    with pytest.raises(InputError, match="NTKDIST_STORE_PATIENCE='long' is no number of seconds"):
+    with pytest.raises(InputError, match="PATIENCE='long' is not a number of seconds"):
         storage.read_bytes("s3://bucket/run/x")
 
 

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from ntkdist.cli.doctor.finding import Finding, describe_finding
 from ntkdist.cli.doctor.machine import check_gpus, check_machine
 from ntkdist.cli.doctor.packages import check_packages
-from ntkdist.cli.doctor.run import check_run, missing_entries
+from ntkdist.cli.doctor.run import check_run
 from ntkdist.cli.doctor.services import check_ray, check_store
 from ntkdist.config import RunConfig
 from ntkdist.errors import InputError
 from ntkdist.kernels import cuda_device
 
-__all__ = ["Finding", "describe_finding", "diagnose", "missing_entries"]
+__all__ = ["Finding", "describe_finding", "diagnose"]
 
 
 def diagnose(config: RunConfig, *, quick: bool = False) -> Iterator[Finding]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,16 +16,13 @@ from ntkdist.data.features import feature_words
 from ntkdist.errors import InputError, StoreError
 from ntkdist.gram.autotile import choose_edge
 from ntkdist.gram.executors.ray.cluster import cores
-from ntkdist.gram.store import GramStore
-from ntkdist.kernels import Backend, cuda_device, get_backend, select_backend
-from ntkdist.kernels.backend import coverage
+from ntkdist.kernels import cuda_device, get_backend
 from ntkdist.kernels.cuda_device import DeviceInfo, KernelReport
 from ntkdist.linalg import parse_memory
-from ntkdist.networks.architecture import Architecture
-from ntkdist.runs.inputs import load_inputs, source_of
+from ntkdist.pipeline.gram import threads_of
+from ntkdist.planning.planned_run import SAMPLE, PlannedRun
+from ntkdist.runs.inputs import source_of
 from ntkdist.runs.run import HALF_MADE, Run
-
-_SAMPLE = 512  # images to measure with, as for the edge of a tile
 
 
 def check_run(config: RunConfig, devices: list[DeviceInfo], *, quick: bool) -> Iterator[Finding]:
@@ -44,80 +40,53 @@ def check_run(config: RunConfig, devices: list[DeviceInfo], *, quick: bool) -> I
         InputError: Where the run cannot be done: bad data, a network or backend that cannot be
             computed here, a place that cannot be written, or no room there for the Gram.
     """
-    subject = Subject.of(config)
-    n, *shape = subject.images.shape
-    yield Finding("run", subject.about)
-    if subject.is_features:
-        yield Finding("features", f"{feature_words(n, shape[-1])}, {source_of(config.data)}")
+    _check_place(config)
+    planned = PlannedRun.of(config)
+    run = planned.run
+    about = f"{config.run}: new"
+    if run is not None:
+        about = f"{run.url} ({run.fingerprint[:12]}), created {run.manifest.created}"
+    yield Finding("run", about)
+    if planned.is_features:
+        yield Finding("features", f"{feature_words(*planned.shape)}, {source_of(config.data)}")
     else:
-        yield Finding("images", f"{' × '.join(map(str, (n, *shape)))}, {config.data.source}")
-    choice = Choice.of(config, subject, len(devices))
-    yield Finding("backend", choice.reason)
-    simulated = choice.name == "cuda" and any(device.simulated for device in devices)
-    if choice.name == "cuda" and choice.backend is not None and not simulated:
-        arch = Architecture.parse(config.architecture)
-        for report in cuda_device.kernel_reports(arch, subject.shape, config.gram.dtype):
+        yield Finding("images", f"{' × '.join(map(str, planned.shape))}, {config.data.source}")
+    yield Finding("backend", planned.reason)
+    on_gpu = planned.backend == "cuda"
+    elsewhere = on_gpu and bool(cluster_of(config)) and cuda_device.cuda_unavailable() is not None
+    simulated = on_gpu and any(device.simulated for device in devices)
+    if on_gpu and not elsewhere and not simulated:
+        for report in cuda_device.kernel_reports(
+            planned.arch, planned.image_shape, config.gram.dtype
+        ):
             yield Finding("kernel", _describe_kernel(report))
-    todo = missing_entries(subject.run, config, n)
-    yield Finding("gram", _check_room(config, todo, free_space(config.run)))
+    entries = planned.missing_entries()
+    yield Finding("gram", _check_room(config, entries, free_space(config.run)))
     if simulated:
         yield Finding("time", "not measured; simulator: for tests, no speed")
-    elif choice.backend is None:
+    elif elsewhere:
         yield Finding(
             "time", f"not measured: the GPUs are those of the cluster {cluster_of(config)}"
         )
     elif quick:
         yield Finding("time", "not measured")
-    elif todo:
-        yield from _projection(config, subject, choice.backend, todo, choice.workers)
-    yield Finding("verdict", "the run can be done here" if todo else "the Gram is done")
+    elif entries:
+        yield from _projection(planned, entries, len(devices))
+    yield Finding("verdict", "the run can be done here" if entries else "the Gram is done")
 
 
-@dataclass(frozen=True)
-class Subject:
-    """What is to be computed.
-
-    Attributes:
-        run: The run, where it is there already.
-        images: (N, H, W, C) float32, an array or a Zarr array; of features (N, 1, 1, D).
-        about: One sentence.
-        is_features: Whether these are features.
-    """
-
-    run: Run | None
-    images: np.ndarray
-    about: str
-    is_features: bool
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of the images."""
-        _, H, W, C = self.images.shape
-        return H, W, C
-
-    @classmethod
-    def of(cls, config: RunConfig) -> Subject:
-        """Find the run, or read what a new one would store."""
-        try:
-            Run.open(config.run)
-        except StoreError as error:
-            raise InputError(str(error)) from error
-        except InputError as error:
-            _check_new_place(config.run, error)
-            inputs = load_inputs(config)
-            return cls(None, inputs.images, f"{config.run}: new", inputs.is_features)
-        run = Run.create(config)  # there already: this refuses other settings and writes nothing
-        about = f"{run.url} ({run.fingerprint[:12]}), created {run.manifest.created}"
-        images = run.array("inputs", "images")
-        return cls(run, images, about, run.manifest.is_features)  # type: ignore[arg-type]
-
-
-def _check_new_place(url: str, why_no_run: InputError) -> None:
-    """Raise ``InputError`` unless a new run can be written at ``url``; writes nothing."""
+def _check_place(config: RunConfig) -> None:
+    """Raise ``InputError`` unless a run is, or can be written, at the address; writes nothing."""
+    url = config.run
+    try:
+        if Run.find(config) is not None:
+            return
+    except StoreError as error:
+        raise InputError(str(error)) from error
     if os.path.isfile(url):
         raise InputError(f"{url}: is a file; give a folder for the run")
     if not set(storage.children(url)) <= HALF_MADE:
-        raise InputError(f"{why_no_run}; the folder is not empty: a new run needs another --run")
+        raise InputError(f"{url}: is a folder with other things in it; give a new or empty one")
     if storage.local_path(url) is None:
         return
     place = nearest(url)
@@ -125,83 +94,6 @@ def _check_new_place(url: str, why_no_run: InputError) -> None:
         raise InputError(f"{url}: {place} is a file; give a folder for the run")
     if not os.access(place, os.W_OK | os.X_OK):
         raise InputError(f"{url}: cannot be written; give another --run or change its rights")
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The backend that workers would take.
-
-    Attributes:
-        name: Its name.
-        reason: Why it is taken.
-        backend: It itself; None where the workers' machines have GPUs and this one has none.
-        workers: How many there would be on this machine.
-    """
-
-    name: str
-    reason: str
-    backend: Backend | None
-    workers: int
-
-    @classmethod
-    def of(cls, config: RunConfig, subject: Subject, gpus: int) -> Choice:
-        """Choose as ``Run.create`` and the Gram stage do."""
-        settings = config.gram
-        inline = settings.executor == "inline"
-        threads = settings.threads
-        if threads == "auto":
-            threads = cores() if inline else 1
-        arch = Architecture.parse(config.architecture)
-        elsewhere = cluster_of(config) is not None and cuda_device.cuda_unavailable() is not None
-        backend = None
-        if subject.run is not None:
-            manifest = subject.run.manifest
-            name, reason = manifest.backend, manifest.reason
-            if settings.mix_backends and settings.backend not in ("auto", name):
-                name, reason = settings.backend, f"{settings.backend}: beside {name}, as asked"
-        elif settings.backend == "cuda" and elsewhere:
-            if arch.is_spatial:
-                arch.check_image(*subject.shape[:2])
-            if why_not := coverage("cuda", arch, subject.shape):
-                raise InputError(f"backend 'cuda' cannot compute this: {why_not}; take auto")
-            name, reason = "cuda", "cuda: asked for by name, on the workers' GPUs"
-        else:
-            chosen = select_backend(
-                arch, subject.shape, name=settings.backend, dtype=settings.dtype, threads=threads
-            )
-            name, reason, backend = chosen.backend.name, chosen.reason, chosen.backend
-        if backend is None and not (name == "cuda" and elsewhere):
-            backend = get_backend(name, dtype=settings.dtype, threads=threads)
-        workers = gpus if name == "cuda" else max(1, cores() // threads)
-        if settings.workers != "auto":
-            workers = min(settings.workers, workers)
-        return cls(name, reason, backend, 1 if inline else workers)
-
-
-def missing_entries(run: Run | None, config: RunConfig, n: int) -> int:
-    """Count the entries that are still to be computed; all kinds come out of one pass.
-
-    Args:
-        run: The run, or None for a new one.
-        config: Its configuration.
-        n: Images.
-
-    Returns:
-        Of a new run N(N + 1)/2; else those of the tiles that are missing for some kind.
-    """
-    whole = n * (n + 1) // 2
-    if run is None:
-        return whole
-    tiles = {}
-    for kind in config.gram.kinds:
-        address = run.address("gram", kind)
-        if not GramStore.exists(address):
-            return whole
-        store = GramStore.open(address, "r", run.fingerprint)
-        for key in store.missing():
-            rows, cols = store.tiling.tile_shape(key)
-            tiles[key] = rows * (rows + 1) // 2 if key.row == key.col else rows * cols
-    return sum(tiles.values())
 
 
 def _check_room(config: RunConfig, todo: int, free: int | None) -> str:
@@ -216,18 +108,24 @@ def _check_room(config: RunConfig, todo: int, free: int | None) -> str:
     return said
 
 
-def _projection(
-    config: RunConfig, subject: Subject, backend: Backend, todo: int, workers: int
-) -> Iterator[Finding]:
-    n = subject.images.shape[0]
+def _projection(planned: PlannedRun, entries: int, gpus: int) -> Iterator[Finding]:
+    """Measure entries a second on one worker, and yield the time of the Gram on all of them."""
+    config, settings = planned.config, planned.config.gram
+    threads = threads_of(config)
+    backend = get_backend(planned.backend, dtype=settings.dtype, threads=threads)
+    workers = gpus if planned.backend == "cuda" else max(1, cores() // threads)
+    if settings.workers != "auto":
+        workers = min(settings.workers, workers)
+    if settings.executor == "inline":
+        workers = 1
     choice = choose_edge(
         backend,
-        Architecture.parse(config.architecture),
-        np.asarray(subject.images[: min(n, _SAMPLE)]),
-        n,
-        memory=parse_memory(config.gram.memory),
+        planned.arch,
+        planned.some(min(planned.n, SAMPLE)),
+        planned.n,
+        memory=parse_memory(settings.memory),
         workers=workers,
-        kinds=config.gram.kinds,
+        kinds=settings.kinds,
     )
     rate = choice.entries_per_second
     who = "GPU" if backend.name == "cuda" else "process" if backend.threads > 1 else "core"
@@ -235,7 +133,8 @@ def _projection(
     what = f"{workers} {who if workers == 1 else {'process': 'processes'}.get(who, who + 's')}"
     cluster = cluster_of(config)
     where = f"; the cluster {cluster} may have others" if cluster else ""
-    yield Finding("time", f"about {_duration(todo / rate / workers)} for the Gram on {what}{where}")
+    time = _duration(entries / rate / workers)
+    yield Finding("time", f"about {time} for the Gram on {what}{where}")
 
 
 def _describe_kernel(report: KernelReport) -> str:

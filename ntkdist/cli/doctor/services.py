@@ -15,9 +15,8 @@ from packaging.version import Version
 from ntkdist.cli.doctor.finding import Finding
 from ntkdist.cli.doctor.packages import installed
 from ntkdist.config import RunConfig
-from ntkdist.storage._addresses import CREDENTIALS, Place, parse
-from ntkdist.storage._refusals import endpoint
-from ntkdist.storage._remote import SOURCES
+from ntkdist.storage.addresses import CREDENTIALS, Place, parse
+from ntkdist.storage.object_stores import SOURCES, endpoint
 
 _TOKENS_SINCE = Version("2.59")  # a local cluster asks for a token unless told not to
 _ANSWER = 3.0  # seconds

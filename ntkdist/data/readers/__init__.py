@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,12 +33,14 @@ class Reader:
         recognises: Whether a path holds such a source, by names alone.
         scales: Whether it scales each image to ``size`` as it reads it, so that files may have
             several sizes. Images of other readers are scaled afterwards.
+        more_files: The files of a source that do not lie at or below its path.
     """
 
     read: Callable[..., ImageSet]
     place: str = ""
     recognises: Callable[[Path], bool] = lambda _: False
     scales: bool = False
+    more_files: Callable[[Path], Iterable[Path]] = lambda _: ()
 
 
 READERS = {
@@ -47,8 +49,8 @@ READERS = {
     "idx": Reader(idx.read, "DIR", idx.recognises),
     "cifar10": Reader(partial(cifar.read, 10), "DIR", partial(cifar.recognises, 10)),
     "cifar100": Reader(partial(cifar.read, 100), "DIR", partial(cifar.recognises, 100)),
-    "images": Reader(folders.read, "DIR", folders.recognises, scales=True),
-    "csv": Reader(csv.read, "FILE", csv.recognises, scales=True),
+    "images": Reader(folders.read, "DIR", folders.recognises, True),
+    "csv": Reader(csv.read, "FILE", csv.recognises, True, csv.named_files),
     "shapes": Reader(synthetic.shapes),
     "corners": Reader(synthetic.corners),
 }

@@ -22,7 +22,7 @@ def assemble(
     other_labels: NDArray[Any] | None = None,
     files: Sequence[str] = (),
 ) -> ImageSet:
-    """Return an ImageSet of arrays as they are stored.
+    """Return a checked ImageSet of arrays as they are stored.
 
     Args:
         where: The file or folder, which begins every error message.
@@ -33,12 +33,6 @@ def assemble(
             label.
         other_labels: Labels of the other split, so that both splits get the same K.
         files: Names of the images' files.
-
-    Returns:
-        The checked image set.
-
-    Raises:
-        InputError: As ``ImageSet``, after ``where``.
     """
     if images.ndim == 3:
         images = images[..., None]

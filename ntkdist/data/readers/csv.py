@@ -79,6 +79,11 @@ def read(path: Path, split: str, size: Size | None = None) -> ImageSet:
     )
 
 
+def named_files(path: Path) -> list[Path]:
+    """Return the image files that a table names, of all splits; refuses what ``read`` refuses."""
+    return _locate(path, _table(path)[1])
+
+
 def _table(path: Path) -> tuple[Sequence[str], list[_Row]]:
     """Return the names of the columns in lower case, and the rows of all splits."""
     text = _text(existing_file(path))
@@ -229,8 +234,3 @@ def _locate(path: Path, rows: Sequence[_Row]) -> list[Path]:
             f"paths count from the table's folder, {path.parent.resolve()}"
         )
     return files
-
-
-def named_files(path: Path) -> list[Path]:
-    """Return the image files that a table names, of all splits; refuses what ``read`` refuses."""
-    return _locate(path, _table(path)[1])

@@ -34,21 +34,12 @@ _SIXTEEN_BITS = frozenset(["I;16", "I;16B", "I;16L", "I"])
 
 
 def decode(files: Sequence[Path], size: Size | None = None) -> NDArray[np.uint8]:
-    """Return all images in one array, allocated once.
+    """Return all images in one array (N, H, W, C) uint8, scaled to ``size``.
 
-    The first pass reads only the headers, so that two sizes are found before hours of decoding.
-
-    Args:
-        files: At least one.
-        size: What to scale them to (``data.size``); None keeps them, and they must have one size.
-
-    Returns:
-        (N, H, W, C) uint8, C = 1 if every image is greyscale, else 3. Alpha is dropped, 16-bit
-        grey becomes 8-bit, rotation tags are ignored, of several frames or pages the first is
-        taken.
-
-    Raises:
-        InputError: Two sizes where none is given (both files named), or a damaged file (named).
+    Without a size all must have one. C = 1 if every image is greyscale, else 3. Alpha is dropped,
+    16-bit grey becomes 8-bit, rotation tags are ignored, of several frames or pages the first is
+    taken. A first pass reads only the headers, so that two sizes are found before hours of
+    decoding.
     """
     headers = [_header(path) for path in files]
     found = [(height, width) for (width, height), _ in headers]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ntkdist import storage
 from ntkdist.errors import InputError, NtkdistError, StoreError
 from ntkdist.labels.result import Flip
+from ntkdist.storage.arrays import create_array, row_chunks
 
 KIND = "ntkdist refurbishment"
 _COLUMNS = tuple(Flip.__dataclass_fields__)
@@ -110,7 +111,6 @@ class Checkpoint:
     def save(self, state: State) -> None:
         """Write a state into the other slot, then make it the current one."""
         import zarr
-        from zarr.codecs import BloscCodec, Crc32cCodec
 
         slot = "b" if self._current == "a" else "a"
         group = zarr.open_group(self._slot(slot), mode="w")
@@ -119,15 +119,8 @@ class Checkpoint:
             kind = np.float64 if "loss" in name else np.int64
             arrays[f"history_{name}"] = np.array([getattr(f, name) for f in state.history], kind)
         for name, values in arrays.items():
-            chunk = tuple(max(1, s) for s in values.shape)
-            if values.ndim == 2:
-                chunk = (max(1, min(values.shape[0], 2**22 // (8 * values.shape[1]))), chunk[1])
-            array = group.create_array(
-                name,
-                shape=values.shape,
-                dtype=values.dtype,
-                chunks=chunk,
-                compressors=[BloscCodec(cname="lz4", shuffle="bitshuffle"), Crc32cCodec()],
+            array = create_array(
+                group, name, shape=values.shape, dtype=values.dtype, chunks=row_chunks(values)
             )
             array[...] = values
         whole = {"kind": KIND, "fingerprint": self.fingerprint, "current": slot}

@@ -68,7 +68,7 @@ def write(folder, num_classes, form):
 @pytest.mark.parametrize("form", ["python", "binary"])
 @pytest.mark.parametrize("num_classes", [10, 100])
 @pytest.mark.parametrize("inside", [False, True])
-def test_round_trip(tmp_path, num_classes, form, inside):
+def test_every_distribution_is_read_as_written(tmp_path, num_classes, form, inside):
     write(tmp_path / FOLDERS[num_classes, form] if inside else tmp_path, num_classes, form)
     for split in ("train", "test"):
         images, labels, _ = make_split(num_classes, split)
@@ -94,18 +94,18 @@ def message_of(source, split="train"):
     return str(caught.value)
 
 
-def test_an_empty_folder(tmp_path):
+def test_an_empty_folder_is_refused_with_the_files_looked_for(tmp_path):
     text = message_of(f"cifar10:{tmp_path}")
     assert "has neither data_batch_1 nor data_batch_1.bin" in text
     assert "give the folder that holds cifar-10-batches-py or cifar-10-batches-bin" in text
 
 
-def test_an_archive_still_packed(tmp_path):
+def test_an_archive_that_is_still_packed_is_named(tmp_path):
     (tmp_path / "cifar-100-python.tar.gz").write_bytes(b"")
     assert "unpack cifar-100-python.tar.gz there" in message_of(f"cifar100:{tmp_path}")
 
 
-def test_the_other_data_set(tmp_path):
+def test_the_other_cifar_is_refused_with_its_source(tmp_path):
     write(tmp_path, 100, "binary")
     assert "holds CIFAR-100; use cifar100:DIR" in message_of(f"cifar10:{tmp_path}")
 
@@ -117,7 +117,7 @@ def test_a_missing_batch_is_named(tmp_path):
     assert len(load(f"cifar10:{tmp_path}", "test")) == 3
 
 
-def test_a_cut_binary_batch(tmp_path):
+def test_a_binary_batch_that_is_cut_short_is_refused(tmp_path):
     write(tmp_path, 10, "binary")
     path = tmp_path / "data_batch_2.bin"
     path.write_bytes(path.read_bytes()[:-5])
@@ -126,7 +126,7 @@ def test_a_cut_binary_batch(tmp_path):
     )
 
 
-def test_a_cut_python_batch(tmp_path):
+def test_a_python_batch_that_is_cut_short_is_refused(tmp_path):
     write(tmp_path, 10, "python")
     path = tmp_path / "data_batch_2"
     path.write_bytes(path.read_bytes()[:-500])
@@ -134,7 +134,7 @@ def test_a_cut_python_batch(tmp_path):
     assert f"{path} is not a readable pickle" in text
 
 
-def test_a_label_outside_the_classes(tmp_path):
+def test_a_label_outside_the_classes_is_refused(tmp_path):
     write(tmp_path, 10, "binary")
     path = tmp_path / "test_batch.bin"
     data = bytearray(path.read_bytes())
@@ -159,14 +159,14 @@ def test_a_label_outside_the_classes(tmp_path):
         ([1, 2], "a list where a dict is expected"),
     ],
 )
-def test_a_python_batch_with_other_content(tmp_path, batch, expected):
+def test_a_python_batch_with_other_content_is_refused(tmp_path, batch, expected):
     (tmp_path / "test_batch").write_bytes(pickle.dumps(batch, protocol=2))
     text = message_of(f"cifar10:{tmp_path}", "test")
     assert expected in text
     assert "test_batch" in text
 
 
-def test_a_list_of_names_that_is_none(tmp_path):
+def test_class_names_of_another_type_or_number_are_refused(tmp_path):
     write(tmp_path, 100, "python")
     (tmp_path / "meta").write_bytes(pickle.dumps({"fine_label_names": 3}))
     assert "meta has no list fine_label_names" in message_of(f"cifar100:{tmp_path}")

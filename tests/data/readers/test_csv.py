@@ -59,7 +59,7 @@ def test_images_come_in_the_order_of_the_table_with_their_names(tmp_path, pixels
     ],
     ids=["semicolons", "tabs", "mark-and-crlf", "spaces", "quotes", "label-before-target"],
 )
-def test_tables_as_people_save_them(tmp_path, pixels, text):
+def test_every_delimiter_and_name_of_a_column_is_read(tmp_path, pixels, text):
     read = load(f"csv:{written(tmp_path, text)}")
     assert read.files == ("a.png", "b.png")
     assert [read.class_names[k] for k in read.labels] == ["cat", "dog"]
@@ -89,7 +89,7 @@ def test_a_split_column_divides_and_both_splits_have_the_same_classes(tmp_path, 
     assert test.labels.tolist() == [2, 0]
 
 
-def test_absolute_paths_and_other_sizes(tmp_path, pixels):
+def test_absolute_paths_are_read_and_images_scaled(tmp_path, pixels):
     Image.fromarray(np.full((40, 90, 3), 7, dtype=np.uint8)).save(tmp_path / "wide.jpg")
     path = written(tmp_path, f"file,label\n{tmp_path}/wide.jpg,x\na.png,y\n")
     read = load(f"csv:{path}", size="8x6")
@@ -131,7 +131,7 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path, pixels, text, expected):
     assert expected in message_of(tmp_path, text)
 
 
-def test_no_image_of_the_split(tmp_path, pixels):
+def test_a_split_without_images_is_refused(tmp_path, pixels):
     assert "PATH has no image of the test split; add a column split" in message_of(
         tmp_path, TABLE, "test"
     )

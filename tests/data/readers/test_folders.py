@@ -41,7 +41,7 @@ def test_png_round_trip_in_sorted_order(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "JPEG", "Jpg"])
-def test_jpeg(tmp_path, suffix):
+def test_jpeg_files_are_read_whatever_their_ending(tmp_path, suffix):
     flat = np.full((8, 8, 3), (200, 100, 50), dtype=np.uint8)
     save(tmp_path / f"a/1.{suffix}", flat)
     save(tmp_path / "b/1.png", flat)
@@ -55,7 +55,7 @@ def exactly(suffix):
 
 
 @pytest.mark.parametrize("suffix", ["bmp", "gif", "TIF", "tiff", "webp"])
-def test_other_kinds_of_files(tmp_path, suffix):
+def test_other_kinds_of_files_are_read_without_loss(tmp_path, suffix):
     coloured = np.full((8, 8, 3), (255, 0, 51), dtype=np.uint8)
     coloured[:4] = (0, 102, 204)
     save(tmp_path / "b/1.png", coloured)
@@ -217,7 +217,7 @@ def test_another_format_under_a_png_name_is_refused(tmp_path):
     assert "a/2.png cannot be read (not a PNG, JPEG, BMP," in message_of(tmp_path)
 
 
-def test_nothing_to_read(tmp_path):
+def test_a_folder_without_images_is_refused(tmp_path):
     assert "holds no class folders (0 images lie in it directly)" in message_of(tmp_path)
     save(tmp_path / "1.png", grey())
     assert "(1 images lie in it directly); put the images of each class" in message_of(tmp_path)
@@ -227,7 +227,7 @@ def test_nothing_to_read(tmp_path):
     )
 
 
-def test_no_test_split(tmp_path):
+def test_a_split_that_is_not_there_is_refused(tmp_path):
     save(tmp_path / "a/1.png", grey())
     assert f"has no test split; put the class folders into {tmp_path}/train" in message_of(
         tmp_path, "test"
@@ -236,6 +236,6 @@ def test_no_test_split(tmp_path):
     assert "has no class folders under test/" in message_of(tmp_path, "test")
 
 
-def test_one_image_is_too_few(tmp_path):
+def test_one_image_is_refused(tmp_path):
     save(tmp_path / "a/1.png", grey())
     assert "N = 1 images; a Gram matrix needs at least 2" in message_of(tmp_path)

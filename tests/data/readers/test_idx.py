@@ -36,7 +36,7 @@ def write(folder, *, dots=False, zipped=False, suffix=None):
 @pytest.mark.parametrize(
     ("zipped", "suffix"), [(False, ""), (True, ".gz"), (True, ""), (False, ".gz")]
 )
-def test_round_trip(tmp_path, dots, zipped, suffix):
+def test_files_are_read_under_every_name_packed_or_not(tmp_path, dots, zipped, suffix):
     write(tmp_path, dots=dots, zipped=zipped, suffix=suffix)
     for split, prefix in (("train", "train"), ("test", "t10k")):
         images, labels = DATA[prefix]
@@ -92,7 +92,7 @@ def test_damaged_files_are_named(tmp_path, name, change, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
+def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
     write(tmp_path)
 
     def refuse(self):

@@ -28,7 +28,7 @@ def read_bytes(tmp_path, data):
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("dtype", ["u1", "<i8", ">i4", "<f4"])
-def test_reads_every_protocol(tmp_path, protocol, order, dtype):
+def test_every_protocol_is_read(tmp_path, protocol, order, dtype):
     array = np.asarray(np.arange(600).reshape(20, 30) % 251, dtype=dtype, order=order)
     batch = {
         "data": array,
@@ -56,7 +56,7 @@ values = st.recursive(leaves, lambda inner: st.lists(inner, max_size=5), max_lea
 
 
 @given(st.dictionaries(st.text(), values, max_size=6), st.sampled_from([2, 4, 5]))
-def test_agrees_with_pickle_on_plain_data(tmp_path_factory, batch, protocol):
+def test_plain_data_are_those_of_pickle(tmp_path_factory, batch, protocol):
     folder = tmp_path_factory.getbasetemp()
     assert read_bytes(folder, pickle.dumps(batch, protocol=protocol)) == batch
 
@@ -68,7 +68,7 @@ def string(text):
     return b"T" + struct.pack("<i", len(data)) + data
 
 
-def test_reads_what_python_2_wrote(tmp_path):
+def test_a_batch_of_python_2_is_read(tmp_path):
     """The byte sequence that cPickle of Python 2 writes for a batch, protocol 2."""
     pixels = np.random.default_rng(0).integers(0, 256, (2, 3072), dtype=np.uint8)
     array = (
@@ -99,7 +99,7 @@ def test_reads_what_python_2_wrote(tmp_path):
     assert read["filenames"] == ["domestic_cat_s_000907.png", "a.png"]
 
 
-def test_reads_text_protocol_of_python_2(tmp_path):
+def test_the_text_protocol_of_python_2_is_read(tmp_path):
     stream = (
         b"(dp1\nS'label_names'\np2\n(lp3\nS'airplane'\np4\naS'auto\\'mobile'\np5\nasS'n'\nI3\ns."
     )

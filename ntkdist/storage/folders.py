@@ -13,14 +13,32 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ntkdist.storage._refusals import write_error
+from ntkdist.errors import InputError, NtkdistError, StoreError
 
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
+def write_error(error: OSError, address: str) -> NtkdistError:
+    """Return the one-line error for a failed write of a file.
+
+    Args:
+        error: The error of the file system.
+        address: The file or folder.
+
+    Returns:
+        The error to raise: ``StoreError`` for a full disk, else ``InputError``.
+    """
+    reason = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StoreError(f"{address}: cannot be written ({reason}); free some space and resume")
+    return InputError(
+        f"{address}: cannot be written ({reason}); choose a folder that can be written"
+    )
+
+
 @contextmanager
-def refusals(path: Path) -> Iterator[None]:
-    """Turn a refused write into one clear line."""
+def write_errors(path: Path) -> Iterator[None]:
+    """Turn a failed write into a one-line error."""
     try:
         yield
     except OSError as error:
@@ -28,12 +46,17 @@ def refusals(path: Path) -> Iterator[None]:
 
 
 def unfinished(path: Path) -> Path:
-    """Return where a file is written before it gets its name; unique to this thread."""
+    """Return the temporary path of a file before it is renamed; unique to this thread."""
     return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident():x}")
 
 
+def exists(path: Path) -> bool:
+    """Return whether a file or folder exists."""
+    return path.exists()
+
+
 def read(path: Path) -> bytes | None:
-    """Read a file; None if it is not there."""
+    """Read a file; None if it does not exist."""
     try:
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
@@ -42,15 +65,15 @@ def read(path: Path) -> bytes | None:
 
 def write(path: Path, content: bytes) -> None:
     """Write a file whole or not at all."""
-    with refusals(path), _beside(path, content) as half:
+    with write_errors(path), _beside(path, content) as half:
         half.replace(path)
 
 
 def copy(source: Path, target: Path) -> bool:
-    """Give a file a second name, or copy it where that cannot be; False if it is not there."""
-    with refusals(target):
+    """Link a file, or copy it where links do not work; return False if it does not exist."""
+    with write_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        # never a name that a later writer may open: what it wrote would be in both files
+        # a name that no later writer opens: it would write into both files
         half = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
         try:
             try:
@@ -61,26 +84,26 @@ def copy(source: Path, target: Path) -> bool:
                 shutil.copyfile(source, half)
             half.replace(target)
         finally:
-            half.unlink(missing_ok=True)  # renaming one name of a file to another keeps both
+            half.unlink(missing_ok=True)  # renaming a link to the same file keeps both names
         return True
 
 
 def remove(path: Path) -> None:
-    """Delete a file; its absence is fine."""
-    with refusals(path):
+    """Delete a file if it exists."""
+    with write_errors(path):
         path.unlink(missing_ok=True)
 
 
 def remove_all(folder: Path) -> None:
-    """Delete a folder with everything in it; its absence is fine."""
-    with refusals(folder):
+    """Delete a folder with everything in it, if it exists."""
+    with write_errors(folder):
         if folder.exists():
             shutil.rmtree(folder)
 
 
 def create(path: Path, content: bytes) -> bool:
-    """Write a file only if there is none, and return whether that was so."""
-    with refusals(path), _beside(path, content) as half:
+    """Write a file only if there is none; return whether it was written."""
+    with write_errors(path), _beside(path, content) as half:
         try:
             os.link(half, path)
         except FileExistsError:
@@ -96,10 +119,10 @@ def create(path: Path, content: bytes) -> bool:
 
 
 def replace(path: Path, content: bytes, version: str) -> bool:
-    """Write a file only if it still has a version, and return whether that was so."""
+    """Write a file only if it still has this version; return whether it was written."""
     if not path.exists():
         return False
-    with refusals(path), _locked(path):
+    with write_errors(path), _locked(path):
         there = read_versioned(path)
         if there is None or there[1] != version:
             return False
@@ -109,7 +132,7 @@ def replace(path: Path, content: bytes, version: str) -> bool:
 
 
 def read_versioned(path: Path) -> tuple[bytes, str] | None:
-    """Return a file and what tells this writing of it from any other; None if it is not there."""
+    """Return a file's content and version; None if it does not exist."""
     try:
         with open(path, "rb") as file:
             content, status = file.read(), os.fstat(file.fileno())
@@ -121,7 +144,7 @@ def read_versioned(path: Path) -> tuple[bytes, str] | None:
 
 @contextmanager
 def _beside(path: Path, content: bytes) -> Iterator[Path]:
-    """Yield a whole file in the same folder, gone afterwards unless it was renamed."""
+    """Yield a finished temporary file in the same folder; it is removed unless it was renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     half = unfinished(path)
     try:
@@ -133,7 +156,7 @@ def _beside(path: Path, content: bytes) -> Iterator[Path]:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    # never removed: whoever waits for it would then hold a lock that nobody else sees
+    # the lock file stays: a process waiting for a removed file would hold a lock of its own
     with open(path.with_name(f".{path.name}.lock"), "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -162,7 +185,7 @@ def _size(entry: os.DirEntry[str]) -> int:
 
 
 def children(folder: Path) -> list[str]:
-    """Return the names in a folder, none where there is no folder."""
+    """Return the names in a folder; none if it does not exist."""
     try:
         return os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError):

@@ -1,4 +1,4 @@
-"""What an address may look like, and the place it names: a path, or a key in a bucket."""
+"""Addresses of folders and object stores, and the place that each names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlparse
 
 from ntkdist.errors import InputError, did_you_mean
 
-#: Where each kind of object store looks for credentials, for messages.
+#: The environment variables with the credentials of each kind of object store, for messages.
 CREDENTIALS = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
     "gs": "GOOGLE_APPLICATION_CREDENTIALS",
@@ -41,11 +41,11 @@ class Place:
         return (self.scheme, self.bucket) == (other.scheme, other.bucket)
 
     def below(self, name: str) -> str:
-        """Return the key of something inside; empty names are this place."""
+        """Return the key of a name inside this place; an empty name is the place itself."""
         return "/".join(part for part in (self.key, name) if part)
 
     def relative(self, key: str) -> str:
-        """Return a key as seen from this place."""
+        """Return a key relative to this place."""
         return key[len(self.key) + 1 :] if self.key else key
 
 
@@ -60,7 +60,7 @@ def parse(address: str | os.PathLike[str]) -> Path | Place:
 
     Raises:
         InputError: The scheme is unknown, the address carries credentials (which the message
-            does not repeat), or a name in it is none.
+            does not repeat), or a name in it is not valid.
     """
     address = os.fspath(address)
     if "://" not in address:
@@ -70,15 +70,15 @@ def parse(address: str | os.PathLike[str]) -> Path | Place:
         return Path(unquote(urlparse(address).path))
     if scheme not in CREDENTIALS:
         raise InputError(
-            f"an address that begins with {scheme}:// is none; take a folder's path, "
+            f"{scheme}:// begins no known kind of address; give a folder's path, "
             f"{', '.join(f'{name}://' for name in _KNOWN[1:-1])} or file://"
             f"{did_you_mean(scheme, _KNOWN[:-1])}"
         )
     bucket, _, key = rest.partition("/")
     if "@" in bucket or ":" in bucket or "?" in rest or "#" in rest:
         raise InputError(
-            f"an address that begins with {scheme}:// has a user, a port or a query in it (not "
-            f"repeated here: it may be a secret); give {scheme}://BUCKET/PREFIX alone, and "
+            f"an address that begins with {scheme}:// contains a user, a port or a query (not "
+            f"repeated here, as it may be a secret); give {scheme}://BUCKET/PREFIX alone, and "
             f"credentials in the environment: {CREDENTIALS[scheme]}"
         )
     if not bucket:
@@ -89,12 +89,30 @@ def parse(address: str | os.PathLike[str]) -> Path | Place:
     return Place(scheme, bucket, "/".join(names))
 
 
+def normal(address: str | os.PathLike[str]) -> str:
+    """Return an address in its one spelling, a ``file://`` URL as its path.
+
+    Args:
+        address: A path or URL.
+
+    Raises:
+        InputError: It is not a valid address, or carries credentials; they are not repeated.
+    """
+    return str(parse(address))
+
+
+def local_path(address: str | os.PathLike[str]) -> Path | None:
+    """Return the path of an address on this machine, or None for an object store."""
+    place = parse(address)
+    return place if isinstance(place, Path) else None
+
+
 def join(address: str, *names: str) -> str:
-    """Return the address of something inside.
+    """Return the address of a name inside a folder or prefix.
 
     Args:
         address: A folder's path or URL.
-        names: Names, or several of them joined by ``/``.
+        *names: Names, or several of them joined by ``/``.
 
     Returns:
         The address.
@@ -111,6 +129,6 @@ def join(address: str, *names: str) -> str:
 def _check_name(name: str, given: str) -> None:
     if name in ("", ".", "..") or "\\" in name or "\0" in name:
         raise InputError(
-            f"{given!r} is no name inside a folder: it has an empty part, '.', '..', a backslash "
-            "or NUL in it"
+            f"{given!r} is not a valid name inside a folder: it contains an empty part, '.', "
+            "'..', a backslash or NUL"
         )

@@ -1,4 +1,4 @@
-"""A Zarr store over an object store that keeps an address, no client and no credentials."""
+"""A Zarr store over an object store that holds an address, but no client and no credentials."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from zarr.abc.store import (
 )
 from zarr.core.buffer import Buffer, BufferPrototype
 
-from ntkdist.storage._addresses import Place, parse
-from ntkdist.storage._remote import MULTIPART_BYTES, patiently_async, store_of
+from ntkdist.storage.addresses import Place, parse
+from ntkdist.storage.object_stores import MULTIPART_BYTES, store_of, with_retries_async
 
 
 class RemoteStore(Store):
-    """What Zarr reads and writes below one address.
+    """The Zarr store below one address.
 
-    Differs from ``zarr.storage.ObjectStore``: requests outlast a server's restart, errors are
-    this package's, and a pickle holds the address alone, while that of an obstore client holds
-    the secret key.
+    Differs from ``zarr.storage.ObjectStore``: requests are retried while a server restarts, errors
+    are those of this package, and a pickle holds the address alone, while that of an obstore
+    client holds the secret key.
 
     Args:
-        place: Bucket and key that all names are below.
-        read_only: Whether writing is refused.
+        place: Bucket and key above all names.
+        read_only: Whether writing raises an error.
     """
 
     def __init__(self, place: Place, *, read_only: bool = False) -> None:
@@ -38,7 +38,7 @@ class RemoteStore(Store):
 
     @property
     def address(self) -> str:
-        """The address everything is below."""
+        """The address above all names."""
         return str(self._place)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -58,7 +58,7 @@ class RemoteStore(Store):
         return f"RemoteStore({self.address!r})"
 
     def with_read_only(self, read_only: bool = False) -> RemoteStore:
-        """Return the same store, with writing refused or not."""
+        """Return the same store, read-only or not."""
         return RemoteStore(self._place, read_only=read_only)
 
     @property
@@ -79,15 +79,15 @@ class RemoteStore(Store):
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
-        """Read an object or a range of it; None if it is not there."""
+        """Read an object or a range of it; None if it does not exist."""
         options: Any = None if byte_range is None else {"range": _range(byte_range)}
 
         async def request() -> Any:
-            there = self._place.below(key)
-            answer = await obstore.get_async(store_of(self._place), there, options=options)
+            path = self._place.below(key)
+            answer = await obstore.get_async(store_of(self._place), path, options=options)
             return await answer.bytes_async()
 
-        content = await patiently_async(self._place, request)
+        content = await with_retries_async(self._place, request)
         return None if content is None else prototype.buffer.from_bytes(content)
 
     async def get_partial_values(
@@ -97,40 +97,40 @@ class RemoteStore(Store):
         return await asyncio.gather(*(self.get(key, prototype, part) for key, part in key_ranges))
 
     async def exists(self, key: str) -> bool:
-        """Return whether an object is there."""
+        """Return whether an object exists."""
         return await self._head(key) is not None
 
     async def getsize(self, key: str) -> int:
-        """Return an object's bytes."""
+        """Return an object's size in bytes."""
         found = await self._head(key)
         if found is None:
             raise FileNotFoundError(key)
         return int(found["size"])
 
     async def _head(self, key: str) -> Any:
-        there = self._place.below(key)
-        return await patiently_async(
-            self._place, lambda: obstore.head_async(store_of(self._place), there)
+        path = self._place.below(key)
+        return await with_retries_async(
+            self._place, lambda: obstore.head_async(store_of(self._place), path)
         )
 
     async def set(self, key: str, value: Buffer) -> None:
         """Write an object, whole or not at all."""
         self._check_writable()
-        there, content = self._place.below(key), value.as_buffer_like()
+        path, content = self._place.below(key), value.as_buffer_like()
         multipart = len(value) > MULTIPART_BYTES
-        await patiently_async(
+        await with_retries_async(
             self._place,
             lambda: obstore.put_async(
-                store_of(self._place), there, content, use_multipart=multipart
+                store_of(self._place), path, content, use_multipart=multipart
             ),
         )
 
     async def delete(self, key: str) -> None:
-        """Delete an object; its absence is fine."""
+        """Delete an object if it exists."""
         self._check_writable()
-        there = self._place.below(key)
-        await patiently_async(
-            self._place, lambda: obstore.delete_async(store_of(self._place), there)
+        path = self._place.below(key)
+        await with_retries_async(
+            self._place, lambda: obstore.delete_async(store_of(self._place), path)
         )
 
     async def delete_dir(self, prefix: str) -> None:
@@ -138,7 +138,7 @@ class RemoteStore(Store):
         self._check_writable()
         found = [self._place.below(name) async for name in self.list_prefix(prefix)]
         if found:
-            await patiently_async(
+            await with_retries_async(
                 self._place, lambda: obstore.delete_async(store_of(self._place), found)
             )
 
@@ -148,22 +148,22 @@ class RemoteStore(Store):
 
     async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
         """List the keys below a name."""
-        there = self._place.below(prefix.rstrip("/")) or None
+        path = self._place.below(prefix.rstrip("/")) or None
 
         async def request() -> Any:
-            return await obstore.list(store_of(self._place), there).collect_async()
+            return await obstore.list(store_of(self._place), path).collect_async()
 
-        for found in await patiently_async(self._place, request) or []:
+        for found in await with_retries_async(self._place, request) or []:
             yield self._place.relative(found["path"])
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
-        """List the names right below a name."""
-        there = self._place.below(prefix.rstrip("/"))
-        found: Any = await patiently_async(
+        """List the names directly below a name."""
+        path = self._place.below(prefix.rstrip("/"))
+        found: Any = await with_retries_async(
             self._place,
-            lambda: obstore.list_with_delimiter_async(store_of(self._place), there or None),
+            lambda: obstore.list_with_delimiter_async(store_of(self._place), path or None),
         )
-        above = Place(self._place.scheme, self._place.bucket, there)
+        above = Place(self._place.scheme, self._place.bucket, path)
         for key in found["common_prefixes"]:
             yield above.relative(key)
         for meta in found["objects"]:

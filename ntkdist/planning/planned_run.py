@@ -1,4 +1,4 @@
-"""What a plan is of: the run where it is there, else what a new one would store; writes nothing."""
+"""The run that a plan or ``doctor`` is about: the stored one, or what a new one would store."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from ntkdist.gram.tiling import TileKey, Tiling
 from ntkdist.networks.architecture import Architecture
 from ntkdist.pipeline.growth import is_ready, is_stale
 from ntkdist.runs.inputs import load_inputs
-from ntkdist.runs.run import Run
+from ntkdist.runs.run import Run, choose_backend
 
 SAMPLE = 512  # images to choose a tile's edge with, as the Gram stage does
 _PIECES = 64  # that a sample is taken in
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
-    """What is to be computed.
+class PlannedRun:
+    """A run that is to be computed; nothing is written into it.
 
     Attributes:
         config: The run's configuration.
-        run: The run, where it is there already.
+        run: The run, where it is stored already.
         images: (N, H, W, C) float32, an array or a Zarr array; of features (N, 1, 1, D).
         labels: (N,) int64.
         num_classes: K.
         backend: Name of the backend that computes the Gram.
-        reason: Why.
+        reason: Why that backend is chosen.
         is_features: Whether the images are features.
-        picture_bytes: Of the pictures of one image; 0 for features of no images.
+        picture_bytes: Size of the pictures of one image; 0 for features of no images.
     """
 
     config: RunConfig
@@ -48,45 +48,39 @@ class Subject:
     picture_bytes: int
 
     @classmethod
-    def of(cls, config: RunConfig) -> Subject:
-        """Find the run, or read what a new one would store.
+    def of(cls, config: RunConfig) -> PlannedRun:
+        """Open the run, or read what a new one would store.
 
         Raises:
             InputError: For bad data or settings, or a run with other settings.
         """
         try:
-            Run.open(config.run)
+            run = Run.find(config)
         except StoreError as error:
             raise InputError(str(error)) from error
-        except InputError:
+        if run is None:
             inputs = load_inputs(config)
-            name, reason = _choose_backend(config, inputs.images.shape[1:])
-            labels = inputs.labels.astype(np.int64)
-            shown = inputs.pictures
+            arch = Architecture.parse(config.architecture)
+            backend, _, reason = choose_backend(config, arch, inputs.images.shape[1:])
             return cls(
                 config,
                 None,
                 inputs.images,
-                labels,
+                inputs.labels.astype(np.int64),
                 inputs.num_classes,
-                name,
+                backend,
                 reason,
                 inputs.is_features,
-                0 if shown is None else shown[:1].nbytes,
+                0 if inputs.pictures is None else inputs.pictures[:1].nbytes,
             )
-        run = Run.create(config)  # there already: this refuses other settings and writes nothing
-        asked, manifest = config.gram.backend, run.manifest
-        name, reason = manifest.backend, manifest.reason
-        if config.gram.mix_backends and asked not in ("auto", name):
-            name, reason = asked, f"{asked}: beside {name}, as asked"
         return cls(
             config,
             run,
             run.array("inputs", "images"),
             run.read("inputs", "labels"),
             run.num_classes,
-            name,
-            reason,
+            run.manifest.backend,
+            run.manifest.reason,
             run.manifest.is_features,
             math.prod(run.array("inputs", "pictures").shape[1:]) if run.has_pictures else 0,
         )
@@ -96,6 +90,12 @@ class Subject:
         """(N, H, W, C) of images, (N, D) of features."""
         n, *size = map(int, self.images.shape)
         return (n, size[-1]) if self.is_features else (n, *size)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of one image as kernels take it."""
+        _, H, W, C = map(int, self.images.shape)
+        return H, W, C
 
     @property
     def arch(self) -> Architecture:
@@ -123,25 +123,24 @@ class Subject:
 
     def stored_edge(self) -> int | None:
         """Return the edge of the tiles that are stored."""
-        if self.run is None:
-            return None
-        address = self.run.address("gram", self.config.gram.kinds[0])
-        if not GramStore.exists(address):
-            return None
-        return GramStore.open(address, "r", self.run.fingerprint).tiling.edge
+        store = self._store(self.config.gram.kinds[0])
+        return None if store is None else store.tiling.edge
 
     def missing(self, tiling: Tiling) -> list[TileKey]:
         """Return the tiles that are missing for some kind, row by row."""
-        whole: list[TileKey] = tiling.keys()
-        if self.run is None:
-            return whole
-        found: set[TileKey] = set()
+        missing: set[TileKey] = set()
         for kind in self.config.gram.kinds:
-            address = self.run.address("gram", kind)
-            if not GramStore.exists(address):
-                return whole
-            found |= set(GramStore.open(address, "r", self.run.fingerprint).missing())
-        return sorted(found)
+            store = self._store(kind)
+            if store is None:
+                return tiling.keys()
+            missing |= set(store.missing())
+        return sorted(missing)
+
+    def missing_entries(self) -> int:
+        """Return the entries that are to be computed; all kinds come out of one pass."""
+        edge = self.stored_edge()
+        tiling = Tiling(self.n, edge or self.n)
+        return count_entries(tiling, self.missing(tiling))
 
     def is_whole(self) -> bool:
         """Return whether every tile of every kind is stored."""
@@ -163,24 +162,22 @@ class Subject:
         ready = is_ready(self.run, name, self.config.labels.method)
         if not ready or is_stale(self.run, name):
             return set()
-        found = {"factor"}
         if self.run.attributes("labels").get("summary") and self.run.is_current("labels"):
-            found.add("labels")
-        return found
+            return {"factor", "labels"}
+        return {"factor"}
+
+    def _store(self, kind: str) -> GramStore | None:
+        if self.run is None:
+            return None
+        address = self.run.address("gram", kind)
+        if not GramStore.exists(address):
+            return None
+        return GramStore.open(address, "r", self.run.fingerprint)
 
 
-def _choose_backend(config: RunConfig, shape: tuple[int, ...]) -> tuple[str, str]:
-    """Return name and reason of the backend that a new run would take."""
-    from ntkdist.kernels.backend import coverage, select_backend
-    from ntkdist.kernels.cuda_device import cuda_unavailable
-
-    settings, arch = config.gram, Architecture.parse(config.architecture)
-    image = (int(shape[0]), int(shape[1]), int(shape[2]))
-    if settings.backend == "cuda" and settings.executor == "ray" and cuda_unavailable():
-        if arch.is_spatial:
-            arch.check_image(*image[:2])
-        if why_not := coverage("cuda", arch, image):
-            raise InputError(f"backend 'cuda' cannot compute this: {why_not}; take auto")
-        return "cuda", "cuda: asked for by name, on the workers' GPUs"
-    chosen = select_backend(arch, image, name=settings.backend, dtype=settings.dtype)
-    return chosen.backend.name, chosen.reason
+def count_entries(tiling: Tiling, tiles: list[TileKey]) -> int:
+    """Return the entries of some tiles, those on the diagonal counted once."""
+    shapes = ((key, *tiling.tile_shape(key)) for key in tiles)
+    return sum(
+        rows * (rows + 1) // 2 if key.row == key.col else rows * cols for key, rows, cols in shapes
+    )
