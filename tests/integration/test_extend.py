@@ -37,7 +37,7 @@ from ntkdist.pipeline.gram import gram_of, job_of
 from ntkdist.pipeline.verify import verify_run
 from ntkdist.runs.run import Run
 from ntkdist.storage import _local
-from ntkdist.storage.append_log import Lines
+from ntkdist.storage.append_log import AppendLog
 from tests.s3 import S3Server
 from tests.storage.conftest import s3, shared_server
 
@@ -417,7 +417,7 @@ def killed_at(write: int | None, monkeypatch: pytest.MonkeyPatch) -> Iterator[li
 
     def counted(real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            where = str(args[0]._parts if isinstance(args[0], Lines) else args[0])
+            where = str(args[0]._parts if isinstance(args[0], AppendLog) else args[0])
             if not where.endswith(("lease.json", "/events")):
                 if write is not None and len(through) >= write:
                     raise Killed
@@ -430,7 +430,7 @@ def killed_at(write: int | None, monkeypatch: pytest.MonkeyPatch) -> Iterator[li
         for owner, names in (
             (_local, ("write", "remove", "remove_all")),
             (zarr.storage.LocalStore, ("set", "delete", "delete_dir")),
-            (Lines, ("append",)),
+            (AppendLog, ("append",)),
         ):
             for name in names:
                 patched.setattr(owner, name, counted(getattr(owner, name)))
