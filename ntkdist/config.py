@@ -1,8 +1,9 @@
-"""The configuration of a run: nested frozen dataclasses, read from YAML, checked where made."""
+"""The configuration of a run: nested frozen dataclasses, which check their values when made."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import types
 import typing
@@ -29,8 +30,8 @@ class DataConfig:
         features_test: File of the features of the source's test split, for predict.on=test. It is
             not needed where data.features holds both splits.
         size: Scale the images to this many pixels a side, or HEIGHTxWIDTH; auto: 32, unless all
-            have one size of at most 64 pixels a side. Without it they are taken as they are.
-        n: How many images; None takes all.
+            have one size of at most 64 pixels a side. Without it images are not scaled.
+        n: Number of images; None takes all.
         subset: first, or balanced (equal numbers per class, drawn by ``seed``).
         seed: Seed of the balanced draw.
         preprocess: none, center, standardize, unit-norm, halve, or several joined by ``+``; auto:
@@ -55,11 +56,11 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class NoiseConfig:
-    """Symmetric label noise put on for an experiment.
+    """Symmetric label noise that is added for an experiment.
 
     Attributes:
         rate: Share of labels replaced by another class, 0 to 1.
-        seed: Seed of the draw.
+        seed: Seed of the noise.
     """
 
     rate: float = 0.0
@@ -79,18 +80,18 @@ class GramConfig:
     Attributes:
         kinds: ntk, nngp or both.
         backend: auto, cuda, cpu, stax or reference.
-        mix_backends: Let in tiles of another backend than the run was begun with, and on a
-            cluster cpu actors beside those with a GPU. Entries then agree to float32's
+        mix_backends: Accept tiles of another backend than the first of the run, and on a
+            cluster use cpu actors beside those with a GPU. Entries then agree to float32's
             rounding, about 1e-6, instead of to the bit.
         dtype: float32 or float64.
         tile: Edge of a tile in images, or auto: 5 to 30 s a tile by a quick measurement.
-        memory: Most memory one worker's tile may take.
+        memory: Limit of the memory that one worker's tile takes.
         executor: ray, or inline for this process.
-        workers: How many Ray actors, or auto: one per GPU for cuda, else one per core.
+        workers: Number of Ray actors, or auto: one per GPU for cuda, else one per core.
         address: A Ray cluster to join; None starts one here.
         threads: Threads per worker, or auto: 1 per Ray actor, all cores inline.
-        time_limit: Seconds after which a worker that has not finished its tile is ended and the
-            tile given to another, or auto: ten times the median of the tiles so far.
+        time_limit: Seconds after which a worker that has not finished its tile is ended and another
+            worker computes the tile, or auto: ten times the median of the tiles so far.
         grace: Seconds to wait for the tiles in flight after Ctrl-C or SIGTERM; None waits until
             they are done.
     """
@@ -114,9 +115,9 @@ class GramConfig:
             if value != "auto" and value < 1:
                 raise InputError(f"gram.{name}={value} must be at least 1, or auto")
         if self.grace is not None:
-            _within("gram.grace", self.grace, 0.0, float("inf"))
+            _within("gram.grace", self.grace, 0.0)
         _memory("gram.memory", self.memory)
-        # as the command line gives them: ntk,nngp, or one by one
+        # the command line gives ntk,nngp as one text
         kinds = tuple(name.strip() for kind in self.kinds for name in kind.split(","))
         object.__setattr__(self, "kinds", kinds)
         if unknown := [name for name in kinds if name not in KINDS]:
@@ -138,9 +139,9 @@ class FactorConfig:
 
     Attributes:
         ridge: Added to the diagonal, relative to its mean; auto takes 1e-3 for the label method
-            posterior, and for the others the one under which the given labels are likeliest.
-        memory_limit: Most memory a panel may take.
-        scheduler: Where Dask runs it: auto (threads here, or what Dask is configured with),
+            posterior, and for the others the ridge under which the given labels are likeliest.
+        memory_limit: Limit of the memory that a panel takes.
+        scheduler: The Dask scheduler: auto (threads here, or what Dask is configured with),
             threads, synchronous, ray (on the Gram's cluster) or tcp://HOST:PORT.
     """
 
@@ -150,7 +151,7 @@ class FactorConfig:
 
     def __post_init__(self) -> None:
         if self.ridge != "auto":
-            _within("factor.ridge", self.ridge, 0.0, float("inf"))
+            _within("factor.ridge", self.ridge, 0.0)
         _memory("factor.memory_limit", self.memory_limit)
         if self.scheduler not in SCHEDULERS and "://" not in self.scheduler:
             raise InputError(
@@ -166,21 +167,21 @@ class LabelsConfig:
     Attributes:
         method: posterior (the class most probable given all labels), exact (every flip lowers
             L(Z)) or paper (Algorithm 1).
-        steps: Most label changes; auto stops at the estimated number of wrong labels (posterior:
-            where no other class is more probable), none runs until no flip helps.
+        steps: Maximum number of label changes; auto stops at the estimated number of wrong labels
+            (posterior: where no other class is more probable), none where no change helps.
         beta: Weight of the between-class term of L(Z).
         noise: How labels go wrong: symmetric (any other class, in proportion to its size),
             class-conditional (which class is taken for which is estimated), or auto to choose
             between the two by the given labels.
         noise_rate: Share of wrong labels under symmetric noise, or auto to estimate it.
-        confidence: Probability that another class needs for a label to be changed.
+        confidence: Least probability of another class for a label to be changed to it.
         locked: Text file of images whose labels are known to be right, one number a line.
-        flips_per_step: Flips from one scan of all rows (exact and paper).
-        blocks: Row blocks that the gradient of exact and paper is held in, or auto: as many as
-            the factor stage's memory limit asks for. With factor.scheduler tcp://HOST:PORT its
-            workers hold them.
+        flips_per_step: Label changes per scan of all rows (exact and paper).
+        blocks: Number of row blocks of the gradient (exact and paper), or auto: as many as
+            factor.memory_limit needs. With factor.scheduler tcp://HOST:PORT its workers hold
+            them.
         probabilities: Give labels.csv a column probability_CLASS for each class: the probability
-            of that class by all images but this one, for cleanlab and the like.
+            of that class by all images but this one, for tools such as cleanlab.
     """
 
     method: Literal["posterior", "exact", "paper"] = "posterior"
@@ -199,7 +200,7 @@ class LabelsConfig:
             raise InputError(f"labels.steps={self.steps} must be at least 0, auto or none")
         if self.method == "paper" and self.steps == "none":
             raise InputError("labels.steps=none: method paper has no end of its own; give a number")
-        _within("labels.beta", self.beta, 0.0, float("inf"))
+        _within("labels.beta", self.beta, 0.0)
         if self.noise_rate != "auto":
             _within("labels.noise_rate", self.noise_rate, 0.0, 1.0)
             if self.noise == "class-conditional":
@@ -208,24 +209,24 @@ class LabelsConfig:
                     "out, or give labels.noise=symmetric"
                 )
         _within("labels.confidence", self.confidence, 0.0, 1.0)
-        _within("labels.flips_per_step", self.flips_per_step, 1, float("inf"))
+        _within("labels.flips_per_step", self.flips_per_step, 1)
         if self.blocks != "auto":
-            _within("labels.blocks", self.blocks, 1, float("inf"))
+            _within("labels.blocks", self.blocks, 1)
 
 
 @dataclass(frozen=True)
 class PredictConfig:
-    """What is predicted, and with which labels.
+    """Which images are predicted, and with which labels.
 
     Attributes:
         on: Images to predict: test (the source's test split), rest (images of the split that the
             run leaves out), holdout (a share of the run's own images, which are then not trained
-            on), or auto: the first of these that there is.
-        n: How many of the test split or the rest; None takes all.
-        share: Of the run's images that holdout takes, between 0 and 1.
-        seed: Seed of the draw.
-        labels: given, refurbished (as the label stage leaves them) or true (before the noise):
-            which labels are trained on.
+            on), or auto: the first of these that exists.
+        n: Number of images of test or rest; None takes all.
+        share: Share of the run's images that holdout takes, between 0 and 1.
+        seed: Seed by which images are drawn.
+        labels: Labels to train on: given, refurbished (by the label stage) or true (before the
+            noise).
         ridge: Added to the diagonal, relative to its mean; auto chooses it by leave-one-out
             predictions of the images trained on.
         targets: centered (one-hot less 1/K) or one-hot.
@@ -245,14 +246,14 @@ class PredictConfig:
         if not 0 < self.share < 1:
             raise InputError(f"predict.share={self.share} must lie between 0 and 1, such as 0.2")
         if self.n is not None:
-            _within("predict.n", self.n, 2, float("inf"))
+            _within("predict.n", self.n, 2)
         if self.ridge != "auto":
-            _within("predict.ridge", self.ridge, 0.0, float("inf"))
+            _within("predict.ridge", self.ridge, 0.0)
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything a run is made of.
+    """The configuration of a run.
 
     Attributes:
         run: Folder or URL of the run.
@@ -333,18 +334,6 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     return values
 
 
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``base`` with the nested values of ``over`` laid on top."""
-    merged = dict(base)
-    for key, value in over.items():
-        old = merged.get(key)
-        if isinstance(value, Mapping) and isinstance(old, Mapping):
-            merged[key] = merge(old, value)
-        else:
-            merged[key] = value
-    return merged
-
-
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """List ``(dotted field, old value, new value)`` where two nested mappings differ."""
     found: list[tuple[str, Any, Any]] = []
@@ -358,7 +347,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[st
 
 
 def _one_form(size: int | str) -> int | str:
-    """Return a size in the form in which equal ones are equal, or raise ``InputError``."""
+    """Return the canonical form of a size, or raise ``InputError``."""
     from ntkdist.data.scaling import parse_size
 
     parsed = parse_size(size)
@@ -369,9 +358,9 @@ def _one_form(size: int | str) -> int | str:
 
 
 def _memory(name: str, text: str) -> None:
-    """Raise ``InputError`` for a size that is none."""
+    """Raise ``InputError`` unless the text is a size in bytes."""
     if _SIZE.fullmatch(text.strip()):
-        return  # without Dask, which reads the others and takes long to import
+        return  # Dask, which reads other forms, takes long to import
     from ntkdist.linalg import parse_memory
 
     try:
@@ -380,9 +369,9 @@ def _memory(name: str, text: str) -> None:
         raise InputError(f"{name}={text!r} is no size; write 2GiB or 500MB") from None
 
 
-def _within(name: str, value: float, least: float, most: float) -> None:
+def _within(name: str, value: float, least: float, most: float = math.inf) -> None:
     if not least <= value <= most:
-        upper = "" if most == float("inf") else f" and at most {most:g}"
+        upper = "" if most == math.inf else f" and at most {most:g}"
         raise InputError(f"{name}={value} must be at least {least:g}{upper}")
 
 
@@ -410,7 +399,7 @@ def _build(cls: type, values: Any, where: str, prefix: str) -> Any:
         if dataclasses.is_dataclass(hint):
             given[key] = _build(typing.cast(type, hint), value, where, f"{prefix}{key}.")
         elif key == "architecture":
-            given[key] = value  # parsed, and refused with its own words, by RunConfig
+            given[key] = value  # text or a list of layers, which RunConfig parses
         else:
             given[key] = _convert(hint, value, f"{where}: {prefix}{key}")
     return cls(**given)

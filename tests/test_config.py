@@ -1,6 +1,6 @@
 import pytest
 
-from ntkdist.config import RunConfig, differences, load_yaml, merge
+from ntkdist.config import RunConfig, differences, load_yaml
 from ntkdist.errors import InputError
 
 
@@ -85,8 +85,7 @@ def test_demo_file_is_the_demo_command(request):
     assert RunConfig.from_dict(load_yaml(request.config.rootpath / "jobs" / "demo.yaml")) == DEMO
 
 
-def test_merge_and_differences_go_into_nested_values():
+def test_differences_go_into_nested_values():
     old = {"a": 1, "b": {"c": 2, "d": 3}}
-    new = merge(old, {"b": {"c": 4}, "e": 5})
-    assert new == {"a": 1, "b": {"c": 4, "d": 3}, "e": 5}
+    new = {"a": 1, "b": {"c": 4, "d": 3}, "e": 5}
     assert differences(old, new) == [("b.c", 2, 4), ("e", None, 5)]

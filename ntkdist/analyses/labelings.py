@@ -51,7 +51,7 @@ def score_labelings(pipeline: Pipeline, files: Sequence[str]) -> list[Labeling]:
         InputError: A file cannot be read, or its labels do not fit the images.
     """
     from ntkdist.labels import FactorInverse, block_error_terms, choose_ridge, class_matrix
-    from ntkdist.labels.class_matrix import check_labels
+    from ntkdist.labels.checks import check_labels
 
     run = pipeline.run
     given = run.read("inputs", "labels")

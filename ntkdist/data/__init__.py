@@ -1,7 +1,4 @@
-"""Labelled images or features: where they come from, which of them, how prepared, label noise.
-
-Images are (N, H, W, C), features (N, D). Nothing heavy is imported until a reader needs it.
-"""
+"""Labelled images (N, H, W, C) or features (N, D): reading, subsets, preprocessing, label noise."""
 
 from __future__ import annotations
 

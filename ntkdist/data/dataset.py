@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ntkdist.data.features import check_features
+from ntkdist.data.features import check_features, not_finite
 from ntkdist.errors import InputError
 
 
@@ -27,8 +27,8 @@ class ImageSet:
         num_classes: K; classes without an image are allowed.
         class_names: K names in label order; ``()`` becomes ``("0", "1", …)``.
         files: N names of the files the images came from, or ``()`` where they have none.
-        pictures: (N, H, W, C) images that features are of, for people to look at; None for
-            features of no images, and for images, which are their own pictures.
+        pictures: (N, H, W, C) images to show for features; None for features without images, and
+            where ``images`` holds the images.
 
     Raises:
         InputError: A shape, length, dtype, pixel or label is wrong; one line names
@@ -48,9 +48,9 @@ class ImageSet:
             check_features(images)
             _check_counts(images, labels, "rows of features")
             if self.pictures is not None:
-                check_shapes(self.pictures, labels)
+                _check_shapes(self.pictures, labels)
         else:
-            check_shapes(images, labels)
+            _check_shapes(images, labels)
             check_pixels(images)
         labels = check_labels(labels, self.num_classes)
         names = tuple(self.class_names) or tuple(str(k) for k in range(self.num_classes))
@@ -85,7 +85,7 @@ class ImageSet:
 
     @property
     def shown(self) -> NDArray[Any] | None:
-        """(N, H, W, C) for people to look at; None for features of no images."""
+        """(N, H, W, C) images to show; None for features without images."""
         return self.pictures if self.is_features else self.images
 
     def take(self, indices: ArrayLike) -> ImageSet:
@@ -102,7 +102,7 @@ class ImageSet:
         )
 
 
-def check_shapes(images: NDArray[Any], labels: NDArray[Any]) -> None:
+def _check_shapes(images: NDArray[Any], labels: NDArray[Any]) -> None:
     """Raise InputError unless images are (N, H, W, C), labels (N,) and N ≥ 2."""
     if images.ndim != 4:
         raise InputError(
@@ -134,18 +134,12 @@ def check_pixels(images: NDArray[Any]) -> None:
         raise InputError(
             f"images have dtype {images.dtype}; real numbers are needed, such as uint8 or float32"
         )
-    if images.dtype.kind != "f":
-        return
-    finite = np.isfinite(images)
-    if finite.all():
-        return
-    nan = int(np.isnan(images).sum())
-    infinite = int(finite.size - finite.sum()) - nan
-    first = int(np.argmin(finite.reshape(len(images), -1).all(axis=1)))
-    raise InputError(
-        f"images hold {nan} NaN and {infinite} infinite pixels, the first in image {first}; "
-        "repair or leave out these images"
-    )
+    if bad := not_finite(images):
+        counts, first = bad
+        raise InputError(
+            f"images hold {counts} pixels, the first in image {first[0]}; "
+            "repair or leave out these images"
+        )
 
 
 def check_labels(labels: NDArray[Any], num_classes: int | None) -> NDArray[np.int64]:

@@ -1,6 +1,6 @@
 """Features: one row of numbers an image, from a pretrained network or a table.
 
-N is the number of rows, D the number of features (columns) of each.
+N is the number of rows, D the number of features (columns).
 """
 
 from __future__ import annotations
@@ -36,26 +36,41 @@ def check_features(values: NDArray[Any]) -> None:
         raise InputError(
             f"features have dtype {values.dtype}; real numbers are needed, such as float32"
         )
-    if values.dtype.kind != "f":
-        return
-    finite = np.isfinite(values)
-    if not finite.all():
-        nan = int(np.isnan(values).sum())
-        infinite = int(finite.size - finite.sum()) - nan
-        row, column = np.unravel_index(int(np.argmin(finite)), values.shape)
+    if bad := not_finite(values):
+        counts, (row, column) = bad
         raise InputError(
-            f"features hold {nan} NaN and {infinite} infinite values, the first in row {row}, "
-            f"column {column} (counted from 0); repair them, or leave out these rows or columns"
+            f"features hold {counts} values, the first in row {row}, column {column} (counted "
+            "from 0); repair them, or leave out these rows or columns"
         )
-    if values.dtype.itemsize > 4:
+    if values.dtype.kind == "f" and values.dtype.itemsize > 4:
         limit = float(np.finfo(np.float32).max)
         beyond = (values > limit) | (values < -limit)
         if beyond.any():
-            row, column = np.unravel_index(int(np.argmax(beyond)), values.shape)
+            row, column = map(int, np.unravel_index(int(np.argmax(beyond)), values.shape))
             raise InputError(
                 f"features reach {float(values[row, column]):.3g} in row {row}, column {column} "
                 f"(counted from 0), above float32's {limit:.3g}; divide that column by a constant"
             )
+
+
+def not_finite(values: NDArray[Any]) -> tuple[str, tuple[int, ...]] | None:
+    """Count the values that are not finite.
+
+    Args:
+        values: Of any shape and real dtype.
+
+    Returns:
+        Their numbers in words and the index of the first; None where all are finite.
+    """
+    if values.dtype.kind != "f":
+        return None
+    finite = np.isfinite(values)
+    if finite.all():
+        return None
+    nan = int(np.isnan(values).sum())
+    infinite = int(finite.size - finite.sum()) - nan
+    first = np.unravel_index(int(np.argmin(finite)), values.shape)
+    return f"{nan} NaN and {infinite} infinite", tuple(int(i) for i in first)
 
 
 def read_features(path: Path, split: str) -> NDArray[Any]:
@@ -86,14 +101,12 @@ def read_features(path: Path, split: str) -> NDArray[Any]:
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError) as error:
         if "pickle" not in str(error):
             raise InputError(f"{path} is damaged ({error}); copy it again") from None
-        with open(path, "rb") as file:
-            known = file.read(6).startswith((b"\x93NUMPY", b"PK"))
-        said = (
-            "holds Python objects, which are not read; store an array of float32"
-            if known
-            else "is no .npy or .npz file; write it with numpy.save"
-        )
-        raise InputError(f"{path} {said}") from None
+        with path.open("rb") as file:
+            if file.read(6).startswith((b"\x93NUMPY", b"PK")):
+                reason = "holds Python objects, which are not read; store an array of float32"
+            else:
+                reason = "is no .npy or .npz file; write it with numpy.save"
+        raise InputError(f"{path} {reason}") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
     try:

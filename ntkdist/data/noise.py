@@ -1,4 +1,4 @@
-"""Label noise of a known rate, for measuring what is found and restored."""
+"""Label noise of a known rate, to measure how many wrong labels are found and restored."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def symmetric(
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Corrupt a share of the labels, each to another class drawn uniformly.
 
-    Exactly round(rate·N) labels (half to even) are chosen without replacement, and none
-    of them keeps its true class.
+    Exactly round(rate·N) labels (half to even) are chosen without replacement, and each gets a
+    class that is not its true one.
 
     Args:
         labels: Classes 0..K−1, shape (N,).
@@ -29,7 +29,7 @@ def symmetric(
 
     Returns:
         The noisy labels, shape (N,), int64, and the mask of the corrupted ones, shape
-        (N,), bool. The given array is left as it is.
+        (N,), bool. The given array is not changed.
 
     Raises:
         InputError: The rate is outside 0..1, a label outside 0..K−1, or there is no
@@ -60,18 +60,18 @@ def asymmetric(
     Of each class k that the mapping names, exactly round(rate·n_k) of its n_k labels (half to
     even) are chosen without replacement and become ``mapping[k]``; all other labels stay.
     ``{5: 6, 6: 5}`` confuses two classes with each other: every label moves by its true
-    class, and none moves twice.
+    class, and no label moves twice.
 
     Args:
         labels: Classes 0..K−1, shape (N,).
         num_classes: K.
         rate: Share to corrupt of each class the mapping names, 0 to 1.
-        mapping: Class → the other class that its wrong labels name.
+        mapping: Class → the other class that its labels are changed to.
         seed: Seed, at least 0.
 
     Returns:
         The noisy labels, shape (N,), int64, and the mask of the corrupted ones, shape
-        (N,), bool. The given array is left as it is.
+        (N,), bool. The given array is not changed.
 
     Raises:
         InputError: The rate is outside 0..1, a label or a class of the mapping outside
@@ -101,7 +101,7 @@ def _checked(labels: ArrayLike, rate: float) -> NDArray[Any]:
     given = np.asarray(labels)
     if given.ndim != 1:
         raise InputError(f"labels have shape {given.shape}; (N,) is needed")
-    # the comparison is False for NaN
+    # not: also for NaN
     if not 0.0 <= rate <= 1.0:
         raise InputError(f"noise rate {rate} is outside 0..1; 0.3 corrupts 30 % of the labels")
     return given

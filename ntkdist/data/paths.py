@@ -27,13 +27,13 @@ def resolve(place: str, root: str | None) -> Path:
 
     def value(match: re.Match[str]) -> str:
         name = match.group(1) or match.group(2)
-        found = os.environ.get(name)
-        if not found:
+        folder = os.environ.get(name)
+        if not folder:
             raise InputError(
                 f"{place!r}: the environment variable {name} is not set; "
                 f"export {name}=FOLDER, or write the path out"
             )
-        return found
+        return folder
 
     path = Path(os.path.expanduser(_VARIABLE.sub(value, place)))
     return path if root is None or path.is_absolute() else Path(root).expanduser() / path
@@ -44,7 +44,7 @@ def existing_file(path: Path) -> Path:
     if path.is_dir():
         raise InputError(f"{path} is a folder; a file is needed")
     if not path.is_file():
-        raise InputError(f"{path} does not exist{neighbours(path)}")
+        raise InputError(f"{path} does not exist{_hint(path)}")
     return path
 
 
@@ -53,12 +53,12 @@ def existing_folder(path: Path) -> Path:
     if path.is_file():
         raise InputError(f"{path} is a file; a folder is needed")
     if not path.is_dir():
-        raise InputError(f"{path} does not exist{neighbours(path)}")
+        raise InputError(f"{path} does not exist{_hint(path)}")
     return path
 
 
-def neighbours(path: Path) -> str:
-    """Return what to say after the name of a path that does not exist, with a remedy."""
+def _hint(path: Path) -> str:
+    """Return the end of the message that a path does not exist, with a remedy."""
     parent = path.parent
     if not parent.is_dir():
         return f", nor does its folder {parent}; check the path"

@@ -1,4 +1,4 @@
-"""What is done to pixels or features before the kernel sees them, with the training statistics.
+"""Preprocessing of images and features with the statistics of the training split.
 
 A recipe is ``none`` or steps joined by ``+``, applied left to right, such as
 ``standardize+unit-norm``; ``auto`` is ``standardize`` for images and ``center+unit-norm`` for
@@ -8,7 +8,7 @@ features. All arithmetic is float64 in blocks of images; the result is float32.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +21,10 @@ from ntkdist.errors import InputError, did_you_mean
 
 RECIPES = ("none", "standardize", "center", "unit-norm", "halve")
 
-#: What ``auto`` is for images and for features.
+#: ``auto`` for images and for features.
 IMAGE_RECIPE, FEATURE_RECIPE = "standardize", "center+unit-norm"
 
-_ROUNDING = 1e-11  # of statistics of the same images in another order
+_ROUNDING = 1e-11  # relative difference of statistics of the same images in another order
 _BLOCK_VALUES = 1 << 23  # 64 MiB of float64
 
 
@@ -55,17 +55,16 @@ class Step:
 class Preprocessor:
     """A recipe with its statistics; the same object prepares training and test images.
 
-    Steps: ``standardize`` subtracts the mean and divides by the standard deviation (ddof
-    0) of each channel over all pixels of the training set, a constant channel by 1;
-    ``center`` subtracts the mean; ``unit-norm`` divides each image by its norm and
-    multiplies by √(H·W·C), so that its mean square is 1, a zero image staying zero;
-    ``halve`` averages 2×2 pixels, for a kernel in a sixteenth of the time; ``none`` does
-    nothing. uint8 pixels are divided by 255 first, all others taken as
-    they are. Features (N, D) are taken as they are and treated as images of one pixel with D
-    channels, so that each column has its mean and each row its norm, √D after ``unit-norm``.
+    ``standardize`` subtracts the mean and divides by the standard deviation (ddof 0) of each
+    channel over all pixels of the training set, a constant channel by 1; ``center`` subtracts the
+    mean; ``unit-norm`` divides each image by its norm and multiplies by √(H·W·C), so that its mean
+    square is 1, and a zero image stays zero; ``halve`` averages 2×2 pixels, for a kernel in a
+    sixteenth of the time; ``none`` does nothing. uint8 pixels are divided by 255 first, others are
+    taken as they are. Features (N, D) are images of one pixel with D channels: each column has its
+    mean, and each row the norm √D after ``unit-norm``.
 
     Attributes:
-        recipe: As given to ``fit``; ``auto`` as what it came to.
+        recipe: As given to ``fit``; for ``auto`` the recipe that was taken.
         channels: C of the training images, D of features.
         steps: The fitted steps in order.
     """
@@ -76,7 +75,7 @@ class Preprocessor:
 
     @classmethod
     def fit(cls, images: NDArray[Any], recipe: str) -> Preprocessor:
-        """Measure what the recipe needs on the training images.
+        """Measure the statistics of the recipe on the training images.
 
         Args:
             images: Training images, shape (N, H, W, C), N ≥ 1, uint8 or any real dtype; or
@@ -87,8 +86,8 @@ class Preprocessor:
             The fitted preprocessor.
 
         Raises:
-            InputError: A step is unknown, the images are not finite (N, H, W, C), or have an odd
-            side where it has to be halved; features are halved, or have equal rows alone.
+            InputError: A step is unknown; the images are not finite (N, H, W, C), or have an odd
+                side and are halved; features are halved, or all rows are equal.
         """
         recipe = resolve_recipe(recipe, features=images.ndim == 2)
         names = _parse(recipe)
@@ -107,18 +106,13 @@ class Preprocessor:
         return cls(recipe, images.shape[3], tuple(steps))
 
     def agrees(self, other: Preprocessor) -> bool:
-        """Return whether another one was fitted to the same images, in whatever order.
+        """Return whether another one was fitted to the same images, in any order.
 
-        The order of a sum decides its last bits, so statistics that agree up to rounding do.
+        The order of a sum decides its last bits, so that statistics are compared up to rounding.
         """
-        names = [step.name for step in self.steps]
-        if (self.recipe, self.channels) != (other.recipe, other.channels):
-            return False
-        if names != [step.name for step in other.steps]:
-            return False
-        pairs = zip(self.steps, other.steps, strict=True)
-        return all(
-            _close(one.shift, two.shift) and _close(one.scale, two.scale) for one, two in pairs
+        return (self.recipe, self.channels) == (other.recipe, other.channels) and all(
+            _close(one.shift, two.shift) and _close(one.scale, two.scale)
+            for one, two in zip(self.steps, other.steps, strict=True)
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -141,7 +135,7 @@ class Preprocessor:
             images: Shape (M, H, W, C) with the training set's C; or (M, D) with its D.
 
         Returns:
-            float32, same shape but for ``halve``; every image depends on itself and the
+            float32, of the same shape unless halved; an image depends on itself and the
             statistics only.
 
         Raises:
@@ -151,18 +145,17 @@ class Preprocessor:
         _check(images)
         features, given = images.ndim == 2, images.shape
         images = _as_images(images)
-        _check_halves(images.shape, sum(step.name == "halve" for step in self.steps))
-        if images.shape[3] != self.channels and features:
-            raise InputError(
-                f"rows have {images.shape[3]} features, but the training rows had "
-                f"{self.channels}; compute them with the same network"
-            )
+        halvings = _halvings(self.steps)
+        _check_halves(images.shape, halvings)
         if images.shape[3] != self.channels:
+            found = images.shape[3]
             raise InputError(
-                f"images have {images.shape[3]} channels, but the training images had "
+                f"rows have {found} features, but the training rows had {self.channels}; "
+                "compute them with the same network"
+                if features
+                else f"images have {found} channels, but the training images had "
                 f"{self.channels}; convert them to the same colours"
             )
-        halvings = sum(step.name == "halve" for step in self.steps)
         height, width = (side >> halvings for side in images.shape[1:3])
         out = np.empty((len(images), height, width, self.channels), dtype=np.float32)
         limit = float(np.finfo(np.float32).max)
@@ -170,10 +163,10 @@ class Preprocessor:
         for block in _blocks(images, self.steps):
             largest = float(np.abs(block).max())
             if not largest <= limit:
-                what, all_of_them = ("features", "features") if features else ("pixels", "images")
                 raise InputError(
-                    f"prepared {what} reach {largest:.3g}, above float32's {limit:.3g}; "
-                    f"divide the {all_of_them} by a constant"
+                    f"prepared {'features' if features else 'pixels'} reach {largest:.3g}, above "
+                    f"float32's {limit:.3g}; divide the {'features' if features else 'images'} "
+                    "by a constant"
                 )
             out[start : start + len(block)] = block
             start += len(block)
@@ -185,6 +178,10 @@ def resolve_recipe(recipe: str, *, features: bool) -> str:
     if recipe.strip() != "auto":
         return recipe
     return FEATURE_RECIPE if features else IMAGE_RECIPE
+
+
+def _halvings(steps: Sequence[Step]) -> int:
+    return sum(step.name == "halve" for step in steps)
 
 
 def _close(one: tuple[float, ...], two: tuple[float, ...]) -> bool:
@@ -215,7 +212,7 @@ def _check(images: NDArray[Any]) -> None:
 
 
 def _check_rows(features: NDArray[Any], names: list[str]) -> None:
-    """Refuse what is only for images, and features that tell nothing apart."""
+    """Refuse steps for images, and rows that are all equal."""
     if "halve" in names:
         raise InputError(
             "preprocessing 'halve' averages 2×2 pixels, and features have none; leave halve away"
@@ -231,7 +228,7 @@ def _as_images(images: NDArray[Any]) -> NDArray[Any]:
     """Return features (N, D) as images (N, 1, 1, D), images as they are."""
     if images.ndim == 4:
         return images
-    # bytes of a table are numbers as they are, and no pixels to be divided by 255
+    # uint8 features are numbers, not pixels that are divided by 255
     rows = images.astype(np.float32) if images.dtype == np.uint8 else images
     return rows[:, None, None, :]
 
@@ -245,7 +242,7 @@ def _check_halves(shape: tuple[int, ...], times: int) -> None:
             )
 
 
-def _blocks(images: NDArray[Any], steps: tuple[Step, ...]) -> Iterator[NDArray[np.float64]]:
+def _blocks(images: NDArray[Any], steps: Sequence[Step]) -> Iterator[NDArray[np.float64]]:
     """Yield the images in order as float64 blocks after the given steps."""
     count = max(1, _BLOCK_VALUES // math.prod(images.shape[1:]))
     for start in range(0, len(images), count):
@@ -258,27 +255,27 @@ def _blocks(images: NDArray[Any], steps: tuple[Step, ...]) -> Iterator[NDArray[n
         yield block
 
 
-def _measure(name: str, images: NDArray[Any], before: list[Step]) -> Step:
-    steps, channels = tuple(before), images.shape[3]
-    halvings = sum(step.name == "halve" for step in before)
-    count = math.prod(images.shape[:3]) >> 2 * halvings
+def _measure(name: str, images: NDArray[Any], before: Sequence[Step]) -> Step:
+    """Return a step with the statistics of the images after the steps before it."""
+    channels = images.shape[3]
+    count = math.prod(images.shape[:3]) >> 2 * _halvings(before)
     total, squares, scale = np.zeros(channels), np.zeros(channels), np.ones(channels)
     low, high = np.full(channels, np.inf), np.full(channels, -np.inf)
-    for block in _blocks(images, steps):
+    for block in _blocks(images, before):
         for c, values, axis in _by_channel(block):
             total[c] += values.sum(axis=axis)
             low[c] = np.minimum(low[c], values.min(axis=axis))
             high[c] = np.maximum(high[c], values.max(axis=axis))
     constant = low == high
-    # the sum's rounding must not leave a remainder in a constant channel
+    # a constant channel's own value: its mean would be off by the sum's rounding
     mean = np.where(constant, low, total / count)
     if name == "standardize":
-        # second pass over the data: E[x²] − mean² would cancel
-        for block in _blocks(images, steps):
+        # a second pass over the data, since E[x²] − mean² would cancel
+        for block in _blocks(images, before):
             for c, values, axis in _by_channel(block):
                 shift = mean[c] if axis is None else mean[:, None]
                 squares[c] += np.square(values - shift).sum(axis=axis)
-        # squares of differences below 1e-162 are zero; such a channel counts as constant
+        # the square of a difference below 1e-162 is zero; such a channel counts as constant
         scale = np.where(constant | (squares == 0.0), 1.0, np.sqrt(squares / count))
     return Step(name, tuple(mean.tolist()), tuple(scale.tolist()))
 
@@ -288,9 +285,9 @@ def _by_channel(
 ) -> Iterator[tuple[int | slice, NDArray[np.float64], int | None]]:
     """Yield channels with their values and the axis to sum these over.
 
-    One channel at a time: a sum over three axes at once is seven times slower and, not being
-    pairwise, less accurate. Images of one pixel, which features are, come transposed, all channels
-    at once: their columns are far apart in memory.
+    One channel at a time, since a sum over three axes at once is seven times slower and, not being
+    pairwise, less accurate. For images of one pixel, as features are, all channels at once and
+    transposed, since the values of a column are far apart in memory.
     """
     n, height, width, channels = block.shape
     if height == width == 1:

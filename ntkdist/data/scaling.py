@@ -1,4 +1,4 @@
-"""Image sizes: what ``data.size`` means, and images brought to one size."""
+"""Image sizes: how ``data.size`` is written, and scaling of images to one size."""
 
 from __future__ import annotations
 
@@ -11,11 +11,7 @@ from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
 
-AUTO_KEEPS = 64
-"""Longest side, in pixels, that ``auto`` leaves as it is."""
-
-AUTO_SIDE = 32
-"""Side that ``auto`` scales to otherwise."""
+_AUTO_KEEPS, _AUTO_SIDE = 64, 32  # the longest side that auto leaves as it is; its side otherwise
 
 _TEXT = re.compile(r"(\d+)(?:\s*[xX×]\s*(\d+))?")
 
@@ -52,12 +48,11 @@ def parse_size(size: Size) -> str | tuple[int, int]:
 
 
 def target(size: Size, found: Collection[tuple[int, int]]) -> tuple[int, int]:
-    """Return the size that images are brought to.
+    """Return the size that images are scaled to.
 
-    ``auto`` leaves images of one size and at most 64 pixels a side as they are, and takes 32×32
-    for all others: convolutional kernels compare every pixel of one image with every pixel
-    of another, so that their cost grows with the square of the number of pixels, 16 times for
-    twice the side.
+    ``auto`` keeps images of one size and at most 64 pixels a side, and takes 32×32 for all others:
+    convolutional kernels compare every pixel of one image with every pixel of another, so that
+    twice the side costs 16 times as much.
 
     Args:
         size: As for :func:`parse_size`.
@@ -70,16 +65,16 @@ def target(size: Size, found: Collection[tuple[int, int]]) -> tuple[int, int]:
     if not isinstance(wanted, str):
         return wanted
     sizes = set(found)
-    if len(sizes) == 1 and max(only := sizes.pop()) <= AUTO_KEEPS:
+    if len(sizes) == 1 and max(only := sizes.pop()) <= _AUTO_KEEPS:
         return only
-    return AUTO_SIDE, AUTO_SIDE
+    return _AUTO_SIDE, _AUTO_SIDE
 
 
 def scale_one(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     """Scale one image, without regard to its aspect ratio.
 
-    A smaller image has the mean of the pixels that each of its own covers (Pillow's BOX filter;
-    at half the side just what ``halve`` does). Where a side grows the filter is LANCZOS.
+    Where no side grows, a pixel is the mean of those that it covers (Pillow's BOX filter; at half
+    the side the same as ``halve``). Where a side grows, the filter is LANCZOS.
 
     Args:
         image: (H, W, C), uint8 or float32.
@@ -95,7 +90,7 @@ def scale_one(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
 
     shrinks = height <= image.shape[0] and width <= image.shape[1]
     how = Image.Resampling.BOX if shrinks else Image.Resampling.LANCZOS
-    # Pillow knows float pixels in one channel only
+    # Pillow has float pixels in one channel only
     planes = [
         np.asarray(
             Image.fromarray(np.ascontiguousarray(image[..., c])).resize((width, height), how)

@@ -14,8 +14,8 @@ def generator(seed: int, purpose: int) -> np.random.Generator:
 
     Args:
         seed: The user's seed, an integer of at least 0.
-        purpose: ``SUBSET`` or ``NOISE``: with one seed for both, which images are chosen
-            and which labels are corrupted stay independent.
+        purpose: ``SUBSET`` or ``NOISE``, so that with one seed the images that are chosen and the
+            labels that are corrupted are independent.
 
     Returns:
         A fresh PCG64 generator.

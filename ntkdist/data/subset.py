@@ -1,4 +1,4 @@
-"""Which images of a set to use: the first n, or a seeded class-balanced n."""
+"""Subsets of images: the first n, or n of a seeded class-balanced draw."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ def select(
 ) -> NDArray[np.int64]:
     """Choose n images by their labels.
 
-    ``balanced`` gives class sizes that differ by at most one, as far as the classes have
-    enough images; where a class runs out the others fill up. Which images of a class,
-    and which classes get one more, is drawn from the seed. For one seed a larger n
-    contains every smaller one.
+    ``balanced`` gives class sizes that differ by at most one; where a class has too few images,
+    the others get more. The seed decides which images of a class are taken, and which classes get
+    one more. For one seed a larger n contains every smaller one.
 
     Args:
         labels: Classes, shape (N,).
@@ -34,7 +33,7 @@ def select(
     Raises:
         InputError: n is outside 2..N, or ``how`` is unknown.
     """
-    order = dealt(labels, how, seed)
+    order = subset_order(labels, how, seed)
     total = len(order)
     if n is None:
         return np.arange(total, dtype=np.int64)
@@ -45,7 +44,7 @@ def select(
     return np.sort(order[:n])
 
 
-def dealt(labels: ArrayLike, how: str = "first", seed: int = 0) -> NDArray[np.int64]:
+def subset_order(labels: ArrayLike, how: str = "first", seed: int = 0) -> NDArray[np.int64]:
     """Return the order in which images are chosen: :func:`select` takes the first n of it.
 
     Args:
@@ -76,5 +75,5 @@ def dealt(labels: ArrayLike, how: str = "first", seed: int = 0) -> NDArray[np.in
     for k in range(len(classes)):
         members = np.flatnonzero(position == k)
         rank[members] = random.permutation(len(members))
-    # round r deals every class its r-th image, the classes in their drawn turn
+    # round r takes the r-th image of every class, the classes in the drawn order
     return np.lexsort((turn[position], rank)).astype(np.int64)

@@ -10,7 +10,6 @@ from ntkdist.labels.block_error import (
     block_error_gradient,
     block_error_terms,
 )
-from ntkdist.labels.checks import METHODS
 from ntkdist.labels.class_matrix import class_matrix, one_hot
 from ntkdist.labels.descent.checkpoint import drop_checkpoint
 from ntkdist.labels.inverse import (
@@ -20,8 +19,9 @@ from ntkdist.labels.inverse import (
     MemoryFactor,
     StoredInverse,
     as_inverse,
+    invert,
 )
-from ntkdist.labels.issues import find_label_issues, invert, label_report, refurbish_gram
+from ntkdist.labels.issues import find_label_issues, label_report, refurbish_gram
 from ntkdist.labels.kpca import ClassSeparation, class_separation
 from ntkdist.labels.leave_one_out import centered_leave_one_out, leave_one_out
 from ntkdist.labels.noise import (
@@ -31,6 +31,7 @@ from ntkdist.labels.noise import (
     estimate_noise,
     fit_noise,
 )
+from ntkdist.labels.options import METHODS
 from ntkdist.labels.posterior import Posterior, class_posterior
 from ntkdist.labels.refurbish import refurbish
 from ntkdist.labels.reliability import Reliability

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
 from ntkdist.labels.block_error import reciprocal
+from ntkdist.labels.checks import check_class_matrix, is_number
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,11 +56,7 @@ def class_bias(Z: Any, counts: Any) -> ClassBias:
     Source:
         DeOliveira et al. 2025 (rankings by Z_kk and |Z_kd|; their normalisation is not given).
     """
-    Z, n = np.asarray(Z, dtype=np.float64), np.asarray(counts, dtype=np.float64)
-    if Z.ndim != 2 or Z.shape[0] != Z.shape[1] or n.shape != Z.shape[:1] or not len(n):
-        raise InputError(f"Z has shape {Z.shape} and counts {n.shape}; expected (K, K) and (K,)")
-    if not (np.isfinite(Z).all() and np.isfinite(n).all() and (n >= 0).all()):
-        raise InputError("Z and counts must be finite, and counts ≥ 0; check the inverse")
+    Z, n = check_class_matrix(Z, counts)
     several = n > 1
     intra = np.full(len(n), np.nan)
     np.divide(np.diagonal(Z), n * (n - 1), out=intra, where=several)
@@ -102,7 +99,7 @@ def rank_biased_overlap(a: Sequence[Any], b: Sequence[Any], p: float = 0.9) -> f
     Source:
         Webber, Moffat and Zobel 2010, equation 32.
     """
-    if not isinstance(p, (int, float, np.number)) or not 0 < p < 1:
+    if not is_number(p) or not 0 < p < 1:
         raise InputError(f"p={p!r} must be above 0 and below 1 (0.9 is usual)")
     first, second = _items("a", a), _items("b", b)
     short, long = sorted((first, second), key=len)

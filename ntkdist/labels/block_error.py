@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
+from ntkdist.labels.checks import check_beta, check_class_matrix
 from ntkdist.labels.compiled import gradient_coefficients, sums
 
 
@@ -72,7 +72,7 @@ def block_error_terms(Z: Any, counts: Any, beta: float = 1.0) -> BlockError:
     Source:
         DeOliveira et al. 2025, L(Z).
     """
-    Z, n = _checked(Z, counts)
+    Z, n = check_class_matrix(Z, counts)
     intra, inter = sums(Z, n, check_beta(beta))
     return BlockError(intra - inter, intra, inter, left_out_terms(n))
 
@@ -99,7 +99,7 @@ def block_error_gradient(G: Any, Z: Any, counts: Any, beta: float = 1.0) -> NDAr
     Source:
         DeOliveira et al. 2025, Algorithm 1; the formula is derived from L(Z).
     """
-    Z, n = _checked(Z, counts)
+    Z, n = check_class_matrix(Z, counts)
     G = np.asarray(G, dtype=np.float64)
     if G.ndim != 2 or G.shape[1] != len(n):
         raise InputError(f"G has shape {G.shape}; with {len(n)} class sizes it must be (N, K)")
@@ -133,33 +133,3 @@ def left_out_terms(counts: NDArray[Any]) -> tuple[str, ...]:
 def reciprocal(counts: NDArray[Any]) -> NDArray[np.float64]:
     """Return 1/n (K,) float64 of class sizes (K,), and 0 for empty classes."""
     return np.divide(1.0, counts, out=np.zeros(len(counts)), where=counts > 0)
-
-
-def check_beta(beta: Any) -> float:
-    """Return β as a float, refusing what is not finite and ≥ 0.
-
-    Args:
-        beta: The weight of the between-class sum.
-
-    Returns:
-        β.
-
-    Raises:
-        InputError: If β is not a finite number ≥ 0.
-    """
-    number = isinstance(beta, (int, float, np.integer, np.floating)) and not isinstance(beta, bool)
-    if not number or not math.isfinite(beta) or beta < 0:
-        raise InputError(f"beta={beta!r} must be a finite number ≥ 0 (the default is 1)")
-    return float(beta)
-
-
-def _checked(Z: Any, counts: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    # copies: a view of another layout, or a read-only one, would be compiled for anew
-    Z, n = (np.array(x, dtype=np.float64, order="C") for x in (Z, counts))
-    if Z.ndim != 2 or Z.shape[0] != Z.shape[1] or n.shape != Z.shape[:1] or not len(n):
-        raise InputError(f"Z has shape {Z.shape} and counts {n.shape}; expected (K, K) and (K,)")
-    if not np.isfinite(Z).all():
-        raise InputError("Z holds NaN or infinity; check the inverse, or raise the ridge")
-    if not (np.isfinite(n).all() and (n >= 0).all()):
-        raise InputError(f"counts {n.tolist()} must be finite and ≥ 0: the size of each class")
-    return Z, n

@@ -1,73 +1,106 @@
-"""The options of ``refurbish``, checked before anything costly is done."""
+"""Checks of arguments that several functions take: labels, ridges, β, class matrices, masks."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.errors import InputError, did_you_mean
-from ntkdist.labels.block_error import check_beta
-from ntkdist.labels.noise import check_noise
-
-METHODS = ("posterior", "exact", "paper")
+from ntkdist.errors import InputError
 
 
-@dataclass(frozen=True)
-class Options:
-    """What ``refurbish`` was asked for; its docstring says what each is."""
+def is_whole(value: Any) -> bool:
+    """Return whether a value is an integer, and not a bool."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
-    method: str = "posterior"
-    steps: int | str | None = "auto"
-    beta: float = 1.0
-    noise: str = "auto"
-    noise_rate: float | None = None
-    confidence: float = 0.0
-    blocks: int = 1
-    flips_per_step: int = 1
-    checkpoint_every: int = 500
 
-    def __post_init__(self) -> None:
-        check_beta(self.beta)
-        check_noise(self.noise, self.noise_rate)
-        method, steps = self.method, self.steps
-        if method not in METHODS:
+def is_number(value: Any) -> bool:
+    """Return whether a value is a real number, and not a bool."""
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
+def check_labels(labels: Any, num_classes: int, length: int | None = None) -> NDArray[np.int64]:
+    """Return labels as a new int64 vector.
+
+    Args:
+        labels: (N,) integers in 0..num_classes−1.
+        num_classes: K, at least 1.
+        length: N if it is known from elsewhere.
+
+    Returns:
+        (N,) int64, a copy.
+
+    Raises:
+        InputError: For a wrong shape, length, type or value (the first one is named).
+    """
+    if not is_whole(num_classes):
+        raise InputError(f"num_classes={num_classes!r} is not a whole number; give K ≥ 1")
+    if num_classes < 1:
+        raise InputError(f"num_classes={num_classes} is below 1; give the number of classes")
+    given = np.asarray(labels)
+    if given.ndim != 1:
+        raise InputError(f"labels have shape {given.shape}; give one class number an image, (N,)")
+    if given.dtype.kind not in "iu":
+        whole = given.dtype.kind == "f" and bool(np.all(given == np.floor(given)))
+        if not (whole and np.isfinite(given).all()):
             raise InputError(
-                f"method={method!r} is not one of {', '.join(METHODS)}"
-                + did_you_mean(str(method), METHODS)
+                f"labels of type {given.dtype} are not class numbers 0..K−1; "
+                "number the classes from 0"
             )
-        if isinstance(steps, str):
-            if steps != "auto":
-                raise InputError(
-                    f"steps={steps!r} must be a whole number ≥ 0, 'auto' or None"
-                    + did_you_mean(steps, ["auto"])
-                )
-        elif steps is None:
-            if method == "paper":
-                raise InputError(
-                    "method='paper' does not stop by itself: give steps (a number, or 'auto' for "
-                    "as many as labels are estimated wrong)"
-                )
-        elif not _whole(steps) or steps < 0:
-            raise InputError(f"steps={steps!r} must be a whole number ≥ 0, 'auto' or None")
-        for name in ("blocks", "flips_per_step", "checkpoint_every"):
-            value = getattr(self, name)
-            if not _whole(value) or value < 1:
-                raise InputError(f"{name}={value!r} must be a whole number ≥ 1")
-        for name in ("noise_rate", "confidence"):
-            share = getattr(self, name)
-            if share is None and name == "noise_rate":
-                continue
-            if isinstance(share, bool) or not isinstance(share, (int, float, np.number)):
-                raise InputError(f"{name}={share!r} must be a number from 0 to 1")
-            if not 0 <= share <= 1:
-                raise InputError(f"{name}={share!r} must be from 0 to 1")
+    if length is not None and len(given) != length:
+        raise InputError(f"{len(given)} labels for a matrix of {length} images; give {length}")
+    wrong = np.flatnonzero((given < 0) | (given >= num_classes))
+    if wrong.size:
+        first = int(wrong[0])
+        raise InputError(
+            f"label {given[first]} at index {first} lies outside 0..{num_classes - 1} "
+            f"({wrong.size} such); correct it or raise num_classes={num_classes}"
+        )
+    return np.array(given, dtype=np.int64)
+
+
+def check_ridge(ridge: Any) -> float:
+    """Return a ridge, relative to the mean of the Gram's diagonal, as a float.
+
+    Raises:
+        InputError: If it is not a finite number ≥ 0.
+    """
+    if not is_number(ridge) or not math.isfinite(ridge) or ridge < 0:
+        raise InputError(f"ridge={ridge!r} must be finite and ≥ 0, relative to mean(diag), or auto")
+    return float(ridge)
+
+
+def check_beta(beta: Any) -> float:
+    """Return β, the weight of the between-class sum of L(Z), as a float.
+
+    Raises:
+        InputError: If it is not a finite number ≥ 0.
+    """
+    if not is_number(beta) or not math.isfinite(beta) or beta < 0:
+        raise InputError(f"beta={beta!r} must be a finite number ≥ 0 (the default is 1)")
+    return float(beta)
+
+
+def check_class_matrix(Z: Any, counts: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return copies of Z = YᵀH⁻¹Y (K, K) and the class sizes (K,), contiguous float64.
+
+    Raises:
+        InputError: For shapes that do not fit, or values that no class matrix or size can have.
+    """
+    Z, n = (np.array(x, dtype=np.float64, order="C") for x in (Z, counts))
+    if Z.ndim != 2 or Z.shape[0] != Z.shape[1] or n.shape != Z.shape[:1] or not len(n):
+        raise InputError(f"Z has shape {Z.shape} and counts {n.shape}; expected (K, K) and (K,)")
+    if not np.isfinite(Z).all():
+        raise InputError("Z holds NaN or infinity; check the inverse, or raise the ridge")
+    if not (np.isfinite(n).all() and (n >= 0).all()):
+        raise InputError(f"counts {n.tolist()} must be finite and ≥ 0: the size of each class")
+    return Z, n
 
 
 def check_locked(locked: Any, n: int) -> NDArray[np.bool_]:
-    """Return which labels are known to be right, as a mask.
+    """Return which labels are known to be right, as a new mask.
 
     Args:
         locked: (N,) bool, (m,) indices, or None for none.
@@ -79,37 +112,37 @@ def check_locked(locked: Any, n: int) -> NDArray[np.bool_]:
     Raises:
         InputError: For a wrong length, type or index.
     """
+    mask = np.zeros(n, dtype=np.bool_)
     if locked is None:
-        return np.zeros(n, dtype=np.bool_)
+        return mask
     given = np.asarray(locked)
     if given.dtype.kind == "b" and given.shape == (n,):
         return given.copy()
     if given.size == 0:
-        return np.zeros(n, dtype=np.bool_)
-    if given.dtype.kind in "iu" and given.ndim == 1:
-        wrong = given[(given < 0) | (given >= n)]
-        if wrong.size:
-            raise InputError(f"locked names image {wrong[0]}; they are numbered 0 to {n - 1}")
-        mask = np.zeros(n, dtype=np.bool_)
-        mask[given] = True
         return mask
-    raise InputError(
-        f"locked has type {given.dtype} and shape {given.shape}; give ({n},) bool or indices"
-    )
+    if given.dtype.kind not in "iu" or given.ndim != 1:
+        raise InputError(
+            f"locked has type {given.dtype} and shape {given.shape}; give ({n},) bool or indices"
+        )
+    wrong = given[(given < 0) | (given >= n)]
+    if wrong.size:
+        raise InputError(f"locked names image {wrong[0]}; they are numbered 0 to {n - 1}")
+    mask[given] = True
+    return mask
 
 
 def check_probs(probs: Any, shape: tuple[int, ...]) -> NDArray[np.float64] | None:
-    """Return class probabilities, refusing what are none.
+    """Return class probabilities as float64, or None if none are given.
 
     Args:
-        probs: (N, K), rows sum to 1; None for none.
+        probs: (N, K), rows sum to 1; or None.
         shape: (N, K).
 
     Returns:
         (N, K) float64, or None.
 
     Raises:
-        InputError: For a wrong shape, or rows that are no probabilities.
+        InputError: For a wrong shape, or rows that are not probabilities.
     """
     if probs is None:
         return None
@@ -121,11 +154,7 @@ def check_probs(probs: Any, shape: tuple[int, ...]) -> NDArray[np.float64] | Non
     if not good.all():
         row = int(np.flatnonzero(~good)[0])
         raise InputError(
-            f"first_probs: row {row} is no probabilities (sum {given[row].sum():.4g}, least "
-            f"{given[row].min():.4g}); each row must be ≥ 0 and sum to 1"
+            f"first_probs: row {row} does not hold probabilities (sum {given[row].sum():.4g}, "
+            f"minimum {given[row].min():.4g}); each row must be ≥ 0 and sum to 1"
         )
     return given
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)

@@ -8,50 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
+from ntkdist.labels.checks import check_labels
 from ntkdist.labels.inverse import as_inverse
 
 # Bytes of inverse columns held at a time while G is summed from columns.
 COLUMN_BYTES = 64 * 2**20
-
-
-def check_labels(labels: Any, num_classes: int, length: int | None = None) -> NDArray[np.int64]:
-    """Return the labels as a fresh int64 vector, refusing what is not a class number.
-
-    Args:
-        labels: (N,) integers in 0..num_classes−1.
-        num_classes: K, at least 1.
-        length: N if it is known from elsewhere.
-
-    Returns:
-        (N,) int64, a copy.
-
-    Raises:
-        InputError: For a wrong shape, length, type or value (the first one is named).
-    """
-    if isinstance(num_classes, bool) or not isinstance(num_classes, (int, np.integer)):
-        raise InputError(f"num_classes={num_classes!r} is not a whole number; give K ≥ 1")
-    if num_classes < 1:
-        raise InputError(f"num_classes={num_classes} is below 1; give the number of classes")
-    given = np.asarray(labels)
-    if given.ndim != 1:
-        raise InputError(f"labels have shape {given.shape}; give one class number an image, (N,)")
-    if given.dtype.kind not in "iu":
-        whole = given.dtype.kind == "f" and bool(np.all(given == np.floor(given)))
-        if not (whole and np.isfinite(given).all()):
-            raise InputError(
-                f"labels of type {given.dtype} are not class numbers 0..K−1; "
-                "number the classes from 0"
-            )
-    if length is not None and len(given) != length:
-        raise InputError(f"{len(given)} labels for a matrix of {length} images; give {length}")
-    wrong = np.flatnonzero((given < 0) | (given >= num_classes))
-    if wrong.size:
-        first = int(wrong[0])
-        raise InputError(
-            f"label {given[first]} at index {first} lies outside 0..{num_classes - 1} "
-            f"({wrong.size} such); correct it or raise num_classes={num_classes}"
-        )
-    return np.array(given, dtype=np.int64)
 
 
 def one_hot(labels: Any, num_classes: int) -> NDArray[np.float64]:

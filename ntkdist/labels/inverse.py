@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
+from ntkdist.labels.checks import check_ridge
 from ntkdist.linalg import blas
 
 # Bytes of rows looked at together when a whole matrix is checked or scanned.
@@ -182,7 +183,7 @@ class MemoryFactor:
         self._lower[np.diag_indices(n)] += ridge * float(np.mean(np.diagonal(self._lower)))
         pivot = blas.cholesky_lower(self._lower)
         if pivot >= 0:
-            raise not_definite(ridge, pivot + 1, n)
+            raise _not_definite(ridge, pivot + 1, n)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -215,19 +216,36 @@ class MemoryFactor:
         return x
 
 
-def not_definite(ridge: float, pivot: int, n: int) -> InputError:
-    """Return the error for a Gram matrix in memory that has no Cholesky factor.
+def invert(gram: NDArray[Any], ridge: float) -> NDArray[np.float64]:
+    """Return (H + ridge·mean(diag H)·I)⁻¹ through Cholesky, in memory.
 
     Args:
-        ridge: λ, relative to the mean of the diagonal.
-        pivot: The first that failed, from 1.
-        n: N.
+        gram: (N, N) symmetric H.
+        ridge: λ ≥ 0, relative to the mean of the diagonal.
+
+    Returns:
+        (N, N) float64, exactly symmetric.
+
+    Raises:
+        InputError: For a ridge that is not finite and ≥ 0, or a matrix that is not positive
+            definite with it.
     """
-    return InputError(
-        f"the Gram matrix is not positive definite at ridge={ridge} (pivot {pivot} of {n}); "
-        "identical images or rounding do that: raise the ridge, for example to "
-        f"{max(10 * ridge, 1e-6):g}"
-    )
+    from scipy.linalg import lapack
+
+    check_ridge(ridge)
+    a = np.array(gram, dtype=np.float64, order="F")
+    n = len(a)
+    a[np.diag_indices(n)] += ridge * float(np.mean(np.diagonal(a)))
+    factor, info = lapack.dpotrf(a, lower=1, clean=0, overwrite_a=1)
+    if info == 0:
+        inverse, info = lapack.dpotri(factor, lower=1, overwrite_c=1)
+    if info != 0:
+        raise _not_definite(ridge, info, n)
+    for rows in _row_slices(n):
+        inverse[rows, rows.stop :] = inverse[rows.stop :, rows].T
+        square = inverse[rows, rows]
+        square[...] = np.tril(square) + np.tril(square, -1).T
+    return inverse
 
 
 def as_inverse(inverse: Any) -> Inverse:
@@ -286,6 +304,15 @@ def checked_diagonal(inverse: Inverse) -> NDArray[np.float64]:
             "finite; it is no inverse of a positive definite Gram matrix: raise the ridge"
         )
     return diagonal
+
+
+def _not_definite(ridge: float, pivot: int, n: int) -> InputError:
+    """Return the error for a Gram matrix without Cholesky factor: its failing pivot, from 1."""
+    return InputError(
+        f"the Gram matrix is not positive definite at ridge={ridge} (pivot {pivot} of {n}); "
+        "identical images or rounding do that: raise the ridge, for example to "
+        f"{max(10 * ridge, 1e-6):g}"
+    )
 
 
 def _row_slices(n: int) -> list[slice]:

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
-from ntkdist.labels.checks import Options, check_locked
-from ntkdist.labels.class_matrix import check_labels
-from ntkdist.labels.inverse import ROW_BYTES, MemoryFactor, not_definite
+from ntkdist.labels.checks import check_labels, check_locked, check_ridge
+from ntkdist.labels.inverse import MemoryFactor, invert
+from ntkdist.labels.options import Options
 from ntkdist.labels.refurbish import refurbish
 from ntkdist.labels.result import Flip, RefurbishResult
 from ntkdist.labels.ridge import POSTERIOR_RIDGE, choose_ridge
@@ -258,54 +258,6 @@ def refurbish_gram(
         confidence=confidence,
         on_step=on_event,
     )
-
-
-def invert(gram: NDArray[Any], ridge: float) -> NDArray[np.float64]:
-    """Return (H + ridge·mean(diag H)·I)⁻¹ through Cholesky, in memory.
-
-    Args:
-        gram: (N, N) symmetric H.
-        ridge: λ ≥ 0, relative to the mean of the diagonal.
-
-    Returns:
-        (N, N) float64, exactly symmetric.
-
-    Raises:
-        InputError: For a ridge that is not finite and ≥ 0, or a matrix that is not positive
-            definite with it.
-    """
-    from scipy.linalg import lapack
-
-    check_ridge(ridge)
-    a = np.array(gram, dtype=np.float64, order="F")
-    n = len(a)
-    a[np.diag_indices(n)] += ridge * float(np.mean(np.diagonal(a)))
-    factor, info = lapack.dpotrf(a, lower=1, clean=0, overwrite_a=1)
-    if info == 0:
-        inverse, info = lapack.dpotri(factor, lower=1, overwrite_c=1)
-    if info != 0:
-        raise not_definite(ridge, info, n)
-    step = max(1, ROW_BYTES // (8 * n))
-    for start in range(0, n, step):
-        stop = min(start + step, n)
-        inverse[start:stop, stop:] = inverse[stop:, start:stop].T
-        square = inverse[start:stop, start:stop]
-        square[...] = np.tril(square) + np.tril(square, -1).T
-    return inverse
-
-
-def check_ridge(ridge: Any) -> None:
-    """Refuse a ridge that is not a finite number ≥ 0.
-
-    Args:
-        ridge: λ, relative to the mean of the Gram's diagonal.
-
-    Raises:
-        InputError: If it is not.
-    """
-    number = isinstance(ridge, (int, float, np.integer, np.floating))
-    if not number or not np.isfinite(ridge) or ridge < 0:
-        raise InputError(f"ridge={ridge!r} must be finite and ≥ 0, relative to mean(diag), or auto")
 
 
 def _numbered(labels: NDArray[Any]) -> tuple[NDArray[Any], tuple[str, ...]]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
-from ntkdist.labels.class_matrix import check_labels
+from ntkdist.labels.checks import check_labels, is_whole
 
 # Rows of distances looked at together.
 BLOCK_BYTES = 64 * 2**20
@@ -82,7 +82,7 @@ def class_separation(
 
     n = int(gram.shape[0])
     given = check_labels(labels, num_classes, n)
-    if isinstance(components, bool) or not isinstance(components, (int, np.integer)):
+    if not is_whole(components):
         raise InputError(f"components={components!r} must be a whole number")
     if not 1 <= components < n:
         raise InputError(f"components={components} must be from 1 to {n - 1}, less than N")

@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.errors import InputError, did_you_mean
 from ntkdist.labels.class_matrix import one_hot
 from ntkdist.labels.compiled import compiled
 from ntkdist.labels.leave_one_out import Predict, class_shares, probabilities
@@ -157,28 +156,6 @@ class NoiseEstimate:
             values["skill"],
             values["reason"],
             **{name: values[name] for name in EVIDENCE},
-        )
-
-
-def check_noise(noise: Any, noise_rate: float | None) -> None:
-    """Check that ``noise`` is a known model and that ``noise_rate`` goes with it.
-
-    Args:
-        noise: One of ``NOISE_MODELS``.
-        noise_rate: ε where it is given.
-
-    Raises:
-        InputError: If they do not fit.
-    """
-    if noise not in NOISE_MODELS:
-        raise InputError(
-            f"noise={noise!r} is not one of {', '.join(NOISE_MODELS)}"
-            + did_you_mean(str(noise), NOISE_MODELS)
-        )
-    if noise == CLASS_CONDITIONAL and noise_rate is not None:
-        raise InputError(
-            f"noise_rate={noise_rate} is a rate of symmetric noise; leave it out, or give "
-            "noise='symmetric'"
         )
 
 

@@ -4,35 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
-from ntkdist.labels.block_error import left_out_terms, reciprocal
-from ntkdist.labels.checks import METHODS, Options, check_locked, check_probs
-from ntkdist.labels.class_matrix import check_labels, class_matrix
-from ntkdist.labels.compiled import exact_tables, moved, sums
-from ntkdist.labels.descent.blocks import place_rows
-from ntkdist.labels.descent.checkpoint import Checkpoint, State, fingerprint
-from ntkdist.labels.descent.columns import Columns
-from ntkdist.labels.descent.loop import Descent
-from ntkdist.labels.inverse import Inverse, as_inverse, checked_diagonal
+from ntkdist.labels.block_error import block_error, left_out_terms, reciprocal
+from ntkdist.labels.checks import check_labels, check_locked, check_probs
+from ntkdist.labels.class_matrix import class_matrix
+from ntkdist.labels.compiled import exact_tables, moved
+from ntkdist.labels.descent.loop import start_descent
+from ntkdist.labels.inverse import as_inverse, checked_diagonal
 from ntkdist.labels.noise import NoiseEstimate, highest_rate
+from ntkdist.labels.options import Options
 from ntkdist.labels.posterior import ROUNDS, Posterior, class_posterior
-from ntkdist.labels.reliability import Reliability, assess
+from ntkdist.labels.reliability import assess
 from ntkdist.labels.result import Flip, RefurbishResult
-
-__all__ = ["METHODS", "refurbish"]
-
-
-class Judged(NamedTuple):
-    """The posterior, how far it can be trusted, and the labels that may be flagged (N,)."""
-
-    posterior: Posterior
-    reliability: Reliability
-    flags: NDArray[np.bool_]
 
 
 def refurbish(
@@ -169,109 +157,61 @@ def refurbish(
         on_round=on_round,
     )
     reliability, flags = assess(posterior, given, lock)
-    keep = lock | (_surest(posterior, given)[0] < confidence)
-    if method == "posterior":
-        keep |= ~flags
-        judged = Judged(posterior, reliability, flags)
-        return _all_at_once(source, diagonal, G, Z, given, judged, lock, keep, options, on_step)
-
-    kept, start = None, None
-    if checkpoint is not None:
-        decides = {"G": G, "diagonal": diagonal, "given": given, "keep": keep}
-        settings = [method, float(beta), flips_per_step]
-        kept = Checkpoint(checkpoint, fingerprint(**decides, settings=settings))
-        start = kept.load()
-    if start is None:
-        h = G @ reciprocal(np.bincount(given, minlength=num_classes))
-        start = State(G, h, Z, given.copy(), ())
-    rows = place_rows(start.G, diagonal, start.labels, keep, start.h, blocks, client)
-    del G  # the blocks hold their own
-    descent = Descent(
-        rows,
-        Columns(source),
-        given,
-        start.labels.copy(),
-        start.Z,
-        float(beta),
-        list(start.history),
-        kept,
-        int(checkpoint_every),
-    )
-    stopped = _run(descent, options, posterior, int((~lock).sum()), on_step)
-    changed = descent.labels != given
-    if not reliability.can_judge:
-        changed[:] = False
-    share = float(1.0 - posterior.quality[changed].mean()) if changed.any() else None
-    reliability = replace(reliability, expected_precision=share)
+    probability, other = _most_probable_other(posterior, given)
+    keep = lock | (probability < confidence)
     counts = np.bincount(given, minlength=num_classes)
-    return RefurbishResult(
-        labels=descent.labels,
-        history=tuple(descent.history),
-        losses=np.array([_loss(Z, counts, beta), *(f.loss for f in descent.history)]),
-        G=descent.finish(),
-        noise=posterior.noise,
-        posterior=posterior,
-        reliability=reliability,
-        flagged=changed,
-        abstained=~lock & (posterior.probabilities.max(axis=1) < confidence),
-        left_out=_left_out(counts, descent.counts),
-        stopped=stopped,
-    )
-
-
-def _all_at_once(
-    source: Inverse,
-    diagonal: NDArray[np.float64],
-    G: NDArray[np.float64],
-    Z: NDArray[np.float64],
-    given: NDArray[np.int64],
-    judged: Judged,
-    lock: NDArray[np.bool_],
-    keep: NDArray[np.bool_],
-    options: Options,
-    on_step: Callable[[Flip], None] | None,
-) -> RefurbishResult:
-    """Give every flagged image the class that the posterior decides for."""
-    posterior = judged.posterior
-    probability, other = _surest(posterior, given)
-    current = posterior.probabilities[np.arange(len(given)), given]
-    wanted = np.flatnonzero(~keep & (probability > current))
-    # the surest first: by what is left for the given label, then by image
-    wanted = wanted[np.argsort(current[wanted], kind="stable")]
-    limit = None if options.steps in ("auto", None) else int(options.steps)
-    counts = np.bincount(given, minlength=len(Z))
-    if limit is None or limit > len(wanted):
-        stopped = _why_none("posterior", counts)
-        if not judged.reliability.can_judge and np.count_nonzero(counts) > 1:
-            stopped = "the labels cannot be judged, so that none was changed"
+    before = block_error(Z, counts, beta)
+    limit = None if steps is None or isinstance(steps, str) else int(steps)
+    if method == "posterior":
+        current = posterior.probabilities[np.arange(len(given)), given]
+        changed = np.flatnonzero(flags & ~keep & (probability > current))
+        # the most probable change first, then by image
+        changed = changed[np.argsort(current[changed], kind="stable")]
+        reached = limit is not None and limit <= len(changed)
+        changed = changed[:limit]
+        found, history = given.copy(), []
+        found[changed] = other[changed]
+        changes = _changes_alone(G, Z, diagonal, given, changed, other[changed], float(beta))
+        for step, (i, change) in enumerate(zip(changed.tolist(), changes.tolist(), strict=True), 1):
+            flip = Flip(step, i, int(given[i]), int(found[i]), change, before + change)
+            history.append(flip)
+            if on_step is not None:
+                on_step(flip)
+        after = before
+        if len(changed):
+            G, Z = class_matrix(source, found, num_classes)
+            after = block_error(Z, np.bincount(found, minlength=num_classes), beta)
+        losses = [before, after]
     else:
-        wanted, stopped = wanted[:limit], _why_enough(limit, False, False)
-    loss = _loss(Z, counts, options.beta)
-    changes = _changes_alone(G, Z, diagonal, given, wanted, other[wanted], float(options.beta))
-    history = []
-    for step, (index, change) in enumerate(zip(wanted.tolist(), changes.tolist(), strict=True), 1):
-        old, new = int(given[index]), int(other[index])
-        history.append(Flip(step, index, old, new, change, loss + change))
-        if on_step is not None:
-            on_step(history[-1])
-    labels, after = given.copy(), loss
-    labels[wanted] = other[wanted]
-    counts_after = np.bincount(labels, minlength=len(Z))
-    if len(wanted):
-        G, Z = class_matrix(source, labels, len(Z))
-        after = _loss(Z, counts_after, options.beta)
+        if steps == "auto":
+            limit = round(posterior.noise.rate * int((~lock).sum()))
+        descent = start_descent(source, diagonal, G, Z, given, keep, options, client, checkpoint)
+        del G  # the blocks have their own
+        reached = descent.run(options, limit, on_step)
+        found, history, G = descent.labels, descent.history, descent.finish()
+        losses = [before, *(flip.loss for flip in history)]
+        flags = (found != given) & reliability.can_judge
+        share = float(1.0 - posterior.quality[flags].mean()) if flags.any() else None
+        reliability = replace(reliability, expected_precision=share)
+    counts_after = np.bincount(found, minlength=num_classes)
+    left_out = (*left_out_terms(counts), *left_out_terms(counts_after))
     return RefurbishResult(
-        labels=labels,
+        labels=found,
         history=tuple(history),
-        losses=np.array([loss, after]),
+        losses=np.array(losses),
         G=G,
         noise=posterior.noise,
         posterior=posterior,
-        reliability=judged.reliability,
-        flagged=judged.flags,
-        abstained=~lock & (posterior.probabilities.max(axis=1) < options.confidence),
-        left_out=_left_out(counts, counts_after),
-        stopped=stopped,
+        reliability=reliability,
+        flagged=flags,
+        abstained=~lock & (posterior.probabilities.max(axis=1) < confidence),
+        left_out=tuple(dict.fromkeys(left_out)),
+        stopped=_why_stopped(
+            options,
+            limit if reached else None,
+            counts if method == "posterior" else counts_after,
+            reliability.can_judge,
+        ),
     )
 
 
@@ -295,51 +235,18 @@ def _changes_alone(
     out += offset[old, new] + entered * slope[old, new] + a * curve[new]
     out += (push[old, 0] * h + push[old, 1] * a + push[old, 2] * left) * pull[new]
     # moves that the tables exclude, because they change which terms are left out
-    before = _loss(Z, counts, beta)
+    before = block_error(Z, counts, beta)
     for place in np.flatnonzero(np.isinf(offset[old, new])):
         o, j = int(old[place]), int(new[place])
         sizes = counts.copy()
         sizes[o] -= 1
         sizes[j] += 1
-        out[place] = _loss(moved(Z, rows[place], float(a[place]), o, j), sizes, beta) - before
+        after = block_error(moved(Z, rows[place], float(a[place]), o, j), sizes, beta)
+        out[place] = after - before
     return out
 
 
-def _loss(Z: NDArray[np.float64], counts: NDArray[Any], beta: float) -> float:
-    intra, inter = sums(Z, counts.astype(np.float64), float(beta))
-    return float(intra - inter)
-
-
-def _left_out(before: NDArray[np.int64], after: NDArray[np.int64]) -> tuple[str, ...]:
-    """Return the messages about terms left out at the start or at the end."""
-    messages = left_out_terms(before)
-    return messages + tuple(m for m in left_out_terms(after) if m not in messages)
-
-
-def _run(
-    descent: Descent,
-    options: Options,
-    posterior: Posterior,
-    unlocked: int,
-    on_step: Callable[[Flip], None] | None,
-) -> str:
-    """Make flips until one of the ends is reached; return which, in words."""
-    auto, steps = options.steps == "auto", options.steps
-    flips = descent.choose(options.method, options.flips_per_step)
-    limit = (
-        round(posterior.noise.rate * unlocked) if auto else None if steps is None else int(steps)
-    )
-    by_changes = auto and options.method == "exact"
-    while limit is None or (descent.changed if by_changes else len(descent.history)) < limit:
-        flip = next(flips, None)
-        if flip is None:
-            return _why_none(options.method, descent.counts)
-        if on_step is not None:
-            on_step(flip)
-    return _why_enough(int(limit), auto, by_changes)
-
-
-def _surest(
+def _most_probable_other(
     posterior: Posterior, given: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return each image's most probable class other than the given one, and its probability."""
@@ -349,19 +256,21 @@ def _surest(
     return q.max(axis=1), classes.astype(np.int64)
 
 
-def _why_enough(limit: int, auto: bool, by_changes: bool) -> str:
-    if by_changes:
-        return f"as many labels were changed as are estimated wrong ({limit})"
-    if auto:
-        return f"as many steps were taken as labels are estimated wrong ({limit})"
-    return f"the {limit} steps asked for were taken"
-
-
-def _why_none(method: str, counts: NDArray[np.int64]) -> str:
+def _why_stopped(
+    options: Options, limit: int | None, counts: NDArray[np.int64], can_judge: bool
+) -> str:
+    """Return why no more labels were changed; ``limit`` is None if none was reached."""
+    if limit is not None:
+        if options.steps != "auto":
+            return f"the limit of {limit} step{'' if limit == 1 else 's'} was reached"
+        counted = "changed labels" if options.method == "exact" else "steps"
+        return f"the number of {counted} reached the number of labels estimated wrong ({limit})"
     if np.count_nonzero(counts) < 2:
-        return "all labels are of one class: there is no other class to change to"
+        return "all labels are of one class, so that there is no other class"
+    if options.method == "posterior" and not can_judge:
+        return "the labels cannot be judged, so that none was changed"
     return {
-        "paper": "the gradient wants no label changed",
+        "paper": "the gradient favours no label change",
         "exact": "no change of one label lowers L(Z)",
-        "posterior": "no other label is more probable than the one an image has",
-    }[method]
+        "posterior": "no label change is more probable than keeping the label",
+    }[options.method]

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
-from ntkdist.labels.class_matrix import check_labels, one_hot
+from ntkdist.labels.checks import check_labels
+from ntkdist.labels.class_matrix import one_hot
 from ntkdist.labels.leave_one_out import Predict, predictor
 from ntkdist.labels.noise import (
     CLASS_CONDITIONAL,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ntkdist.config import RunConfig
 from ntkdist.data import ImageSet, Preprocessor, symmetric
-from ntkdist.data.subset import dealt
+from ntkdist.data.subset import subset_order
 from ntkdist.errors import InputError
 from ntkdist.runs.inputs import (
     PREPROCESS,
@@ -168,7 +168,7 @@ def locate(config: RunConfig, held: StoredInputs) -> SourceMatch:
     """
     # what data.size=auto and the colours came to when the run was made, not to what they would now
     source = load_data(config.data, size=held.scaled_to, channels=held.channels)
-    order = dealt(source.labels, config.data.subset, config.data.seed)
+    order = subset_order(source.labels, config.data.subset, config.data.seed)
     preprocess = held.preprocess or Preprocessor.fit(source.images, config.data.preprocess)
     there = list(_digests(source.images, preprocess))
     mine = [_digest(image) for image in held.images]

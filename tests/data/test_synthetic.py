@@ -102,8 +102,3 @@ def test_misspelt_sources(source, split, text):
     with pytest.raises(InputError) as caught:
         load(source, split)
     assert text in str(caught.value)
-
-
-def test_a_split_that_is_not_there():
-    with pytest.raises(InputError, match="split 'valid' is unknown; use train or test"):
-        synthetic.shapes("valid")

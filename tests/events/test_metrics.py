@@ -99,7 +99,7 @@ def test_events_reach_rays_metrics(ray_session: None, recorded: list[Any]) -> No
 def test_what_happened_before_ray_was_there_is_told_later(
     ray_session: None, recorded: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ntkdist.gram import metrics as module
+    from ntkdist.events import metrics as module
 
     metrics = RayMetrics("x")
     with monkeypatch.context() as patch:

@@ -156,7 +156,7 @@ def test_steps_keep_the_surest_changes_and_none_changes_nothing():
     some = refurbish(A, labels, 4, steps=7, **known)
     none = refurbish(SolutionsOnly(A), labels, 4, steps=0, **known)
     assert some.history == whole.history[:7]
-    assert "the 7 steps asked for" in some.stopped
+    assert some.stopped == "the limit of 7 steps was reached"
     assert int((some.labels != labels).sum()) == 7
     assert none.history == ()
     assert none.losses[0] == none.losses[1]

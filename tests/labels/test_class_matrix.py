@@ -6,7 +6,7 @@ import pytest
 from ntkdist.errors import InputError
 from ntkdist.labels import class_matrix, one_hot
 from ntkdist.labels import class_matrix as public
-from ntkdist.labels.class_matrix import check_labels
+from ntkdist.labels.checks import check_labels
 
 from .oracle import clustered
 from .test_inverse import ColumnsOnly

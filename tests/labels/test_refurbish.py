@@ -15,7 +15,7 @@ from ntkdist.labels import (
 )
 from ntkdist.labels.block_error import reciprocal
 from ntkdist.labels.compiled import moved
-from ntkdist.labels.descent.rows import TABLES, Move, RowBlock, Rows
+from ntkdist.labels.descent.rows import TABLES, Move, RowBlock, every
 
 from .oracle import clustered, loss
 from .test_inverse import ColumnsOnly
@@ -25,14 +25,14 @@ def scanned(method, A, labels, K, beta):
     G, Z = class_matrix(A, labels, K)
     counts = np.bincount(labels, minlength=K)
     block = one_block(A, G, labels, counts)
-    return block, block.every(TABLES[method](Z, counts.astype(float), beta))
+    return every(block.state, TABLES[method](Z, counts.astype(float), beta))
 
 
 def one_block(A, G, labels, counts):
     n = len(labels)
     h = G @ reciprocal(counts)
     diagonal = np.diagonal(A).copy()
-    return Rows(0, G, diagonal, labels, np.zeros(n, bool), h).blocks[0]
+    return RowBlock(0, G, diagonal, labels, np.zeros(n, bool), h)
 
 
 def naive_exact(A, labels, K, beta, steps):
@@ -87,7 +87,7 @@ def test_scan_finds_the_exact_change_of_loss_of_every_row(seed, n, K, beta):
     A, _, _ = clustered(n, 2, 0.0, seed)
     labels = np.random.default_rng(seed).integers(0, K, n)
     counts = np.bincount(labels, minlength=K)
-    _, (scores, classes) = scanned("exact", A, labels, K, beta)
+    scores, classes = scanned("exact", A, labels, K, beta)
     now = loss(A, labels, K, beta)
     for i in range(n):
         changes = np.full(K, np.inf)
@@ -179,7 +179,7 @@ def test_equal_gains_go_to_the_smallest_image_then_the_smallest_class():
 def test_equally_good_classes_of_one_image_give_the_smallest(method):
     # With H = I no image says anything about another: all other classes are alike.
     labels = np.array([0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3])
-    _, (scores, classes) = scanned(method, np.eye(12), labels, 4, 1.0)
+    scores, classes = scanned(method, np.eye(12), labels, 4, 1.0)
     assert len(set(scores)) == 1
     assert classes.tolist() == [1, 1, 1] + [0] * 9
 
@@ -239,7 +239,7 @@ def test_auto_counts_changed_labels_not_flips_back_and_forth():
     A, labels, _ = clustered(400, 10, 0.7, 1)
     result = refurbish(A, labels, 10, steps="auto")
     changed = int((result.labels != labels).sum())
-    assert "labels were changed as are estimated wrong" in result.stopped
+    assert "number of changed labels reached the number of labels estimated wrong" in result.stopped
     assert changed == round(result.noise.rate * 400)
     assert len(result.history) > changed
 
@@ -327,7 +327,7 @@ def test_the_given_labels_are_left_as_they_are():
         ({"noise_rate": 1.5}, "noise_rate=1.5 must be from 0 to 1"),
         ({"noise_rate": "auto"}, "noise_rate='auto' must be a number from 0 to 1"),
         ({"first_probs": np.ones((20, 2))}, r"first_probs has shape \(20, 2\)"),
-        ({"first_probs": np.ones((20, 3))}, "first_probs: row 0 is no probabilities"),
+        ({"first_probs": np.ones((20, 3))}, "first_probs: row 0 does not hold probabilities"),
         ({"confidence": -0.1}, "confidence=-0.1 must be from 0 to 1"),
         ({"locked": [3, 20]}, "locked names image 20; they are numbered 0 to 19"),
         ({"locked": np.ones(19, bool)}, r"locked has type bool and shape \(19,\)"),
@@ -378,16 +378,16 @@ def test_screening_by_bounds_finds_what_looking_at_every_row_finds(seed, n, K, b
     counts = np.bincount(labels, minlength=K)
     block = one_block(A, G, labels, counts)
     for method in ("exact", "paper"):
-        tables = TABLES[method](Z, counts.astype(float), beta)
-        values, classes = block.every(tables)
-        found = block.best(tables)
+        of_classes = (Z, counts.astype(float), beta)
+        values, classes = every(block.state, TABLES[method](*of_classes))
+        found = block.best([], method, of_classes)
         if np.isinf(values).all():
             assert found.index == -1
             continue
         assert found.index == int(np.argmin(values))
         assert (found.value, found.new) == (values.min(), classes[found.index])
         finite = np.isfinite(values)
-        assert (block._bound[finite] <= values[finite]).all()
+        assert (block._bounds[finite] <= values[finite]).all()
 
 
 @pytest.mark.parametrize("method", ["exact", "paper"])
@@ -395,10 +395,11 @@ def test_screened_flips_are_the_unscreened_ones_to_the_end(method, monkeypatch):
     A, labels, _ = clustered(300, 30, 0.5, 13)
     screened = refurbish(A, labels, 30, method=method, steps=400)
 
-    def unscreened(self, tables):
-        values, classes = self.every(tables)
+    def unscreened(self, moves, method, of_classes):
+        self.apply(moves, None)
+        values, classes = every(self.state, TABLES[method](*of_classes))
         place = int(np.argmin(values))
-        return self.candidate(place, values[place], classes[place])
+        return self._candidate(place, values[place], classes[place])
 
     monkeypatch.setattr("ntkdist.labels.descent.rows.RowBlock.best", unscreened)
     plain = refurbish(A, labels, 30, method=method, steps=400)
@@ -420,8 +421,8 @@ def test_the_least_entries_of_rows_are_followed_through_moves():
         counts[old] -= 1
         counts[new] += 1
         w = reciprocal(counts)
-        block.move(Move(index, A[:, index].copy(), (*change, w[old], w[new])))
-        assert (block.least == block.G.min(axis=0)).all()
+        block.apply([Move(index, A[:, index].copy(), (*change, w[old], w[new]))], None)
+        assert (block.state[5] == block.G.min(axis=0)).all()
     np.testing.assert_allclose(block.h, w @ block.G, rtol=1e-9, atol=1e-11)
     fresh, _ = class_matrix(A, block.labels, 6)
     np.testing.assert_allclose(block.G.T, fresh, rtol=1e-8, atol=1e-9)

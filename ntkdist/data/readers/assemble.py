@@ -22,15 +22,15 @@ def assemble(
     other_labels: NDArray[Any] | None = None,
     files: Sequence[str] = (),
 ) -> ImageSet:
-    """Make an ImageSet of arrays as they were stored.
+    """Return an ImageSet of arrays as they are stored.
 
     Args:
-        where: The file or folder, put before every error.
+        where: The file or folder, which begins every error message.
         images: (N, H, W, C), or (N, H, W) for greyscale; or features (N, D).
         labels: (N,) or (N, 1).
-        class_names: Names in label order, if the files know them.
-        num_classes: K, if the files know it; else the number of names, else one more
-            than the largest label.
+        class_names: Names in label order, if the files hold them.
+        num_classes: K, if it is known; else the number of names, else one more than the largest
+            label.
         other_labels: Labels of the other split, so that both splits get the same K.
         files: Names of the images' files.
 
@@ -38,7 +38,7 @@ def assemble(
         The checked image set.
 
     Raises:
-        InputError: As ``ImageSet``, with ``where`` before it.
+        InputError: As ``ImageSet``, after ``where``.
     """
     if images.ndim == 3:
         images = images[..., None]
@@ -66,7 +66,7 @@ def _as_column(labels: NDArray[Any]) -> NDArray[Any]:
 
 
 def _refuse_channels_first(images: NDArray[Any]) -> None:
-    # (N, 3, 32, 32) would pass as 3x32 images of 32 channels and give a wrong kernel quietly
+    # (N, 3, 32, 32) would pass as 3x32 images of 32 channels and give a wrong kernel silently
     if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[2] == images.shape[3] >= 8:
         raise InputError(
             f"images have shape {images.shape}, which looks like (N, C, H, W); "
@@ -79,7 +79,7 @@ def _count_classes(splits: Sequence[NDArray[Any]]) -> int:
     checked = [check_labels(labels, None) for labels in splits if labels.size]
     occurring = np.unique(np.concatenate(checked))
     largest = int(occurring[-1])
-    # A stray 255 or 10**9 would otherwise silently become that many classes.
+    # a stray 255 or 10**9 would otherwise silently become that many classes
     if 2 * len(occurring) < largest + 1:
         raise InputError(
             f"label {largest} is the largest, but only {len(occurring)} of the classes "

@@ -142,7 +142,7 @@ def _read_python(path: Path, layout: _Layout) -> tuple[NDArray[Any], NDArray[Any
     if isinstance(given, list) and not all(type(label) is int for label in given):
         raise InputError(f"{path}: labels are not integers; get the original file")
     labels = np.asarray(given)
-    # here rather than over all batches, where two errors could cancel
+    # for each batch, since over all of them two errors could cancel
     if labels.shape != (len(pixels),):
         raise InputError(f"{path}: {len(pixels)} images but labels of shape {labels.shape}")
     return pixels, labels

@@ -68,7 +68,7 @@ def _find(folder: Path, split: str, what: str, axes: int) -> Path:
 
 def _values(path: Path, axes: int) -> NDArray[Any]:
     data = path.read_bytes()
-    # By content, not by name: some downloads keep .gz after unpacking, or lose it.
+    # by content, since some downloads keep .gz after unpacking, or lose it
     if data.startswith(_GZIP):
         try:
             data = gzip.decompress(data)

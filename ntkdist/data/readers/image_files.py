@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ntkdist.data.scaling import Size, scale_one, target
 from ntkdist.errors import InputError
 
-# what is read, as Pillow calls it, by the endings of its files
+# Pillow's name of each format that is read, with the endings of its files
 _ENDINGS = {
     "PNG": (".png",),
     "JPEG": (".jpg", ".jpeg", ".jfif"),
@@ -82,7 +82,7 @@ def _read(path: Path, grey: bool, shape: tuple[int, int]) -> NDArray[np.uint8]:
 
     def pixels(image: Any) -> NDArray[np.uint8]:
         if image.format == "JPEG":
-            # decodes at an eighth to a half of the size where that is still twice what is wanted
+            # decodes at an eighth to a half of the size, but at least twice the wanted one
             image.draft(image.mode, (2 * shape[1], 2 * shape[0]))
         return scale_one(_pixels(image, grey), shape)
 
@@ -97,7 +97,7 @@ def _open(path: Path, use: Any) -> Any:
             return use(image)
     except Exception as error:
         # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more
-        # on damaged data; whichever it is, the user needs the name of the file.
+        # on damaged data
         reason = str(error) or type(error).__name__
         if str(path) in reason:
             reason = f"not a {KINDS} file"

@@ -1,9 +1,10 @@
-"""The loop of refurbishment: choose a flip, follow it in G, Z, class sizes and L, and again."""
+"""The loop of ``exact`` and ``paper``: choose a flip, update G, Z, class sizes and L, repeat."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,17 +12,58 @@ from numpy.typing import NDArray
 from ntkdist.labels.block_error import reciprocal
 from ntkdist.labels.compiled import moved, sums
 from ntkdist.labels.descent.blocks import Blocks
-from ntkdist.labels.descent.checkpoint import Checkpoint, State
+from ntkdist.labels.descent.checkpoint import Checkpoint, State, fingerprint
 from ntkdist.labels.descent.columns import Columns
-from ntkdist.labels.descent.rows import TABLES, Candidate, Classes, Move, judged
+from ntkdist.labels.descent.rows import TABLES, Candidate, Classes, Move
+from ntkdist.labels.inverse import Inverse
+from ntkdist.labels.options import Options
 from ntkdist.labels.result import Flip
 
-# A fall of L(Z) smaller than this part of its terms is rounding, not a gain.
+# A decrease of L(Z) smaller than this share of its terms is rounding, not a gain.
 ROUNDING = 1e-12
-# Flips after which h is added up anew, so that rounding does not gather in it.
+# Flips after which h is computed anew from G, so that rounding does not accumulate in it.
 WEIGH_EVERY = 1000
-# Of the likely next rows, so many are looked at for each further flip of a step.
-LOOKED_AT = 4
+# Rows evaluated for each further flip of a step.
+ROWS_PER_FLIP = 4
+
+
+def start_descent(
+    source: Inverse,
+    diagonal: NDArray[np.float64],
+    G: NDArray[np.float64],
+    Z: NDArray[np.float64],
+    given: NDArray[np.int64],
+    keep: NDArray[np.bool_],
+    options: Options,
+    client: Any,
+    checkpoint: str | None,
+) -> Descent:
+    """Return the descent from the given labels, or from the checkpoint of the same inputs.
+
+    Images where ``keep`` (N,) is set keep their labels; ``client`` and ``checkpoint`` are those of
+    ``refurbish``.
+    """
+    beta = float(options.beta)
+    stored, state = None, None
+    if checkpoint is not None:
+        decides = {"G": G, "diagonal": diagonal, "given": given, "keep": keep}
+        settings = [options.method, beta, options.flips_per_step]
+        stored = Checkpoint(checkpoint, fingerprint(**decides, settings=settings))
+        state = stored.load()
+    if state is None:
+        h = G @ reciprocal(np.bincount(given, minlength=len(Z)))
+        state = State(G, h, Z, given.copy(), ())
+    return Descent(
+        Blocks(state.G, diagonal, state.labels, keep, state.h, options.blocks, client),
+        Columns(source),
+        given,
+        state.labels.copy(),
+        state.Z,
+        beta,
+        list(state.history),
+        stored,
+        int(options.checkpoint_every),
+    )
 
 
 @dataclass
@@ -36,8 +78,11 @@ class Descent:
         Z: (K, K) now.
         beta: β.
         history: Every flip so far.
-        checkpoint: Where to keep the state; None for nowhere.
-        every: Flips between two kept states.
+        checkpoint: Where to store the state; None for nowhere.
+        checkpoint_every: Flips between two stored states.
+        counts: (K,) class sizes now.
+        changed: Number of labels that differ from the given ones.
+        loss: L(Z) now.
     """
 
     blocks: Blocks
@@ -47,74 +92,80 @@ class Descent:
     Z: NDArray[np.float64]
     beta: float
     history: list[Flip]
-    checkpoint: Checkpoint | None = None
-    every: int = 500
+    checkpoint: Checkpoint | None
+    checkpoint_every: int
     counts: NDArray[np.int64] = field(init=False)
     changed: int = field(init=False)
     loss: float = field(init=False)
-    size: float = field(init=False)
+    _size: float = field(init=False)
     _pending: list[Move] = field(init=False, default_factory=list)
     _weighed: int = field(init=False)
-    _kept: int = field(init=False)
+    _stored: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.counts = np.bincount(self.labels, minlength=len(self.Z))
-        self._weighed = self._kept = len(self.history)
         self.changed = int((self.labels != self.given).sum())
+        self._weighed = self._stored = len(self.history)
         self._sum()
 
-    def _sum(self) -> None:
-        intra, inter = sums(*self._classes())
-        self.loss, self.size = intra - inter, abs(intra) + abs(inter)
+    def run(
+        self, options: Options, limit: int | None, on_step: Callable[[Flip], None] | None
+    ) -> bool:
+        """Make flips up to a limit; return whether it was reached, rather than no flip left.
 
-    def _classes(self) -> Classes:
-        return self.Z, self.counts.astype(np.float64), self.beta
-
-    def choose(self, method: str, most: int) -> Iterator[Flip]:
-        """Make flips that ``exact`` or ``paper`` choose, up to ``most`` of them from one scan.
-
-        Args:
-            method: ``exact`` or ``paper``.
-            most: Flips a scan; each after the first is judged anew with those before it.
-
-        Yields:
-            Each flip, once made; ends where no flip helps.
+        The limit counts flips; with ``steps="auto"`` of ``exact`` it counts changed labels.
         """
+        by_changes = options.steps == "auto" and options.method == "exact"
+        flips = self._choose(options.method, options.flips_per_step)
+        while limit is None or (self.changed if by_changes else len(self.history)) < limit:
+            flip = next(flips, None)
+            if flip is None:
+                return False
+            if on_step is not None:
+                on_step(flip)
+        return True
+
+    def finish(self) -> NDArray[np.float64]:
+        """Return G (N, K) after the last flip."""
+        self._synchronise(True)
+        return self.blocks.whole()[0]
+
+    def _choose(self, method: str, most: int) -> Iterator[Flip]:
+        """Make flips, up to ``most`` of them from one scan, until none helps; yield each."""
         while True:
-            if self._due():
-                self._settle()
-            chosen = self.blocks.best(self._pending, method, self._classes())
+            self._synchronise(False)
+            best = self.blocks.best(self._pending, method, self._classes())
             self._pending = []
-            if not self._helps(method, chosen):
+            if not self._helps(method, best):
                 return
-            if most == 1:
-                yield self._make(chosen, self.blocks.likely)
-                continue
-            likely = self.blocks.likely(LOOKED_AT * most)
-            others = self.blocks.pick(likely[likely != chosen.index])
-            yield self._make(chosen, self.blocks.likely)
-            yield from self._further(method, others, most - 1)
+            others: list[Candidate] = []
+            if most > 1:
+                likely = self.blocks.likely(ROWS_PER_FLIP * most)
+                others = self.blocks.pick(likely[likely != best.index])
+            yield self._make(best)
+            if others:
+                yield from self._further(method, others, most - 1)
 
     def _further(self, method: str, others: list[Candidate], most: int) -> Iterator[Flip]:
-        """Make up to ``most`` flips of rows that were looked at before the last ones were made."""
+        """Make up to ``most`` flips of rows read before the last moves; each is evaluated anew."""
         tables = TABLES[method](*self._classes())
-        order = [judged(self._updated(c), tables).value for c in others]
+        order = [self._updated(row).evaluated(tables).value for row in others]
         for place in np.argsort(order, kind="stable"):
             if most == 0:
                 return
             tables = TABLES[method](*self._classes())
-            now = judged(self._updated(others[place]), tables)
+            now = self._updated(others[place]).evaluated(tables)
             if self._helps(method, now):
                 most -= 1
-                yield self._make(now, self.blocks.likely)
+                yield self._make(now)
 
     def _helps(self, method: str, candidate: Candidate) -> bool:
         # Algorithm 1 acts on any gradient; a descent must not take rounding for a gain.
-        least = ROUNDING * self.size if method == "exact" else 0.0
+        least = ROUNDING * self._size if method == "exact" else 0.0
         return candidate.index >= 0 and candidate.value < -least
 
     def _updated(self, row: Candidate) -> Candidate:
-        """Return a row as the moves that its block does not know yet leave it."""
+        """Return a row after the moves that are not yet applied to its block."""
         g, h = row.g.copy(), row.h
         for move in self._pending:
             c = move.column[row.index]
@@ -122,18 +173,17 @@ class Descent:
             a, b = g[old], g[new]
             g[old], g[new] = x, y = a - c, b + c
             h += (x * w_old_after + y * w_new_after) - (a * w_old + b * w_new)
-        return Candidate(row.value, row.index, row.new, int(self.labels[row.index]), g, row.a, h)
+        return replace(row, old=int(self.labels[row.index]), g=g, h=h)
 
-    def _make(self, candidate: Candidate, likely: Callable[[int], NDArray[np.int64]]) -> Flip:
-        """Make a flip here; the blocks follow before they are asked again."""
+    def _make(self, candidate: Candidate) -> Flip:
+        """Make a flip; the blocks apply it before they are asked again."""
         index, old, new = candidate.index, candidate.old, candidate.new
-        column = self.columns.get(index, likely)
+        column = self.columns.get(index, self.blocks.likely)
         before = self._weights(old, new)
         self.Z = moved(self.Z, candidate.g, candidate.a, old, new)
         self.counts[old] -= 1
         self.counts[new] += 1
-        change = (old, new, *before, *self._weights(old, new))
-        self._pending.append(Move(index, column, change))
+        self._pending.append(Move(index, column, (old, new, *before, *self._weights(old, new))))
         self.changed += int(new != self.given[index]) - int(old != self.given[index])
         self.labels[index] = new
         loss = self.loss
@@ -142,36 +192,34 @@ class Descent:
         self.history.append(flip)
         return flip
 
+    def _classes(self) -> Classes:
+        return self.Z, self.counts.astype(np.float64), self.beta
+
+    def _sum(self) -> None:
+        intra, inter = sums(*self._classes())
+        self.loss, self._size = intra - inter, abs(intra) + abs(inter)
+
     def _weights(self, old: int, new: int) -> tuple[float, float]:
         """Return 1/n of two classes; 0 for one without members."""
         a, b = int(self.counts[old]), int(self.counts[new])
         return (1.0 / a if a else 0.0), (1.0 / b if b else 0.0)
 
-    def _due(self) -> bool:
-        """Say whether it is time to add h up anew, or to keep the state."""
-        done = len(self.history)
-        weigh = done // WEIGH_EVERY > self._weighed // WEIGH_EVERY
-        return weigh or (self.checkpoint is not None and done - self._kept >= self.every)
+    def _synchronise(self, end: bool) -> None:
+        """At the end, or where h is to be computed anew or the state stored, apply pending moves.
 
-    def _settle(self) -> None:
-        """Let the blocks follow; from time to time add h up anew and keep the state.
-
-        Called between steps only, at points that depend on the flips alone: a descent that
-        goes on from a kept state makes the same additions.
+        Called between steps only, at points that depend on the flips alone, so that a descent
+        that continues from a stored state makes the same additions.
         """
         done = len(self.history)
-        weights = None
-        if done // WEIGH_EVERY > self._weighed // WEIGH_EVERY:
-            weights, self._weighed = reciprocal(self.counts), done
-        if self._pending or weights is not None:
-            self.blocks.follow(self._pending, weights)
+        weigh = done // WEIGH_EVERY > self._weighed // WEIGH_EVERY
+        store = self.checkpoint is not None and done - self._stored >= self.checkpoint_every
+        if not (weigh or store or end):
+            return
+        if self._pending or weigh:
+            self.blocks.apply(self._pending, reciprocal(self.counts) if weigh else None)
             self._pending = []
-        if self.checkpoint is not None and done - self._kept >= self.every:
+            self._weighed = done if weigh else self._weighed
+        if self.checkpoint is not None and store:
             G, h = self.blocks.whole()
             self.checkpoint.save(State(G, h, self.Z, self.labels, tuple(self.history)))
-            self._kept = done
-
-    def finish(self) -> NDArray[np.float64]:
-        """Return G (N, K) after the last flip."""
-        self._settle()
-        return self.blocks.whole()[0]
+            self._stored = done

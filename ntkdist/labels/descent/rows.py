@@ -1,25 +1,41 @@
-"""G and the labels in row blocks: the state that one refurbishment step reads and changes."""
+"""One block of rows of G with its labels, and the compiled loops of a step over them.
+
+Every number of a row comes from elementwise arithmetic in a fixed order, so that it does not
+depend, to the bit, on the block that holds the row.
+
+A step costs O(m) for m rows, not O(mK): each row keeps the smallest entry of its G, which gives a
+lower bound of its best value (``_bounds``), and only rows whose bound can beat the best value so
+far are evaluated class by class. The result is that of evaluating all of them (``every``).
+
+Three tuples are passed from loop to loop:
+
+    state   G (K, m) with row k for class k; diagonal (m,) of H⁻¹; labels (m,); h (m,) Σ_d G_id/n_d;
+            locked (m,); least (m,), each row's smallest entry of G, and where (m,), its class
+    tables  what the step needs of the classes (``ntkdist.labels.compiled``)
+    change  what a move does: the class left and the class entered, 1/n of the two before the move,
+            and after it
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.labels.compiled import exact_tables, paper_tables
-from ntkdist.labels.descent import _loops
+from ntkdist.labels.compiled import compiled, exact_tables, inlined, paper_tables
 
 Vector: TypeAlias = NDArray[np.float64]
-
 Tables: TypeAlias = tuple[Vector, ...]
-# What a step has to know of the classes: Z (K, K), class sizes (K,) as floats, and β.
+# What a step needs of the classes: Z (K, K), class sizes (K,) as floats, and β.
 Classes: TypeAlias = tuple[Vector, Vector, float]
 
 TABLES = {"exact": exact_tables, "paper": paper_tables}
+
+# Share of a bound's terms that rounding may take: far above it, far below any decision.
+SLACK = 1e-12
 
 
 @dataclass(frozen=True)
@@ -27,12 +43,12 @@ class Candidate:
     """A row with its best move and all that the move's effect on Z needs.
 
     Attributes:
-        value: Value of the move (lower is better); infinite where there is none.
-        index: The row; −1 where there is none.
-        new: The class it would go to.
-        old: Its class now.
-        g: (K,) its row of G.
-        a: Its diagonal entry of H⁻¹.
+        value: Value of the move (lower is better); infinite if there is none.
+        index: The row; −1 if there is none.
+        new: Class after the move.
+        old: Class now.
+        g: (K,) the row of G.
+        a: Diagonal entry of H⁻¹.
         h: Σ_d G_id/n_d.
     """
 
@@ -44,13 +60,22 @@ class Candidate:
     a: float
     h: float
 
+    def evaluated(self, tables: Tables) -> Candidate:
+        """Return the row with its best move and value under these tables."""
+        state = (
+            *(self.g[:, None].copy(), np.array([self.a]), np.array([self.old])),
+            *(np.array([self.h]), np.array([False]), np.empty(1), np.empty(1, np.int64)),
+        )
+        values, classes = every(state, tables)
+        return replace(self, value=float(values[0]), new=int(classes[0]))
 
-NOTHING = Candidate(np.inf, -1, 0, 0, np.empty(0), 0.0, 0.0)
+
+NO_CANDIDATE = Candidate(np.inf, -1, 0, 0, np.empty(0), 0.0, 0.0)
 
 
 @dataclass(frozen=True)
 class Move:
-    """One row's change of class, as every block has to follow it.
+    """One row's change of class, as every block applies it.
 
     Attributes:
         index: The row.
@@ -63,104 +88,24 @@ class Move:
     change: tuple[int, int, float, float, float, float]
 
     def part(self, rows: slice) -> Move:
-        """Return the move with the column's part for ``rows`` alone."""
+        """Return the move with the column's part for ``rows``."""
         return Move(self.index, self.column[rows], self.change)
 
 
-@dataclass
 class RowBlock:
-    """Some consecutive rows of G, with what a step needs to judge them.
+    """Consecutive rows of G with what a step needs to evaluate their moves.
 
-    G is kept transposed: a move changes two of its columns, which so are contiguous.
-
-    Attributes:
+    Args:
         start: Index of the first row.
-        G: (K, m) float64, the rows of H⁻¹Y as columns.
+        G: (m, K) float64, rows of H⁻¹Y.
         diagonal: (m,) float64, diagonal of H⁻¹.
         labels: (m,) int64, current classes.
         locked: (m,) bool, rows that keep their class.
         h: (m,) Σ_d G_id/n_d.
-        least: (m,) the least entry of each row of G.
-    """
 
-    start: int
-    G: Vector
-    diagonal: Vector
-    labels: NDArray[np.int64]
-    locked: NDArray[np.bool_]
-    h: Vector
-    least: Vector = field(init=False)
-    _bound: Vector = field(init=False)
-    _state: tuple[Any, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        m = len(self.labels)
-        self.least, where = np.empty(m), np.empty(m, np.int64)
-        _loops.least_entries(self.G, self.least, where)
-        self._bound = np.full(m, np.inf)
-        self._state = (
-            *(self.G, self.diagonal, self.labels, self.h),
-            *(self.locked, self.least, where),
-        )
-
-    @property
-    def rows(self) -> slice:
-        """The rows of the whole matrix that this block holds."""
-        return slice(self.start, self.start + len(self.labels))
-
-    def weigh(self, w: Vector) -> None:
-        """Add h up anew from 1/n (K,), so that rounding does not gather in it."""
-        _loops.weigh(self.G, w, self.h)
-
-    def every(self, tables: Tables) -> tuple[Vector, NDArray[np.int64]]:
-        """Return value and class of every row's best move, without a bound."""
-        return _loops.every(self._state, tables)
-
-    def best(self, tables: Tables) -> Candidate:
-        """Return the row with the lowest value, ties to the smallest row, then class."""
-        first = _loops.bounds(self._state, tables, self._bound)
-        if first < 0:
-            return NOTHING
-        value, place, new = _loops.best(self._state, tables, self._bound, first)
-        return self.candidate(place, value, new) if value < np.inf else NOTHING
-
-    def candidate(self, place: int, value: float, new: int) -> Candidate:
-        """Return a row of this block, by its place in it, as a candidate."""
-        return Candidate(
-            float(value),
-            self.start + int(place),
-            int(new),
-            int(self.labels[place]),
-            self.G[:, place].copy(),
-            float(self.diagonal[place]),
-            float(self.h[place]),
-        )
-
-    def likely(self, count: int) -> tuple[Vector, NDArray[np.int64]]:
-        """Return the lowest bounds of the last scan and their rows, up to ``count`` of them."""
-        count = min(count, len(self._bound))
-        places = np.argpartition(self._bound, count - 1)[:count]
-        places = places[np.isfinite(self._bound[places])]
-        return self._bound[places], places + self.start
-
-    def move(self, move: Move) -> None:
-        """Follow a move."""
-        _loops.move(self._state, move.column, move.change)
-        if self.rows.start <= move.index < self.rows.stop:
-            self.labels[move.index - self.start] = move.change[1]
-
-
-class Rows:
-    """Several row blocks of one process: one scan, one choice, one update.
-
-    Args:
-        start: Index of the first row.
-        G: (m, K) rows of H⁻¹Y.
-        diagonal: (m,) diagonal of H⁻¹.
-        labels: (m,) current classes.
-        locked: (m,) bool.
-        h: (m,) Σ_d G_id/n_d.
-        blocks: How many blocks; fewer where there are fewer rows.
+    Attributes:
+        state: What the compiled loops take. Copies, since arrays of another process are read-only;
+            G transposed, because a move changes two of its columns, which so are contiguous.
     """
 
     def __init__(
@@ -171,87 +116,200 @@ class Rows:
         labels: NDArray[np.int64],
         locked: NDArray[np.bool_],
         h: Vector,
-        blocks: int = 1,
     ) -> None:
+        m = len(labels)
         self.start = start
-        edges = np.linspace(0, len(labels), max(1, min(blocks, len(labels))) + 1).astype(int)
-        self.blocks = [
-            RowBlock(
-                start + int(a),
-                np.ascontiguousarray(G[a:b].T),
-                diagonal[a:b].copy(),
-                labels[a:b].copy(),
-                locked[a:b].copy(),
-                h[a:b].copy(),
-            )
-            for a, b in pairwise(edges)
-        ]
+        self.G, self.labels, self.h = np.array(G.T, order="C"), labels.copy(), h.copy()
+        least, where = np.empty(m), np.empty(m, np.int64)
+        _least_entries(self.G, least, where)
+        rows = self.G, diagonal.copy(), self.labels, self.h
+        self.state: tuple[Any, ...] = (*rows, locked.copy(), least, where)
+        self._bounds = np.full(m, np.inf)
 
-    def follow(self, moves: Sequence[Move], weights: Vector | None) -> None:
-        """Follow moves, each with the part of its column that these rows need.
-
-        Args:
-            moves: In their order.
-            weights: (K,) 1/n to add h up anew with afterwards; None leaves it.
-        """
-        for block in self.blocks:
-            rows = slice(block.start - self.start, block.rows.stop - self.start)
-            for move in moves:
-                block.move(move if len(self.blocks) == 1 else move.part(rows))
-            if weights is not None:
-                block.weigh(weights)
+    def apply(self, moves: Sequence[Move], weights: Vector | None) -> None:
+        """Apply moves in their order; then, with 1/n (K,) given, compute h anew from G."""
+        for move in moves:
+            _apply(self.state, move.column, move.change)
+            if 0 <= move.index - self.start < len(self.labels):
+                self.labels[move.index - self.start] = move.change[1]
+        if weights is not None:
+            _sum_rows(self.G, weights, self.h)
 
     def best(self, moves: Sequence[Move], method: str, classes: Classes) -> Candidate:
-        """Return the best move of all rows, after the moves before it.
+        """Apply moves, then return the row with the lowest value, ties to the first row and class.
 
-        Args:
-            moves: To follow first, in their order.
-            method: ``exact`` or ``paper``.
-            classes: Z (K, K), class sizes (K,) and β after those moves.
-
-        Returns:
-            The candidate, ties to the smallest row, then class.
+        ``classes`` are those after the moves.
         """
         tables = TABLES[method](*classes)
-        self.follow(moves, None)
-        chosen = NOTHING
-        for block in self.blocks:
-            found = block.best(tables)
-            if found.value < chosen.value:
-                chosen = found
-        return chosen
+        self.apply(moves, None)
+        first = _lower_bounds(self.state, tables, self._bounds)
+        if first < 0:
+            return NO_CANDIDATE
+        value, place, new = _best(self.state, tables, self._bounds, first)
+        return self._candidate(place, value, new) if value < np.inf else NO_CANDIDATE
 
     def likely(self, count: int) -> tuple[Vector, NDArray[np.int64]]:
-        """Return the lowest bounds of the last scan and their rows, ``count`` of each block."""
-        parts = [block.likely(count) for block in self.blocks]
-        return np.concatenate([b for b, _ in parts]), np.concatenate([r for _, r in parts])
+        """Return the lowest bounds of the last scan and their rows, up to ``count`` of them."""
+        count = min(count, len(self._bounds))
+        places = np.argpartition(self._bounds, count - 1)[:count]
+        places = places[np.isfinite(self._bounds[places])]
+        return self._bounds[places], places + self.start
 
     def pick(self, indices: NDArray[np.int64]) -> list[Candidate]:
-        """Return rows by their indices; those that are elsewhere are left out."""
-        found = []
-        for block in self.blocks:
-            inside = indices[(indices >= block.rows.start) & (indices < block.rows.stop)]
-            found += [block.candidate(int(i) - block.start, np.inf, 0) for i in inside]
-        return found
+        """Return those of the rows that are in this block."""
+        places = indices - self.start
+        inside = places[(places >= 0) & (places < len(self.labels))]
+        return [self._candidate(place, np.inf, 0) for place in inside]
 
     def whole(self) -> tuple[Vector, Vector]:
         """Return the current G (m, K) and h (m,)."""
-        G = np.concatenate([block.G.T for block in self.blocks])
-        return G, np.concatenate([block.h for block in self.blocks])
+        return self.G.T, self.h
+
+    def _candidate(self, place: int, value: float, new: int) -> Candidate:
+        return Candidate(
+            float(value),
+            self.start + int(place),
+            int(new),
+            int(self.labels[place]),
+            self.G[:, place].copy(),
+            float(self.state[1][place]),
+            float(self.h[place]),
+        )
 
 
-def judged(candidate: Candidate, tables: Tables) -> Candidate:
-    """Return a candidate with its best move under the tables.
+@inlined
+def _value(i, G, diagonal, labels, h, offset, slope, curve, pull, own, push):  # type: ignore[no-untyped-def]
+    """Return (value, class) of row i's best move; (inf, 0) where it has none."""
+    o = labels[i]
+    g, a, h_i = G[o, i], diagonal[i], h[i]
+    force = push[o, 0] * h_i + push[o, 1] * a + push[o, 2] * g
+    lowest, place = np.inf, 0
+    for j in range(len(curve)):
+        value = offset[o, j] + G[j, i] * slope[o, j] + a * curve[j] + force * pull[j]
+        if value < lowest:
+            lowest, place = value, j
+    return lowest + (own[o, 0] + own[o, 1] * a + own[o, 2] * g + own[o, 3] * h_i), place
 
-    Args:
-        candidate: A row with g and h as they are now.
-        tables: Of the step.
 
-    Returns:
-        The same row with another value and class.
+@inlined
+def _lower_bound(i, G, diagonal, labels, h, locked, least, own, push, low):  # type: ignore[no-untyped-def]
+    """Return a lower bound of row i's best value; inf where it has no move."""
+    o = labels[i]
+    if locked[i] or low[o, 0] == np.inf:
+        return np.inf
+    g, a, h_i, l = G[o, i], diagonal[i], h[i], least[i]
+    by_a, by_g, by_h = own[o, 1] * a, own[o, 2] * g, own[o, 3] * h_i
+    alone = own[o, 0] + by_a + by_g + by_h
+    force = push[o, 0] * h_i + push[o, 1] * a + push[o, 2] * g
+    steep = l * (low[o, 4] if l < 0 else low[o, 1])
+    bent = a * low[o, 2]
+    pulled = force * (low[o, 3] if force >= 0 else low[o, 5])
+    size = abs(alone) + abs(low[o, 0]) + abs(steep) + abs(bent) + abs(pulled)
+    size += abs(own[o, 0]) + abs(by_a) + abs(by_g) + abs(by_h)
+    return alone + low[o, 0] + steep + bent + pulled - SLACK * size
+
+
+@inlined
+def _apply_to_row(i, G, h, least, where, c, change):  # type: ignore[no-untyped-def]
+    """Follow a move in row i, whose entry of the moved row's column of H⁻¹ is c."""
+    old, new, w_old, w_new, w_old_after, w_new_after = change
+    a, b = G[old, i], G[new, i]
+    x, y = a - c, b + c
+    G[old, i], G[new, i] = x, y
+    h[i] += (x * w_old_after + y * w_new_after) - (a * w_old + b * w_new)
+    at = where[i]
+    if (at == old and x > a) or (at == new and y > b):
+        # the least entry has grown: look for it anew
+        l, p = G[0, i], 0
+        for k in range(1, G.shape[0]):
+            if G[k, i] < l:
+                l, p = G[k, i], k
+    else:
+        l, p = least[i], at
+        if at == old:
+            l = x
+        elif at == new:
+            l = y
+        if x < l:
+            l, p = x, old
+        if y < l:
+            l, p = y, new
+    least[i], where[i] = l, p
+
+
+@compiled
+def every(state, tables):  # type: ignore[no-untyped-def]
+    """Return value and class of every row's best move, (m,) and (m,); locked rows have none."""
+    G, diagonal, labels, h, locked, _, _ = state
+    offset, slope, curve, pull, own, push, _ = tables
+    m = len(locked)
+    values, classes = np.empty(m), np.zeros(m, dtype=np.int64)
+    for i in range(m):
+        if locked[i]:
+            values[i] = np.inf
+        else:
+            values[i], classes[i] = _value(
+                i, G, diagonal, labels, h, offset, slope, curve, pull, own, push
+            )
+    return values, classes
+
+
+@compiled
+def _lower_bounds(state, tables, out):  # type: ignore[no-untyped-def]
+    """Write a lower bound of every row's best value into ``out`` (m,); return the lowest's row."""
+    G, diagonal, labels, h, locked, least, _ = state
+    _, _, _, _, own, push, low = tables
+    lowest, place = np.inf, -1
+    for i in range(len(out)):
+        bound = _lower_bound(i, G, diagonal, labels, h, locked, least, own, push, low)
+        out[i] = bound
+        if bound < lowest:
+            lowest, place = bound, i
+    return place
+
+
+@compiled
+def _apply(state, column, change):  # type: ignore[no-untyped-def]
+    """Add a column of H⁻¹ (m,) to the class entered, take it from the one left, h following."""
+    G, _, _, h, _, least, where = state
+    for i in range(len(column)):
+        _apply_to_row(i, G, h, least, where, column[i], change)
+
+
+@compiled
+def _best(state, tables, bound, first):  # type: ignore[no-untyped-def]
+    """Return (value, row, class) of the best move, ties to the smallest row and class.
+
+    ``bound`` is what ``_lower_bounds`` wrote and ``first`` the row it returned.
     """
-    one = (candidate.g[:, None].copy(), np.array([candidate.a]), np.array([candidate.old]))
-    rest = (np.array([candidate.h]), np.array([False]), np.empty(1), np.empty(1, np.int64))
-    values, classes = _loops.every((*one, *rest), tables)
-    fields = (candidate.old, candidate.g, candidate.a, candidate.h)
-    return Candidate(float(values[0]), candidate.index, int(classes[0]), *fields)
+    G, diagonal, labels, h, _, _, _ = state
+    offset, slope, curve, pull, own, push, _ = tables
+    value, kind = _value(first, G, diagonal, labels, h, offset, slope, curve, pull, own, push)
+    row = first
+    for i in range(len(bound)):
+        if bound[i] <= value and i != first:
+            now, j = _value(i, G, diagonal, labels, h, offset, slope, curve, pull, own, push)
+            if now < value or (now == value and i < row):
+                value, row, kind = now, i, j
+    return value, row, kind
+
+
+@compiled
+def _sum_rows(G, w, h):  # type: ignore[no-untyped-def]
+    """Write h = Σ_d G_d w_d (m,), added class by class."""
+    for i in range(G.shape[1]):
+        h[i] = 0.0
+    for k in range(len(w)):
+        for i in range(G.shape[1]):
+            h[i] += G[k, i] * w[k]
+
+
+@compiled
+def _least_entries(G, least, where):  # type: ignore[no-untyped-def]
+    """Write each row's least entry of G and its class, (m,) and (m,)."""
+    for i in range(G.shape[1]):
+        least[i], where[i] = G[0, i], 0
+    for k in range(1, G.shape[0]):
+        for i in range(G.shape[1]):
+            if G[k, i] < least[i]:
+                least[i], where[i] = G[k, i], k
