@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ntkdist.data.features import feature_words
-from ntkdist.events.activity import Activity, Trouble
+from ntkdist.events.history import Activity, FailedTile
 from ntkdist.events.progress import _duration as duration
 from ntkdist.pipeline.status import LOSSES, GramState, LabelsFound, RunStatus, read_status
 
@@ -149,8 +149,8 @@ def _activity_lines(activity: Activity, since: float | None) -> list[str]:
             f"in flight {len(activity.in_flight)} tiles: {shown}"
             + (f" and {more} more" if more > 0 else "")
         )
-    lines += _trouble_lines("retried", activity.retried)
-    lines += _trouble_lines("given up", activity.given_up)
+    lines += _failure_lines("retried", activity.retried)
+    lines += _failure_lines("given up", activity.given_up)
     if activity.stages:
         done = (f"{name} {duration(seconds)}" for name, (seconds, _) in activity.stages.items())
         lines.append(f"stages    {', '.join(done)}")
@@ -173,7 +173,7 @@ def _at(hosts: Mapping[str, int]) -> str:
     return f" ({shown}{f' and {more} hosts more' if more > 0 else ''})"
 
 
-def _trouble_lines(name: str, tiles: Sequence[Trouble]) -> list[str]:
+def _failure_lines(name: str, tiles: Sequence[FailedTile]) -> list[str]:
     """Return how many tiles failed, and the last error of a few of them."""
     if not tiles:
         return []

@@ -6,35 +6,39 @@ import dataclasses
 import json
 import math
 import time
+from collections.abc import Iterator
 from pathlib import PurePath
-from typing import Any
+from typing import Any, TypeAlias
 
-from ntkdist.storage.append_log import AppendLog, read_lines
+from ntkdist.storage.append_log import AppendLog, LogReader, read_lines
 
 _NAME = "events"
 
+Record: TypeAlias = dict[str, Any]
+"""One event as it is stored: see ``to_record``."""
+
 
 class EventLog:
-    """Subscriber that appends events to a run: see ``AppendLog``.
+    """Subscriber that appends events to a run's log.
 
     Args:
         address: The run's folder or URL.
-        part_seconds: How long a part on an object store collects.
+        part_seconds: How long a part on an object store collects, see ``AppendLog``.
 
     Raises:
         InputError: If the folder cannot be written.
     """
 
     def __init__(self, address: str, *, part_seconds: float = 5.0) -> None:
-        self._lines = AppendLog(address, _NAME, part_seconds=part_seconds)
+        self._log = AppendLog(address, _NAME, part_seconds=part_seconds)
 
     def __call__(self, event: Any) -> None:
         """Append one event."""
-        self._lines.append(json.dumps(to_record(event), ensure_ascii=False))
+        self._log.append(json.dumps(to_record(event), ensure_ascii=False))
 
     def close(self) -> None:
-        """Write what is still waiting; more events may not follow."""
-        self._lines.close()
+        """Write the events that still wait; no event may follow."""
+        self._log.close()
 
     def __enter__(self) -> EventLog:
         return self
@@ -43,25 +47,47 @@ class EventLog:
         self.close()
 
 
-def read_events(address: str) -> list[dict[str, Any]]:
+class EventReader:
+    """Reads a run's events, each once, from where it ended the last time.
+
+    Args:
+        address: The run's folder or URL.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._log = LogReader(address, _NAME)
+
+    def read(self) -> Iterator[Record]:
+        """Yield the new events, those of the oldest driver first; torn lines are left out.
+
+        Raises:
+            NtkdistError: If the store does not answer.
+            OSError: If the log cannot be read.
+        """
+        return _records(self._log.read())
+
+
+def read_events(address: str) -> list[Record]:
     """Read all events of a run, oldest driver first.
 
     Args:
         address: The run's folder or URL.
 
     Returns:
-        One dictionary an event, as ``to_record`` made it; lines torn by a kill are
-        left out. Empty if there are none yet.
+        One dictionary an event; torn lines are left out. Empty if there are none yet.
     """
-    records = []
-    for line in read_lines(address, _NAME):
+    return list(_records(read_lines(address, _NAME)))
+
+
+def _records(lines: Iterator[str]) -> Iterator[Record]:
+    """Yield the lines that are objects with an event's name."""
+    for line in lines:
         try:
             record = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(record, dict) and "event" in record:
-            records.append(record)
-    return records
+            yield record
 
 
 def to_record(event: Any) -> dict[str, Any]:

@@ -42,19 +42,19 @@ class DigestLog:
     """
 
     def __init__(self, address: str) -> None:
-        self._lines = AppendLog(address, _NAME)
+        self._log = AppendLog(address, _NAME)
 
     def append(self, key: TileKey | str, digest: str) -> None:
         """Enter a tile that was stored; the last entry of a tile holds."""
-        self._lines.append(f"{key} {digest}")
+        self._log.append(f"{key} {digest}")
 
     def forget(self, key: TileKey) -> None:
         """Enter that a tile is gone, so that what it held is not expected any more."""
-        self._lines.append(f"{key} {_GONE}")
+        self._log.append(f"{key} {_GONE}")
 
     def close(self) -> None:
         """Write what is still waiting."""
-        self._lines.close()
+        self._log.close()
 
 
 def read_digests(address: str) -> dict[TileKey, str]:

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.linalg import blas
-from ntkdist.linalg.blas import ITEM, Matrix, Vector, blas_threads
 from ntkdist.events.bus import Subscriber
 from ntkdist.events.types import BandDone
+from ntkdist.linalg import blas
+from ntkdist.linalg.blas import ITEM, Matrix, Vector, blas_threads
 from ntkdist.linalg.matrix import Source, first_skew, read_region, real_dtype
 from ntkdist.linalg.panels import FactorStore, panel_digest
 from ntkdist.linalg.solve import forward

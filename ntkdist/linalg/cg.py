@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ntkdist import storage
-from ntkdist.linalg import groups
-from ntkdist.linalg.blas import ITEM, Matrix, Vector, blas_threads_between
 from ntkdist.events.bus import Subscriber
 from ntkdist.events.types import IterationDone, SketchDone
+from ntkdist.linalg import groups
+from ntkdist.linalg.blas import ITEM, Matrix, Vector, blas_threads_between
 from ntkdist.linalg.matrix import Source, SymmetricOperator
 from ntkdist.linalg.status import (
     LinalgStatus,

@@ -11,10 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from ntkdist import storage
 from ntkdist.errors import InputError
+from ntkdist.events.bus import Subscriber
 from ntkdist.linalg import groups
 from ntkdist.linalg.append import NewRows, append_rows
 from ntkdist.linalg.blas import ITEM, Matrix, blas_threads
-from ntkdist.events.bus import Subscriber
 from ntkdist.linalg.inverse import (
     DIAGONAL,
     INVERSE,

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from ntkdist import storage
 from ntkdist.errors import InputError
-from ntkdist.linalg import blas, groups
-from ntkdist.linalg.blas import ITEM, Matrix, Vector, blas_threads
 from ntkdist.events.bus import Subscriber
 from ntkdist.events.types import InverseBlockDone
+from ntkdist.linalg import blas, groups
+from ntkdist.linalg.blas import ITEM, Matrix, Vector, blas_threads
 from ntkdist.linalg.panels import LARGEST_BLOCK, FactorStore, PanelPlan
 from ntkdist.linalg.solve import backward, forward, substitution_flops
 from ntkdist.linalg.status import LinalgStatus, check_indices

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ntkdist import storage
-from ntkdist.events.activity import Activity, read_activity
-from ntkdist.events.log import read_events
+from ntkdist.events.history import Activity, read_history
 from ntkdist.gram.store import GramStore
 from ntkdist.runs.inputs import source_of
 from ntkdist.runs.run import Run
@@ -145,7 +144,7 @@ def read_status(url: str, *, now: float | None = None) -> RunStatus:
     whole = all(one.done == one.total for one in gram)
     ridge = run.config.factor.ridge
     factored = ridge != "auto" and _is_factored(run, f"ridge-{ridge:g}")
-    activity = read_activity(read_events(url))
+    activity = read_history(url).activity()
     labels = read_labels(run) if _labels_of_now(run) else None
     finished = whole and factored and labels is not None
     silent = activity.since_last_event(time.time() if now is None else now)

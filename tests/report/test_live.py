@@ -19,7 +19,7 @@ import pytest
 from ntkdist import storage
 from ntkdist.display.tile_map import ABSENT, DONE, FAILED, FLIGHT
 from ntkdist.errors import InputError
-from ntkdist.events.log import EventLog
+from ntkdist.events.log import EventLog, EventReader
 from ntkdist.events.types import (
     GramStarted,
     RunStarted,
@@ -37,7 +37,6 @@ from ntkdist.report.live import server as live
 from ntkdist.report.live.page import Page
 from ntkdist.report.live.server import watch
 from ntkdist.report.live.state import Follower
-from ntkdist.report.live.tail import NewEvents
 from ntkdist.runs.run import Run
 from ntkdist.storage.lease import Holder, Lease
 from tests.report.conftest import MakeRun, add_labels, add_reliability
@@ -240,7 +239,7 @@ def test_a_killed_driver_has_no_tiles_in_work(
 
 
 def test_only_what_is_new_is_read_and_torn_lines_wait(tmp_path: Path) -> None:
-    events, file = NewEvents(str(tmp_path)), tmp_path / "events.jsonl"
+    events, file = EventReader(str(tmp_path)), tmp_path / "events.jsonl"
     assert list(events.read()) == []
     file.write_text('{"time": 1, "event": "A"}\nnonsense\n[1]\n{"time": 2, "ev')
     assert [one["event"] for one in events.read()] == ["A"]

@@ -16,7 +16,7 @@ from ntkdist.display.words import (
     rate,
     size,
 )
-from ntkdist.events.timeline import Timeline
+from ntkdist.events.history import Timeline
 from ntkdist.report.sections.findings import Findings
 from ntkdist.report.sections.reliability import interval_words, noise_words
 from ntkdist.runs.inputs import source_of

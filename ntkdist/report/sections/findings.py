@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ntkdist.display.pictures import data_uris
 from ntkdist.display.words import class_name, count, quality
 from ntkdist.errors import StoreError
-from ntkdist.events.timeline import Timeline
+from ntkdist.events.history import Timeline
 from ntkdist.report.sections.reliability import Reliability, read_reliability
 from ntkdist.runs.run import Run
 
