@@ -126,7 +126,7 @@ class LogReader:
                 while content := file.read(_AT_ONCE):
                     self._offset += len(content)
                     yield content
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return
 
 
