@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes .venv with exactly the packages of deploy/constraints.txt; does nothing if it is there.
+# Makes .venv with exactly the packages of deploy/constraints.txt; does nothing if it is up to date.
 # Source it, or run it; PYTHON names another interpreter than python3.11 or python3.
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # The test suite, without what is slow or needs a GPU. Arguments go to pytest.
-# Tests on real images run where NTKDIST_DATA names the folder that holds them. Three processes share
-# the files of tests, since many wait for others' processes; "-n 0" runs all in one.
+# Tests on real images run if NTKDIST_DATA names the folder that holds them. Three processes share
+# the test files, since many tests wait for other processes; "-n 0" runs all in one process.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-# compiled once, side by side, before several processes would each do so
-echo "compiling the kernels, where they are not compiled yet ..."
+# compiled once, in parallel, instead of by each process
+echo "compiling the kernels that are not compiled yet ..."
 for dtype in float32 float64; do
     python -c "
 import numpy as np

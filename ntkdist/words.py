@@ -13,6 +13,11 @@ def counted(value: int, one: str, many: str | None = None) -> str:
     return f"{value} {one if value == 1 else many or one + 's'}"
 
 
+def percent(share: float, digits: int = 1) -> str:
+    """Return a share in percent: ``6.2 %``."""
+    return f"{100 * share:.{digits}f} %"
+
+
 def duration(seconds: float) -> str:
     """Return a time that was measured: ``0.04 s``, ``12.3 s``, ``4 min 05 s``, ``2 h 07 min``."""
     if seconds < 59.95:

@@ -226,13 +226,11 @@ def test_published_numbers_stand_beside_what_they_are_about(depths):
 
 
 def test_several_may_add_at_a_time(depths, tmp_path):
-    from _depths_record import add, rows_of
-
     settings = depths.Settings(40, 30, 0, "cpu-1", "abc")
     path = tmp_path / "depths.json"
     threads = [
         threading.Thread(
-            target=add, args=(path, settings, {"depth": k}, {}), kwargs={"replace": False}
+            target=depths.add, args=(path, settings, {"depth": k}, {}), kwargs={"replace": False}
         )
         for k in range(12)
     ]
@@ -240,7 +238,7 @@ def test_several_may_add_at_a_time(depths, tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
-    assert [row["depth"] for row in rows_of(path, settings)] == list(range(12))
+    assert [row["depth"] for row in depths.rows_of(path, settings)] == list(range(12))
 
 
 def test_a_gpu_computes_all_depths_in_one_pass(call, output, limit, depths, data, monkeypatch):

@@ -70,23 +70,21 @@ def scripts(monkeypatch):
 @pytest.fixture
 def fake(scripts, monkeypatch):
     """Return a function that puts a backend in the place of the GPU's, on small images."""
-    import _gpu_check
-    import _gpu_peak
+    import gpu_peak
 
     def put(backend):
         def get(name, **options):
             return backend() if name == "cuda" else get_backend(name, **options)
 
-        for module in (scripts, _gpu_check):
-            monkeypatch.setattr(module, "get_backend", get)
+        monkeypatch.setattr(scripts, "get_backend", get)
         monkeypatch.setattr(scripts, "SHAPE", (4, 5, 3))
         monkeypatch.setattr(scripts, "LARGEST_EDGE", 32)
         monkeypatch.setattr(scripts, "LARGEST_DENSE_EDGE", 32)
         monkeypatch.setattr(scripts, "why_not", lambda simulate: None)
         monkeypatch.setattr(scripts, "neural_tangents_block", refuse)
-        monkeypatch.setattr(_gpu_peak, "peak_gflops", lambda runs=5: 2000.0)
-        monkeypatch.setattr(_gpu_peak, "copy_gbs", lambda: 100.0)
-        monkeypatch.setattr(_gpu_peak, "registers_of_chains", lambda: {"registers": 20})
+        monkeypatch.setattr(gpu_peak, "peak_gflops", lambda runs=5: 2000.0)
+        monkeypatch.setattr(gpu_peak, "copy_gbs", lambda: 100.0)
+        monkeypatch.setattr(gpu_peak, "registers_of_chains", lambda: {"registers": 20})
         monkeypatch.setattr(cuda_device, "devices", lambda: [GPU])
         monkeypatch.setattr(cuda_device, "kernel_reports", lambda *of: [])
         check = scripts.check_peer
@@ -101,7 +99,7 @@ def fake(scripts, monkeypatch):
 @pytest.mark.parametrize("separable", [True, False])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_peer_agrees_with_the_reference(scripts, name, separable):
-    from _xla import XlaPeer
+    from xla_peer import XlaPeer
 
     spec, shape = NETWORKS[name]
     arch = Architecture.parse(spec)
@@ -117,14 +115,14 @@ def test_the_peer_agrees_with_the_reference(scripts, name, separable):
 
 
 def test_the_peer_refuses_layers_it_does_not_know(scripts):
-    from _xla import XlaPeer
+    from xla_peer import XlaPeer
 
     with pytest.raises(ValueError, match="stride=2"):
         XlaPeer(Architecture.parse("[Conv(stride=2), Relu(), Flatten(), Dense()]"))
 
 
 def test_operations_are_those_of_all_cells(scripts):
-    from _work import work_of
+    from gpu_work import work_of
 
     deep = work_of(Architecture.parse("cntk-gap-21"), (32, 32, 3))
     assert (deep.layers, deep.cell_layers) == (20, 20 * 1024**2)
@@ -211,16 +209,16 @@ def test_what_fails_its_check_is_not_timed(scripts, fake, tmp_path, monkeypatch,
 
 
 def test_a_peer_that_is_wrong_is_not_timed(scripts, fake, monkeypatch):
-    import _xla
+    import xla_peer
 
     fake(FakeCuda)
-    right = _xla._relu
+    right = xla_peer._relu
 
     def wrong(K, A, B):
         new, slope = right(K, A, B)
         return new, slope * 1.1
 
-    monkeypatch.setattr(_xla, "_relu", wrong)
+    monkeypatch.setattr(xla_peer, "_relu", wrong)
     with pytest.raises(scripts.Refused, match="XLA peer is off by"):
         scripts.check_peer(Architecture.parse("cntk-gap-4"), scripts.SHAPE)
 

@@ -13,10 +13,9 @@ import argparse
 import statistics
 import sys
 import tempfile
-import time
 
 import numpy as np
-from _record import write
+from _measure import timed, write
 
 from ntkdist.config import DataConfig, GramConfig, RunConfig
 from ntkdist.events.log import read_events
@@ -62,7 +61,7 @@ def main() -> None:
         "ratio_computing": busy,
         "same_bits": True,
     }
-    print(write("actors", [row], "python jobs/benchmarks/actors.py " + " ".join(sys.argv[1:])))
+    print(write("actors", [row]))
 
 
 def gram(
@@ -74,9 +73,7 @@ def gram(
             run=f"{folder}/run", architecture=args.arch, data=DataConfig(n=n), gram=settings
         )
         with Pipeline(config) as pipeline:
-            start = time.perf_counter()
-            pipeline.gram()
-            seconds = time.perf_counter() - start
+            seconds, _ = timed(pipeline.gram)
             found = pipeline.gram_store()[:, :]
         events = read_events(config.run)
         started = min(e["time"] for e in events if e["event"] == "TileStarted")

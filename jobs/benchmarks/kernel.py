@@ -25,19 +25,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import statistics
 import sys
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _peak import peak_gflops
-from _record import write
+from _measure import Block, images, in_turns, ratios, timed, write
+from cpu_peak import peak_gflops
 
 from ntkdist import Architecture, AvgPool, Conv, Dense, Flatten, GlobalAvgPool, Relu
 from ntkdist.errors import InputError
@@ -113,44 +111,7 @@ class Case:
 
     def images(self, count: int, seed: int) -> np.ndarray:
         """Draw images; fewer of one seed are the first of more."""
-        rng = np.random.default_rng(seed)
-        return rng.standard_normal((count, *self.shape), np.float32)
-
-
-@dataclass(frozen=True)
-class Block:
-    """A block of entries that can be timed again and again.
-
-    Attributes:
-        run: Computes it and returns the NTK.
-        rows: Entries in a column.
-        columns: Entries in a row.
-        calls: Calls in one timing.
-        prepare_ms: Milliseconds that an image took before, if it was prepared.
-    """
-
-    run: Callable[[], np.ndarray]
-    rows: int
-    columns: int
-    calls: int = 1
-    prepare_ms: float | None = None
-
-    def ms(self) -> float:
-        """Time it; milliseconds an entry."""
-        time.sleep(SETTLE)
-        start = time.perf_counter()
-        for _ in range(self.calls):
-            self.run()
-        seconds = time.perf_counter() - start
-        return seconds / (self.calls * self.rows * self.columns) * 1e3
-
-    def warmed(self) -> Block:
-        """Compile it and return it with the calls that make a timing ``SHORTEST`` seconds."""
-        self.run()
-        start = time.perf_counter()
-        self.run()
-        calls = math.ceil(SHORTEST / (time.perf_counter() - start))
-        return replace(self, calls=calls)
+        return images(count, self.shape, seed)
 
 
 def cpu_block(case: Case, threads: int, edge: int) -> Block:
@@ -159,12 +120,10 @@ def cpu_block(case: Case, threads: int, edge: int) -> Block:
 
     def block(rows: int, columns: int) -> Block:
         x, y = case.images(rows, seed=1), case.images(columns, seed=2)
-        start = time.perf_counter()
-        a, b = backend.prepare(case.arch, x), backend.prepare(case.arch, y)
-        ms = (time.perf_counter() - start) / (rows + columns) * 1e3
-        return Block(
-            lambda: backend.block(a, b, ("ntk", "nngp"))["ntk"], rows, columns, prepare_ms=ms
-        ).warmed()
+        seconds, (a, b) = timed(lambda: [backend.prepare(case.arch, side) for side in (x, y)])
+        ms = seconds / (rows + columns) * 1e3
+        run = lambda: backend.block(a, b, ("ntk", "nngp"))["ntk"]  # noqa: E731
+        return Block(run, rows, columns, settle=SETTLE, prepare_ms=ms).lasting(SHORTEST)
 
     if not case.arch.is_spatial:
         return block(edge, edge)
@@ -191,7 +150,8 @@ def peer_block(
 
     def block(n: int) -> Block:
         x, y = (jnp.asarray(case.images(n, seed)) for seed in (1, 2))
-        return Block(lambda: kernel_fn(x, y).block_until_ready(), n, n).warmed()
+        run = lambda: kernel_fn(x, y).block_until_ready()  # noqa: E731
+        return Block(run, n, n, settle=SETTLE).lasting(SHORTEST)
 
     pooled = any(isinstance(x, (AvgPool, GlobalAvgPool)) for x in case.arch.layers)
     pixels = case.shape[0] * case.shape[1]
@@ -200,7 +160,7 @@ def peer_block(
     tried: dict[int, tuple[float, Block]] = {}
     for n in todo:
         candidate = block(n)
-        ms = candidate.ms()
+        ms = candidate.us() / 1e3
         tried[n] = ms, candidate
         fastest = min(tried, key=lambda n: tried[n][0])
         seconds = 4 * n**2 * ms / 1e3
@@ -226,21 +186,16 @@ def measure(case: Case, args: argparse.Namespace) -> dict[str, Any]:
         row["largest_difference"] = difference(case, blocks["peer"], blocks["cpu"])
     if case.cores > 1 and case.cells:
         blocks["core"] = cpu_block(case, 1, args.block)
-    times: dict[str, list[float]] = {name: [] for name in blocks}
-    peaks = []
-    for _ in range(args.repeats):
-        for name, block in blocks.items():
-            times[name].append(block.ms())
-        peaks.append(peak_gflops())
+    clocks = {name: block.us for name, block in blocks.items()}
+    times = in_turns({**clocks, "peak": peak_gflops}, args.repeats)
+    row["peak_gflops"] = max(times.pop("peak"))
+    times = {name: [us / 1e3 for us in each] for name, each in times.items()}  # ms
     if case.peer:
         row["neural_tangents_ms"] = statistics.median(times["peer"])
-        row["ratio"] = row["neural_tangents_ms"] / statistics.median(times["cpu"])
-        pairs = [p / c for p, c in zip(times["peer"], times["cpu"], strict=True)]
-        row["ratio_range"] = [min(pairs), max(pairs)]
+        row["ratio"], row["ratio_range"] = ratios(times["peer"], times["cpu"])
     row["cpu_ms"] = statistics.median(times["cpu"])
     row["cpu_prepare_ms_per_image"] = blocks["cpu"].prepare_ms
     row["cpu_ns_per_cell_layer_core"] = row["share_of_peak"] = None
-    row["peak_gflops"] = max(peaks)
     if case.cells:
         ns = statistics.median(times.get("core", times["cpu"])) * 1e6 / (case.cells * case.layers)
         row["cpu_ns_per_cell_layer_core"] = ns
@@ -377,12 +332,11 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
     print(line(HEADER), flush=True)
-    command = " ".join(["python jobs/benchmarks/kernel.py", *sys.argv[1:]])
     rows: list[dict[str, Any]] = []
     for case in cases:
         rows.append(measure(case, args))
         print(line(cells_of(rows[-1])), flush=True)
-        path = write(args.name, rows, command)  # after each case: the next may take long
+        path = write(args.name, rows)  # after each case: the next may take long
     print(path)
 
 

@@ -30,7 +30,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
-from _record import write
+from _measure import images, in_turns, ratios, timed, write
 
 from ntkdist import Architecture
 from ntkdist.kernels import get_backend
@@ -71,23 +71,21 @@ def diagonal(args: argparse.Namespace) -> list[dict[str, Any]]:
     arch = Architecture.parse(args.arch)
     for shape in DIAGONAL:
         a, b = (backend.prepare(arch, images(args.n, shape, seed)) for seed in (1, 2))
-        seconds: dict[str, list[float]] = {"diagonal": [], "full": []}
-        for repeat in range(args.repeats + 1):
-            for name, other in (("diagonal", a), ("full", b)):
-                start = time.perf_counter()
-                backend.block(a, other, KINDS)
-                if repeat:  # the first compiles
-                    seconds[name].append(time.perf_counter() - start)
-        ratio = statistics.median(seconds["diagonal"]) / statistics.median(seconds["full"])
-        pairs = [d / f for d, f in zip(seconds["diagonal"], seconds["full"], strict=True)]
+        clocks = {
+            name: lambda a=a, other=other: timed(lambda: backend.block(a, other, KINDS))[0]
+            for name, other in (("diagonal", a), ("full", b))
+        }
+        in_turns(clocks, 1)  # compiles
+        seconds = in_turns(clocks, args.repeats)
+        ratio, (low, high) = ratios(seconds["diagonal"], seconds["full"])
         size = "×".join(map(str, shape))
         print(
             f"diagonal   {args.arch} on {size}, {args.n} images, {args.threads} threads: "
-            f"{ratio:.3f} of a full tile ({min(pairs):.3f} to {max(pairs):.3f})",
+            f"{ratio:.3f} of a full tile ({low:.3f} to {high:.3f})",
             flush=True,
         )
         row = {"part": "diagonal", "arch": args.arch, "shape": list(shape), "images": args.n}
-        row |= {"threads": args.threads, "ratio": ratio, "ratio_range": [min(pairs), max(pairs)]}
+        row |= {"threads": args.threads, "ratio": ratio, "ratio_range": [low, high]}
         rows.append(row | {"seconds": seconds})
     return rows
 
@@ -108,27 +106,27 @@ def processes(args: argparse.Namespace) -> list[dict[str, Any]]:
         workers.append(worker)
     calls = math.ceil(SHORTEST / min(pipe.recv() for pipe in pipes))  # now both are warm
     entries = calls * args.rows * COLUMNS  # of each process
-    rates: dict[str, list[float]] = {"one": [], "two": []}
-    for _ in range(args.repeats):
-        for name, busy in (("one", 1), ("two", 2)):
-            for pipe in pipes[:busy]:
-                pipe.send((busy, calls))
-            spans = [pipe.recv() for pipe in pipes[:busy]]
-            seconds = max(end for _, end in spans) - min(start for start, _ in spans)
-            rates[name].append(busy * entries / seconds)
+
+    def rate(busy: int) -> float:
+        for pipe in pipes[:busy]:
+            pipe.send((busy, calls))
+        spans = [pipe.recv() for pipe in pipes[:busy]]
+        return busy * entries / (max(end for _, end in spans) - min(start for start, _ in spans))
+
+    rates = in_turns({"one": lambda: rate(1), "two": lambda: rate(2)}, args.repeats)
     for pipe, worker in zip(pipes, workers, strict=True):
         pipe.send((0, 0))
         worker.join()
     one, two = (statistics.median(rates[name]) for name in ("one", "two"))
-    pairs = [b / a for a, b in zip(rates["one"], rates["two"], strict=True)]
+    ratio, (low, high) = ratios(rates["two"], rates["one"])
     size = "×".join(map(str, args.shape))
     print(
         f"processes  {args.arch} on {size}: {one:.0f} entries/s in one, {two:.0f} in two, "
-        f"{two / one:.2f} times as many ({min(pairs):.2f} to {max(pairs):.2f})",
+        f"{ratio:.2f} times as many ({low:.2f} to {high:.2f})",
         flush=True,
     )
-    row = {"part": "processes", "arch": args.arch, "shape": list(args.shape), "ratio": two / one}
-    row |= {"ratio_range": [min(pairs), max(pairs)], "entries_each": entries}
+    row = {"part": "processes", "arch": args.arch, "shape": list(args.shape), "ratio": ratio}
+    row |= {"ratio_range": [low, high], "entries_each": entries}
     return [row | {"entries_per_second": rates}]
 
 
@@ -190,11 +188,6 @@ def fresh(code: str) -> list[float]:
     return json.loads(done.stdout)
 
 
-def images(count: int, shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """Draw (count, H, W, C) float32 images."""
-    return np.random.default_rng(seed).standard_normal((count, *shape), np.float32)
-
-
 PARTS = {"diagonal": diagonal, "processes": processes, "start-up": start_up}
 
 
@@ -226,11 +219,7 @@ def main() -> None:
     for name, measure in PARTS.items():
         if not args.part or name in args.part:
             rows += measure(args)
-    print(
-        write(
-            args.name, rows, " ".join(["python jobs/benchmarks/kernel_scaling.py", *sys.argv[1:]])
-        )
-    )
+    print(write(args.name, rows))
 
 
 if __name__ == "__main__":

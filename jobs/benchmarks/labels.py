@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from _matrices import digits, gram
-from _record import RESULTS, write
+from _measure import RESULTS, timed, write
 
 from ntkdist.data import symmetric
 from ntkdist.labels import invert, refurbish
@@ -50,12 +50,7 @@ class Clock:
 def memory_pass(n: int, K: int) -> float:
     """Return the seconds of one pass over N·(K+1) doubles: a sum over them."""
     values = np.ones(n * (K + 1))
-    times = []
-    for _ in range(9):
-        start = time.perf_counter()
-        values.sum()
-        times.append(time.perf_counter() - start)
-    return float(np.median(times))
+    return float(np.median([timed(values.sum)[0] for _ in range(9)]))
 
 
 def many_classes(labels: np.ndarray, K: int) -> np.ndarray:
@@ -206,7 +201,7 @@ def main() -> None:
         new = {row["part"] for row in rows}
         old = json.loads(path.read_text())["rows"]
         rows = [row for row in old if row["part"] not in new] + rows
-    print(write("labels", rows, "python jobs/benchmarks/labels.py"))
+    print(write("labels", rows))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 from _matrices import Leading, PeakMemory, gram, targets
-from _record import RESULTS, write
+from _measure import RESULTS, in_turns, timed, write
 
 from ntkdist.gram.store import GramStore
 from ntkdist.linalg import CholeskyFactor, PanelDone, cg_solve, factorize, top_eigenpairs
@@ -35,12 +35,6 @@ from ntkdist.linalg.matrix import Source, SymmetricOperator
 from ntkdist.linalg.tasks import task_runner
 
 GIB = 2**30
-
-
-def timed(function: Callable[[], Any]) -> tuple[float, Any]:
-    began = time.perf_counter()
-    found = function()
-    return time.perf_counter() - began, found
 
 
 def fresh(place: Path) -> Path:
@@ -73,10 +67,7 @@ def factor(folder: Path, n: int, repeats: int) -> dict[str, Any]:
     }
     if n % 1024 == 0:  # it refuses ragged tiles
         runs["da.linalg.cholesky"] = by_dask
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(repeats):
-        for name, function in runs.items():
-            seconds[name].append(timed(function)[0])
+    seconds = in_turns({name: lambda run=run: timed(run)[0] for name, run in runs.items()}, repeats)
     peer = seconds["cho_factor"]
     row: dict[str, Any] = {"n": n, "memory_limit": "4GiB", "seconds": seconds}
     for name, times in seconds.items():
@@ -310,7 +301,7 @@ def main() -> None:
             print(f"{name}, N = {n}", flush=True)
             rows[name] = {"part": name, **function(Path(folder), n, args.repeats)}
     if args.scale == 1.0:
-        print(write("linalg", list(rows.values()), "python jobs/benchmarks/linalg.py"))
+        print(write("linalg", list(rows.values())))
 
 
 if __name__ == "__main__":

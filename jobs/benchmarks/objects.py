@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from _record import write
+from _measure import timed, write
 
 from ntkdist import storage
 from ntkdist.gram.store import GramStore
@@ -34,7 +33,7 @@ def main() -> None:
         if storage.children(address):
             sys.exit(f"{address}: is not empty")
     rows = [measure(address, args) for address in args.addresses]
-    write("objects", rows, f"python jobs/benchmarks/objects.py {' '.join(sys.argv[1:])}")
+    write("objects", rows)
 
 
 def measure(address: str, args: argparse.Namespace) -> dict[str, object]:
@@ -46,13 +45,12 @@ def measure(address: str, args: argparse.Namespace) -> dict[str, object]:
     )
     block = np.random.default_rng(0).random((args.edge, args.edge), np.float32)
     keys = list(tiling.keys())
-    writing = seconds(lambda: [store.write(key, block) for key in keys])
-    reading = seconds(lambda: [store.block(key.row, key.col) for key in keys])
+    writing, _ = timed(lambda: [store.write(key, block) for key in keys])
+    reading, _ = timed(lambda: [store.block(key.row, key.col) for key in keys])
     places = [storage.join(address, "small", str(i // 200), str(i)) for i in range(args.objects)]
     with ThreadPoolExecutor(args.threads) as pool:
-        filling = seconds(lambda: list(pool.map(lambda p: storage.write_text(p, "x"), places)))
-    found = storage.list_objects(storage.join(address, "small"))
-    listing = seconds(lambda: storage.list_objects(storage.join(address, "small")))
+        filling, _ = timed(lambda: list(pool.map(lambda p: storage.write_text(p, "x"), places)))
+    listing, found = timed(lambda: storage.list_objects(storage.join(address, "small")))
     assert len(found) == args.objects
     row: dict[str, object] = {
         "place": address.partition("://")[0] if "://" in address else "folder",
@@ -71,12 +69,6 @@ def measure(address: str, args: argparse.Namespace) -> dict[str, object]:
         flush=True,
     )
     return row
-
-
-def seconds(work) -> float:  # type: ignore[no-untyped-def]
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from _record import write
+from _measure import write
 
 from ntkdist.config import DataConfig, NoiseConfig, RunConfig
 from ntkdist.events.log import read_events
@@ -60,7 +60,7 @@ def main() -> None:
                 config = replace(config, data=replace(config.data, n=args.n))
             rows.append({"run": name, "repeat": repeat, **compare(config, args.seconds)})
             print(table(rows[-1]), flush=True)
-    print(write("plan", rows, "python jobs/benchmarks/plan.py " + " ".join(sys.argv[1:])))
+    print(write("plan", rows))
 
 
 def compare(config: RunConfig, seconds: float) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which labels of my images are wrong? Ten lines, with labels spoiled on purpose to count hits.
+"""Which labels of my images are wrong? Some are corrupted here, to count how many are found.
 
 python jobs/examples/audit_labels.py          # 600 of scikit-learn's digits, 10 % of labels wrong
 python jobs/examples/audit_labels.py 1797 0.3

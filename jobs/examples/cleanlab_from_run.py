@@ -3,8 +3,8 @@
 python jobs/examples/cleanlab_from_run.py        # 600 of scikit-learn's digits, 10 % mislabelled
 python jobs/examples/cleanlab_from_run.py 1797 0.3
 
-``ntkdist audit --probabilities`` gives labels.csv a column probability_CLASS for each class: how
-probable all other images make it. cleanlab is else given those of a cross-validated network.
+``ntkdist audit --probabilities`` gives labels.csv a column probability_CLASS for each class: its
+leave-one-out probability. Usually cleanlab is given those of a cross-validated network.
 """
 
 import subprocess
@@ -27,8 +27,8 @@ def main(n: int = 600, rate: float = 0.1) -> None:
     theirs = find_label_issues(table["given_label"].to_numpy(), table[columns].to_numpy(), n_jobs=1)
     ours = table["is_label_issue"].to_numpy()
     both, either = int((ours & theirs).sum()), int((ours | theirs).sum())
-    print(f"ntkdist finds {ours.sum()} label issues, cleanlab {theirs.sum()}, {both} of them both")
-    print(f"agreement: {both / max(either, 1):.3f} (those found by both, of those found by either)")
+    print(f"ntkdist finds {ours.sum()} label issues, cleanlab {theirs.sum()}, {both} are the same")
+    print(f"agreement: {both / max(either, 1):.3f} (by both, as a share of those by either)")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""A run on a Ray cluster from Python, stopped in the midst and gone on with.
+"""A run on a Ray cluster from Python, interrupted and resumed.
 
     python jobs/examples/cluster_run.py                                  # two workers here
     python jobs/examples/cluster_run.py --address ray-head:6379 --run s3://BUCKET/runs/digits
 
-Without --address a Ray is started on this machine for as long as the run takes. On a cluster --run
-must be a place that all machines reach: a shared folder or an object store. A run that is killed,
-with kill -9 too, loses the tiles in flight and nothing else: start the script again.
+Without --address Ray is started on this machine while the run lasts. On a cluster --run must be a
+shared folder or an object store, which all machines reach. A run that is killed, even with kill -9,
+loses only the tiles in flight: start the script again.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def main() -> None:
         done: list[str] = []
 
         def stop_early(event: object) -> None:
-            """What Ctrl-C would do, after three tiles: those in flight are finished and kept."""
+            """Interrupt the run after three tiles, as Ctrl-C does; tiles in flight are kept."""
             if isinstance(event, TileDone):
                 done.append(event.key)
                 if len(done) == 3:

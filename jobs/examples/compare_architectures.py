@@ -1,4 +1,4 @@
-"""Which architecture suits my images? Kernels of several, ranked without training any network.
+"""Which architecture suits my images? Several are ranked by their kernels; no network is trained.
 
 python jobs/examples/compare_architectures.py                  # fc-2, cnn-2 and cntk-gap-4
 python jobs/examples/compare_architectures.py 500 fc-2 myrtle-5

@@ -1,9 +1,9 @@
 """A Gram matrix as a file for other software: NumPy (read without loading), HDF5, safetensors.
 
     python jobs/examples/export.py                       # of 300 digits, into a temporary folder
-    python jobs/examples/export.py RUN K.npy K.h5        # of a run that is there
+    python jobs/examples/export.py RUN K.npy K.h5        # of an existing run
 
-Rows are written in bands, so that a matrix larger than memory is exported too.
+Rows are written in bands, so that the matrix may be larger than memory.
 """
 
 import sys
@@ -21,7 +21,7 @@ def main(run: str | dict, files: list[str]) -> None:
     for file in files:
         try:
             print("wrote", export(gram, file))
-        except InputError as error:  # h5py is not installed, or the file is there already
+        except InputError as error:  # h5py is not installed, or the file exists already
             print(error)
         if file.endswith(".npy"):
             K = np.load(file, mmap_mode="r")

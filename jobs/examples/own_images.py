@@ -1,11 +1,11 @@
-"""From a table of image files to a list of suspicious labels: one command, on a set made for it.
+"""From a table of image files to a list of suspicious labels with one command.
 
 python jobs/examples/own_images.py                  # 3,000 images in folders, 5 % of labels wrong
 python jobs/examples/own_images.py 500 0.1 photos   # into the folder photos, which is kept
 
-Writes PNG files in several folders and sizes, digits moved about on a larger field, and labels.csv
-with columns file and label; then starts ``ntkdist audit labels.csv``, as one would on images of
-one's own, and counts how many of the labels that were made wrong stand at the head of its list.
+Writes PNG files of digits on larger backgrounds in several folders and sizes, and labels.csv with
+the columns file and label. Then starts ``ntkdist audit labels.csv``, as on your own images, and
+counts how many of the corrupted labels are at the head of its list.
 """
 
 import subprocess

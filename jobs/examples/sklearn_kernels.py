@@ -19,7 +19,7 @@ from ntkdist.pipeline.cross import held_out
 
 
 class StoredKernel(Kernel):
-    """A kernel matrix that is there already: images are their numbers, as a column."""
+    """A precomputed kernel matrix; an image is given by its index, in a column."""
 
     def __init__(self, matrix: np.ndarray) -> None:
         self.matrix = matrix
@@ -34,7 +34,7 @@ class StoredKernel(Kernel):
         return self.matrix[X[:, 0], X[:, 0]]
 
     def is_stationary(self):
-        """Say that it depends on more than the difference of two images."""
+        """Return False: it depends on more than the difference of two images."""
         return False
 
 
@@ -50,7 +50,7 @@ def main(n: int = 300, m: int = 200) -> None:
     scale = np.diagonal(K).mean()
     train, test, K, cross = held.train_labels, held.labels, K / scale, cross / scale
 
-    both = np.zeros((n + m, n + m))  # test images meet those trained on, and themselves
+    both = np.zeros((n + m, n + m))  # kernel of training and test images together
     both[:n, :n], both[n:, :n], both[:n, n:] = K, cross, cross.T
     both[range(n, n + m), range(n, n + m)] = own / scale
     numbers = np.arange(n + m)[:, None]

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +21,11 @@ from ntkdist.data import Preprocessor, load, select
 from ntkdist.kernels import kernel_matrix
 from ntkdist.networks.architecture import Architecture
 
-# one record of the machine for tables and benchmarks alike
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
-from _record import machine
+import _measure
 
 RESULTS = Path(__file__).parent / "results"
+HIDDEN = ("--data", "--cache", "--out")  # folders, left out of the recorded command
 SETS = ("mnist", "fashion_mnist", "cifar10", "cifar100")
 NAMES = {
     "mnist": "MNIST",
@@ -97,47 +95,49 @@ def read(
     return Images(images, data.images, data.labels, data.num_classes, tuple(data.class_names))
 
 
+def cached(
+    cache: str | None, name: str, parts: Iterable[Any], compute: Callable[[], np.ndarray]
+) -> tuple[np.ndarray, float]:
+    """Return an array and the seconds it took, from the folder ``cache`` if it is there.
+
+    ``parts``, texts, bytes and arrays, are all that the array depends on.
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            digest.update(f"{part.shape} {part.dtype}".encode())
+            digest.update(np.ascontiguousarray(part).data)
+        else:
+            digest.update(part if isinstance(part, bytes) else str(part).encode())
+    path = Path(cache or "", f"{name}-{digest.hexdigest()[:24]}.npz")
+    if cache and path.exists():
+        with np.load(path) as kept:
+            return kept["values"], float(kept["seconds"])
+    seconds, values = _measure.timed(compute)
+    if cache:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}.npz")
+        np.savez(part, values=values, seconds=seconds)
+        part.replace(path)
+    return values, seconds
+
+
 def gram(
     architecture: str, images: np.ndarray, cache: str | None = None, dtype: str = "float32"
 ) -> tuple[np.ndarray, float]:
     """Return the NTK Gram matrix (N, N) and the seconds it took, from the cache if it is there."""
     arch = Architecture.parse(architecture)
-    digest = hashlib.sha256(f"{arch} {images.shape} {images.dtype} {dtype}".encode())
-    digest.update(np.ascontiguousarray(images).data)
-    path = Path(cache or "", f"gram-{digest.hexdigest()[:24]}.npz")
-    if cache and path.exists():
-        kept = np.load(path)
-        return kept["gram"], float(kept["seconds"])
+
+    def compute() -> np.ndarray:
+        return kernel_matrix(arch, images, dtype=dtype)
+
     kernel_matrix(arch, images[:2], dtype=dtype)  # compiled before the clock starts
-    start = time.perf_counter()
-    matrix = kernel_matrix(arch, images, dtype=dtype)
-    seconds = time.perf_counter() - start
-    if cache:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}.npz")
-        np.savez(part, gram=matrix, seconds=seconds)
-        part.replace(path)
-    return matrix, seconds
-
-
-def command() -> str:
-    """Return the command line as anyone would give it again."""
-    hidden = {"--data", "--cache", "--out"}
-    words, skip = [], False
-    for word in sys.argv[1:]:
-        if not skip and word not in hidden:
-            words.append(word)
-        skip = not skip and word in hidden
-    return " ".join(["python", f"jobs/tables/{Path(sys.argv[0]).name}", *words])
+    return cached(cache, "gram", (f"{arch} {dtype}", images), compute)
 
 
 def write(name: str, out: Path, rows: list[dict[str, Any]], more: dict[str, Any]) -> Path:
     """Write OUT/NAME.json: the command, the machine, the settings, one object a row."""
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / f"{name}.json"
-    found = {"command": command(), "machine": machine(), **more, "rows": rows}
-    path.write_text(json.dumps(found, indent=1) + "\n")
-    return path
+    return _measure.write(out / f"{name}.json", rows, more, hidden=HIDDEN)
 
 
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

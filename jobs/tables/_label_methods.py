@@ -7,7 +7,6 @@ on cross-validated probabilities of a peer, and the agreement of the nearest nei
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import os
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from _common import cached
 
 import ntkdist
 from ntkdist.labels import RefurbishResult, label_report, refurbish_gram
@@ -71,42 +71,30 @@ def by_cleanlab(labels: np.ndarray, probabilities: np.ndarray, seconds: float) -
 
 def cnn(images: np.ndarray, labels: np.ndarray, num_classes: int, seed: int) -> np.ndarray:
     """Return cross-validated probabilities (N, K) of the small CNN."""
-    from _small_cnn import cross_validated
+    from small_cnn import cross_validated
 
     return cross_validated(images, labels, num_classes, folds=FOLDS, seed=seed)
 
 
-def logistic(inputs: np.ndarray, labels: np.ndarray, num_classes: int, seed: int) -> np.ndarray:
+def logistic(
+    inputs: np.ndarray, labels: np.ndarray, num_classes: int, seed: int, C: float = 1.0
+) -> np.ndarray:
     """Return cross-validated probabilities (N, K) of logistic regression, standardised inputs."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=1000))
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
     flat = inputs.reshape(len(inputs), -1)
     return cross_val_predict(model, flat, labels, cv=folds, method="predict_proba")
 
 
 def regularised(inputs: np.ndarray, labels: np.ndarray, num_classes: int, seed: int) -> np.ndarray:
-    """Return the same with the C of ``STRENGTHS`` under which given labels are likeliest.
-
-    The likelihood is that of the held-out folds; no true label is looked at.
-    """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
-    flat, best = inputs.reshape(len(inputs), -1), (-np.inf, np.empty(0))
-    for C in STRENGTHS:
-        model = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=1000))
-        found = cross_val_predict(model, flat, labels, cv=folds, method="predict_proba")
-        likelihood = float(np.log(found[np.arange(len(labels)), labels]).mean())
-        best = max(best, (likelihood, found), key=lambda pair: pair[0])
-    return best[1]
+    """Return the same with the C of ``STRENGTHS`` that makes held-out given labels likeliest."""
+    tried = [logistic(inputs, labels, num_classes, seed, C) for C in STRENGTHS]
+    return max(tried, key=lambda p: float(np.log(p[np.arange(len(labels)), labels]).mean()))
 
 
 def nearest(inputs: np.ndarray, k: int) -> tuple[np.ndarray, float]:
@@ -170,23 +158,12 @@ def kept(
     cache: str | None,
 ) -> tuple[np.ndarray, float]:
     """Return a peer's probabilities and the seconds they took, from the cache if they are there."""
-    # seconds measured on another number of cores are no comparison
-    cores = len(os.sched_getaffinity(0))
-    digest = hashlib.sha256(f"{compute.__name__} {inputs.shape} {seed} {cores}".encode())
-    digest.update((Path(__file__).parent / "_small_cnn.py").read_bytes())
-    for array in (inputs, labels):
-        digest.update(np.ascontiguousarray(array).data)
-    path = Path(cache or "", f"{compute.__name__}-{digest.hexdigest()[:24]}.npz")
-    if cache and path.exists():
-        found = np.load(path)
-        return found["probabilities"], float(found["seconds"])
-    start = time.perf_counter()
-    probabilities = compute(inputs, labels, num_classes, seed)
-    seconds = time.perf_counter() - start
-    if cache:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path, probabilities=probabilities, seconds=seconds)
-    return probabilities, seconds
+    cores = len(os.sched_getaffinity(0))  # seconds on another number of cores are no comparison
+    network = (Path(__file__).parent / "small_cnn.py").read_bytes()
+    parts = (f"{seed} {cores}", network, inputs, labels)
+    return cached(
+        cache, compute.__name__, parts, lambda: compute(inputs, labels, num_classes, seed)
+    )
 
 
 def _found(table: Any, seconds: float) -> Found:

@@ -16,7 +16,7 @@ from features or images to ranking.
 - ``neighbours, k``: agreement with the k nearest neighbours on the features, by cosine. Of three k
   the one with the highest AUROC is shown: it is chosen by the true labels, in the peer's favour.
 - ``cleanlab, logistic`` and ``cleanlab, CNN``: cleanlab with its defaults on 5-fold cross-validated
-  probabilities of logistic regression on the features, or of a small CNN (``_small_cnn.py``) on
+  probabilities of logistic regression on the features, or of a small CNN (``small_cnn.py``) on
   standardised pixels. Regression with scikit-learn's own C = 1 overfits 1,280 features (AUROC .90
   instead of .94 on ``aggre``): C is the one of three that makes held-out given labels likeliest.
 - ``ours, ARCHITECTURE``: ``ntkdist.find_label_issues`` with its defaults on the same inputs, except

@@ -1,4 +1,4 @@
-"""Label issues found here and by cleanlab: how well wrong labels are ranked, and how long it takes.
+"""Label issues by ntkdist and by cleanlab: how well wrong labels are ranked, and the time it takes.
 
 Labels of a balanced subset are corrupted, and every method ranks the images from the most to the
 least suspicious. Average precision takes "the label is wrong" as the positive class (1 is
@@ -7,7 +7,7 @@ are those of one data set on the cores this process may use, from images to rank
 
 - ``cleanlab, CNN`` and ``cleanlab, logistic``: cleanlab with its defaults
   (``get_label_quality_scores``, ``find_label_issues``) on 5-fold cross-validated probabilities of
-  a small CNN (``_small_cnn.py``) or of scikit-learn's logistic regression on standardised pixels.
+  a small CNN (``small_cnn.py``) or of scikit-learn's logistic regression on standardised pixels.
 - ``ours, ARCHITECTURE``: ``ntkdist.find_label_issues`` with its defaults. Nothing is trained.
 - ``cleanlab on ours, ARCHITECTURE``: cleanlab with its defaults on our leave-one-out probabilities.
   Its default score is the given label's probability, so the ranking is ours wherever our

@@ -1,32 +1,30 @@
-"""Label-aware kernels (Chen, He and Su 2020): what knowing the labels adds to a kernel's accuracy.
+"""Label-aware kernels (Chen, He and Su 2020): their gain in accuracy over the plain kernel.
 
     python jobs/tables/lantk.py
 
-Five pairs of CIFAR-10 classes; 2,000 training and 400 test images of each pair where the
-publication has 10,000 and 2,000. Its network, pixels in [−1, 1], no ridge. The multiplier of the
-label-aware part is chosen by five-fold cross-validation on the training images, for each pair
-and variant by itself, 0 (the plain kernel) among the choices; test images are predicted once, with
-what was chosen. The publication's script takes 0.0005 throughout.
+Five pairs of CIFAR-10 classes, with 2,000 training and 400 test images per pair (10,000 and 2,000
+in the publication), the publication's network, pixels in [−1, 1], no ridge. The multiplier of the
+label-aware part is chosen for each pair and variant by five-fold cross-validation on the training
+images; 0 (the plain kernel) is one of the choices. Test images are predicted once, with the chosen
+multiplier. The publication's script uses 0.0005 throughout.
 
-Seed 0 is the split of the files. 400 images tell kernels apart that differ by two points or more,
-so every further seed holds out 400 others, none of them twice, and trains on the remaining 2,000.
-Splits share training images and pairs share classes, so that their gains are not independent;
-the table of gains has each split by itself.
+Seed 0 is the split of the files. With 400 test images only differences of two points or more are
+visible, so each further seed holds out 400 other images, none of them twice, and trains on the
+remaining 2,000. Splits share training images and pairs share classes, so that their gains are not
+independent; the table of gains lists each split.
 
-Class blocks of the Gram serve every pair they are part of; --cache keeps them.
+Class blocks of the Gram are shared by the pairs; --cache keeps them.
 """
 
 from __future__ import annotations
 
-import hashlib
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import _common
 import numpy as np
-from _lantk_kernel import architecture, check, ntk
+from lantk_kernel import architecture, check, ntk
 
 from ntkdist.learning.label_aware import (
     MULTIPLIERS,
@@ -139,29 +137,19 @@ def _split(places: list[np.ndarray], seed: int) -> tuple[np.ndarray, np.ndarray]
 
 def entries(a: np.ndarray, b: np.ndarray, cache: str | None) -> tuple[np.ndarray, float]:
     """Return Θ of images a × b (n, m) and the seconds it took, from the cache if it is there."""
-    digest = hashlib.sha256(f"{architecture()} {a.shape} {b.shape}".encode())
-    for images in (a, b):
-        digest.update(np.ascontiguousarray(images).data)
-    path = Path(cache or "", f"lantk-{digest.hexdigest()[:24]}.npz")
-    if cache and path.exists():
-        kept = np.load(path)
-        return kept["entries"], float(kept["seconds"])
+
+    def compute() -> np.ndarray:
+        found = np.empty((len(a), len(b)))
+        for i in range(0, len(a), ROWS):
+            # of a Gram matrix the upper triangle, in steps
+            first = i if a is b else 0
+            found[i : i + ROWS, first:] = ntk(a[i : i + ROWS], b[first:])
+            if a is b:
+                found[i:, i : i + ROWS] = found[i : i + ROWS, i:].T
+        return found
+
     ntk(a[:1], b[:1])  # compiled before the clock starts
-    start = time.perf_counter()
-    found = np.empty((len(a), len(b)))
-    for i in range(0, len(a), ROWS):
-        # of a Gram matrix the upper triangle, in steps
-        first = i if a is b else 0
-        found[i : i + ROWS, first:] = ntk(a[i : i + ROWS], b[first:])
-        if a is b:
-            found[i:, i : i + ROWS] = found[i : i + ROWS, i:].T
-    seconds = time.perf_counter() - start
-    if cache:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part.npz")
-        np.savez(part, entries=found, seconds=seconds)
-        part.replace(path)
-    return found, seconds
+    return _common.cached(cache, "lantk", (str(architecture()), a, b), compute)
 
 
 def _row(

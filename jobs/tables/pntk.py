@@ -24,7 +24,8 @@ import numpy as np
 
 from ntkdist.analyses.widths import Gap, plot_gaps
 from ntkdist.learning import FiniteNetwork
-from ntkdist.learning.widths import fit_power, measure_pseudo_kernel
+from ntkdist.learning.empirical import measure_pseudo_kernel
+from ntkdist.learning.widths import fit_power
 
 WIDTHS = (32, 128, 512, 2048)
 

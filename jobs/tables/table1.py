@@ -2,12 +2,12 @@
 
     python jobs/tables/table1.py
 
-The NTK of a balanced subset of each set with each architecture, on the cores of this process, with
-compilation not counted; the median of three, of one where one takes long. Published are the full
-training sets (60,000 or 50,000 images) on the authors' machines, which are not these; ours for as
-many images follows from the entries a second measured here, N(N+1)/2 of them, and is marked as
-extrapolated. The architectures are not published in detail: the presets of these names are
-this package's.
+The NTK of a balanced subset of each set with each architecture, on the cores of this process,
+without compilation; the median of three, or one measurement where it takes long. The published
+times are for the full training sets (60,000 or 50,000 images) on the authors' machines. Ours for as
+many images is extrapolated from the entries per second measured here to N(N+1)/2 entries, and is
+marked so. The architectures are not published in detail; this package's presets of these names are
+used.
 """
 
 from __future__ import annotations

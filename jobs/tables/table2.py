@@ -1,12 +1,12 @@
-"""Table 2 of DeOliveira et al. 2025: what training the finite networks costs instead.
+"""Table 2 of DeOliveira et al. 2025: the cost of training the finite networks.
 
     python jobs/tables/table2.py
 
-Published: seconds for 100 epochs at width 10,000 on the full training sets. Here the networks are
-trained for real on the cores of this process, at the width, number of images and epochs of the
-options; the seconds of an epoch are measured and nothing is extrapolated. Operations grow with the
-width squared and with the number of images. The seconds of one Gram of the same images stand
-beside.
+Published are seconds for 100 epochs at width 10,000 on the full training sets. Here the networks
+are trained on the cores of this process, with the width, number of images and epochs of the
+options; the seconds of an epoch are measured and not extrapolated. The number of operations grows
+with the squared width and with the number of images. The time of one Gram of the same images is
+shown for comparison.
 """
 
 from __future__ import annotations

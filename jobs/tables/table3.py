@@ -1,13 +1,13 @@
-"""Table 3 of DeOliveira et al. 2025: how far apart kernels hold classes, before any training.
+"""Table 3 of DeOliveira et al. 2025: class separation by kernels, before any training.
 
     python jobs/tables/table3.py
 
-Ratio of the mean distance between classes to that within, in the four leading kernel principal
-components, and of the standard deviations, for a fully connected and a convolutional kernel. Pixels
-are divided by 255, not standardised: the publication names no preprocessing, and this one, chosen
-by looking at the ratios, agrees best with it (standardised pixels give the published winner on four
-of the six sets). Its Shapes and Corners are not described; those here are made by
-ntkdist.data.synthetic, whose settings were chosen by looking at these ratios too.
+Ratio of the mean distance between classes to the mean distance within classes, in the four leading
+kernel principal components, and of the standard deviations, for a fully connected and a
+convolutional kernel. Pixels are divided by 255, not standardised: the publication names no
+preprocessing, and this one was chosen because its ratios agree best (standardised pixels give the
+published winner on four of the six sets). The publication does not describe its Shapes and Corners;
+those here come from ntkdist.data.synthetic, whose settings were also chosen by these ratios.
 """
 
 from __future__ import annotations

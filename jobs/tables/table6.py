@@ -1,12 +1,12 @@
-"""Table 6 of DeOliveira et al. 2025: L(Z) orders labelings as training would, before any.
+"""Table 6 of DeOliveira et al. 2025: L(Z) orders labelings as training does.
 
     python jobs/tables/table6.py
 
 Five labelings of the same images: 70, 30 and 10 % symmetric noise, the true labels, and all images
-in one class. L(Z) is from the Gram of a convolutional kernel, for balanced subsets and noise drawn
-anew with each seed. The trained rank is that of the mean training loss of a wide finite network of
-the same architecture after a fixed number of epochs; it is trained on fewer and smaller images than
-the publication's (250 epochs), and L(Z) of exactly those images stands beside it.
+in one class. L(Z) is computed from the Gram of a convolutional kernel; each seed draws another
+balanced subset and other noise. The trained rank is that of the mean training loss of a wide finite
+network of the same architecture after a fixed number of epochs. The network is trained on fewer and
+smaller images than the publication's (250 epochs); L(Z) of the same images is shown with it.
 """
 
 from __future__ import annotations

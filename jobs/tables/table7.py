@@ -1,14 +1,13 @@
-"""Table 7 of DeOliveira et al. 2025: the classes and pairs that a network will find hard.
+"""Table 7 of DeOliveira et al. 2025: classes and pairs that are hard for a network.
 
     python jobs/tables/table7.py
 
-From the kernel, before any training: classes ranked by Z_kk and pairs by |Z_kd|
-(``ntkdist.labels.class_bias``). From finite networks of the same architecture, trained on the same
-images: classes ranked by their error on test images, pairs by their confusion, both as mean
-probabilities, because a good network confuses most pairs never and counts would tie. Agreement is
-rank-biased overlap (extrapolated; p = 0.9, which is not published). Several networks are trained
-from different weights and their probabilities averaged; how far one half of them agrees with the
-other is the most that any prediction could reach.
+The kernel ranks classes by Z_kk and pairs by |Z_kd| (``ntkdist.labels.class_bias``). Finite
+networks of the same architecture, trained on the same images, rank classes by their error on test
+images and pairs by their confusion. Both are mean probabilities: a good network never confuses most
+pairs, so that counts would be tied. Agreement is rank-biased overlap (extrapolated; p = 0.9, which
+is not published). Several networks are trained from different weights and their probabilities are
+averaged; the agreement of one half of them with the other is an upper bound for any prediction.
 """
 
 from __future__ import annotations

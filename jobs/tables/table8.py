@@ -2,12 +2,12 @@
 
     python jobs/tables/table8.py
 
-Symmetric noise on balanced subsets, three draws of the noise. ``paper`` is Algorithm 1 with a
-fully connected kernel and as many steps as labels are corrupted, which is what the published
-figures fit. ``posterior`` and ``exact`` with a convolutional kernel are this package's own, with
-nothing but their defaults: ridge, noise rate and number of steps come from the given labels.
-Beside each share stands the accuracy of the labels afterwards, and for steps="auto" the best
-that any number of steps of the same method would have reached.
+Symmetric noise on balanced subsets, three draws of the noise. ``paper`` is Algorithm 1 with a fully
+connected kernel and one step per corrupted label, which agrees with the published figures.
+``posterior`` and ``exact`` are this package's methods, with a convolutional kernel and their
+defaults: ridge, noise rate and number of steps are chosen by the given labels. Each share is
+followed by the accuracy of the labels afterwards and, for steps="auto", by the best accuracy that
+any number of steps of the same method reaches.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PUBLISHED = {
 }
 BARE = {"mnist": (79.61, 95.73, 93.65, 87.50)}
 RATES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7)
-# Algorithm 1 needs much: with less it flips the same few labels to and fro. Chosen by its results.
+# With a smaller ridge Algorithm 1 flips a few labels back and forth. Chosen by its results.
 PAPER_RIDGE = 0.15
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ntkdist import storage
 from ntkdist.analyses.section import Analysis, ReportSection, all_of, read_verdict
 from ntkdist.config import RunConfig
-from ntkdist.display import kernel_plots
+from ntkdist.display import plots
 from ntkdist.display.svg import FONT_SIZE, inline_svg, svg_file
 from ntkdist.display.words import counted, number, percent
 from ntkdist.errors import InputError, NtkdistError
@@ -385,12 +385,12 @@ def _layouts(run: Run, mine: list[tuple[dict[str, Any], Run]]) -> list[tuple[str
         svg = inline_svg(
             f"compare-{k}",
             f"Images in the two leading kernel principal components of {row['name']}.",
-            kernel_plots.components,
+            plots.components,
             points[shown],
             labels[shown],
             run.manifest.class_names,
             np.zeros(len(shown), dtype=bool),
-            sorted(colored[: kernel_plots.MOST_COLORS].tolist()),
+            sorted(colored[: plots.MOST_COLORS].tolist()),
             (),
         )
         figures.append((svg, f"{row['name']}: images in its two leading principal components."))

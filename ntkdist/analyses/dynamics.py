@@ -20,9 +20,7 @@ from ntkdist.pipeline.stages import Pipeline
 from ntkdist.runs.run import Run
 
 if TYPE_CHECKING:
-    from ntkdist.learning.dynamics import GradientFlow, Stopping
-    from ntkdist.learning.dynamics.curves import Answers, Curves
-    from ntkdist.learning.dynamics.spread import Spread
+    from ntkdist.learning.dynamics import CurveLabels, Curves, GradientFlow, Spread, Stopping
 
 # Matrices of N × N and of M × N float64 that are held at the same time.
 _SQUARE, _WIDE = 5, 3
@@ -111,11 +109,9 @@ def find_dynamics(
     Raises:
         InputError: For settings that do not fit, or more images than the memory limit holds.
     """
-    from ntkdist.learning.dynamics import GradientFlow, log_times
-    from ntkdist.learning.dynamics.checks import check_count, check_folds, check_rate
-    from ntkdist.learning.dynamics.curves import squared_curves
-    from ntkdist.learning.spectrum import check_ridge
-    from ntkdist.learning.targets import targets_of
+    from ntkdist.learning import targets_of
+    from ntkdist.learning.checks import check_rate, check_ridge, check_whole
+    from ntkdist.learning.dynamics import GradientFlow, log_times, squared_curves
 
     held = held_out(pipeline)
     K = held.num_classes
@@ -123,10 +119,10 @@ def find_dynamics(
         raise InputError("the run has one class: there is nothing to learn; give images of two")
     # before hours of tiles
     check_ridge(ridge)
-    check_folds(folds, None, len(held.train))
+    check_whole("folds", folds, 2, "each holds at least one image", most=len(held.train))
     if learning_rate is not None:
         check_rate(learning_rate)
-    check_count(times)
+    check_whole("times", times, 3, "0 and infinity are two of them")
     _check_size(pipeline, held, 2 * times * K if cross_entropy else 0)
     pipeline.gram()
     cross = held.cross("ntk")
@@ -192,15 +188,15 @@ def _check_size(pipeline: Pipeline, held: HeldOut, columns: int) -> None:
         )
 
 
-def _answers(pipeline: Pipeline, held: HeldOut) -> Answers:
-    from ntkdist.learning.dynamics.curves import Answers
+def _answers(pipeline: Pipeline, held: HeldOut) -> CurveLabels:
+    from ntkdist.learning.dynamics import CurveLabels
 
     run, true = pipeline.run, None
     if run.has("inputs", "labels_true"):
         true = run.read("inputs", "labels_true")[held.train]
         if np.array_equal(true, held.train_labels):
             true = None
-    return Answers(held.train_labels, true, held.labels)
+    return CurveLabels(held.train_labels, true, held.labels)
 
 
 def _stopping(
@@ -213,8 +209,8 @@ def _stopping(
     folds: int,
     seed: int,
 ) -> Stopping:
+    from ntkdist.learning import targets_of
     from ntkdist.learning.dynamics import choose_stopping_time
-    from ntkdist.learning.targets import targets_of
 
     with pipeline.stage("stopping time") as detail:
         began = time.monotonic()
@@ -240,11 +236,10 @@ def _cross_entropy(
     gram: Any,
     cross: Any,
     flow: GradientFlow,
-    answers: Answers,
+    answers: CurveLabels,
     at: NDArray[np.float64],
 ) -> Curves:
-    from ntkdist.learning.dynamics.cross_entropy import cross_entropy_flow
-    from ntkdist.learning.dynamics.curves import cross_entropy_curves
+    from ntkdist.learning.dynamics import cross_entropy_curves, cross_entropy_flow
 
     longest = _LONGEST * float(flow.time_constants[0])
     finite = at[at <= longest]
@@ -274,8 +269,7 @@ def _spread(
     time: float,
 ) -> Spread | None:
     """Return the ensemble's spread at a time, or None where the run has no NNGP kernel."""
-    from ntkdist.learning.dynamics import Ensemble
-    from ntkdist.learning.dynamics.spread import spread_of
+    from ntkdist.learning.dynamics import Ensemble, spread_of
 
     if "nngp" not in pipeline.config.gram.kinds:
         return None

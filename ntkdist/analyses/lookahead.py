@@ -105,9 +105,12 @@ def simulate_active_learning(
     Raises:
         InputError: For settings that do not fit the run.
     """
-    from ntkdist.learning.active import active_learning, check_criterion
+    from ntkdist.learning.active import CRITERIA, active_learning
+    from ntkdist.learning.checks import check_choice
 
-    asked = list(dict.fromkeys(check_criterion(name) for name in criteria))
+    asked = list(dict.fromkeys(criteria))
+    for name in asked:
+        check_choice("criterion", name, CRITERIA)
     if not asked:
         raise InputError(f"no criterion to compare; give some of {', '.join(COMPARED)}")
     if not 0 < share < 1:

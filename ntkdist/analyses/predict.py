@@ -20,7 +20,7 @@ from ntkdist.analyses.section import (
 )
 from ntkdist.display import heatmaps
 from ntkdist.display.svg import FONT_SIZE, inline_svg, svg_file
-from ntkdist.display.words import count, counted, number, percent
+from ntkdist.display.words import count, counted, number, percent, shorten
 from ntkdist.pipeline.cross import HeldOut, held_out
 from ntkdist.pipeline.stages import Pipeline
 from ntkdist.runs.run import Run
@@ -235,7 +235,7 @@ def _plot_confusion(
     ax.imshow(confusion / rows, cmap="Blues", vmin=0, vmax=1)
     K = len(confusion)
     if K <= _MOST_NAMES:
-        short = [n if len(n) <= _LONGEST_NAME else f"{n[: _LONGEST_NAME - 1]}…" for n in names]
+        short = [shorten(name, _LONGEST_NAME) for name in names]
         ax.set_yticks(range(K), short, fontsize=small)
         ax.set_xticks(range(K), short, fontsize=small, rotation=90)
         for k, d in np.argwhere(confusion > 0):

@@ -58,7 +58,7 @@ def sweep(
     Args:
         pipeline: Of a run.
         over: ``depth``, ``W_std``, ``b_std``, ``nonlinearity`` or ``width``.
-        values: Some values; none takes those of ``ntkdist.learning.sweep.SWEPT``.
+        values: Some values; none takes those of ``ntkdist.learning.sweep.DEFAULT_VALUES``.
         images: How many of the run's images, balanced over its given labels; all if it has fewer.
 
     Returns:
@@ -210,9 +210,9 @@ def _places(values: Sequence[str]) -> tuple[NDArray[np.float64], list[str]]:
 
 def _sections(run: Run) -> list[ReportSection]:
     """Read the sweeps, one section for each setting."""
-    from ntkdist.learning.sweep import SWEPT
+    from ntkdist.learning.sweep import DEFAULT_VALUES
 
-    return [one for over in SWEPT if (one := _section(run, over)) is not None]
+    return [one for over in DEFAULT_VALUES if (one := _section(run, over)) is not None]
 
 
 def _section(run: Run, over: str) -> ReportSection | None:

@@ -1,4 +1,4 @@
-"""The application: its help, the groups of commands, and the settings each begins with."""
+"""The application: its help, the groups of commands, and the default settings of each."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Three commands to begin with:
   ntkdist status runs/photos   what is done, and what to run next
 
 A command takes a run file (YAML), or the folder or URL of a run; settings on the command line \
-go over those of the file. Started again, a command resumes. COMMAND --help has an example each, \
+override those of the file. Started again, a command resumes. COMMAND --help has an example each, \
 COMMAND --help-all lists the settings of a run as well.
 
 Exit codes:
@@ -56,14 +56,14 @@ app = App(
 for flag in ("--help", "--version"):
     app[flag].group = (OTHER,)
 
-# command → the settings that the command line goes over, from what was typed
+# command → its default settings, which the command line overrides, from what was typed
 _BASES: dict[Callable[..., Any], Callable[[Mapping[str, Any]], RunConfig]] = {}
 
 
 def begins_with(
     base: Callable[[Mapping[str, Any]], RunConfig],
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorate a command whose settings are not those of its target.
+    """Decorate a command whose default settings are not those of its target.
 
     Args:
         base: Takes the arguments that were typed, by name, and returns the settings.
@@ -80,10 +80,10 @@ def begins_with(
 
 
 def run_settings(command: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that the command line goes over.
+    """Return the default settings of a command, which the command line overrides.
 
     Args:
-        command: What is to run.
+        command: The command.
         arguments: What was typed for it, by name.
 
     Returns:
@@ -121,7 +121,7 @@ def target_settings(target: str) -> RunConfig:
     from ntkdist.runs.run import Run
 
     try:
-        return Run.open(target, unsettled=True).config
+        return Run.open(target, pending_extension=True).config
     except InputError:
         from ntkdist.cli.audit.sources import kind_of
 

@@ -1,4 +1,4 @@
-"""The command line: parses, runs one command, prints what it came to; no logic of its own.
+"""The command line: parse it, run one command, print its result.
 
 Exit codes: 0 done, 1 some tiles or stages failed, 2 bad input, 130 interrupted and resumable.
 """
@@ -19,10 +19,9 @@ from cyclopts.config import Dict
 
 from ntkdist.cli.commands import app, run_settings
 from ntkdist.cli.console import Terminal
-from ntkdist.cli.envelope import one_line, print_outcome
 from ntkdist.cli.help import all_settings
 from ntkdist.cli.options import Json, Quiet, Verbose
-from ntkdist.cli.session import Outcome
+from ntkdist.cli.result import CommandResult, one_line, print_result
 from ntkdist.config import RunConfig
 from ntkdist.errors import InputError, NtkdistError
 
@@ -30,13 +29,13 @@ HELP_ALL = "--help-all"
 
 
 @app.meta.default
-def _speak(
+def _common_flags(
     *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> tuple[Terminal, tuple[str, ...]]:
-    """Take the flags that every command has off the others."""
+    """Separate the flags that every command has from the rest."""
     return Terminal(json=json, quiet=quiet, verbose=verbose), tokens
 
 
@@ -45,9 +44,9 @@ class _Call:
     """A command with its arguments.
 
     Attributes:
-        name: Of the command; None for help and version.
-        run: The run that it is about, as far as that was typed.
-        invoke: Runs it.
+        name: Name of the command; None for help and version.
+        run: Address of the run, where one was typed.
+        invoke: Runs the command.
     """
 
     name: str | None
@@ -56,15 +55,7 @@ class _Call:
 
 
 def _parse(tokens: Sequence[str], out: Terminal) -> _Call:
-    """Read the command line twice: once for the target, then over the target's settings.
-
-    Args:
-        tokens: Words, without those that every command has.
-        out: How the command is to speak.
-
-    Returns:
-        The command with its arguments.
-    """
+    """Parse twice: first to find the target, then with the target's settings as defaults."""
     app.config = ()
     command, bound, ignored = app.parse_args(tokens, print_error=False, exit_on_error=False)
     if "out" not in ignored:
@@ -73,7 +64,7 @@ def _parse(tokens: Sequence[str], out: Terminal) -> _Call:
         return _Call(None, None, lambda: command(*bound.args, **bound.kwargs))
     name = app.name_transform(command.__name__)
     if "settings" in command.__annotations__:
-        # under the command's name: keys that are names of commands, such as gram, get lost else
+        # under the command's name: else cyclopts drops keys that are names of commands (gram)
         base = {name: run_settings(command, bound.arguments)}
         app.config = (Dict(base, source="run file"),)
         command, bound, _ = app.parse_args(tokens, print_error=False, exit_on_error=False)
@@ -83,7 +74,7 @@ def _parse(tokens: Sequence[str], out: Terminal) -> _Call:
 
 
 def main(tokens: Sequence[str] | None = None) -> None:
-    """Run one command, print what it came to, and exit with its code.
+    """Run one command, print its result, and exit with its code.
 
     Args:
         tokens: The command line; None takes the process's own.
@@ -92,7 +83,7 @@ def main(tokens: Sequence[str] | None = None) -> None:
         SystemExit: With the command's exit code, unless that is 0.
     """
     tokens = list(sys.argv[1:] if tokens is None else tokens)
-    # known before anything is parsed, so that errors of parsing are told in the same way
+    # before anything is parsed, so that parse errors are printed in the same form
     out = Terminal(json="--json" in tokens, verbose="--verbose" in tokens)
     call = _Call(next((word for word in tokens if word in app), None), None, lambda: None)
     try:
@@ -101,14 +92,14 @@ def main(tokens: Sequence[str] | None = None) -> None:
                 app([*([call.name] if call.name else []), "--help"], result_action="return_value")
             return
         command, bound, _ = app.meta.parse_args(tokens, print_error=False, exit_on_error=False)
-        if command is not _speak:  # help, version, or words for the shell to offer
+        if command is not _common_flags:  # help, version, or completions for the shell
             command(*bound.args, **bound.kwargs)
             return
-        out, rest = _speak(*bound.args, **bound.kwargs)
+        out, rest = _common_flags(*bound.args, **bound.kwargs)
         with contextlib.redirect_stdout(sys.stderr) if out.json else contextlib.nullcontext():
             call = _parse(rest, out)
             outcome = call.invoke()
-        if isinstance(outcome, Outcome):
+        if isinstance(outcome, CommandResult):
             _finish(out, call.name, outcome)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -117,34 +108,36 @@ def main(tokens: Sequence[str] | None = None) -> None:
         _fail(out, call, tokens, error)
 
 
-def _finish(out: Terminal, name: str | None, outcome: Outcome) -> None:
+def _finish(out: Terminal, name: str | None, outcome: CommandResult) -> None:
     failure = outcome.failure
     if failure is None:
-        print_outcome(out, name, outcome)
+        print_result(out, name, outcome)
         return
-    print_outcome(out, name, outcome, error=failure, exit_code=failure.exit_code)
+    print_result(out, name, outcome, error=failure, exit_code=failure.exit_code)
     print(f"ntkdist: {one_line(failure)}", file=sys.stderr)
     sys.exit(failure.exit_code)
 
 
 def _fail(out: Terminal, call: _Call, tokens: Sequence[str], error: BaseException) -> None:
-    """Say in one line why a command ended, and exit with the code for it."""
+    """Print in one line why a command failed, and exit with the code for it."""
     if out.verbose:
         traceback.print_exception(error)
-    code, said = 1, one_line(error)
+    code, message = 1, one_line(error)
     if isinstance(error, NtkdistError):
         code = error.exit_code
     elif isinstance(error, CycloptsError):
         code = 2
     elif isinstance(error, KeyboardInterrupt):
-        code, said = 130, "interrupted"
+        code, message = 130, "interrupted"
     else:
-        said = f"{type(error).__name__}: {said}; --verbose shows where, what is stored is kept"
+        message = (
+            f"{type(error).__name__}: {message}; --verbose shows where, what is stored is kept"
+        )
     again = [f"ntkdist {shlex.join(tokens)}"] if code == 130 else []
     if out.json:
-        nothing = Outcome(None, run=call.run, next=again)
-        print_outcome(out, call.name, nothing, error=error, exit_code=code)
-    print(f"ntkdist: {said}", file=sys.stderr)
+        nothing = CommandResult(None, run=call.run, next=again)
+        print_result(out, call.name, nothing, error=error, exit_code=code)
+    print(f"ntkdist: {message}", file=sys.stderr)
     if again:
         print(f"resume with: {again[0]}", file=sys.stderr)
     sys.exit(code)

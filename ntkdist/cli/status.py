@@ -8,6 +8,7 @@ from ntkdist.data.features import feature_words
 from ntkdist.events.history import Activity, FailedTile
 from ntkdist.events.progress import _duration as duration
 from ntkdist.pipeline.status import LOSSES, GramState, LabelsFound, RunStatus, read_status
+from ntkdist.words import percent
 
 _SHOWN, _FEW_ERRORS, _LONGEST = 5, 3, 160
 _SILENT = 120.0  # seconds
@@ -26,11 +27,11 @@ def describe_labels(found: LabelsFound | None) -> str:
         f"labels    {describe_flags(found)}; ended because {found.stopped}",
         *describe_reliability(found),
     ]
-    if found.restored_share is not None:
-        before, after = found.accuracy_given, found.accuracy_refurbished
+    restored, before, after = found.restored_share, found.accuracy_given, found.accuracy_refurbished
+    if restored is not None and before is not None and after is not None:
         lines.append(
-            f"restored  {found.restored_share:.2%} of {found.corrupted} corrupted "
-            f"labels; label accuracy {before:.2%} -> {after:.2%}"
+            f"restored  {percent(restored, 2)} of {found.corrupted} corrupted labels; "
+            f"label accuracy {percent(before, 2)} -> {percent(after, 2)}"
         )
     return "\n".join(lines)
 
@@ -39,19 +40,17 @@ def describe_flags(found: LabelsFound) -> str:
     """Return how many labels look wrong, in one line, or that they cannot be judged."""
     how = found.reliability
     if how is None:
-        return (
-            f"{found.issues} of {found.images} look wrong; estimated noise {found.noise_rate:.1%}"
-        )
+        rate = percent(found.noise_rate)
+        return f"{found.issues} of {found.images} look wrong; estimated noise {rate}"
     if how["verdict"] == "cannot judge":
         return "these labels cannot be judged: none is flagged, and none is called clean"
     if found.issues:
         return f"{found.issues} of {found.images} labels look wrong"
-    most = how["noise_interval"][1]
-    if how["verdict"] == "reliable" and most <= CLEAN:
-        return (
-            f"no label looks wrong; at most {most:.1%} of {found.images} labels are estimated wrong"
-        )
-    return f"no label is flagged, but up to {most:.0%} of {found.images} labels may be wrong"
+    share, images = how["noise_interval"][1], found.images
+    if how["verdict"] == "reliable" and share <= CLEAN:
+        most = f"at most {percent(share)} of {images} labels"
+        return f"no label looks wrong; {most} are estimated wrong"
+    return f"no label is flagged, but up to {percent(share, 0)} of {images} labels may be wrong"
 
 
 def describe_reliability(found: LabelsFound) -> list[str]:
@@ -62,16 +61,14 @@ def describe_reliability(found: LabelsFound) -> list[str]:
     lines = [f"verdict   {how['verdict']}: {how['reason']}"]
     if how["verdict"] == "cannot judge":
         return lines
-    low, high = how["noise_interval"]
+    rate, low, high = map(percent, (how["noise_rate"], *how["noise_interval"]))
     lines.append(
-        f"noise     {how['noise_rate']:.1%} of the labels are estimated wrong ({low:.1%} to "
-        f"{high:.1%}), {how['noise']} noise"
+        f"noise     {rate} of the labels are estimated wrong ({low} to {high}), "
+        f"{how['noise']} noise"
     )
     if how["expected_precision"] is not None:
-        lines.append(
-            f"flags     {how['expected_precision']:.0%} of the flagged labels are expected to be "
-            "wrong"
-        )
+        precision = percent(how["expected_precision"], 0)
+        lines.append(f"flags     {precision} of the flagged labels are expected to be wrong")
     return lines
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.display.svg import CELL, FAINT, FONT_SIZE, INK, OTHER, new_figure
+from ntkdist.display.words import shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -264,7 +265,7 @@ def between_limit(matrices: Sequence[NDArray[Any]]) -> float:
 
 def _name_classes(axes: Axes, middles: NDArray[Any], names: Sequence[str]) -> None:
     step = -(-len(names) // _MOST_NAMES)
-    short = [x if len(x) <= _LONGEST_NAME else x[: _LONGEST_NAME - 1] + "…" for x in names]
+    short = [shorten(name, _LONGEST_NAME) for name in names]
     upright = max((len(x) for x in short), default=0) > 2
     axes.set_xticks(middles[::step], short[::step], rotation=90 if upright else 0)
     axes.set_yticks(middles[::step], short[::step])

@@ -1,4 +1,4 @@
-"""Numbers, times and architectures as people read them."""
+"""Numbers, times and architectures as the report writes them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from datetime import datetime
 
+from ntkdist import words
 from ntkdist.networks.architecture import Architecture, AvgPool, Conv, Dense, Layer, Residual
-from ntkdist.networks.architecture import preset_of as preset_of
 from ntkdist.networks.layers import SQRT2
 
 _MINUS = "−"
@@ -29,6 +29,11 @@ def class_name(names: Sequence[str], label: int) -> str:
     return names[label] if 0 <= label < len(names) else str(label)
 
 
+def shorten(name: str, longest: int) -> str:
+    """Return a name of at most so many characters, with an ellipsis for what is left out."""
+    return name if len(name) <= longest else name[: longest - 1] + "…"
+
+
 def number(value: float | None, digits: int = 5) -> str:
     """Return a number to ``digits`` significant digits; ``–`` where there is none."""
     if value is None or not math.isfinite(value):
@@ -40,7 +45,7 @@ def number(value: float | None, digits: int = 5) -> str:
 
 
 def quality(value: float) -> str:
-    """Return a label quality, 0 to 1, to three decimals; what is less is said to be less."""
+    """Return a label quality, 0 to 1, to three decimals; ``< 0.001`` for smaller ones."""
     return "< 0.001" if 0 <= value < 0.001 else f"{value:.3f}".replace("nan", "–")
 
 
@@ -57,22 +62,12 @@ def percent(share: float | None) -> str:
 
 def duration(seconds: float) -> str:
     """Return a time: ``0.04 s``, ``12.3 s``, ``4 min 05 s``, ``2 h 07 min``."""
-    if seconds < 59.95:
-        return f"{seconds:.2f}{_GAP}s" if seconds < 1 else f"{seconds:.1f}{_GAP}s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes}{_GAP}min {rest:02d}{_GAP}s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours}{_GAP}h {minutes:02d}{_GAP}min"
+    return words.duration(seconds).replace(" ", _GAP)
 
 
 def size(amount: float) -> str:
     """Return bytes in binary units: ``12.3 MiB``."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if amount < 1024:
-            return f"{amount:.3g}{_GAP}{unit}"
-        amount /= 1024
-    return f"{amount:,.1f}{_GAP}TiB"
+    return words.format_bytes(amount).replace(" ", _GAP)
 
 
 def rate(value: float) -> str:
@@ -81,7 +76,7 @@ def rate(value: float) -> str:
 
 
 def moment(iso: str) -> str:
-    """Return an ISO 8601 time as ``2025-01-31 14:05 UTC``; what is none stays as it is."""
+    """Return an ISO 8601 time as ``2025-01-31 14:05 UTC``; any other text stays as it is."""
     try:
         when = datetime.fromisoformat(iso)
     except ValueError:
@@ -90,7 +85,7 @@ def moment(iso: str) -> str:
 
 
 def in_words(architecture: Architecture) -> str:
-    """Return the layers in order, repeated groups once: ``Conv 3×3 → 2 × (ReLU → Conv 3×3)``."""
+    """Return the layers in order, repeated groups once: ``conv 3×3 → 2 × (ReLU → conv 3×3)``."""
     return _sequence([_layer(layer) for layer in architecture.layers])
 
 

@@ -1,4 +1,4 @@
-"""What the inverse Gram matrix says about labels: how well they fit, which are wrong.
+"""Labels from the inverse Gram matrix: how well they fit, which are wrong, what they should be.
 
 N images, K classes, Y (N, K) one-hot labels, H (N, N) the Gram matrix, G = H⁻¹Y, Z = YᵀG.
 """

@@ -1,4 +1,4 @@
-"""Which classes the kernel finds hard and which pairs it confuses, and how rankings agree."""
+"""Rankings of hard classes and of confused pairs of classes, and the agreement of rankings."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ class ClassBias:
 
 
 def class_bias(Z: Any, counts: Any) -> ClassBias:
-    """Rank classes and pairs of classes by what Z = YᵀH⁻¹Y says of them.
+    """Rank classes by Z_kk and pairs of classes by |Z_kd|, with Z = YᵀH⁻¹Y.
 
-    Z_kk = y_kᵀH⁻¹y_k is the squared norm that the kernel's functions need to fit class k
-    against the rest: the larger, the harder, as a class whose images lie among those of others
-    asks for a wild function. Z_kd is negative where fitting one class is undone by the other:
-    the larger |Z_kd|, the more the two are entangled. Z_kd above 0 means the contrary and is small
-    as a rule. Leave-one-out predictions confuse the pairs in this order; they err on the classes in
-    this order less surely, where errors or images of a class are few. Both scores are divided as in
-    L(Z), so that class sizes have no part in it. Ties go to the smaller class.
+    Z_kk = y_kᵀH⁻¹y_k is the squared norm of the kernel's function that fits class k against the
+    others: it is larger for a harder class, whose images lie among those of other classes. Z_kd is
+    negative if a function that fits class k is large, with the opposite sign, where class d is
+    fitted: the larger |Z_kd|, the more entangled the two classes. Z_kd above 0 is usually small.
+    Leave-one-out predictions confuse the pairs in this order; their errors on single classes follow
+    the order less closely, if errors or images of a class are few. Both scores are divided as in
+    L(Z), so that they do not depend on class sizes. Ties go to the smaller class.
 
     Args:
         Z: (K, K) YᵀH⁻¹Y.
@@ -51,7 +51,7 @@ def class_bias(Z: Any, counts: Any) -> ClassBias:
         The rankings and their scores.
 
     Raises:
-        InputError: For wrong shapes or values that are not finite.
+        InputError: For wrong shapes, values that are not finite, or negative counts.
 
     Source:
         DeOliveira et al. 2025 (rankings by Z_kk and |Z_kd|; their normalisation is not given).
@@ -77,12 +77,12 @@ def class_bias(Z: Any, counts: Any) -> ClassBias:
 
 
 def rank_biased_overlap(a: Sequence[Any], b: Sequence[Any], p: float = 0.9) -> float:
-    """Return how far two rankings agree, 0 to 1, the first places counting most.
+    """Return the agreement of two rankings, 0 to 1, with most weight on the first places.
 
-    The extrapolated form for lists that end, RBO_EXT: at depth d the agreement of the first d
-    places counts p^(d−1); beyond the end of the shorter, then of the longer list, the last
-    agreement is taken to go on. p = 0.9 is this package's choice where a publication is
-    silent: the first ten places then carry 86 % of the weight.
+    The extrapolated form for finite lists, RBO_EXT: the agreement of the first d places has weight
+    p^(d−1); beyond the end of the shorter list, then of the longer one, the last agreement is
+    assumed to continue. p = 0.9 is this package's choice: the first ten places then have 86 % of
+    the weight.
 
     Args:
         a: Items, best first, each once.
@@ -94,7 +94,7 @@ def rank_biased_overlap(a: Sequence[Any], b: Sequence[Any], p: float = 0.9) -> f
 
     Raises:
         InputError: For p that is not a number above 0 and below 1, an empty list, or an item
-            that is there twice.
+            that occurs twice.
 
     Source:
         Webber, Moffat and Zobel 2010, equation 32.
@@ -119,7 +119,7 @@ def rank_biased_overlap(a: Sequence[Any], b: Sequence[Any], p: float = 0.9) -> f
             at_s = overlap
             agreement = overlap / d
         else:
-            # the unseen part of the shorter list agrees as its last depth did
+            # beyond its end, the shorter list is assumed to agree as at its last depth
             agreement = overlap / d + at_s * (d - s) / (s * d)
         total += weight * agreement
         weight *= p

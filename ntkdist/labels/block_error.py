@@ -1,4 +1,4 @@
-"""L(Z): one number for how well a labelling fits the kernel; lower is cleaner."""
+"""The block error L(Z) of a labelling, and its gradient; lower is cleaner."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ntkdist.labels.compiled import gradient_coefficients, sums
 
 @dataclass(frozen=True)
 class BlockError:
-    """L(Z) in its two parts, with what had to be left out.
+    """L(Z), its two sums, and the terms that were left out.
 
     Attributes:
         value: L(Z) = intra − inter.
         intra: (1/K) Σ_k Z_kk / (n_k(n_k−1)).
         inter: β/(K²−K) Σ_{k≠d} Z_kd / (n_k n_d).
-        left_out: One message for each kind of term that would be 0/0; empty if none.
+        left_out: One message for each kind of term that is 0/0; empty if none.
     """
 
     value: float
@@ -31,12 +31,12 @@ class BlockError:
 
 
 def block_error(Z: Any, counts: Any, beta: float = 1.0) -> float:
-    """Return L(Z) of a labelling; lower is cleaner.
+    """Return the block error L(Z) of a labelling; lower is cleaner.
 
     L(Z) = (1/K) Σ_k Z_kk/(n_k(n_k−1)) − β/(K²−K) Σ_{k≠d} Z_kd/(n_k n_d).
     Terms that are 0/0 (empty classes, the first sum of classes with one member, the second
-    sum where K = 1) are left out; the factors 1/K and 1/(K²−K) stay. ``block_error_terms``
-    says which they were. β is not published; 1 is this package's choice.
+    sum if K = 1) are left out; the factors 1/K and 1/(K²−K) stay. ``block_error_terms`` lists
+    them. β is not published; 1 is this package's choice.
 
     Args:
         Z: (K, K) YᵀH⁻¹Y.
@@ -78,7 +78,7 @@ def block_error_terms(Z: Any, counts: Any, beta: float = 1.0) -> BlockError:
 
 
 def block_error_gradient(G: Any, Z: Any, counts: Any, beta: float = 1.0) -> NDArray[np.float64]:
-    """Return ∂L/∂Y (N, K), the class sizes n = Yᵀ1 differentiated too.
+    """Return ∂L/∂Y (N, K), with the class sizes n = Yᵀ1 as functions of Y.
 
     ∂L/∂Y_ik = 2G_ik/(K n_k(n_k−1)) − (2B/n_k) Σ_{d≠k} G_id/n_d
     − Z_kk(2n_k−1)/(K n_k²(n_k−1)²) + (2B/n_k²) Σ_{d≠k} Z_kd/n_d, with B = β/(K²−K).
@@ -109,14 +109,7 @@ def block_error_gradient(G: Any, Z: Any, counts: Any, beta: float = 1.0) -> NDAr
 
 
 def left_out_terms(counts: NDArray[Any]) -> tuple[str, ...]:
-    """Return a message for each kind of term of L(Z) that is 0/0 for these class sizes.
-
-    Args:
-        counts: (K,) class sizes.
-
-    Returns:
-        The messages; empty if every term is defined.
-    """
+    """Return a message for each kind of term of L(Z) that is 0/0 for class sizes (K,)."""
     empty, single = np.flatnonzero(counts == 0), np.flatnonzero(counts == 1)
     messages = []
     if empty.size:

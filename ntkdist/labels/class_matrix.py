@@ -1,4 +1,4 @@
-"""From labels to the class matrices: Y (N, K), G = H⁻¹Y (N, K) and Z = YᵀG (K, K)."""
+"""The class matrices of labels: Y (N, K), G = H⁻¹Y (N, K) and Z = YᵀG (K, K)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ntkdist.errors import InputError
 from ntkdist.labels.checks import check_labels
 from ntkdist.labels.inverse import as_inverse
 
-# Bytes of inverse columns held at a time while G is summed from columns.
+# Bytes of columns of the inverse in memory at a time while G is summed from columns.
 COLUMN_BYTES = 64 * 2**20
 
 
@@ -39,9 +39,9 @@ def class_matrix(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return G = H⁻¹Y and Z = YᵀG.
 
-    An inverse with a ``solve`` method (a factor, or one array in memory) is asked
-    once for all classes; any other is read once, by ranges of rows where it has ``rows``, else
-    column batch by column batch.
+    An inverse with a ``solve`` method (a factor, or an array in memory) solves once for all
+    classes; any other is read once, by ranges of rows if it has ``rows``, else by batches of
+    columns.
 
     Args:
         inverse: H⁻¹ (N, N), an array or anything ``as_inverse`` takes.
@@ -64,18 +64,7 @@ def class_matrix(
 
 
 def product(inverse: Any, Y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return H⁻¹Y for targets of any kind.
-
-    Args:
-        inverse: H⁻¹ (N, N), an array or anything ``as_inverse`` takes.
-        Y: (N, K) float64, one-hot labels or probabilities.
-
-    Returns:
-        (N, K) float64.
-
-    Raises:
-        InputError: If it comes out with another shape, NaN or infinity.
-    """
+    """Return H⁻¹Y (N, K) for one-hot labels or probabilities Y (N, K), or raise ``InputError``."""
     source = as_inverse(inverse)
     n = source.shape[0]
     solve, rows = getattr(source, "solve", None), getattr(source, "rows", None)
@@ -93,22 +82,14 @@ def product(inverse: Any, Y: NDArray[np.float64]) -> NDArray[np.float64]:
                 G += np.asarray(source.columns(wanted), dtype=np.float64) @ Y[wanted]
     if G.shape != Y.shape or not np.isfinite(G).all():
         raise InputError(
-            f"H⁻¹Y came out with shape {G.shape} or with NaN or infinity; "
-            f"expected finite {Y.shape}: check the inverse, or raise the ridge"
+            f"H⁻¹Y has shape {G.shape}, NaN or infinity; it must be finite of shape {Y.shape}: "
+            "check the inverse, or raise the ridge"
         )
     return G
 
 
 def class_sums(G: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return Z = YᵀG, symmetrised, from G and the labels.
-
-    Args:
-        G: (N, K) float64.
-        labels: (N,) int64 in 0..K−1.
-
-    Returns:
-        (K, K) float64.
-    """
+    """Return Z = YᵀG (K, K), symmetrised, from G (N, K) and labels (N,)."""
     K = G.shape[1]
     Z = np.zeros((K, K))
     for k in range(K):

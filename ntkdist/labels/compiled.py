@@ -1,9 +1,10 @@
 """Compiled arithmetic on K×K: L(Z), its gradient, Z after a move, and the tables of a step.
 
-A refurbishment step calls each of these once; in NumPy, small as they are, they cost as much as
-the step's pass over ten thousand rows.
+A step of ``exact`` or ``paper`` calls each of these once; in NumPy they would cost as much as the
+step's scan of ten thousand rows. They are in one file, because Numba's cache on disk does not
+notice changes in other files.
 
-The tables are what one step needs of the classes: with them, the value of moving an image is one
+The tables hold what one step needs of the classes: with them, the value of moving an image is one
 short formula. For image i of class o, g = G_i, a = A_ii, h = Σ_d G_id/n_d, and each target j,
 
     value_ij = own_i + offset_oj + G_ij slope_oj + a curve_j + push_i pull_j,
@@ -18,7 +19,7 @@ Tables are a tuple, in the order that the loops over rows take them:
     own    (K, 4) by class
     push   (K, 3) by class
     low    (K, 6) by class: the least offset, slope, curve and pull of its targets, and the largest
-           slope and pull; what bounds every value of a row from below in O(1)
+           slope and pull; they give a lower bound of every value of a row in O(1)
 """
 
 from __future__ import annotations
@@ -28,41 +29,42 @@ from typing import Any
 import numba
 import numpy as np
 
-# A class keeps at least this many members: with fewer, terms of L(Z) are 0/0 and left out,
-# and dropping a positive term would pass for a gain.
+# A class keeps at least this many members: with fewer, terms of L(Z) are 0/0 and left out, and
+# leaving out a positive term would lower L(Z).
 SMALLEST_CLASS = 2
 
 compiled: Any = numba.njit(nogil=True, cache=True)
-# For what a loop calls for each row: LLVM leaves larger functions as calls, several times slower.
+# For functions that a loop calls for each row: LLVM does not inline larger ones, which is several
+# times slower.
 inlined: Any = numba.njit(nogil=True, inline="always")
 
 
 @compiled
-def reciprocal(n):  # type: ignore[no-untyped-def]
+def _reciprocal(n):  # type: ignore[no-untyped-def]
     """Return 1/n, and 0 for empty classes."""
     return 1.0 / n if n > 0 else 0.0
 
 
 @compiled
-def pair_reciprocal(n):  # type: ignore[no-untyped-def]
+def _pair_reciprocal(n):  # type: ignore[no-untyped-def]
     """Return 1/(n(n−1)), and 0 for classes with fewer than two members."""
     return 1.0 / (n * (n - 1.0)) if n > 1 else 0.0
 
 
 @compiled
-def pair_weight(K, beta):  # type: ignore[no-untyped-def]
-    """Return B = β/(K²−K), and 0 where there is one class."""
+def _pair_weight(K, beta):  # type: ignore[no-untyped-def]
+    """Return B = β/(K²−K), and 0 if there is one class."""
     return beta / (K * K - K) if K > 1 else 0.0
 
 
 @compiled
-def weighed(Z, n):  # type: ignore[no-untyped-def]
-    """Return Z w (K,), w = 1/n."""
+def _weighted_sums(Z, n):  # type: ignore[no-untyped-def]
+    """Return Z w (K,) with w = 1/n."""
     K = len(n)
     out = np.zeros(K)
     for k in range(K):
         for d in range(K):
-            out[k] += Z[k, d] * reciprocal(n[d])
+            out[k] += Z[k, d] * _reciprocal(n[d])
     return out
 
 
@@ -72,13 +74,13 @@ def sums(Z, n, beta):  # type: ignore[no-untyped-def]
     K = len(n)
     intra = inter = 0.0
     for k in range(K):
-        intra += Z[k, k] * pair_reciprocal(n[k])
+        intra += Z[k, k] * _pair_reciprocal(n[k])
         others = 0.0
         for d in range(K):
             if d != k:
-                others += Z[k, d] * reciprocal(n[d])
-        inter += reciprocal(n[k]) * others
-    return intra / K, pair_weight(K, beta) * inter
+                others += Z[k, d] * _reciprocal(n[d])
+        inter += _reciprocal(n[k]) * others
+    return intra / K, _pair_weight(K, beta) * inter
 
 
 @compiled
@@ -88,11 +90,11 @@ def gradient_coefficients(Z, n, beta):  # type: ignore[no-untyped-def]
     Here g_i = Σ_d G_id/n_d, so that one row costs O(K).
     """
     K = len(n)
-    B = pair_weight(K, beta)
-    Zw = weighed(Z, n)
+    B = _pair_weight(K, beta)
+    Zw = _weighted_sums(Z, n)
     slope, weight, offset = np.empty(K), np.empty(K), np.empty(K)
     for k in range(K):
-        w, r, z = reciprocal(n[k]), pair_reciprocal(n[k]), Z[k, k]
+        w, r, z = _reciprocal(n[k]), _pair_reciprocal(n[k]), Z[k, k]
         slope[k] = 2 * r / K + 2 * B * w * w
         weight[k] = 2 * B * w
         offset[k] = -z * (2 * n[k] - 1) * r * r / K + 2 * B * w * w * (Zw[k] - z * w)
@@ -167,7 +169,7 @@ def paper_tables(Z, n, beta):  # type: ignore[no-untyped-def]
 
 @compiled
 def _alone(r_new, r, w_new, w, z, Zw, K, B):  # type: ignore[no-untyped-def]
-    """Return c_k of ``exact_tables``: what a change of its size does through one class alone."""
+    """Return c_k of ``exact_tables``: what the change of one class's size adds to ΔL."""
     d = w_new - w
     return (r_new - r) * z / K - B * (2 * d * Zw + d * d * z - (w_new * w_new - w * w) * z)
 
@@ -186,29 +188,29 @@ def exact_tables(Z, n, beta):  # type: ignore[no-untyped-def]
 
     where r = 1/(n(n−1)), B = β/(K²−K) and c_k collects what depends on one class alone:
     c_k = (r'_k − r_k) Z_kk/K − B (2δ_k (Zw)_k + δ_k² Z_kk − (w'_k² − w_k²) Z_kk).
-    Everything is a difference already, so no large sum is subtracted from another.
+    All terms are differences, so that no large sum is subtracted from another.
 
-    No flip takes an image out of a class with two members or fewer, and none leads into a
-    class without members: either would change which terms of L(Z) are left out to its gain.
+    No flip takes an image out of a class with two members or fewer, and none puts one into a
+    class without members: either could lower L(Z) only because it changes which terms are left out.
 
     Source:
         Derived from L(Z) of DeOliveira et al. 2025.
     """
     K = len(n)
-    B = pair_weight(K, beta)
-    Zw = weighed(Z, n)
+    B = _pair_weight(K, beta)
+    Zw = _weighted_sums(Z, n)
     offset, slope = np.empty((K, K)), np.empty((K, K))
     curve, pull = np.empty(K), np.empty(K)
     own, push = np.empty((K, 4)), np.empty((K, 3))
     into, d_more = np.empty(K), np.empty(K)
     for j in range(K):
-        w, w_more = reciprocal(n[j]), reciprocal(n[j] + 1)
-        r, r_more = pair_reciprocal(n[j]), pair_reciprocal(n[j] + 1)
+        w, w_more = _reciprocal(n[j]), _reciprocal(n[j] + 1)
+        r, r_more = _pair_reciprocal(n[j]), _pair_reciprocal(n[j] + 1)
         into[j] = _alone(r_more, r, w_more, w, Z[j, j], Zw[j], K, B) if n[j] > 0 else np.inf
         curve[j], pull[j], d_more[j] = r_more / K, w_more, w_more - w
     for o in range(K):
-        w, w_less = reciprocal(n[o]), reciprocal(n[o] - 1)
-        r, r_less = pair_reciprocal(n[o]), pair_reciprocal(n[o] - 1)
+        w, w_less = _reciprocal(n[o]), _reciprocal(n[o] - 1)
+        r, r_less = _pair_reciprocal(n[o]), _pair_reciprocal(n[o] - 1)
         d_less = w_less - w
         own[o, 0] = _alone(r_less, r, w_less, w, Z[o, o], Zw[o], K, B)
         own[o, 1] = r_less / K
@@ -216,7 +218,7 @@ def exact_tables(Z, n, beta):  # type: ignore[no-untyped-def]
         own[o, 3] = 2 * B * w_less
         push[o, 0], push[o, 1], push[o, 2] = -2 * B, 2 * B * w_less, -2 * B * d_less
         for j in range(K):
-            w_j = reciprocal(n[j])
+            w_j = _reciprocal(n[j])
             slope[o, j] = 2 * curve[j] + 2 * B * pull[j] * w_j + 2 * B * w_less * d_more[j]
             offset[o, j] = into[j] - 2 * B * d_less * d_more[j] * Z[o, j]
         offset[o, o] = np.inf

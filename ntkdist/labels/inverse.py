@@ -1,11 +1,12 @@
-"""What the label methods ask of H⁻¹, wherever it lives: its shape, diagonal and columns.
+"""The inverse H⁻¹ as the label methods use it: its shape, diagonal, columns and products.
 
-``posterior`` asks for solutions H⁻¹b and the diagonal alone. A factor gives both, so that no
-N×N inverse is formed for it.
+``posterior`` needs only solutions H⁻¹b and the diagonal. A factor gives both, so that no N×N
+inverse is formed for it.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,19 +17,24 @@ from ntkdist.errors import InputError
 from ntkdist.labels.checks import check_ridge
 from ntkdist.linalg import blas
 
-# Bytes of rows looked at together when a whole matrix is checked or scanned.
+# Bytes of rows in memory at a time when a whole matrix is checked or read.
 ROW_BYTES = 64 * 2**20
-# Largest |A − Aᵀ| relative to max |A| that float32 storage explains.
+# Largest |A − Aᵀ|, relative to max |A|, that rounding to float32 explains.
 ASYMMETRY = 1e-5
+
+# Columns fetched together if the inverse has no ``columns_at_once``.
+BATCH = 32
+# Bytes of cached columns.
+KEPT_BYTES = 256 * 2**20
 
 
 @runtime_checkable
 class Inverse(Protocol):
     """The symmetric inverse of a Gram matrix, read by columns.
 
-    Three optional attributes make it faster: ``solve(b) -> H⁻¹b`` for many right-hand
+    Three optional attributes are used where they exist: ``solve(b) -> H⁻¹b`` for many right-hand
     sides at once, ``rows(start, stop)`` for neighbouring rows (stop − start, N), and
-    ``columns_at_once``, the number of columns worth fetching together.
+    ``columns_at_once``, the number of columns to fetch together.
 
     Attributes:
         shape: (N, N).
@@ -46,7 +52,7 @@ class Inverse(Protocol):
 
 
 class ArrayInverse:
-    """An inverse held as one NumPy array in memory."""
+    """An inverse as one NumPy array in memory."""
 
     columns_at_once = 1
 
@@ -64,7 +70,7 @@ class ArrayInverse:
 
     def columns(self, indices: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the columns at ``indices``, (N, m) float64, read as rows (it is symmetric)."""
-        if len(indices) == 1:  # as it lies there, without a copy
+        if len(indices) == 1:  # a view, without a copy
             return np.asarray(self._array[int(indices[0])], dtype=np.float64)[:, None]
         return np.asarray(self._array[indices], dtype=np.float64).T
 
@@ -79,7 +85,7 @@ class ArrayInverse:
 class StoredInverse:
     """An inverse stored in row chunks: any array with ``shape`` and row slicing (Zarr, HDF5).
 
-    Columns are read as rows, which costs one read each when a chunk is a row.
+    Columns are read as rows: one read each if a chunk is a row.
     """
 
     columns_at_once = 32
@@ -116,13 +122,13 @@ class StoredInverse:
 
 
 class FactorInverse:
-    """The inverse of a factored matrix: solutions, and a diagonal; nothing (N, N) is formed.
+    """The inverse of a factored matrix: solutions and the diagonal, without an (N, N) array.
 
     Args:
         factor: A ``CholeskyFactor``, or anything with its ``shape``, ``solve``,
             ``inverse_columns`` and ``diagonal_of_inverse``.
-        diagonal: (N,) diagonal of the inverse; None asks the factor when it is wanted.
-        on_event: Told how far a long solution is.
+        diagonal: (N,) diagonal of the inverse; None computes it from the factor when needed.
+        on_event: Called with the progress of a long solution.
     """
 
     columns_at_once = 32
@@ -136,21 +142,21 @@ class FactorInverse:
     ) -> None:
         self._factor = factor
         self._diagonal = diagonal
-        self._told = {} if on_event is None else {"on_event": on_event}
+        self._listener = {} if on_event is None else {"on_event": on_event}
 
     @property
     def shape(self) -> tuple[int, ...]:
         """(N, N)."""
         return tuple(self._factor.shape)
 
-    def telling(self, on_event: Callable[[Any], object]) -> FactorInverse:
-        """Return the same inverse with another listener."""
+    def with_listener(self, on_event: Callable[[Any], object]) -> FactorInverse:
+        """Return the same inverse with another ``on_event``."""
         return FactorInverse(self._factor, self._diagonal, on_event=on_event)
 
     def diagonal(self) -> NDArray[np.float64]:
         """Return the diagonal (N,) float64; the first call may compute it."""
         if self._diagonal is None:
-            self._diagonal = self._factor.diagonal_of_inverse(**self._told)
+            self._diagonal = self._factor.diagonal_of_inverse(**self._listener)
         return np.array(self._diagonal, dtype=np.float64)
 
     def columns(self, indices: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -159,13 +165,13 @@ class FactorInverse:
 
     def solve(self, b: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return H⁻¹b (N, K) float64."""
-        return self._factor.solve(b, **self._told)
+        return self._factor.solve(b, **self._listener)
 
 
 class MemoryFactor:
     """The Cholesky factor of a Gram matrix in memory, as an inverse: solutions and the diagonal.
 
-    Holds one (N, N) array in float64, the factor.
+    It keeps one (N, N) array in float64, the factor.
 
     Args:
         gram: (N, N) symmetric H, any real type; it is not changed.
@@ -253,7 +259,7 @@ def as_inverse(inverse: Any) -> Inverse:
 
     Args:
         inverse: (N, N) H⁻¹: a NumPy array, a stored array with row slicing, a factor
-            (``CholeskyFactor``), or an object that has the three already (returned as it is).
+            (``CholeskyFactor``), or an object that already has the three (returned as it is).
 
     Returns:
         The same matrix behind the ``Inverse`` protocol.
@@ -282,7 +288,7 @@ def as_inverse(inverse: Any) -> Inverse:
 
 
 def checked_diagonal(inverse: Inverse) -> NDArray[np.float64]:
-    """Return the diagonal of H⁻¹, refusing entries a positive definite matrix cannot have.
+    """Return the diagonal of H⁻¹ after checking that it is finite and positive.
 
     Args:
         inverse: H⁻¹ (N, N).
@@ -301,9 +307,59 @@ def checked_diagonal(inverse: Inverse) -> NDArray[np.float64]:
         first = int(wrong[0])
         raise InputError(
             f"the inverse's diagonal is {diagonal[first]} at index {first}, not positive and "
-            "finite; it is no inverse of a positive definite Gram matrix: raise the ridge"
+            "finite, so that the Gram matrix is not positive definite: raise the ridge"
         )
     return diagonal
+
+
+class Columns:
+    """A least-recently-used cache of columns of H⁻¹; ``fetches`` counts reads of the inverse."""
+
+    def __init__(self, inverse: Inverse) -> None:
+        self._inverse = inverse
+        self._n = inverse.shape[0]
+        self._batch = max(1, int(getattr(inverse, "columns_at_once", BATCH)))
+        # One column at a time means that reading costs no more than a cache.
+        kept = 1 if self._batch == 1 else KEPT_BYTES // (8 * self._n)
+        self._capacity = max(self._batch, kept)
+        self._kept: OrderedDict[int, NDArray[np.float64]] = OrderedDict()
+        self.fetches = 0
+
+    def get(self, index: int, likely: Callable[[int], NDArray[np.int64]]) -> NDArray[np.float64]:
+        """Return column ``index`` (N,); if it is not cached, fetch the likely next ones with it.
+
+        ``likely`` returns up to a number of rows that are probably needed soon, best first.
+        """
+        if index not in self._kept:
+            wanted = [index]
+            if self._batch > 1:
+                ahead = dict.fromkeys(likely(2 * self._batch).tolist())  # each once
+                wanted += [i for i in ahead if i != index and i not in self._kept]
+            self._fetch(wanted[: self._batch])
+        self._kept.move_to_end(index)
+        return self._kept[index]
+
+    def _fetch(self, indices: list[int]) -> None:
+        self.fetches += 1
+        columns = np.asarray(self._inverse.columns(np.array(indices)), dtype=np.float64)
+        if columns.shape != (self._n, len(indices)):
+            raise InputError(
+                f"columns({len(indices)} indices) has shape {columns.shape}; "
+                f"it must be ({self._n}, {len(indices)})"
+            )
+        for place, index in enumerate(indices):
+            column = columns[:, place]
+            if not np.isfinite(column).all():
+                raise InputError(
+                    f"column {index} of the inverse holds NaN or infinity; "
+                    "check the Gram matrix, or raise the ridge"
+                )
+            # A copy: a view would keep its whole batch in memory.
+            self._kept[index] = np.ascontiguousarray(column) if len(indices) == 1 else column.copy()
+        # The requested column is the first of ``indices``; it is dropped last.
+        self._kept.move_to_end(indices[0])
+        while len(self._kept) > self._capacity:
+            self._kept.popitem(last=False)
 
 
 def _not_definite(ridge: float, pivot: int, n: int) -> InputError:

@@ -1,4 +1,4 @@
-"""Which labels look wrong, what they should be, and how sure the kernel is."""
+"""Wrong labels in a table, from images or from a Gram matrix in memory."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ IMAGES_ARCHITECTURE, FEATURES_ARCHITECTURE = "cntk-gap-4", "fc-2"
 
 
 def label_report(labels: Any, result: RefurbishResult) -> pd.DataFrame:
-    """Return one row an image: its label, a better one, and how good the given one looks.
+    """Return one row for each image: its label, a suggested one, and the label's quality.
 
-    ``label_quality`` is the probability that the given label is right: what all other images
-    say of this one, weighed against the noise rate (``Posterior.quality``). Sorting by it
-    ascending lists the most suspicious labels first, whichever method chose the flips.
+    ``label_quality`` is the probability that the given label is right, by the predictions from
+    all other images and the noise model (``Posterior.quality``). Sorted by it, the most suspicious
+    labels come first, whichever method chose the flips.
 
     Args:
         labels: (N,) the labels given to ``refurbish``.
@@ -39,17 +39,17 @@ def label_report(labels: Any, result: RefurbishResult) -> pd.DataFrame:
     Returns:
         A table in the order of the images with the columns ``index``, ``given_label``,
         ``suggested_label``, ``label_quality`` (0 to 1, low = suspicious), ``is_label_issue``
-        (``posterior``: it is more probably wrong than right, and flags can be trusted so far;
-        ``exact`` and ``paper``: the refurbished label differs), ``abstained`` (no class was as
-        probable as ``confidence`` asks), ``round`` (the step of the image's last flip, −1 if none;
-        for ``posterior`` its rank, 1 for the surest change) and ``delta_loss`` (the change of
-        L(Z) by that flip, NaN if none; for ``posterior`` by that flip alone). A flagged label for
-        which no other class is more probable keeps its own as ``suggested_label``. Its ``attrs``
-        hold ``reliability``, the plain dictionary of ``Reliability.to_dict``, and
+        (``posterior``: flagged as more probably wrong than right, if the verdict allows flags;
+        ``exact`` and ``paper``: the refurbished label differs), ``abstained`` (no class has a
+        probability of ``confidence``), ``round`` (the step of the image's last flip, −1 if none;
+        for ``posterior`` its rank, 1 for the most probable change) and ``delta_loss`` (the change
+        of L(Z) by that flip, NaN if none; for ``posterior`` by that flip alone). If a label is
+        flagged and no other class is more probable, ``suggested_label`` is the given one. Its
+        ``attrs`` hold ``reliability``, the dictionary of ``Reliability.to_dict``, and
         ``transition``, P(given label | true class) as K lists of K numbers.
 
     Raises:
-        InputError: If labels and result are not of the same images.
+        InputError: If labels and result have different numbers of images.
     """
     import pandas as pd
 
@@ -57,8 +57,8 @@ def label_report(labels: Any, result: RefurbishResult) -> pd.DataFrame:
     given = check_labels(labels, num_classes)
     if len(given) != n:
         raise InputError(
-            f"the result is of {n} images, {len(given)} labels are given; give the labels it "
-            "was made from"
+            f"the result is of {n} images, {len(given)} labels are given; give the labels from "
+            "which it was computed"
         )
     rounds, deltas = np.full(n, -1), np.full(n, np.nan)
     for flip in result.history:
@@ -99,10 +99,10 @@ def find_label_issues(
     threads: int | None = None,
     on_event: Callable[[Flip], None] | None = None,
 ) -> pd.DataFrame:
-    """Find wrong labels of images or features: kernel, ridge, factor, refurbishment, report.
+    """Find wrong labels of images or features: kernel, ridge, factor, refurbishment, table.
 
-    For sets whose (N, N) matrix fits memory twice, in float32 and in float64 (``exact`` and
-    ``paper`` invert it in place); a run does the same from a store.
+    The (N, N) matrix must fit memory twice, in float32 and in float64 (``exact`` and ``paper``
+    invert it in place); a run does the same from a store.
 
     Args:
         images: (N, H, W, C) or (N, H, W), uint8 or any real dtype; or features (N, D), from a
@@ -116,23 +116,23 @@ def find_label_issues(
             ``center+unit-norm``, which suits fully connected networks and is what ``auto`` takes
             for features; for images it takes ``standardize``.
         ridge: λ ≥ 0 added to the Gram's diagonal, relative to its mean; ``"auto"`` takes 1e-3
-            for ``posterior`` and the likeliest (``choose_ridge``) for the others.
+            for ``posterior`` and the most likely one (``choose_ridge``) for the others.
         method: ``posterior``, ``exact`` or ``paper``, as for ``refurbish``.
-        steps: The most label changes; ``"auto"``; or None for no bound.
+        steps: Most label changes; ``"auto"``; or None for no limit.
         beta: Weight β ≥ 0 of the between-class term.
-        noise: How labels go wrong: ``symmetric``, ``class-conditional``, or ``auto`` to choose
-            by the given labels.
+        noise: Noise model: ``symmetric``, ``class-conditional``, or ``auto`` to choose one by
+            the given labels.
         noise_rate: ε of symmetric noise, 0 to (K−1)/K; None estimates it from the Gram
             (``choose_ridge``).
         locked: Labels known to be right, (N,) bool or indices.
-        confidence: Probability that another class needs for a label to be changed.
-        backend: Kernel backend, ``auto`` for the fastest that covers the architecture.
+        confidence: Least probability of another class for a label to be changed.
+        backend: Kernel backend, ``auto`` for the fastest that supports the architecture.
         threads: Threads for the kernel; None takes all cores.
         on_event: Called with each ``Flip``.
 
     Returns:
-        The table of ``label_report``, with how far to trust it in ``attrs["reliability"]``; for
-        names also ``given_class`` and ``suggested_class``, behind the numbers.
+        The table of ``label_report``, its reliability in ``attrs["reliability"]``; for names also
+        ``given_class`` and ``suggested_class``, after the numbers.
 
     Raises:
         InputError: For images, labels or options that do not fit, or a Gram matrix that is
@@ -213,8 +213,8 @@ def refurbish_gram(
 ) -> RefurbishResult:
     """Refurbish labels with a Gram matrix in memory: ridge, noise, factor or inverse, labels.
 
-    What ``find_label_issues`` does behind the kernel; ``label_report`` makes its table of the
-    result.
+    ``find_label_issues`` computes the Gram matrix, calls this function, and makes the table with
+    ``label_report``.
 
     Args:
         gram: (N, N) symmetric Gram matrix H.
@@ -222,12 +222,12 @@ def refurbish_gram(
         num_classes: K.
         ridge: As for ``find_label_issues``.
         method: ``posterior``, ``exact`` or ``paper``, as for ``refurbish``.
-        steps: The most label changes; ``"auto"``; or None for no bound.
+        steps: Most label changes; ``"auto"``; or None for no limit.
         beta: Weight β ≥ 0 of the between-class term.
         noise: ``auto``, ``symmetric`` or ``class-conditional``.
         noise_rate: ε of symmetric noise; None estimates it.
         locked: Labels known to be right, (N,) bool or indices.
-        confidence: Probability that another class needs for a label to be changed.
+        confidence: Least probability of another class for a label to be changed.
         on_event: Called with each ``Flip``.
 
     Returns:
@@ -239,9 +239,9 @@ def refurbish_gram(
     """
     given = check_labels(labels, num_classes, len(gram))
     lock = check_locked(locked, len(given))
-    found = choose_ridge(gram, given, num_classes, noise=noise, noise_rate=noise_rate, locked=lock)
+    choice = choose_ridge(gram, given, num_classes, noise=noise, noise_rate=noise_rate, locked=lock)
     if ridge == "auto":
-        ridge = POSTERIOR_RIDGE if method == "posterior" else found.ridge
+        ridge = POSTERIOR_RIDGE if method == "posterior" else choice.ridge
     check_ridge(ridge)
     inverse = MemoryFactor if method == "posterior" else invert
     return refurbish(
@@ -253,7 +253,7 @@ def refurbish_gram(
         beta=beta,
         noise=noise,
         noise_rate=noise_rate,
-        estimate=found.estimate,
+        estimate=choice.estimate,
         locked=lock,
         confidence=confidence,
         on_step=on_event,
@@ -261,7 +261,7 @@ def refurbish_gram(
 
 
 def _numbered(labels: NDArray[Any]) -> tuple[NDArray[Any], tuple[str, ...]]:
-    """Return labels as numbers, and the names that they number; no names where they are numbers."""
+    """Return labels as numbers, and the names of the classes; no names if numbers were given."""
     kind = labels.dtype.kind
     if kind == "O" and labels.ndim == 1 and all(isinstance(one, str) for one in labels):
         labels, kind = labels.astype(str), "U"
@@ -277,7 +277,7 @@ def _numbered(labels: NDArray[Any]) -> tuple[NDArray[Any], tuple[str, ...]]:
 
 
 def _largest(labels: NDArray[Any]) -> int:
-    """Return the largest label, or 0 where there is none that ``check_labels`` would take."""
+    """Return the largest label, or 0 if there is none that ``check_labels`` would accept."""
     if labels.ndim != 1 or not labels.size or labels.dtype.kind not in "iuf":
         return 0
     largest = labels.max()

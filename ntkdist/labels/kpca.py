@@ -1,4 +1,4 @@
-"""How far apart the kernel holds classes: distances in its leading principal components."""
+"""Separation of classes: distances in the leading kernel principal components."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from ntkdist.errors import InputError
 from ntkdist.labels.checks import check_labels, is_whole
 
-# Rows of distances looked at together.
+# Bytes of distances in memory at a time.
 BLOCK_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
 class ClassSeparation:
-    """Distances between and within classes, and what they were measured in.
+    """Distances between and within classes, with the components in which they are measured.
 
     Attributes:
-        ratio_mean: inter_mean / intra_mean, above 1 where classes are apart.
+        ratio_mean: inter_mean / intra_mean, above 1 if classes are apart.
         ratio_std: inter_std / intra_std.
         inter_mean: Mean distance of two images of different classes.
         intra_mean: Mean distance of two images of one class.
@@ -51,29 +51,28 @@ def class_separation(
     memory_limit: int | str = "2GiB",
     scheduler: Any = None,
 ) -> ClassSeparation:
-    """Return how far apart classes are in the leading kernel principal components.
+    """Return distances between and within classes in the leading kernel principal components.
 
     The centred Gram H_c is projected on the eigenvectors V of its largest eigenvalues; the
     Euclidean distances of all pairs of images there are averaged between and within classes.
-    The publication does not say how columns of V are scaled (H_c V here, so that a component
-    counts by its eigenvalue) nor which numbers its standard deviations are of (distances here;
-    its values of 20 to 30 are none of these).
+    The publication does not say how the columns of V are scaled (here H_c V, which weights a
+    component by its eigenvalue), nor of which numbers it gives standard deviations (here of
+    distances; its values of 20 to 30 are larger than these).
 
     Args:
         gram: (N, N) symmetric H: NumPy, a ``GramStore``, a Zarr or Dask array.
         labels: (N,) integers in 0..K−1.
         num_classes: K.
-        components: How many, 1 to N − 1; the publication takes 4.
+        components: Number of components, 1 to N − 1; the publication takes 4.
         memory_limit: Bytes (or ``"2GiB"``) for one process's work.
-        scheduler: Where Dask's tasks run, as for ``ntkdist.linalg.factorize``.
+        scheduler: Dask scheduler, as for ``ntkdist.linalg.factorize``.
 
     Returns:
-        The ratios and what they are made of.
+        The ratios and the distances.
 
     Raises:
-        InputError: For labels, components or a memory limit that do not fit, or where there are
-            no two images of one class or no two of different classes, whose mean distance would
-            be 0/0.
+        InputError: For labels, components or a memory limit that do not fit, or if no two images
+            are of one class or no two are of different classes (their mean distance is 0/0).
 
     Source:
         DeOliveira et al. 2025, Table 3; Schölkopf, Smola and Müller 1998 (kernel PCA).
@@ -88,13 +87,13 @@ def class_separation(
         raise InputError(f"components={components} must be from 1 to {n - 1}, less than N")
     counts = np.bincount(given, minlength=num_classes)
     if (counts > 0).sum() < 2:
-        raise InputError("all images are of one class: there is nothing to be apart from")
+        raise InputError("all images are of one class; the separation needs at least two classes")
     if counts.max() < 2:
-        raise InputError("no class has two images: there is no distance within a class")
-    found = top_eigenpairs(
+        raise InputError("no class has two images, so that there is no distance within a class")
+    pairs = top_eigenpairs(
         gram, int(components), centered=True, memory_limit=memory_limit, scheduler=scheduler
     )
-    values, vectors = np.asarray(found.values), np.asarray(found.vectors)
+    values, vectors = np.asarray(pairs.values), np.asarray(pairs.vectors)
     order = np.argsort(-values, kind="stable")
     values, vectors = values[order], vectors[:, order]
     projection = vectors * values  # H_c V = V Λ
@@ -110,14 +109,14 @@ def class_separation(
         intra_std=intra[1],
         projection=projection,
         eigenvalues=values,
-        explained=np.asarray(found.explained)[order],
+        explained=np.asarray(pairs.explained)[order],
     )
 
 
 def _distances(
     points: NDArray[np.float64], labels: NDArray[np.int64]
 ) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Return mean and standard deviation of distances between classes, and within."""
+    """Return mean and standard deviation of distances between classes, then within classes."""
     from scipy.spatial.distance import cdist
 
     n = len(points)

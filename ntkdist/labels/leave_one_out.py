@@ -1,4 +1,4 @@
-"""What the kernel predicts for each image from all the others, and class probabilities from it.
+"""Predictions for each image from all the others, and class probabilities from them.
 
 Kernel regression gives every leave-one-out prediction at once: f_{−i}(x_i) = Y_i − G_i/A_ii,
 whatever label image i has itself. Where predictions are weak, f_{−i} is near the class shares of
@@ -72,15 +72,9 @@ def centered_leave_one_out(
 def predictor(
     solve: Callable[[NDArray[np.float64]], NDArray[np.float64]], diagonal: NDArray[np.float64]
 ) -> Predict:
-    """Return a function that predicts for several targets with one solution.
+    """Return ``centered_leave_one_out`` as a function of several targets, with one solution.
 
-    Args:
-        solve: Takes (N, M), returns H⁻¹ times it.
-        diagonal: (N,) diagonal of H⁻¹.
-
-    Returns:
-        Takes targets, each (N, K) with rows that sum to 1; returns ``centered_leave_one_out`` of
-        each, (N, K).
+    ``solve`` takes (N, M) and returns H⁻¹ times it; ``diagonal`` (N,) is that of H⁻¹.
     """
 
     def predict(targets: Sequence[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
@@ -101,16 +95,10 @@ def probabilities(
     scale: float,
     shares: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
-    """Return p_ik ∝ π_k exp(scale · c_ik), row by row.
+    """Return p_ik ∝ π_k exp(scale · c_ik) (N, K), rows sum to 1.
 
-    Args:
-        predictions: (N, K) centered leave-one-out predictions c.
-        scale: τ, the scale of a ``NoiseModel``.
-        shares: (K,) class shares π; a class without images gets probability 0. None takes equal
-            ones.
-
-    Returns:
-        (N, K) float64, rows sum to 1.
+    Of centered leave-one-out predictions c (N, K) and class shares π (K,), equal if None. A class
+    without images gets probability 0.
     """
     logits = predictions * scale
     if shares is not None:

@@ -16,7 +16,7 @@ is symmetric. ``estimate_noise`` lists the conditions under which ``auto`` selec
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from math import exp
 from typing import Any
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from ntkdist.labels.class_matrix import one_hot
 from ntkdist.labels.compiled import compiled
 from ntkdist.labels.leave_one_out import Predict, class_shares, probabilities
+from ntkdist.words import percent
 
 AUTO, SYMMETRIC, CLASS_CONDITIONAL = "auto", "symmetric", "class-conditional"
 NOISE_MODELS = (AUTO, SYMMETRIC, CLASS_CONDITIONAL)
@@ -67,6 +68,8 @@ SIMULATIONS, FOLDS = 6, 5
 # The class-conditional model is fitted and compared on this many images at most, drawn at random.
 MAX_ROWS = 10_000
 
+# Reason of a model that was not chosen by ``auto``.
+SET = "it was set by the option noise"
 #: Evidence for class-conditional noise: names of fields of ``NoiseEstimate``.
 EVIDENCE = ("gain", "simulated_gain", "held_out_gain")
 TINY = float(np.finfo(np.float64).tiny)
@@ -115,8 +118,9 @@ class NoiseEstimate:
     Attributes:
         model: The selected model.
         symmetric: The symmetric model; equal to ``model`` if that is symmetric.
-        pred_probs: (N, K) leave-one-out probabilities of the true class, made with the given
-            labels; None if ``choose_ridge`` estimated the noise from a sample of the images.
+        first_probs: (N, K) leave-one-out probabilities of the true class, made with the given
+            labels: those of the first round of ``class_posterior``. None if ``choose_ridge``
+            estimated the noise from a sample of the images.
         skill: ``skill_of`` under symmetric noise.
         reason: Why this kind of noise was selected, in words.
         gain: Log-likelihood of the class-conditional fit minus that of the symmetric one, over at
@@ -127,7 +131,7 @@ class NoiseEstimate:
 
     model: NoiseModel
     symmetric: NoiseModel
-    pred_probs: NDArray[np.float64] | None
+    first_probs: NDArray[np.float64] | None
     skill: float
     reason: str
     gain: float | None = None
@@ -135,7 +139,7 @@ class NoiseEstimate:
     held_out_gain: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all but ``pred_probs`` for JSON; floats are restored exactly."""
+        """Return all but ``first_probs`` for JSON; floats are restored exactly."""
         return {
             "model": self.model.to_dict(),
             "symmetric": self.symmetric.to_dict(),
@@ -146,13 +150,13 @@ class NoiseEstimate:
 
     @classmethod
     def from_dict(
-        cls, values: Mapping[str, Any], pred_probs: NDArray[np.float64] | None
+        cls, values: Mapping[str, Any], first_probs: NDArray[np.float64] | None
     ) -> NoiseEstimate:
         """Build the estimate that ``to_dict`` wrote down."""
         return cls(
             NoiseModel.from_dict(values["model"]),
             NoiseModel.from_dict(values["symmetric"]),
-            pred_probs,
+            first_probs,
             values["skill"],
             values["reason"],
             **{name: values[name] for name in EVIDENCE},
@@ -160,7 +164,7 @@ class NoiseEstimate:
 
 
 def may_be_class_conditional(noise: str, count: int, num_classes: int) -> bool:
-    """Return whether class-conditional noise is fitted: asked for, or enough labels for ``auto``.
+    """Return whether class-conditional noise is fitted: if set, or by ``auto`` with enough labels.
 
     With fewer than two classes it never is.
     """
@@ -170,14 +174,10 @@ def may_be_class_conditional(noise: str, count: int, num_classes: int) -> bool:
 
 
 def symmetric_transition(rate: float, shares: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return T (K, K) of symmetric noise at a rate: T[k, l] = ε π_l/(1 − π_k) for l ≠ k.
+    """Return T (K, K) of symmetric noise at rate ε: T[k, l] = ε π_l/(1 − π_k) for l ≠ k.
 
-    Args:
-        rate: ε.
-        shares: (K,) class shares π of the given labels.
-
-    Returns:
-        (K, K), rows sum to 1, except where one class has all labels.
+    With π (K,) the class shares of the given labels. Rows sum to 1, except if one class has all
+    labels.
     """
     T = np.outer(rate / np.maximum(1.0 - shares, TINY), shares)
     np.fill_diagonal(T, 1.0 - rate)
@@ -190,6 +190,11 @@ def highest_rate(num_classes: int) -> float:
     With classes of equal size, labels at this rate have no information about the true class.
     """
     return (num_classes - 1) / num_classes
+
+
+def standard_error(share: float, count: int) -> float:
+    """Return the standard error of a share of ``count`` independent images."""
+    return float(np.sqrt(share * (1 - share) / max(count, 1)))
 
 
 def likelihoods(
@@ -242,8 +247,6 @@ def fit_noise(
         one class or no labels the rate is ``rate`` (0 if None), the transition the identity and
         the interval (0, 0).
     """
-    from scipy.optimize import minimize_scalar
-
     K = predictions.shape[1]
     if K == 1 or not len(labels):
         return NoiseModel(rate or 0.0, 1.0, 0.0, SYMMETRIC, np.eye(K), (0.0, 0.0))
@@ -252,15 +255,8 @@ def fit_noise(
     def at(log_scale: float) -> tuple[float, float]:
         return _most_probable_rate(*sample.right_and_wrong(exp(log_scale)), rate, highest_rate(K))
 
-    grid = np.linspace(*LOG_SCALES, 33)
-    best = int(np.argmax([at(s)[1] for s in grid]))
-    optimum: Any = minimize_scalar(
-        lambda s: -at(float(s))[1],
-        bounds=(grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]),
-        method="bounded",
-        options={"xatol": 1e-3},
-    )
-    fitted, scale = at(float(optimum.x))[0], exp(optimum.x)
+    log_scale = _maximum(lambda s: at(s)[1], 33)
+    fitted, scale = at(log_scale)[0], exp(log_scale)
     right, wrong = sample.right_and_wrong(scale)
     likelihood = float(np.mean(np.log(np.maximum(right + fitted * (wrong - right), TINY))))
     return NoiseModel(
@@ -278,19 +274,11 @@ def rate_interval(
     labels: NDArray[np.int64],
     locked: NDArray[np.bool_] | None = None,
 ) -> tuple[float, float]:
-    """Return the profile-likelihood interval of the rate of symmetric noise.
+    """Return the profile-likelihood interval (low, high) of the rate of symmetric noise.
 
     The profile at ε is the largest log-likelihood plus log-prior over all scales. The interval
     holds every ε whose profile is within ``INTERVAL_DROP`` of the largest; it spans both maxima if
-    both are high.
-
-    Args:
-        predictions: (N, K) centered leave-one-out predictions made with these labels.
-        labels: (N,) given labels in 0..K−1.
-        locked: (N,) bool, labels known to be right.
-
-    Returns:
-        (low, high), 0 to (K−1)/K.
+    both are high. Predictions (N, K) are centered leave-one-out predictions from these labels.
     """
     K = predictions.shape[1]
     if K == 1 or not len(labels):
@@ -300,7 +288,7 @@ def rate_interval(
     prior = RATE_PRIOR_EXPONENT * np.log1p(-rates)
     low, high = LOG_SCALES
     profile = np.full(len(rates), -np.inf)
-    for _ in range(INTERVAL_PASSES):  # from the whole range of scales to that of high values
+    for _ in range(INTERVAL_PASSES):  # each over the range of scales with high values
         scales = np.linspace(low, high, INTERVAL_SCALES)
         table = np.stack(
             [_rate_log_likelihoods(*sample.right_and_wrong(exp(s)), rates) for s in scales]
@@ -365,20 +353,8 @@ def estimate_noise(
     symmetric = replace(symmetric, interval=interval)
     probs = probabilities(predictions, symmetric.scale, class_shares(labels, K))
     skill = skill_of(probs, labels)
-    reason = "as asked for"
-    if noise == AUTO and noise_rate is not None:
-        noise, reason = SYMMETRIC, "the rate is given"
-    elif noise != SYMMETRIC and K < 2:
-        noise, reason = SYMMETRIC, "there is one class"
-    elif noise == AUTO and not may_be_class_conditional(noise, len(labels), K):
-        noise = SYMMETRIC
-        reason = (
-            f"class-conditional noise is tried with {MIN_LABELS_PER_CLASS} labels a class or more"
-        )
-    elif noise == AUTO and skill < MIN_SKILL:
-        noise = SYMMETRIC
-        reason = "predictions are too uncertain to tell the kernel's own errors from wrong labels"
-    if noise == SYMMETRIC:
+    reason = _why_symmetric(noise, noise_rate, len(labels), K, skill)
+    if reason is not None:
         return NoiseEstimate(symmetric, symmetric, probs, skill, reason)
     rng = np.random.default_rng(seed)
     rows = np.arange(len(labels))
@@ -386,41 +362,20 @@ def estimate_noise(
         rows = np.sort(rng.permutation(len(rows))[:MAX_ROWS])
     sample = _Sample(predictions, labels, locked).take(rows)
     conditional = fit_class_conditional(sample, symmetric.rate)
-    accepted, evidence = True, dict.fromkeys(EVIDENCE)
+    accepted, reason, evidence = True, SET, dict.fromkeys(EVIDENCE)
     if noise == AUTO:
         gain = conditional.total - sample.total(symmetric.scale, symmetric.transition)
         gains = _simulated_gains(predict, sample, rows, symmetric, probs, labels, locked, rng)
-        simulated = float(np.mean(gains))
         held_out = _held_out_gain(sample, conditional, symmetric, rng)
-        clear = gain > max(
-            GAIN_RATIO * max(simulated, 0.0), simulated + GAIN_DEVIATIONS * float(np.std(gains))
-        )
         wrong_share = share_wrong(
             sample.probs(conditional.scale), conditional.transition, sample.locked
         )
-        noisy = interval[0] > 0 or wrong_share >= MIN_CONDITIONAL_RATE
-        accepted = bool(clear and gain > MIN_GAIN and held_out > 0 and noisy)
-        evidence = {"gain": gain, "simulated_gain": simulated, "held_out_gain": held_out}
-        reason = (
-            f"class-conditional noise is {'' if accepted else 'not '}clearly better: it raises the "
-            f"log-likelihood by {gain:.0f} nats, and by {simulated:.0f} on labels simulated with "
-            "symmetric noise"
-        )
-        if clear and not noisy:
-            reason = (
-                f"class-conditional noise estimates {wrong_share:.1%} wrong labels; errors of the "
-                "kernel between similar classes can explain this share"
-            )
-        elif clear and gain <= MIN_GAIN:
-            reason = (
-                f"class-conditional noise raises the log-likelihood by {gain:.0f} nats; more than "
-                f"{MIN_GAIN:.0f} are required"
-            )
-        elif clear and not accepted:
-            reason = (
-                f"class-conditional noise raises the log-likelihood by {gain:.0f} nats, but not on "
-                "held-out images"
-            )
+        accepted, reason = _compare(gain, gains, held_out, wrong_share, interval[0])
+        evidence = {
+            "gain": gain,
+            "simulated_gain": float(np.mean(gains)),
+            "held_out_gain": held_out,
+        }
     if not accepted:
         return NoiseEstimate(symmetric, symmetric, probs, skill, reason, **evidence)
     full = _Sample(predictions, labels, locked)
@@ -436,6 +391,54 @@ def estimate_noise(
     return NoiseEstimate(model, symmetric, probs, skill, reason, **evidence)
 
 
+def _why_symmetric(
+    noise: str, noise_rate: float | None, count: int, num_classes: int, skill: float
+) -> str | None:
+    """Return why class-conditional noise is not fitted to ``count`` labels; None if it is."""
+    if noise == SYMMETRIC:
+        return SET
+    if noise == AUTO and noise_rate is not None:
+        return "a noise rate is given"
+    if num_classes < 2:
+        return "there is one class"
+    if not may_be_class_conditional(noise, count, num_classes):
+        return f"class-conditional noise needs at least {MIN_LABELS_PER_CLASS} labels per class"
+    if noise == AUTO and skill < MIN_SKILL:
+        return "predictions are too uncertain to tell the kernel's own errors from wrong labels"
+    return None
+
+
+def _compare(
+    gain: float, gains: list[float], held_out: float, wrong_share: float, lowest_rate: float
+) -> tuple[bool, str]:
+    """Return whether ``auto`` selects class-conditional noise, and why.
+
+    Gains are in log-likelihood over symmetric noise: on the given labels, on simulated ones, and on
+    held-out folds. ``lowest_rate`` is the lower end of the interval of the symmetric rate.
+    """
+    simulated = float(np.mean(gains))
+    clear = gain > max(
+        GAIN_RATIO * max(simulated, 0.0), simulated + GAIN_DEVIATIONS * float(np.std(gains))
+    )
+    noisy = lowest_rate > 0 or wrong_share >= MIN_CONDITIONAL_RATE
+    accepted = bool(clear and gain > MIN_GAIN and held_out > 0 and noisy)
+    if accepted or not clear:
+        return accepted, (
+            f"class-conditional noise is {'' if accepted else 'not '}clearly better: it raises the "
+            f"log-likelihood by {gain:.0f} nats, and by {simulated:.0f} on labels simulated with "
+            "symmetric noise"
+        )
+    if not noisy:
+        return False, (
+            f"class-conditional noise estimates {percent(wrong_share)} wrong labels; errors "
+            "of the kernel between similar classes can explain this share"
+        )
+    raises = f"class-conditional noise raises the log-likelihood by {gain:.0f} nats"
+    if gain <= MIN_GAIN:
+        return False, f"{raises}; more than {MIN_GAIN:.0f} are required"
+    return False, f"{raises}, but not on held-out images"
+
+
 @dataclass(frozen=True, eq=False)
 class Fit:
     """A class-conditional fit: scale, T (K, K), and the log-likelihood of all labels in nats."""
@@ -448,21 +451,16 @@ class Fit:
 def fit_class_conditional(
     sample: _Sample, rate: float, starts: Sequence[NDArray[np.float64]] | None = None
 ) -> Fit:
-    """Return the likeliest class-conditional noise, from several starts.
+    """Return the likeliest class-conditional noise, from several starts T (K, K).
 
-    Args:
-        sample: Predictions and labels.
-        rate: Rate of the symmetric fit; the pseudo-counts of T are centred on it.
-        starts: T (K, K) to begin with; None takes symmetric noise at a low and at a high rate.
-
-    Returns:
-        The fit with the highest likelihood.
+    ``rate`` is that of the symmetric fit, on which the pseudo-counts of T are centred. Without
+    starts, those are symmetric noise at a low and at a high rate.
     """
     K = sample.num_classes
     if starts is None:
         levels = (max(rate, LOW_START_RATE), max(rate, min(HIGH_START_RATE, 0.9 * highest_rate(K))))
         starts = [symmetric_transition(level, sample.shares) for level in dict.fromkeys(levels)]
-    fits = [_maximise(sample, T, rate) for T in starts]
+    fits = [_fit_from(sample, T, rate) for T in starts]
     return max(fits, key=lambda fit: fit.total)
 
 
@@ -472,18 +470,10 @@ def class_conditional_log_likelihoods(
     rates: Sequence[float],
     locked: NDArray[np.bool_] | None = None,
 ) -> list[float]:
-    """Return the log-likelihood of the labels under class-conditional noise for each ridge.
+    """Return the log-likelihood (nats) of all labels under class-conditional noise for each ridge.
 
-    Each fit after the first starts from the T of the ridge before it.
-
-    Args:
-        predictions: (N, K) centered leave-one-out predictions for each ridge, in its order.
-        labels: (N,) given labels.
-        rates: Rate of the symmetric fit for each ridge.
-        locked: (N,) bool, labels known to be right.
-
-    Returns:
-        Log-likelihoods of all labels, in nats.
+    Each ridge has predictions (N, K) and the rate of its symmetric fit; each fit after the first
+    starts from the T of the ridge before it.
     """
     totals, starts = [], None
     for c, rate in zip(predictions, rates, strict=True):
@@ -501,18 +491,10 @@ def maximise_transition(
     locked: NDArray[np.bool_] | None = None,
     steps: int = STEPS,
 ) -> NDArray[np.float64]:
-    """Return T (K, K) after some steps of expectation maximisation at fixed probabilities.
+    """Return T (K, K) after some steps of expectation maximisation at fixed probabilities (N, K).
 
-    Args:
-        probs: (N, K) probabilities of the true class.
-        transition: (K, K) T to begin with.
-        labels: (N,) given labels.
-        rate: Rate of the symmetric fit; the pseudo-counts of T are centred on it.
-        locked: (N,) bool, labels known to be right; T is estimated without them.
-        steps: How many steps.
-
-    Returns:
-        (K, K), rows sum to 1; no row is wrong more often than (K−1)/K.
+    Locked labels are not counted. ``rate`` is that of the symmetric fit, on which the pseudo-counts
+    are centred. No row of T is wrong more often than (K−1)/K.
     """
     mask = np.zeros(len(labels), dtype=np.bool_) if locked is None else locked
     return _expectation_maximisation(
@@ -528,26 +510,15 @@ def class_conditional_model(
     symmetric: NoiseModel,
     count: int,
 ) -> NoiseModel:
-    """Return a class-conditional model with the interval of its rate.
+    """Return a class-conditional model with the interval of its rate, of ``count`` unlocked labels.
 
     The interval is a heuristic: the likelihood does not bound this rate, because images with
     uncertain predictions are mislabelled more often, by an unknown amount. The lower end is the
     smaller of the symmetric interval's lower end and the rate less 1.645 standard errors. The
     upper end is the larger of the symmetric interval's upper end and the rate plus its distance to
     the symmetric rate plus 1.645 standard errors. Both are clipped to [0, (K−1)/K].
-
-    Args:
-        transition: (K, K) T.
-        scale: Softmax scale.
-        rate: Estimated share of wrong labels.
-        log_likelihood: Mean log-probability of a given label.
-        symmetric: The symmetric model of the same labels.
-        count: Number of labels that are not locked.
-
-    Returns:
-        The model.
     """
-    error = 1.645 * float(np.sqrt(rate * (1 - rate) / max(count, 1)))
+    error = 1.645 * standard_error(rate, count)
     low = min(symmetric.interval[0], rate - error)
     high = max(symmetric.interval[1], rate + abs(rate - symmetric.rate) + error)
     interval = (max(low, 0.0), min(high, highest_rate(len(transition))))
@@ -557,13 +528,8 @@ def class_conditional_model(
 def skill_of(probs: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
     """Return (m − chance)/(1 − chance), with m the mean of each image's largest probability.
 
-    Args:
-        probs: (N, K) probabilities of the true class.
-        labels: (N,) given labels; chance is the share of the largest class.
-
-    Returns:
-        1 if every prediction is certain, 0 if predictions equal the class shares, negative if they
-        are less certain than these.
+    Chance is the share of the largest class. 1 means that every prediction is certain, 0 that
+    predictions are as uncertain as the class shares.
     """
     chance = float(class_shares(labels, probs.shape[1]).max())
     return (float(probs.max(axis=1).mean()) - chance) / max(1.0 - chance, 1e-12)
@@ -582,14 +548,7 @@ def share_wrong(
 
 
 class _Sample:
-    """Predictions with the labels they are compared with.
-
-    Args:
-        predictions: (N, K) centered leave-one-out predictions.
-        labels: (N,) labels.
-        locked: (N,) bool, labels known to be right; None for none.
-        shares: (K,) class shares; None takes those of the labels.
-    """
+    """Centered leave-one-out predictions (N, K) with labels (N,) and class shares (K,)."""
 
     def __init__(
         self,
@@ -636,29 +595,31 @@ class _Sample:
             self.predictions, self._log_shares, self.labels, self.locked, transition, scale
         )
 
-    def best_scale(
-        self, transition: NDArray[np.float64], around: float | None = None
-    ) -> tuple[float, float]:
-        """Return the likeliest scale under T, and the log-likelihood there.
+    def best_scale(self, transition: NDArray[np.float64], around: float | None = None) -> float:
+        """Return the likeliest scale under T: of all, or near the scale ``around``."""
+        return exp(_maximum(lambda s: self.total(exp(s), transition), 17, around))
 
-        ``around`` is a scale: log τ is searched within 0.4 of it; None searches the whole range.
-        """
-        from scipy.optimize import minimize_scalar
 
-        def loss(log_scale: float) -> float:
-            return -self.total(exp(log_scale), transition)
+def _maximum(
+    objective: Callable[[float], float], points: int, around: float | None = None
+) -> float:
+    """Return the log τ that maximises an objective: the best of a grid of points, refined.
 
-        if around is None:
-            grid = np.linspace(*LOG_SCALES, 17)
-            best = int(np.argmin([loss(float(s)) for s in grid]))
-            bounds = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
-        else:
-            middle = float(np.log(around))
-            bounds = max(middle - 0.4, LOG_SCALES[0]), min(middle + 0.4, LOG_SCALES[1])
-        optimum: Any = minimize_scalar(
-            loss, bounds=bounds, method="bounded", options={"xatol": 1e-3}
-        )
-        return exp(optimum.x), -float(optimum.fun)
+    With a scale ``around``, log τ is searched within 0.4 of it instead.
+    """
+    from scipy.optimize import minimize_scalar
+
+    if around is None:
+        grid = np.linspace(*LOG_SCALES, points)
+        best = int(np.argmax([objective(float(s)) for s in grid]))
+        bounds = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
+    else:
+        middle = float(np.log(around))
+        bounds = max(middle - 0.4, LOG_SCALES[0]), min(middle + 0.4, LOG_SCALES[1])
+    optimum: Any = minimize_scalar(
+        lambda s: -objective(float(s)), bounds=bounds, method="bounded", options={"xatol": 1e-3}
+    )
+    return float(optimum.x)
 
 
 def best_scale(
@@ -670,14 +631,14 @@ def best_scale(
     """Return the softmax scale under which the labels are most likely, for a known T (K, K)."""
     if predictions.shape[1] == 1 or not len(labels):
         return 1.0
-    return _Sample(predictions, labels, locked).best_scale(transition)[0]
+    return _Sample(predictions, labels, locked).best_scale(transition)
 
 
-def _maximise(sample: _Sample, start: NDArray[np.float64], rate: float) -> Fit:
+def _fit_from(sample: _Sample, start: NDArray[np.float64], rate: float) -> Fit:
     """Fit the scale and T in turn: the best scale, then ``STEPS`` steps for T."""
     T, scale, last = start, None, -np.inf
     for _ in range(ALTERNATIONS):
-        scale, _ = sample.best_scale(T, scale)
+        scale = sample.best_scale(T, scale)
         T = maximise_transition(sample.probs(scale), T, sample.labels, rate, sample.locked)
         total = sample.total(scale, T)
         if abs(total - last) < LOG_LIKELIHOOD_TOLERANCE:

@@ -1,15 +1,15 @@
-"""The probability of each class for each image, given all labels, wrong ones among them.
+"""The probability of each class for each image, given all labels, some of them wrong.
 
 Leave-one-out predictions give class probabilities of an image from the labels of the others; the
-noise model gives the likelihood of its own label; their product is the posterior. These
-probabilities are better labels than the given ones: they replace them as targets, and predictions
-are made again, for a few rounds of one solution H⁻¹q each. Wrong labels bias the first
-round; in later rounds an image's own label leaks back through its neighbours. A mean of the
-first and the last ranks labels better than either.
+noise model gives the likelihood of its own label; their product is the posterior. The posterior
+replaces the given labels as regression targets and predictions are computed again, for a few
+rounds of one solution H⁻¹q each. Wrong labels bias the first round; in later rounds an image's own
+label leaks back through its neighbours. A mean of the first and the last round ranks labels better
+than either.
 
-A symmetric noise rate stays what the first round says: later fits would find less noise, because
-of that leak. The matrix of class-conditional noise is estimated again in every round: sharper
-predictions tell confused classes from mislabelled ones better.
+A symmetric noise rate is estimated in the first round only: because of that leak, later fits would
+find less noise. The matrix of class-conditional noise is estimated again in every round: more
+certain predictions separate confused classes from mislabelled ones better.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ from ntkdist.labels.noise import (
     skill_of,
 )
 
-# Rounds after the first; with most labels wrong they go on to help, with few they settle in two.
+# Most rounds after the first. With few wrong labels two are enough; with many, more rounds help.
 ROUNDS = 8
-# Mean change of a row's probabilities, summed over classes, that ends the rounds.
+# The rounds end when a row's probabilities, summed over classes, change by less on average.
 SETTLED = 1e-3
 # Share of the first round in the mean that ranks labels.
 FIRST_SHARE = 1 / 3
@@ -55,18 +55,18 @@ REFITS = 5
 
 @dataclass(frozen=True, eq=False)
 class Posterior:
-    """What all labels together say about each image.
+    """Class probabilities of each image given all labels.
 
     Attributes:
         noise: The noise model, and the scale of the first round.
         estimate: How the noise model was chosen.
-        probabilities: (N, K) probability that an image is of a class, its own given label
-            counted; rows sum to 1. Of the last round.
-        pred_probs: (N, K) the same without its own label: leave-one-out predictions, a weighted
-            mean of the first and the last round; rows sum to 1.
+        probabilities: (N, K) probability of each class, the likelihood of the image's own given
+            label included; rows sum to 1. Of the last round.
+        pred_probs: (N, K) the same without the likelihood of its own label: a weighted mean of the
+            leave-one-out probabilities of the first and the last round; rows sum to 1.
         quality: (N,) probability that the given label is right, from ``pred_probs``.
-        accuracy: Share of the given labels that the first round predicts from all the others.
-        rounds: How many rounds were made after the first.
+        accuracy: Share of the given labels that leave-one-out predictions equal in the first round.
+        rounds: Number of rounds after the first.
     """
 
     noise: NoiseModel
@@ -92,7 +92,7 @@ def class_posterior(
     locked: NDArray[np.bool_] | None = None,
     on_round: Callable[[int], None] | None = None,
 ) -> Posterior:
-    """Return the probability of each class for each image, labels being wrong at some rate.
+    """Return the probability of each class for each image, given labels some of which are wrong.
 
     A round: centered leave-one-out predictions c from the current probabilities q as targets,
     p_ik ∝ π_k exp(τ c_ik), with the τ that makes the given labels most likely, and
@@ -106,9 +106,9 @@ def class_posterior(
         noise: ``auto``, ``symmetric`` or ``class-conditional``; unused with an estimate.
         noise_rate: ε of symmetric noise; None estimates it.
         estimate: Noise as ``choose_ridge`` estimates it; None estimates it from this inverse.
-        first_probs: (N, K) predictions to begin with, such as another model's out-of-sample
-            predictions; None takes those of the estimate, or makes them from this inverse.
-        rounds: The most rounds after the first.
+        first_probs: (N, K) probabilities of the first round, such as another model's out-of-sample
+            predictions; None takes those of the estimate, or computes them from this inverse.
+        rounds: Most rounds after the first.
         locked: (N,) bool, labels known to be right.
         on_round: Called with the number of each finished round.
 
@@ -116,8 +116,8 @@ def class_posterior(
         The posterior.
 
     Source:
-        This package's own: expectation maximisation with Rasmussen and Williams 2006,
-        equation 5.12, as its prediction and a noise model as its likelihood.
+        This package's own: expectation maximisation with the prediction of Rasmussen and Williams
+        2006, equation 5.12, and the likelihood of a noise model.
     """
     n, K = G.shape
     if locked is not None and not locked.any():
@@ -140,8 +140,8 @@ def class_posterior(
     T = model.transition
     if first_probs is not None:
         first = first_probs
-    elif estimate.pred_probs is not None:
-        first = estimate.pred_probs
+    elif estimate.first_probs is not None:
+        first = estimate.first_probs
     else:  # the estimate is that of a sample
         for _ in range(REFITS if conditional else 1):
             first = probabilities(predictions, best_scale(predictions, labels, T, locked), shares)
@@ -173,8 +173,8 @@ def class_posterior(
         estimate=replace(
             estimate,
             model=model,
-            pred_probs=first,
-            # class-conditional noise explains a kernel's own errors away
+            first_probs=first,
+            # under class-conditional noise, errors of the kernel count as wrong labels
             skill=estimate.skill if conditional else skill_of(first, labels),
         ),
         probabilities=q,

@@ -1,4 +1,4 @@
-"""Refurbishment: change labels, one at a time or all at once, with the history of every change."""
+"""Refurbishment: change labels, one after another or all at once, and record every change."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from ntkdist.labels.options import Options
 from ntkdist.labels.posterior import ROUNDS, Posterior, class_posterior
 from ntkdist.labels.reliability import assess
 from ntkdist.labels.result import Flip, RefurbishResult
+from ntkdist.words import counted
 
 
 def refurbish(
@@ -48,76 +49,75 @@ def refurbish(
     """Change labels towards a labelling that fits the kernel better.
 
     ``posterior`` (this package's own) gives each image the class that is most probable given
-    all labels and the noise rate (``class_posterior``). It works best at a small ridge, 1e-3,
-    whatever the noise. All labels are decided at once, from solutions H⁻¹Y and the diagonal of
-    the inverse, so that a Cholesky factor serves as well as the inverse and no column of it is
-    asked for. The history lists the changed labels, the surest first; ``delta_loss`` is the
-    change of L(Z) by that flip alone, made in the given labels, and ``loss`` is L(Z) with that
-    flip; ``losses`` is (2,), L(Z) before and after all of them. A flip that empties a class,
-    leaves it one member or begins one changes which terms of L(Z) are left out as 0/0; its
-    ``delta_loss`` is then the difference of the two sums without them. ``steps`` bounds the
-    number of changes; by itself it ends where no other class is more probable than the given
-    one.
+    all labels and the noise model (``class_posterior``). Its best ridge is small, 1e-3, at any
+    noise rate. All labels are changed at once. It needs solutions H⁻¹Y and the diagonal of the
+    inverse, but none of its columns, so that a Cholesky factor serves as well as the inverse. The
+    history lists the most probable changes first; ``delta_loss`` is the change of L(Z) by that
+    flip alone, made in the given labels, and ``loss`` is L(Z) with that flip; ``losses`` is (2,),
+    L(Z) before and after all of them. If a flip empties a class, leaves it one member or is the
+    first of a class, other terms of L(Z) are left out as 0/0; its ``delta_loss`` is the difference
+    of the two sums without them. ``steps`` limits the number of changes.
 
     ``exact`` (this package's own) takes the flip with the most negative change of L(Z),
-    class sizes included. It cannot cycle and ends by itself when no flip lowers L(Z). It
-    takes no image out of a class with two members or fewer and puts none into a class
-    without members, because L(Z) leaves such classes' terms out and would fall for that
-    reason alone. Run to the end it also changes correct labels of unusual images;
-    ``steps="auto"`` ends as soon as as many labels differ from the given ones as are
-    estimated wrong. Its best ridge depends on the noise (``choose_ridge``).
+    class sizes included. It cannot cycle, and it ends when no flip lowers L(Z). It takes no image
+    out of a class with two members or fewer and puts none into a class without members, because
+    L(Z) leaves the terms of such classes out and would fall for that reason alone. Run to the end
+    it also changes correct labels of unusual images; ``steps="auto"`` ends it as soon as the
+    number of changed labels is that of labels estimated wrong. Its best ridge depends on the noise
+    (``choose_ridge``).
 
-    ``paper`` is Algorithm 1: the row whose label the gradient most wants changed goes to
-    the class the gradient most wants. It has no end of its own and may change the same
-    labels back and forth, so it needs ``steps``; ``"auto"`` takes as many as labels are
-    estimated wrong. Classes without members are no targets (their gradient is 0/0).
+    ``paper`` is Algorithm 1: of the gradient m = −∂L/∂Y, the row with the largest difference
+    between its largest entry and that of its label gets the class of the largest entry. It does
+    not end by itself and may change the same labels back and forth, so that it needs ``steps``;
+    ``"auto"`` takes as many as labels are estimated wrong. Classes without members are no targets
+    (their gradient is 0/0).
 
-    The noise is estimated from leave-one-out predictions under this inverse
-    (``estimate_noise``), better from the Gram itself (``choose_ridge``): with most labels wrong a
-    small ridge alone says it within 0.1 at best. Where labels cannot be judged
-    (``Reliability``), ``posterior`` changes none, and none is flagged by any method. Ties go to
-    the smallest image, then the smallest class.
+    The noise is estimated from leave-one-out predictions with this inverse (``estimate_noise``).
+    An estimate from the Gram itself (``choose_ridge``) is better: with most labels wrong, a small
+    ridge alone gives the rate within 0.1 at best. If the verdict of ``Reliability`` is ``cannot
+    judge``, ``posterior`` changes no label, and no method flags one. Ties go to the smallest image,
+    then the smallest class.
 
     Args:
-        inverse: H⁻¹ (N, N), float: an array, or anything ``as_inverse`` takes, such as a
+        inverse: H⁻¹ (N, N), float: an array, or anything that ``as_inverse`` takes, such as a
             ``CholeskyFactor`` for ``posterior``.
         labels: (N,) given labels, integers in 0..K−1.
         num_classes: K.
         method: ``posterior``, ``exact`` or ``paper``.
-        steps: The most label changes; ``"auto"``; or None for no bound (not ``paper``).
+        steps: Most label changes; ``"auto"``; or None for no limit (not for ``paper``).
         beta: Weight β ≥ 0 of the between-class term; not published, 1 is our choice.
-        noise: How labels go wrong: ``symmetric``, ``class-conditional``, or ``auto`` to choose
-            by the given labels (``estimate_noise``).
+        noise: Noise model: ``symmetric``, ``class-conditional``, or ``auto`` to choose one by the
+            given labels (``estimate_noise``).
         noise_rate: ε of symmetric noise, 0 to (K−1)/K; None estimates it.
         estimate: The noise as ``choose_ridge`` estimates it; None estimates it from this inverse.
-        first_probs: (N, K) class probabilities that an image's own label has no part in, to
-            begin the posterior with, such as another model's out-of-sample predictions; None
-            takes those of the estimate, or makes them from this inverse.
+        first_probs: (N, K) class probabilities of the first round, computed without each image's
+            own label, such as another model's out-of-sample predictions; None takes those of the
+            estimate, or computes them from this inverse.
         locked: Labels known to be right: (N,) bool or indices. They are never changed and
             count as certain.
-        confidence: Images for which no other class has at least this probability keep their
-            label; those for which the given one has not either are ``abstained``.
-        blocks: Number of row blocks that G is held in (``exact`` and ``paper``); any number
-            gives the same flips.
-        flips_per_step: Flips made from one scan of all rows, each judged anew with those
-            before it; above 1 the order of flips changes somewhat, and scans are saved.
+        confidence: Least probability of another class for a label to be changed. Images for which
+            no class has it, the given one included, are ``abstained``.
+        blocks: Number of row blocks of G (``exact`` and ``paper``); any number gives the same
+            flips. On a cluster at most one for each worker.
+        flips_per_step: Flips made from one scan of all rows, each evaluated again after those
+            before it; more than 1 changes the order of flips somewhat and saves scans.
         client: A Dask ``distributed.Client`` whose workers hold the blocks (``exact`` and
             ``paper``); None keeps them in this process. Any number of workers gives the same
             flips.
-        checkpoint: Folder or URL where the state is kept every ``checkpoint_every`` flips; a
-            call with the same inputs goes on from there with the same flips. ``posterior``
-            keeps none: it has no steps.
-        checkpoint_every: Flips between two kept states, at least 1.
+        checkpoint: Folder or URL where the state is stored every ``checkpoint_every`` flips; a
+            call with the same inputs continues from there with the same flips. ``posterior``
+            stores none, because it has no steps.
+        checkpoint_every: Flips between two stored states, at least 1.
         on_step: Called with each ``Flip`` after it was made.
         on_round: Called with the number of each finished round of ``class_posterior``.
 
     Returns:
-        The labels, the history of flips, the losses, the probabilities, and why it ended.
+        The labels, the history of flips, the losses, the probabilities, and why it stopped.
 
     Raises:
         InputError: For labels, an inverse, or options that do not fit.
         StageError: If a worker that held rows was lost.
-        StoreError: If the kept state is damaged.
+        StoreError: If the stored state is damaged.
 
     Source:
         DeOliveira et al. 2025, Algorithm 1 (``paper``); ``exact`` is derived from their L(Z).
@@ -138,7 +138,7 @@ def refurbish(
     if noise_rate is not None and num_classes > 1 and noise_rate > highest_rate(num_classes):
         raise InputError(
             f"noise_rate={noise_rate} is above (K−1)/K = {highest_rate(num_classes):.3g}, at which "
-            "labels say nothing of the true class; give a lower rate, or leave it out"
+            "labels have no information about the true class; give a lower rate, or leave it out"
         )
     lock = check_locked(locked, len(given))
     diagonal = checked_diagonal(source)
@@ -169,18 +169,18 @@ def refurbish(
         changed = changed[np.argsort(current[changed], kind="stable")]
         reached = limit is not None and limit <= len(changed)
         changed = changed[:limit]
-        found, history = given.copy(), []
-        found[changed] = other[changed]
+        result, history = given.copy(), []
+        result[changed] = other[changed]
         changes = _changes_alone(G, Z, diagonal, given, changed, other[changed], float(beta))
         for step, (i, change) in enumerate(zip(changed.tolist(), changes.tolist(), strict=True), 1):
-            flip = Flip(step, i, int(given[i]), int(found[i]), change, before + change)
+            flip = Flip(step, i, int(given[i]), int(result[i]), change, before + change)
             history.append(flip)
             if on_step is not None:
                 on_step(flip)
         after = before
         if len(changed):
-            G, Z = class_matrix(source, found, num_classes)
-            after = block_error(Z, np.bincount(found, minlength=num_classes), beta)
+            G, Z = class_matrix(source, result, num_classes)
+            after = block_error(Z, np.bincount(result, minlength=num_classes), beta)
         losses = [before, after]
     else:
         if steps == "auto":
@@ -188,15 +188,15 @@ def refurbish(
         descent = start_descent(source, diagonal, G, Z, given, keep, options, client, checkpoint)
         del G  # the blocks have their own
         reached = descent.run(options, limit, on_step)
-        found, history, G = descent.labels, descent.history, descent.finish()
+        result, history, G = descent.labels, descent.history, descent.finish()
         losses = [before, *(flip.loss for flip in history)]
-        flags = (found != given) & reliability.can_judge
+        flags = (result != given) & reliability.can_judge
         share = float(1.0 - posterior.quality[flags].mean()) if flags.any() else None
         reliability = replace(reliability, expected_precision=share)
-    counts_after = np.bincount(found, minlength=num_classes)
+    counts_after = np.bincount(result, minlength=num_classes)
     left_out = (*left_out_terms(counts), *left_out_terms(counts_after))
     return RefurbishResult(
-        labels=found,
+        labels=result,
         history=tuple(history),
         losses=np.array(losses),
         G=G,
@@ -224,7 +224,7 @@ def _changes_alone(
     classes: NDArray[np.int64],
     beta: float,
 ) -> NDArray[np.float64]:
-    """Return the change of L(Z) by each flip alone, (F,), by the formula of the exact method."""
+    """Return the change of L(Z) by each of F flips alone, (F,), by the formula of ``exact``."""
     counts = np.bincount(given, minlength=len(Z)).astype(np.float64)
     offset, slope, curve, pull, own, push, _ = exact_tables(Z, counts, beta)
     old, new, a = given[images], classes, diagonal[images]
@@ -249,7 +249,7 @@ def _changes_alone(
 def _most_probable_other(
     posterior: Posterior, given: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return each image's most probable class other than the given one, and its probability."""
+    """Return the probability of each image's most probable other class, (N,), and that class."""
     q = posterior.probabilities.copy()
     q[np.arange(len(given)), given] = -1.0
     classes = q.argmax(axis=1)
@@ -262,9 +262,9 @@ def _why_stopped(
     """Return why no more labels were changed; ``limit`` is None if none was reached."""
     if limit is not None:
         if options.steps != "auto":
-            return f"the limit of {limit} step{'' if limit == 1 else 's'} was reached"
-        counted = "changed labels" if options.method == "exact" else "steps"
-        return f"the number of {counted} reached the number of labels estimated wrong ({limit})"
+            return f"the limit of {counted(limit, 'step')} was reached"
+        what = "changed labels" if options.method == "exact" else "steps"
+        return f"the number of {what} reached the number of labels estimated wrong ({limit})"
     if np.count_nonzero(counts) < 2:
         return "all labels are of one class, so that there is no other class"
     if options.method == "posterior" and not can_judge:

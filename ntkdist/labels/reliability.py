@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.labels.leave_one_out import class_shares
-from ntkdist.labels.noise import MIN_SKILL, SYMMETRIC
-from ntkdist.words import CANNOT_JUDGE, RELIABLE, WEAK
+from ntkdist.labels.noise import MIN_SKILL, SYMMETRIC, standard_error
+from ntkdist.words import CANNOT_JUDGE, RELIABLE, WEAK, percent
 
 if TYPE_CHECKING:
     from ntkdist.labels.posterior import Posterior
@@ -45,7 +45,7 @@ _HELP = (
 
 @dataclass(frozen=True)
 class Reliability:
-    """How far statements about these labels can be trusted.
+    """How far statements about the labels can be trusted.
 
     Attributes:
         verdict: ``reliable``; ``weak``: labels are ranked, and only those most probably wrong are
@@ -58,7 +58,7 @@ class Reliability:
         noise_interval: Lower and upper end of the interval of the rate.
         expected_precision: Expected share of the flagged labels that are wrong; None where none
             is flagged.
-        reason: Reason for the verdict, and where there is one, what would help.
+        reason: Reason for the verdict, and what may help, if anything.
     """
 
     verdict: str
@@ -103,7 +103,7 @@ def assess(
     """
     n, K = posterior.probabilities.shape
     chance = float(class_shares(labels, K).max())
-    chance_error = float(np.sqrt(chance * (1 - chance) / max(n, 1)))
+    chance_error = standard_error(chance, n)
     wrong = 1.0 - posterior.probabilities[np.arange(n), labels]
     num_unlocked = n
     if locked is not None:
@@ -120,8 +120,8 @@ def assess(
     elif flags.any() and (share := float(expected[flags].mean())) < MIN_PRECISION:
         verdict = WEAK
         reason = (
-            f"only {share:.0%} of the labels that are more probably wrong than right are expected "
-            f"to be wrong, so that fewer are flagged; {reason}"
+            f"only {percent(share, 0)} of the labels that are more probably wrong than right are "
+            f"expected to be wrong, so that fewer are flagged; {reason}"
         )
         flags = _most_probably_wrong(wrong, expected, int(flags.sum()))
     return (
@@ -150,22 +150,22 @@ def _verdict(
     """Return the verdict and its reason, from quantities of all labels together."""
     present = int(np.count_nonzero(np.bincount(labels)))
     if present < 2:
-        return CANNOT_JUDGE, "all labels are of one class: there is nothing to compare them with"
+        return CANNOT_JUDGE, "all labels are of one class, so that they cannot be compared"
     images_per_class = len(labels) / present
     if images_per_class < MIN_IMAGES_PER_CLASS:
         return CANNOT_JUDGE, (
-            f"there are {images_per_class:.3g} images a class on average, and at least "
+            f"there are {images_per_class:.3g} images per class on average, and at least "
             f"{MIN_IMAGES_PER_CLASS} are needed: add images"
         )
     accuracy = posterior.accuracy
     standard_errors = (accuracy - chance) / chance_error if chance_error > 0 else 0.0
     excess = (accuracy - chance) / max(1 - chance, 1e-12)
     accuracies = (
-        f"the other images predict {accuracy:.0%} of the given labels, against "
-        f"{chance:.0%} ± {chance_error:.1%} for always predicting the largest class"
+        f"leave-one-out predictions equal {percent(accuracy, 0)} of the given labels; always "
+        f"predicting the largest class gives {percent(chance, 0)} ± {percent(chance_error)}"
     )
     if standard_errors < MIN_STANDARD_ERRORS:
-        return CANNOT_JUDGE, f"the kernel does not see these classes: {accuracies}; {_HELP}"
+        return CANNOT_JUDGE, f"the kernel does not distinguish these classes: {accuracies}; {_HELP}"
     low, high = posterior.noise.interval
     rate_is_given = low == high and posterior.noise.kind == SYMMETRIC
     if not rate_is_given and (
@@ -179,13 +179,13 @@ def _verdict(
         return RELIABLE, accuracies
     if high - low > MAX_INTERVAL_WIDTH and low < NEAR_ZERO:
         return CANNOT_JUDGE, (
-            f"anything from {low:.0%} to {high:.0%} of the labels may be wrong; the given labels "
-            f"do not determine the share; {_HELP}"
+            f"from {percent(low, 0)} to {percent(high, 0)} of the labels may be wrong: the given "
+            f"labels do not determine the share more closely; {_HELP}"
         )
     if low * num_unlocked < MIN_WRONG_LABELS and high > NEAR_ZERO:
         return WEAK, (
-            f"{low:.1%} to {high:.1%} of the labels may be wrong, so that only those most probably "
-            f"wrong are flagged; {_HELP}"
+            f"{percent(low)} to {percent(high)} of the labels may be wrong, so that only "
+            f"those most probably wrong are flagged; {_HELP}"
         )
     return RELIABLE, accuracies
 
@@ -193,7 +193,7 @@ def _verdict(
 def _most_probably_wrong(
     wrong: NDArray[np.float64], expected: NDArray[np.float64], most: int
 ) -> NDArray[np.bool_]:
-    """Flag the longest list, most probably wrong first, expected to be right often enough."""
+    """Return the longest list, most probably wrong first, whose precision is high enough."""
     flags = np.zeros(len(wrong), dtype=np.bool_)
     order = np.argsort(-wrong, kind="stable")[:most]
     order = order[wrong[order] > FLAG_THRESHOLD]

@@ -1,4 +1,4 @@
-"""What a refurbishment did: the labels it ended with and every flip on the way."""
+"""The result of a refurbishment: its labels and every flip."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ntkdist.display.html import html_table
 from ntkdist.labels.noise import NoiseModel
 from ntkdist.labels.posterior import Posterior
 from ntkdist.labels.reliability import Reliability
+from ntkdist.words import percent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,12 +26,12 @@ _SHOWN = 5  # flips in a notebook
 class Flip:
     """One changed label.
 
-    ``posterior`` decides all labels at once: its flips are counted from the surest, and
+    ``posterior`` changes all labels at once: its flips are ordered by probability, and
     ``delta_loss`` and ``loss`` are those of each flip alone, made in the given labels.
 
     Attributes:
         step: Number of the step, from 1.
-        index: Which image.
+        index: Index of the image.
         old: Its class before.
         new: Its class after.
         delta_loss: L(Z) after minus before.
@@ -47,21 +48,21 @@ class Flip:
 
 @dataclass(frozen=True, eq=False)
 class RefurbishResult:
-    """The outcome of ``refurbish``.
+    """The result of ``refurbish``.
 
     Attributes:
         labels: (N,) int64, the labels after the last step.
-        history: Every flip in order; for ``posterior`` the changed labels, the surest first.
+        history: Every flip in order; for ``posterior`` the most probable change first.
         losses: (steps+1,) float64, L(Z) before the first and after each step; for ``posterior``
             (2,), before and after all changes.
         G: (N, K) float64, H⁻¹Y of the labels after the last step.
-        noise: The noise model, estimated where it was not given.
-        posterior: What all labels together say about each image.
-        reliability: How far that can be trusted.
-        flagged: (N,) bool, labels that look wrong; none where labels cannot be judged.
-        abstained: (N,) bool, no class is as probable as ``confidence`` asks.
+        noise: The noise model, estimated if no rate was given.
+        posterior: Class probabilities of each image given all labels.
+        reliability: How far these can be trusted.
+        flagged: (N,) bool, labels that look wrong; none if the verdict is ``cannot judge``.
+        abstained: (N,) bool, images for which no class has a probability of ``confidence``.
         left_out: Terms of L(Z) left out as 0/0 at the start or at the end, as messages.
-        stopped: Why it ended, in words.
+        stopped: Why no more labels were changed, in words.
     """
 
     labels: NDArray[np.int64]
@@ -86,28 +87,28 @@ class RefurbishResult:
     def _repr_html_(self) -> str:
         n, num_classes = self.G.shape
         flips = self.history[:_SHOWN]
-        said = f"{len(self.history):,}" + (": " if flips else "")
-        said += ", ".join(f"image {one.index}: {one.old} → {one.new}" for one in flips)
+        shown = f"{len(self.history):,}" + (": " if flips else "")
+        shown += ", ".join(f"image {one.index}: {one.old} → {one.new}" for one in flips)
         if (more := len(self.history) - len(flips)) > 0:
-            said += f" and {more:,} more (to_dataframe())"
-        low, high = self.noise.interval
+            shown += f" and {more:,} more (to_dataframe())"
+        low, high = map(percent, self.noise.interval)
         rows = [
             ("Labels", f"{n:,} in {num_classes} classes"),
-            ("Flips", said),
+            ("Flips", shown),
             ("L(Z)", f"{self.losses[0]:.5g} → {self.losses[-1]:.5g} (lower is cleaner)"),
-            ("Noise rate", f"{self.noise.rate:.1%} ({low:.1%} to {high:.1%})"),
+            ("Noise rate", f"{percent(self.noise.rate)} ({low} to {high})"),
             ("Verdict", escape(f"{self.reliability.verdict}: {self.reliability.reason}")),
             ("Abstained", f"{int(self.abstained.sum()):,}"),
-            ("Ended", escape(self.stopped)),
+            ("Stopped", escape(self.stopped)),
         ]
         return html_table(rows)
 
     def to_pred_probs(self) -> NDArray[np.float64]:
-        """Return out-of-sample class probabilities, as cleanlab and its like take them.
+        """Return out-of-sample class probabilities, as cleanlab and similar packages take them.
 
         Returns:
-            (N, K) float64, rows sum to 1: leave-one-out predictions, so that an image's own
-            label has no part in its row.
+            (N, K) float64, rows sum to 1: leave-one-out predictions, which do not use the
+            likelihood of an image's own label.
         """
         return self.posterior.pred_probs.copy()
 

@@ -1,8 +1,8 @@
-"""A ridge, and with it the noise rate, from the given labels alone.
+"""The choice of a ridge, and of the noise rate with it, from the given labels alone.
 
-Under each ridge the leave-one-out predictions make the given labels more or less likely
-(``NoiseModel``). The ridge under which they are most likely predicts best; no true label is
-looked at, and no image is predicted with its own label.
+Under each ridge the leave-one-out predictions give the labels a likelihood (``NoiseModel``). The
+ridge with the largest is chosen: no true label is needed, and no image is predicted with its own
+label.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ from ntkdist.labels.noise import (
 )
 from ntkdist.linalg import submatrix
 
-# Half decades; the small end is for clean labels, the large one for mostly wrong ones.
+# Half decades: small ridges suit clean labels, large ones labels that are mostly wrong.
 LADDER = tuple(float(f"{10.0 ** (k / 2):.2g}") for k in range(-8, 3))
-# Eigendecompositions cost N³: a sample of this size gives the noise rate within a point or two.
+# An eigendecomposition costs N³; this many images give the noise rate within 0.02.
 MOST_IMAGES = 3000
-# What ``posterior`` works best with, whatever the noise: its targets become clean.
+# The best ridge of ``posterior`` at any noise rate, because its targets become clean.
 POSTERIOR_RIDGE = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
 class RidgeChoice:
-    """A ridge and what the given labels look like under it.
+    """A ridge and the noise of the given labels under it.
 
     Attributes:
-        ridge: The likeliest, relative to the mean of the Gram's diagonal.
-        estimate: The noise under it; its ``pred_probs`` are (N, K) leave-one-out probabilities,
-            or None where a sample was looked at.
+        ridge: The chosen ridge, relative to the mean of the Gram's diagonal.
+        estimate: The noise under it; its ``first_probs`` are (N, K) leave-one-out
+            probabilities, or None if a sample was used.
         tried: Every ridge with its model, in ascending order.
-        images: How many images were looked at.
-        eigenvalues: (images,) float64 of their Gram over the mean of its diagonal, descending:
-            on the scale of the ridges.
+        images: Number of images used.
+        eigenvalues: (images,) float64 of their Gram divided by the mean of its diagonal,
+            descending; on the scale of the ridges.
     """
 
     ridge: float
@@ -76,7 +76,7 @@ def choose_ridge(
     max_images: int = MOST_IMAGES,
     seed: int = 0,
 ) -> RidgeChoice:
-    """Return the ridge under which the given labels are most likely, and their noise rate.
+    """Return the ridge under which the given labels are most likely, and the noise under it.
 
     Args:
         gram: (N, N) symmetric, anything that can be sliced by rows: NumPy, a ``GramStore``,
@@ -86,9 +86,9 @@ def choose_ridge(
         noise: Kind of noise: ``auto``, ``symmetric`` or ``class-conditional``.
         noise_rate: ε of symmetric noise where it is known; None estimates it.
         locked: (N,) bool, labels known to be right.
-        ridges: Those to try, relative to the mean of the diagonal, > 0.
-        max_images: Larger sets are judged by a sample of this many images.
-        seed: Seed of the sample.
+        ridges: Ridges to try, relative to the mean of the diagonal, > 0.
+        max_images: From a larger set, a sample of this many images is used.
+        seed: Seed of the sample and of ``estimate_noise``.
 
     Returns:
         The choice.
@@ -113,16 +113,15 @@ def choose_ridge(
     mean = float(np.mean(np.diagonal(sample)))
     if not mean > 0:
         raise InputError(
-            "the Gram matrix has a diagonal of zeros: the images hold nothing, as black ones do; "
-            "give other images"
+            "the Gram matrix has a diagonal of zeros, as that of black images; give other images"
         )
     values, vectors = eigh(sample / mean, overwrite_a=True, driver="evd")
     # rounding leaves eigenvalues a little below zero
     values = np.maximum(values, 0.0)
     squares = vectors**2
-    some, sure = given[chosen], None if locked is None else locked[chosen]
+    y, lock = given[chosen], None if locked is None else locked[chosen]
 
-    def predicts(ridge: float) -> Predict:
+    def predict_with(ridge: float) -> Predict:
         scaled = 1.0 / (values + ridge)
 
         def solve(b: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -130,39 +129,39 @@ def choose_ridge(
 
         return predictor(solve, squares @ scaled)
 
-    Y = one_hot(some, num_classes)
-    rungs = sorted(map(float, ridges))
-    predictions = [predicts(ridge)([Y])[0] for ridge in rungs]
+    Y = one_hot(y, num_classes)
+    ladder = sorted(map(float, ridges))
+    predictions = [predict_with(ridge)([Y])[0] for ridge in ladder]
     tried = [
-        (ridge, fit_noise(c, some, noise_rate, sure))
-        for ridge, c in zip(rungs, predictions, strict=True)
+        (ridge, fit_noise(c, y, noise_rate, lock))
+        for ridge, c in zip(ladder, predictions, strict=True)
     ]
     best = max(tried, key=lambda pair: pair[1].log_likelihood)[0]
-    # each kind of noise has its own likeliest ridge
-    other = best
-    if noise_rate is None and may_be_class_conditional(noise, len(some), num_classes):
+    # each kind of noise has its own most likely ridge
+    conditional_best = best
+    if noise_rate is None and may_be_class_conditional(noise, len(y), num_classes):
         rates = [model.rate for _, model in tried]
-        totals = class_conditional_log_likelihoods(predictions, some, rates, sure)
-        other = rungs[int(np.argmax(totals))]
+        totals = class_conditional_log_likelihoods(predictions, y, rates, lock)
+        conditional_best = ladder[int(np.argmax(totals))]
 
     def estimated(ridge: float, kind: str) -> NoiseEstimate:
         return estimate_noise(
-            predicts(ridge),
-            some,
+            predict_with(ridge),
+            y,
             num_classes,
             noise=kind,
             noise_rate=noise_rate,
-            locked=sure,
-            predictions=predictions[rungs.index(ridge)],
+            locked=lock,
+            predictions=predictions[ladder.index(ridge)],
             seed=seed,
         )
 
-    estimate = estimated(other, noise)
+    estimate = estimated(conditional_best, noise)
     if estimate.model.kind == CLASS_CONDITIONAL:
-        best = other
-    elif other != best:
+        best = conditional_best
+    elif conditional_best != best:
         known = {name: getattr(estimate, name) for name in ("reason", *EVIDENCE)}
         estimate = replace(estimated(best, SYMMETRIC), **known)
     if len(chosen) < n:
-        estimate = replace(estimate, pred_probs=None)
+        estimate = replace(estimate, first_probs=None)
     return RidgeChoice(best, estimate, tuple(tried), len(chosen), values[::-1].copy())

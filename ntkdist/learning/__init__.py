@@ -1,16 +1,22 @@
-"""What the Gram matrix predicts about training, and finite networks to hold it against.
+"""Predictions of the Gram matrix about training, and finite networks to compare them with.
 
-Nothing heavy is imported until it is used. Beside what stands here: ``dynamics`` and
-``cross_entropy`` (training in closed form), ``lookahead`` (active learning), ``label_aware``,
-``linearized`` and ``widths`` (finite networks against the infinite one), ``sweep``, ``spectrum``.
+Further modules: ``dynamics`` (training over time), ``empirical`` (kernels of finite networks and
+their linearisation), ``widths`` and ``sweep``, ``label_aware``, ``active`` (active learning),
+``spectrum``. Heavy libraries are imported when they are used.
 """
 
-from ntkdist.learning.empirical import empirical_kernel
+from ntkdist.learning.empirical.kernel import empirical_kernel
 from ntkdist.learning.evaluation import Evaluation, accuracy, evaluate, softmax_scale
-from ntkdist.learning.finite import Epoch, FiniteNetwork, TrainedNetwork, train
+from ntkdist.learning.finite.network import FiniteNetwork
+from ntkdist.learning.finite.training import Epoch, TrainedNetwork, train
 from ntkdist.learning.parameterization import standard_kernel_matrix
-from ntkdist.learning.regression import KernelRegression, RidgeRow, RidgeSweep, sweep_ridge
-from ntkdist.learning.targets import targets_of
+from ntkdist.learning.regression import (
+    KernelRegression,
+    RidgeRow,
+    RidgeSweep,
+    sweep_ridge,
+    targets_of,
+)
 
 __all__ = [
     "Epoch",

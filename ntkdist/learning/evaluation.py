@@ -1,4 +1,4 @@
-"""How good predictions are: accuracy, confusion, and whether probabilities mean what they say."""
+"""How good predictions are: accuracy, confusion, and the calibration of probabilities."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from numpy.typing import NDArray
 from ntkdist.errors import InputError
 from ntkdist.learning.checks import check_labels
 
-# log T is searched here: from a flat softmax to a hard choice of the largest.
+# The logarithm of the scale is searched between a flat softmax and one that puts all probability
+# on the largest output.
 _LOG_SCALES = (-3.0, 9.0)
 BINS = 15
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Predictions held against labels.
+    """Predictions compared with labels.
 
     Attributes:
         accuracy: Share of images whose largest output is that of their class.
-        confusion: (K, K) int64, how many images of class k (rows) are taken for class d.
+        confusion: (K, K) int64, how many images of class k (rows) are predicted as class d.
         log_loss: Mean −log of the probability of the label (nats).
         brier: Mean squared distance of the probabilities to the one-hot label, 0 to 2.
         calibration_error: Mean gap of confidence and accuracy over the bins, weighted by count.
@@ -39,13 +40,13 @@ class Evaluation:
 
 
 def evaluate(predictions: Any, labels: Any, scale: float) -> Evaluation:
-    """Hold predictions against labels.
+    """Compare predictions with labels.
 
     Args:
         predictions: (M, K) outputs of a regression.
         labels: (M,) whole numbers 0..K−1.
-        scale: What outputs are multiplied by before the softmax that makes them
-            probabilities, as ``softmax_scale`` finds it.
+        scale: Factor of the outputs in the softmax that gives probabilities, from
+            ``softmax_scale``.
 
     Returns:
         The evaluation.
@@ -59,16 +60,18 @@ def evaluate(predictions: Any, labels: Any, scale: float) -> Evaluation:
     f, y = _check(predictions, labels)
     K = f.shape[1]
     p = softmax(scale * f)
-    found, sure = f.argmax(axis=1), p.max(axis=1)
+    predicted, confidence = f.argmax(axis=1), p.max(axis=1)
+    bin_of = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    count = np.bincount(bin_of, minlength=BINS)
+    filled = count > 0
+    mean = [
+        np.bincount(bin_of, w, BINS)[filled] / count[filled] for w in (confidence, predicted == y)
+    ]
+    bins = np.column_stack([count[filled], *mean])
     confusion = np.zeros((K, K), dtype=np.int64)
-    np.add.at(confusion, (y, found), 1)
-    place = np.minimum((sure * BINS).astype(int), BINS - 1)
-    count = np.bincount(place, minlength=BINS)
-    held = count > 0
-    mean = [np.bincount(place, w, BINS)[held] / count[held] for w in (sure, found == y)]
-    bins = np.column_stack([count[held], *mean])
+    np.add.at(confusion, (y, predicted), 1)
     return Evaluation(
-        accuracy=float(np.mean(found == y)),
+        accuracy=float(np.mean(predicted == y)),
         confusion=confusion,
         log_loss=log_loss(f, y, scale),
         brier=float(np.square(p - np.eye(K)[y]).sum(axis=1).mean()),
@@ -101,8 +104,8 @@ def log_loss(f: NDArray[np.float64], labels: NDArray[Any], scale: float) -> floa
 def softmax_scale(predictions: Any, labels: Any) -> float:
     """Return the scale under which softmax(scale · f) makes the labels most likely.
 
-    The log-loss is convex in the scale. Where every label is met (or missed), it has no lowest
-    point, and some scale between e^−3 and e^9 is returned at which it is flat.
+    The log-loss is convex in the scale. Where all predictions are right (or all wrong), it has no
+    minimum, and a scale between e^−3 and e^9 is returned at which it is flat.
 
     Args:
         predictions: (N, K) outputs for images that were not trained on, such as leave-one-out
@@ -121,13 +124,13 @@ def softmax_scale(predictions: Any, labels: Any) -> float:
     from scipy.optimize import minimize_scalar
 
     f, y = _check(predictions, labels)
-    found: Any = minimize_scalar(
+    best: Any = minimize_scalar(
         lambda s: log_loss(f, y, float(np.exp(s))),
         bounds=_LOG_SCALES,
         method="bounded",
         options={"xatol": 1e-6},
     )
-    return float(np.exp(found.x))
+    return float(np.exp(best.x))
 
 
 def _check(predictions: Any, labels: Any) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

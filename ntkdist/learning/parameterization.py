@@ -1,15 +1,15 @@
 """The tangent kernel in the standard parameterisation, at the widths of a finite network.
 
-In the NTK parameterisation a weight layer adds its own K to Θ, whatever its width. In the standard
-one, where weights are N(0, W_std²/fan_in) and nothing is scaled in the forward pass, it adds
-fan_in / W_std² times as much: layers with many inputs learn faster, and Θ grows with the width.
-What a layer adds reaches the output through the same products in both, so the standard kernel
-is a weighted sum of the kernels in which one layer trains alone.
+In the standard parameterisation weights are N(0, W_std²/fan_in) and the forward pass scales
+nothing. A weight layer then adds fan_in / W_std² times as much to Θ as in the NTK
+parameterisation: layers with many inputs learn faster, and Θ grows with the width. The standard
+kernel is therefore a weighted sum of the NTK kernels in which one layer trains alone.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ntkdist.errors import InputError
 from ntkdist.kernels import kernel_matrix
 from ntkdist.learning.checks import check_whole
-from ntkdist.learning.finite.layers import executed, weight_shapes, weighted
+from ntkdist.learning.finite.network import check_trainable, weight_layers, weight_shapes
 from ntkdist.networks.architecture import Architecture, ArchitectureSpec
 from ntkdist.networks.layers import Conv, Dense, Layer, Residual
 
@@ -37,13 +37,13 @@ def standard_kernel_matrix(
 ) -> NDArray[Any]:
     """Compute Θ of wide networks in the standard parameterisation.
 
-    As many kernel matrices are computed as layers train. Where every width is multiplied by s and
-    the learning rate divided by s, networks train as this kernel says in the limit of
-    large s; without the division Θ diverges.
+    One kernel matrix is computed for each layer that trains. It describes networks in the limit of
+    large s where every width is multiplied by s and the learning rate divided by s; without the
+    division Θ diverges.
 
     Args:
         arch: A preset name, a list of layers, canonical text, or an ``Architecture``, without
-            biases: what a bias adds cannot be told from what its weights add.
+            biases: the share of a bias in Θ cannot be separated from that of its weights.
         x1: (n, H, W, C) images, or (n, D) features for a fully connected network.
         x2: (m, H, W, C) images or (m, D) features; None means ``x1``.
         width: Channels or units of every weight layer but the last, ≥ 1.
@@ -70,7 +70,8 @@ def standard_kernel_matrix(
         raise InputError(f"images have shape {x1.shape}; (N, H, W, C) is needed")
     shape = x1.shape[1:] if x1.ndim == 4 else (1, 1, x1.shape[1])
     factors = layer_factors(parsed, width, shape)
-    total: NDArray[Any] | None = None
+    check_trainable(parsed)
+    total: Any = None
     for place, factor in enumerate(factors):
         if not factor:
             continue
@@ -79,32 +80,21 @@ def standard_kernel_matrix(
         )
         part *= np.asarray(factor, part.dtype)
         total = part if total is None else total + part
-    if total is None:
-        raise InputError(f"architecture {parsed}: no layer is trainable; give one trainable=True")
     return total
 
 
 def layer_factors(arch: Architecture, width: int, image_shape: Sequence[int]) -> tuple[float, ...]:
     """Return fan_in / W_std² of every weight layer that trains, 0 of the others.
 
-    Args:
-        arch: The network.
-        width: Channels or units of every weight layer but the last.
-        image_shape: (H, W, C).
-
-    Returns:
-        One factor a weight layer; branches before shortcuts.
-
-    Raises:
-        InputError: For layers with biases.
+    The order is that of ``weight_layers``; layers with biases raise ``InputError``.
     """
     shapes = weight_shapes(arch, width, 1, tuple(image_shape))
     factors = []
-    for layer, shape in zip(weighted(executed(arch)), shapes, strict=True):
+    for layer, shape in zip(weight_layers(arch.layers), shapes, strict=True):
         if layer.b_std:
             raise InputError(
-                f"{layer!r} has biases, whose share of the tangent kernel cannot be weighted "
-                "apart; the standard parameterisation takes layers with b_std=0"
+                f"{layer!r} has biases, whose share of the tangent kernel cannot be separated from "
+                "that of the weights; the standard parameterisation takes layers with b_std=0"
             )
         factors.append(math.prod(shape[:-1]) / layer.W_std**2 if layer.trainable else 0.0)
     return tuple(factors)
@@ -113,22 +103,11 @@ def layer_factors(arch: Architecture, width: int, image_shape: Sequence[int]) ->
 def change_layers(
     arch: Architecture, change: Callable[[int, Conv | Dense], Conv | Dense]
 ) -> Architecture:
-    """Return the network with every weight layer replaced.
+    """Return the network with each weight layer replaced by ``change(place, layer)``.
 
-    Args:
-        arch: The network.
-        change: Takes the place (0, 1, …; branches before shortcuts) and the layer.
-
-    Returns:
-        The changed network.
+    Places count from 0 in the order of ``weight_layers``.
     """
-    places = iter(range(arch_weights(arch)))
-    return Architecture(tuple(_changed(arch.layers, change, places)))
-
-
-def arch_weights(arch: Architecture) -> int:
-    """Return the number of weight layers, those of all branches counted."""
-    return sum(1 for _ in weighted(arch.layers))
+    return Architecture(tuple(_changed(arch.layers, change, itertools.count())))
 
 
 def _changed(

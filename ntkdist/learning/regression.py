@@ -1,4 +1,4 @@
-"""Kernel regression: fitted through a factor, predicting by bands of the test × train kernel."""
+"""Kernel regression on class labels, and the choice of its ridge."""
 
 from __future__ import annotations
 
@@ -10,21 +10,46 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
-from ntkdist.learning.evaluation import accuracy, log_loss, softmax_scale
-from ntkdist.learning.spectrum import (
-    Spectrum,
+from ntkdist.learning.checks import (
+    check_choice,
+    check_columns,
+    check_labels,
     check_ridge,
-    dense_square,
-    mean_of_diagonal,
-    read_rows,
+    check_whole,
 )
-from ntkdist.learning.targets import targets_of
+from ntkdist.learning.evaluation import accuracy, log_loss, softmax_scale
+from ntkdist.learning.spectrum import Spectrum, dense_square, mean_of_diagonal, read_rows
 from ntkdist.linalg import submatrix
 
-# Half decades; a smaller one than the first changes nothing that float32 entries can show.
+TARGETS = ("centered", "one-hot")
+# Half decades; below the first, a ridge is lost in the rounding of float32 entries.
 RIDGES = (0.0, *(float(f"{10.0 ** (k / 2):.2g}") for k in range(-12, 3)))
-# An eigendecomposition costs N³: larger sets are judged by a sample of this many images.
+# An eigendecomposition costs N³: of more images a sample of this many is taken.
 MOST_IMAGES = 3000
+
+
+def targets_of(labels: Any, num_classes: int, targets: str = "centered") -> NDArray[np.float64]:
+    """Return the targets that regression fits to labels.
+
+    Args:
+        labels: (N,) whole numbers 0..K−1.
+        num_classes: K.
+        targets: ``one-hot``, or ``centered``: one-hot less 1/K, so that each row sums to 0.
+
+    Returns:
+        (N, K) float64.
+
+    Raises:
+        InputError: For labels that are not class numbers, or unknown targets.
+
+    Source:
+        Arora et al. 2019 (centred targets: 0.9 and −0.1 for K = 10).
+    """
+    check_choice("targets", targets, TARGETS)
+    K = check_whole("num_classes", num_classes, 1, "give K")
+    given = np.asarray(labels)
+    Y = np.eye(K)[check_labels(given, len(given) if given.ndim else 0, K)]
+    return Y - 1.0 / K if targets == "centered" else Y
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +76,7 @@ class KernelRegression:
         ridge: float = 0.0,
         targets: str = "centered",
     ) -> KernelRegression:
-        """Fit a Gram matrix that fits into memory; ``from_factor`` takes any other.
+        """Fit with a Gram matrix that memory holds; ``from_factor`` takes larger ones.
 
         Args:
             gram: (N, N) symmetric H: NumPy, a ``GramStore``, a Zarr array.
@@ -77,7 +102,7 @@ class KernelRegression:
         except LinAlgError:
             raise InputError(
                 f"the Gram matrix with ridge={relative:g} is not positive definite (equal images, "
-                "or more digits needed than its entries have); give a larger ridge, such as 1e-6"
+                "or entries of too few digits); give a larger ridge, such as 1e-6"
             ) from None
         return cls(G, targets, relative)
 
@@ -85,7 +110,7 @@ class KernelRegression:
     def from_factor(
         cls, factor: Any, labels: Any, num_classes: int, *, targets: str = "centered"
     ) -> KernelRegression:
-        """Fit through a stored factor, whatever its size.
+        """Fit with a stored factor of any size.
 
         Args:
             factor: ``ntkdist.CholeskyFactor``, or anything with ``shape``, ``ridge`` and
@@ -107,36 +132,31 @@ class KernelRegression:
         """Return the outputs for images.
 
         Args:
-            cross: (M, N) kernel of the images with those trained on: NumPy, or anything that can be
-                sliced by rows, which is read in bands.
+            cross: (M, N) kernel of the images with the training images: NumPy, or anything that
+                can be sliced by rows, which is read in bands.
 
         Returns:
-            (M, K) float64; the class is the largest one's.
+            (M, K) float64; the largest is that of the predicted class.
 
         Raises:
             InputError: If it has another number of columns, or is not finite.
         """
-        shape = tuple(int(edge) for edge in cross.shape)
-        if len(shape) != 2 or shape[1] != len(self.dual):
-            raise InputError(
-                f"the test × train kernel has shape {shape}; (M, {len(self.dual)}) is needed, a "
-                "column for each image trained on"
-            )
-        if not shape[0]:
+        check_columns(cross, len(self.dual), "the test × train kernel")
+        if not cross.shape[0]:
             return np.empty((0, self.dual.shape[1]))
         return read_rows(cross, lambda band: band @ self.dual)
 
 
 @dataclass(frozen=True)
 class RidgeRow:
-    """What leaving out one image at a time says of a ridge.
+    """Leave-one-out predictions with one ridge.
 
     Attributes:
         ridge: Relative to the mean of the diagonal.
-        accuracy: Share of images whose class is predicted by all others.
-        squared_error: Mean squared distance of those predictions to the targets.
-        log_loss: Mean −log probability of the labels under their softmax (nats).
-        scale: What the predictions are multiplied by before the softmax, the likeliest.
+        accuracy: Share of images whose label all other images predict.
+        squared_error: Mean squared distance of the predictions to the targets.
+        log_loss: Mean −log probability of the labels under softmax(scale · predictions) (nats).
+        scale: The scale of least log-loss, from ``softmax_scale``.
     """
 
     ridge: float
@@ -148,12 +168,12 @@ class RidgeRow:
 
 @dataclass(frozen=True)
 class RidgeSweep:
-    """Ridges judged on the training images alone.
+    """Ridges compared on the training images alone.
 
     Attributes:
         rows: One for each ridge, ascending.
         best: The chosen one.
-        images: How many images were looked at.
+        images: How many images were used.
     """
 
     rows: tuple[RidgeRow, ...]
@@ -173,19 +193,19 @@ def sweep_ridge(
 ) -> RidgeSweep:
     """Choose a ridge by leave-one-out predictions in closed form, from one eigendecomposition.
 
-    Of the ridges whose leave-one-out accuracy is within one standard error of the best one's, the
-    choice is that with the smallest leave-one-out squared error: accuracies alone are steps,
-    and jump with single images.
+    Of the ridges whose leave-one-out accuracy is within one standard error of the best, the one
+    with the least leave-one-out squared error is chosen, as accuracy changes in steps with single
+    images.
 
     Args:
         gram: (N, N) symmetric H, anything that can be sliced by rows.
         labels: (N,) whole numbers 0..K−1.
         num_classes: K.
-        ridges: Those to try, ≥ 0, relative to the mean of the diagonal. 0 is skipped where H is
-            singular in float64.
+        ridges: Ridges to try, ≥ 0, relative to the mean of the diagonal; those with which H is
+            singular in float64 are skipped.
         targets: ``centered`` or ``one-hot``.
-        max_images: Larger sets are judged by a random sample of this many.
-        seed: Of the sample.
+        max_images: Of more images a random sample of this many is used.
+        seed: Seed of the sample.
 
     Returns:
         The sweep.
@@ -199,7 +219,7 @@ def sweep_ridge(
     """
     tried = sorted({check_ridge(ridge) for ridge in ridges})
     if not tried:
-        raise InputError("ridges=() is empty; give those to try, such as 1e-4, 1e-2")
+        raise InputError("ridges=() is empty; give ridges to try, such as 1e-4, 1e-2")
     n = int(gram.shape[0])
     Y = _targets(labels, num_classes, targets, n)
     given = np.asarray(labels).astype(np.int64)
@@ -210,14 +230,14 @@ def sweep_ridge(
         Y, given = Y[chosen], given[chosen]
     spectrum = Spectrum.of(gram)
     mean = float(spectrum.values.mean())
-    inside, squares = spectrum.coefficients(Y), spectrum.vectors**2
-    floor = np.finfo(np.float64).eps * len(given) * spectrum.values[0]
+    coefficients, squares = spectrum.coefficients(Y), spectrum.vectors**2
+    rounding = np.finfo(np.float64).eps * len(given) * spectrum.values[0]
     rows = []
     for ridge in tried:
         shifted = spectrum.values + ridge * mean
-        if shifted[-1] <= floor:
+        if shifted[-1] <= rounding:
             continue
-        G = spectrum.vectors @ (inside / shifted[:, None])
+        G = spectrum.vectors @ (coefficients / shifted[:, None])
         f = Y - G / (squares @ (1.0 / shifted))[:, None]
         scale = softmax_scale(f, given)
         rows.append(

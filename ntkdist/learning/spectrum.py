@@ -1,4 +1,4 @@
-"""A Gram matrix's eigendecomposition: every function of the matrix is then two products."""
+"""Reading a Gram matrix, and its eigendecomposition."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
+from ntkdist.learning.checks import check_ridge
 
 # Rows of a stored matrix read together.
 BAND_BYTES = 64 * 2**20
-# Further below zero than rounding of float32 entries carries an eigenvalue, relative to N · λ_max.
+# How far below zero rounding of float32 entries may leave an eigenvalue, relative to N · λ_max.
 _NEGATIVE = float(np.finfo(np.float32).eps)
 
 
@@ -55,8 +56,8 @@ class Spectrum:
         values, vectors = eigh(H, overwrite_a=True, driver="evd")
         if values[0] < -_NEGATIVE * len(values) * max(values[-1], 0.0):
             raise InputError(
-                f"the smallest eigenvalue is {values[0]:.3g} beside a largest of {values[-1]:.3g}: "
-                "this is no Gram matrix; was it computed from these images whole?"
+                f"the smallest eigenvalue is {values[0]:.3g}, the largest {values[-1]:.3g}: a Gram "
+                "matrix has none below 0; compute all of its tiles from the same images"
             )
         return cls(np.maximum(values[::-1], 0.0) + shift, np.ascontiguousarray(vectors[:, ::-1]))
 
@@ -64,33 +65,8 @@ class Spectrum:
         return len(self.values)
 
     def coefficients(self, b: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return Vᵀb, (N, K): what of each column lies along each eigenvector."""
+        """Return Vᵀb, (N, K): the coefficients of each column in the eigenbasis."""
         return self.vectors.T @ b
-
-    def apply(self, weights: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return V diag(weights) Vᵀ b.
-
-        Args:
-            weights: (N,) a function of the eigenvalues, in their order.
-            b: (N,) or (N, K).
-
-        Returns:
-            Of the shape of ``b``.
-        """
-        inside = self.coefficients(b)
-        return self.vectors @ (weights * inside if b.ndim == 1 else weights[:, None] * inside)
-
-    def smoother_diagonal(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the diagonal of V diag(weights) Vᵀ, (N,)."""
-        return np.einsum("ij,ij,j->i", self.vectors, self.vectors, weights)
-
-
-def check_ridge(ridge: Any, name: str = "ridge") -> float:
-    """Return a relative ridge that is a finite number of at least 0, or raise ``InputError``."""
-    number = isinstance(ridge, (int, float, np.integer, np.floating))
-    if not number or isinstance(ridge, bool) or not 0 <= ridge < float("inf"):
-        raise InputError(f"{name}={ridge!r} must be a finite number of at least 0; 0 adds none")
-    return float(ridge)
 
 
 def dense_square(gram: Any) -> NDArray[np.float64]:
@@ -115,7 +91,7 @@ def dense_square(gram: Any) -> NDArray[np.float64]:
         rows = slice(start, start + step)
         if np.abs(H[rows] - H[:, rows].T).max() > 1e-4 * max(scale, np.finfo(np.float64).tiny):
             raise InputError(
-                "the Gram matrix is not symmetric; of a test × train matrix there is no spectrum"
+                "the Gram matrix is not symmetric; a test × train matrix cannot stand in for it"
             )
     return H
 

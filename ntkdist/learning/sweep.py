@@ -10,19 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.errors import InputError, did_you_mean
+from ntkdist.errors import InputError
 from ntkdist.kernels import kernel_matrix
-from ntkdist.learning.parameterization import (
-    arch_weights,
-    change_layers,
-    standard_kernel_matrix,
-)
+from ntkdist.learning.checks import check_choice
+from ntkdist.learning.finite.network import weight_layers
+from ntkdist.learning.parameterization import change_layers, standard_kernel_matrix
 from ntkdist.learning.regression import sweep_ridge
-from ntkdist.networks.architecture import LAYERS, Architecture, ArchitectureSpec, preset
+from ntkdist.networks.architecture import Architecture, ArchitectureSpec, preset
 from ntkdist.networks.layers import Conv, Dense, Erf, Layer, Relu, Residual
 
-# what is swept -> its values where none are given
-SWEPT: dict[str, tuple[str, ...]] = {
+# setting -> the values that are swept where none are given
+DEFAULT_VALUES: dict[str, tuple[str, ...]] = {
     "depth": ("3", "4", "6", "8", "11", "16", "21"),
     "W_std": ("0.7", "1", "1.2", "1.4142", "1.6", "2", "3"),
     "b_std": ("0", "0.1", "0.3", "1"),
@@ -38,7 +36,7 @@ class Variant:
     """One network of a sweep.
 
     Attributes:
-        value: What is different, as it was asked for.
+        value: Value of the setting, as it was given.
         architecture: The network.
         width: Of the standard parameterisation; None for the NTK parameterisation.
     """
@@ -50,15 +48,15 @@ class Variant:
 
 @dataclass(frozen=True)
 class SweepRow:
-    """What the kernel of one variant is like, and how it predicts.
+    """Properties of one variant's kernel, and how well it predicts.
 
     Attributes:
-        value: What is different.
-        accuracy: Leave-one-out accuracy of kernel regression at the ridge that is best by it.
+        value: Value of the setting.
+        accuracy: Leave-one-out accuracy of kernel regression with the best ridge.
         log_loss: Mean −log probability of the labels under those predictions (nats).
         ridge: That ridge, relative to the mean diagonal.
-        cosine: Mean of H_ij/√(H_ii H_jj) over pairs of different images: 1 where depth has made
-            all images alike, and no label can be told from another.
+        cosine: Mean of H_ij/√(H_ii H_jj) over pairs of different images; at 1 the kernel does not
+            distinguish images.
         condition: λ_max/λ_min; infinite where λ_min is below rounding.
         effective_rank: (Σλ)²/Σλ².
         scale: Mean of the diagonal.
@@ -78,15 +76,15 @@ def variants(arch: ArchitectureSpec, over: str, values: Sequence[str] = ()) -> l
     """Return the networks of a sweep.
 
     Args:
-        arch: The network that is changed.
+        arch: The network to change.
         over: ``depth`` (of the presets fc-L, cntk-v-D and cntk-gap-D), ``W_std`` or ``b_std`` (of
             every weight layer but the last; the critical W_std of ReLU networks is √2),
             ``nonlinearity`` (Relu or Erf), or ``width`` (the NTK parameterisation, and the standard
-            one with so many channels).
-        values: Some values; none takes ``SWEPT``'s.
+            one with this many channels).
+        values: Values of the setting; none takes those of ``DEFAULT_VALUES``.
 
     Returns:
-        One variant a value, in order.
+        One variant for each value, in order.
 
     Raises:
         InputError: For an unknown ``over``, values that do not fit it, or a depth sweep of a
@@ -96,31 +94,28 @@ def variants(arch: ArchitectureSpec, over: str, values: Sequence[str] = ()) -> l
         Schoenholz et al. 2017 (variances and depth); Sohl-Dickstein et al. 2020 (widths).
     """
     parsed = Architecture.parse(arch)
-    if over not in SWEPT:
-        raise InputError(
-            f"over={over!r} is unknown; use {', '.join(SWEPT)}" + did_you_mean(str(over), SWEPT)
-        )
-    asked = [str(value).strip() for value in values] or list(SWEPT[over])
+    check_choice("over", over, DEFAULT_VALUES)
+    given = [str(value).strip() for value in values] or list(DEFAULT_VALUES[over])
     if over == "depth":
         family = _family(parsed)
         return [Variant(v, preset(f"{family}-{int(_number(over, v, 1, whole=True))}"))
-                for v in asked]  # fmt: skip
+                for v in given]  # fmt: skip
     if over == "nonlinearity":
-        return [Variant(v, _bent(parsed, v)) for v in asked]
+        return [Variant(v, _with_nonlinearity(parsed, v)) for v in given]
     if over == "width":
-        found = [Variant("NTK", parsed)]
-        return found + [Variant(v, parsed, int(_number(over, v, 1, whole=True))) for v in asked]
-    return [Variant(v, _initialised(parsed, over, _number(over, v, 0))) for v in asked]
+        widths = [Variant(v, parsed, int(_number(over, v, 1, whole=True))) for v in given]
+        return [Variant("NTK", parsed), *widths]
+    return [Variant(v, _with_deviation(parsed, over, _number(over, v, 0))) for v in given]
 
 
 def measure(
     variant: Variant, images: NDArray[Any], labels: Any, num_classes: int, **how: Any
 ) -> SweepRow:
-    """Compute the kernel of one variant and judge it.
+    """Compute and measure the kernel of one variant.
 
     Args:
         variant: The network.
-        images: (N, H, W, C), preprocessed; N is what fits into memory as (N, N) float64.
+        images: (N, H, W, C), preprocessed; memory holds several (N, N) float64.
         labels: (N,) whole numbers 0..K−1.
         num_classes: K.
         **how: ``backend``, ``dtype`` and ``threads`` of ``ntkdist.kernel_matrix``.
@@ -162,7 +157,7 @@ def measure(
 
 
 def _family(arch: Architecture) -> str:
-    """Return the name of the preset family that a network is of."""
+    """Return the family of presets that a network belongs to."""
     for family in _FAMILIES:
         for depth in (arch.depth, arch.depth - 1):
             if 2 <= depth <= _DEEPEST and preset(f"{family}-{depth}") == arch:
@@ -173,12 +168,12 @@ def _family(arch: Architecture) -> str:
     )
 
 
-def _initialised(arch: Architecture, field: str, size: float) -> Architecture:
-    """Return the network with a standard deviation changed in all weight layers but the last."""
-    last = arch_weights(arch) - 1
+def _with_deviation(arch: Architecture, field: str, size: float) -> Architecture:
+    """Return the network with W_std or b_std changed in all weight layers but the last."""
+    last = len(list(weight_layers(arch.layers))) - 1
 
-    def change(at: int, layer: Conv | Dense) -> Conv | Dense:
-        if at == last:
+    def change(place: int, layer: Conv | Dense) -> Conv | Dense:
+        if place == last:
             return layer
         if field == "W_std":
             return dataclasses.replace(layer, W_std=size)
@@ -187,24 +182,21 @@ def _initialised(arch: Architecture, field: str, size: float) -> Architecture:
     return change_layers(arch, change)
 
 
-def _bent(arch: Architecture, name: str) -> Architecture:
-    if name not in ("Relu", "Erf"):
-        raise InputError(
-            f"nonlinearity {name!r} is unknown; use Relu or Erf" + did_you_mean(name, LAYERS)
-        )
+def _with_nonlinearity(arch: Architecture, name: str) -> Architecture:
+    check_choice("nonlinearity", name, ("Relu", "Erf"))
     new: Layer = Relu() if name == "Relu" else Erf()
 
-    def of(layers: Sequence[Layer]) -> tuple[Layer, ...]:
+    def changed(layers: Sequence[Layer]) -> tuple[Layer, ...]:
         return tuple(
             new
             if isinstance(layer, (Relu, Erf))
-            else Residual(of(layer.branch), of(layer.shortcut))
+            else Residual(changed(layer.branch), changed(layer.shortcut))
             if isinstance(layer, Residual)
             else layer
             for layer in layers
         )
 
-    return Architecture(of(arch.layers))
+    return Architecture(changed(arch.layers))
 
 
 def _number(over: str, text: str, least: float, *, whole: bool = False) -> float:

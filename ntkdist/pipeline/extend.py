@@ -9,7 +9,7 @@ from ntkdist import storage
 from ntkdist.config import RunConfig
 from ntkdist.gram.store import GramStore
 from ntkdist.pipeline.gram import gram_of
-from ntkdist.pipeline.growth import advanced, factors_to_grow, settle
+from ntkdist.pipeline.growth import advanced, factors_to_grow, roll_forward
 from ntkdist.pipeline.stages import Pipeline
 from ntkdist.runs.inputs import Inputs, fingerprint, store_inputs
 from ntkdist.runs.manifest import STAGING, Extension, Former
@@ -18,7 +18,7 @@ from ntkdist.runs.source_match import grown_inputs, stored_inputs
 
 
 @dataclass(frozen=True)
-class Extended:
+class ExtensionResult:
     """What an extension did.
 
     Attributes:
@@ -49,11 +49,11 @@ def as_stored(settings: RunConfig) -> RunConfig:
     Raises:
         InputError: If there is no run.
     """
-    n = Run.open(settings.run, unsettled=True).config.data.n
+    n = Run.open(settings.run, pending_extension=True).config.data.n
     return replace(settings, data=replace(settings.data, n=n))
 
 
-def extend(pipeline: Pipeline, n: int | None = None) -> Extended:
+def extend(pipeline: Pipeline, n: int | None = None) -> ExtensionResult:
     """Add images of the run's own source to it, and bring its matrices and factors up to date.
 
     The images of the run keep their places and labels; the others follow in the source's order,
@@ -95,7 +95,7 @@ def extend(pipeline: Pipeline, n: int | None = None) -> Extended:
         pipeline.gram()
         factors = _grow_factors(pipeline, extension)
         pipeline.run = advanced(pipeline.run, "done")
-    return Extended(
+    return ExtensionResult(
         before=before,
         after=_images(pipeline.run),
         kept=kept,
@@ -130,7 +130,7 @@ def _switch(pipeline: Pipeline, inputs: Inputs, n: int | None) -> None:
     )
     pipeline.config = _larger(run, pipeline.config, n)
     write_manifest(run.url, manifest)
-    pipeline.run = settle(Run(run.url, manifest, pipeline.config))
+    pipeline.run = roll_forward(Run(run.url, manifest, pipeline.config))
 
 
 def _larger(run: Run, config: RunConfig, n: int | None) -> RunConfig:
@@ -180,7 +180,7 @@ def _stored_tiles(run: Run) -> int:
     return count - len(missing)
 
 
-def describe_extension(found: Extended) -> str:
+def describe_extension(found: ExtensionResult) -> str:
     """Return what the command prints."""
     if not found.computed and found.after == found.before:
         return f"nothing new: the run has {found.after} images already"

@@ -1,4 +1,4 @@
-"""What an extended run needs before anything else: its inputs, matrices and factors grown."""
+"""After an extension: inputs and matrices rolled forward to the new size, factors appended to."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ntkdist.linalg import CholeskyFactor
 
 
-def settle(run: Run) -> Run:
+def roll_forward(run: Run) -> Run:
     """Bring inputs and matrices to the size that the manifest speaks of, if they are not.
 
     Idempotent: a kill at any moment leaves a run that the same call goes on with. The run's lease
@@ -30,7 +30,7 @@ def settle(run: Run) -> Run:
         The run as it is now.
     """
     extension = run.manifest.extension
-    if extension is None or not run.unsettled:
+    if extension is None or not run.has_pending_extension:
         return run
     _move_inputs(run.url)
     n = run.array("inputs", "images").shape[0]

@@ -31,7 +31,7 @@ from ntkdist.pipeline.findings import (
     write_table,
 )
 from ntkdist.pipeline.gram import Matrix, compute_matrix, cores, gram_of
-from ntkdist.pipeline.growth import current_factor, grow_factor, settle
+from ntkdist.pipeline.growth import current_factor, grow_factor, roll_forward
 from ntkdist.pipeline.labels import FlipProgress, RoundProgress, read_locked, watched
 from ntkdist.pipeline.reuse import take_from_origin
 from ntkdist.runs.run import Prepared, Run
@@ -78,7 +78,7 @@ class Pipeline:
         self._signals = stop_on_signals()
         self.stop: threading.Event = self._signals.__enter__()
         try:
-            self.run = settle(
+            self.run = roll_forward(
                 Run.create(self.config, hold=self._lease.acquire, prepared=self._prepared)
             )
             self.config = self.run.config  # with what data.preprocess=auto stands for
@@ -258,8 +258,8 @@ class Pipeline:
                 "estimate": chosen.estimate.to_dict(),
                 "fingerprint": key,
             }
-            if chosen.estimate.pred_probs is not None:
-                run.write("noise/pred_probs", chosen.estimate.pred_probs)
+            if chosen.estimate.first_probs is not None:
+                run.write("noise/pred_probs", chosen.estimate.first_probs)
             run.write("noise/eigenvalues", chosen.eigenvalues)
             run.write_attributes("noise", found)
         return found
@@ -406,7 +406,7 @@ class Pipeline:
                     tell(event)
                     self.check_stop()
 
-                heard = inverse.telling(told)
+                heard = inverse.with_listener(told)
                 rounds = RoundProgress(told, ROUNDS)
                 return refurbish(heard, given, run.num_classes, on_round=rounds, **options)
 

@@ -136,9 +136,9 @@ def read_status(url: str, *, now: float | None = None) -> RunStatus:
     Raises:
         InputError: If there is no run.
     """
-    run = Run.open(url, unsettled=True)
+    run = Run.open(url, pending_extension=True)
     about = (run.url, run.fingerprint, run.manifest.created)
-    if run.unsettled:
+    if run.has_pending_extension:
         return RunStatus(*about, unsettled=True, next=run.extend_command)
     gram = tuple(read_gram(run))
     whole = all(one.done == one.total for one in gram)

@@ -16,23 +16,20 @@ from ntkdist.errors import InputError
 from ntkdist.events.history import StageTime, Timeline, read_timeline
 from ntkdist.report.sections import story
 from ntkdist.report.sections.computed import facts, faults
-from ntkdist.report.sections.discovery import Discovery
 from ntkdist.report.sections.figures import draw_figures
 from ntkdist.report.sections.findings import (
+    CLASS_CONDITIONAL,
+    Discovery,
     Findings,
+    Geometry,
+    Spectrum,
     class_rows,
+    confusions,
+    entangled_pairs,
     missing_parts,
     read_findings,
+    read_geometry,
     worst_issues,
-)
-from ntkdist.report.sections.geometry import Geometry, Spectrum, entangled_pairs, read_geometry
-from ntkdist.report.sections.glossary import CITE, COLUMNS, WORDS
-from ntkdist.report.sections.reliability import (
-    CLASS_CONDITIONAL,
-    confusion_rows,
-    confusion_sentences,
-    confusions,
-    noise_sentences,
 )
 from ntkdist.report.templates import HERE, templates
 from ntkdist.runs.run import Run
@@ -129,9 +126,6 @@ def _context(run: Run, max_issues: int) -> dict[str, Any]:
         "repeat_command": run.repeat_command,
         "canonical": str(run.architecture),
         "stages": _stages(timeline, findings),
-        "words": WORDS,
-        "columns": COLUMNS,
-        "cite": CITE,
         "version": run.manifest.versions.get("ntkdist", ""),
     }
 
@@ -155,9 +149,9 @@ def _noise(
     if reliability.noise == CLASS_CONDITIONAL:
         pairs = confusions(reliability, given)
     return {
-        "noise": noise_sentences(reliability, len(names)),
-        "confused": confusion_sentences(pairs, names),
-        "confusions": confusion_rows(pairs, names),
+        "noise": story.noise_sentences(reliability, len(names)),
+        "confused": story.confusion_sentences(pairs, names),
+        "confusions": story.confusion_rows(pairs, names),
     }
 
 

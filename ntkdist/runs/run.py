@@ -56,8 +56,8 @@ if TYPE_CHECKING:
     import zarr
 
 __all__ = [
+    "EXECUTION_SETTINGS",
     "HALF_MADE",
-    "MEANS_OF_GRAM",
     "SCHEMA",
     "GramOrigin",
     "Manifest",
@@ -75,7 +75,7 @@ _LONGEST_NAME = 48  # characters of an architecture that has no name
 HALF_MADE = {"zarr.json", "inputs", _PROBE, *lease.FILES}
 #: Settings that change how a run is computed or analysed but not what its Gram matrix is.
 _FREE = {"run", "factor", "labels", "predict"}
-MEANS_OF_GRAM = {
+EXECUTION_SETTINGS = {
     "executor",
     "workers",
     "address",
@@ -91,7 +91,7 @@ MEANS_OF_GRAM = {
 
 @dataclass(eq=False)
 class Prepared:
-    """What a new run is begun with, where its source has been read already.
+    """The inputs of a new run whose source has been read already.
 
     Attributes:
         inputs: Its inputs; None once a run was made of them, whose store has them from then on.
@@ -104,11 +104,11 @@ class Prepared:
 
 
 class Run:
-    """A run's group, opened.
+    """An open run.
 
     Attributes:
-        url: Where it is.
-        manifest: What it is.
+        url: Address of its folder or object-store prefix.
+        manifest: Its manifest.
         config: Its configuration; settings that may change between starts are the latest given.
     """
 
@@ -125,7 +125,7 @@ class Run:
 
     @property
     def fingerprint(self) -> str:
-        """The sha256 that every tile of this run answers to."""
+        """The sha256 of everything that decides the Gram; every tile carries it."""
         return self.manifest.fingerprint
 
     @property
@@ -168,7 +168,7 @@ class Run:
 
     @property
     def resume_command(self) -> str:
-        """The command that goes on with this run."""
+        """The command that resumes this run."""
         return f"ntkdist run {self.url}"
 
     @property
@@ -181,7 +181,7 @@ class Run:
         recipe = resolve_recipe("auto", features=self.manifest.is_features)
         for name, _, value in differences(RunConfig().to_dict(), self.config.to_dict()):
             section, _, key = name.partition(".")
-            means = section == "gram" and key in MEANS_OF_GRAM
+            means = section == "gram" and key in EXECUTION_SETTINGS
             if means or section in ("run", "architecture", "predict"):
                 continue
             if name == "data.preprocess" and value == recipe:
@@ -193,13 +193,13 @@ class Run:
 
     @property
     def extend_command(self) -> str:
-        """The command that ends an extension to the size that the manifest speaks of."""
+        """The command that finishes an extension to the size in the manifest."""
         n = self.manifest.config["data"]["n"]
         return f"ntkdist extend {self.url}" + ("" if n is None else f" --data.n {n}")
 
     @property
-    def unsettled(self) -> bool:
-        """Whether a killed extension left it between two sizes."""
+    def has_pending_extension(self) -> bool:
+        """Whether an extension was killed after the manifest and before the arrays were changed."""
         return self.manifest.extension is not None and self.manifest.extension.state == "begun"
 
     @classmethod
@@ -263,20 +263,20 @@ class Run:
         return cls(url, manifest, _resolved(config, features=manifest.is_features))
 
     @classmethod
-    def open(cls, url: str | os.PathLike[str], *, unsettled: bool = False) -> Run:
+    def open(cls, url: str | os.PathLike[str], *, pending_extension: bool = False) -> Run:
         """Open an existing run.
 
         Args:
             url: Its folder or URL.
-            unsettled: Take also a run that a killed extension left between two sizes: its
-                manifest then speaks of the larger one, its arrays perhaps not yet.
+            pending_extension: Also open a run with a pending extension: its manifest has the
+                larger size, its arrays may still have the smaller one.
 
         Returns:
             The run, with the configuration it was created with.
 
         Raises:
             InputError: If there is no run, or a newer version wrote it.
-            StageError: If a killed extension has to be ended first.
+            StageError: If a killed extension has to be finished first.
         """
         url = storage.normal(url)
         manifest = read_manifest(url)
@@ -284,8 +284,10 @@ class Run:
             raise InputError(f"{url}: there is no run here; start one with ntkdist run CONFIG.yaml")
         config = RunConfig.from_dict({**manifest.config, "run": url}, where=url)
         run = cls(url, manifest, config)
-        if run.unsettled and not unsettled:
-            raise StageError(f"{url}: an extension was interrupted; end it: {run.extend_command}")
+        if run.has_pending_extension and not pending_extension:
+            raise StageError(
+                f"{url}: an extension was interrupted; finish it: {run.extend_command}"
+            )
         return run
 
     def has(self, *parts: str) -> bool:
@@ -559,7 +561,7 @@ def _refuse_change(manifest: Manifest, config: RunConfig) -> None:
     for both in (old, new):
         for name in _FREE:
             both.pop(name, None)
-        both["gram"] = {k: v for k, v in both["gram"].items() if k not in MEANS_OF_GRAM}
+        both["gram"] = {k: v for k, v in both["gram"].items() if k not in EXECUTION_SETTINGS}
         # what is predicted is no part of the Gram
         both["data"] = {k: v for k, v in both["data"].items() if k != "features_test"}
     mixed = config.gram.mix_backends

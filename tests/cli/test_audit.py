@@ -16,9 +16,9 @@ from PIL import Image
 
 from ntkdist import Run
 from ntkdist.cli import main as cli
-from ntkdist.cli.audit.source_now import Item, compare
+from ntkdist.cli.audit.issues import LabelIssue, table_of
+from ntkdist.cli.audit.run_choice import Item, compare
 from ntkdist.cli.audit.sources import name_of, recognise
-from ntkdist.cli.audit.suspects import Suspect, table_of
 from ntkdist.errors import InputError
 
 NAMES = ("dark", "light")
@@ -64,9 +64,9 @@ def test_wrong_labels_of_a_folder_are_found(
     assert lines[0] == "10 of 120 labels look wrong:"
     assert lines[1].split() == ["file", "given", "suggested", "quality"]
     assert {line.split()[0] for line in lines[2:12]} == WRONG
-    assert lines[12].startswith("verdict   reliable: the other images predict ")
-    assert re.match(r"noise     \d\.\d% of the labels are estimated wrong \(.* to .*\)", lines[13])
-    assert re.match(r"flags     \d+% of the flagged labels are expected to be wrong", lines[14])
+    assert lines[12].startswith("verdict   reliable: leave-one-out predictions equal ")
+    assert re.match(r"noise     \d\.\d % of the labels are estimated wrong \(.* to .*\)", lines[13])
+    assert re.match(r"flags     \d+ % of the flagged labels are expected to be wrong", lines[14])
     assert lines[15].endswith("runs/photos/labels.csv")
     assert lines[16].endswith("runs/photos/report.html")
     assert (photos.parent / "runs/photos/report.html").is_file()
@@ -184,7 +184,7 @@ def test_what_was_found_is_said_where_nothing_will_do(tmp_path: Path) -> None:
 
 
 def test_images_without_files_go_by_their_number() -> None:
-    table = table_of([Suspect(7, None, "cat", "dog", 0.12345)])
+    table = table_of([LabelIssue(7, None, "cat", "dog", 0.12345)])
     assert table.head[0] == "image"
     assert table.rows == (("7", "cat", "dog", "0.123"),)
 
@@ -274,7 +274,7 @@ def test_classes_of_few_images_are_warned_of(few: Path, capsys: Captured) -> Non
 
 
 def test_a_quality_of_almost_nothing_is_not_shown_as_nothing() -> None:
-    assert table_of([Suspect(7, None, "cat", "dog", 0.0004)]).rows[0][3] == "<0.001"
+    assert table_of([LabelIssue(7, None, "cat", "dog", 0.0004)]).rows[0][3] == "<0.001"
 
 
 A, B, COPY = Item(b"1", "cat", "cat/a"), Item(b"2", "dog", "dog/b"), Item(b"1", "cat", "cat/copy")

@@ -12,7 +12,7 @@ import pytest
 
 from ntkdist.cli import main as cli
 from ntkdist.cli.console import EventLines, Table, Terminal
-from ntkdist.cli.plain import plain
+from ntkdist.cli.result import plain
 from ntkdist.events.types import StageDone
 
 Captured = pytest.CaptureFixture[str]

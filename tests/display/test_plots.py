@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
-from ntkdist.display import plots, time_plots
+from ntkdist.display import plots
 from ntkdist.display.svg import figure_settings, inline_svg
 
 
@@ -34,7 +36,7 @@ def test_long_curves_are_thinned_but_keep_both_ends() -> None:
 def test_time_is_told_in_a_fitting_unit(seconds: float, unit: str) -> None:
     edges = np.linspace(0, seconds, 11)
     svg = inline_svg(
-        "t", "alt", time_plots.throughput, edges, np.full(10, 3.0), "entries/s", (seconds / 2,)
+        "t", "alt", plots.throughput, edges, np.full(10, 3.0), "entries/s", (seconds / 2,)
     )
     assert f">{unit}</text>" in svg
     assert ">started again</text>" in svg
@@ -43,7 +45,7 @@ def test_time_is_told_in_a_fitting_unit(seconds: float, unit: str) -> None:
 def test_workers_and_what_went_wrong_are_drawn_below() -> None:
     workers = np.array([0.0, 4.0, 8.0]), np.array([2, 1, 0])
     with figure_settings():
-        above, below = time_plots.throughput(
+        above, below = plots.throughput(
             np.linspace(0, 10, 11), np.full(10, 3.0), "entries/s", (), workers, [(4.0, "lost")]
         ).axes
         (mark,) = below.lines
@@ -73,3 +75,51 @@ def test_many_marks_are_thinned_but_keep_both_ends() -> None:
         assert len(line.get_xdata()) <= 800
         assert line.get_xdata()[0] == 1
         assert line.get_xdata()[-1] == 100_000
+
+
+def test_the_ridge_is_drawn_on_the_scale_of_the_eigenvalues() -> None:
+    values = np.geomspace(100.0, 1.0, 50)
+    with figure_settings():
+        axes = plots.spectrum(values, 1e-3).axes[0]
+        low, high = axes.get_ylim()
+        drawn = np.asarray(axes.lines[0].get_ydata())
+        ridge = np.asarray(axes.lines[1].get_ydata())
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+    np.testing.assert_allclose(drawn, values)
+    assert ridge.tolist() == [1e-3, 1e-3]
+    assert low < 1e-3
+    assert high >= 100
+
+
+def test_eigenvalues_lost_in_rounding_are_left_out() -> None:
+    with figure_settings():
+        axes = plots.spectrum(np.array([5.0, 1.0, 0.0]), None).axes[0]
+        assert np.asarray(axes.lines[0].get_ydata()).tolist() == [5.0, 1.0]
+
+
+def test_every_image_has_a_dot_and_every_suspicious_one_a_ring() -> None:
+    rng = np.random.default_rng(0)
+    n, K = 900, 3
+    points, labels = rng.normal(size=(n, 4)), rng.integers(0, K, n)
+    suspicious = rng.uniform(size=n) < 0.1
+    names = ["a", "<i>b</i>", "c" * 40]
+    args = (points, labels, names, suspicious, [0, 1], (0.5, 0.25, 0.1, 0.1))
+    svg = inline_svg("k", "alt", plots.components, *args)
+    dots = [d for d in re.findall(r' d="([^"]*)"', svg) if d.count("M") > 50]
+    assert sum(d.count("M") for d in dots) == n
+    assert sum(d.count("L") for d in dots) == n
+    assert svg.count("<use") == suspicious.sum() + 3  # and the legend: two classes and the others
+    assert "var(--c0)" in svg
+    assert "var(--c1)" in svg
+    assert "var(--c2)" not in svg  # the third class shares the grey
+    assert "&lt;i&gt;b" in svg
+    assert "component 1 (50.0 % of the variance)" in svg
+
+
+@pytest.mark.parametrize("columns", [1, 2, 3])
+def test_few_components_are_drawn_too(columns: int) -> None:
+    points = np.random.default_rng(0).normal(size=(5, columns))
+    labels, no = np.zeros(5, int), np.zeros(5, bool)
+    first = 2 if columns == 3 else 0
+    args = (points, labels, ["a"], no, [0], (0.5,) * columns, first)
+    assert f"component {first + 2}" in inline_svg("k", "alt", plots.components, *args)

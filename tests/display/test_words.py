@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from ntkdist.display import words
-from ntkdist.networks.architecture import Architecture
+from ntkdist.networks.architecture import Architecture, preset_of
 
 
 @pytest.mark.parametrize(
@@ -53,11 +53,11 @@ def test_quality_below_a_thousandth_says_so() -> None:
 
 @pytest.mark.parametrize("name", ["cntk-gap-4", "cntk-v-11", "fc-2", "cnn-3", "myrtle-10"])
 def test_a_preset_is_recognised(name: str) -> None:
-    assert words.preset_of(Architecture.parse(name)) == name
+    assert preset_of(Architecture.parse(name)) == name
 
 
 def test_another_network_has_no_preset_name() -> None:
-    assert words.preset_of(Architecture.parse("[Conv(5), Erf(), Flatten(), Dense()]")) is None
+    assert preset_of(Architecture.parse("[Conv(5), Erf(), Flatten(), Dense()]")) is None
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,7 @@ def test_an_extended_run_has_the_diagonal_of_the_larger_factor(
             raise AssertionError("computed anew")
 
         monkeypatch.setattr(linalg.inverse, "_column_norms", fail)
-    with Pipeline(Run.open(copied.run, unsettled=True).config) as pipeline:
+    with Pipeline(Run.open(copied.run, pending_extension=True).config) as pipeline:
         extend(pipeline, n)
     assert not (ridge_of(copied) / "inverse").exists()
     factor = CholeskyFactor.open(str(ridge_of(copied)))
@@ -197,7 +197,7 @@ def test_an_extended_run_has_the_diagonal_of_the_larger_factor(
 def test_an_extended_older_run_gets_a_diagonal_in_place_of_its_inverse(copied: RunConfig) -> None:
     shutil.rmtree(ridge_of(copied) / "diagonal")
     CholeskyFactor.open(str(ridge_of(copied))).inverse()
-    with Pipeline(Run.open(copied.run, unsettled=True).config) as pipeline:
+    with Pipeline(Run.open(copied.run, pending_extension=True).config) as pipeline:
         extend(pipeline, 470)
     assert not (ridge_of(copied) / "inverse").exists()
     assert CholeskyFactor.open(str(ridge_of(copied))).stored_diagonal() is not None

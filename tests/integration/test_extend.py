@@ -32,7 +32,7 @@ from ntkdist.linalg import CholeskyFactor, factorize
 from ntkdist.linalg.panels import FactorStore
 from ntkdist.pipeline import Pipeline
 from ntkdist.pipeline.cross import held_out
-from ntkdist.pipeline.extend import Extended, describe_extension, extend
+from ntkdist.pipeline.extend import ExtensionResult, describe_extension, extend
 from ntkdist.pipeline.gram import gram_of, job_of
 from ntkdist.pipeline.verify import verify_run
 from ntkdist.runs.run import Run
@@ -61,10 +61,10 @@ def begun(config: RunConfig, *stages: str) -> RunConfig:
 
 
 def stored(place: Path | str) -> RunConfig:
-    return Run.open(place, unsettled=True).config
+    return Run.open(place, pending_extension=True).config
 
 
-def extended(place: Path | str, n: int | None, tell: Callable[[Any], None] = id) -> Extended:
+def extended(place: Path | str, n: int | None, tell: Callable[[Any], None] = id) -> ExtensionResult:
     with Pipeline(stored(place), [tell]) as pipeline:
         return extend(pipeline, n)
 
@@ -472,7 +472,7 @@ def test_killed_at_a_write_the_run_is_as_it_was_or_rolls_forward(
             found = contents(place)
             assert {name: found[name] for name in before} == before
         elif states[-1] == "begun":
-            with pytest.raises(StageError, match=rf"end it: ntkdist extend {place} --data.n 30"):
+            with pytest.raises(StageError, match=rf"finish it: ntkdist extend {place} --data.n 30"):
                 Run.open(place)
             assert f"next      ntkdist extend {place} --data.n 30" in describe(str(place))
         if write % 2:  # another command comes first
@@ -487,7 +487,7 @@ def test_killed_at_a_write_the_run_is_as_it_was_or_rolls_forward(
 
 
 def state_of(place: Path) -> str | None:
-    extension = Run.open(place, unsettled=True).manifest.extension
+    extension = Run.open(place, pending_extension=True).manifest.extension
     return None if extension is None else extension.state
 
 

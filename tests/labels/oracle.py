@@ -1,4 +1,4 @@
-"""Independent small implementations that the tests of this room compare with."""
+"""Independent small implementations for comparison."""
 
 from __future__ import annotations
 

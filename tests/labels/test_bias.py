@@ -49,7 +49,7 @@ def test_overlap_is_that_of_the_formula(seed, a, b, p):
         assert found == pytest.approx(extended(first, second, p), abs=1e-9)
 
 
-def test_equal_lists_agree_and_strangers_do_not():
+def test_equal_lists_agree_and_disjoint_ones_do_not():
     assert rank_biased_overlap("abcd", "abcd") == pytest.approx(1)
     assert rank_biased_overlap("abcd", "efgh") == 0
     assert rank_biased_overlap([(0, 1), (2, 3)], np.array([[0, 1], [2, 3]])) == pytest.approx(1)
@@ -72,7 +72,7 @@ def test_the_first_places_count_most():
         ("ab", "aa", 0.9, "ranking b holds 'a' twice"),
     ],
 )
-def test_rankings_that_are_none_are_refused(a, b, p, said):
+def test_bad_rankings_are_refused(a, b, p, said):
     with pytest.raises(InputError, match=said):
         rank_biased_overlap(a, b, p)
 

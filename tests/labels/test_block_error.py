@@ -136,7 +136,7 @@ def test_gradient_leaves_out_what_the_loss_leaves_out():
         (np.eye(2), [1, 2], "1", "beta='1'"),
     ],
 )
-def test_refuses_what_does_not_fit(Z, counts, beta, said):
+def test_refuses_bad_matrices_counts_and_beta(Z, counts, beta, said):
     with pytest.raises(InputError, match=said):
         block_error(Z, counts, beta)
 

@@ -66,7 +66,7 @@ def test_accepts_whole_floats_and_unsigned_and_copies():
     assert check_labels([0.0, 1.0], 2).dtype == np.int64
 
 
-def test_says_so_when_the_inverse_gives_nan():
+def test_nan_in_the_inverse_is_an_error():
     class Broken(ColumnsOnly):
         def columns(self, indices):
             return np.full((self.shape[0], len(indices)), np.nan)

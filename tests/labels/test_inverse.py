@@ -13,8 +13,7 @@ from ntkdist.labels import (
     as_inverse,
     invert,
 )
-from ntkdist.labels.descent.columns import Columns
-from ntkdist.labels.inverse import checked_diagonal
+from ntkdist.labels.inverse import Columns, checked_diagonal
 
 from .oracle import clustered
 
@@ -91,7 +90,7 @@ def broken(row: int, column: int, value: float) -> np.ndarray:
         ([["a"]], "give real numbers"),
     ],
 )
-def test_refuses_what_is_no_inverse(array, said):
+def test_refuses_arrays_that_are_no_inverse(array, said):
     with pytest.raises(InputError, match=said):
         as_inverse(array)
 
@@ -111,7 +110,7 @@ def test_float32_rounding_is_not_asymmetry():
     as_inverse(A)
 
 
-def test_columns_are_fetched_in_batches_of_likely_ones_and_kept():
+def test_columns_are_fetched_in_batches_of_likely_ones_and_cached():
     A, _, _ = clustered(60, 3, 0.0, 3)
     source = ColumnsOnly(A)
     source.columns_at_once = 8
@@ -125,8 +124,8 @@ def test_columns_are_fetched_in_batches_of_likely_ones_and_kept():
     assert columns.fetches == 2
 
 
-def test_kept_columns_stay_within_their_share_of_memory(monkeypatch):
-    monkeypatch.setattr("ntkdist.labels.descent.columns.KEPT_BYTES", 8 * 60 * 4)
+def test_cached_columns_stay_within_their_share_of_memory(monkeypatch):
+    monkeypatch.setattr("ntkdist.labels.inverse.KEPT_BYTES", 8 * 60 * 4)
     A, _, _ = clustered(60, 3, 0.0, 3)
     source = ColumnsOnly(A)
     source.columns_at_once = 2
@@ -166,7 +165,7 @@ def factor(tmp_path):
     return factorize(np.linalg.inv(A), tmp_path / "factor", memory_limit="2MB"), A
 
 
-def test_a_stored_factor_is_an_inverse_of_which_nothing_is_formed(factor, tmp_path):
+def test_a_stored_factor_is_an_inverse_without_forming_it(factor, tmp_path):
     stored_factor, A = factor
     source = as_inverse(stored_factor)
     assert isinstance(source, FactorInverse)
@@ -179,7 +178,7 @@ def test_a_stored_factor_is_an_inverse_of_which_nothing_is_formed(factor, tmp_pa
     assert not (tmp_path / "factor" / "inverse").exists()
 
 
-def test_a_diagonal_given_is_taken_and_a_listener_hears_of_solutions(factor, monkeypatch):
+def test_a_given_diagonal_is_used_and_solutions_report_progress(factor, monkeypatch):
     from ntkdist.linalg import LinalgProgress, tasks
 
     monkeypatch.setattr(tasks, "PROGRESS_SECONDS", 1e-4)

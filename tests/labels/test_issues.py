@@ -88,7 +88,7 @@ def test_quality_of_clean_digits_is_the_share_that_is_right():
     assert p.max(axis=1).mean() == pytest.approx((p.argmax(axis=1) == labels).mean(), abs=0.05)
 
 
-def test_report_tells_each_image_and_its_last_flip():
+def test_report_has_each_image_and_its_last_flip():
     A, labels, _ = clustered(200, 4, 0.4, 0)
     result = refurbish(A, labels, 4, method="paper", steps=60, noise_rate=0.4)
     assert result.reliability.verdict == "reliable"

@@ -75,7 +75,7 @@ def test_a_stored_matrix_gives_the_same(tmp_path):
         ([0, 1] * 44, 4, "88 labels for a matrix of 90"),
     ],
 )
-def test_what_has_no_ratio_is_refused(labels, components, said):
+def test_labels_and_components_without_a_ratio_are_refused(labels, components, said):
     H, _ = gram()
     with pytest.raises(InputError, match=said):
         class_separation(H, labels, 90, components)

@@ -78,7 +78,7 @@ def test_likelihood_prefers_the_better_predictions():
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.25])
-def test_a_known_rate_is_kept_and_the_scale_found_under_it(rate):
+def test_a_known_rate_is_kept_and_the_scale_is_fitted(rate):
     A, labels, _ = clustered(200, 4, 0.25, 3)
     predictions = leave_one_out(class_matrix(A, labels, 4)[0], np.diagonal(A), np.eye(4)[labels])
     fixed, free = fit_noise(predictions, labels, rate), fit_noise(predictions, labels)

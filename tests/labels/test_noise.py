@@ -64,7 +64,7 @@ def test_an_image_s_own_label_has_no_part_in_its_prediction():
         np.testing.assert_allclose(predictions_of(A, other, 4)[i], before[i], atol=1e-10)
 
 
-def test_where_the_kernel_sees_nothing_balanced_classes_are_not_predicted_against_themselves():
+def test_a_kernel_without_information_predicts_no_class_of_balanced_ones():
     A = inverse_of(np.ones((200, 200)), 0.1)
     labels = np.arange(200) % 2
     Y = np.eye(2)[labels]
@@ -117,7 +117,7 @@ def test_the_likelihood_is_that_of_the_mixture():
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10_000), n=st.integers(2, 60), K=st.integers(2, 6))
-def test_rate_and_interval_stay_within_what_labels_can_say(seed, n, K):
+def test_rate_and_interval_stay_within_their_limits(seed, n, K):
     random = np.random.default_rng(seed)
     labels = random.integers(0, K, n)
     c = random.standard_normal((n, K)) * random.choice([0.0, 0.01, 1.0])
@@ -138,7 +138,7 @@ def test_the_interval_holds_the_true_rate_and_narrows_with_more_images(rate):
     assert widths[1] < widths[0] / 2
 
 
-def test_pair_noise_is_found_class_by_class_and_symmetric_noise_is_not_taken_for_it():
+def test_pair_noise_is_class_conditional_and_symmetric_noise_is_not():
     A, true = clusters(1500, 5, 5)
     swapped, _ = asymmetric(true, 5, 0.4, {0: 1, 2: 3}, seed=0)
     found = estimate_noise(predictor(A), swapped, 5)
@@ -161,12 +161,12 @@ def test_pair_noise_is_found_class_by_class_and_symmetric_noise_is_not_taken_for
     assert other.model.rate == pytest.approx(0.2, abs=0.03)
 
 
-def test_too_few_labels_or_a_kernel_that_sees_little_leave_noise_symmetric():
+def test_too_few_labels_or_uncertain_predictions_give_symmetric_noise():
     A, true = clusters(200, 5, 6)
     swapped, _ = asymmetric(true, 5, 0.4, {0: 1, 2: 3}, seed=0)
     few = estimate_noise(predictor(A), swapped, 5)
     assert few.model.kind == SYMMETRIC
-    assert "labels a class" in few.reason
+    assert "needs at least 50 labels per class" in few.reason
     assert few.gain is None
     random = np.random.default_rng(0)
     x = random.standard_normal((600, 30))
@@ -176,7 +176,7 @@ def test_too_few_labels_or_a_kernel_that_sees_little_leave_noise_symmetric():
     assert "the kernel's own errors" in blind.reason
     forced = estimate_noise(predictor(A), swapped, 5, noise=CLASS_CONDITIONAL)
     assert forced.model.kind == CLASS_CONDITIONAL
-    assert forced.reason == "as asked for"
+    assert forced.reason == "it was set by the option noise"
 
 
 def test_one_class_has_no_class_conditional_noise():
@@ -198,7 +198,7 @@ def test_a_class_conditional_interval_contains_the_symmetric_one():
     assert found.model.interval[1] >= high
 
 
-def test_labels_known_to_be_right_say_nothing_of_the_noise():
+def test_locked_labels_do_not_count_in_the_noise_rate():
     A, labels, true = clustered(600, 4, 0.3, 7)
     locked = (labels == true) & (np.arange(600) % 2 == 0)
     found = estimate_noise(predictor(A), labels, 4, locked=locked)
@@ -211,7 +211,7 @@ def test_an_estimate_survives_json_to_the_bit():
     A, true = clusters(600, 4, 8)
     swapped, _ = asymmetric(true, 4, 0.4, {0: 1}, seed=0)
     found = estimate_noise(predictor(A), swapped, 4)
-    again = NoiseEstimate.from_dict(json.loads(json.dumps(found.to_dict())), found.pred_probs)
+    again = NoiseEstimate.from_dict(json.loads(json.dumps(found.to_dict())), found.first_probs)
     assert again.to_dict() == found.to_dict()
     one, other = (refurbish(A, swapped, 4, method="posterior", estimate=e) for e in (found, again))
     np.testing.assert_array_equal(one.posterior.quality, other.posterior.quality)
@@ -224,7 +224,7 @@ def test_the_same_labels_give_the_same_estimate():
     assert one == other
 
 
-def test_the_ridge_is_chosen_for_the_kind_of_noise_that_is_taken():
+def test_the_ridge_is_chosen_for_the_selected_kind_of_noise():
     A, true = clusters(800, 4, 10)
     H = np.linalg.inv(A)
     swapped, _ = asymmetric(true, 4, 0.4, {0: 1, 2: 3}, seed=0)

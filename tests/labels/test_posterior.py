@@ -63,7 +63,7 @@ def test_probabilities_point_at_the_true_classes(noise):
     assert found.quality[labels == true].mean() > 0.9
 
 
-def test_without_noise_no_label_is_doubted():
+def test_without_noise_the_posterior_is_the_given_label():
     A, labels, _ = clustered(100, 4, 0.4, 2)
     found = posterior(A, labels, 4, noise_rate=0.0)
     np.testing.assert_array_equal(found.probabilities, np.eye(4)[labels])
@@ -86,7 +86,7 @@ def test_all_labels_locked_stay_as_they_are():
     np.testing.assert_array_equal(found.probabilities, np.eye(3)[labels])
 
 
-def test_rounds_are_reported_and_end_when_settled():
+def test_rounds_are_reported_and_end_when_probabilities_settle():
     A, labels, _ = clustered(200, 4, 0.2, 5)
     seen = []
     found = posterior(A, labels, 4, rounds=50, on_round=seen.append)

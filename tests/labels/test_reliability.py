@@ -69,14 +69,14 @@ def test_identical_images_are_never_judged():
     A = inverse_of(np.ones((60, 60)), 0.1)
     found = judged(A, np.arange(60) % 3, 3)
     assert found.reliability.verdict == CANNOT_JUDGE
-    assert "does not see these classes" in found.reliability.reason
+    assert "does not distinguish these classes" in found.reliability.reason
 
 
-def test_too_few_images_a_class_are_not_judged_and_what_helps_is_said():
+def test_too_few_images_per_class_are_not_judged_and_the_remedy_is_named():
     A, labels, _ = clustered(40, 5, 0.0, 1)
     how = judged(A, labels, 5).reliability
     assert how.verdict == CANNOT_JUDGE
-    assert "8 images a class on average" in how.reason
+    assert "8 images per class on average" in how.reason
     assert "add images" in how.reason
 
 
@@ -102,7 +102,7 @@ def test_a_few_possible_wrong_labels_make_a_weak_verdict_with_few_flags():
     assert weak >= 2
 
 
-def test_a_rate_that_is_given_is_not_doubted():
+def test_a_given_rate_is_used_as_it_is():
     A, labels, _ = clustered(100, 5, 0.3, 3)
     found = judged(A, labels, 5, noise_rate=0.3)
     assert found.reliability.noise_interval == (0.3, 0.3)
@@ -141,7 +141,7 @@ def test_digits_are_judged_reliably(noise):
     assert how.expected_precision == pytest.approx(wrong[found.flagged].mean(), abs=0.1)
 
 
-def test_the_public_function_says_how_far_to_trust_it():
+def test_the_public_function_returns_its_reliability():
     images, labels, _ = digits(300, 0.2)
     table = find_label_issues(images, labels, architecture="fc-2")
     how = table.attrs["reliability"]

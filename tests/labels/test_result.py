@@ -37,6 +37,6 @@ def test_a_notebook_shows_the_first_flips_and_escapes(result: RefurbishResult) -
     assert "L < 0 & done" in text
 
 
-def test_no_flips_are_said_plainly(result: RefurbishResult) -> None:
+def test_a_notebook_shows_that_there_are_no_flips(result: RefurbishResult) -> None:
     text = "".join(ElementTree.fromstring(replace(result, history=())._repr_html_()).itertext())
     assert "Flips0L(Z)" in text

@@ -25,7 +25,7 @@ def gram(n, K, noise, seed):
     return (H + H.T) / 2, labels, true
 
 
-def test_each_ridge_is_judged_as_its_own_inverse_judges_it():
+def test_each_ridge_has_the_model_of_its_own_inverse():
     H, labels, _ = gram(120, 4, 0.3, 0)
     found = choose_ridge(H, labels, 4)
     assert [ridge for ridge, _ in found.tried] == sorted(LADDER)
@@ -45,7 +45,7 @@ def test_each_ridge_is_judged_as_its_own_inverse_judges_it():
     Y = np.eye(4)[labels]
     predictions = centered_leave_one_out(class_matrix(A, labels, 4)[0], np.diagonal(A), Y)
     expected_probs = probabilities(predictions, found.noise.scale, Y.mean(axis=0))
-    np.testing.assert_allclose(found.estimate.pred_probs, expected_probs, atol=1e-6)
+    np.testing.assert_allclose(found.estimate.first_probs, expected_probs, atol=1e-6)
 
 
 def rates(choice):
@@ -58,7 +58,7 @@ def test_the_noise_rate_is_found(noise):
     assert choose_ridge(H, labels, 5).noise.rate == pytest.approx(noise, abs=0.05)
 
 
-def test_more_noise_asks_for_a_larger_ridge():
+def test_more_noise_needs_a_larger_ridge():
     ridges = []
     for noise in (0.0, 0.6):
         images, labels, _ = digits(500, noise)
@@ -73,7 +73,7 @@ def test_a_sample_from_a_store_is_the_sample_from_memory(tmp_path, monkeypatch):
     stored[...] = H
     memory = choose_ridge(H, labels, 4, max_images=90)
     assert memory.images == 90
-    assert memory.estimate.pred_probs is None
+    assert memory.estimate.first_probs is None
     assert rates(choose_ridge(stored, labels, 4, max_images=90)) == rates(memory)
     assert rates(choose_ridge(H, labels, 4, max_images=90, seed=1)) != rates(memory)
 

@@ -143,7 +143,7 @@ def doubt(f):
 
 @pytest.mark.parametrize("block", [1, 2**18])
 def test_scores_are_those_of_every_future_formed(block, monkeypatch):
-    monkeypatch.setattr("ntkdist.learning.active.scores.BLOCK_BYTES", block)
+    monkeypatch.setattr("ntkdist.learning.active.criteria.BLOCK_BYTES", block)
     H, y, f = problem(seed=3)
     state = state_of(H, y, f)
     p = probabilities(state.outputs)
@@ -317,7 +317,7 @@ X0 = np.zeros((4, 2, 2, 1))
     [
         (lambda: query("mlmok", state_of(H0, Y0), 2), "did you mean.*mlmoc|mlmoc"),
         (lambda: query("mlmoc", state_of(H0, Y0).outputs, 2), "looks ahead"),
-        (lambda: query("mlmoc", state_of(H0, Y0), 18), "count=18 images of 17"),
+        (lambda: query("mlmoc", state_of(H0, Y0), 18), "count=18 .* from 1 to 17"),
         (lambda: query("mlmoc", state_of(H0, Y0), 0), "count=0"),
         (lambda: query("mlmoc", state_of(H0, Y0), 2, picks="all"), "picks='all'"),
         (lambda: eer(state_of(H0, Y0), measure="loss"), "measure='loss'"),
@@ -330,7 +330,7 @@ X0 = np.zeros((4, 2, 2, 1))
         (lambda: state_of(H0, Y0, np.full((30, K), np.inf)), "outputs_l hold NaN"),
         (lambda: look_ahead(H0, H0, H0, Y0, 1), "num_classes=1"),
         (lambda: KernelLearner(H0[:5], H0, K), "the pool's kernel has shape"),
-        (lambda: KernelLearner(H0, H0[:, :4], K), r"\(T, 30\) is needed"),
+        (lambda: KernelLearner(H0, H0[:, :4], K), r"\(M, 30\) is needed"),
         (
             lambda: active_learning(
                 KernelLearner(H0, H0, K), np.zeros(30, int), np.zeros(30, int), start=20, rounds=3

@@ -15,9 +15,9 @@ from ntkdist.learning.dynamics import (
     NngpPosterior,
     choose_stopping_time,
     log_times,
+    spread_of,
     squared_loss,
 )
-from ntkdist.learning.dynamics.spread import spread_of
 from ntkdist.learning.spectrum import Spectrum
 
 N, M, K = 17, 5, 3
@@ -280,7 +280,7 @@ def test_the_stopping_time_is_that_of_held_out_images_and_helps_the_truth():
     np.testing.assert_allclose(found.losses[:-1], losses[:-1] / 61, rtol=1e-7)
     assert 0 < found.index < 39
     assert found.time == times[found.index]
-    assert found.gain == found.losses[-1] - found.losses.min() > 0
+    assert found.losses[-1] > found.losses.min()
     errors = [squared_loss(flow.train(t), truth) for t in (found.time, np.inf)]
     assert errors[0] < 0.5 * errors[1]
 
@@ -333,7 +333,7 @@ GOOD = np.eye(4)
         (lambda: GradientFlow.of(np.zeros((4, 4)), GOOD), "images all 0"),
         (lambda: GradientFlow.of(GOOD, GOOD).train(-1), "time=-1 must be"),
         (lambda: GradientFlow.of(GOOD, GOOD).gain(float("nan")), "time=nan"),
-        (lambda: GradientFlow.of(GOOD, GOOD).project(np.eye(3)), r"\(3, 3\).*4 columns"),
+        (lambda: GradientFlow.of(GOOD, GOOD).project(np.eye(3)), r"\(3, 3\); \(M, 4\)"),
         (lambda: log_times(GradientFlow.of(GOOD, GOOD), 2), "times=2"),
         (lambda: Ensemble.of(GradientFlow.of(GOOD, GOOD, initial=GOOD), GOOD), "initial=None"),
         (lambda: Ensemble.of(GradientFlow.of(GOOD, GOOD), np.eye(3)), "NNGP Gram has shape"),

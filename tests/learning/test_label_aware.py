@@ -260,14 +260,14 @@ def test_a_multiplier_that_leaves_a_singular_kernel_is_passed_over(monkeypatch):
     y = np.resize([1, -1], 24)
     train = Pairs(np.eye(24))
     monkeypatch.setattr(
-        "ntkdist.learning.label_aware.choice.label_part",
+        "ntkdist.learning.label_aware.prediction.label_part",
         lambda train, y, test, **_: (-train.kernel, -test.kernel),
     )
     ladder = (0.0, 1.0, 2.0)  # K = (1 − r) H
     choice = choose_multiplier(train, y, variant="kr-v1", multipliers=ladder, folds=2)
     assert choice.multipliers.tolist() == [0, 2]
     assert choice.definite.tolist() == [True, False]
-    with pytest.raises(InputError, match="each leaves a singular kernel"):
+    with pytest.raises(InputError, match="each gives a singular kernel"):
         choose_multiplier(train, y, variant="kr-v1", multipliers=(1.0,), folds=2)
 
 
@@ -366,10 +366,11 @@ def test_what_does_not_fit_is_refused():
 
     bare = Pairs(train.kernel), Pairs(test.kernel)
     refused("give the images", lambda: label_part(bare[0], y, bare[1], variant="fjlt-v1"))
-    refused("variant='kr-v' is not one of", lambda: label_part(train, y, test, variant="kr-v"))
+    refused("variant='kr-v' is unknown", lambda: label_part(train, y, test, variant="kr-v"))
     refused("columns are the 23", lambda: label_part(train, y, Pairs(np.eye(4)), variant="kr-v1"))
     refused(
-        "tells images apart", lambda: label_part(Pairs(np.ones((23, 23))), y, test, variant="kr-v1")
+        "distinguishes images",
+        lambda: label_part(Pairs(np.ones((23, 23))), y, test, variant="kr-v1"),
     )
     refused("epsilon=0", lambda: label_part(train, y, test, variant="kr-v1", epsilon=0))
     refused("multipliers=.-0.1.", lambda: label_aware(train, y, test, multiplier=-0.1))

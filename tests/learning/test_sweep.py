@@ -7,7 +7,7 @@ from ntkdist import Architecture, Conv, Dense, Erf, GlobalAvgPool, Relu, Residua
 from ntkdist.errors import InputError
 from ntkdist.learning import sweep_ridge
 from ntkdist.learning.parameterization import standard_kernel_matrix
-from ntkdist.learning.sweep import SWEPT, Variant, measure, variants
+from ntkdist.learning.sweep import DEFAULT_VALUES, Variant, measure, variants
 
 K = 3
 
@@ -55,7 +55,7 @@ def test_widths_are_those_of_the_standard_parameterisation_beside_the_ntk_one():
     assert row.scale == pytest.approx(np.diagonal(H).mean())
 
 
-@pytest.mark.parametrize("over", SWEPT)
+@pytest.mark.parametrize("over", DEFAULT_VALUES)
 def test_every_sweep_has_values_of_its_own(over):
     assert len(variants("fc-2", over)) >= 2
 
@@ -64,7 +64,7 @@ def test_every_sweep_has_values_of_its_own(over):
 def test_the_depths_of_its_own_can_all_be_measured(network):
     x, labels = problem(12)
     rows = [measure(v, x[:, :3, :3], labels, K) for v in variants(network, "depth")]
-    assert [row.value for row in rows] == list(SWEPT["depth"])
+    assert [row.value for row in rows] == list(DEFAULT_VALUES["depth"])
     assert all(row.scale > 0 for row in rows)
 
 
@@ -112,7 +112,7 @@ def test_bad_input_is_named():
         variants("fc-2", "depth", ["2.5"])
     with pytest.raises(InputError, match="b_std=-1 must be a number of at least 0"):
         variants("fc-2", "b_std", ["-1"])
-    with pytest.raises(InputError, match="nonlinearity 'Tanh' is unknown"):
+    with pytest.raises(InputError, match="nonlinearity='Tanh' is unknown"):
         variants("fc-2", "nonlinearity", ["Tanh"])
     with pytest.raises(InputError, match="leave out images of zeros"):
         measure(Variant("v", Architecture.parse("fc-1")), 0 * x, labels, K)

@@ -2,10 +2,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
+from ntkdist.display.plots import discovery_curve, quality_histogram
 from ntkdist.display.svg import figure_settings, inline_svg
-from ntkdist.report.sections.discovery import Discovery, discovery_curve, quality_histogram
+from ntkdist.report.sections.findings import Discovery
 from ntkdist.report.sections.story import discovery_sentences
+
+
+def draw(discovery: Discovery) -> Figure:
+    return discovery_curve(discovery.found, discovery.flagged, discovery.flagged_share)
 
 
 def test_labels_are_checked_from_the_lowest_quality_on() -> None:
@@ -60,7 +66,7 @@ def test_what_the_flagged_labels_hold_is_counted_among_them_not_among_the_first(
     assert (discovery.flagged, discovery.flagged_wrong) == (2, 2)
     assert "finds 2 of the 3 wrong ones" in discovery_sentences(discovery)[0].replace("\u00a0", " ")
     with figure_settings():
-        axes = discovery_curve(discovery).axes[0]
+        axes = draw(discovery).axes[0]
     mark = np.asarray(axes.lines[-1].get_xydata())
     np.testing.assert_allclose(mark, [[2, 200 / 3]])
 
@@ -70,7 +76,7 @@ def test_the_curve_is_drawn_beside_chance_and_the_best_order() -> None:
     discovery = Discovery.of(quality, quality < 0.2, quality < 0.1)
     assert discovery is not None
     with figure_settings():
-        axes = discovery_curve(discovery).axes[0]
+        axes = draw(discovery).axes[0]
     chance, best, ours, mark = (np.asarray(line.get_xydata()) for line in axes.lines)
     assert chance.tolist() == [[0, 0], [1000, 100]]
     assert best.tolist() == [[0, 0], [200, 100], [1000, 100]]
@@ -83,7 +89,7 @@ def test_where_none_is_flagged_there_is_no_dot() -> None:
     discovery = Discovery.of(quality, quality < 0.2, np.zeros(10, bool))
     assert discovery is not None
     with figure_settings():
-        axes = discovery_curve(discovery).axes[0]
+        axes = draw(discovery).axes[0]
     assert len(axes.lines) == 3
     assert [text.get_text() for text in axes.texts] == ["at random"]
 

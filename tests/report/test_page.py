@@ -20,9 +20,7 @@ from ntkdist.errors import InputError, StoreError
 from ntkdist.labels import label_report, refurbish
 from ntkdist.pipeline.findings import write_table
 from ntkdist.report import write_report
-from ntkdist.report.sections.findings import read_findings
-from ntkdist.report.sections.geometry import Spectrum
-from ntkdist.report.sections.glossary import COLUMNS
+from ntkdist.report.sections.findings import Spectrum, read_findings
 from ntkdist.report.sections.story import next_step, spectrum_sentences
 from ntkdist.runs.run import Run
 
@@ -510,9 +508,11 @@ def test_every_column_of_the_table_is_explained(make_run: MakeRun) -> None:
     inverse = np.eye(len(given)) + 0.01
     table = label_report(given, refurbish(inverse, given, 10, method="exact"))
     write_table(run, table)
-    page = Page(read(write_report(run)))
+    html = read(write_report(run))
+    page = Page(html)
     written = Path(run.url, "labels.csv").read_text().splitlines()[0].split(",")
-    explained = [name for names, _ in COLUMNS for name in names]
+    table = html[html.index("What the columns of labels.csv mean") :].partition("</dl>")[0]
+    explained = re.findall(r"<code>(\w+)</code>", table)
     assert [name for name in explained if name not in ("file", "probability_CLASS")] == written
     assert "What the columns of labels.csv mean" in page.text
     assert all(name in page.words for name in written)

@@ -16,16 +16,18 @@ from ntkdist.errors import StoreError
 from ntkdist.events.history import Timeline
 from ntkdist.report import write_report
 from ntkdist.report.sections.figures import draw_figures
-from ntkdist.report.sections.findings import read_findings, verdicts
-from ntkdist.report.sections.geometry import Geometry
-from ntkdist.report.sections.glossary import WORDS
-from ntkdist.report.sections.reliability import (
+from ntkdist.report.sections.findings import (
+    Geometry,
+    confusions,
+    read_findings,
+    read_reliability,
+    verdicts,
+)
+from ntkdist.report.sections.story import (
     confusion_rows,
     confusion_sentences,
-    confusions,
     noise_sentences,
     noise_words,
-    read_reliability,
 )
 from ntkdist.runs.run import Run
 from ntkdist.words import VERDICTS
@@ -517,8 +519,10 @@ def test_the_table_of_settings_has_the_noise_model_and_the_interval(make_run: Ma
     assert "not to be relied on" not in text
 
 
-def test_the_words_are_explained() -> None:
-    text = " ".join(word.lower() for word, _ in WORDS)
+def test_the_words_are_explained(make_run: MakeRun) -> None:
+    html = read(write_report(make_run()))
+    words = html[html.index("<summary>Words used here") :].partition("</dl>")[0]
+    text = " ".join(re.findall("<dt>(.*?)</dt>", words)).lower()
     for word in (
         "leave-one-out accuracy",
         "class-conditional noise",

@@ -14,7 +14,7 @@ from ntkdist.config import DataConfig, FactorConfig, GramConfig, NoiseConfig, Ru
 from ntkdist.events.types import StageDone
 from ntkdist.pipeline import Pipeline
 from ntkdist.report import write_report
-from ntkdist.report.sections.geometry import read_geometry
+from ntkdist.report.sections.findings import read_geometry
 from ntkdist.runs.run import Run
 
 
@@ -70,7 +70,7 @@ def test_the_report_shows_them(config: RunConfig) -> None:
     assert "kept no eigenvalues" not in text
     assert "nothing went wrong" in text
     assert "How far to trust this: cannot judge" in text  # five images a class
-    assert "Why: there are 5 images a class on average" in text
+    assert "Why: there are 5 images per class on average" in text
 
 
 def test_a_run_of_an_older_version_gets_them_without_new_labels(

@@ -1,6 +1,6 @@
 """The commands: one module for each group of the help, each registering itself with ``app``.
 
-A command takes what was typed, calls one function of the package and returns an ``Outcome``;
+A command takes what was typed, calls one function of the package and returns a ``CommandResult``;
 ``ntkdist.cli.main`` prints it.
 """
 

@@ -6,14 +6,13 @@ from typing import Any
 
 from ntkdist.cli.app import AFTER, DEFAULTS, app
 from ntkdist.cli.console import Terminal
-from ntkdist.cli.envelope import print_outcome
 from ntkdist.cli.options import File, Kind, Open, Out, Overwrite, Repair, Settings, Target, WatchRun
-from ntkdist.cli.session import Outcome, opened
+from ntkdist.cli.result import CommandResult, opened, print_result
 from ntkdist.errors import InputError, StageError
 
 
 @app.command(group=AFTER, sort_key=1)
-def status(target: Target = None, *, settings: Settings = DEFAULTS, out: Out) -> Outcome:
+def status(target: Target = None, *, settings: Settings = DEFAULTS, out: Out) -> CommandResult:
     """What is done, and what is to run next? Read from the run's store, at work or not.
 
     Example: ntkdist status runs/mine
@@ -24,7 +23,7 @@ def status(target: Target = None, *, settings: Settings = DEFAULTS, out: Out) ->
     from ntkdist.pipeline.status import read_status
 
     found = read_status(settings.run)
-    return Outcome(found, [describe_status(found)], found.run, [found.next])
+    return CommandResult(found, [describe_status(found)], found.run, [found.next])
 
 
 @app.command(group=AFTER, sort_key=2)
@@ -36,7 +35,7 @@ def report(
     open_page: Open = False,
     settings: Settings = DEFAULTS,
     out: Out,
-) -> Outcome | None:
+) -> CommandResult | None:
     """What was found, on one page? Write the report, an HTML file that needs no server.
 
     Example: ntkdist report runs/mine
@@ -60,7 +59,7 @@ def report(
         path = written(session.pipeline)
         found = {"address": None, "report": path}
         more = next_after_report(session.pipeline.run)
-        return session.outcome(found, path, next=[more] if more else [])
+        return session.result(found, path, next=[more] if more else [])
 
 
 def _watched(url: str, port: int, open_page: bool, out: Terminal) -> None:
@@ -70,11 +69,11 @@ def _watched(url: str, port: int, open_page: bool, out: Terminal) -> None:
 
     if not 0 <= port < 65536:
         raise InputError(f"--port {port} must be from 1 to 65535, or 0 for a free one")
-    run = Run.open(url, unsettled=True).url
+    run = Run.open(url, pending_extension=True).url
 
     def ready(address: str) -> None:
         found: dict[str, Any] = {"address": address, "report": None, "stages": []}
-        print_outcome(out, "report", Outcome(found, [address], run))
+        print_result(out, "report", CommandResult(found, [address], run))
 
     watch(run, port=port, open_browser=open_page, on_ready=ready)
 
@@ -88,7 +87,7 @@ def verify(
     repair: Repair = False,
     settings: Settings = DEFAULTS,
     out: Out,
-) -> Outcome:
+) -> CommandResult:
     """Is every bit what it was? Read all that a run holds, and compute some of it again.
 
     Example: ntkdist verify runs/mine --repair
@@ -120,8 +119,8 @@ def verify(
     shown = "\n".join([describe_check(found, url), *done])
     if found.problems:
         failure = StageError(f"{len(found.problems)} problems found in {url}")
-        return Outcome(result, [shown], url, [f"ntkdist verify {url} --repair"], failure)
-    return Outcome(result, [shown], url, [f"ntkdist status {url}"])
+        return CommandResult(result, [shown], url, [f"ntkdist verify {url} --repair"], failure)
+    return CommandResult(result, [shown], url, [f"ntkdist status {url}"])
 
 
 @app.command(group=AFTER, sort_key=5)
@@ -133,7 +132,7 @@ def export(
     overwrite: Overwrite = False,
     settings: Settings = DEFAULTS,
     out: Out,
-) -> Outcome:
+) -> CommandResult:
     """How does other software get the matrix? As one file, whole and symmetric, in float32.
 
     Example: ntkdist export runs/mine gram.npy
@@ -155,4 +154,4 @@ def export(
     path = exported(store, file, overwrite=overwrite, on_rows=on_rows)
     result = {"file": path, "kind": kind, "shape": list(store.shape), "dtype": "float32"}
     shape = " × ".join(map(str, store.shape))
-    return Outcome(result, [f"{path}: {kind}, {shape}, float32"], settings.run, [])
+    return CommandResult(result, [f"{path}: {kind}, {shape}, float32"], settings.run, [])

@@ -8,7 +8,7 @@ from typing import Any
 
 from ntkdist.cli.app import COMPUTE, DEFAULTS, app, begins_with, target_settings
 from ntkdist.cli.options import Out, Recompute, Settings, Target
-from ntkdist.cli.session import Outcome, opened
+from ntkdist.cli.result import CommandResult, opened
 from ntkdist.config import RunConfig
 from ntkdist.errors import InputError
 
@@ -16,7 +16,7 @@ from ntkdist.errors import InputError
 @app.command(group=COMPUTE, sort_key=1)
 def gram(
     target: Target = None, *, recompute: Recompute = (), settings: Settings = DEFAULTS, out: Out
-) -> Outcome:
+) -> CommandResult:
     """How alike are any two images to the infinite network? Compute the tiles that are missing.
 
     Example: ntkdist gram jobs/mnist.yaml --gram.workers 8
@@ -27,7 +27,7 @@ def gram(
 
     with opened(settings, out) as session:
         session.pipeline.gram(recompute)
-        return session.outcome(
+        return session.result(
             {"gram": read_gram(session.pipeline.run)}, next=["ntkdist factor RUN"]
         )
 
@@ -42,7 +42,7 @@ def _all_images(arguments: Mapping[str, Any]) -> RunConfig:
 
 @app.command(group=COMPUTE, sort_key=3)
 @begins_with(_all_images)
-def extend(target: Target = None, *, settings: Settings = DEFAULTS, out: Out) -> Outcome:
+def extend(target: Target = None, *, settings: Settings = DEFAULTS, out: Out) -> CommandResult:
     """What if there were more images? Add some of the run's own source, keeping what is computed.
 
     --data.n says how many there are to be in all; without it all that the source has.
@@ -56,11 +56,11 @@ def extend(target: Target = None, *, settings: Settings = DEFAULTS, out: Out) ->
 
     with opened(as_stored(settings), out) as session:
         found = extended(session.pipeline, settings.data.n)
-        return session.outcome(found, describe_extension(found), next=["ntkdist run RUN"])
+        return session.result(found, describe_extension(found), next=["ntkdist run RUN"])
 
 
 @app.command(group=COMPUTE, sort_key=2)
-def factor(target: Target = None, *, settings: Settings = DEFAULTS, out: Out) -> Outcome:
+def factor(target: Target = None, *, settings: Settings = DEFAULTS, out: Out) -> CommandResult:
     """What undoes the Gram? Factor it plus a ridge (Cholesky), panel by panel.
 
     Of the inverse, posterior needs the diagonal, exact and paper all entries (labels.method).
@@ -78,4 +78,4 @@ def factor(target: Target = None, *, settings: Settings = DEFAULTS, out: Out) ->
             "panels": found.panel_count,
             "address": session.pipeline.factor_address(),
         }
-        return session.outcome(result, next=["ntkdist labels RUN"])
+        return session.result(result, next=["ntkdist labels RUN"])

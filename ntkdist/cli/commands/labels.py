@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ntkdist.cli.app import DEFAULTS, LABELS, app, with_probabilities
 from ntkdist.cli.options import By, Files, Out, Probabilities, Settings, Target
-from ntkdist.cli.session import Outcome, opened
+from ntkdist.cli.result import CommandResult, opened
 
 
 @app.command(group=LABELS, sort_key=1)
@@ -14,7 +14,7 @@ def labels(
     probabilities: Probabilities = False,
     settings: Settings = DEFAULTS,
     out: Out,
-) -> Outcome:
+) -> CommandResult:
     """Which labels are wrong, and what should they be? Refurbish them with the stored factor.
 
     Example: ntkdist labels runs/mine --labels.method exact
@@ -23,7 +23,7 @@ def labels(
     --probabilities gives labels.csv a column for each class, which other
     software, such as cleanlab, takes.
     """
-    from ntkdist.cli.audit.suspects import warn_of_few
+    from ntkdist.cli.audit.issues import warn_of_few
     from ntkdist.cli.status import describe_labels
     from ntkdist.pipeline.status import read_labels
 
@@ -35,13 +35,13 @@ def labels(
         run = session.pipeline.run
         labels = read_labels(run)
         printed = {"labels": labels, "labels_csv": run.address("labels.csv")}
-        return session.outcome(printed, describe_labels(labels), next=["ntkdist report RUN"])
+        return session.result(printed, describe_labels(labels), next=["ntkdist report RUN"])
 
 
 @app.command(group=LABELS, sort_key=2)
 def labelings(
     target: Target = None, *, files: Files, settings: Settings = DEFAULTS, out: Out
-) -> Outcome:
+) -> CommandResult:
     """Which of several labelings, such as pseudo-labels, is the cleanest? Rank them by L(Z).
 
     Example: ntkdist labelings runs/mine --files model-a.npy model-b.txt
@@ -52,7 +52,7 @@ def labelings(
 
     with opened(settings, out) as session:
         labelings = score_labelings(session.pipeline, files)
-        return session.outcome(
+        return session.result(
             {"labelings": labelings}, describe_labelings(labelings), next=["ntkdist bias RUN"]
         )
 
@@ -60,7 +60,7 @@ def labelings(
 @app.command(group=LABELS, sort_key=3)
 def bias(
     target: Target = None, *, by: By = "auto", settings: Settings = DEFAULTS, out: Out
-) -> Outcome:
+) -> CommandResult:
     """Which classes are hard, and which pairs entangled? Rank both by what the kernel says.
 
     Example: ntkdist bias runs/mine
@@ -81,4 +81,4 @@ def bias(
             "pair_scores": ranking.inter_scores,
         }
         text = describe_bias(result, names)
-        return session.outcome(printed, text, next=["ntkdist label-aware RUN"])
+        return session.result(printed, text, next=["ntkdist label-aware RUN"])

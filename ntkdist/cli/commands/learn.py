@@ -18,11 +18,11 @@ from ntkdist.cli.options import (
     Variants,
     Widths,
 )
-from ntkdist.cli.session import Outcome, opened
+from ntkdist.cli.result import CommandResult, opened
 
 
 @app.command(group=LEARN, sort_key=1)
-def predict(target: Target = None, *, settings: Settings = DEFAULTS, out: Out) -> Outcome:
+def predict(target: Target = None, *, settings: Settings = DEFAULTS, out: Out) -> CommandResult:
     """How well does the kernel predict images it has not seen? Kernel regression on them.
 
     Example: ntkdist predict runs/mine --predict.on holdout
@@ -35,13 +35,13 @@ def predict(target: Target = None, *, settings: Settings = DEFAULTS, out: Out) -
     with opened(settings, out) as session:
         result = predicted(session.pipeline)
         more = ["ntkdist dynamics RUN", "ntkdist report RUN"]
-        return session.outcome(result, describe_predictions(result), next=more)
+        return session.result(result, describe_predictions(result), next=more)
 
 
 @app.command(group=LEARN, sort_key=2)
 def compare(
     target: Target = None, *, architectures: Architectures, settings: Settings = DEFAULTS, out: Out
-) -> Outcome:
+) -> CommandResult:
     """Which architecture suits the data? Rank several by what their kernels say.
 
     Example: ntkdist compare jobs/mnist.yaml --architectures fc-2,cnn-2,cntk-gap-4
@@ -65,7 +65,7 @@ def compare(
         "stages": watch.stages,
     }
     shown = [describe_comparison(results, folder)]
-    return Outcome(printed, shown, folder, [f"ntkdist run {results[0].run}"])
+    return CommandResult(printed, shown, folder, [f"ntkdist run {results[0].run}"])
 
 
 @app.command(group=LEARN, sort_key=5)
@@ -77,7 +77,7 @@ def sweep(
     images: Images = 400,
     settings: Settings = DEFAULTS,
     out: Out,
-) -> Outcome:
+) -> CommandResult:
     """What do depth, initial variance, nonlinearity and width change? Try several values of one.
 
     Example: ntkdist sweep runs/mine --over depth --values 2,4,8
@@ -89,7 +89,7 @@ def sweep(
 
     with opened(settings, out) as session:
         result = swept(session.pipeline, over, values, images)
-        return session.outcome(result, describe_sweep(result), next=["ntkdist report RUN"])
+        return session.result(result, describe_sweep(result), next=["ntkdist report RUN"])
 
 
 @app.command(group=LEARN, sort_key=3)
@@ -104,7 +104,7 @@ def dynamics(
     seed: int = 0,
     settings: Settings = DEFAULTS,
     out: Out,
-) -> Outcome:
+) -> CommandResult:
     """How does training go, and when should it stop? Gradient flow in closed form.
 
     Example: ntkdist dynamics runs/mine --cross-entropy
@@ -132,7 +132,7 @@ def dynamics(
             ridge=ridge, times=times, folds=folds, seed=seed,
         )  # fmt: skip
         more = ["ntkdist widths RUN", "ntkdist report RUN"]
-        return session.outcome(result, describe_dynamics(result), next=more)
+        return session.result(result, describe_dynamics(result), next=more)
 
 
 @app.command(group=LEARN, sort_key=4)
@@ -146,7 +146,7 @@ def widths(
     trained: int = 2,
     settings: Settings = DEFAULTS,
     out: Out,
-) -> Outcome:
+) -> CommandResult:
     """How wide must a network be to behave as its kernel says? Draw and train finite ones.
 
     Example: ntkdist widths runs/mine --widths 32,128,512
@@ -170,7 +170,7 @@ def widths(
         result = measure_widths(
             session.pipeline, widths=widths, images=images, test=test, seeds=seeds, trained=trained
         )
-        return session.outcome(result, describe_widths(result), next=["ntkdist report RUN"])
+        return session.result(result, describe_widths(result), next=["ntkdist report RUN"])
 
 
 @app.command(group=LEARN, sort_key=6)
@@ -183,7 +183,7 @@ def label_aware(
     seed: int = 0,
     settings: Settings = DEFAULTS,
     out: Out,
-) -> Outcome:
+) -> CommandResult:
     """Do labels inside the kernel help to tell two classes apart? Try label-aware kernels.
 
     Example: ntkdist label-aware runs/mine --classes cat,dog
@@ -204,7 +204,7 @@ def label_aware(
             session.pipeline, classes=classes or None, variants=variants or None, folds=folds,
             seed=seed,
         )  # fmt: skip
-        return session.outcome(result, describe_label_aware(result), next=["ntkdist report RUN"])
+        return session.result(result, describe_label_aware(result), next=["ntkdist report RUN"])
 
 
 @app.command(group=LEARN, sort_key=7)
@@ -221,7 +221,7 @@ def lookahead(
     width: int = 128,
     settings: Settings = DEFAULTS,
     out: Out,
-) -> Outcome:
+) -> CommandResult:
     """Which images should be labelled next? Simulate active learning with several criteria.
 
     Example: ntkdist lookahead runs/mine --criteria mlmoc,random --start 20
@@ -251,4 +251,4 @@ def lookahead(
             seeds=seeds, picks=picks, empirical=empirical, width=width,
         )  # fmt: skip
         text = describe_active_learning(result)
-        return session.outcome(result, text, next=["ntkdist report RUN"])
+        return session.result(result, text, next=["ntkdist report RUN"])

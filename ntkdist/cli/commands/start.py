@@ -28,7 +28,7 @@ from ntkdist.cli.options import (
     Target,
     read_rates,
 )
-from ntkdist.cli.session import Outcome, Session, opened
+from ntkdist.cli.result import CommandResult, Session, opened
 from ntkdist.config import DataConfig, GramConfig, NoiseConfig, RunConfig, differences
 from ntkdist.errors import InputError
 from ntkdist.networks.architecture import Architecture, preset_of
@@ -83,7 +83,7 @@ def audit(
     probabilities: Probabilities = False,
     settings: Settings = AUDIT,
     out: Out,
-) -> Outcome:
+) -> CommandResult:
     """Which labels of your own images look wrong? All stages on them, by a kernel that is fast.
 
     SOURCE is a folder that holds a folder for each class, a .csv file with
@@ -113,9 +113,9 @@ def audit(
     and panel is read and its checksum compared first. In folders they become
     links, which take no room; the old run may be removed.
     """
-    from ntkdist.cli.audit.source_now import choose_run, run_name
+    from ntkdist.cli.audit.issues import table_of, warn_of_few, worst_labels
+    from ntkdist.cli.audit.run_choice import choose_run, run_name
     from ntkdist.cli.audit.sources import run_name_of
-    from ntkdist.cli.audit.suspects import suspects, table_of, warn_of_few
     from ntkdist.cli.status import describe_flags, describe_reliability
     from ntkdist.runs.inputs import sees_features
 
@@ -135,7 +135,7 @@ def audit(
             out.note(warning)
         result = _all_stages(session)
         run, found = session.pipeline.run, result["labels"]
-        worst = suspects(run)
+        worst = worst_labels(run)
         few = f", the {len(worst)} most suspicious:" if len(worst) < found.issues else ":"
         head = describe_flags(found) + (few if worst else "")
         verdict = "\n".join(describe_reliability(found))
@@ -148,7 +148,7 @@ def audit(
             "gram_from": None if origin is None else origin.run,
             "suspicious": worst,
         }
-        outcome = session.outcome({**result, **about}, *shown)
+        outcome = session.result({**result, **about}, *shown)
     if features or settings.architecture != usual:
         return dataclasses.replace(outcome, next=[f"ntkdist predict {shlex.quote(run.url)}"])
     return dataclasses.replace(outcome, next=_more_careful(settings, run.url))
@@ -166,7 +166,7 @@ def _more_careful(settings: RunConfig, url: str) -> list[str]:
 
 @app.command(group=START, sort_key=2)
 @begins_with(lambda _: DEMO)
-def demo(*, settings: Settings = DEMO, out: Out) -> Outcome:
+def demo(*, settings: Settings = DEMO, out: Out) -> CommandResult:
     """What does this do? All stages on scikit-learn's digits with 30 % of the labels replaced.
 
     What it takes unless it is told otherwise: --run runs/demo,
@@ -180,7 +180,7 @@ def demo(*, settings: Settings = DEMO, out: Out) -> Outcome:
 
 
 @app.command(group=START, sort_key=3)
-def run(target: Target = None, *, settings: Settings = DEFAULTS, out: Out) -> Outcome:
+def run(target: Target = None, *, settings: Settings = DEFAULTS, out: Out) -> CommandResult:
     """What do the Gram and the labels say? All stages: gram, factor, labels, report.
 
     Example: ntkdist run jobs/mnist.yaml --run runs/mine --data.n 5000
@@ -190,7 +190,7 @@ def run(target: Target = None, *, settings: Settings = DEFAULTS, out: Out) -> Ou
     return _run(settings, out)
 
 
-def _run(settings: RunConfig, out: Out) -> Outcome:
+def _run(settings: RunConfig, out: Out) -> CommandResult:
     from ntkdist.cli.status import describe_labels
     from ntkdist.pipeline.status import next_after_report
 
@@ -198,7 +198,7 @@ def _run(settings: RunConfig, out: Out) -> Outcome:
         result = _all_stages(session)
         shown = (describe_labels(result["labels"]), result["report"])
         more = next_after_report(session.pipeline.run)
-        return session.outcome(result, *shown, next=[more] if more else [])
+        return session.result(result, *shown, next=[more] if more else [])
 
 
 def _all_stages(session: Session) -> dict[str, Any]:
@@ -226,7 +226,7 @@ def plan(
     seconds: float = 12.0,
     settings: Settings = DEFAULTS,
     out: Out,
-) -> Outcome:
+) -> CommandResult:
     """How long will a run take, what will it store and cost? A minute of measurement.
 
     Example: ntkdist plan jobs/cifar10.yaml --price 2.5 --budget 500
@@ -255,7 +255,7 @@ def plan(
     again = () if failure or target is None else (run_command(target, settings),)
     if again and found.is_done:
         again = (f"ntkdist status {shlex.quote(settings.run)}",)
-    return Outcome(found, [describe_plan(found)], settings.run, again, failure)
+    return CommandResult(found, [describe_plan(found)], settings.run, again, failure)
 
 
 def run_command(target: str, settings: RunConfig) -> str:
@@ -292,7 +292,7 @@ def _doctor_settings(arguments: Mapping[str, Any]) -> RunConfig:
 @begins_with(_doctor_settings)
 def doctor(
     target: Target = None, *, quick: Quick = False, settings: Settings = DEFAULTS, out: Out
-) -> Outcome:
+) -> CommandResult:
     """Can a run be done on this machine, how fast, and if not, what is missing?
 
     Example: ntkdist doctor jobs/mnist.yaml --quick
@@ -311,11 +311,11 @@ def doctor(
     again = () if target is None or problems else (run_command(target, settings),)
     if target is None and not problems:
         again = ("ntkdist demo",)
-    return Outcome({"findings": found}, (), settings.run if given else None, again, failure)
+    return CommandResult({"findings": found}, (), settings.run if given else None, again, failure)
 
 
 @app.command(group=OTHER)
-def completion(shell: Literal["bash", "zsh", "fish"] = "bash", *, out: Out) -> Outcome:
+def completion(shell: Literal["bash", "zsh", "fish"] = "bash", *, out: Out) -> CommandResult:
     """How do commands, flags, presets and runs complete in the shell? Print the script for it.
 
     Example: ntkdist completion bash
@@ -326,4 +326,4 @@ def completion(shell: Literal["bash", "zsh", "fish"] = "bash", *, out: Out) -> O
     zsh:  a file _ntkdist in a folder of its fpath
     """
     script = app.generate_completion(shell=shell)
-    return Outcome({"shell": shell, "script": script}, [script])
+    return CommandResult({"shell": shell, "script": script}, [script])

@@ -1,5 +1,5 @@
 """Refurbishment by one flip after another: the methods ``exact`` and ``paper``.
 
-``loop`` chooses the flips, ``blocks`` and ``rows`` hold G and evaluate moves in row blocks,
-``columns`` fetches columns of H⁻¹, and ``checkpoint`` stores the state.
+``loop`` chooses the flips, ``blocks`` holds G in row blocks and evaluates their moves, and
+``checkpoint`` stores the state.
 """

@@ -1,7 +1,7 @@
-"""A refurbishment half done, kept so that a kill costs at most the flips since the last state.
+"""Stored states of a descent: after a kill, only the flips since the last state are made again.
 
-Two slots are written in turn, and an attribute that says which of them is whole is set last, in
-one write. A state is everything that the next step reads, to the bit, so that a run that was
+Two slots are written in turn, and an attribute that names the complete one is set last, in one
+write. A state holds everything that the next step reads, to the bit, so that a descent that was
 killed makes the same flips as one that was not.
 """
 
@@ -30,8 +30,8 @@ class State:
 
     Attributes:
         G: (N, K) H⁻¹Y of the current labels.
-        h: (N,) Σ_d G_id/n_d as it was followed.
-        Z: (K, K) as it was followed.
+        h: (N,) Σ_d G_id/n_d, updated flip by flip.
+        Z: (K, K), updated flip by flip.
         labels: (N,) current labels.
         history: Every flip so far.
     """
@@ -44,7 +44,7 @@ class State:
 
 
 def fingerprint(**inputs: Any) -> str:
-    """Return the sha256 of what decides the flips: arrays by their bytes, settings by name."""
+    """Return the sha256 of everything that determines the flips: arrays and settings, by name."""
     digest = hashlib.sha256()
     for name in sorted(inputs):
         value = inputs[name]
@@ -57,14 +57,9 @@ def fingerprint(**inputs: Any) -> str:
 
 
 class Checkpoint:
-    """The two slots at one address.
+    """The two slots at a folder or URL, for inputs with this fingerprint.
 
-    Args:
-        url: Folder or URL.
-        fingerprint: Of what decides the flips.
-
-    Raises:
-        InputError: Something else is at ``url``.
+    Raises ``InputError`` if something else is at the address.
     """
 
     def __init__(self, url: str, fingerprint: str) -> None:
@@ -74,22 +69,18 @@ class Checkpoint:
         self.url = storage.normal(url)
         self.fingerprint = fingerprint
         try:
-            found = dict(zarr.open_group(storage.zarr_store(self.url), mode="r").attrs)
+            attributes = dict(zarr.open_group(storage.zarr_store(self.url), mode="r").attrs)
         except (FileNotFoundError, GroupNotFoundError):
-            found = {"kind": KIND}
+            attributes = {"kind": KIND}
         except ContainsArrayError as error:
             raise InputError(f"{self.url}: holds an array; give a new folder") from error
-        if found.get("kind") != KIND:
+        if attributes.get("kind") != KIND:
             raise InputError(f"{self.url}: holds something else; give a new or empty folder")
-        same = found.get("fingerprint") == fingerprint
-        self._current = str(found["current"]) if same and found.get("current") else None
+        same = attributes.get("fingerprint") == fingerprint
+        self._current = str(attributes["current"]) if same and attributes.get("current") else None
 
     def load(self) -> State | None:
-        """Return the last whole state of the same inputs; None where there is none.
-
-        Raises:
-            StoreError: It is damaged.
-        """
+        """Return the last complete state of the same inputs, or None; ``StoreError`` if damaged."""
         import zarr
 
         if self._current is None:
@@ -105,7 +96,7 @@ class Checkpoint:
         except Exception as error:
             raise StoreError(
                 f"{self.url}/{self._current}: cannot be read ({error}); delete {self.url} to "
-                "begin the labels anew"
+                "start the labels again from the beginning"
             ) from error
 
     def save(self, state: State) -> None:
@@ -132,10 +123,10 @@ class Checkpoint:
 
 
 def drop_checkpoint(url: str) -> None:
-    """Forget what is kept at ``url``, once the result is stored elsewhere.
+    """Delete the state of a refurbishment, once its result is stored elsewhere.
 
     Args:
-        url: What ``refurbish`` was given as ``checkpoint``; nothing need be there.
+        url: The ``checkpoint`` of ``refurbish``; it need not exist.
     """
     import zarr
 

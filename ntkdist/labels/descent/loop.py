@@ -11,18 +11,16 @@ from numpy.typing import NDArray
 
 from ntkdist.labels.block_error import reciprocal
 from ntkdist.labels.compiled import moved, sums
-from ntkdist.labels.descent.blocks import Blocks
+from ntkdist.labels.descent.blocks import TABLES, Blocks, Candidate, Classes, Move
 from ntkdist.labels.descent.checkpoint import Checkpoint, State, fingerprint
-from ntkdist.labels.descent.columns import Columns
-from ntkdist.labels.descent.rows import TABLES, Candidate, Classes, Move
-from ntkdist.labels.inverse import Inverse
+from ntkdist.labels.inverse import Columns, Inverse
 from ntkdist.labels.options import Options
 from ntkdist.labels.result import Flip
 
 # A decrease of L(Z) smaller than this share of its terms is rounding, not a gain.
 ROUNDING = 1e-12
-# Flips after which h is computed anew from G, so that rounding does not accumulate in it.
-WEIGH_EVERY = 1000
+# Flips after which h is computed again from G, so that rounding does not accumulate in it.
+RECOMPUTE_EVERY = 1000
 # Rows evaluated for each further flip of a step.
 ROWS_PER_FLIP = 4
 
@@ -99,13 +97,13 @@ class Descent:
     loss: float = field(init=False)
     _size: float = field(init=False)
     _pending: list[Move] = field(init=False, default_factory=list)
-    _weighed: int = field(init=False)
+    _recomputed: int = field(init=False)
     _stored: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.counts = np.bincount(self.labels, minlength=len(self.Z))
         self.changed = int((self.labels != self.given).sum())
-        self._weighed = self._stored = len(self.history)
+        self._recomputed = self._stored = len(self.history)
         self._sum()
 
     def run(
@@ -147,7 +145,7 @@ class Descent:
                 yield from self._further(method, others, most - 1)
 
     def _further(self, method: str, others: list[Candidate], most: int) -> Iterator[Flip]:
-        """Make up to ``most`` flips of rows read before the last moves; each is evaluated anew."""
+        """Make up to ``most`` flips of rows read before the last moves; each is evaluated again."""
         tables = TABLES[method](*self._classes())
         order = [self._updated(row).evaluated(tables).value for row in others]
         for place in np.argsort(order, kind="stable"):
@@ -176,7 +174,7 @@ class Descent:
         return replace(row, old=int(self.labels[row.index]), g=g, h=h)
 
     def _make(self, candidate: Candidate) -> Flip:
-        """Make a flip; the blocks apply it before they are asked again."""
+        """Make a flip; the blocks apply it before the next scan."""
         index, old, new = candidate.index, candidate.old, candidate.new
         column = self.columns.get(index, self.blocks.likely)
         before = self._weights(old, new)
@@ -205,20 +203,20 @@ class Descent:
         return (1.0 / a if a else 0.0), (1.0 / b if b else 0.0)
 
     def _synchronise(self, end: bool) -> None:
-        """At the end, or where h is to be computed anew or the state stored, apply pending moves.
+        """At the end, or where h is to be computed again or the state stored, apply pending moves.
 
         Called between steps only, at points that depend on the flips alone, so that a descent
         that continues from a stored state makes the same additions.
         """
         done = len(self.history)
-        weigh = done // WEIGH_EVERY > self._weighed // WEIGH_EVERY
+        recompute = done // RECOMPUTE_EVERY > self._recomputed // RECOMPUTE_EVERY
         store = self.checkpoint is not None and done - self._stored >= self.checkpoint_every
-        if not (weigh or store or end):
+        if not (recompute or store or end):
             return
-        if self._pending or weigh:
-            self.blocks.apply(self._pending, reciprocal(self.counts) if weigh else None)
+        if self._pending or recompute:
+            self.blocks.apply(self._pending, reciprocal(self.counts) if recompute else None)
             self._pending = []
-            self._weighed = done if weigh else self._weighed
+            self._recomputed = done if recompute else self._recomputed
         if self.checkpoint is not None and store:
             G, h = self.blocks.whole()
             self.checkpoint.save(State(G, h, self.Z, self.labels, tuple(self.history)))

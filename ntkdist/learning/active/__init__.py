@@ -1,20 +1,30 @@
-"""Which images to label next: active learning that looks ahead with the tangent kernel.
+"""Active learning: which images to label next, by looking ahead with the tangent kernel.
 
-Look-ahead criteria ask what a label more would make of the model, and needed a training for
-every candidate and label; the kernel answers for all of them by matrix products.
+Look-ahead criteria score an image by the model that one more label would give. Training a model for
+every candidate and label is too slow; the kernel gives all of them by matrix products.
 """
 
 from ntkdist.learning.active.criteria import (
     CRITERIA,
     LOOK_AHEAD,
-    active_learning,
-    check_criterion,
+    eer,
+    emoc,
+    entropy,
+    margin,
+    mlmoc,
+    probabilities,
     query,
 )
-from ntkdist.learning.active.learners import Fitted, KernelLearner, Learner, NetworkLearner
-from ntkdist.learning.active.look_ahead import LookAhead, look_ahead
-from ntkdist.learning.active.rounds import Curve, Round
-from ntkdist.learning.active.scores import eer, emoc, entropy, margin, mlmoc, probabilities
+from ntkdist.learning.active.simulation import (
+    Curve,
+    Fitted,
+    KernelLearner,
+    Learner,
+    NetworkLearner,
+    Round,
+    active_learning,
+)
+from ntkdist.learning.active.state import LookAhead, look_ahead
 
 __all__ = [
     "CRITERIA",
@@ -27,7 +37,6 @@ __all__ = [
     "NetworkLearner",
     "Round",
     "active_learning",
-    "check_criterion",
     "eer",
     "emoc",
     "entropy",

@@ -1,5 +1,4 @@
-"""How training goes under the cross-entropy, which has no closed form: integrated with a bound on
-the error.
+"""Gradient flow on the cross-entropy, integrated numerically as it has no closed form.
 
 Loss (1/N) Σ −y_i · log softmax(f(x_i)), θ̇ = −η ∇loss. At infinite width
 ḟ = (η/N) Θ(·, X)(Y − softmax f(X)): all outputs, of training images and of others, follow from
@@ -17,21 +16,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
-from ntkdist.learning.dynamics import chebyshev
-from ntkdist.learning.dynamics.checks import (
+from ntkdist.learning.checks import (
+    check_columns,
+    check_number,
     check_outputs,
     check_rate,
     check_targets,
-    check_time,
-    check_width,
+    check_times,
 )
+from ntkdist.learning.dynamics import chebyshev
 from ntkdist.learning.evaluation import softmax
 from ntkdist.learning.spectrum import dense_square, read_rows
 
-# Steps after which the Jacobian's largest eigenvalue is looked at again; it falls as images are
-# learned, and a rejected step asks sooner.
-_LOOK_EVERY = 10
-# An estimate by power iteration comes from below.
+# Steps after which the Jacobian's largest eigenvalue is estimated again. It falls as images are
+# learned; a rejected step estimates it at once.
+_ESTIMATE_EVERY = 10
+# Power iteration underestimates.
 _SAFETY = 1.2
 
 
@@ -67,10 +67,10 @@ class CrossEntropyFlow:
             InputError: For shapes that do not fit, or NaN or infinity.
         """
         T, N, K = self.alpha.shape
-        check_width(cross, N, "the test × train matrix")
+        check_columns(cross, N, "the test × train kernel")
         scaled = self.alpha.transpose(1, 0, 2).reshape(N, T * K) * (self.learning_rate / N)
         moved = read_rows(cross, lambda band: band @ scaled)
-        f_0 = check_outputs(initial, (len(moved), K))
+        f_0 = check_outputs("initial outputs", initial, (len(moved), K))
         return f_0 + moved.reshape(len(moved), T, K).transpose(1, 0, 2)
 
 
@@ -93,11 +93,11 @@ def cross_entropy_flow(
     Args:
         gram: (N, N) NTK Gram H, sliced by rows; held in memory.
         targets: (N, K) Y, one-hot or probabilities.
-        times: Ascending, 0 to below infinity: logits of what can be separated grow for ever.
+        times: Ascending, from 0 and finite: logits of separable classes grow without limit.
         learning_rate: η.
         initial: (N, K) f_0(X); None is 0.
-        tolerance: Of the logits' error of one step, root mean square, relative to 1 plus the
-            logit; from 1e-10, where rounding begins, to below 1.
+        tolerance: Largest error of the logits in one step, root mean square relative to 1 plus
+            the logit; at least 1e-10, where rounding begins, and below 1.
         on_step: Called after each step with t and the products so far; may raise to stop.
 
     Returns:
@@ -113,20 +113,28 @@ def cross_entropy_flow(
     rate = check_rate(learning_rate)
     H = dense_square(gram)
     Y = check_targets(targets, len(H))
-    f_0 = check_outputs(initial, Y.shape)
-    wanted = _check(Y, times, tolerance)
+    f_0 = check_outputs("initial outputs", initial, Y.shape)
+    if (Y < 0).any() or np.abs(Y.sum(axis=1) - 1.0).max() > 1e-6:
+        raise InputError(
+            "targets of the cross-entropy are probabilities, rows of at least 0 that add up to 1; "
+            "give one-hot labels, not centred ones"
+        )
+    check_number("tolerance", tolerance, 1e-10, 1.0, "1e-5 is usual")
+    wanted = check_times(times)
+    if np.isinf(wanted[-1]):
+        raise InputError(f"times={list(times)!r} must be finite; logits grow without limit")
     largest = _largest_eigenvalue(H)
     H /= largest
-    speed = rate * largest / len(H)  # of the first eigenvector; one unit of the integrator's time
-    march = _March(H, Y, f_0, tolerance)
+    speed = rate * largest / len(H)  # units of the integrator's time in a unit of t
+    solution = _Integrator(H, Y, f_0, tolerance)
     train, alpha = np.empty((2, len(wanted), *Y.shape))
     for place, time in enumerate(wanted):
-        while march.time < time * speed:
-            march.advance(time * speed)
+        while solution.time < time * speed:
+            solution.advance(time * speed)
             if on_step is not None:
-                on_step(march.time / speed, march.products)
-        train[place], alpha[place] = march.outputs, march.beta / speed
-    return CrossEntropyFlow(wanted, train, alpha, rate, march.products)
+                on_step(solution.time / speed, solution.products)
+        train[place], alpha[place] = solution.outputs, solution.beta / speed
+    return CrossEntropyFlow(wanted, train, alpha, rate, solution.products)
 
 
 def cross_entropy_loss(logits: NDArray[np.float64], targets: NDArray[np.float64]) -> float:
@@ -136,8 +144,8 @@ def cross_entropy_loss(logits: NDArray[np.float64], targets: NDArray[np.float64]
     return float(((log_sum - logits) * targets).sum() / len(logits))
 
 
-class _March:
-    """β' = Y − softmax(f_0 + Sβ) with S = H/λ_max, step by step."""
+class _Integrator:
+    """Solves β' = Y − softmax(f_0 + Sβ) with S = H/λ_max step by step."""
 
     def __init__(
         self,
@@ -155,8 +163,8 @@ class _March:
         self._step = 0.1 / self._radius
 
     def advance(self, end: float) -> None:
-        """Take one step, to ``end`` at most."""
-        if self._age >= _LOOK_EVERY:
+        """Take one step, not beyond ``end``."""
+        if self._age >= _ESTIMATE_EVERY:
             self._radius, self._age = self._spectral_radius(), 0
         while True:
             proposed = min(self._step, chebyshev.largest_size(chebyshev.MOST_STAGES) / self._radius)
@@ -172,7 +180,7 @@ class _March:
                 break
             self._step = suggested
             self._radius, self._age = self._spectral_radius(), 0
-        # a step cut short by ``end`` says nothing against the one proposed
+        # A step shortened by ``end`` is no reason to propose less than before.
         self._step = max(suggested, proposed) if h < proposed else suggested
         self.time = end if h == end - self.time else self.time + h
         self.beta, self.outputs, self._slope = beta, outputs, slope
@@ -186,25 +194,25 @@ class _March:
         return self._S @ x
 
     def _spectral_radius(self) -> float:
-        """Return the largest eigenvalue of (diag(p) − ppᵀ)S, a little more rather than less.
+        """Return an upper estimate of the largest eigenvalue of (diag(p) − ppᵀ)S.
 
-        Power iteration from where the last one ended; Rayleigh quotients in the inner product
-        of S, in which the matrix is symmetric.
+        Power iteration starts at the last one's vector; Rayleigh quotients are taken in the inner
+        product of S, in which the matrix is symmetric.
         """
         p = self._Y - self._slope
-        v, found = self._direction, 0.0
+        v, largest = self._direction, 0.0
         for _ in range(50):
             u = self._times(v)
             w = p * u
             w -= p * w.sum(axis=1, keepdims=True)
             size = float(np.vdot(u, w) / max(float(np.vdot(u, v)), np.finfo(np.float64).tiny))
             v = w / max(float(np.linalg.norm(w)), np.finfo(np.float64).tiny)
-            if size <= 1.02 * found:
+            if size <= 1.02 * largest:
                 break
-            found = size
+            largest = size
         self._direction = v
-        # where all is learned nothing is stiff; the floor keeps steps finite
-        return max(_SAFETY * max(size, found), 1e-12)
+        # Without residuals the eigenvalue is 0; the lower limit keeps steps finite.
+        return max(_SAFETY * max(size, largest), 1e-12)
 
 
 def _largest_eigenvalue(H: NDArray[np.float64]) -> float:
@@ -214,22 +222,5 @@ def _largest_eigenvalue(H: NDArray[np.float64]) -> float:
     n = len(H)
     largest = float(eigvalsh(H, subset_by_index=[n - 1, n - 1])[0])
     if not largest > 0:
-        raise InputError("the Gram is 0: no output ever changes; are the images all 0?")
+        raise InputError("the Gram is 0, so that no output changes; are the images all 0?")
     return largest
-
-
-def _check(Y: NDArray[np.float64], times: Any, tolerance: Any) -> NDArray[np.float64]:
-    """Return the times, or raise ``InputError`` for them, the targets or the tolerance."""
-    if (Y < 0).any() or np.abs(Y.sum(axis=1) - 1.0).max() > 1e-6:
-        raise InputError(
-            "targets of the cross-entropy are probabilities: rows of at least 0 that add up to 1; "
-            "give one-hot labels, not centred ones"
-        )
-    if not isinstance(tolerance, (int, float)) or not 1e-10 <= tolerance < 1:
-        raise InputError(f"tolerance={tolerance!r} must be from 1e-10 to below 1; 1e-5 is usual")
-    wanted = np.array([check_time(t) for t in times])
-    if not wanted.size or (np.diff(wanted) <= 0).any() or np.isinf(wanted[-1]):
-        raise InputError(
-            f"times={list(times)!r} must be at least one, each above the one before, and finite"
-        )
-    return wanted

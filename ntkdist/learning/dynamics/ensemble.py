@@ -1,12 +1,13 @@
-"""Infinitely many networks at once: the Gaussian over their outputs during training.
+"""The Gaussian distribution over initialisations of the outputs during training.
 
-Each starts as a draw f_0 ~ GP(0, K) of the NNGP and moves linearly, so that at time t the outputs
-are Gaussian: their mean is that of gradient flow from 0, their covariance follows from K. The
-K outputs of an image are independent with one covariance.
+A network starts as a draw f_0 ~ GP(0, K) of the NNGP and changes linearly, so that its outputs are
+Gaussian at any time t. Their mean is gradient flow from 0, their covariance follows from K. The
+outputs of an image are independent and have equal covariances.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,20 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
-from ntkdist.learning.dynamics.checks import check_targets, check_width
+from ntkdist.learning.checks import check_columns, check_outputs, check_ridge, check_targets
 from ntkdist.learning.dynamics.flow import GradientFlow
-from ntkdist.learning.spectrum import Spectrum, check_ridge, dense_square, read_rows
+from ntkdist.learning.spectrum import Spectrum, dense_square, read_rows
+
+QUARTERS = 4
 
 
 @dataclass(frozen=True, eq=False)
 class Ensemble:
-    """Covariance over initialisations of what gradient flow makes of a training set.
+    """Covariance of the outputs over initialisations, at any time of gradient flow.
 
-    Means are ``flow.train`` and ``flow.test``. t = ∞ is the NTK ensemble's limit; with K in the
-    place of the NTK everywhere only the last layer trains.
+    Means are ``flow.train`` and ``flow.test``. With K in the place of the NTK everywhere, only the
+    last layer trains.
 
     Attributes:
-        flow: The dynamics, begun at 0.
+        flow: The dynamics from initial outputs of 0.
         nngp: (N, N) VᵀK(X, X)V, V the eigenvectors of the NTK Gram.
     """
 
@@ -46,18 +49,18 @@ class Ensemble:
             The ensemble.
 
         Raises:
-            InputError: If K does not fit, or the flow begins elsewhere than at 0.
+            InputError: If K does not fit, or the flow has initial outputs other than 0.
 
         Source:
             Lee et al. 2019, equations 13 to 16.
         """
         if flow.initial.any():
             raise InputError(
-                "the dynamics begin at given outputs; an ensemble averages over beginnings: "
-                "prepare them with initial=None"
+                "the dynamics have initial outputs, but an ensemble averages over them; prepare "
+                "them with initial=None"
             )
         K = dense_square(nngp)
-        check_width(K, flow.images, "the NNGP Gram")
+        check_columns(K, flow.images, "the NNGP Gram")
         V = flow.spectrum.vectors
         return cls(flow, V.T @ K @ V)
 
@@ -105,7 +108,9 @@ class Ensemble:
         """
         B = self._pull(ntk, nngp, time)
         if prior.shape != (len(B), len(B)):
-            raise InputError(f"K of the test images has shape {prior.shape}; {len(B)} each way")
+            raise InputError(
+                f"K of the test images has shape {prior.shape}; ({len(B)}, {len(B)}) is needed"
+            )
         mixed = B @ nngp.T
         return prior + B @ self.nngp @ B.T - mixed - mixed.T
 
@@ -132,22 +137,26 @@ class Ensemble:
         """
         B = self._pull(ntk, nngp, time)
         if prior.shape != (len(B),):
-            raise InputError(f"K(x, x) has shape {prior.shape}; {len(B)} test images are given")
-        found = prior + np.einsum("ij,ij->i", B @ self.nngp - 2 * nngp, B)
-        return np.maximum(found, 0.0)
+            raise InputError(f"K(x, x) has shape {prior.shape}; ({len(B)},) is needed")
+        variance = prior + np.einsum("ij,ij->i", B @ self.nngp - 2 * nngp, B)
+        return np.maximum(variance, 0.0)
 
     def _pull(
         self, ntk: NDArray[np.float64], nngp: NDArray[np.float64], time: float
     ) -> NDArray[np.float64]:
-        check_width(ntk, self.flow.images, "the projected NTK")
+        """Return B = Θ(x, X)(H + ρI)⁻¹(I − e^{−η(H+ρI)t/N})V, (M, N)."""
+        check_columns(ntk, self.flow.images, "the projected NTK")
         if nngp.shape != ntk.shape:
-            raise InputError(f"the projected NNGP is {nngp.shape}, the projected NTK {ntk.shape}")
+            raise InputError(
+                f"the projected NNGP has shape {nngp.shape}, the projected NTK {ntk.shape}; both "
+                "are needed for the same images"
+            )
         return ntk * self.flow.gain(time)
 
 
 @dataclass(frozen=True, eq=False)
 class NngpPosterior:
-    """The exact Bayesian posterior of an infinitely wide network, all layers inferred.
+    """The Bayesian posterior of an infinitely wide network in which all layers are inferred.
 
     Attributes:
         spectrum: Of K(X, X), without noise.
@@ -186,7 +195,7 @@ class NngpPosterior:
 
     def project(self, cross: Any) -> NDArray[np.float64]:
         """Return K(x, X)V, (M, N), of a test × train K sliced by rows."""
-        check_width(cross, len(self.spectrum), "the test × train matrix")
+        check_columns(cross, len(self.spectrum), "the test × train kernel")
         return read_rows(cross, lambda band: band @ self.spectrum.vectors)
 
     def mean(self, projected: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -210,3 +219,69 @@ class NngpPosterior:
         shifted = self.spectrum.values + self.noise
         zero = shifted <= len(shifted) * np.finfo(np.float64).eps * shifted[0]
         return np.where(zero, 0.0, 1.0 / np.where(zero, 1.0, shifted))
+
+
+@dataclass(frozen=True, eq=False)
+class Spread:
+    """Spread of an ensemble's predictions, and how well it indicates errors.
+
+    Attributes:
+        std: (M,) standard deviation of each output of an image over initialisations.
+        disagreement: (M,) share of networks that put the ensemble's second class above its first.
+        std_auc: Probability that a wrongly predicted image has a larger ``std`` than a rightly
+            predicted one: 0.5 without any relation, None where all or none are right.
+        disagreement_auc: The same of ``disagreement``.
+        errors: (4,) share of wrong predictions in each quarter of the images, that of the least
+            disagreement first; (M,) for fewer than 4 images.
+    """
+
+    std: NDArray[np.float64]
+    disagreement: NDArray[np.float64]
+    std_auc: float | None
+    disagreement_auc: float | None
+    errors: NDArray[np.float64]
+
+
+def spread_of(mean: Any, variance: Any, labels: NDArray[np.int64]) -> Spread:
+    """Compare the spread of an ensemble with its errors.
+
+    Args:
+        mean: (M, K) outputs, K ≥ 2.
+        variance: (M,) variance of each output; outputs of an image are independent.
+        labels: (M,) 0..K−1.
+
+    Returns:
+        The spread.
+
+    Raises:
+        InputError: For shapes that do not fit.
+    """
+    from scipy.special import ndtr
+
+    f = np.asarray(mean, dtype=np.float64)
+    std = np.sqrt(check_outputs("variances", variance, (len(f),)))
+    top = np.sort(f, axis=1)
+    margin = top[:, -1] - top[:, -2]
+    # The difference of two outputs has twice the variance of one.
+    scale = np.maximum(math.sqrt(2) * std, np.finfo(np.float64).tiny)
+    disagreement = ndtr(-margin / scale)
+    wrong = f.argmax(axis=1) != labels
+    order = np.argsort(-margin / scale, kind="stable")
+    errors = np.array(
+        [wrong[part].mean() for part in np.array_split(order, min(QUARTERS, len(order)))]
+    )
+    return Spread(std, disagreement, _auc(std, wrong), _auc(-margin / scale, wrong), errors)
+
+
+def _auc(scores: NDArray[np.float64], chosen: NDArray[np.bool_]) -> float | None:
+    """Return the probability that a chosen item scores above another, ties counted half.
+
+    None where all or none are chosen (Mann and Whitney 1947).
+    """
+    from scipy.stats import rankdata
+
+    count = int(chosen.sum())
+    if count in (0, len(chosen)):
+        return None
+    ranks = rankdata(scores)[chosen].sum() - count * (count + 1) / 2
+    return float(ranks / (count * (len(chosen) - count)))

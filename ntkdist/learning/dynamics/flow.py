@@ -9,17 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
-from ntkdist.learning.dynamics.checks import (
-    check_count,
+from ntkdist.learning.checks import (
+    check_columns,
     check_outputs,
     check_rate,
+    check_ridge,
     check_targets,
     check_time,
-    check_width,
+    check_whole,
 )
-from ntkdist.learning.spectrum import Spectrum, check_ridge, read_rows
+from ntkdist.learning.spectrum import Spectrum, read_rows
 
-# Time constants this many times the first belong to eigenvalues that float32 entries do not settle.
+# Longer time constants, in units of the shortest, belong to eigenvalues within the rounding of
+# float32 entries.
 _LONGEST = 1e8
 
 
@@ -27,14 +29,14 @@ _LONGEST = 1e8
 class GradientFlow:
     """Gradient flow of the linearised network on the squared loss.
 
-    With a ridge ρ the loss has (ρ/2N)‖θ − θ_0‖² beside it, which pulls the parameters back to
-    where they began: f_∞(x) is then kernel ridge regression on f_0's residuals, for training
-    images as for others.
+    A ridge ρ adds (ρ/2N)‖θ − θ_0‖² to the loss, which pulls the parameters back to their initial
+    values: f_∞(x) is then kernel ridge regression on f_0's residuals, for training images as for
+    others.
 
     Attributes:
         spectrum: Of H, without the ridge.
         initial: (N, K) f_0(X).
-        distances: (N, K) Vᵀ(Y − f_0(X)): what there is to learn along each eigenvector.
+        distances: (N, K) Vᵀ(Y − f_0(X)), the initial residual along each eigenvector.
         learning_rate: η.
         ridge: ρ, added to the eigenvalues (absolute).
     """
@@ -55,13 +57,13 @@ class GradientFlow:
         ridge: float = 0.0,
         initial: Any = None,
     ) -> GradientFlow:
-        """Prepare the dynamics of a training set; the one step that costs O(N³).
+        """Prepare the dynamics of a training set, the only step that costs O(N³).
 
         Args:
             gram: (N, N) NTK Gram H, anything that can be sliced by rows, or its ``Spectrum``.
             targets: (N, K) Y.
-            learning_rate: η, above 0; ``auto`` takes N/λ_max, under which the first eigenvector
-                has the time constant 1 and time counts steps at half of the largest stable rate.
+            learning_rate: η, above 0; ``auto`` takes N/λ_max, half of the largest stable rate,
+                with which the first eigenvector has the time constant 1.
             ridge: ≥ 0, relative to the mean of the Gram's diagonal.
             initial: (N, K) f_0(X); None is 0, the mean over initialisations.
 
@@ -78,9 +80,9 @@ class GradientFlow:
         spectrum = gram if isinstance(gram, Spectrum) else Spectrum.of(gram)
         n, largest = len(spectrum), float(spectrum.values[0])
         if not largest > 0:
-            raise InputError("the Gram is 0: no output ever changes; are the images all 0?")
+            raise InputError("the Gram is 0, so that no output changes; are the images all 0?")
         Y = check_targets(targets, n)
-        f_0 = check_outputs(initial, (n, Y.shape[1]))
+        f_0 = check_outputs("initial outputs", initial, (n, Y.shape[1]))
         rate = n / largest if learning_rate == "auto" else check_rate(learning_rate)
         added = relative * float(spectrum.values.mean())
         return cls(spectrum, f_0, spectrum.coefficients(Y - f_0), rate, added)
@@ -92,13 +94,13 @@ class GradientFlow:
 
     @property
     def time_constants(self) -> NDArray[np.float64]:
-        """N/(η(λ + ρ)), (N,): when 1 − 1/e of what each eigenvector has to learn is learned."""
+        """N/(η(λ + ρ)), (N,): the time after which each residual is 1/e of the initial one."""
         with np.errstate(divide="ignore"):
             return 1.0 / self._speeds
 
     @property
     def energy(self) -> NDArray[np.float64]:
-        """Share of each eigenvector in ‖Y − f_0(X)‖², (N,); 0 where there is nothing to learn."""
+        """Share of each eigenvector in ‖Y − f_0(X)‖², (N,); 0 if f_0(X) is Y."""
         squares = np.square(self.distances).sum(axis=1)
         total = float(squares.sum())
         return squares / total if total > 0 else squares
@@ -114,7 +116,7 @@ class GradientFlow:
         return (self.spectrum.values + self.ridge) * (self.learning_rate / self.images)
 
     def learned(self, time: float) -> NDArray[np.float64]:
-        """Return the share of its distance to the targets that each eigenvector has covered.
+        """Return the share of the initial residual that is learned along each eigenvector.
 
         Args:
             time: t, 0 to infinity.
@@ -130,7 +132,7 @@ class GradientFlow:
         return moved * (values / (values + self.ridge)) if self.ridge else moved
 
     def gain(self, time: float) -> NDArray[np.float64]:
-        """Return what turns ``distances`` into coefficients of Θ(x, X)V, (N,).
+        """Return the factors by which ``distances`` become coefficients of Θ(x, X)V, (N,).
 
         Args:
             time: t, 0 to infinity.
@@ -177,7 +179,7 @@ class GradientFlow:
         Raises:
             InputError: If it has another number of columns, or holds NaN or infinity.
         """
-        check_width(cross, self.images, "the test × train matrix")
+        check_columns(cross, self.images, "the test × train kernel")
         return read_rows(cross, lambda band: band @ self.spectrum.vectors)
 
     def test(
@@ -196,15 +198,46 @@ class GradientFlow:
         Raises:
             InputError: For shapes that do not fit or a time below 0.
         """
-        check_width(projected, self.images, "the projected matrix")
-        f_0 = check_outputs(initial, (len(projected), self.distances.shape[1]))
+        check_columns(projected, self.images, "the projected kernel")
+        shape = len(projected), self.distances.shape[1]
+        f_0 = check_outputs("initial outputs", initial, shape)
         return f_0 + projected @ (self.gain(time)[:, None] * self.distances)
 
     def _moved(self, time: float) -> NDArray[np.float64]:
-        """Return 1 − e^{−η(λ+ρ)t/N}, (N,): the share of its way to where it ends."""
+        """Return 1 − e^{−η(λ+ρ)t/N}, (N,)."""
         t, speeds = check_time(time), self._speeds
-        # an eigenvalue of 0 never moves, however long
+        # An eigenvalue of 0 gives 0 at any time, infinity included.
         return -np.expm1(-np.multiply(speeds, t, where=speeds > 0, out=np.zeros_like(speeds)))
+
+
+class GradientDescent(GradientFlow):
+    """Gradient descent: ``GradientFlow`` with (1 − η(λ + ρ)/N)^k instead of e^{−η(λ+ρ)t/N}.
+
+    Time is the number k of full-batch steps, whole or infinite. Learning rates of at least
+    ``largest_stable_rate`` diverge and raise ``InputError``.
+    """
+
+    def _moved(self, time: float) -> NDArray[np.float64]:
+        """Return 1 − (1 − η(λ+ρ)/N)^k, (N,); above 1 where a step overshoots."""
+        steps, speeds = check_time(time), self._speeds
+        if not (np.isinf(steps) or steps.is_integer()):
+            raise InputError(f"time={time!r} must be a whole number of steps, or inf")
+        if not speeds[0] < 2:
+            raise InputError(
+                f"learning_rate={self.learning_rate:.3g}: steps diverge from "
+                f"{self.largest_stable_rate:.3g} on; give less, or 'auto'"
+            )
+        moving = (speeds > 0) & (speeds < 1)
+        exponents = np.zeros_like(speeds)
+        np.log1p(-speeds, where=moving, out=exponents)
+        np.multiply(exponents, steps, where=moving, out=exponents)
+        # expm1 avoids the cancellation in 1 − (1 − speed)^k at small speeds.
+        return np.where(speeds < 1, -np.expm1(exponents), 1.0 - _power(1.0 - speeds, steps))
+
+
+def _power(base: NDArray[np.float64], steps: float) -> NDArray[np.float64]:
+    """Return base^steps for |base| ≤ 1; to infinity, 0 where |base| < 1."""
+    return np.where(base == 1, 1.0, 0.0) if np.isinf(steps) else base**steps
 
 
 def squared_loss(outputs: NDArray[np.float64], targets: NDArray[np.float64]) -> float:
@@ -213,7 +246,7 @@ def squared_loss(outputs: NDArray[np.float64], targets: NDArray[np.float64]) -> 
 
 
 def log_times(flow: GradientFlow, count: int = 60) -> NDArray[np.float64]:
-    """Return times at which something happens: 0, evenly on a log scale, infinity.
+    """Return 0, times that cover the time constants evenly on a log scale, and infinity.
 
     Args:
         flow: The dynamics.
@@ -226,7 +259,7 @@ def log_times(flow: GradientFlow, count: int = 60) -> NDArray[np.float64]:
     Raises:
         InputError: For a count below 3.
     """
-    points = check_count(count)
+    points = check_whole("times", count, 3, "0 and infinity are two of them")
     first = float(flow.time_constants[0])
     last = min(float(flow.time_constants[-1]), _LONGEST * first)
     return np.array([0.0, *np.geomspace(first / 10, 10 * last, points - 2), np.inf])

@@ -8,14 +8,24 @@ from ntkdist.learning.empirical.linearized import (
     linearized,
     linearized_descent,
 )
+from ntkdist.learning.empirical.pntk import (
+    PseudoCosts,
+    PseudoKernel,
+    compare_pseudo_kernel,
+    measure_pseudo_kernel,
+)
 
 __all__ = [
     "KINDS",
     "PARAMETERIZATIONS",
     "LinearizationGap",
+    "PseudoCosts",
+    "PseudoKernel",
+    "compare_pseudo_kernel",
     "descend",
     "empirical_kernel",
     "linearization_gap",
     "linearized",
     "linearized_descent",
+    "measure_pseudo_kernel",
 ]

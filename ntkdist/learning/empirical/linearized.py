@@ -1,4 +1,4 @@
-"""The network's first-order expansion in its parameters: alone, and trained beside the network.
+"""The linearised network, the first-order expansion in its parameters, and its training.
 
 f_lin(x; θ) = f(x; θ₀) + ∇f(x; θ₀)(θ − θ₀)
 """
@@ -20,11 +20,10 @@ from ntkdist.learning.checks import (
     check_whole,
     require_jax,
 )
-from ntkdist.learning.empirical.descent import linearized_descent
 from ntkdist.learning.empirical.kernel import empirical_kernel
-from ntkdist.learning.finite.descent import programs
 from ntkdist.learning.finite.network import FiniteNetwork, Params
-from ntkdist.learning.finite.trained import outputs, split
+from ntkdist.learning.finite.training import compiled, outputs, split
+from ntkdist.learning.regression import targets_of
 
 # Images of one pass through the network.
 _BATCH = 64
@@ -57,7 +56,7 @@ def linearized(
     network.check(start, x.shape[1:])
     network.check(params, x.shape[1:])
     direction = jax.tree.map(lambda a, b: a - b, params, start)
-    logits = programs(network.arch).logits
+    logits = compiled(network.arch).logits
     none = (None,) * len(start)
 
     def moved(point: Any, along: Any, part: Any) -> Any:
@@ -76,7 +75,7 @@ def descend(
     learning_rate: float,
     steps: Sequence[int],
 ) -> Iterator[Params]:
-    """Train by full-batch gradient descent on squares and yield the parameters on the way.
+    """Train by full-batch gradient descent on squares; yield the parameters at some steps.
 
     Args:
         network: The network.
@@ -100,7 +99,7 @@ def descend(
     y = check_labels(labels, len(x), network.num_classes)
     check_number("learning_rate", learning_rate, 0.0, float("inf"), "give η")
     network.check(params, x.shape[1:])
-    step = programs(network.arch, "mse").step
+    step = compiled(network.arch, "mse").step
     trained, fixed = split(network, params)
     settings = np.float32(learning_rate), np.float32(0.0)
     state = optax.sgd(*settings).init(trained)
@@ -118,7 +117,7 @@ def descend(
 
 @dataclass(frozen=True, eq=False)
 class LinearizationGap:
-    """A network and its linearisation, trained alike, on images that neither was trained on.
+    """Outputs of a network and of its linearisation after the same training, on test images.
 
     Attributes:
         steps: (S,) numbers of steps.
@@ -164,10 +163,10 @@ def linearization_gap(
         test: (m, H, W, C) images to compare the outputs on.
         learning_rate: η.
         steps: Numbers of steps at which to compare, ascending.
-        kernels: (N, K, N, K) and (m, K, N, K) tangent kernels at θ₀ where they are there already.
+        kernels: (N, K, N, K) and (m, K, N, K) tangent kernels at θ₀; None computes them.
 
     Returns:
-        The outputs of both, and their distance.
+        The outputs of both.
 
     Raises:
         InputError: For images, labels or settings that do not fit, or a learning rate at which
@@ -180,7 +179,7 @@ def linearization_gap(
     x = check_images(images, arch=network.arch)
     held = check_images(test, x.shape[1:])
     y = check_labels(labels, len(x), network.num_classes)
-    logits = programs(network.arch).logits
+    logits = compiled(network.arch).logits
 
     def f(at: Params, part: NDArray[np.float32]) -> NDArray[np.float64]:
         return outputs(logits, *split(network, at), part, _BATCH).astype(np.float64)
@@ -190,7 +189,7 @@ def linearization_gap(
             empirical_kernel(network, params, x),
             empirical_kernel(network, params, held, x),
         )
-    Y = np.eye(network.num_classes)[y] - 1.0 / network.num_classes
+    Y = targets_of(y, network.num_classes)
     straight = linearized_descent(*kernels, f(params, x), f(params, held), Y, learning_rate, steps)
     path = descend(network, params, x, y, learning_rate=learning_rate, steps=steps)
     curved = np.stack([f(at, held) for at in path])
@@ -200,3 +199,62 @@ def linearization_gap(
             "give a smaller one or a larger width"
         )
     return LinearizationGap(np.array(steps), curved, straight)
+
+
+def linearized_descent(
+    kernel: Any,
+    crossed: Any,
+    start: Any,
+    start_crossed: Any,
+    targets: Any,
+    learning_rate: float,
+    steps: Sequence[int],
+) -> NDArray[np.float64]:
+    """Return outputs of the linearised network after steps of gradient descent, in closed form.
+
+    Descent on the mean over N images of half the squared distance to the targets multiplies the
+    residual of the training images by I − ηΘ/N at each step, so that after t of them
+
+        f_t(x) = f_0(x) − Θ(x, X) Θ⁻¹ [I − (I − ηΘ/N)ᵗ] (f_0(X) − Y).
+
+    Θ is not inverted: (1 − (1 − ηλ/N)ᵗ)/λ of each eigenvalue λ has a limit at 0.
+
+    Args:
+        kernel: (N, K, N, K) tangent kernel of the training images at θ₀.
+        crossed: (m, K, N, K) kernel of other images with them.
+        start: (N, K) f_0(X).
+        start_crossed: (m, K) f_0(x).
+        targets: (N, K) Y.
+        learning_rate: η.
+        steps: Numbers of steps t, at least 0.
+
+    Returns:
+        (len(steps), m, K) float64.
+
+    Raises:
+        InputError: If ηλ/N exceeds 2, where descent diverges.
+
+    Source:
+        Lee et al. 2019, equations 8 to 11 (gradient flow; this is its discrete form).
+    """
+    from scipy.linalg import eigh
+
+    f = np.asarray(start, dtype=np.float64)
+    n, K = f.shape
+    values, vectors = eigh(np.asarray(kernel, dtype=np.float64).reshape(n * K, n * K))
+    z = np.maximum(values, 0.0) * learning_rate / n
+    if z[-1] > 2:
+        raise InputError(
+            f"learning_rate={learning_rate:.3g} diverges: with the largest eigenvalue of this "
+            f"tangent kernel it may be {2 * n / values[-1]:.3g} at most"
+        )
+    inside = vectors.T @ (f - np.asarray(targets, dtype=np.float64)).ravel()
+    projected = np.asarray(crossed, dtype=np.float64).reshape(-1, n * K) @ vectors
+    outputs_at = []
+    for t in steps:
+        small = np.minimum(z, 0.5)  # expm1 keeps the digits that 1 − (1 − z)ᵗ loses at small z
+        share = np.where(z < 0.5, -np.expm1(t * np.log1p(-small)), 1 - (1 - z) ** t)
+        over = np.divide(share, z, out=np.full_like(z, float(t)), where=z > 0)
+        change = projected @ (over * inside) * (learning_rate / n)
+        outputs_at.append(np.asarray(start_crossed, dtype=np.float64) - change.reshape(-1, K))
+    return np.stack(outputs_at)

@@ -1,7 +1,13 @@
-"""An architecture at finite width: drawing its parameters and applying them."""
+"""An architecture at finite width: the shapes of its weights, drawing them, and the forward pass.
+
+NTK parameterisation (Jacot et al. 2018): weights and biases are N(0, 1) and a weight layer
+computes W_std/√fan_in · (W ∗ x) + b_std · b.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -9,12 +15,24 @@ import numpy as np
 
 from ntkdist.errors import InputError
 from ntkdist.learning.checks import check_whole, require_jax
-from ntkdist.learning.finite.layers import executed, forward, weight_shapes, weighted
 from ntkdist.networks.architecture import Architecture
+from ntkdist.networks.layers import (
+    AvgPool,
+    Conv,
+    Dense,
+    Erf,
+    Flatten,
+    GlobalAvgPool,
+    Layer,
+    Relu,
+    Residual,
+    pixels_behind,
+)
 
 Params: TypeAlias = tuple[tuple[Any, Any], ...]
+Shape: TypeAlias = tuple[int, ...]
 
-# this purpose of a seed, beside the order of the images in training
+# Distinguishes the random numbers of the weights from those of the order of images in training.
 _WEIGHTS = 11
 
 
@@ -25,11 +43,11 @@ class FiniteNetwork:
     Weights and biases are N(0, 1); a weight layer computes W_std/√fan_in · (W ∗ x) + b_std · b,
     so that the NNGP and tangent kernels at initialisation tend to ``kernel_matrix`` with an
     error of O(width^−1/2). The last Dense has ``num_classes`` outputs, whose kernels are equal and
-    independent. Layers with ``trainable=False`` keep their initial weights: with both ends of
-    ``cntk-gap-D`` fixed, its readout stays as random as it was drawn.
+    independent. Layers with ``trainable=False`` keep their initial weights: of ``cntk-gap-D`` these
+    are the first and the last layer.
 
     Attributes:
-        arch: The architecture; whatever ``Architecture.parse`` takes can be given.
+        arch: The architecture; anything that ``Architecture.parse`` takes can be given.
         width: Channels or units of every weight layer but the last.
         num_classes: K, units of the last layer.
 
@@ -58,7 +76,7 @@ class FiniteNetwork:
 
         Returns:
             (W, b) of every weight layer in order, float32 jax arrays; b is None where
-            b_std = 0. Of a Residual, the branch stands before the shortcut.
+            b_std = 0. The branch of a Residual comes before its shortcut.
 
         Raises:
             InputError: If the images do not fit the architecture.
@@ -70,7 +88,7 @@ class FiniteNetwork:
         random = np.random.default_rng([seed, _WEIGHTS])
         params = []
         for layer, shape in zip(
-            weighted(executed(self.arch)), self._shapes(image_shape), strict=True
+            weight_layers(self.arch.layers), self._shapes(image_shape), strict=True
         ):
             W = jnp.asarray(random.standard_normal(shape, dtype=np.float32))
             b = None
@@ -101,29 +119,200 @@ class FiniteNetwork:
         if x.ndim != 4:
             raise InputError(f"images have shape {x.shape}; (N, H, W, C) is needed")
         self.check(params, x.shape[1:])
-        return forward(executed(self.arch), iter(params), x)
+        return forward(executed_layers(self.arch), iter(params), x)
 
     def check(self, params: Params, image_shape: tuple[int, ...]) -> None:
-        """Refuse parameters whose shapes do not fit the network and images.
+        """Check that parameters fit the network and images.
 
         Args:
             params: As ``init`` returns them.
             image_shape: (H, W, C).
 
         Raises:
-            InputError: If they do not fit.
+            InputError: If their shapes do not fit.
         """
         needed = self._shapes(image_shape)
-        found = tuple(W.shape for W, _ in params)
-        if needed != found:
+        given = tuple(W.shape for W, _ in params)
+        if needed != given:
             raise InputError(
-                f"parameters of shapes {found} do not fit images {image_shape}, which need "
+                f"parameters of shapes {given} do not fit images {image_shape}, which need "
                 f"{needed}; draw them with init(seed, {image_shape})"
             )
 
     def trainable(self) -> tuple[bool, ...]:
         """Return whether each (W, b) of ``init`` trains."""
-        return tuple(layer.trainable for layer in weighted(executed(self.arch)))
+        return tuple(layer.trainable for layer in weight_layers(self.arch.layers))
 
     def _shapes(self, image_shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
         return weight_shapes(self.arch, self.width, self.num_classes, image_shape)
+
+
+def check_trainable(arch: Architecture) -> None:
+    """Raise ``InputError`` for a network in which no layer trains."""
+    if not any(layer.trainable for layer in weight_layers(arch.layers)):
+        raise InputError(f"architecture {arch}: no layer is trainable; give one trainable=True")
+
+
+def executed_layers(arch: Architecture) -> tuple[Layer, ...]:
+    """Return the layers in order; a network without spatial layers reads the flattened image."""
+    if arch.is_spatial:
+        return arch.layers
+    return (Flatten(), *(x for x in arch.layers if not isinstance(x, Flatten)))
+
+
+def weight_layers(layers: Sequence[Layer]) -> Iterator[Conv | Dense]:
+    """Yield the weight layers in the order of their parameters: branches before shortcuts."""
+    for layer in layers:
+        if isinstance(layer, (Conv, Dense)):
+            yield layer
+        elif isinstance(layer, Residual):
+            yield from weight_layers(layer.branch)
+            yield from weight_layers(layer.shortcut)
+
+
+def weight_shapes(
+    arch: Architecture, width: int, outputs: int, image_shape: Shape
+) -> tuple[Shape, ...]:
+    """Return the shape of W of every weight layer, in the order of ``weight_layers``.
+
+    (size, size, fan_in, width) of a convolution, (fan_in, width) of a dense layer; the last one
+    has ``outputs`` units.
+    """
+    shapes: list[Shape] = []
+    layers = executed_layers(arch)
+    arch.check_image(*image_shape[:2])
+    features = _append_shapes(layers[:-1], width, image_shape, shapes)
+    shapes.append((features[-1], outputs))
+    return tuple(shapes)
+
+
+def _append_shapes(layers: Sequence[Layer], width: int, at: Shape, shapes: list[Shape]) -> Shape:
+    """Append the weight shapes of these layers to ``shapes`` and return their output's shape."""
+    for layer in layers:
+        match layer:
+            case Conv():
+                shapes.append((layer.size, layer.size, at[-1], width))
+                at = (*pixels_behind([layer], at[0], at[1], "these"), width)
+            case Dense():
+                shapes.append((at[-1], width))
+                at = (*at[:-1], width)
+            case AvgPool():
+                at = (*pixels_behind([layer], at[0], at[1], "these"), at[-1])
+            case GlobalAvgPool():
+                at = at[-1:]
+            case Flatten():
+                at = (math.prod(at),)
+            case Residual():
+                ends = [
+                    _append_shapes(inner, width, at, shapes)
+                    for inner in (layer.branch, layer.shortcut)
+                ]
+                if ends[0] != ends[1]:
+                    raise InputError(
+                        f"Residual: its branches end in {ends[0][-1]} and {ends[1][-1]} channels, "
+                        "which have no sum at finite width; put a Conv before it or into the "
+                        "shorter branch"
+                    )
+                at = ends[0]
+            case _:
+                continue
+    return at
+
+
+def apply_weights(layer: Conv | Dense, pair: tuple[Any, Any], x: Any) -> Any:
+    """Return W_std/√fan_in · (W ∗ x) + b_std · b of one weight layer; b is None without biases."""
+    W, b = pair
+    scale = layer.W_std / math.sqrt(math.prod(W.shape[:-1]))
+    # Scaled after the sum, where the compiler fuses the factor with the next operation.
+    z = scale * (_convolve(x, W, layer) if isinstance(layer, Conv) else x @ W)
+    return z if b is None else z + layer.b_std * b
+
+
+def forward(
+    layers: Sequence[Layer],
+    params: Iterator[Any],
+    x: Any,
+    apply_layer: Callable[[Conv | Dense, tuple[Any, Any], Any], Any] = apply_weights,
+) -> Any:
+    """Return the output (N, units) of the layers for images (N, H, W, C).
+
+    ``params`` yields (W, b) of each weight layer; ``apply_layer`` replaces a weight layer's own
+    computation, to record its input or to add to its output.
+    """
+    import jax
+    from jax import lax
+
+    for layer in layers:
+        match layer:
+            case Conv() | Dense():
+                x = apply_layer(layer, next(params), x)
+            case Relu():
+                x = jax.nn.relu(x)
+            case Erf():
+                x = lax.erf(x)
+            case AvgPool():
+                x = _pool(x, layer.size)
+            case GlobalAvgPool():
+                x = x.mean(axis=(1, 2))
+            case Flatten():
+                x = x.reshape(len(x), -1)
+            case Residual():
+                main = forward(layer.branch, params, x, apply_layer)
+                x = main + forward(layer.shortcut, params, x, apply_layer)
+    return x
+
+
+def conv_padding(conv: Conv, height: int, width: int) -> list[tuple[int, int]]:
+    """Return how many pixels a convolution adds (above, below) and (left, right) of an image."""
+    pads = []
+    for edge in (height, width):
+        total = 0
+        if conv.padding != "VALID":
+            total = max((-(-edge // conv.stride) - 1) * conv.stride + conv.size - edge, 0)
+        pads.append((total // 2, total - total // 2))
+    return pads
+
+
+def _convolve(x: Any, W: Any, conv: Conv) -> Any:
+    import jax.numpy as jnp
+    from jax import lax
+
+    pads = conv_padding(conv, *x.shape[1:3])
+    if conv.padding == "CIRCULAR":
+        x = jnp.pad(x, ((0, 0), *pads, (0, 0)), mode="wrap")
+        pads = [(0, 0), (0, 0)]
+    if conv.size**2 > x.shape[1] * x.shape[2]:
+        return _convolve_by_positions(x, W, conv.stride, pads)
+    return lax.conv_general_dilated(
+        x, W, (conv.stride, conv.stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def _convolve_by_positions(x: Any, W: Any, stride: int, pads: list[tuple[int, int]]) -> Any:
+    """Compute each output pixel as one matrix product.
+
+    Where the filter is larger than the image, XLA exchanges the two and has no fast code for that
+    on CPUs: ``cnn-3`` on 8×8 pixels, which ends in 2×2, takes 18 times as long.
+    """
+    import jax.numpy as jnp
+
+    size, edges = len(W), x.shape[1:3]
+    counts = [(e + sum(p) - size) // stride + 1 for e, p in zip(edges, pads, strict=True)]
+    outputs = []
+    for place in np.ndindex(*counts):
+        inside, used = [], []
+        for at, edge, (before, _) in zip(place, edges, pads, strict=True):
+            first = at * stride - before
+            part = slice(max(0, first), min(edge, first + size))
+            inside.append(part)
+            used.append(slice(part.start - first, part.stop - first))
+        pixels, weights = x[:, inside[0], inside[1]], W[used[0], used[1]]
+        outputs.append(pixels.reshape(len(x), -1) @ weights.reshape(-1, W.shape[-1]))
+    return jnp.stack(outputs, axis=1).reshape(len(x), *counts, W.shape[-1])
+
+
+def _pool(x: Any, size: int) -> Any:
+    n, height, width, channels = x.shape
+    p, q = height // size, width // size
+    cut = x[:, : p * size, : q * size]
+    return cut.reshape(n, p, size, q, size, channels).mean(axis=(2, 4))

@@ -1,21 +1,11 @@
-"""Label-aware kernels: the NTK plus a small part that knows the training labels.
+"""Label-aware kernels: the NTK plus a small part that depends on the training labels.
 
-K = H + λZ̃ with λ = r · mean|H|/mean|Z̃| over the training pairs, for two classes. What Z̃(x, x')
-says is whether the labels of x and x' are likely to agree, as a function of their pair alone: of
-its kernel entry by a weighted vote of all training pairs (KR), or of ten or twenty features by
-least squares over them, sketched (FJLT). Labels of test images are never read.
-
-Two classes only, labels −1 and 1: more are refused.
+K = H + λZ̃ with λ = r · mean|H|/mean|Z̃| over the training pairs, for two classes with labels −1 and
+1. Z̃(x, x') estimates from the pair alone whether the labels of x and x' agree: from its kernel
+entry, by a weighted vote of all training pairs (KR), or from ten or twenty features, by least
+squares over the training pairs with a sketch (FJLT). Labels of test images are never read.
 """
 
-from ntkdist.learning.label_aware.choice import (
-    MULTIPLIERS,
-    MultiplierChoice,
-    choose_multiplier,
-    fold_numbers,
-    held_out_values,
-)
-from ntkdist.learning.label_aware.classify import local_elasticity
 from ntkdist.learning.label_aware.kernel import (
     EPSILON,
     VARIANTS,
@@ -24,7 +14,16 @@ from ntkdist.learning.label_aware.kernel import (
     label_part,
 )
 from ntkdist.learning.label_aware.pairs import Pairs, PixelPairs, pixel_pairs
-from ntkdist.learning.label_aware.prediction import LabelAware, label_aware
+from ntkdist.learning.label_aware.prediction import (
+    MULTIPLIERS,
+    LabelAware,
+    MultiplierChoice,
+    choose_multiplier,
+    fold_numbers,
+    held_out_values,
+    label_aware,
+    local_elasticity,
+)
 
 __all__ = [
     "EPSILON",

@@ -1,4 +1,4 @@
-"""Pairs of images: their kernel entries, and what the pair features read from the pixels."""
+"""Pairs of images: their kernel entries, and features of pairs from their pixels."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _RANK_TOLERANCE = 1e-10
 
 @dataclass(frozen=True, eq=False)
 class PixelPairs:
-    """What the pixels of m row images and n column images say about their pairs.
+    """Statistics of the pixels of all pairs of m row images and n column images.
 
     Attributes:
         inner: (m, n) float64 inner products.
         l1: (m, n) float64 sums of absolute differences.
         squares: Squared norms of the row images (m,) and of the column images (n,).
         sums: Sums of their pixels, (m,) and (n,).
-        pixels: Numbers of an image, d.
+        pixels: Numbers in an image, d.
     """
 
     inner: Matrix
@@ -49,14 +49,14 @@ class PixelPairs:
 
 
 def pixel_pairs(images: Any, others: Any = None) -> PixelPairs:
-    """Read what pair features need from pixels, once for all variants and folds.
+    """Compute the statistics that pair features need, once for all variants and folds.
 
     Args:
         images: (m, ...) row images, of any shape.
         others: (n, ...) column images of the same shape; None pairs ``images`` with themselves.
 
     Returns:
-        16 bytes a pair.
+        The statistics, 16 bytes for each pair.
 
     Raises:
         InputError: For images of different shapes, none at all, NaN or infinity.
@@ -90,12 +90,11 @@ def _flat(images: Any) -> Matrix:
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """All that is known of the pairs of m images with n training images.
+    """The pairs of m images with n training images.
 
     Attributes:
         kernel: (m, n) float64, H.
-        pixels: What their pixels say; None where only the kernel is known, which serves KR-V1
-            and KR-V2.
+        pixels: Statistics of their pixels; None suffices for KR-V1 and KR-V2.
     """
 
     kernel: Matrix
@@ -121,14 +120,14 @@ class Pairs:
 
 
 class PairFeatures:
-    """The features of pairs that FJLT-V1 (ten) and FJLT-V2 (twenty) regress label products on.
+    """Features of pairs, the regressors of label products in FJLT-V1 (ten) and FJLT-V2 (twenty).
 
     The ten: H, inner product, cosine, squared distance, product of norms, sine and angle, RBF
     exp(−‖x − x'‖²/s) with s the mean squared distance of all pairs of training images, Pearson
     correlation, L1 distance. Ten more come from the first five principal components of the
-    training images: products p_c p'_c and distances |p_c − p'_c|. Fewer where the images span less.
-    Cosine and correlation with an image that is zero or constant, which are 0/0, count as 0.
-    The authors' script appends a pixel of 1 to each image; this does not.
+    training images: products p_c p'_c and distances |p_c − p'_c|; fewer if the images span less.
+    Cosine with an image of zeros and correlation with a constant image, which are 0/0, are 0.
+    Unlike in the authors' script, no pixel of 1 is appended to the images.
 
     Args:
         train: Pairs of the training images with themselves.
@@ -185,7 +184,7 @@ class PairFeatures:
 
 
 def _principal_axes(inner: Matrix, components: int) -> tuple[Matrix, Matrix, float]:
-    """Return the training images' scores V√Λ from their inner products, and what centres them."""
+    """Return the training images' scores V√Λ, and the column means and mean of ``inner``."""
     from scipy.linalg import eigh
 
     n = len(inner)
@@ -200,7 +199,7 @@ def _principal_axes(inner: Matrix, components: int) -> tuple[Matrix, Matrix, flo
 
 def _pixels_of(pairs: Pairs) -> PixelPairs:
     if pairs.pixels is None:
-        raise InputError("FJLT variants read pixels; give the images, or take kr-v1 or kr-v2")
+        raise InputError("FJLT variants read pixels; give the images, or use kr-v1 or kr-v2")
     return pairs.pixels
 
 
@@ -208,7 +207,8 @@ def _squared_distances(p: PixelPairs) -> Matrix:
     return np.maximum(np.add.outer(*p.squares) - 2.0 * p.inner, 0.0)
 
 
-def _ratio(above: Matrix, below: Matrix) -> Matrix:
-    out = np.zeros_like(above)
-    np.divide(above, below, out=out, where=below > 0)
+def _ratio(numerator: Matrix, denominator: Matrix) -> Matrix:
+    """Return the ratio within −1..1, and 0 where the denominator is 0."""
+    out = np.zeros_like(numerator)
+    np.divide(numerator, denominator, out=out, where=denominator > 0)
     return np.clip(out, -1.0, 1.0, out=out)

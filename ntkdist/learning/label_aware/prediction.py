@@ -1,15 +1,8 @@
-"""Label-aware kernels: the NTK plus a small part that knows the training labels.
-
-K = H + λZ̃ with λ = r · mean|H|/mean|Z̃| over the training pairs, for two classes. What Z̃(x, x')
-says is whether the labels of x and x' are likely to agree, as a function of their pair alone: of
-its kernel entry by a weighted vote of all training pairs (KR), or of ten or twenty features by
-least squares over them, sketched (FJLT). Labels of test images are never read.
-
-Two classes only, labels −1 and 1: more are refused.
-"""
+"""Kernel regression with a label-aware kernel, its multiplier chosen by cross-validation."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,41 +11,191 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
-from ntkdist.learning.label_aware.choice import (
-    MULTIPLIERS,
-    MultiplierChoice,
-    choose_multiplier,
-)
-from ntkdist.learning.label_aware.classify import (
-    least_ridge,
-    local_elasticity,
-    solve_symmetric,
-    with_ridge,
-)
+from ntkdist.learning.checks import check_whole
 from ntkdist.learning.label_aware.kernel import (
     EPSILON,
     check_labels,
+    check_multipliers,
+    check_pairs,
     label_aware_kernel,
     label_part,
+    least_ridge,
+    with_ridge,
 )
 from ntkdist.learning.label_aware.pairs import Pairs
+
+Matrix = NDArray[np.float64]
+
+# Multipliers r to choose from; 0 is the plain kernel, 0.0005 is that of the authors' script.
+MULTIPLIERS = (0.0, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
+
+
+@dataclass(frozen=True, eq=False)
+class MultiplierChoice:
+    """Cross-validation of the multipliers on the training images.
+
+    Attributes:
+        multiplier: r of the best accuracy; among equals, of the smallest squared error.
+        multipliers: (M,) the multipliers tried, without those that give a singular kernel.
+        accuracy: (M,) share of held-out images whose label is predicted.
+        error: (M,) mean squared error of the held-out values against ±1.
+        definite: (M,) bool, whether the kernel was positive definite in every fold.
+    """
+
+    multiplier: float
+    multipliers: Matrix
+    accuracy: Matrix
+    error: Matrix
+    definite: NDArray[np.bool_]
+
+    @property
+    def best_accuracy(self) -> float:
+        """The accuracy of the chosen multiplier."""
+        return float(self.accuracy[self.multipliers == self.multiplier][0])
+
+
+def choose_multiplier(
+    train: Pairs,
+    labels: Any,
+    *,
+    variant: str,
+    multipliers: Sequence[float] = MULTIPLIERS,
+    folds: int = 5,
+    epsilon: float = EPSILON,
+    seed: int = 0,
+) -> MultiplierChoice:
+    """Choose the multiplier r by cross-validation on the training images.
+
+    Z̃ of a fold, with its scale, RBF width, principal components and regression weights, comes from
+    the images and labels of the other folds alone.
+
+    Args:
+        train: (n, n) pairs of the training images.
+        labels: (n,) −1 or 1.
+        variant: As for ``label_part``.
+        multipliers: Multipliers to try, at least 0; 0 is the plain kernel.
+        folds: Number of folds, 2 to the size of the smaller class.
+        epsilon: ε of FJLT's sketch.
+        seed: Seed of folds and sketches.
+
+    Returns:
+        The choice and the measurements.
+
+    Raises:
+        InputError: For labels, multipliers or folds that do not fit, or if all multipliers give a
+            singular kernel.
+    """
+    y = check_labels(labels)
+    tried = check_multipliers(multipliers)
+    fold = fold_numbers(y, folds, seed)
+    values, solved, definite = held_out_values(
+        train, y, fold, variant=variant, multipliers=tried, epsilon=epsilon, seed=seed
+    )
+    if not solved.any():
+        raise InputError(
+            f"multipliers={multipliers!r}: each gives a singular kernel with the label-aware part "
+            f"of {variant}; give smaller ones, or 0, the plain kernel"
+        )
+    tried, values, definite = tried[solved], values[solved], definite[solved]
+    accuracy = np.mean((values >= 0) == (y > 0), axis=1)
+    error = np.mean((values - y) ** 2, axis=1)
+    best = int(np.lexsort((tried, error, -accuracy))[0])
+    return MultiplierChoice(float(tried[best]), tried, accuracy, error, definite)
+
+
+def fold_numbers(labels: Any, folds: int, seed: int = 0) -> NDArray[np.int64]:
+    """Assign the images of each class at random to folds of near-equal size.
+
+    Args:
+        labels: (n,) −1 or 1.
+        folds: Number of folds.
+        seed: Seed of the assignment.
+
+    Returns:
+        (n,) fold of each image, 0..folds − 1.
+
+    Raises:
+        InputError: For fewer than two folds, or more than the smaller class has images.
+    """
+    y = check_labels(labels)
+    most = int(min((y < 0).sum(), (y > 0).sum()))
+    check_whole("folds", folds, 2, "each needs an image of the smaller class", most=most)
+    random = np.random.default_rng(seed)
+    out = np.empty(len(y), dtype=np.int64)
+    for label in (-1.0, 1.0):
+        members = random.permutation(np.flatnonzero(y == label))
+        out[members] = (np.arange(len(members)) + random.integers(folds)) % folds
+    return out
+
+
+def held_out_values(
+    train: Pairs,
+    labels: Any,
+    fold: NDArray[np.integer],
+    *,
+    variant: str,
+    multipliers: Sequence[float] | Matrix,
+    epsilon: float = EPSILON,
+    seed: int = 0,
+) -> tuple[Matrix, NDArray[np.bool_], NDArray[np.bool_]]:
+    """Predict each image from the images of the other folds, with each multiplier.
+
+    Args:
+        train: (n, n) pairs of the training images.
+        labels: (n,) −1 or 1.
+        fold: (n,) fold of each image; without any one fold, both classes must remain.
+        variant: As for ``label_part``.
+        multipliers: (M,) multipliers to predict with.
+        epsilon: ε of FJLT's sketch.
+        seed: Seed of the sketches.
+
+    Returns:
+        (M, n) values, above 0 for label 1; (M,) whether the kernel is regular in every fold, with
+        values of 0 where it is not; (M,) whether it is positive definite in every fold. A ridge
+        that H itself needs in a fold is part of the kernel there.
+
+    Raises:
+        InputError: For labels, folds or multipliers that do not fit.
+    """
+    y = check_labels(labels)
+    fold, tried = np.asarray(fold), check_multipliers(multipliers)
+    check_pairs(train, train, len(y))
+    if fold.shape != y.shape:
+        raise InputError(f"folds have shape {fold.shape}; one an image, ({len(y)},), is needed")
+    values, count = np.zeros((len(tried), len(y))), len(tried)
+    solved, definite = np.ones(count, dtype=bool), np.ones(count, dtype=bool)
+    for number in np.unique(fold):
+        held, rest = np.flatnonzero(fold == number), np.flatnonzero(fold != number)
+        inner, outer = train.take(rest, rest), train.take(held, rest)
+        part = label_part(inner, y[rest], outer, variant=variant, epsilon=epsilon, seed=seed)
+        ridge = least_ridge(inner.kernel)
+        for place in np.flatnonzero(solved):
+            kernel = label_aware_kernel(inner, outer, part, float(tried[place]))
+            solution = _solve_symmetric(with_ridge(kernel.train, ridge), y[rest])
+            if solution is None:
+                solved[place] = definite[place] = False
+            else:
+                values[place, held] = kernel.test @ solution.x
+                definite[place] &= solution.definite
+    values[~solved] = 0.0
+    return values, solved, definite
 
 
 @dataclass(frozen=True, eq=False)
 class LabelAware:
-    """What kernel regression with a label-aware kernel predicts.
+    """Predictions of kernel regression with a label-aware kernel.
 
     Attributes:
-        variant: Which.
+        variant: The label-aware part.
         multiplier: r.
         scale: λ.
-        ridge: What the plain kernel needed to be positive definite, relative to the mean of its
-            diagonal; mostly 0.
+        ridge: Least ridge with which the plain kernel is positive definite, relative to the mean
+            of its diagonal; mostly 0.
         definite: Whether the label-aware kernel is positive definite.
         values: (m,) float64, above 0 where label 1 is predicted.
-        elasticity: Local elasticity of the kernel over the training images; None where it
-            is not defined, as the diagonal or the means are not above 0.
-        choice: What cross-validation measured; None where the multiplier was given.
+        elasticity: Local elasticity of the kernel over the training images; None if it is not
+            defined, as the diagonal or the means are not above 0.
+        choice: Cross-validation of the multipliers; None if the multiplier was given.
     """
 
     variant: str
@@ -84,8 +227,9 @@ def label_aware(
 ) -> LabelAware:
     """Predict test images by kernel regression with a label-aware kernel.
 
-    No ridge, unless rounding has the plain kernel need one. The label-aware kernel need not be
-    positive definite; as in the authors' script, it is solved with all the same.
+    There is no ridge, unless rounding leaves the plain kernel not positive definite. The
+    label-aware kernel need not be positive definite; it is used nevertheless, as in the authors'
+    script.
 
     Args:
         train: (n, n) pairs of the training images with themselves.
@@ -93,17 +237,17 @@ def label_aware(
         test: (m, n) pairs of the test images with them.
         variant: ``kr-v1``, ``kr-v2``, ``fjlt-v1`` or ``fjlt-v2``.
         multiplier: r; 0 is the plain kernel. None chooses it by cross-validation.
-        multipliers: Those to choose from.
-        folds: Parts of the cross-validation.
+        multipliers: Multipliers to choose from.
+        folds: Folds of the cross-validation.
         epsilon: ε of FJLT's sketch.
-        seed: Decides folds and sketches.
+        seed: Seed of folds and sketches.
 
     Returns:
-        The predictions and how they were made.
+        The predictions.
 
     Raises:
         InputError: For labels of other than two classes, pairs or settings that do not fit, or a
-            multiplier that leaves a singular kernel.
+            multiplier that gives a singular kernel.
 
     Source:
         Chen, He and Su 2020.
@@ -125,8 +269,8 @@ def label_aware(
     kernel = label_aware_kernel(train, test, part, multiplier)
     ridge = least_ridge(train.kernel)
     used = with_ridge(kernel.train, ridge)
-    solved = solve_symmetric(used, y)
-    if solved is None:
+    solution = _solve_symmetric(used, y)
+    if solution is None:
         raise InputError(
             f"the kernel is singular with multiplier={multiplier:g} of the label-aware part of "
             f"{variant}; give another"
@@ -136,8 +280,8 @@ def label_aware(
         multiplier=float(multiplier),
         scale=kernel.scale,
         ridge=ridge,
-        definite=solved.definite,
-        values=kernel.test @ solved.solution,
+        definite=solution.definite,
+        values=kernel.test @ solution.x,
         elasticity=_elasticity(used, y),
         choice=choice,
     )
@@ -148,3 +292,82 @@ def _elasticity(kernel: NDArray[np.float64], y: NDArray[np.float64]) -> float | 
         return local_elasticity(kernel, y)
     except InputError:  # a label-aware kernel need not have one
         return None
+
+
+@dataclass(frozen=True, eq=False)
+class _Solution:
+    """A solution x of K x = b, and whether K is positive definite."""
+
+    x: Matrix
+    definite: bool
+
+
+def _solve_symmetric(gram: Matrix, b: Matrix) -> _Solution | None:
+    """Solve K x = b by Cholesky or, if K is not positive definite, by LDLᵀ; None if K is singular.
+
+    H + λZ̃ may have eigenvalues of both signs, and the authors' script solves with it. (For balanced
+    classes KR-V1 adds a negative multiple of 11ᵀ, which is regression with a bias of low cost; a
+    ridge that made K definite would be large beside H.)
+    """
+    from scipy.linalg import LinAlgError, LinAlgWarning, cho_factor, cho_solve, solve
+
+    try:
+        factor = cho_factor(gram, lower=True, check_finite=False)
+    except LinAlgError:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", LinAlgWarning)
+            try:
+                x = solve(gram, b, lower=True, assume_a="sym", check_finite=False)
+            except (LinAlgError, LinAlgWarning):
+                return None
+        return _Solution(x, definite=False)
+    return _Solution(cho_solve(factor, b, check_finite=False), definite=True)
+
+
+def local_elasticity(kernel: Matrix, labels: Matrix) -> float:
+    """Return how much more similar images of one class are to a kernel than images of two classes.
+
+    The mean of k(x, x')/√(k(x, x) k(x', x')) over pairs within classes, divided by the sum of that
+    mean and the mean over pairs between classes; ½ if classes make no difference. Pairs of an image
+    with itself are left out, as they are within a class for any labels.
+
+    Args:
+        kernel: (n, n) symmetric, its diagonal above 0.
+        labels: (n,) class numbers or ±1.
+
+    Returns:
+        The ratio.
+
+    Raises:
+        InputError: If the diagonal is not above 0, there are no two images of one class or no two
+            of different ones, or the sum of the two means is not above 0.
+
+    Source:
+        Chen, He and Su 2020 (relative ratio); He and Su 2020 (local elasticity).
+    """
+    kernel, labels = np.asarray(kernel, dtype=np.float64), np.asarray(labels)
+    n = len(labels)
+    if kernel.shape != (n, n):
+        raise InputError(f"kernel has shape {kernel.shape}; {n} labels need ({n}, {n})")
+    diagonal = np.diagonal(kernel)
+    if not diagonal.min(initial=np.inf) > 0:
+        raise InputError(
+            f"the kernel's diagonal has an entry {diagonal.min():.6g}; normalising it needs all "
+            "above 0"
+        )
+    root = np.sqrt(diagonal)
+    same = labels[:, None] == labels
+    within = same & ~np.eye(n, dtype=bool)
+    if not within.any() or same.all():
+        raise InputError(
+            "local elasticity compares pairs within and between classes; give two images of one "
+            "class and two of different ones"
+        )
+    normalised = kernel / root / root[:, None]
+    inside, between = float(normalised[within].mean()), float(normalised[~same].mean())
+    if not inside + between > 0:
+        raise InputError(
+            f"mean kernels within ({inside:.6g}) and between classes ({between:.6g}) add up to no "
+            "more than 0; local elasticity needs a kernel that is positive on average"
+        )
+    return inside / (inside + between)

@@ -1,4 +1,4 @@
-"""The fast Johnson-Lindenstrauss transform, and least squares behind it."""
+"""The fast Johnson-Lindenstrauss transform, and least squares with it."""
 
 from __future__ import annotations
 
@@ -10,20 +10,14 @@ from numpy.typing import NDArray
 
 Matrix = NDArray[np.float64]
 
-_FACTOR = 128  # Walsh-Hadamard transforms are taken as products with matrices of this order
+_FACTOR = 128  # order of the matrices whose products make a Walsh-Hadamard transform
 
 
 def walsh_hadamard(x: Matrix) -> Matrix:
-    """Return the unnormalised Walsh-Hadamard transform of a vector of length 2^a.
+    """Return ``scipy.linalg.hadamard(2**a) @ x`` of x (2^a,).
 
     The matrix of order 2^a is a Kronecker product of small ones, each applied along its own axis:
     a few matrix products instead of a passes over memory.
-
-    Args:
-        x: (2^a,) float64.
-
-    Returns:
-        (2^a,) float64, equal to ``scipy.linalg.hadamard(2**a) @ x``.
     """
     from scipy.linalg import hadamard
 
@@ -39,14 +33,14 @@ def walsh_hadamard(x: Matrix) -> Matrix:
 class Fjlt:
     """Φ = P H D: signs D, a Hadamard transform H, and a sparse Gaussian matrix P of k rows.
 
-    Entries of P are nonzero with probability q = min(1, ln²(columns)/size). Drawn once, applied to
-    one column after another, so that a tall matrix is never held.
+    Entries of P are nonzero with probability q = min(1, ln²(columns)/size). Columns are
+    transformed one at a time, so that the matrix need not be in memory.
 
     Args:
         length: Rows of the matrix to be sketched.
         rows: Rows of the sketch, k.
         columns: Columns of the matrix.
-        seed: Decides D and P.
+        seed: Seed of D and P.
 
     Source:
         Ailon and Chazelle 2009.
@@ -62,7 +56,7 @@ class Fjlt:
         each = random.binomial(self._size, density, rows)
         starts = np.concatenate([[0], np.cumsum(each)])
         places = random.integers(0, self._size, starts[-1])
-        # a common factor has no part in least squares; this one keeps squared norms
+        # Least squares do not depend on a common factor; this one preserves squared norms.
         values = random.normal(0.0, (density * rows * self._size) ** -0.5, starts[-1])
         self._sparse = csr_array((values, places, starts), shape=(rows, self._size))
 
@@ -74,7 +68,7 @@ class Fjlt:
 
 
 def sketch_rows(columns: int, epsilon: float) -> int:
-    """Return k = ⌊ln(columns)/ε²⌋, at least one row a column."""
+    """Return k = ⌊ln(columns)/ε²⌋, at least the number of columns."""
     return max(columns, int(math.log(columns) / epsilon**2))
 
 
@@ -83,24 +77,12 @@ def pair_regression(
 ) -> Matrix:
     """Return the weights of least squares over all pairs of n images, from a sketch of its rows.
 
-    Features and target are symmetric, so of the n² rows the n(n + 1)/2 of pairs i ≤ j are taken,
-    those of i < j times √2: the same sums of squares from half of the rows. With p features the
-    matrix beside its target has p + 1 columns, and the sketch k = ⌊ln(p + 1)/ε²⌋ rows; where that
-    is no less than there are pairs, the least squares are solved as they are. No intercept, no
-    ridge; columns are not standardised, only scaled for the solver, which leaves the fit as it is.
-
-    Args:
-        features: p symmetric matrices (n, n), read one after another.
-        target: (n, n) symmetric.
-        count: p.
-        epsilon: ε of the sketch.
-        seed: Its seed.
-
-    Returns:
-        (p,) float64, the shortest where features depend on each other.
-
-    Source:
-        Chen, He and Su 2020 (LANTK-FJLT).
+    ``features`` are p = ``count`` symmetric matrices (n, n), read one after another; ``target`` is
+    symmetric. Of the n² rows those of pairs i ≤ j are used, with a factor √2 for i < j, which gives
+    the same sums of squares. The matrix and its target have p + 1 columns, the sketch
+    k = ⌊ln(p + 1)/ε²⌋ rows; if that is not less than the number of pairs, there is no sketch. There
+    is no intercept and no ridge; columns are scaled for the solver alone. The weights (p,) are
+    those of least norm if features depend on each other (Chen, He and Su 2020, LANTK-FJLT).
     """
     n = len(target)
     upper = np.tri(n, dtype=bool).T

@@ -55,7 +55,7 @@ def watch(
     Raises:
         InputError: If there is no run, or the port is taken.
     """
-    run = Run.open(url, unsettled=True)
+    run = Run.open(url, pending_extension=True)
     if not interval > 0:
         raise InputError(f"interval={interval} s must be more than 0")
     stop = threading.Event() if stop is None else stop

@@ -12,13 +12,13 @@ from ntkdist.display.words import (
     moment,
     number,
     percent,
-    preset_of,
     rate,
     size,
 )
 from ntkdist.events.history import Timeline
+from ntkdist.networks.architecture import preset_of
 from ntkdist.report.sections.findings import Findings
-from ntkdist.report.sections.reliability import interval_words, noise_words
+from ntkdist.report.sections.story import interval_words, noise_words
 from ntkdist.runs.inputs import source_of
 from ntkdist.runs.run import Run
 
@@ -105,7 +105,7 @@ def _labels(run: Run, findings: Findings | None) -> list[tuple[str, str]]:
     if stored.get("abstained"):
         rows.append(("No sure class", f"{count(stored['abstained'])} images"))
     if stored.get("stopped"):
-        rows.append(("Changing labels", f"ended because {stored['stopped']}"))
+        rows.append(("Changing labels", f"stopped: {stored['stopped']}"))
     if stored.get("left_out"):
         rows.append(("Left out of L(Z)", "; ".join(map(str, stored["left_out"]))))
     return rows

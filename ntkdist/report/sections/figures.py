@@ -7,14 +7,18 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.display import heatmaps, kernel_plots, plots, time_plots
+from ntkdist.display import heatmaps, plots
 from ntkdist.display.svg import inline_svg
 from ntkdist.display.words import class_name, count, counted, number, percent, rate
 from ntkdist.events.history import Timeline
-from ntkdist.report.sections.discovery import Discovery, discovery_curve, quality_histogram
-from ntkdist.report.sections.findings import Findings
-from ntkdist.report.sections.geometry import Geometry, colored_classes
-from ntkdist.report.sections.reliability import CLASS_CONDITIONAL, confusions
+from ntkdist.report.sections.findings import (
+    CLASS_CONDITIONAL,
+    Discovery,
+    Findings,
+    Geometry,
+    colored_classes,
+    confusions,
+)
 
 # Confusions that are circled where cells are too small for letters.
 _NUMBERED = 5
@@ -145,7 +149,10 @@ def _checks(findings: Findings, discovery: Discovery | None) -> dict[str, tuple[
                 f"{percent(discovery.flagged_share)}"
             )
         alt += "."
-        svg = inline_svg("discovery", alt, discovery_curve, discovery)
+        svg = inline_svg(
+            "discovery", alt, plots.discovery_curve, discovery.found, discovery.flagged,
+            discovery.flagged_share,
+        )  # fmt: skip
         caption = (
             "Line: wrong labels found when labels are checked in the order of their quality. "
             "Dotted: the best possible order; dashed: any order."
@@ -163,7 +170,7 @@ def _checks(findings: Findings, discovery: Discovery | None) -> dict[str, tuple[
         f"{count(len(quality))} labels lie below one half."
     )
     shown = (quality, findings.is_issue[np.isfinite(findings.quality)])
-    svg = inline_svg("quality", alt, quality_histogram, *shown)
+    svg = inline_svg("quality", alt, plots.quality_histogram, *shown)
     caption = "Label quality, low is suspicious. A clear gap in the middle makes sure decisions."
     return {"quality": (svg, caption)}
 
@@ -185,7 +192,7 @@ def _spectrum(geometry: Geometry, findings: Findings) -> dict[str, tuple[str, st
     if ridge is not None:
         above = int((values > ridge).sum())
         alt += f"; {count(above)} lie above the ridge of {number(ridge, 3)}"
-    svg = inline_svg("spectrum", f"{alt}.", kernel_plots.spectrum, values, ridge)
+    svg = inline_svg("spectrum", f"{alt}.", plots.spectrum, values, ridge)
     caption = (
         f"Eigenvalues of the kernel matrix{of}, over the mean of its diagonal. Directions below "
         "the ridge are not fitted."
@@ -214,7 +221,7 @@ def _components(
             alt += f"; {count(int(suspicious.sum()))} suspicious ones have a ring"
         alt += "."
         svg = inline_svg(
-            name, alt, kernel_plots.components, points, labels, names, suspicious, colored,
+            name, alt, plots.components, points, labels, names, suspicious, colored,
             geometry.explained, first,
         )  # fmt: skip
         caption = f"{shown} in kernel principal components {pair}, coloured by given class."
@@ -284,7 +291,7 @@ def _throughput(timeline: Timeline) -> dict[str, tuple[str, str]]:
     if timeline.marks:
         alt += f", and {counted(len(timeline.marks), 'mark')} where something went wrong"
     svg = inline_svg(
-        "throughput", f"{alt}.", time_plots.throughput, edges, rates, timeline.unit,
+        "throughput", f"{alt}.", plots.throughput, edges, rates, timeline.unit,
         timeline.restarts, workers, timeline.marks,
     )  # fmt: skip
     caption = "Throughput while the kernel matrix was computed"

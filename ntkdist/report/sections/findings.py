@@ -1,24 +1,75 @@
-"""What a run holds about its labels, and which of its stages are not done yet."""
+"""What a run holds about its labels and its kernel, and which of its stages are not done yet."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.display.pictures import data_uris
+from ntkdist.display.html import data_uris
+from ntkdist.display.plots import MOST_COLORS
 from ntkdist.display.words import class_name, count, quality
 from ntkdist.errors import StoreError
 from ntkdist.events.history import Timeline
-from ntkdist.report.sections.reliability import Reliability, read_reliability
 from ntkdist.runs.run import Run
+from ntkdist.words import CANNOT_JUDGE, RELIABLE, VERDICTS
 
+CLASS_CONDITIONAL = "class-conditional"
 UNCLEAR = "unclear"
-# The head of a ranking without verdict: enough to see what it is worth, and no list to work off.
+# Images listed where no verdict lets labels be flagged: the head of the ranking.
 _HEAD = 12
+# Labels are called clean where no more than this share of them may be wrong.
+_CLEAN = 0.03
+
+
+@dataclass(frozen=True, eq=False)
+class Reliability:
+    """What the label stage stored about how far to trust it.
+
+    Attributes:
+        verdict: One of ``VERDICTS``.
+        accuracy: Leave-one-out accuracy against the given labels.
+        chance: That of always naming the largest class.
+        chance_error: Its standard error.
+        noise: Kind of noise, ``symmetric`` or ``class-conditional``.
+        rate: Estimated share of wrong labels.
+        interval: Lowest and highest share that the labels speak for.
+        precision: Expected share of the flags that are right; None where none is flagged.
+        reason: Why the verdict is what it is.
+        noise_reason: Why this kind of noise was taken; empty if not stored.
+        transition: (K, K) P(given label | true class); None if not stored.
+    """
+
+    verdict: str
+    accuracy: float
+    chance: float
+    chance_error: float
+    noise: str
+    rate: float
+    interval: tuple[float, float]
+    precision: float | None
+    reason: str
+    noise_reason: str
+    transition: NDArray[np.float64] | None
+
+    @property
+    def can_judge(self) -> bool:
+        """Whether labels may be flagged or called clean at all."""
+        return self.verdict != CANNOT_JUDGE
+
+    @property
+    def can_call_clean(self) -> bool:
+        """Whether the labels may be called clean where none is flagged."""
+        estimated = not self.rate_was_set
+        return self.verdict == RELIABLE and estimated and self.interval[1] <= _CLEAN
+
+    @property
+    def rate_was_set(self) -> bool:
+        """Whether the noise rate was set by the user, so that there is no interval."""
+        return self.interval[0] == self.interval[1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,6 +191,60 @@ class ClassRow:
     within_refurbished: float | None
 
 
+def read_reliability(run: Run, summary: Mapping[str, Any]) -> Reliability | None:
+    """Read how far to trust what the label stage found; None for runs of older versions.
+
+    Args:
+        run: The run.
+        summary: The label stage's summary.
+
+    Returns:
+        The reliability.
+
+    Raises:
+        StoreError: If it cannot be understood, or the noise matrix has another shape.
+    """
+    stored = summary.get("reliability")
+    if stored is None:
+        return None
+    K = run.num_classes
+    transition: NDArray[np.float64] | None = None
+    if run.has("labels", "transition"):
+        transition = run.read("labels", "transition")
+        if transition.shape != (K, K):
+            raise StoreError(
+                f"{run.address('labels', 'transition')}: has shape {transition.shape} for {K} "
+                f"classes; run the label stage again: ntkdist labels {run.url}"
+            )
+    try:
+        low, high = map(float, stored["noise_interval"])
+        precision = stored["expected_precision"]
+        read = Reliability(
+            verdict=stored["verdict"],
+            accuracy=float(stored["leave_one_out_accuracy"]),
+            chance=float(stored["chance"]),
+            chance_error=float(stored["chance_error"]),
+            noise=str(stored["noise"]),
+            rate=float(stored["noise_rate"]),
+            interval=(low, high),
+            precision=None if precision is None else float(precision),
+            reason=str(stored["reason"]),
+            noise_reason=str(summary.get("noise_reason") or ""),
+            transition=transition,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(
+            f"{run.address('labels')}: the attribute summary holds a reliability that cannot be "
+            f"read ({error!r}); run the label stage again: ntkdist labels {run.url}"
+        ) from error
+    if read.verdict not in VERDICTS:
+        raise StoreError(
+            f"{run.address('labels')}: the verdict {read.verdict!r} is not one of "
+            f"{', '.join(VERDICTS)}; another version of ntkdist wrote it"
+        )
+    return read
+
+
 def read_findings(run: Run) -> Findings | None:
     """Read what the label stage stored; None if it has not finished.
 
@@ -184,6 +289,25 @@ def read_findings(run: Run) -> Findings | None:
 
 def _optional(run: Run, name: str) -> NDArray[Any] | None:
     return run.read("labels", name) if run.has("labels", name) else None
+
+
+def confusions(reliability: Reliability, given: NDArray[np.int64]) -> list[tuple[int, int, float]]:
+    """Return (true class, given label, share) of wrong labels, the most frequent first.
+
+    Args:
+        reliability: With the noise matrix.
+        given: (N,) given labels; classes without a label are left out, nothing is known of them.
+
+    Returns:
+        Every pair of two classes; none without a noise matrix.
+    """
+    T = reliability.transition
+    if T is None:
+        return []
+    present = np.flatnonzero(np.bincount(given, minlength=len(T)))
+    pairs = [(int(k), int(d)) for k in present for d in range(len(T)) if k != d]
+    pairs.sort(key=lambda pair: -T[pair])
+    return [(k, d, float(T[k, d])) for k, d in pairs]
 
 
 def verdicts(
@@ -325,3 +449,186 @@ def missing_parts(run: Run, timeline: Timeline, findings: Findings | None) -> li
         parts.append("its Cholesky factor")
     parts.append("the analysis of the labels")
     return parts
+
+
+@dataclass(frozen=True, eq=False)
+class Geometry:
+    """What the label stage stored about the kernel itself; what older versions left out is None.
+
+    Attributes:
+        eigenvalues: (m,) float64 of the kernel of a sample, over the mean of its diagonal,
+            descending.
+        points: (p, c) float64 images in kernel principal components.
+        images: (p,) which images.
+        explained: (c,) shares of the variance.
+    """
+
+    eigenvalues: NDArray[np.float64] | None
+    points: NDArray[np.float64] | None
+    images: NDArray[np.int64] | None
+    explained: tuple[float, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of it is there."""
+        return self.eigenvalues is not None and self.points is not None
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Eigenvalues in figures.
+
+    Attributes:
+        images: How many images they are of.
+        effective_rank: (Σλ)²/Σλ².
+        condition: (λ_max + ridge)/(λ_min + ridge).
+        condition_alone: λ_max/λ_min; None where λ_min is below rounding.
+        fitted: Σ λ/(λ + ridge), the effective degrees of freedom.
+    """
+
+    images: int
+    effective_rank: float
+    condition: float | None
+    condition_alone: float | None
+    fitted: float
+
+    @classmethod
+    def of(cls, eigenvalues: NDArray[np.float64], ridge: float) -> Spectrum:
+        """Sum up eigenvalues under a ridge, both over the mean of the kernel's diagonal."""
+        largest, least = float(eigenvalues[0]), float(eigenvalues[-1])
+        lost = least <= np.finfo(np.float32).eps * largest  # entries are stored in float32
+        squares = float(np.square(eigenvalues).sum())
+        return cls(
+            images=len(eigenvalues),
+            effective_rank=float(eigenvalues.sum()) ** 2 / squares if squares > 0 else 0.0,
+            condition=(largest + ridge) / (least + ridge) if least + ridge > 0 else None,
+            condition_alone=None if lost else largest / least,
+            fitted=float((eigenvalues / (eigenvalues + ridge)).sum())
+            if ridge > 0
+            else len(eigenvalues),
+        )
+
+
+def read_geometry(run: Run) -> Geometry:
+    """Read what the label stage stored about the kernel itself.
+
+    Args:
+        run: The run.
+
+    Returns:
+        The geometry, without what is not there.
+    """
+    eigenvalues = points = images = None
+    explained: tuple[float, ...] = ()
+    if run.has("noise", "eigenvalues") and run.is_current("noise"):
+        eigenvalues = run.read("noise", "eigenvalues")
+    if run.has("labels", "kpca", "points") and run.has("labels", "kpca", "images"):
+        points, images = run.read("labels", "kpca", "points"), run.read("labels", "kpca", "images")
+        explained = tuple(map(float, run.attributes("labels", "kpca", "points")["explained"]))
+    return Geometry(eigenvalues, points, images, explained)
+
+
+def entangled_pairs(
+    Z: NDArray[np.float64], counts: NDArray[np.int64], most: int = 5
+) -> list[tuple[int, int]]:
+    """Return the pairs of classes that the kernel holds apart worst, the worst first.
+
+    Z_kd is negative where fitting one class is undone by the other; it is divided by the
+    sizes of both, as in L(Z).
+
+    Args:
+        Z: (K, K) class matrix.
+        counts: (K,) class sizes.
+        most: How many pairs at most.
+
+    Returns:
+        Pairs k < d with Z_kd below 0.
+
+    Source:
+        DeOliveira et al. 2025 (ranking of pairs by Z).
+    """
+    sizes = np.outer(counts, counts).astype(np.float64)
+    scores = np.divide((Z + Z.T) / 2, sizes, out=np.zeros_like(Z, dtype=float), where=sizes > 0)
+    first, second = np.triu_indices(len(Z), 1)
+    order = np.argsort(scores[first, second], kind="stable")[:most]
+    return [(int(first[i]), int(second[i])) for i in order if scores[first[i], second[i]] < 0]
+
+
+def colored_classes(given: NDArray[np.int64], suspicious: NDArray[np.bool_], K: int) -> list[int]:
+    """Return the classes that have a colour of their own, in ascending order.
+
+    Args:
+        given: (N,) given labels.
+        suspicious: (N,) labels that look wrong.
+        K: How many classes there are.
+
+    Returns:
+        At most ten; of more classes those with the most suspicious labels.
+    """
+    trouble = np.bincount(given[suspicious], minlength=K)
+    order = np.lexsort((np.arange(K), -np.bincount(given, minlength=K), -trouble))
+    return sorted(int(k) for k in order[:MOST_COLORS])
+
+
+@dataclass(frozen=True, eq=False)
+class Discovery:
+    """Wrong labels found by checking, in the order of quality and among those flagged.
+
+    The flagged labels need not be the first in that order: a label is flagged by the class that
+    is suggested for it, ordered by the probability of the one it has.
+
+    Attributes:
+        found: (N+1,) wrong labels found among the first 0 to N, the most suspicious first.
+        flagged: How many labels are flagged.
+        flagged_wrong: How many of these are wrong.
+    """
+
+    found: NDArray[np.int64]
+    flagged: int
+    flagged_wrong: int
+
+    @classmethod
+    def of(
+        cls,
+        quality: NDArray[np.float64],
+        wrong: NDArray[np.bool_],
+        flagged: NDArray[np.bool_],
+    ) -> Discovery | None:
+        """Order labels by quality, and count those flagged.
+
+        Args:
+            quality: (N,) low = suspicious.
+            wrong: (N,) which labels are wrong.
+            flagged: (N,) which look wrong.
+
+        Returns:
+            The discovery; None if no label is wrong.
+        """
+        if not wrong.any():
+            return None
+        order = np.argsort(quality, kind="stable")
+        found = np.concatenate([[0], np.cumsum(wrong[order])]).astype(np.int64)
+        return cls(found, int(flagged.sum()), int((flagged & wrong).sum()))
+
+    @property
+    def total(self) -> int:
+        """How many labels are wrong."""
+        return int(self.found[-1])
+
+    @property
+    def images(self) -> int:
+        """N."""
+        return len(self.found) - 1
+
+    def share(self, checked: int) -> float:
+        """Return which share of the wrong labels is among the first so many in order."""
+        return float(self.found[checked] / self.total)
+
+    @property
+    def flagged_share(self) -> float:
+        """Which share of the wrong labels is among those flagged."""
+        return self.flagged_wrong / self.total
+
+    def checks_for(self, share: float) -> int:
+        """Return how many labels to check for a share of the wrong ones, above 0 and at most 1."""
+        return int(np.searchsorted(self.found, np.ceil(share * self.total)))

@@ -13,16 +13,15 @@ from numpy.typing import NDArray
 from ntkdist import storage
 from ntkdist.data.features import feature_words
 from ntkdist.display.words import class_name, count, counted, number, percent
-from ntkdist.report.sections.discovery import Discovery
-from ntkdist.report.sections.findings import UNCLEAR, Findings, Issue, verdicts
-from ntkdist.report.sections.geometry import Spectrum
-from ntkdist.report.sections.reliability import (
-    accuracy_sentence,
-    estimate_sentence,
-    finished,
-    interval_words,
-    may_be_wrong,
-    verdict_sentence,
+from ntkdist.report.sections.findings import (
+    CLASS_CONDITIONAL,
+    UNCLEAR,
+    Discovery,
+    Findings,
+    Issue,
+    Reliability,
+    Spectrum,
+    verdicts,
 )
 from ntkdist.runs.run import Run
 from ntkdist.words import RELIABLE, WEAK
@@ -39,6 +38,11 @@ _WHERE = {
 _POOLED = "cntk-gap-4"
 # An effective rank below this says that the squared cosine of two images is above 1/4 on average.
 _ALIKE = 4
+# Confusions that are told in words: at least so many, and more while they are at least this
+# share of the largest.
+_FEWEST, _MOST, _NEAR_LARGEST = 3, 5, 0.2
+# Rows of the table of confusions: at most so many, none below this share.
+_ROWS, _LEAST = 30, 0.005
 
 
 def title(run: Run, shape: tuple[int, ...]) -> str:
@@ -105,6 +109,127 @@ def _precision_sentence(findings: Findings) -> str:
         return f"The flagged label is wrong with an expected probability of {percent(precision)}."
     labels = counted(flagged, "flagged label")
     return f"Of the {labels}, {percent(precision)} are expected to be wrong."
+
+
+def verdict_sentence(reliability: Reliability, ranking: str) -> str:
+    """Return what the verdict means.
+
+    Args:
+        reliability: The verdict.
+        ranking: Where the ranking of all labels is stored.
+    """
+    if reliability.verdict == RELIABLE and reliability.rate_was_set:
+        return (
+            "With the noise rate that was set, the kernel tells its own errors from wrong labels."
+        )
+    if reliability.verdict == RELIABLE:
+        return "The kernel sees these classes well enough to tell its own errors from wrong labels."
+    if reliability.verdict == WEAK:
+        return (
+            "Wrong labels cannot all be told from right ones: only the surest are listed. The "
+            f"ranking of all labels goes on in {ranking}."
+        )
+    return (
+        "Nothing is flagged and nothing is called clean: it cannot be told from this kernel and "
+        "these labels which labels are wrong, nor how many."
+    )
+
+
+def accuracy_sentence(reliability: Reliability) -> str:
+    """Return the leave-one-out accuracy beside chance."""
+    return (
+        f"The leave-one-out accuracy is {percent(reliability.accuracy)}; chance, which is to "
+        f"name the largest class always, is {percent(reliability.chance)} (standard error "
+        f"{percent(reliability.chance_error)})."
+    )
+
+
+def estimate_sentence(reliability: Reliability, n: int) -> str:
+    """Return the estimated share of wrong labels with its interval; empty with cannot judge."""
+    if not reliability.can_judge:
+        return ""
+    low, high = reliability.interval
+    if reliability.rate_was_set:
+        return f"The share of wrong labels was set to {percent(reliability.rate)}."
+    likely = percent(reliability.rate) if reliability.rate * n >= 0.5 else "none"
+    between = f"between {percent(low)} and {percent(high)} of the labels are wrong"
+    if low == 0:
+        between = f"at most {percent(high)} of the labels are wrong"
+    return f"By estimate {between}, most likely {likely}."
+
+
+def may_be_wrong(reliability: Reliability, n: int) -> str:
+    """Return how many labels may be wrong, as a clause."""
+    low, high = reliability.interval
+    if reliability.rate_was_set:
+        return f"the noise rate was set to {percent(reliability.rate)} and not estimated"
+    first, last = round(low * n), max(round(high * n), 1)
+    labels = counted(n, "label")
+    if first == 0:
+        return f"up to {last:,} of the {labels} ({percent(high)}) may be wrong"
+    return (
+        f"between {first:,} and {last:,} of the {labels} ({percent(low)} to {percent(high)}) "
+        "are wrong by estimate"
+    )
+
+
+def interval_words(reliability: Reliability) -> str:
+    """Return the interval of the noise rate as a note, ``6.2 % to 12.0 %``."""
+    if reliability.rate_was_set:
+        return "set, not estimated"
+    return f"{percent(reliability.interval[0])} to {percent(reliability.interval[1])}"
+
+
+def finished(text: str) -> str:
+    """Return a text with a full stop at its end."""
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def noise_words(reliability: Reliability) -> str:
+    """Return which noise model was taken and why: ``symmetric noise: the rate is given``."""
+    kind = f"{reliability.noise} noise"
+    reason = reliability.noise_reason.removeprefix(f"{reliability.noise}: ")
+    if reason.startswith((f"{kind}:", f"{kind},")):
+        return reason
+    return f"{kind}: {reason}" if reason else kind
+
+
+def noise_sentences(reliability: Reliability, num_classes: int) -> list[str]:
+    """Return which noise model was taken, why, and what it says."""
+    said = [finished(f"The noise model is {noise_words(reliability)}")]
+    if reliability.noise == CLASS_CONDITIONAL:
+        said.append(
+            "Every class may be taken for some classes more often than for others; how often is "
+            "estimated from the labels and the kernel."
+        )
+    else:
+        other = "the other class" if num_classes == 2 else "any other class equally often"
+        said.append(f"A label is wrong equally often in every class, and then names {other}.")
+    return said
+
+
+def confusion_sentences(pairs: Sequence[tuple[int, int, float]], names: Sequence[str]) -> list[str]:
+    """Return the three to five largest confusions in words."""
+    told = [
+        one
+        for place, one in enumerate(pairs[:_MOST])
+        if place < _FEWEST or one[2] >= _NEAR_LARGEST * pairs[0][2]
+    ]
+    return [
+        f"{percent(share)} of class {class_name(names, k)} are labelled {class_name(names, d)}"
+        for k, d, share in told
+    ]
+
+
+def confusion_rows(
+    pairs: Sequence[tuple[int, int, float]], names: Sequence[str]
+) -> list[tuple[str, str, str]]:
+    """Return (true class, given label, share) of the largest confusions, as a table has them."""
+    return [
+        (class_name(names, k), class_name(names, d), percent(share))
+        for place, (k, d, share) in enumerate(pairs[:_ROWS])
+        if place < _MOST or share >= _LEAST
+    ]
 
 
 def ranking(run: Run) -> str:

@@ -109,7 +109,7 @@ def choose_run(settings: RunConfig, out: Terminal, *, named: bool) -> Choice:
     run = Run.find(settings)
     if run is None:
         return _after_others(settings, _names_before(url))
-    if run.unsettled:
+    if run.has_pending_extension:
         return Choice(settings)
     stamp = stamp_of(settings.data)
     with contextlib.suppress(InputError):  # a later run has other settings: that counts below
@@ -169,7 +169,7 @@ def _after_others(settings: RunConfig, urls: Sequence[str]) -> Choice:
             run = Run.find(dataclasses.replace(settings, run=url))
         except InputError:  # with other settings
             continue
-        if run is not None and not run.unsettled:
+        if run is not None and not run.has_pending_extension:
             others[run] = items_stored(run)
     if not others:
         return Choice(settings)
@@ -298,7 +298,7 @@ def _items(
 
 def _is_run(url: str) -> bool:
     try:
-        Run.open(url, unsettled=True)
+        Run.open(url, pending_extension=True)
     except InputError:
         return False
     return True

@@ -1,6 +1,6 @@
 """The float32 rate that one core reaches with fused multiply-adds alone, measured.
 
-    python jobs/benchmarks/_peak.py
+    python jobs/benchmarks/cpu_peak.py
 
 Independent accumulators in registers, no memory: what the processor can issue. With one
 512-bit multiply-add a cycle this is 32 operations a cycle.

@@ -47,7 +47,7 @@ def decided(A, labels, K, **options):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_labels_are_those_the_posterior_decides_for_the_surest_first(seed):
+def test_labels_are_the_most_probable_classes_the_most_probable_change_first(seed):
     A, labels, _ = clustered(150, 5, 0.4, seed)
     expected, order = decided(A, labels, 5, noise_rate=0.4)
     result = refurbish(A, labels, 5, method="posterior", noise_rate=0.4)
@@ -58,7 +58,7 @@ def test_labels_are_those_the_posterior_decides_for_the_surest_first(seed):
     assert all(flip.new == expected[flip.index] for flip in result.history)
 
 
-def test_no_column_is_asked_for_and_few_solutions():
+def test_no_column_is_read_and_few_solutions():
     A, labels, _ = clustered(150, 5, 0.4, 1)
     source = SolutionsOnly(A)
     known = {"method": "posterior", "noise_rate": 0.4}
@@ -131,7 +131,7 @@ def test_any_change_alone_is_the_difference_of_two_losses_and_never_nan(seed, n,
         assert change == pytest.approx(expected, abs=1e-10 * np.abs(A).max())
 
 
-def test_a_class_that_is_emptied_or_begun_is_named_and_gives_no_nan():
+def test_a_class_that_loses_or_gains_its_only_member_gives_no_nan():
     A, _, true = clustered(180, 6, 0.0, 5)
     given_labels = true.copy()
     given_labels[np.flatnonzero(true == 0)[0]] = 6  # one image in a class of its own
@@ -149,7 +149,7 @@ def test_a_class_that_is_emptied_or_begun_is_named_and_gives_no_nan():
     assert moved_to
 
 
-def test_steps_keep_the_surest_changes_and_none_changes_nothing():
+def test_steps_limit_the_changes_to_the_most_probable_ones():
     A, labels, _ = clustered(200, 4, 0.4, 6)
     known = {"method": "posterior", "noise_rate": 0.4}
     whole = refurbish(A, labels, 4, **known)
@@ -163,7 +163,7 @@ def test_steps_keep_the_surest_changes_and_none_changes_nothing():
     assert len(none.to_dataframe()) == 0
 
 
-def test_rounds_and_changes_are_told(tmp_path):
+def test_rounds_and_changes_are_reported(tmp_path):
     A, labels, _ = clustered(100, 4, 0.4, 7)
     rounds, steps = [], []
     result = refurbish(
@@ -182,7 +182,7 @@ def test_rounds_and_changes_are_told(tmp_path):
     assert not (tmp_path / "state").exists()
 
 
-def test_locked_and_unsure_images_keep_their_labels():
+def test_locked_and_uncertain_images_keep_their_labels():
     A, labels, _ = clustered(120, 4, 0.4, 8)
     plain = refurbish(A, labels, 4, method="posterior")
     locked = [flip.index for flip in plain.history[:5]]

@@ -11,7 +11,7 @@ import pytest
 from ntkdist.errors import StageError
 from ntkdist.labels import refurbish
 
-from .oracle import clustered
+from ..oracle import clustered
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +38,14 @@ def test_sixteen_blocks_on_two_workers_make_the_flips_of_one_block(client, metho
     np.testing.assert_array_equal(there.labels, here.labels)
 
 
-def test_several_flips_a_step_are_the_same_too(client):
+def test_several_flips_per_step_are_the_same_too(client):
     A, labels, _ = clustered(250, 5, 0.5, 2)
     here = refurbish(A, labels, 5, flips_per_step=6)
     there = refurbish(A, labels, 5, flips_per_step=6, blocks=16, client=client)
     assert there.history == here.history
 
 
-def test_what_was_begun_here_goes_on_there(client, tmp_path):
+def test_a_descent_begun_here_continues_on_the_cluster(client, tmp_path):
     A, labels, _ = clustered(250, 5, 0.5, 3)
     whole = refurbish(A, labels, 5, steps=80)
 
@@ -64,7 +64,7 @@ def test_what_was_begun_here_goes_on_there(client, tmp_path):
     assert there.history == whole.history
 
 
-def test_a_lost_worker_is_said_and_the_state_is_kept(tmp_path):
+def test_a_lost_worker_is_an_error_and_the_state_is_stored(tmp_path):
     from distributed import Client, LocalCluster
 
     A, labels, _ = clustered(250, 5, 0.5, 4)

@@ -15,7 +15,7 @@ FEWEST = 10
 
 
 @dataclass(frozen=True)
-class Suspect:
+class LabelIssue:
     """An image whose label looks wrong.
 
     Attributes:
@@ -34,7 +34,7 @@ class Suspect:
     quality: float
 
 
-def suspects(run: Run, most: int = MOST) -> list[Suspect]:
+def worst_labels(run: Run, most: int = MOST) -> list[LabelIssue]:
     """Return the labels that look wrong, the most suspicious first.
 
     Args:
@@ -50,7 +50,7 @@ def suspects(run: Run, most: int = MOST) -> list[Suspect]:
     given, suggested = run.read("inputs", "labels"), run.read("labels", "suggested_label")
     files, names = run.files(), run.manifest.class_names
     return [
-        Suspect(
+        LabelIssue(
             index=int(i),
             file=files[i] if files else None,
             given=names[given[i]],
@@ -81,7 +81,7 @@ def warn_of_few(run: Run, most: int = 5) -> str | None:
     return f"verdicts on classes of fewer than {FEWEST} images are guesses: {shown}{more}"
 
 
-def table_of(found: list[Suspect], what: str = "image") -> Table:
+def table_of(found: list[LabelIssue], what: str = "image") -> Table:
     """Return the list for people; images, or rows, without a file go by their number."""
     by_file = any(one.file is not None for one in found)
     return Table(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ntkdist.display.pictures import data_uris
+from ntkdist.display.html import data_uris
 
 
 def decode(uri: str) -> np.ndarray:
