@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any
 
 from ntkdist.events.types import WorkerLost, WorkerStarted
-from ntkdist.gram.executors.ray.limits import TimeLimit
-from ntkdist.gram.executors.ray.scheduler import Ledger
+from ntkdist.gram.executors.scheduler import TileScheduler
 from ntkdist.gram.job import GramJob
 from ntkdist.gram.tiling import TileKey
 from ntkdist.gram.worker import TileRecord, TileWorker
@@ -48,43 +49,24 @@ class TileActor:
         return dataclasses.asdict(self._worker.attempt(TileKey.parse(key), attempt))
 
 
-@dataclass(frozen=True)
-class Team:
-    """Workers of one kind.
-
-    Attributes:
-        name: First letter of their names.
-        job: What they compute, with their backend.
-        options: Options of the actor class (resources, environment).
-        make_worker: Makes the worker from a job and a name, where it computes.
-    """
-
-    name: str
-    job: GramJob
-    options: dict[str, Any]
-    make_worker: Callable[[GramJob, str], TileWorker] = TileWorker
-
-
 @dataclass(eq=False)
-class Slot:
-    """One worker, through all its deaths.
+class WorkerHandle:
+    """One worker of the pool; it keeps its name when its actor dies and is replaced.
 
     Attributes:
         name: Its name in events.
-        team: What kind of worker it is.
         actor: The Ray handle.
         node: Id of the node it was last ready on.
-        starting: The answer to ``start`` that is waited for.
+        starting: The pending answer to ``start``.
         ready: Whether it takes tiles.
         leaving: Whether it gets no more tiles because its node goes away.
-        tiles: Answer waited for → tile, the oldest first.
-        since: Since when it has its oldest tile and had no older one (monotonic seconds).
+        tiles: Pending answer → tile, the oldest first.
+        since: When it began to compute its oldest tile (monotonic seconds).
         losses: Deaths since it last finished a tile.
-        wake: When a dead one is started again (monotonic seconds).
+        retry_at: When a dead one is started again (monotonic seconds).
     """
 
     name: str
-    team: Team
     actor: Any
     node: str = ""
     starting: Any = None
@@ -93,140 +75,151 @@ class Slot:
     tiles: dict[Any, TileKey] = field(default_factory=dict)
     since: float = 0.0
     losses: int = 0
-    wake: float = 0.0
+    retry_at: float = 0.0
 
 
-class Actors:
-    """All workers of one job.
+class RayWorkerPool:
+    """The workers of one job: starts and replaces them, hands them tiles, takes their answers.
 
     Args:
         ray: The ``ray`` module, connected.
-        ledger: The books.
-        emit: Told every event.
+        job: What the workers compute.
+        options: Options of the actor class (resources, environment).
+        scheduler: Decides which tile comes next.
+        emit: Receives every event.
+        make_worker: Makes the worker from a job and a name, where it computes.
         max_losses: Deaths in a row after which a worker is given up.
         time_limit: Seconds a tile may take; None measures (see ``TimeLimit``).
         clock: Monotonic seconds.
+
+    Attributes:
+        workers: Those that are ready, starting or waiting to be started again.
+        last_reason: Why the last worker was lost.
     """
 
     def __init__(
         self,
         ray: Any,
-        ledger: Ledger,
+        job: GramJob,
+        options: dict[str, Any],
+        scheduler: TileScheduler,
         emit: Callable[[Any], None],
         *,
+        make_worker: Callable[[GramJob, str], TileWorker] = TileWorker,
         max_losses: int,
         time_limit: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ray = ray
-        self._ledger = ledger
+        self._job, self._options, self._make_worker = job, options, make_worker
+        self._scheduler = scheduler
         self._emit = emit
         self._max_losses = max_losses
-        self._given_limit = time_limit
-        self._limits: dict[str, TimeLimit] = {}
+        self._limit = TimeLimit(time_limit, remote=job.is_remote)
         self._clock = clock
         self._named = 0
-        self._owners: dict[Any, Slot] = {}  # answer waited for → who gives it
-        self._hungry: dict[Slot, None] = {}  # who may take another tile, in order
-        self._asleep: list[Slot] = []  # who is started again later
-        self._refusing: list[tuple[Team, str]] = []  # with the node, empty if not known
-        self.slots: list[Slot] = []
+        self._owners: dict[Any, WorkerHandle] = {}  # pending answer → its worker
+        self._idle: dict[WorkerHandle, None] = {}  # may take another tile, in this order
+        self._backing_off: list[WorkerHandle] = []  # are started again later
+        self._given_up: list[str] = []  # node of each, empty if not known
+        self.workers: list[WorkerHandle] = []
         self.last_reason = ""
 
-    def add(self, count: int, team: Team) -> None:
-        """Ask for more workers; each takes tiles as soon as the cluster has room for it."""
-        limit = TimeLimit(self._given_limit, remote=team.job.is_remote)
-        self._limits.setdefault(team.name, limit)
+    def add(self, count: int) -> None:
+        """Start more workers; each takes tiles once the cluster has the resources it asks for."""
         for _ in range(count):
-            name = f"{team.name}{self._named:03d}"
+            name = f"w{self._named:03d}"
             self._named += 1
-            slot = Slot(name, team, self._actor(name, team))
-            self._start(slot)
-            self.slots.append(slot)
-
-    def count(self, team: Team) -> int:
-        """Return how many workers a team has, those that are leaving left out."""
-        return sum(slot.team is team and not slot.leaving for slot in self.slots)
+            worker = WorkerHandle(name, self._actor(name))
+            self._start(worker)
+            self.workers.append(worker)
 
     @property
-    def given_up(self) -> list[Team]:
-        """The teams of the workers that refused, or died too often; no others take their place."""
-        return [team for team, _ in self._refusing]
+    def count(self) -> int:
+        """How many workers there are, those that are leaving left out."""
+        return sum(not worker.leaving for worker in self.workers)
 
-    def pardon(self, alive: Collection[str]) -> None:
-        """Forget who was given up on nodes that are gone; others may come in their place."""
-        self._refusing = [one for one in self._refusing if not one[1] or one[1] in alive]
+    @property
+    def given_up(self) -> int:
+        """How many workers could not start or died too often; they are not replaced."""
+        return len(self._given_up)
 
-    def shrink(self, team: Team, count: int) -> None:
-        """Give up workers beyond ``count`` that are waiting for room: their nodes have left."""
-        waiting = [slot for slot in self.slots if slot.team is team and not slot.ready]
-        for slot in waiting[: max(0, self.count(team) - count)]:
-            self._drop(slot, "its node has left the cluster")
+    def allow_again(self, alive: Collection[str]) -> None:
+        """Allow replacements of workers that were given up on nodes that are gone."""
+        self._given_up = [node for node in self._given_up if not node or node in alive]
+
+    def shrink(self, count: int) -> None:
+        """End workers beyond ``count`` that wait for resources: their nodes have left."""
+        waiting = [worker for worker in self.workers if not worker.ready]
+        for worker in waiting[: max(0, self.count - count)]:
+            self._drop(worker, "its node has left the cluster")
 
     def leave(self, nodes: Collection[str]) -> None:
-        """Hand nothing more to workers on these nodes; they end when their tiles are done."""
-        for slot in list(self.slots):
-            if slot.node not in nodes or not slot.ready:
+        """Hand no more tiles to workers on these nodes; end each when its tiles are done."""
+        for worker in list(self.workers):
+            if worker.node not in nodes or not worker.ready:
                 continue
-            if not slot.tiles:
-                self._drop(slot, "its node is about to be taken away")
+            if not worker.tiles:
+                self._drop(worker, "its node is about to be taken away")
             else:
-                slot.leaving = True
-                self._hungry.pop(slot, None)
+                worker.leaving = True
+                self._idle.pop(worker, None)
 
-    def _actor(self, name: str, team: Team) -> Any:
+    def _actor(self, name: str) -> Any:
         # not restarted by Ray: a call to an actor that is being restarted fails, a call to a new
-        # one waits until there is room for it, on whichever node
+        # one waits until a node has the resources for it
         actor = self._ray.remote(TileActor)
-        options = actor.options(max_restarts=0, max_concurrency=_THREADS, **team.options)
-        return options.remote(team.job.to_json(), name, team.make_worker)
+        options = actor.options(max_restarts=0, max_concurrency=_THREADS, **self._options)
+        return options.remote(self._job.to_json(), name, self._make_worker)
 
-    def _start(self, slot: Slot) -> None:
-        slot.starting = slot.actor.start.remote()
-        self._owners[slot.starting] = slot
+    def _start(self, worker: WorkerHandle) -> None:
+        worker.starting = worker.actor.start.remote()
+        self._owners[worker.starting] = worker
 
     def in_flight(self) -> list[TileKey]:
         """Return the tiles that workers have."""
-        return [key for slot in self.slots for key in slot.tiles.values()]
+        return [key for worker in self.workers for key in worker.tiles.values()]
 
     @property
     def busy(self) -> bool:
         """Whether a worker has a tile."""
-        return any(slot.tiles for slot in self.slots)
+        return any(worker.tiles for worker in self.workers)
 
     def feed(self, max_in_flight: int) -> None:
-        """Hand out tiles, one round after the other so that nobody hoards.
+        """Hand out tiles: one to each idle worker, then a second to each, and so on.
 
-        A tile beyond the first is handed out only while as many wait as there are
-        workers; at the end each tile goes to whoever is free first.
+        A tile beyond the first is handed out only while at least as many wait as there are
+        workers; at the end each tile goes to the worker that is free first.
         """
-        if not self._hungry:
+        if not self._idle:
             return
-        ready = sum(slot.ready for slot in self.slots)
+        ready = sum(worker.ready for worker in self.workers)
         for depth in range(1, max_in_flight + 1):
-            for slot in list(self._hungry):
-                if len(slot.tiles) >= depth or (depth > 1 and self._ledger.waiting < ready):
+            for worker in list(self._idle):
+                if len(worker.tiles) >= depth or (depth > 1 and self._scheduler.waiting < ready):
                     continue
-                if any(map(self._ledger.is_suspect, slot.tiles.values())):
+                if any(map(self._scheduler.is_quarantined, worker.tiles.values())):
                     continue
-                taken = self._ledger.take(slot.name, idle=not slot.tiles)
+                taken = self._scheduler.take(worker.name, idle=not worker.tiles)
                 if taken is None:
                     return
                 key, attempt = taken
-                if not slot.tiles:
-                    slot.since = self._clock()
-                ref = slot.actor.compute.remote(str(key), attempt)
-                slot.tiles[ref] = key
-                self._owners[ref] = slot
-        self._hungry.clear()
+                if not worker.tiles:
+                    worker.since = self._clock()
+                ref = worker.actor.compute.remote(str(key), attempt)
+                worker.tiles[ref] = key
+                self._owners[ref] = worker
+        self._idle.clear()
 
-    def _all_hungry(self) -> None:
-        """Let every worker ask again, because tiles have come back."""
-        self._hungry = {slot: None for slot in self.slots if slot.ready and not slot.leaving}
+    def _all_idle(self) -> None:
+        """Offer tiles to every worker again, because some have come back."""
+        self._idle = {
+            worker: None for worker in self.workers if worker.ready and not worker.leaving
+        }
 
     def poll(self, seconds: float) -> None:
         """Wait for answers at most this long, and act on all that are there."""
-        self._wake()
+        self._restart()
         if not self._owners:
             time.sleep(seconds)
             return
@@ -234,114 +227,117 @@ class Actors:
         if not self._ray.wait(refs, num_returns=1, timeout=seconds)[0]:
             return
         answered, _ = self._ray.wait(refs, num_returns=len(refs), timeout=0)
-        dead: dict[str, tuple[Slot, Exception]] = {}
+        dead: dict[str, tuple[WorkerHandle, Exception]] = {}
         for ref in answered:
-            slot = self._owners.pop(ref, None)
-            if slot is None:  # dropped by what came before it
+            worker = self._owners.pop(ref, None)
+            if worker is None:  # dropped by what came before it
                 continue
             try:
                 answer = self._ray.get(ref)
             except self._ray.exceptions.RayError as error:
-                # only once everything that was finished before the death is booked
-                dead.setdefault(slot.name, (slot, error))
+                # after all answers that came before the death
+                dead.setdefault(worker.name, (worker, error))
                 continue
-            if ref is slot.starting:
-                self._started(slot, answer)
+            if ref is worker.starting:
+                self._started(worker, answer)
             else:
-                self._answered(slot, ref, TileRecord(**answer))
-        for slot, why in dead.values():
-            self._take_back(slot, _one_line(why))
+                self._answered(worker, ref, TileRecord(**answer))
+        for worker, why in dead.values():
+            self._take_back(worker, _one_line(why))
 
-    def _started(self, slot: Slot, answer: dict[str, Any]) -> None:
-        slot.starting = None
-        slot.node = answer.pop("node")
-        if "error" in answer:  # it lives, and refuses: starting it again changes nothing
-            self._give_up(slot, answer["error"])
+    def _started(self, worker: WorkerHandle, answer: dict[str, Any]) -> None:
+        worker.starting = None
+        worker.node = answer.pop("node")
+        if "error" in answer:  # it could not start; starting it again changes nothing
+            self._give_up(worker, answer["error"])
             return
-        slot.ready = True
-        self._hungry[slot] = None
-        self._emit(WorkerStarted(slot.name, **answer))
+        worker.ready = True
+        self._idle[worker] = None
+        self._emit(WorkerStarted(worker.name, **answer))
 
-    def _answered(self, slot: Slot, ref: Any, record: TileRecord) -> None:
-        slot.losses = 0
-        if ref == next(iter(slot.tiles)):  # else an older one still has to answer for itself
-            slot.since = self._clock()
+    def _answered(self, worker: WorkerHandle, ref: Any, record: TileRecord) -> None:
+        worker.losses = 0
+        if ref == next(iter(worker.tiles)):  # else an older tile is still computed
+            worker.since = self._clock()
         if record.error is None:
-            self._limits[slot.team.name].measured(record.seconds)
-        self._ledger.book(slot.tiles.pop(ref), record)
+            self._limit.measured(record.seconds)
+        self._scheduler.report(worker.tiles.pop(ref), record)
         if record.error is not None:
-            self._all_hungry()
-        if not slot.leaving:
-            self._hungry[slot] = None
-        elif not slot.tiles:
-            self._drop(slot, "its node is about to be taken away")
+            self._all_idle()
+        if not worker.leaving:
+            self._idle[worker] = None
+        elif not worker.tiles:
+            self._drop(worker, "its node is about to be taken away")
 
     def end_hanging(self) -> None:
         """End workers that have not answered for longer than a tile may take."""
         now = self._clock()
-        for slot in list(self.slots):
-            if not slot.tiles:
+        for worker in list(self.workers):
+            if not worker.tiles:
                 continue
-            limit = self._limits[slot.team.name].seconds
-            if now - slot.since <= limit:
+            limit = self._limit.seconds
+            if now - worker.since <= limit:
                 continue
-            self._take_back(slot, f"no answer for {now - slot.since:.0f} s, limit {limit:.0f} s")
+            self._take_back(
+                worker, f"no answer for {now - worker.since:.0f} s, limit {limit:.0f} s"
+            )
 
-    def _take_back(self, slot: Slot, reason: str) -> None:
-        """Book a death, give the worker's tiles to others, and put another in its place later."""
-        self._ray.kill(slot.actor, no_restart=True)  # where it is only out of reach, too
-        keys = list(slot.tiles.values())
-        self._forget(slot)
-        slot.losses += 1
+    def _take_back(self, worker: WorkerHandle, reason: str) -> None:
+        """Record a death, give the worker's tiles to others, and replace it later."""
+        # even if it may merely be unreachable: two actors must not have one name
+        self._ray.kill(worker.actor, no_restart=True)
+        keys = list(worker.tiles.values())
+        self._forget(worker)
+        worker.losses += 1
         self.last_reason = reason
-        self._emit(WorkerLost(slot.name, reason, tuple(map(str, keys))))
-        self._ledger.lost(slot.name, keys, reason)
-        if slot.leaving:
-            self._drop(slot, "its node was taken away")
-        elif slot.losses >= self._max_losses:
-            self._give_up(slot, f"given up after {slot.losses} deaths in a row: {reason}")
+        self._emit(WorkerLost(worker.name, reason, tuple(map(str, keys))))
+        self._scheduler.lost(worker.name, keys, reason)
+        if worker.leaving:
+            self._drop(worker, "its node was taken away")
+        elif worker.losses >= self._max_losses:
+            self._give_up(worker, f"given up after {worker.losses} deaths in a row: {reason}")
         else:
-            slot.wake = self._clock() + min(_LONGEST_WAIT, 0.25 * 2 ** (slot.losses - 1))
-            self._asleep.append(slot)
-        self._all_hungry()
+            worker.retry_at = self._clock() + min(_LONGEST_WAIT, 0.25 * 2 ** (worker.losses - 1))
+            self._backing_off.append(worker)
+        self._all_idle()
 
-    def _forget(self, slot: Slot) -> None:
-        """Hand a worker nothing, and wait for no answer of it any more."""
-        slot.ready = False
-        self._hungry.pop(slot, None)
-        for ref in (*slot.tiles, slot.starting):
+    def _forget(self, worker: WorkerHandle) -> None:
+        """Hand a worker no tile and ignore its answers."""
+        worker.ready = False
+        self._idle.pop(worker, None)
+        for ref in (*worker.tiles, worker.starting):
             self._owners.pop(ref, None)
-        slot.tiles.clear()
-        slot.starting = None
+        worker.tiles.clear()
+        worker.starting = None
 
-    def _wake(self) -> None:
+    def _restart(self) -> None:
         now = self._clock()
-        for slot in [slot for slot in self._asleep if now >= slot.wake]:
-            self._asleep.remove(slot)
-            slot.actor = self._actor(slot.name, slot.team)
-            self._start(slot)
+        for worker in [worker for worker in self._backing_off if now >= worker.retry_at]:
+            self._backing_off.remove(worker)
+            worker.actor = self._actor(worker.name)
+            self._start(worker)
 
-    def _give_up(self, slot: Slot, reason: str) -> None:
-        self._refusing.append((slot.team, slot.node))
-        self._drop(slot, reason)
+    def _give_up(self, worker: WorkerHandle, reason: str) -> None:
+        self._given_up.append(worker.node)
+        self._drop(worker, reason)
 
-    def _drop(self, slot: Slot, reason: str) -> None:
+    def _drop(self, worker: WorkerHandle, reason: str) -> None:
         self.last_reason = reason
-        self._ledger.unstarted(slot.name, list(slot.tiles.values()))
-        self._forget(slot)
-        self.slots.remove(slot)
-        if slot in self._asleep:
-            self._asleep.remove(slot)
-        self._emit(WorkerLost(slot.name, reason))
-        self._ray.kill(slot.actor, no_restart=True)
+        self._scheduler.unstarted(worker.name, list(worker.tiles.values()))
+        self._forget(worker)
+        self.workers.remove(worker)
+        if worker in self._backing_off:
+            self._backing_off.remove(worker)
+        self._emit(WorkerLost(worker.name, reason))
+        self._ray.kill(worker.actor, no_restart=True)
 
     def close(self) -> None:
-        """End all workers, finished or not; what they had counts as not begun."""
-        for slot in self.slots:
-            self._ledger.unstarted(slot.name, list(slot.tiles.values()))
-            self._forget(slot)
-            self._ray.kill(slot.actor, no_restart=True)
-        self.slots.clear()
+        """End all workers, finished or not; their tiles count as not begun."""
+        for worker in self.workers:
+            self._scheduler.unstarted(worker.name, list(worker.tiles.values()))
+            self._forget(worker)
+            self._ray.kill(worker.actor, no_restart=True)
+        self.workers.clear()
 
 
 def _one_line(error: Exception) -> str:
@@ -349,3 +345,44 @@ def _one_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = next((line for line in lines if "exit" in line.lower()), lines[0] if lines else "")
     return f"{type(error).__name__}: {text[:300]}"
+
+
+FIRST_SECONDS = 1800.0
+"""Limit while too few tiles are measured: compiling and a slow store count too."""
+
+LEAST_SECONDS = 60.0
+LEAST_SECONDS_REMOTE = 600.0
+"""Object stores that are away for a while are tried again for minutes before a tile fails."""
+
+TIMES_MEDIAN = 10.0
+_ENOUGH = 3
+_KEPT = 101
+
+
+class TimeLimit:
+    """A limit from the times of the last tiles: ten times their median, at least a minute
+    (ten on an object store).
+
+    Args:
+        seconds: A limit to take instead; None measures.
+        remote: Whether tiles go to an object store.
+    """
+
+    def __init__(self, seconds: float | None = None, *, remote: bool = False) -> None:
+        self._given = seconds
+        self._least = LEAST_SECONDS_REMOTE if remote else LEAST_SECONDS
+        self._measured: deque[float] = deque(maxlen=_KEPT)
+        self._limit = FIRST_SECONDS if seconds is None else seconds
+
+    @property
+    def seconds(self) -> float:
+        """The limit as it is now."""
+        return self._limit
+
+    def measured(self, seconds: float) -> None:
+        """Take in what a finished tile took."""
+        if self._given is not None:
+            return
+        self._measured.append(seconds)
+        if len(self._measured) >= _ENOUGH:
+            self._limit = max(self._least, TIMES_MEDIAN * median(self._measured))
