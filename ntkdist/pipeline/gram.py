@@ -70,7 +70,7 @@ def compute_matrix(
     from ntkdist.gram.store import GramStore
     from ntkdist.gram.tiling import Tiling
 
-    backend = _backend(run, config)
+    backend = run.manifest.backend
     executor, threads = _executor(config, backend)
     edge, why = _edge(run, config, matrix, backend, executor)
     summary = compute_gram(
@@ -101,19 +101,17 @@ def job_of(run: Run, config: RunConfig, matrix: Matrix, edge: int, threads: int)
     """Return what a worker must know to compute any tile of a matrix."""
     from ntkdist.gram.job import GramJob
 
-    backend = _backend(run, config)
     return GramJob(
         images=matrix.rows,
         columns=matrix.columns,
         architecture=config.architecture,
-        backend=backend,
-        arithmetic=_arithmetic(run, backend),
+        backend=run.manifest.backend,
+        arithmetic=run.manifest.arithmetic,
         dtype=config.gram.dtype,
         outputs=matrix.outputs,
         edge=edge,
         fingerprint=matrix.fingerprint,
         threads=threads,
-        mix=config.gram.mix_backends,
     )
 
 
@@ -133,18 +131,6 @@ def gram_of(run: Run) -> Matrix:
         rows=run.address("inputs", "images"),
         shape=(run.array("inputs", "images").shape[0], None),
     )
-
-
-def _backend(run: Run, config: RunConfig) -> str:
-    """Return the run's backend, or the one asked for beside it."""
-    asked, settings = config.gram.backend, config.gram
-    return asked if settings.mix_backends and asked != "auto" else run.manifest.backend
-
-
-def _arithmetic(run: Run, backend: str) -> str:
-    from ntkdist.kernels.backend import arithmetic_of
-
-    return run.manifest.arithmetic if backend == run.manifest.backend else arithmetic_of(backend)
 
 
 def _executor(config: RunConfig, backend: str) -> tuple[Executor, int]:

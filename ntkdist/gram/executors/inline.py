@@ -12,7 +12,7 @@ from typing import Any
 
 from ntkdist.events.types import Interrupted, WorkerStarted
 from ntkdist.gram.executors import ExecutorSummary
-from ntkdist.gram.executors.ray.scheduler import Ledger
+from ntkdist.gram.executors.scheduler import TileScheduler
 from ntkdist.gram.job import GramJob
 from ntkdist.gram.tiling import TileKey
 from ntkdist.gram.worker import TileRecord, TileWorker
@@ -58,25 +58,25 @@ class InlineExecutor:
         worker = self.make_worker(job, self.name)
         worker.start()
         emit(WorkerStarted(self.name, os.getpid(), socket.gethostname(), job.threads))
-        ledger = Ledger(keys, emit, retries=self.retries)
+        scheduler = TileScheduler(keys, emit, retries=self.retries)
         hands = _Hands(worker)
         try:
-            self._drive(hands, ledger, emit, stop)
+            self._drive(hands, scheduler, emit, stop)
         finally:
             hands.close()
-        return ledger.summary()
+        return scheduler.summary()
 
     def _drive(
         self,
         hands: _Hands,
-        ledger: Ledger,
+        scheduler: TileScheduler,
         emit: Callable[[Any], None],
         stop: threading.Event,
     ) -> None:
         told = False
         while True:
-            if hands.free and not stop.is_set() and not ledger.refusing:
-                taken = ledger.take(self.name)
+            if hands.free and not stop.is_set() and not scheduler.refusing:
+                taken = scheduler.take(self.name)
                 if taken is not None:
                     hands.give(*taken)
             if not hands.tiles:
@@ -88,10 +88,10 @@ class InlineExecutor:
             if answer is not None:
                 key, record = answer
                 hands.tiles.remove(key)
-                ledger.book(key, record)
-        if stop.is_set() and not told and ledger.waiting:  # nothing was in flight
+                scheduler.report(key, record)
+        if stop.is_set() and not told and scheduler.waiting:  # nothing was in flight
             emit(Interrupted(getattr(stop, "signal", ""), ()))
-        ledger.check_store()
+        scheduler.check_store()
 
 
 class _Hands:
