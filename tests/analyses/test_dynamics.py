@@ -17,6 +17,7 @@ from ntkdist.config import (
     RunConfig,
 )
 from ntkdist.errors import InputError, InterruptedRunError
+from ntkdist.events.types import DynamicsProgress
 from ntkdist.learning import targets_of
 from ntkdist.pipeline import Pipeline
 from ntkdist.pipeline.cross import held_out
