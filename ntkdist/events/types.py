@@ -84,7 +84,8 @@ class DriverWaited(Event):
     """
 
     template: ClassVar[str] = (
-        "the run was worked on by {holder}; watching for {seconds:.0f} s whether it still is"
+        "another driver holds the run ({holder}); checking for {seconds:.0f} s whether it still "
+        "renews its lease"
     )
     holder: str
     seconds: float

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ntkdist import storage
 from ntkdist.errors import InputError, StageError
+from ntkdist.words import counted
 
 if TYPE_CHECKING:
     from ntkdist.gram.store import GramStore
@@ -61,12 +62,12 @@ def export(
     write = _writer(address, format)
     if storage.exists(address) and not overwrite:
         raise InputError(
-            f"{address}: is there already; give another file, or overwrite it (--overwrite)"
+            f"{address}: exists already; give another file, or overwrite it (--overwrite)"
         )
     if missing := store.missing():
         raise StageError(
-            f"{store.address}: {len(missing)} tiles are missing, the first {missing[0]}; "
-            "compute them with: ntkdist gram RUN"
+            f"{store.address}: {len(missing)} of {counted(store.tiling.count, 'tile')} are "
+            f"missing, the first {missing[0]}; compute them with: ntkdist gram RUN"
         )
     with storage.writing(address) as place:
         write(place, store.kind, store.shape, store.tiling.edge, _bands(store, on_rows))

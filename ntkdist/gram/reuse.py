@@ -1,4 +1,7 @@
-"""Finished tiles of another store of the same matrix, taken where they are whole."""
+"""Tiles that are stored already become part of a matrix.
+
+They come from another store of the same matrix, or from a smaller matrix that has grown.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +23,10 @@ _READERS = 4
 
 @dataclass(frozen=True)
 class TilesTaken:
-    """What became of the tiles of another store.
+    """Result of taking the tiles of another store.
 
     Attributes:
-        stored: Tiles that the store has now.
+        stored: Tiles that the store holds now.
         bad: Tiles that were not taken because they are damaged in the other store.
     """
 
@@ -44,7 +47,7 @@ def take_tiles(
         source: The other store.
         target: The store, created like the other if it is absent.
         fingerprint: Of both.
-        between: Called between tiles; may raise to stop.
+        between: Called between tiles; raises to stop.
 
     Returns:
         What was taken.

@@ -68,7 +68,7 @@ class GramStore:
         """Write the metadata of an empty store (the template the workers fill).
 
         Args:
-            address: Folder or URL; nothing may be there yet.
+            address: Folder or URL; nothing may exist there yet.
             tiling: Shape of the matrix and of its tiles.
             fingerprint: Of everything that determines the entries.
             kind: ``ntk`` or ``nngp``.
@@ -79,11 +79,11 @@ class GramStore:
             The store, open for writing.
 
         Raises:
-            InputError: If something is there already, or the place cannot be written.
+            InputError: If the address is taken, or cannot be written.
         """
         address = storage.normal(address)
         if cls.exists(address):
-            raise InputError(f"{address}: a store is there already; open it, or remove it first")
+            raise InputError(f"{address}: a store exists already; open it, or remove it first")
         try:
             create_array(
                 address,
@@ -99,7 +99,7 @@ class GramStore:
 
     @classmethod
     def open(cls, address: str, mode: str = "r", fingerprint: str | None = None) -> GramStore:
-        """Open a store that is there.
+        """Open an existing store.
 
         Args:
             address: Folder or URL.
@@ -112,7 +112,7 @@ class GramStore:
         Raises:
             InputError: If the store was written by a newer version or for another
                 fingerprint.
-            StoreError: If nothing is there, or it is not a store of this package.
+            StoreError: If there is no store, or it is not one of this package.
         """
         import zarr
 
@@ -232,7 +232,7 @@ class GramStore:
         self.write(key, block)
 
     def remove(self, key: TileKey) -> None:
-        """Forget one tile, so that the next computation makes it again.
+        """Remove one tile, so that the next run computes it again.
 
         Args:
             key: Which; its absence is fine.
@@ -280,18 +280,18 @@ class GramStore:
             f" the last one is {TileKey(rows - 1, cols - 1)}"
         )
 
-    # -- what is there ------------------------------------------------------------
+    # -- stored tiles ---------------------------------------------------------------
 
     def path_of(self, key: TileKey) -> str:
         """Return the address of one tile's object."""
         return storage.join(self.address, "c", str(key.row), str(key.col))
 
     def done(self) -> set[TileKey]:
-        """Return the tiles whose object is there, from one listing of the store."""
+        """Return the tiles whose object exists, from one listing of the store."""
         found = set()
         for name in storage.list_objects(storage.join(self.address, "c")):
             row, _, col = name.partition("/")
-            # what is not a number is the temporary file of a writer that was killed
+            # any other name is the temporary file of a writer that was killed
             if row.isdecimal() and col.isdecimal():
                 found.add(TileKey(int(row), int(col)))
         return {key for key in found if key in self.tiling}
@@ -394,7 +394,7 @@ class GramStore:
             StoreError: If the matrix is not symmetric, or a tile is absent or corrupt.
         """
         if not self.tiling.symmetric:
-            raise StoreError(f"{self.address}: a rectangular matrix has no diagonal to speak of")
+            raise StoreError(f"{self.address}: a rectangular matrix has no diagonal")
         blocks = [np.diagonal(self.block(i, i)) for i in range(self.tiling.grid[0])]
         return np.concatenate(blocks)
 

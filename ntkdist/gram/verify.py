@@ -26,6 +26,7 @@ from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import TileKey, Tiling
 from ntkdist.gram.worker import TileWorker
 from ntkdist.networks.architecture import Architecture
+from ntkdist.words import counted
 
 REFERENCE_BOUND = {"float32": 2e-5, "float64": 1e-9}
 """Largest relative error of an entry against the float64 reference that is let pass."""
@@ -197,7 +198,8 @@ class _Check:
         probed = 0
         if unknown and self.again.why_not:
             self.notes.append(
-                f"{len(unknown)} tiles have no digest and could not be probed: {self.again.why_not}"
+                f"not probed, without a digest: {counted(len(unknown), 'tile')};"
+                f" {self.again.why_not}"
             )
         elif unknown:
             for key in unknown:

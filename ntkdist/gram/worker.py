@@ -31,13 +31,13 @@ from ntkdist.networks.architecture import Architecture
 
 @dataclass(frozen=True)
 class TileRecord:
-    """What a worker says about one tile: some 200 bytes, never the tile.
+    """The answer of a worker about one tile: some 200 bytes, never the entries.
 
     Attributes:
         key: The tile.
         worker: Name of the worker.
         attempt: How many times the driver has handed the tile out.
-        seconds: What it took, reading and writing included, waiting for its turn left out.
+        seconds: Duration with reading and writing, without waiting for the backend.
         bytes: Of the entries, all kinds, before compression.
         entries: Kernel entries of one kind.
         backend: The arithmetic it was computed with.

@@ -14,6 +14,7 @@ import numpy as np
 from ntkdist.config import RunConfig
 from ntkdist.errors import InputError
 from ntkdist.runs.run import Run
+from ntkdist.words import counted
 
 if TYPE_CHECKING:
     from ntkdist.gram.executors import Executor
@@ -91,10 +92,9 @@ def compute_matrix(
 
 def _done_in_words(computed: int, done: int) -> str:
     if not computed:
-        return f"nothing to compute, all {done} tiles were there"
-    there = done - computed
-    words = f"{computed} tile{'' if computed == 1 else 's'} computed"
-    return f"{words}, {there} {'was' if there == 1 else 'were'} there" if there else words
+        return f"nothing to compute, {done} of {counted(done, 'tile')} are stored"
+    words = f"{counted(computed, 'tile')} computed"
+    return f"{words}, {done - computed} stored before" if done > computed else words
 
 
 def job_of(run: Run, config: RunConfig, matrix: Matrix, edge: int, threads: int) -> GramJob:

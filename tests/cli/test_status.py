@@ -205,7 +205,7 @@ def test_lines_of_a_run_at_work(run: Run) -> None:
     assert "rate      15 tiles/min, 64 entries/s" in text
     assert "about 4 s of work left" in text
     assert "workers   2 alive (1 on alpha, 1 on beta), 2 seen" in text
-    assert "in flight 1 tiles: r0000c0001" in text
+    assert "in flight 1 tile: r0000c0001" in text
     assert "given up  1 tile; last errors:\n  r0001c0001 (1×): StoreError: NaN" in text
     assert "last      event 1 min 00 s ago, in stage gram" in text
     assert text.endswith(f"next      ntkdist run {run.url}")

@@ -280,9 +280,9 @@ def test_the_page_fills_up_and_ends_with_the_report(
     Path(run.address("report.html")).write_text("<h1>found</h1>")
     driver.tell(StageDone("report", 1.0))
     driver.end()
-    state = browser.until("Nobody works on the run")
+    state = browser.until("No driver works on the run")
     assert state["report"] is not None
-    assert state["summary"].endswith("Nobody works on the run. The report is written.")
+    assert state["summary"].endswith("No driver works on the run. The report is written.")
     assert browser.ask("/report.html")[2] == "<h1>found</h1>"
     assert '<iframe src="/report.html"' in browser.ask()[2]
 
@@ -389,7 +389,7 @@ def test_a_store_that_is_away_is_said_and_waited_for(
 
 
 def test_a_run_that_is_not_begun_has_a_page(run: Run, served: Callable[..., Browser]) -> None:
-    assert "Nobody works on the run" in served(run).until("is not begun")["html"]
+    assert "No driver works on the run" in served(run).until("is not begun")["html"]
 
 
 def test_no_run_a_taken_port_and_a_bad_interval(run: Run, tmp_path: Path) -> None:
