@@ -75,13 +75,6 @@ def describe_reliability(found: LabelsFound) -> list[str]:
 def describe(url: str, *, now: float | None = None) -> str:
     """Return the state of a run in a few lines, with what to run next.
 
-    Args:
-        url: Folder or URL of the run.
-        now: Seconds since 1970; None asks the clock.
-
-    Returns:
-        A line for each thing there is to say.
-
     Raises:
         InputError: If there is no run.
     """

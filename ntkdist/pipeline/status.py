@@ -126,13 +126,6 @@ class RunStatus:
 def read_status(url: str, *, now: float | None = None) -> RunStatus:
     """Read the state of a run.
 
-    Args:
-        url: Folder or URL of the run.
-        now: Seconds since 1970; None asks the clock.
-
-    Returns:
-        The state.
-
     Raises:
         InputError: If there is no run.
     """

@@ -50,13 +50,13 @@ NOT_INCLUDED = (
 
 @dataclass(frozen=True)
 class DevicePlan:
-    """What a class of devices makes of the run.
+    """What the run takes on one class of devices.
 
     Attributes:
         name: Model of the GPU or processor, or the name that the user gave its rate under.
-        source: Where its rate is from: measured here or on a cluster, or given.
-        backend: That computes there; empty where the rate is given.
-        workers: How many the run has of it.
+        source: Where its rate comes from: measured here or on a cluster, or given.
+        backend: Its backend; empty where the rate is given.
+        workers: Number of workers that the run has there.
         rate: Entries a second of one worker, off the diagonal.
         gram: Seconds of the Gram stage, start of the workers included.
         seconds: Of the whole run.
@@ -190,10 +190,6 @@ def make_plan(
         workers: How many workers to reckon the Gram for beside the run's own.
         seconds: How long tiles are measured.
         on_step: Told in a line what is measured next, and for how long.
-
-    Returns:
-        The plan. Where every tile is there and neither limits nor rates are given, no tile is
-        measured, and nothing at all where the factor and the labels are there too.
 
     Raises:
         InputError: For settings or data that do not fit.
@@ -447,14 +443,7 @@ class Measurements:
 
 
 def describe_plan(plan: PlanEstimate) -> str:
-    """Return a plan as a user reads it.
-
-    Args:
-        plan: The plan.
-
-    Returns:
-        Lines of ``status``'s form, and the table of devices.
-    """
+    """Return a plan as a user reads it."""
     shape = " × ".join(map(str, plan.shape))
     if features := len(plan.shape) == 2:
         shape = feature_words(*plan.shape)

@@ -23,9 +23,10 @@ from ntkdist.cli.doctor import (
     run as run_checks,
 )
 from ntkdist.config import DataConfig, FactorConfig, GramConfig, RunConfig
-from ntkdist.kernels import Selection, backend, cuda_device
+from ntkdist.kernels import Selection, backend
 from ntkdist.kernels.cpu import CpuBackend
-from ntkdist.kernels.cuda_device import DeviceInfo, KernelReport
+from ntkdist.kernels.cuda import device as cuda_device
+from ntkdist.kernels.cuda.device import DeviceInfo, KernelReport
 from ntkdist.pipeline import Pipeline
 from ntkdist.planning import planned_run
 from ntkdist.planning.planned_run import PlannedRun

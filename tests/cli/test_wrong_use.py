@@ -81,7 +81,7 @@ class Bench:
         why = "no NVIDIA GPU is visible; check nvidia-smi and CUDA_VISIBLE_DEVICES"
         self.monkeypatch.delenv("RAY_ADDRESS", raising=False)
         self.monkeypatch.setattr(backend, "cuda_unavailable", lambda: why)
-        self.monkeypatch.setattr("ntkdist.kernels.cuda_device.cuda_unavailable", lambda: why)
+        self.monkeypatch.setattr("ntkdist.kernels.cuda.device.cuda_unavailable", lambda: why)
 
 
 YAML = {

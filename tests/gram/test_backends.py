@@ -139,7 +139,7 @@ def test_a_worker_with_a_gpu_sees_it_and_others_do_not(two_gpus):
 def test_a_driver_without_a_gpu_can_begin_a_run_for_workers_with_one(
     two_gpus, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("ntkdist.kernels.cuda_device.cuda_unavailable", lambda: "no GPU here")
+    monkeypatch.setattr("ntkdist.kernels.cuda.device.cuda_unavailable", lambda: "no GPU here")
     run = Run.create(run_config(tmp_path, backend="cuda", executor="ray"))
     assert (run.manifest.backend, run.manifest.arithmetic) == ("cuda", arithmetic_of("cuda"))
     strided = dataclasses.replace(

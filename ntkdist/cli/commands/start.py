@@ -47,13 +47,6 @@ FOR_FEATURES = "fc-2"
 def audit_settings(arguments: Mapping[str, Any]) -> RunConfig:
     """Return the settings of an audit.
 
-    Args:
-        arguments: What was typed, by name: ``source``, and perhaps ``settings``.
-
-    Returns:
-        Those of ``AUDIT``, the source, and a run folder that is named after it. For features the
-        network is fully connected, and where there are no images, none are scaled.
-
     Raises:
         InputError: The source is missing or not an image set.
     """
@@ -259,15 +252,7 @@ def plan(
 
 
 def run_command(target: str, settings: RunConfig) -> str:
-    """Return the command that runs a target with the settings that were typed over it.
-
-    Args:
-        target: A run file or a run.
-        settings: The target's, with what was typed.
-
-    Returns:
-        A command line.
-    """
+    """Return the command that runs a target with the settings that were typed over it."""
     words = ["ntkdist", "run", target]
     base = run_settings(run, {"target": target})
     for name, _, value in differences(base, settings.to_dict()):

@@ -13,8 +13,8 @@ from pathlib import Path
 from ntkdist.cli.doctor.finding import Finding, size
 from ntkdist.config import RunConfig
 from ntkdist.gram.executors.ray.cluster import cores
-from ntkdist.kernels import cuda_device
-from ntkdist.kernels.cuda_device import DeviceInfo
+from ntkdist.kernels.cuda import device as cuda_device
+from ntkdist.kernels.cuda.device import DeviceInfo
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _SHARED, _SHARED_LEAST = Path("/dev/shm"), 128 * 2**20  # Ray's object store takes 80 MiB
@@ -25,14 +25,7 @@ _DRIVER = (Path("/dev/nvidiactl"), Path("/proc/driver/nvidia/version"))
 
 
 def check_machine(config: RunConfig) -> Iterator[Finding]:
-    """Yield what there is of cores, memory and room; of Ray's only where it is used.
-
-    Args:
-        config: The run.
-
-    Yields:
-        Findings.
-    """
+    """Yield what there is of cores, memory and room; of Ray's only where it is used."""
     yield Finding("machine", f"{cores()} cores, {_memory()} memory")
     yield from check_threads()
     yield disk(config.run)
@@ -114,14 +107,7 @@ def nearest(url: str) -> Path:
 
 
 def check_gpus(devices: Sequence[DeviceInfo]) -> Iterator[Finding]:
-    """Yield each GPU, or why there is none and whether that can be mended.
-
-    Args:
-        devices: Those that are visible.
-
-    Yields:
-        Findings.
-    """
+    """Yield each GPU, or why there is none and whether that can be mended."""
     for device in devices:
         yield Finding("gpu", _describe(device))
     if devices:

@@ -16,8 +16,9 @@ from ntkdist.data.features import feature_words
 from ntkdist.errors import InputError, StoreError
 from ntkdist.gram.autotile import choose_edge
 from ntkdist.gram.executors.ray.cluster import cores
-from ntkdist.kernels import cuda_device, get_backend
-from ntkdist.kernels.cuda_device import DeviceInfo, KernelReport
+from ntkdist.kernels import get_backend
+from ntkdist.kernels.cuda import device as cuda_device
+from ntkdist.kernels.cuda.device import DeviceInfo, KernelReport
 from ntkdist.linalg import parse_memory
 from ntkdist.pipeline.gram import threads_of
 from ntkdist.planning.planned_run import SAMPLE, PlannedRun
@@ -27,14 +28,6 @@ from ntkdist.runs.run import HALF_MADE, Run
 
 def check_run(config: RunConfig, devices: list[DeviceInfo], *, quick: bool) -> Iterator[Finding]:
     """Yield what the run is, what computes it, what it takes, and a verdict.
-
-    Args:
-        config: The run.
-        devices: GPUs that are visible.
-        quick: Leave out the measurement, and with it the projected time.
-
-    Yields:
-        Findings.
 
     Raises:
         InputError: Where the run cannot be done: bad data, a network or backend that cannot be
