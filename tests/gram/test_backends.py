@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from ntkdist.analyses.status import describe, read_status
 from ntkdist.api import execute
-from ntkdist.cli.status import describe
 from ntkdist.config import DataConfig, GramConfig, RunConfig
 from ntkdist.errors import InputError, StageError
 from ntkdist.events.types import TileStarted
@@ -23,7 +23,6 @@ from ntkdist.gram.store import GramStore
 from ntkdist.kernels.backend import arithmetic_of
 from ntkdist.networks.architecture import Architecture
 from ntkdist.pipeline import Pipeline
-from ntkdist.pipeline.status import read_status
 from ntkdist.pipeline.verify import verify_run
 from ntkdist.runs.run import Run
 from tests.gram.fakes import FakeBackend, fake_executor, make_job, random_images

@@ -12,8 +12,8 @@ import pytest
 import zarr
 
 from ntkdist import storage
+from ntkdist.analyses.status import describe
 from ntkdist.api import execute
-from ntkdist.cli.status import describe
 from ntkdist.config import (
     DataConfig,
     FactorConfig,
