@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError, NtkdistError, StoreError
+from ntkdist.words import format_bytes
 
 #: Ridges tried, in order, when one has to be suggested; relative to mean(diag).
 RIDGE_LADDER: tuple[float, ...] = tuple(float(f"1e-{k}") for k in range(12, -1, -1))
@@ -295,13 +296,3 @@ def parse_memory(memory_limit: int | float | str) -> int:
     if size <= 0:
         raise LinalgStatus.BAD_MEMORY.error(given=memory_limit)
     return size
-
-
-def format_bytes(size: int) -> str:
-    """Return a size in the unit that suits it, for example ``'1.50 GiB'``."""
-    value, unit = float(size), "B"
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if value < 1024 or unit == "TiB":
-            break
-        value /= 1024
-    return f"{value:.0f} B" if unit == "B" else f"{value:.2f} {unit}"

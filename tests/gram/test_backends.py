@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from ntkdist.analyses.status import describe, read_status
 from ntkdist.api import execute
-from ntkdist.cli.status import describe
 from ntkdist.config import DataConfig, GramConfig, RunConfig
 from ntkdist.errors import InputError, StageError
 from ntkdist.events.types import TileStarted
@@ -23,7 +23,6 @@ from ntkdist.gram.store import GramStore
 from ntkdist.kernels.backend import arithmetic_of
 from ntkdist.networks.architecture import Architecture
 from ntkdist.pipeline import Pipeline
-from ntkdist.pipeline.status import read_status
 from ntkdist.pipeline.verify import verify_run
 from ntkdist.runs.run import Run
 from tests.gram.fakes import FakeBackend, fake_executor, make_job, random_images
@@ -139,7 +138,7 @@ def test_a_worker_with_a_gpu_sees_it_and_others_do_not(two_gpus):
 def test_a_driver_without_a_gpu_can_begin_a_run_for_workers_with_one(
     two_gpus, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("ntkdist.kernels.cuda_device.cuda_unavailable", lambda: "no GPU here")
+    monkeypatch.setattr("ntkdist.kernels.cuda.device.cuda_unavailable", lambda: "no GPU here")
     run = Run.create(run_config(tmp_path, backend="cuda", executor="ray"))
     assert (run.manifest.backend, run.manifest.arithmetic) == ("cuda", arithmetic_of("cuda"))
     strided = dataclasses.replace(

@@ -15,14 +15,12 @@ from ntkdist.display.words import class_name, count, quality
 from ntkdist.errors import StoreError
 from ntkdist.events.history import Timeline
 from ntkdist.runs.run import Run
-from ntkdist.words import CANNOT_JUDGE, RELIABLE, VERDICTS
+from ntkdist.words import CANNOT_JUDGE, CLEAN_SHARE, RELIABLE, VERDICTS
 
 CLASS_CONDITIONAL = "class-conditional"
 UNCLEAR = "unclear"
 # Images listed where no verdict lets labels be flagged: the head of the ranking.
 _HEAD = 12
-# Labels are called clean where no more than this share of them may be wrong.
-_CLEAN = 0.03
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +62,7 @@ class Reliability:
     def can_call_clean(self) -> bool:
         """Whether the labels may be called clean where none is flagged."""
         estimated = not self.rate_was_set
-        return self.verdict == RELIABLE and estimated and self.interval[1] <= _CLEAN
+        return self.verdict == RELIABLE and estimated and self.interval[1] <= CLEAN_SHARE
 
     @property
     def rate_was_set(self) -> bool:
