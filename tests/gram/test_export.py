@@ -94,7 +94,7 @@ def test_memory_is_that_of_a_band(
 def test_nothing_is_overwritten_unless_asked(tmp_path: Path) -> None:
     store = filled(tmp_path / "gram")
     (tmp_path / "K.npy").write_text("mine")
-    with pytest.raises(InputError, match=r"K\.npy: is there already"):
+    with pytest.raises(InputError, match=r"K\.npy: exists already"):
         export(store, tmp_path / "K.npy")
     assert (tmp_path / "K.npy").read_text() == "mine"
     export(store, tmp_path / "K.npy", overwrite=True)
