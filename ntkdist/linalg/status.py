@@ -39,7 +39,9 @@ class LinalgStatus(enum.Enum):
         "float64 overflowed although every entry of the matrix is finite; scale the matrix down"
     )
     UNREADABLE = "rows {rows} and columns {cols} of the matrix could not be read: {reason}"
-    BAD_RIDGE = "ridge is {ridge}; pass a finite number >= 0 (relative to the mean of the diagonal)"
+    BAD_RIDGE = (
+        "{name}={ridge!r} must be finite and ≥ 0, relative to the mean of the diagonal{otherwise}"
+    )
     BAD_MEMORY = (
         "memory_limit {given!r} is not a size; pass bytes or a string such as '2GiB' or '500MB'"
     )
@@ -215,10 +217,20 @@ def not_symmetric(skew: tuple[int, int, float, float]) -> Exception:
     return LinalgStatus.NOT_SYMMETRIC.error(row=row, col=col, value=value, other=other)
 
 
-def check_ridge(ridge: Any) -> float:
-    """Return a ridge as a float, if it is a finite number >= 0."""
-    if not (isinstance(ridge, int | float | np.floating) and math.isfinite(ridge) and ridge >= 0):
-        raise LinalgStatus.BAD_RIDGE.error(ridge=ridge)
+def check_ridge(ridge: Any, name: str = "ridge", *, otherwise: str = "") -> float:
+    """Return a ridge as a float.
+
+    Args:
+        ridge: The ridge, relative to the mean of the diagonal.
+        name: Name of the argument, for the message.
+        otherwise: What else the argument may be, as the end of the message.
+
+    Raises:
+        InputError: It is not a finite number ≥ 0.
+    """
+    number = isinstance(ridge, int | float | np.integer | np.floating)
+    if not number or isinstance(ridge, bool) or not math.isfinite(ridge) or ridge < 0:
+        raise LinalgStatus.BAD_RIDGE.error(name=name, ridge=ridge, otherwise=otherwise)
     return float(ridge)
 
 
