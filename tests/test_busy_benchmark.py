@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("backend", ["cpu", "cuda"])
-def test_busy_share_of_a_small_gram(tmp_path, backend):
+def test_the_busy_share_counts_every_block_and_gap(tmp_path, backend):
     command = [
         sys.executable, "jobs/benchmarks/busy.py", "--backend", backend, "--architecture",
         "cntk-gap-4", "--images", "6", "--edge", "2", "--size", "2", "--channels", "1",

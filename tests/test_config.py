@@ -4,7 +4,7 @@ from ntkdist.config import RunConfig, differences, load_yaml
 from ntkdist.errors import InputError
 
 
-def test_round_trip_through_plain_values():
+def test_plain_values_give_the_same_configuration_again():
     config = RunConfig.from_dict(
         {
             "architecture": ["Conv(5)", "Relu", "Flatten", "Dense"],
@@ -43,7 +43,7 @@ def test_round_trip_through_plain_values():
     ],
     ids=str,
 )
-def test_bad_values_are_named(values, message):
+def test_bad_values_are_refused_by_name(values, message):
     with pytest.raises(InputError, match=message) as caught:
         RunConfig.from_dict(values)
     assert "\n" not in str(caught.value)
@@ -58,7 +58,7 @@ def test_bad_values_are_named(values, message):
         ("!!python/object/apply:os.system ['true']", "is not valid YAML"),
     ],
 )
-def test_bad_files_are_named(tmp_path, text, message):
+def test_bad_files_are_refused_by_name(tmp_path, text, message):
     path = tmp_path / "run.yaml"
     path.write_text(text)
     with pytest.raises(InputError, match=message) as caught:

@@ -225,7 +225,7 @@ def test_published_numbers_stand_beside_what_they_are_about(depths):
     assert task((2000, 32, 32, 3), 100).published(11) is None
 
 
-def test_several_may_add_at_a_time(depths, tmp_path):
+def test_rows_added_by_several_threads_are_all_kept(depths, tmp_path):
     settings = depths.Settings(40, 30, 0, "cpu-1", "abc")
     path = tmp_path / "depths.json"
     threads = [

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from ntkdist import Architecture
-from ntkdist.kernels import cuda_device, get_backend
+from ntkdist.kernels import get_backend
 from ntkdist.kernels.cpu import CpuBackend
-from ntkdist.kernels.cuda_device import DeviceInfo
+from ntkdist.kernels.cuda import device as cuda_device
+from ntkdist.kernels.cuda.device import DeviceInfo
 
 BENCHMARKS = Path(__file__).parents[1] / "jobs" / "benchmarks"
 KINDS = ("ntk", "nngp")

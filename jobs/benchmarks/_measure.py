@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ntkdist import __version__
-from ntkdist.kernels import cuda_device
+from ntkdist.kernels.cuda import device as cuda_device
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = (

@@ -594,7 +594,7 @@ def _sections(run: Run) -> list[ReportSection]:
     return [
         ReportSection(
             "dynamics",
-            "Training, before any training",
+            "Training dynamics",
             tuple(sentences),
             tuple(numbers),
             tuple(_figures(run, kept)),

@@ -63,14 +63,7 @@ _BASES: dict[Callable[..., Any], Callable[[Mapping[str, Any]], RunConfig]] = {}
 def begins_with(
     base: Callable[[Mapping[str, Any]], RunConfig],
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorate a command whose default settings are not those of its target.
-
-    Args:
-        base: Takes the arguments that were typed, by name, and returns the settings.
-
-    Returns:
-        The decorator.
-    """
+    """Decorate a command whose default settings are not those of its target."""
 
     def register(command: Callable[..., Any]) -> Callable[..., Any]:
         _BASES[command] = base
@@ -81,13 +74,6 @@ def begins_with(
 
 def run_settings(command: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the default settings of a command, which the command line overrides.
-
-    Args:
-        command: The command.
-        arguments: What was typed for it, by name.
-
-    Returns:
-        Nested dictionaries, as of ``RunConfig.to_dict``.
 
     Raises:
         InputError: There is no target, or it is neither a run file nor a run.
@@ -103,12 +89,6 @@ def run_settings(command: Callable[..., Any], arguments: Mapping[str, Any]) -> d
 
 def target_settings(target: str) -> RunConfig:
     """Return the settings of a run file, or of a run.
-
-    Args:
-        target: A YAML file, or the folder or URL of a run.
-
-    Returns:
-        The settings.
 
     Raises:
         InputError: There is neither.

@@ -26,14 +26,7 @@ _FEATURES = (".npy", ".npz")
 
 
 def complete_target(context: Any) -> list[str]:
-    """Return run files, runs, and folders to go on into.
-
-    Args:
-        context: What cyclopts says of the word.
-
-    Returns:
-        Words that begin with what is typed.
-    """
+    """Return run files, runs, and folders to go on into."""
     return list(_targets(context.incomplete, _SUFFIXES, runs=True))
 
 

@@ -17,14 +17,7 @@ _SHOWN: ContextVar[RunConfig | None] = ContextVar("shown settings", default=None
 
 @contextmanager
 def all_settings(command: Callable[..., Any] | None) -> Iterator[None]:
-    """Show the settings of a run in the help, with what a command takes where nothing is typed.
-
-    Args:
-        command: Which; None for help that is not of a command.
-
-    Yields:
-        While the help is printed.
-    """
+    """Show the settings of a run in the help, with what a command takes where nothing is typed."""
     base: Any = None
     if command is not None and "settings" in (known := inspect.signature(command).parameters):
         base = known["settings"].default

@@ -76,9 +76,6 @@ def _parse(tokens: Sequence[str], out: Terminal) -> _Call:
 def main(tokens: Sequence[str] | None = None) -> None:
     """Run one command, print its result, and exit with its code.
 
-    Args:
-        tokens: The command line; None takes the process's own.
-
     Raises:
         SystemExit: With the command's exit code, unless that is 0.
     """

@@ -64,16 +64,7 @@ class Session:
     stages: list[StageTime] = field(default_factory=list)
 
     def result(self, result: Any, *shown: str | Table, next: Sequence[str] = ()) -> CommandResult:
-        """Return the command's result, with the stages' times in it.
-
-        Args:
-            result: A dataclass or a mapping.
-            shown: The same for people.
-            next: Commands that may follow, ``RUN`` standing for the run's address.
-
-        Returns:
-            The result.
-        """
+        """Return the command's result, with the stages' times in it."""
         url = self.pipeline.run.url
         parts = result
         if dataclasses.is_dataclass(result) and not isinstance(result, type):
@@ -91,16 +82,7 @@ class Session:
 def opened(
     settings: RunConfig, out: Terminal, prepared: Prepared | None = None
 ) -> Iterator[Session]:
-    """Open the run of some settings, and print what is done with it.
-
-    Args:
-        settings: Of the run.
-        out: Where to print.
-        prepared: What a new run is begun with; None reads it from its source.
-
-    Yields:
-        The session.
-    """
+    """Open the run of some settings, and print what is done with it."""
     from ntkdist.pipeline import Pipeline
 
     with out.watch() as watch, Pipeline(settings, watch.subscribers, prepared) as pipeline:
@@ -115,17 +97,7 @@ def envelope(
     error: BaseException | None = None,
     exit_code: int = 0,
 ) -> dict[str, Any]:
-    """Return what is printed as JSON.
-
-    Args:
-        command: Its name; None where none was recognised.
-        result: What it returned.
-        error: Why it ended early, or with another exit code than 0.
-        exit_code: That code.
-
-    Returns:
-        Plain values: command, version, run, ok, exit_code, result, next and error.
-    """
+    """Return what is printed as JSON."""
     found = None
     if error is not None:
         found = {"kind": kind_of(error), "message": one_line(error), "exit_code": exit_code}
@@ -142,14 +114,7 @@ def envelope(
 
 
 def print_result(out: Terminal, command: str | None, result: CommandResult, **ending: Any) -> None:
-    """Print a command's result, as JSON or for people, and the commands that may follow.
-
-    Args:
-        out: Where and how to print.
-        command: Its name.
-        result: What it returned.
-        ending: ``error`` and ``exit_code``, as of ``envelope``.
-    """
+    """Print a command's result, as JSON or for people, and the commands that may follow."""
     if out.json:
         text = json.dumps(
             envelope(command, result, **ending), allow_nan=False, ensure_ascii=False, indent=1
@@ -208,13 +173,6 @@ def plain(value: Any) -> Any:
 
     Strict JSON: a number that is not finite becomes None. Of a dataclass, fields that its
     ``repr`` leaves out (large arrays, which the run keeps) are left out here too.
-
-    Args:
-        value: A dataclass, mapping, sequence, NumPy array or scalar, or plain already; anything
-            else is taken by its ``str``, as a tile's key is.
-
-    Returns:
-        The same in plain values.
     """
     if value is None or isinstance(value, (bool, str, int)):
         return value

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from ntkdist.errors import InputError, did_you_mean
-from ntkdist.kernels._chain import chain_of
-from ntkdist.kernels.cuda_device import cuda_unavailable, simulated
+from ntkdist.kernels.chain import chain_of
+from ntkdist.kernels.cuda.device import cuda_unavailable, simulated
 from ntkdist.networks.architecture import Architecture
 
 KINDS = ("ntk", "nngp")
@@ -105,7 +105,7 @@ def get_backend(name: str, *, dtype: str = "float32", threads: int = 1) -> Backe
     if name == "cuda":
         if reason := cuda_unavailable():
             raise InputError(f"backend 'cuda': {reason}; or take backend cpu")
-        from ntkdist.kernels.cuda import CudaBackend
+        from ntkdist.kernels.cuda.backend import CudaBackend
 
         return CudaBackend(dtype=dtype, threads=threads)
     if name == "cpu":

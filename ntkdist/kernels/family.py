@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ntkdist.kernels._chain import Chain, chain_of
+from ntkdist.kernels.chain import Chain, chain_of
 from ntkdist.networks.architecture import Architecture
 
 

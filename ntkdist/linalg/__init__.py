@@ -27,6 +27,7 @@ from ntkdist.linalg.status import (
     LinalgStatus,
     NotConvergedError,
     NotPositiveDefiniteError,
+    check_ridge,
     parse_memory,
 )
 
@@ -49,6 +50,7 @@ __all__ = [
     "RidgeTried",
     "SketchDone",
     "cg_solve",
+    "check_ridge",
     "factorize",
     "first_passing",
     "holds",

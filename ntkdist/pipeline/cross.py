@@ -1,4 +1,4 @@
-"""Images beside those of a run, and their kernel with them: what predictions are tried on."""
+"""Held-out images of a run or its source, and their kernel with the images trained on."""
 
 from __future__ import annotations
 
@@ -67,12 +67,6 @@ class HeldOut:
         """Return the kernel of the images to predict with those trained on, (M, n).
 
         Tiles that are missing are computed first, by the run's own backend and executor.
-
-        Args:
-            kind: One of the run's kinds.
-
-        Returns:
-            A ``GramStore``, or an array for ``holdout``.
         """
         from ntkdist.gram.store import GramStore
         from ntkdist.linalg import submatrix
@@ -145,13 +139,6 @@ class HeldOut:
 def held_out(pipeline: Pipeline) -> HeldOut:
     """Return the images that ``predict`` of the configuration names.
 
-    Args:
-        pipeline: Of a run.
-
-    Returns:
-        The images, stored in the run where they are none of its own; kernels are computed when
-        asked for.
-
     Raises:
         InputError: If the source has none of the kind that is asked for, or labels that are not
             there.
@@ -167,7 +154,7 @@ def held_out(pipeline: Pipeline) -> HeldOut:
                 return _holdout(pipeline)
             images, pictures, labels, indices = _others(run, config, how)
         except InputError:
-            # what is wrong with features that are there must not go unsaid
+            # an error in features that the settings name must be reported
             if how == kinds[-1] or (how == "test" and names_test_features(config.data)):
                 raise
             continue

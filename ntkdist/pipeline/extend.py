@@ -43,9 +43,6 @@ class ExtensionResult:
 def as_stored(settings: RunConfig) -> RunConfig:
     """Return settings with the number of images that the run there has, to open it with.
 
-    Args:
-        settings: Those of the extension.
-
     Raises:
         InputError: If there is no run.
     """
@@ -66,13 +63,6 @@ def extend(pipeline: Pipeline, n: int | None = None) -> ExtensionResult:
     Killed at any moment, the run is as it was, or any command that writes to it rolls it forward;
     this one again does all that is left. For subsets of kind ``first`` the run
     then has the fingerprint and the bits of one begun with all images and the same tile edge.
-
-    Args:
-        pipeline: Of the run, opened as it is.
-        n: Images of the larger run, as ``data.n``; None takes all that the source holds.
-
-    Returns:
-        What was done.
 
     Raises:
         InputError: The source has too few images, lacks some of the run, or has other classes.

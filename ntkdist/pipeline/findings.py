@@ -30,9 +30,6 @@ def summarise(
         inverse: (N, N) inverse Gram, anything ``as_inverse`` takes.
         given: (N,) given labels.
         result: What ``refurbish`` returned for them.
-
-    Returns:
-        Figures that go into the attributes of ``labels`` and into the report.
     """
     from ntkdist.labels import block_error, one_hot
     from ntkdist.labels.class_matrix import class_sums, product
@@ -81,13 +78,7 @@ def summarise(
 
 
 def write_table(run: Run, table: Any, *, probabilities: bool = False) -> None:
-    """Write ``labels.csv``, most suspicious first, into the run.
-
-    Args:
-        run: Where to write.
-        table: What is said of every image, in the order of the images.
-        probabilities: Whether it gets the columns of the stored class probabilities.
-    """
+    """Write ``labels.csv``, most suspicious first, into the run."""
     names = np.array(run.manifest.class_names)
     if files := run.files():
         table.insert(1, "file", files)
@@ -120,13 +111,6 @@ def probability_columns(run: Run) -> list[str]:
 
 def with_probabilities(run: Run, table: Any) -> Any:
     """Return a table of a run's images with a column of probabilities for each class.
-
-    Args:
-        run: Whose label stage is done.
-        table: With the column ``index``.
-
-    Returns:
-        The table with the columns behind its own, rounded to 6 decimals.
 
     Raises:
         StageError: An older version looked at the labels, which kept no probabilities.

@@ -26,8 +26,8 @@ class Matrix:
 
     Attributes:
         outputs: (kind, address of its store) of each kind of kernel.
-        fingerprint: Of everything that determines the entries.
-        rows: Address of the rows' images.
+        fingerprint: sha256 of everything that determines the entries.
+        rows: Address of the images of the rows.
         shape: (rows, columns); columns are None for a symmetric matrix.
         columns: Address of the columns' images; None where they are the rows'.
     """
@@ -49,17 +49,6 @@ def compute_matrix(
     recompute: Sequence[str] = (),
 ) -> list[str]:
     """Compute the tiles of a matrix that are missing.
-
-    Args:
-        run: The run that it belongs to.
-        config: Who computes, and how.
-        matrix: What.
-        on_event: Told every event.
-        stop: Set by whoever wants it to end after the tiles in flight.
-        recompute: Keys of tiles to compute again.
-
-    Returns:
-        What was done, in words.
 
     Raises:
         InputError: For settings or stores that do not fit.
@@ -176,7 +165,7 @@ def _edge(
     from ntkdist.gram.executors.ray.executor import RayExecutor
     from ntkdist.gram.store import GramStore
     from ntkdist.gram.tiling import Tiling
-    from ntkdist.kernels.cuda_device import cuda_unavailable, devices
+    from ntkdist.kernels.cuda.device import cuda_unavailable, devices
     from ntkdist.linalg import parse_memory
 
     settings = config.gram

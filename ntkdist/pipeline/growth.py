@@ -22,12 +22,6 @@ def roll_forward(run: Run) -> Run:
 
     Idempotent: a kill at any moment leaves a run that the same call goes on with. The run's lease
     must be held.
-
-    Args:
-        run: The run.
-
-    Returns:
-        The run as it is now.
     """
     extension = run.manifest.extension
     if extension is None or not run.has_pending_extension:
@@ -81,17 +75,6 @@ def grow_factor(
     The new rows are appended to a finished one, which keeps its absolute ridge: that of the mean
     diagonal of the images it was begun with. One that is unfinished, or that has no larger factor
     with that ridge, is dropped, for ``factorize`` to make it anew.
-
-    Args:
-        run: The run.
-        address: Of the factor.
-        gram: The matrix as it is now.
-        memory_limit: For the factorisation, such as ``2GiB``.
-        on_event: Receives the events of the factorisation.
-        appended: Whether the new rows lie behind all old ones; else a finished factor is dropped.
-
-    Returns:
-        Whether a factor of the matrix as it is now, finished or not, is there afterwards.
     """
     from ntkdist.linalg import CholeskyFactor, NotPositiveDefiniteError
     from ntkdist.linalg.maintenance import drop_factor
@@ -153,13 +136,7 @@ def current_factor(run: Run, address: str, memory_limit: str) -> CholeskyFactor:
 
 
 def is_ready(run: Run, name: str, method: str) -> bool:
-    """Return whether what a label method needs of a factor's inverse is stored.
-
-    Args:
-        run: The run.
-        name: Of the factor, below ``factor/``.
-        method: posterior needs the diagonal, the others all of the inverse.
-    """
+    """Return whether what a label method needs of a factor's inverse is stored."""
     from ntkdist.linalg import holds
 
     address, n = run.address("factor", name), int(run.array("inputs", "labels").shape[0])

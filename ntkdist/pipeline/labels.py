@@ -1,4 +1,4 @@
-"""What the label stage needs beside the methods: progress, and the trusted images."""
+"""Parts of the label stage: events of its progress, and the locked images."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class PosteriorRound:
 
 @dataclass(frozen=True)
 class StepContinues:
-    """A step that tells nothing itself is still at work.
+    """A step that emits no events of its own is still running.
 
     Args:
         step: What is done.
@@ -73,16 +73,7 @@ def watched(
     work: Callable[[Callable[[Any], None]], T],
     emit: Callable[[Any], None],
 ) -> T:
-    """Do a piece of work in a thread of its own, and tell from this one that it goes on.
-
-    Args:
-        step: What is done, for the events.
-        work: Called with what takes the events it wants told; they are told from this thread.
-        emit: Told those events, and a ``StepContinues`` wherever there is none for a while.
-
-    Returns:
-        What the work returns; what it raises is raised here.
-    """
+    """Do work in a thread of its own; emit its events, or a ``StepContinues``, from this one."""
     events: SimpleQueue[Any] = SimpleQueue()
     began = time.monotonic()
     with ThreadPoolExecutor(1, thread_name_prefix="stage") as pool:
@@ -141,11 +132,7 @@ class FlipProgress:
 
 
 def read_locked(path: str | None, n: int) -> NDArray[np.int64] | None:
-    """Return the images named in a text file, one number a line.
-
-    Args:
-        path: The file; None for none.
-        n: How many images there are.
+    """Return the locked images, which a text file names by one number a line.
 
     Returns:
         (m,) int64, ascending; None where no file is given.

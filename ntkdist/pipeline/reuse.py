@@ -51,15 +51,6 @@ def take_from_origin(
     What is not taken, because it is unfinished, damaged or gone, is computed by the stages. Killed
     at any moment, the same call goes on. The run's lease must be held.
 
-    Args:
-        run: The run.
-        tile: ``gram.tile`` of its settings.
-        on_event: Receives a ``GramReused``.
-        check_stop: Called between tiles; raises where a signal asked to stop.
-
-    Returns:
-        The run as it is now.
-
     Raises:
         InputError: The run cannot be written.
         InterruptedRunError: If a signal asked to stop.
@@ -163,11 +154,7 @@ def _tiling(run: Run) -> Tiling | None:
 
 
 def finished_tiles(url: str) -> int:
-    """Return how many tiles of a run's Gram are stored, 0 for a run that cannot be opened.
-
-    Args:
-        url: The run's folder or URL.
-    """
+    """Return how many tiles of a run's Gram are stored, 0 for a run that cannot be opened."""
     try:
         run = Run.open(url)
         addresses = [run.address("gram", kind) for kind in run.config.gram.kinds]

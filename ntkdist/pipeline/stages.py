@@ -1,7 +1,7 @@
-"""The stages of one run, in order, each resumable: the only place that joins the rooms.
+"""The stages of one run, in order, each resumable.
 
-inputs → gram → factor → labels → report. A stage reads what the one before stored and does
-nothing where its own result is there and made from the same things.
+inputs → gram → factor → labels. A stage reads what the stage before it stored, and does nothing
+where its own result is stored and was made from the same inputs.
 """
 
 from __future__ import annotations
@@ -49,20 +49,19 @@ if TYPE_CHECKING:
 
 Needs = Literal["inverse", "diagonal", "solutions"]
 T = TypeVar("T")
-#: Of the way in which noise is estimated; results of another one are computed again.
+#: Version of the noise estimate; results of other versions are computed again.
 NOISE_VERSION = 2
 
 
 class Pipeline:
-    """Runs the stages of one run and tells what happens.
+    """An open run: holds its lease and event log, and runs its stages.
 
-    Use it as a context manager: it keeps the run's event log open and takes SIGINT and SIGTERM
-    for the wish to stop after what is in flight.
+    A context manager. SIGINT and SIGTERM stop it after the work in flight is finished.
 
     Args:
-        config: The run.
-        subscribers: Told every event, beside the run's own log.
-        prepared: What a new run is begun with; None reads it from its source.
+        config: Configuration of the run.
+        subscribers: Receive every event, beside the run's own log.
+        prepared: Inputs of a new run, where its source has been read already.
     """
 
     def __init__(
@@ -125,14 +124,14 @@ class Pipeline:
         self._emit(DriverWaited(str(holder), seconds))
 
     def _give_way(self, holder: Holder) -> None:
-        """Stop like after a signal, because another driver has taken the run over."""
+        """Stop as after a signal: another driver has taken over the lease."""
         if isinstance(self.stop, StopFlag):
             self.stop.signal = f"another driver, {holder}"
         self.stop.set()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[list[str]]:
-        """Time a stage; what the caller appends to the list goes into its last event."""
+        """Time a stage; the words that the caller appends to the list go into its ``StageDone``."""
         self.check_stop()
         detail: list[str] = []
         self._emit(StageStarted(name))
@@ -147,17 +146,16 @@ class Pipeline:
             raise InterruptedRunError(f"stopped by {name}; what was finished is kept")
 
     def forward(self, event: Any) -> None:
-        """Pass an event of another room on, and stop there if a signal asks for it."""
+        """Emit an event, then stop if a signal asked for it."""
         self._emit(event)
         self.check_stop()
 
     def watched(self, step: str, work: Callable[[Callable[[Any], None]], T]) -> T:
-        """Do what may take long and tells little; tell every few seconds that it goes on.
+        """Do a long piece of work in a thread, and emit an event at least every few seconds.
 
         Args:
             step: What is done, in words.
-            work: Called in a thread of its own with what takes its events. It may raise where a
-                signal asks to stop.
+            work: Called with a function that takes its events; raises where a signal asks to stop.
 
         Returns:
             What the work returns.
@@ -204,7 +202,7 @@ class Pipeline:
 
     @contextmanager
     def scheduler(self) -> Iterator[str | None]:
-        """Yield what the factor stage's tasks run on, with a Ray to run them where it is asked."""
+        """Yield the scheduler of the factor stage, with a Ray cluster where it needs one."""
         from ntkdist.gram.executors.ray.cluster import cluster, package_path
 
         name = self.config.factor.scheduler
@@ -219,7 +217,7 @@ class Pipeline:
         return self.run.address("factor", "ntk", f"ridge-{self.ridge():g}")
 
     def ridge(self) -> float:
-        """Return the ridge asked for, or chosen."""
+        """Return the ridge: the configured one, else the chosen one."""
         from ntkdist.labels import POSTERIOR_RIDGE
 
         ridge = self.config.factor.ridge
@@ -230,7 +228,7 @@ class Pipeline:
         return self.choice()["ridge"]
 
     def choice(self) -> dict[str, Any]:
-        """Return the likeliest ridge and the noise of the given labels, kept in the run."""
+        """Return the likeliest ridge and the noise of the given labels; stored in the run."""
         from ntkdist.labels import choose_ridge
         from ntkdist.labels.checks import check_locked
 
@@ -281,7 +279,7 @@ class Pipeline:
         )
 
     def factor(self, needs: Needs | None = None) -> CholeskyFactor:
-        """Factor the Gram plus ridge, and compute what is needed of its inverse.
+        """Factor the Gram plus ridge, and compute the part of its inverse that is needed.
 
         Args:
             needs: ``inverse``, all of it, stored row by row: what the label methods exact and
@@ -385,7 +383,7 @@ class Pipeline:
     def _refurbished(
         self, inverse: Any, given: np.ndarray, locked: np.ndarray | None
     ) -> RefurbishResult:
-        """Refurbish the given labels, and tell how far it is."""
+        """Refurbish the given labels, and emit events of the progress."""
         from ntkdist.labels import NoiseEstimate, refurbish
         from ntkdist.labels.posterior import ROUNDS
         from ntkdist.linalg import parse_memory
@@ -411,9 +409,9 @@ class Pipeline:
                     tell(event)
                     self.check_stop()
 
-                heard = inverse.with_listener(told)
+                observed = inverse.with_listener(told)
                 rounds = RoundProgress(told, ROUNDS)
-                return refurbish(heard, given, run.num_classes, on_round=rounds, **options)
+                return refurbish(observed, given, run.num_classes, on_round=rounds, **options)
 
             return self.watched("rounds of the posterior", decide)
         blocks = settings.blocks

@@ -75,9 +75,6 @@ def verify_run(
         seed: Of the draws.
         on_event: Told how far it is.
 
-    Returns:
-        What was found.
-
     Raises:
         StoreError: If there is no Gram yet.
     """
@@ -111,13 +108,6 @@ def verify_run(
 
 def repaired(pipeline: Pipeline, check: RunCheck) -> list[str]:
     """Compute tiles again that were found bad, and only those; drop what else is bad.
-
-    Args:
-        pipeline: Of the run.
-        check: What was found.
-
-    Returns:
-        What was done, one line each.
 
     Raises:
         StoreError: If the inputs themselves are damaged.
@@ -175,18 +165,7 @@ def verify_and_repair(
     repair: bool,
     subscribers: Sequence[Callable[[Any], None]] = (),
 ) -> tuple[RunCheck, list[str]]:
-    """Verify a run, and repair what is bad if that is asked for.
-
-    Args:
-        config: Of the run.
-        recompute: See ``verify_run``.
-        entries: See ``verify_run``.
-        repair: Whether to compute again what is bad; the run is then this driver's meanwhile.
-        subscribers: Told what happens.
-
-    Returns:
-        What was found (after the repair, if there was one), and what was done, in words.
-    """
+    """Verify a run, and repair what is bad if that is asked for."""
     emit = Subscribers(*subscribers)
 
     def look(run: Run) -> RunCheck:

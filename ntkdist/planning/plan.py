@@ -18,7 +18,6 @@ from ntkdist.errors import InputError
 from ntkdist.gram.tiling import TileKey, Tiling
 from ntkdist.linalg import parse_memory, plan_panels
 from ntkdist.linalg.blas import ITEM
-from ntkdist.linalg.status import format_bytes
 from ntkdist.networks.architecture import Architecture
 from ntkdist.planning.devices import (
     TileEdge,
@@ -33,6 +32,7 @@ from ntkdist.planning.devices import (
 )
 from ntkdist.planning.planned_run import PlannedRun, count_entries
 from ntkdist.planning.stages import STAGES, StageCosts, measure_stages, no_stages, stages_of
+from ntkdist.words import columns, format_bytes, rough_duration
 
 __all__ = ["DevicePlan", "Limits", "PlanEstimate", "make_plan"]
 
@@ -50,13 +50,13 @@ NOT_INCLUDED = (
 
 @dataclass(frozen=True)
 class DevicePlan:
-    """What a class of devices makes of the run.
+    """What the run takes on one class of devices.
 
     Attributes:
         name: Model of the GPU or processor, or the name that the user gave its rate under.
-        source: Where its rate is from: measured here or on a cluster, or given.
-        backend: That computes there; empty where the rate is given.
-        workers: How many the run has of it.
+        source: Where its rate comes from: measured here or on a cluster, or given.
+        backend: Its backend; empty where the rate is given.
+        workers: Number of workers that the run has there.
         rate: Entries a second of one worker, off the diagonal.
         gram: Seconds of the Gram stage, start of the workers included.
         seconds: Of the whole run.
@@ -190,10 +190,6 @@ def make_plan(
         workers: How many workers to reckon the Gram for beside the run's own.
         seconds: How long tiles are measured.
         on_step: Told in a line what is measured next, and for how long.
-
-    Returns:
-        The plan. Where every tile is there and neither limits nor rates are given, no tile is
-        measured, and nothing at all where the factor and the labels are there too.
 
     Raises:
         InputError: For settings or data that do not fit.
@@ -449,14 +445,7 @@ class Measurements:
 
 
 def describe_plan(plan: PlanEstimate) -> str:
-    """Return a plan as a user reads it.
-
-    Args:
-        plan: The plan.
-
-    Returns:
-        Lines of ``status``'s form, and the table of devices.
-    """
+    """Return a plan as a user reads it."""
     shape = " × ".join(map(str, plan.shape))
     if features := len(plan.shape) == 2:
         shape = feature_words(*plan.shape)
@@ -498,19 +487,11 @@ def _layers(architecture: str) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
-def duration(seconds: float) -> str:
-    """Return seconds in the unit that suits them."""
-    if seconds < 120:
-        return f"{seconds:.3g} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.3g} min"
-    return f"{seconds / 3600:,.3g} h" if seconds < 3.6e6 else f"{seconds / 3600:,.0f} h"
-
-
 def _stages(plan: PlanEstimate) -> list[str]:
-    rows = [(f"  {name}", duration(seconds)) for name, seconds in plan.stages.items() if seconds]
-    rows.append(("  together", duration(plan.seconds)))
-    return _columns(rows, right=(1,))
+    timed = ((name, seconds) for name, seconds in plan.stages.items() if seconds)
+    rows = [(f"  {name}", rough_duration(seconds)) for name, seconds in timed]
+    rows.append(("  together", rough_duration(plan.seconds)))
+    return columns(rows, right=(1,))
 
 
 def _devices(plan: PlanEstimate) -> list[str]:
@@ -522,13 +503,13 @@ def _devices(plan: PlanEstimate) -> list[str]:
             device.name,
             _rate(device.rate),
             f"{device.workers:,}",
-            duration(device.gram),
-            duration(device.seconds),
+            rough_duration(device.gram),
+            rough_duration(device.seconds),
             f"{device.hours:,.3g}",
         ]
         row += ["" if device.cost is None else f"{device.cost:,.2f}"] if priced else []
         rows.append([*row, device.source + (f", {device.backend}" if device.backend else "")])
-    return _columns(rows, right=range(1, len(rows[0]) - 1))
+    return columns(rows, right=range(1, len(rows[0]) - 1))
 
 
 def _rate(rate: float) -> str:
@@ -541,23 +522,11 @@ def _scaling(plan: PlanEstimate) -> list[str]:
     counts = list(plan.devices[0].scaling)
     rows: list[list[str]] = [["Gram on so many workers", *map(str, counts)]]
     rows += [
-        [device.name, *(duration(device.scaling[count]) for count in counts)]
+        [device.name, *(rough_duration(device.scaling[count]) for count in counts)]
         for device in plan.devices
     ]
-    return _columns(rows, right=range(1, len(counts) + 1))
+    return columns(rows, right=range(1, len(counts) + 1))
 
 
 def _line(name: str, text: str) -> str:
     return f"{name:<10}{text}"
-
-
-def _columns(rows: Sequence[Sequence[str]], *, right: Sequence[int]) -> list[str]:
-    """Return lines in which the cells of a column line up, numbers at their right ends."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            f"{cell:>{width}}" if place in right else f"{cell:<{width}}"
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

@@ -148,9 +148,6 @@ def measure_stages(
         labels: (m,) their labels.
         n: Images of the run.
         small: Most images of the small run.
-
-    Returns:
-        The costs.
     """
     memory = parse_memory(config.factor.memory_limit)
     count = min(len(images), small)

@@ -88,15 +88,6 @@ def load_data(
 ) -> ImageSet:
     """Read a split of a source, with its features where the configuration names some.
 
-    Args:
-        data: The configuration.
-        split: ``train`` or ``test``; None is the configuration's own.
-        size: As for ``ntkdist.data.load``.
-        channels: As for ``ntkdist.data.load``.
-
-    Returns:
-        The images or features with their labels.
-
     Raises:
         InputError: The data cannot be read, or there are no features of that split.
     """
@@ -170,14 +161,6 @@ def kernel_view(prepared: np.ndarray) -> np.ndarray:
 def load_inputs(config: RunConfig, *, prepared_as: Preprocessor | None = None) -> Inputs:
     """Read, choose and preprocess what ``config`` names.
 
-    Args:
-        config: What to read.
-        prepared_as: What prepared the images of an earlier run. It is taken where its statistics
-            are those of the images now up to rounding, which their order decides.
-
-    Returns:
-        The inputs.
-
     Raises:
         InputError: The data cannot be read, or do not fit the configuration.
     """
@@ -234,12 +217,7 @@ def _check_classes(labels: np.ndarray, data: ImageSet) -> None:
 
 
 def store_inputs(address: str, inputs: Inputs) -> None:
-    """Store every array of the inputs below an address, in place of one that is there.
-
-    Args:
-        address: Folder or URL.
-        inputs: What to store; its preprocessor goes into the images' attributes.
-    """
+    """Store every array of the inputs below an address, in place of one that is there."""
     named = {
         "images": inputs.images,
         "labels": inputs.labels.astype(np.int64),
@@ -285,9 +263,6 @@ def fingerprint(
         kinds: Kinds of kernel.
         dtype: dtype of the entries.
         arithmetic: The backend's arithmetic version.
-
-    Returns:
-        64 hexadecimal digits.
     """
     digest = hashlib.sha256()
     head = [list(images.shape), str(images.dtype), str(arch), list(kinds), dtype, arithmetic]

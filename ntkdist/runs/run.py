@@ -529,7 +529,7 @@ def choose_backend(
 ) -> tuple[str, str, str]:
     """Return name, arithmetic and reason of the backend that the run is begun with."""
     from ntkdist.kernels.backend import arithmetic_of, coverage, select_backend
-    from ntkdist.kernels.cuda_device import cuda_unavailable
+    from ntkdist.kernels.cuda.device import cuda_unavailable
 
     image = (int(shape[0]), int(shape[1]), int(shape[2]))
     settings = config.gram

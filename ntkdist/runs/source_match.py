@@ -102,13 +102,6 @@ def grown_inputs(config: RunConfig, held: StoredInputs) -> Inputs | None:
     ``noise.seed`` and the number of old ones: other labels are wrong than in a run begun with all
     images, as many of them up to rounding.
 
-    Args:
-        config: Of the larger run; ``data.n`` None takes all that the source holds.
-        held: Of the run as it is.
-
-    Returns:
-        The inputs; None where there is nothing new.
-
     Raises:
         InputError: The source has fewer images than are asked for, lacks images of the run, or
             has other classes; or fewer are asked for than the run has.
@@ -155,13 +148,6 @@ def locate(config: RunConfig, held: StoredInputs) -> SourceMatch:
 
     An image that is there several times is taken where its label is the run's too, and then in
     the order in which images are chosen.
-
-    Args:
-        config: Of the run.
-        held: What it holds.
-
-    Returns:
-        Where they are.
 
     Raises:
         InputError: The source cannot be read, or its images cannot be prepared as the run's.

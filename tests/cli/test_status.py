@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from ntkdist import storage
-from ntkdist.cli.status import describe
+from ntkdist.analyses import status
+from ntkdist.analyses.status import describe, describe_driver, next_after_report, read_status
 from ntkdist.config import DataConfig, GramConfig, RunConfig
 from ntkdist.events.activity import WINDOW, read_activity
 from ntkdist.events.types import (
@@ -28,8 +29,6 @@ from ntkdist.events.types import (
 )
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import Tiling
-from ntkdist.pipeline import status
-from ntkdist.pipeline.status import describe_driver, next_after_report, read_status
 from ntkdist.runs.run import Run
 from ntkdist.storage.lease import Holder, Lease
 
@@ -198,12 +197,12 @@ def test_lines_of_a_run_at_work(run: Run) -> None:
     assert "rate      15 tiles/min, 64 entries/s" in text
     assert "about 4 s of work left" in text
     assert "workers   2 alive (1 on alpha, 1 on beta), 2 seen" in text
-    assert "in flight 1 tiles: r0000c0001" in text
+    assert "in flight 1 tile: r0000c0001" in text
     assert "given up  1 tile; last errors:\n  r0001c0001 (1×): StoreError: NaN" in text
     assert "last      event 1 min 00 s ago, in stage gram" in text
     assert text.endswith(f"next      ntkdist run {run.url}")
-    assert "would have told more" not in text
-    assert "would have told more" in describe(run.url, now=START + 3600)
+    assert "would have written more" not in text
+    assert "would have written more" in describe(run.url, now=START + 3600)
 
 
 def test_a_run_without_events_says_what_is_stored(run: Run) -> None:

@@ -81,7 +81,7 @@ class Bench:
         why = "no NVIDIA GPU is visible; check nvidia-smi and CUDA_VISIBLE_DEVICES"
         self.monkeypatch.delenv("RAY_ADDRESS", raising=False)
         self.monkeypatch.setattr(backend, "cuda_unavailable", lambda: why)
-        self.monkeypatch.setattr("ntkdist.kernels.cuda_device.cuda_unavailable", lambda: why)
+        self.monkeypatch.setattr("ntkdist.kernels.cuda.device.cuda_unavailable", lambda: why)
 
 
 YAML = {
@@ -239,7 +239,7 @@ def test_a_bug_is_one_line_too_and_verbose_shows_where(
     def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("ntkdist.pipeline.status.read_status", broken)
+    monkeypatch.setattr("ntkdist.analyses.status.read_status", broken)
     for flags, traced in (([], False), (["--verbose"], True)):
         with pytest.raises(SystemExit) as caught:
             cli.main(["status", bench.run, *flags])

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ntkdist.analyses.status import describe
 from ntkdist.api import execute
-from ntkdist.cli.status import describe
 from ntkdist.config import DataConfig, GramConfig, RunConfig
 from ntkdist.errors import InputError, StageError
 from ntkdist.events.types import TileDone, TileStarted, WorkerStarted, read_events
@@ -216,7 +216,7 @@ def test_a_run_on_the_gpu_can_go_on_without_one_if_it_may_mix(tmp_path):
 def test_a_driver_without_a_gpu_can_begin_a_run_for_workers_with_one(
     two_gpus, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("ntkdist.kernels.cuda_device.cuda_unavailable", lambda: "no GPU here")
+    monkeypatch.setattr("ntkdist.kernels.cuda.device.cuda_unavailable", lambda: "no GPU here")
     run = Run.create(cuda_run(tmp_path, executor="ray"))
     assert (run.manifest.backend, run.manifest.arithmetic) == ("cuda", arithmetic_of("cuda"))
     strided = dataclasses.replace(

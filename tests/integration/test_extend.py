@@ -17,9 +17,9 @@ from PIL import Image
 
 from ntkdist import kernel_matrix, storage
 from ntkdist.analyses.predict import predict
+from ntkdist.analyses.status import describe
 from ntkdist.api import execute
 from ntkdist.cli.main import main
-from ntkdist.cli.status import describe
 from ntkdist.config import DataConfig, GramConfig, NoiseConfig, PredictConfig, RunConfig
 from ntkdist.data import Preprocessor, load, select
 from ntkdist.errors import InputError, StageError
@@ -171,7 +171,7 @@ def test_an_unfinished_run_grows_and_an_unfinished_factor_is_made_anew(tmp_path:
     assert factor.ridge_absolute == pytest.approx(1e-3 * mean, rel=1e-12)
 
 
-def test_extending_again_and_again(tmp_path: Path) -> None:
+def test_a_run_that_is_extended_three_times_is_one_begun_with_all_images(tmp_path: Path) -> None:
     config = begun(settings(tmp_path / "run", 30))
     for n in (47, 48, 90):
         extended(config.run, n)
@@ -196,7 +196,7 @@ def test_a_balanced_subset_grows_to_the_larger_balanced_subset(tmp_path: Path) -
     assert sorted(map(bytes, images)) == sorted(map(bytes, expected))
 
 
-def test_noise_comes_on_the_new_labels_alone(tmp_path: Path) -> None:
+def test_noise_is_added_to_the_new_labels_alone(tmp_path: Path) -> None:
     config = begun(settings(tmp_path / "a", 100, noise=NoiseConfig(0.3, seed=5)), "gram")
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     old = Run.open(config.run)
@@ -237,7 +237,7 @@ def pictures(tmp_path: Path) -> Pictures:
     return made
 
 
-def test_nothing_new_changes_nothing(pictures: Pictures, tmp_path: Path) -> None:
+def test_a_source_without_new_images_changes_nothing(pictures: Pictures, tmp_path: Path) -> None:
     config = begun(pictures.config(tmp_path / "run"))
     before = contents(config.run)
     for n in (None, 20):
@@ -354,7 +354,9 @@ def test_a_run_without_statistics_is_extended_only_from_an_unchanged_source(
     assert extended(config.run, 16).after == 16  # which says it by now
 
 
-def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_says_what_it_did_and_refuses_other_settings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = begun(settings(tmp_path / "run"), "gram", "factor", "labels")
     with pytest.raises(SystemExit) as refused:
         main(["extend", config.run, "--data.n", "45", "--architecture", "fc-3"])
@@ -370,9 +372,9 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert f"next      ntkdist run {config.run}" in said
     main(["status", config.run])
     said = capsys.readouterr().out
-    assert "extended  from 40 images; labels stored are of before" in said
+    assert "extended  from 40 images; the stored results of labels are of the former images" in said
     assert "labels    not done" in said
-    assert "ridge-0.001: there" in said
+    assert "ridge-0.001: stored" in said
     main(["extend", config.run, "--data.n", "60"])
     assert "nothing new: the run has 60 images already" in capsys.readouterr().out
     main(["labels", config.run])

@@ -172,7 +172,7 @@ def test_bias_ranks_all_classes_and_pairs(finished):
     assert len({tuple(pair) for pair in found.inter}) == 45
 
 
-def test_the_tools_are_commands(finished, tmp_path, capsys):
+def test_bias_labelings_and_compare_are_commands(finished, tmp_path, capsys):
     np.savetxt(tmp_path / "other.txt", np.zeros(200), fmt="%d")
     for command, words in (
         (["bias", finished.run], "pair, most entangled first (20 of 45)"),

@@ -90,7 +90,7 @@ def test_beside_a_gpu_writing_counts_where_it_takes_longer(
     assert added_seconds(record, backend) == seconds
 
 
-def test_last_tiles_leave_workers_idle() -> None:
+def test_workers_without_a_last_tile_are_idle() -> None:
     tiling = Tiling(60, 20)  # 3 full tiles of 0.4 s, 3 diagonal ones of 0.2 s
     alone = gram_seconds(tiling, tiling.keys(), [COST])
     assert alone == pytest.approx(1.8)
@@ -107,13 +107,13 @@ def test_a_slow_worker_gets_fewer_tiles() -> None:
     assert both == pytest.approx(alone * 3 / 4, rel=0.05)
 
 
-def test_only_missing_tiles_count() -> None:
+def test_only_missing_tiles_are_counted() -> None:
     tiling = Tiling(60, 20)
     assert gram_seconds(tiling, [], [COST]) == 0.0
     assert gram_seconds(tiling, [TileKey(0, 1)], [COST] * 2) == pytest.approx(0.4)
 
 
-def test_many_tiles_go_by_their_average(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_tiles_are_estimated_by_their_average(monkeypatch: pytest.MonkeyPatch) -> None:
     tiling = Tiling(1200, 20)
     played = gram_seconds(tiling, tiling.keys(), [COST] * 7)
     monkeypatch.setattr("ntkdist.planning.schedule._PLAYED", 10)
@@ -139,7 +139,7 @@ def test_preparing_counts_once_where_states_are_kept_else_every_tile() -> None:
         (100, 1, 1e9, 9, 1),
     ],
 )
-def test_edge_of_the_tiles_measured(
+def test_measured_tiles_are_smaller_where_time_or_images_are_few(
     edge: int, n: int, rate: float, seconds: float, expected: int
 ) -> None:
     assert probe_edge(edge, n, rate, seconds) == expected
@@ -225,7 +225,7 @@ def test_the_diagonal_grows_with_the_cube_and_reads_a_factor_that_does_not_fit_a
 # -- the plan ---------------------------------------------------------------------
 
 
-def test_sizes_and_times_of_a_new_run(tmp_path: Path, quick: None) -> None:
+def test_a_new_run_is_planned_with_its_sizes_and_times(tmp_path: Path, quick: None) -> None:
     plan = make_plan(config(tmp_path, kinds=("ntk", "nngp")), workers=(1, 4))
     assert not plan.is_done
     assert (plan.tiles, plan.missing, plan.edge) == (15, 15, 20)
@@ -254,7 +254,7 @@ def test_two_workers_are_measured_together_and_cost_twice(tmp_path: Path, quick:
     assert plan.cost == pytest.approx(3.6 * 2 * plan.seconds / 3600)
 
 
-def test_what_a_run_has_is_not_planned_again(tmp_path: Path, quick: None) -> None:
+def test_what_a_run_has_stored_is_not_planned_again(tmp_path: Path, quick: None) -> None:
     settings = config(tmp_path)
     with Pipeline(settings) as pipeline:
         pipeline.gram()
@@ -361,7 +361,7 @@ def test_over_time_is_refused_and_nothing_may_fit(tmp_path: Path, quick: None) -
     assert "no number of images would fit" in str(plan.refusal)
 
 
-def test_largest_number_that_fits() -> None:
+def test_the_largest_number_of_images_within_a_limit_is_found() -> None:
     assert largest(1000, 50.0, lambda n: float(n)) == 50
     assert largest(1000, 5e9, lambda n: float(n)) == 1000
     assert largest(1000, 0.5, lambda n: float(n)) == 0
@@ -376,7 +376,7 @@ def test_largest_number_that_fits() -> None:
         ({"price": float("nan"), "budget": 1.0}, "--price nan"),
     ],
 )
-def test_limits_that_are_none(limits: dict[str, float], words: str) -> None:
+def test_limits_that_are_not_positive_are_refused(limits: dict[str, float], words: str) -> None:
     with pytest.raises(InputError, match=words):
         Limits(**limits)
 

@@ -30,7 +30,7 @@ def tiles(told: list[Any]) -> int:
     return sum(isinstance(event, TileDone) for event in told)
 
 
-def test_a_run_is_computed_and_gone_on_with(tmp_path: Path) -> None:
+def test_a_run_is_computed_and_resumed(tmp_path: Path) -> None:
     told: list[Any] = []
     run = ntkdist.compute(settings(tmp_path), stages=["gram"], subscribers=[told.append])
     assert tiles(told) == 6
@@ -80,7 +80,7 @@ def test_files_of_a_table_are_named_in_the_labels(tmp_path: Path) -> None:
     assert ",NA," in written
 
 
-def test_what_is_not_there_is_said(tmp_path: Path) -> None:
+def test_missing_runs_stages_and_kinds_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no run here"):
         ntkdist.open_gram(tmp_path / "none")
     run = ntkdist.Run.create(ntkdist.RunConfig.from_dict(settings(tmp_path)))

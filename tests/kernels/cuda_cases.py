@@ -9,8 +9,9 @@ from contextlib import contextmanager
 import pytest
 
 from ntkdist import Architecture
-from ntkdist.kernels import _cuda_plan, get_backend
-from ntkdist.kernels._cuda_intrinsics import SIMULATED
+from ntkdist.kernels import get_backend
+from ntkdist.kernels.cuda import layout
+from ntkdist.kernels.cuda.intrinsics import SIMULATED
 from tests.kernels.images import two_sets
 from tests.tolerances import RTOL
 
@@ -83,6 +84,6 @@ def changed(module, **values):
     with pytest.MonkeyPatch.context() as patch:
         for name, value in values.items():
             patch.setattr(module, name, value)
-        _cuda_plan.layout_of.cache_clear()
+        layout.layout_of.cache_clear()
         yield
-    _cuda_plan.layout_of.cache_clear()
+    layout.layout_of.cache_clear()

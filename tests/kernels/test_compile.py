@@ -1,7 +1,8 @@
 import subprocess
 import sys
+from pathlib import Path
 
-from ntkdist.kernels import _compile
+from ntkdist.kernels.cpu import compile as cache
 
 BLOCK = """
 import time
@@ -12,7 +13,7 @@ from ntkdist.kernels import get_backend
 backend = get_backend("cpu")
 state = backend.prepare(Architecture.parse("cntk-gap-4"), np.ones((2, 3, 3, 1)))
 backend.block(state, state)
-from ntkdist.kernels._cpu_loops import entries
+from ntkdist.kernels.cpu.loops import entries
 hits = sum(entries.stats.cache_hits.values())
 misses = sum(entries.stats.cache_misses.values())
 print(hits, misses, time.perf_counter() - started)
@@ -31,25 +32,21 @@ def test_a_second_process_does_not_compile():
 
 
 def test_a_change_in_any_source_is_seen(monkeypatch):
-    from ntkdist.kernels._cpu_loops import entries
+    from ntkdist.kernels.cpu.loops import entries
 
     def key():
         return entries._cache._index_key((), entries.targetctx.codegen())
 
     before = key()
     assert key() == before
-    monkeypatch.setattr(_compile, "sources_digest", lambda: "another version")
+    monkeypatch.setattr(cache, "sources_digest", lambda: "another version")
     assert key() != before
 
 
-def test_every_compiled_source_counts():
-    from pathlib import Path
+def test_every_source_that_compiled_code_is_made_of_counts():
+    digested = {path.resolve() for path in cache.sources()}
+    from ntkdist.kernels import duals, plan
+    from ntkdist.kernels.cpu import backend, cells, dense, loops, vector
 
-    folder = Path(_compile.__file__).parent
-    compiled = {
-        path.name
-        for path in folder.glob("*.py")
-        if "import numba" in path.read_text() or "import compiled" in path.read_text()
-    }
-    assert compiled | {"duals.py", "_compile.py"} <= set(_compile._SOURCES) | {"_compile.py"}
-    assert all((folder / name).exists() for name in _compile._SOURCES)
+    for module in (cache, duals, plan, backend, cells, dense, loops, vector):
+        assert Path(module.__file__).resolve() in digested

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 
 from ntkdist import kernel_matrix
-from ntkdist.kernels._cuda_intrinsics import SIMULATED
+from ntkdist.kernels.cuda.intrinsics import SIMULATED
 from tests.kernels import test_cpu, test_cpu_networks
 from tests.kernels.cuda_cases import (
     DTYPES,

@@ -8,8 +8,9 @@ from numba import cuda
 
 from ntkdist import Architecture, kernel_matrix
 from ntkdist.errors import InputError
-from ntkdist.kernels import _cuda_batches, _cuda_prepare, get_backend
-from ntkdist.kernels import cuda as backend_module
+from ntkdist.kernels import get_backend
+from ntkdist.kernels.cuda import backend as backend_module
+from ntkdist.kernels.cuda import batches, prepare
 from tests.kernels.cuda_cases import (
     DTYPES,
     minutes_on_the_simulator,
@@ -31,7 +32,7 @@ def test_registers_and_memory_hold_the_same_state(arch, monkeypatch):
     """The general kernel must agree with the fused one, which is tested above."""
     x, y = sets((4, 5, 2))
     fused = entries_by("cuda", arch, x, y, "float64")
-    layout_of = _cuda_prepare.layout_of
+    layout_of = prepare.layout_of
 
     def general(*args):
         layout = layout_of(*args)
@@ -39,7 +40,7 @@ def test_registers_and_memory_hold_the_same_state(arch, monkeypatch):
         assert blocks != layout.blocks
         return dataclasses.replace(layout, blocks=blocks)
 
-    monkeypatch.setattr(_cuda_prepare, "layout_of", general)
+    monkeypatch.setattr(prepare, "layout_of", general)
     found = entries_by("cuda", arch, x, y, "float64")
     for kind in KINDS:
         assert_close(found[kind], fused[kind], RTOL["float64"])
@@ -58,7 +59,7 @@ def test_runs_blocks_batches_and_symmetry_do_not_change_a_bit(arch, n, dtype, mo
     x = awkward_images((4, 3, 2), max(n, 5))[:n]
     whole = entries_by("cuda", arch, x, x.copy(), dtype)
     again = entries_by("cuda", arch, x, x.copy(), dtype)
-    monkeypatch.setattr(_cuda_batches, "MOST_PAIRS", 2)
+    monkeypatch.setattr(batches, "MOST_PAIRS", 2)
     own = {kind: kernel_matrix(arch, x, kind=kind, backend="cuda", dtype=dtype) for kind in KINDS}
     parts = [entries_by("cuda", arch, x[:2], x[k:], dtype) for k in (0, n - 1)]
     for kind in KINDS:
@@ -97,10 +98,10 @@ def test_arrays_of_jax_on_the_gpu_are_read_where_they_are():
     jnp = pytest.importorskip("jax.numpy")
     x = awkward_images((6, 5, 2), 5).astype(np.float32)
     there = jnp.asarray(x)
-    if not hasattr(there, "__cuda_array_interface__"):
+    if not hasattr(there, "_array_interface__"):
         pytest.skip("jax has no GPU here")
     view = backend_module.on_device(there)
-    assert view.__cuda_array_interface__["data"] == there.__cuda_array_interface__["data"]
+    assert view._array_interface__["data"] == there._array_interface__["data"]
     found = kernel_matrix("cntk-gap-4", there, backend="cuda")
     assert (found == kernel_matrix("cntk-gap-4", x, backend="cuda")).all()
 
@@ -132,6 +133,6 @@ def test_what_is_not_covered_is_said():
 
 
 def test_too_little_memory_is_said_with_the_numbers(monkeypatch):
-    monkeypatch.setattr(_cuda_batches, "free_bytes", lambda: 1000)
+    monkeypatch.setattr(batches, "free_bytes", lambda: 1000)
     with pytest.raises(InputError, match=r"one pair of images needs .* MiB .* or take backend cpu"):
         kernel_matrix(POOLED["halved"][0], np.ones((1, 4, 6, 2)), backend="cuda")

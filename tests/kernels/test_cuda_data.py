@@ -5,7 +5,7 @@ Crops and sets are those of the cpu backend's tests, on the simulator smaller an
 
 import pytest
 
-from ntkdist.kernels._cuda_intrinsics import SIMULATED
+from ntkdist.kernels.cuda.intrinsics import SIMULATED
 from tests.kernels.oracle import check
 from tests.kernels.test_cpu_data import NETWORKS, pixels, rows_and_columns
 

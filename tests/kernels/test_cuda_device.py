@@ -8,9 +8,10 @@ import pytest
 
 from ntkdist import Architecture
 from ntkdist.errors import InputError
-from ntkdist.kernels import cuda_device, get_backend, select_backend
+from ntkdist.kernels import get_backend, select_backend
 from ntkdist.kernels.backend import arithmetic_of, coverage
-from ntkdist.kernels.cuda_device import cuda_unavailable, devices, kernel_reports
+from ntkdist.kernels.cuda import device as cuda_device
+from ntkdist.kernels.cuda.device import cuda_unavailable, devices, kernel_reports
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def test_a_machine_without_a_gpu_says_so_in_a_fresh_process():
     code = """
 import importlib.util
 importlib.util.find_spec = lambda name: name
-from ntkdist.kernels.cuda_device import cuda_unavailable
+from ntkdist.kernels.cuda.device import cuda_unavailable
 print(cuda_unavailable())
 """
     import os

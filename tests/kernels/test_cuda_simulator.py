@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from numba import cuda, float64
 
-from ntkdist.kernels._cuda_intrinsics import LANES, SIMULATED, beside, kernel, over_lanes
+from ntkdist.kernels.cuda.intrinsics import LANES, SIMULATED, beside, kernel, over_lanes
 
 if not SIMULATED:
     pytest.skip("a GPU is at hand", allow_module_level=True)
 
-from ntkdist.kernels._cuda_threads import backwards
+from ntkdist.kernels.cuda.threads import backwards
 
 THREADS = 2 * LANES
 

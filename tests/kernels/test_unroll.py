@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ntkdist.kernels._unroll import paste, registers, unroll, written_out
+from ntkdist.kernels.cuda.unroll import paste, registers, unroll, written_out
 
 
 def sums(x, flag):

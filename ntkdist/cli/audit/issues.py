@@ -35,15 +35,7 @@ class LabelIssue:
 
 
 def worst_labels(run: Run, most: int = MOST) -> list[LabelIssue]:
-    """Return the labels that look wrong, the most suspicious first.
-
-    Args:
-        run: Whose label stage is done.
-        most: How many.
-
-    Returns:
-        At most so many; fewer where fewer look wrong.
-    """
+    """Return the labels that look wrong, the most suspicious first."""
     quality = run.read("labels", "label_quality")
     issue = np.flatnonzero(run.read("labels", "is_label_issue"))
     order = issue[np.argsort(quality[issue], kind="stable")][:most]
@@ -62,15 +54,7 @@ def worst_labels(run: Run, most: int = MOST) -> list[LabelIssue]:
 
 
 def warn_of_few(run: Run, most: int = 5) -> str | None:
-    """Return a warning where classes have so few images that verdicts on them are guesses.
-
-    Args:
-        run: Whose given labels are counted.
-        most: How many classes are named, the smallest first.
-
-    Returns:
-        One line, or None where every class has ``FEWEST`` images or more.
-    """
+    """Return a warning where classes have so few images that verdicts on them are guesses."""
     names = run.manifest.class_names
     counts = np.bincount(run.read("inputs", "labels"), minlength=len(names))
     few = [int(k) for k in np.argsort(counts, kind="stable") if 0 < counts[k] < FEWEST]

@@ -54,17 +54,7 @@ class Change:
 
 
 def run_name(name: str, architecture: str, usual: str) -> str:
-    """Return the run folder of an audit.
-
-    Args:
-        name: Of the source.
-        architecture: Of the network that it is audited with.
-        usual: The architecture that no name is needed for.
-
-    Returns:
-        ``runs/NAME``, the architecture behind it where it is not the usual one: the name of a
-        preset, or the beginning of a digest of its layers.
-    """
+    """Return the run folder of an audit."""
     network = Architecture.parse(architecture)
     if network == Architecture.parse(usual):
         return f"runs/{name}"
@@ -92,14 +82,6 @@ def choose_run(settings: RunConfig, out: Terminal, *, named: bool) -> Choice:
     Where labels or file names have changed since, that is a new run beside the old one, which is
     kept as it is: ``runs/photos-2`` after ``runs/photos``. A later audit finds it again. It keeps
     the images in the order of the old one, so that it can take the old one's Gram.
-
-    Args:
-        settings: Of the audit.
-        out: Where to say that a new run is begun.
-        named: Whether the run's folder was asked for; then no other is taken.
-
-    Returns:
-        The settings, and what a new run is begun with.
 
     Raises:
         InputError: The source holds other images than the run, or other labels than a run that

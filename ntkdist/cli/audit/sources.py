@@ -25,12 +25,6 @@ WANTED = (
 def recognise(source: str) -> str:
     """Return the data source that a user's word means.
 
-    Args:
-        source: A path, or a data source such as ``images:photos`` or ``digits`` already.
-
-    Returns:
-        A data source, as ``data.source`` takes it.
-
     Raises:
         InputError: There is nothing at the path, or nothing that is known: what was found there
             and what would do.
@@ -73,14 +67,7 @@ def run_name_of(source: str, features: str | None) -> str:
 
 
 def name_of(source: str) -> str:
-    """Return a short name for the runs of a data source.
-
-    Args:
-        source: A data source, such as ``images:data/photos/``.
-
-    Returns:
-        The last part of its path without a suffix, or the source's own name.
-    """
+    """Return a short name for the runs of a data source."""
     kind, _, place = source.partition(":")
     path = Path(os.path.abspath(resolve(place, None))) if place else Path(kind)
     name = path.stem if path.is_file() else path.name

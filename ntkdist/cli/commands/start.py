@@ -47,13 +47,6 @@ FOR_FEATURES = "fc-2"
 def audit_settings(arguments: Mapping[str, Any]) -> RunConfig:
     """Return the settings of an audit.
 
-    Args:
-        arguments: What was typed, by name: ``source``, and perhaps ``settings``.
-
-    Returns:
-        Those of ``AUDIT``, the source, and a run folder that is named after it. For features the
-        network is fully connected, and where there are no images, none are scaled.
-
     Raises:
         InputError: The source is missing or not an image set.
     """
@@ -113,10 +106,10 @@ def audit(
     and panel is read and its checksum compared first. In folders they become
     links, which take no room; the old run may be removed.
     """
+    from ntkdist.analyses.status import describe_flags, describe_reliability
     from ntkdist.cli.audit.issues import table_of, warn_of_few, worst_labels
     from ntkdist.cli.audit.run_choice import choose_run, run_name
     from ntkdist.cli.audit.sources import run_name_of
-    from ntkdist.cli.status import describe_flags, describe_reliability
     from ntkdist.runs.inputs import sees_features
 
     settings = with_probabilities(settings, wanted=probabilities)
@@ -191,8 +184,7 @@ def run(target: Target = None, *, settings: Settings = DEFAULTS, out: Out) -> Co
 
 
 def _run(settings: RunConfig, out: Out) -> CommandResult:
-    from ntkdist.cli.status import describe_labels
-    from ntkdist.pipeline.status import next_after_report
+    from ntkdist.analyses.status import describe_labels, next_after_report
 
     with opened(settings, out) as session:
         result = _all_stages(session)
@@ -202,8 +194,8 @@ def _run(settings: RunConfig, out: Out) -> CommandResult:
 
 
 def _all_stages(session: Session) -> dict[str, Any]:
+    from ntkdist.analyses.status import read_labels
     from ntkdist.api import execute
-    from ntkdist.pipeline.status import read_labels
 
     execute(session.pipeline)
     run = session.pipeline.run
@@ -259,15 +251,7 @@ def plan(
 
 
 def run_command(target: str, settings: RunConfig) -> str:
-    """Return the command that runs a target with the settings that were typed over it.
-
-    Args:
-        target: A run file or a run.
-        settings: The target's, with what was typed.
-
-    Returns:
-        A command line.
-    """
+    """Return the command that runs a target with the settings that were typed over it."""
     words = ["ntkdist", "run", target]
     base = run_settings(run, {"target": target})
     for name, _, value in differences(base, settings.to_dict()):

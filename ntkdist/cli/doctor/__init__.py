@@ -15,23 +15,13 @@ from ntkdist.cli.doctor.run import check_run
 from ntkdist.cli.doctor.services import check_ray, check_store
 from ntkdist.config import RunConfig
 from ntkdist.errors import InputError
-from ntkdist.kernels import cuda_device
+from ntkdist.kernels.cuda import device as cuda_device
 
 __all__ = ["Finding", "describe_finding", "diagnose"]
 
 
 def diagnose(config: RunConfig, *, quick: bool = False) -> Iterator[Finding]:
-    """Look at machine and run, and tell what is found in the order in which it is found out.
-
-    Args:
-        config: The run.
-        quick: Leave out the measurement, and with it the projected time.
-
-    Yields:
-        Findings. Whatever stands in the run's way is a problem: a service that does not answer,
-        bad data, a network or backend that cannot be computed here, a place that cannot be
-        written, or no room there for the Gram. The last one of these ends the list.
-    """
+    """Look at machine and run, and tell what is found in the order in which it is found out."""
     yield from check_packages()
     yield from check_machine(config)
     blocked = False

@@ -46,15 +46,7 @@ def installed(package: str) -> str | None:
 
 
 def check_packages(names: tuple[str, ...] = PACKAGES) -> Iterator[Finding]:
-    """Yield Python, the packages that matter most, and every version that does not fit.
-
-    Args:
-        names: Packages whose versions are told in any case.
-
-    Yields:
-        Findings; a wrong version of a package that is always needed is a problem, of an extra
-        a warning.
-    """
+    """Yield Python, the packages that matter most, and every version that does not fit."""
     yield _python()
     shown = (f"{name} {installed(name) or 'not installed'}" for name in names)
     yield Finding("packages", ", ".join(shown))

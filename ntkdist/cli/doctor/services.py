@@ -27,14 +27,7 @@ _CURRENT = (
 
 
 def check_ray(config: RunConfig) -> Iterator[Finding]:
-    """Yield whether Ray can be imported, lets this driver in, and answers where it has to.
-
-    Args:
-        config: The run.
-
-    Yields:
-        Findings; of token and cluster only where the run uses Ray.
-    """
+    """Yield whether Ray can be imported, lets this driver in, and answers where it has to."""
     used = config.gram.executor == "ray"
     problem = _import_problem()
     if problem:
@@ -58,14 +51,7 @@ def cluster_of(config: RunConfig) -> str | None:
 
 
 def check_token(address: str | None) -> Iterator[Finding]:
-    """Yield whether there is the token that Ray asks for.
-
-    Args:
-        address: Of a cluster to join; None starts one here.
-
-    Yields:
-        At most one finding; none for versions of Ray without tokens.
-    """
+    """Yield whether there is the token that Ray asks for."""
     version = installed("ray")
     if version is None or Version(version) < _TOKENS_SINCE:
         return
@@ -97,14 +83,7 @@ def check_token(address: str | None) -> Iterator[Finding]:
 
 
 def check_store(url: str) -> Iterator[Finding]:
-    """Yield whether the environment has what the object store of a run's URL asks for.
-
-    Args:
-        url: Of the run.
-
-    Yields:
-        A finding for a URL of an object store, none for a folder.
-    """
+    """Yield whether the environment has what the object store of a run's URL asks for."""
     place = parse(url)
     if not isinstance(place, Place) or place.scheme not in SOURCES:
         return

@@ -171,7 +171,9 @@ def _checks(findings: Findings, discovery: Discovery | None) -> dict[str, tuple[
     )
     shown = (quality, findings.is_issue[np.isfinite(findings.quality)])
     svg = inline_svg("quality", alt, plots.quality_histogram, *shown)
-    caption = "Label quality, low is suspicious. A clear gap in the middle makes sure decisions."
+    caption = (
+        "Label quality, low is suspicious. With a clear gap in the middle the decisions are sure."
+    )
     return {"quality": (svg, caption)}
 
 

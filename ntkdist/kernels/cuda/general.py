@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
-from ntkdist.kernels._cuda_cells import PIXELS, POOLED, cell_functions, distance, keep
-from ntkdist.kernels._cuda_intrinsics import (
+from ntkdist.kernels.cuda.cells import PIXELS, POOLED, cell_functions, distance, keep
+from ntkdist.kernels.cuda.intrinsics import (
     LANES,
     advance,
     barrier,
@@ -29,7 +29,7 @@ from ntkdist.kernels._cuda_intrinsics import (
     pointer,
     put,
 )
-from ntkdist.kernels._unroll import written_out
+from ntkdist.kernels.cuda.unroll import written_out
 
 # columns of the table of sweeps
 KIND, SIGNED, SIZE, CELLS, HALF, SIDE = range(6)

@@ -8,8 +8,8 @@ import numpy as np
 from numba import cuda
 
 from ntkdist.errors import InputError
-from ntkdist.kernels._cuda_intrinsics import SIMULATED
 from ntkdist.kernels.backend import as_images
+from ntkdist.kernels.cuda.intrinsics import SIMULATED
 
 SIMPLE = 1 if SIMULATED else 256  # of a block of threads that know nothing of each other
 

@@ -9,12 +9,11 @@ from itertools import pairwise
 
 import numpy as np
 
-from ntkdist.kernels import _cpu_cells as sweeps_of
-from ntkdist.kernels import _cpu_loops as blocks_of
-from ntkdist.kernels import _cuda_general as tables
-from ntkdist.kernels._chain import Chain, Link
-from ntkdist.kernels._cuda_intrinsics import LANES
-from ntkdist.kernels._cuda_spec import (
+from ntkdist.kernels import plan as columns
+from ntkdist.kernels.chain import Chain, Link
+from ntkdist.kernels.cuda import general as tables
+from ntkdist.kernels.cuda.intrinsics import LANES
+from ntkdist.kernels.cuda.spec import (
     MOST_CELLS,
     TEAMS,
     Fused,
@@ -23,7 +22,7 @@ from ntkdist.kernels._cuda_spec import (
     can_pool,
     columns_of,
 )
-from ntkdist.kernels._plan import Plan, plan_of
+from ntkdist.kernels.plan import Plan, plan_of
 
 # A team's share of an entry: enough classes to keep the ends cheap, enough teams to fill a GPU
 _STEPS, _CHUNKS = 8, 32
@@ -231,7 +230,7 @@ def layout_of(
     offsets: list[dict[str, int]] = []
     size = 0
     for n, (entry, block) in enumerate(zip(plan.blocks, plan.chain.blocks, strict=True)):
-        H, W = int(entry[blocks_of.HEIGHT]), int(entry[blocks_of.WIDTH])
+        H, W = int(entry[columns.HEIGHT]), int(entry[columns.WIDTH])
         pitch = _pitch(W) if H * W > 1 else 1
         copy = H * pitch if H > 1 else 0
         plane = H * pitch + copy
@@ -242,19 +241,19 @@ def layout_of(
             cells = 4 if link.activation == "erf" else 1
             offsets.append({"half": size, "side": size + plane, "cells": size + 2 * plane})
             size += (2 + cells) * plane
-        first, stop = int(entry[blocks_of.FIRST]), int(entry[blocks_of.LAST])
+        first, stop = int(entry[columns.SWEEP]), int(entry[columns.SWEEP_END])
         sweeps = plan.sweeps[first:stop]
         table = np.zeros((len(sweeps), 6), np.int64)
-        table[:, tables.KIND] = sweeps[:, sweeps_of.KIND]
-        table[:, tables.SIGNED] = sweeps[:, sweeps_of.FOLD]
-        table[:, tables.SIZE] = sweeps[:, sweeps_of.SIZE]
+        table[:, tables.KIND] = sweeps[:, columns.KIND]
+        table[:, tables.SIGNED] = sweeps[:, columns.FOLD]
+        table[:, tables.SIZE] = sweeps[:, columns.SIZE]
         table[0, tables.CELLS] = centers
         for at, link_at in enumerate(links):
             table[at, tables.HALF] = offsets[link_at]["half"]
             table[at, tables.SIDE] = offsets[link_at]["side"]
             table[at + 1, tables.CELLS] = offsets[link_at]["cells"]
         units = np.ones((len(sweeps), 3), dtype)
-        units[:, tables.TRAINED] = sweeps[:, sweeps_of.TRAINED]
+        units[:, tables.TRAINED] = sweeps[:, columns.TRAINED]
         units[:, tables.FACTOR] = plan.factors[first:stop]
         units[:, tables.SCALE] = plan.scales[first:stop]
         fused_units = units.copy()
@@ -263,7 +262,7 @@ def layout_of(
         planes = np.full((len(table), 4), -1)
         planes[:, :3] = table[:, [tables.CELLS, tables.HALF, tables.SIDE]]
         planes[list(reads), 3] = np.arange(len(reads))
-        ids = plan.classes[entry[blocks_of.CLASS] : entry[blocks_of.CLASS_END]]
+        ids = plan.classes[entry[columns.CLASS] : entry[columns.CLASS_END]]
         fused, layers = None, min(len(links), 3)
         if _is_fused(block.links, H, W):
             behind = plan.chain.blocks[n + 1 : n + 2]
@@ -299,6 +298,6 @@ def _windows(plan: Plan, in_front: Sequence[Block]) -> tuple[Classes | Pooling, 
         return ()
     entries, ids = plan.windows_in_front_of(len(in_front))
     return tuple(
-        block.chunk(ids[entry[blocks_of.CLASS] : entry[blocks_of.CLASS_END]])
+        block.chunk(ids[entry[columns.CLASS] : entry[columns.CLASS_END]])
         for entry, block in zip(entries, in_front, strict=False)
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ntkdist.kernels._cuda_intrinsics import LANES, SIMULATED
+from ntkdist.kernels.cuda.intrinsics import LANES, SIMULATED
 
 # Two numbers a cell and some forty more: what fits 255 registers with room for the loads
 MOST_CELLS = 64

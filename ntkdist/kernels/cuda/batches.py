@@ -10,9 +10,9 @@ import numpy as np
 from numba import cuda
 
 from ntkdist.errors import InputError
-from ntkdist.kernels._cuda_intrinsics import SIMULATED
-from ntkdist.kernels._cuda_plan import Block, Classes, Layout, Pooling
-from ntkdist.kernels.cuda_device import SIMULATED_BYTES
+from ntkdist.kernels.cuda.device import SIMULATED_BYTES
+from ntkdist.kernels.cuda.intrinsics import SIMULATED
+from ntkdist.kernels.cuda.layout import Block, Classes, Layout, Pooling
 
 SHARE = 0.5  # of the free memory, for what lies between the blocks of a batch of pairs
 MOST_BYTES = 2**31  # of it: enough to keep a GPU busy, and little to ask for

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numba import cuda
 
-from ntkdist.kernels._cuda_cells import ERF, LINEAR, cell_functions
-from ntkdist.kernels._cuda_intrinsics import fetch, kernel, pointer, put
-from ntkdist.kernels._unroll import written_out
+from ntkdist.kernels.cuda.cells import ERF, LINEAR, cell_functions
+from ntkdist.kernels.cuda.intrinsics import fetch, kernel, pointer, put
+from ntkdist.kernels.cuda.unroll import written_out
 
 
 @lru_cache(maxsize=4)
@@ -23,7 +24,7 @@ def finish_kernels(dtype: str) -> dict[str, Any]:
         "relu_signed": cells["relu_signed"],
         "half_erf": cells["half_erf"],
     }
-    functions = {"gather": _gather, "finish": _finish}
+    functions: dict[str, Callable[..., Any]] = {"gather": _gather, "finish": _finish}
     return {name: kernel(written_out(f, {}, names)) for name, f in functions.items()}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ntkdist.kernels._cuda_threads import CUDA, Kernel
+from ntkdist.kernels.cuda.threads import CUDA, Kernel
 
 # few, so that small images keep all of them busy
 LANES = int(os.environ.get("NTKDIST_SIMULATED_LANES", "4"))

@@ -15,10 +15,10 @@ import numpy as np
 from numba import cuda
 from numba import types as numba_types
 
-from ntkdist.kernels._cuda_cells import cell_functions
-from ntkdist.kernels._cuda_general import CELLS, FACTOR, KIND, SCALE, SIGNED, TRAINED
-from ntkdist.kernels._cuda_intrinsics import SIMULATED, advance, device, kernel, pointer, put
-from ntkdist.kernels._unroll import registers, unroll, written_out
+from ntkdist.kernels.cuda.cells import cell_functions
+from ntkdist.kernels.cuda.general import CELLS, FACTOR, KIND, SCALE, SIGNED, TRAINED
+from ntkdist.kernels.cuda.intrinsics import SIMULATED, advance, device, kernel, pointer, put
+from ntkdist.kernels.cuda.unroll import registers, unroll, written_out
 
 SIDE = 2 if SIMULATED else 16  # threads of a block along each side
 EACH = 4  # entries of a thread along each side

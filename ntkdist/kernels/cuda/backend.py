@@ -20,21 +20,20 @@ import numpy as np
 from numba import cuda
 
 from ntkdist.errors import InputError
-from ntkdist.kernels import _cuda_dense as dense
-from ntkdist.kernels._chain import Chain, chain_of
-from ntkdist.kernels._cuda_batches import Workspace, batch_size, pairs_of, pieces_of
-from ntkdist.kernels._cuda_cells import ERF, LINEAR, RELU
-from ntkdist.kernels._cuda_finish import finish_kernels
-from ntkdist.kernels._cuda_fused import fused_kernel
-from ntkdist.kernels._cuda_general import general_kernel, pool_kernel
-from ntkdist.kernels._cuda_intrinsics import SIMULATED
-from ntkdist.kernels._cuda_launch import SIMPLE, each, on_device, put
-from ntkdist.kernels._cuda_plan import Block, Classes, Layout, Pooling, layout_of
-from ntkdist.kernels._cuda_prepare import Preparation
-from ntkdist.kernels._cuda_spec import TEAMS, THREADS
-from ntkdist.kernels._cuda_state import CudaState
-from ntkdist.kernels._tail import linear_tail
 from ntkdist.kernels.backend import CUDA_ARITHMETIC, check_kinds, check_pair
+from ntkdist.kernels.chain import Chain, chain_of, linear_tail
+from ntkdist.kernels.cuda import dense
+from ntkdist.kernels.cuda.batches import Workspace, batch_size, pairs_of, pieces_of
+from ntkdist.kernels.cuda.cells import ERF, LINEAR, RELU
+from ntkdist.kernels.cuda.finish import finish_kernels
+from ntkdist.kernels.cuda.fused import fused_kernel
+from ntkdist.kernels.cuda.general import general_kernel, pool_kernel
+from ntkdist.kernels.cuda.intrinsics import SIMULATED
+from ntkdist.kernels.cuda.launch import SIMPLE, each, on_device, put
+from ntkdist.kernels.cuda.layout import Block, Classes, Layout, Pooling, layout_of
+from ntkdist.kernels.cuda.prepare import Preparation
+from ntkdist.kernels.cuda.spec import TEAMS, THREADS
+from ntkdist.kernels.cuda.state import CudaState
 from ntkdist.networks.architecture import Architecture, Dense, Erf
 
 

@@ -8,14 +8,26 @@ from functools import lru_cache
 
 import numpy as np
 
-from ntkdist.kernels import _cpu_cells as cells
-from ntkdist.kernels import _cpu_loops as loops
-from ntkdist.kernels._chain import Chain, Link
+from ntkdist.kernels.chain import Chain, Link
+
+# columns of the sweep table: what a sweep does, and where it finds per-image numbers of rows
+# and of columns
+KIND, THETA, TRAINED, FOLD, SIZE, POOL, CELLS, CELLS_B, HALF, HALF_B, SIDE, SIDE_B = range(12)
+SWEEP_FIELDS = 12
+# KIND: what is applied to the state in front of the linear layer
+PIXELS, POOLED, LINEAR, RELU, ERF = range(5)
+# THETA: is zero, begins to be K, or is there
+NONE, FRESH, THERE = range(3)
+# columns of the block table; POOLS: where the block's input starts in the pools' buffer
+HEIGHT, WIDTH, SWEEP, SWEEP_END, CLASS, CLASS_END, POOLS = range(7)
+
+NUMBERS, NUMBERS_B = 3, 2  # of a pixel behind a layer, in row and in column images
+NUMBERS_ERF = 4  # in both
 
 # Units are powers of what the layers scale by. Where they have drifted from the variances by more
 # than 2^±_RANGE, the state is brought back to about 1, so that its squares stay within float32.
 _RANGE = 40
-_KIND = {"": cells.LINEAR, "relu": cells.RELU, "erf": cells.ERF}
+_KIND = {"": LINEAR, "relu": RELU, "erf": ERF}
 
 
 @dataclass(frozen=True)
@@ -63,7 +75,7 @@ class Plan:
     def without_theta(self) -> np.ndarray:
         """Return ``sweeps`` for Δ alone."""
         sweeps = self.sweeps.copy()
-        sweeps[:, cells.THETA] = cells.NONE
+        sweeps[:, THETA] = NONE
         return sweeps
 
     def windows_in_front_of(self, upto: int) -> tuple[np.ndarray, np.ndarray]:
@@ -72,7 +84,7 @@ class Plan:
         blocks, classes = self.blocks.copy(), []
         for n in range(upto - 1, -1, -1):
             radius *= self.chain.blocks[n].pool
-            H, W = blocks[n, loops.HEIGHT], blocks[n, loops.WIDTH]
+            H, W = blocks[n, HEIGHT], blocks[n, WIDTH]
             near = [_near(edge, radius - 1) for edge in (H, W)]
             classes.append(np.add.outer(near[0] * W, near[1]).ravel())
         _number_classes(blocks, classes[::-1])
@@ -93,8 +105,8 @@ def _box(x: np.ndarray, size: int) -> np.ndarray:
 
 def _number_classes(blocks: np.ndarray, classes: list[np.ndarray]) -> None:
     ends = np.cumsum([len(x) for x in classes])
-    blocks[: len(classes), loops.CLASS_END] = ends
-    blocks[: len(classes), loops.CLASS] = ends - [len(x) for x in classes]
+    blocks[: len(classes), CLASS_END] = ends
+    blocks[: len(classes), CLASS] = ends - [len(x) for x in classes]
 
 
 @lru_cache(maxsize=32)
@@ -125,7 +137,7 @@ def plan_of(chain: Chain, shape: tuple[int, int, int], dtype: str) -> Plan:
     table = np.array(blocks, np.int64)
     # where pooled arrays start: block n reads what block n − 1 adds up
     sizes = [(int(h) * int(w)) ** 2 for h, w in table[1:, :2]]
-    table[1:, loops.POOLS] = np.cumsum([0, *sizes])[:-1]
+    table[1:, POOLS] = np.cumsum([0, *sizes])[:-1]
     radius = None if chain.pooled else 0
     for n in range(len(table) - 1, -1, -1):
         h, w = (int(x) for x in table[n, :2])
@@ -162,29 +174,27 @@ class _Layout:
         self.centers: list[int] = []
         self.columns = [np.arange(pixels)]
         self.numbers = self.vectors = pixels
-        self._begin(cells.PIXELS)
+        self._begin(PIXELS)
 
     def start(self, area: int, *, pooled: bool) -> None:
         """Begin with pixels, or with means over windows."""
-        self._begin(cells.PIXELS)
+        self._begin(PIXELS)
         if pooled:
-            self._begin(cells.POOLED)
+            self._begin(POOLED)
             self.centers.append(self.numbers)
-            self.sweep[[cells.CELLS, cells.CELLS_B]] = self._take(area)
-        self.sweep[cells.THETA] = cells.THERE if self.theta else cells.NONE
+            self.sweep[[CELLS, CELLS_B]] = self._take(area)
+        self.sweep[THETA] = THERE if self.theta else NONE
 
     def link(self, link: Link, area: int) -> None:
         """End the sweep with a linear layer, and begin one with what stands behind it."""
         half, side = self._take(area), self._take(area)
         kind = _KIND[link.activation]
-        numbers = (
-            (cells.NUMBERS_ERF,) * 2 if kind == cells.ERF else (cells.NUMBERS, cells.NUMBERS_B)
-        )
+        numbers = (NUMBERS_ERF,) * 2 if kind == ERF else (NUMBERS, NUMBERS_B)
         behind = self._take(area, *numbers)
         self.offsets.append({"half": half[0], "side": side[0], "cells": behind[0]})
-        self.sweep[[cells.HALF, cells.HALF_B]] = half
-        self.sweep[[cells.SIDE, cells.SIDE_B]] = side
-        self.sweep[cells.SIZE] = link.size
+        self.sweep[[HALF, HALF_B]] = half
+        self.sweep[[SIDE, SIDE_B]] = side
+        self.sweep[SIZE] = link.size
         before = self.unit
         scale = link.W_std**2 / link.size**2
         self.unit *= scale
@@ -195,12 +205,12 @@ class _Layout:
         self.units.append((before, self.unit))
         self._close(factor)
         self._begin(kind)
-        self.sweep[[cells.CELLS, cells.CELLS_B]] = behind
-        self.sweep[[cells.TRAINED, cells.FOLD]] = link.trainable, self.fold
+        self.sweep[[CELLS, CELLS_B]] = behind
+        self.sweep[[TRAINED, FOLD]] = link.trainable, self.fold
         if self.theta:
-            self.sweep[cells.THETA] = cells.THERE
+            self.sweep[THETA] = THERE
         elif link.trainable:
-            self.sweep[cells.THETA] = cells.FRESH
+            self.sweep[THETA] = FRESH
             self.theta = True
         if link.activation:
             # a covariance is not negative behind a ReLU, and stays so through linear layers
@@ -213,7 +223,7 @@ class _Layout:
 
     def end(self, pool: int) -> None:
         """End the sweep with a pool, or with the sums at the end."""
-        self.sweep[cells.POOL] = pool
+        self.sweep[POOL] = pool
         self._close(1.0)
 
     def _take(self, area: int, numbers: int = 1, vectors: int = 1) -> tuple[int, int]:
@@ -226,8 +236,8 @@ class _Layout:
         return at
 
     def _begin(self, kind: int) -> None:
-        self.sweep = np.zeros(cells.SWEEP_FIELDS, np.int64)
-        self.sweep[cells.KIND] = kind
+        self.sweep = np.zeros(SWEEP_FIELDS, np.int64)
+        self.sweep[KIND] = kind
         self.scale = self.unit
 
     def _close(self, factor: float) -> None:

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ntkdist.kernels._cuda_intrinsics import block_barrier, peek, pointer, put
-from ntkdist.kernels._cuda_spec import THREADS, Fused
-from ntkdist.kernels._unroll import unroll
+from ntkdist.kernels.cuda.intrinsics import block_barrier, peek, pointer, put
+from ntkdist.kernels.cuda.spec import THREADS, Fused
+from ntkdist.kernels.cuda.unroll import unroll
 
 
 def known_of_pools(spec: Fused) -> dict[str, Any]:

@@ -10,14 +10,14 @@ import numpy as np
 from numba import cuda
 
 from ntkdist.errors import InputError
-from ntkdist.kernels._chain import Chain, Link
-from ntkdist.kernels._cuda_batches import batch_size
-from ntkdist.kernels._cuda_cells import ERF, LINEAR, RELU
-from ntkdist.kernels._cuda_images import image_kernels
-from ntkdist.kernels._cuda_intrinsics import SIMULATED
-from ntkdist.kernels._cuda_launch import each, put
-from ntkdist.kernels._cuda_plan import Block, layout_of
-from ntkdist.kernels._cuda_state import CudaState
+from ntkdist.kernels.chain import Chain, Link
+from ntkdist.kernels.cuda.batches import batch_size
+from ntkdist.kernels.cuda.cells import ERF, LINEAR, RELU
+from ntkdist.kernels.cuda.images import image_kernels
+from ntkdist.kernels.cuda.intrinsics import SIMULATED
+from ntkdist.kernels.cuda.launch import each, put
+from ntkdist.kernels.cuda.layout import Block, layout_of
+from ntkdist.kernels.cuda.state import CudaState
 
 _KIND = {"": LINEAR, "relu": RELU, "erf": ERF}
 CLEARING = 1 if SIMULATED else 2**18  # threads

@@ -9,8 +9,18 @@ from __future__ import annotations
 
 import numba
 
-from ntkdist.kernels._cpu_cells import (
-    CELL,
+from ntkdist.kernels.cpu.cells import CELL, activate, end, field, relu_end, relu_start, start
+from ntkdist.kernels.cpu.vector import (
+    BYTES,
+    arccos_over_pi,
+    load,
+    number,
+    sine_gap_over_pi,
+    splat,
+    store,
+    word,
+)
+from ntkdist.kernels.plan import (
     CELLS,
     CELLS_B,
     FOLD,
@@ -29,22 +39,6 @@ from ntkdist.kernels._cpu_cells import (
     SIZE,
     THERE,
     THETA,
-    activate,
-    end,
-    field,
-    relu_end,
-    relu_start,
-    start,
-)
-from ntkdist.kernels._vector import (
-    BYTES,
-    arccos_over_pi,
-    load,
-    number,
-    sine_gap_over_pi,
-    splat,
-    store,
-    word,
 )
 
 
@@ -56,6 +50,7 @@ def wrap(index, edge):
 
 @numba.njit(nogil=True)
 def clear(to, vectors, unit):
+    """Store zeros in a number of vectors."""
     for k in range(vectors):
         store(splat(unit - unit), to + k * BYTES)
 

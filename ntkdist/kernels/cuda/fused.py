@@ -25,8 +25,8 @@ import numpy as np
 from numba import cuda, float64
 from numba.np.numpy_support import from_dtype
 
-from ntkdist.kernels._cuda_cells import across_of, across_one_of, cell_functions, distance, keep
-from ntkdist.kernels._cuda_intrinsics import (
+from ntkdist.kernels.cuda.cells import across_of, across_one_of, cell_functions, distance, keep
+from ntkdist.kernels.cuda.intrinsics import (
     LANES,
     advance,
     await_copies,
@@ -41,9 +41,9 @@ from ntkdist.kernels._cuda_intrinsics import (
     pointer,
     put,
 )
-from ntkdist.kernels._cuda_spec import MOST_REGISTERS, THREADS, Fused
-from ntkdist.kernels._cuda_windows import into_windows, known_of_pools
-from ntkdist.kernels._unroll import paste, registers, unroll, written_out
+from ntkdist.kernels.cuda.spec import MOST_REGISTERS, THREADS, Fused
+from ntkdist.kernels.cuda.unroll import paste, registers, unroll, written_out
+from ntkdist.kernels.cuda.windows import into_windows, known_of_pools
 
 
 @lru_cache(maxsize=64)

@@ -11,30 +11,23 @@ from typing import Any
 import numba
 from numba.core.caching import FunctionCache
 
-_SOURCES = (
-    "duals.py",
-    "_compile.py",
-    "_vector.py",
-    "_cpu_cells.py",
-    "_cpu_sweeps.py",
-    "_cpu_pools.py",
-    "_cpu_loops.py",
-    "_cpu_dense.py",
-    "_cpu_finish.py",
-)
+
+def sources() -> list[Path]:
+    """Return every source file of ``ntkdist.kernels``; compiled code depends on some of them."""
+    return sorted(Path(__file__).parents[1].rglob("*.py"))
 
 
 @lru_cache(maxsize=1)
 def sources_digest() -> str:
-    """Return a digest of everything that goes into the compiled loops, as it was first asked."""
+    """Return the SHA-256 digest of ``sources`` as they were when first asked."""
     digest = hashlib.sha256()
-    for name in _SOURCES:
-        digest.update(Path(__file__).with_name(name).read_bytes())
+    for path in sources():
+        digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
 class _Cache(FunctionCache):
-    """Numba's cache on disk looks at one file alone; these functions call others' code."""
+    """Numba's cache on disk, which by itself only sees changes of the function's own file."""
 
     def _index_key(self, sig: Any, codegen: Any) -> Any:
         return (*super()._index_key(sig, codegen), sources_digest())
@@ -43,6 +36,6 @@ class _Cache(FunctionCache):
 def compiled(function: Callable[..., Any]) -> Any:
     """Compile without the interpreter's lock, once per machine and version of the sources."""
     sources_digest()  # now: later the files might be newer than what was imported
-    dispatcher = numba.njit(nogil=True)(function)
+    dispatcher: Any = numba.njit(nogil=True)(function)
     dispatcher._cache = _Cache(function)
     return dispatcher

@@ -7,15 +7,16 @@ with their rows twice, one copy below the other, so that rows i + p need no wrap
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numba import cuda
 
-from ntkdist.kernels._cuda_cells import ERF, LINEAR, cell_functions
-from ntkdist.kernels._cuda_intrinsics import device, fetch, kernel, peek, pointer, put
-from ntkdist.kernels._unroll import written_out
+from ntkdist.kernels.cuda.cells import ERF, LINEAR, cell_functions
+from ntkdist.kernels.cuda.intrinsics import device, fetch, kernel, peek, pointer, put
+from ntkdist.kernels.cuda.unroll import written_out
 
 
 @lru_cache(maxsize=8)
@@ -28,7 +29,7 @@ def image_kernels(dtype: str) -> dict[str, Any]:
         "one": real(1),
         "zero": real(0),
     }
-    functions = {
+    functions: dict[str, Callable[..., Any]] = {
         "clear": _clear,
         "contrast": _contrast,
         "pixels": _pixels,

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ntkdist.kernels._cuda_intrinsics import device, fetch, inverse_root, pointer, put, root
+from ntkdist.kernels.cuda.intrinsics import device, fetch, inverse_root, pointer, put, root
 from ntkdist.kernels.duals import ARCCOS, SINE_GAP
 
 # Added under the root: far below any e·ab that matters, so that 0/0 is 0.

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numba
 
-from ntkdist.kernels._vector import (
+from ntkdist.kernels.cpu.vector import (
     BYTES,
     arccos_over_pi,
     fma,
@@ -35,19 +35,26 @@ from ntkdist.kernels._vector import (
     where_above,
     word,
 )
-
-# columns of the sweep table: what a sweep does, and where it finds per-image numbers of rows
-# and of columns
-KIND, THETA, TRAINED, FOLD, SIZE, POOL, CELLS, CELLS_B, HALF, HALF_B, SIDE, SIDE_B = range(12)
-SWEEP_FIELDS = 12
-# KIND: what is applied to the state in front of the linear layer
-PIXELS, POOLED, LINEAR, RELU, ERF = range(5)
-# THETA: is zero, begins to be K, or is there
-NONE, FRESH, THERE = range(3)
+from ntkdist.kernels.plan import (
+    CELLS,
+    CELLS_B,
+    ERF,
+    FOLD,
+    FRESH,
+    KIND,
+    LINEAR,
+    NONE,
+    NUMBERS,
+    NUMBERS_B,
+    NUMBERS_ERF,
+    PIXELS,
+    POOLED,
+    THERE,
+    THETA,
+    TRAINED,
+)
 
 CELL = 2 * BYTES  # Δ and Θ
-NUMBERS, NUMBERS_B = 3, 2  # of a pixel behind a layer, in row and in column images
-NUMBERS_ERF = 4  # in both
 CHANNELS = 64  # summed in one go; wide inputs are summed in levels to stay accurate
 
 

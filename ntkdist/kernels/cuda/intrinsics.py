@@ -25,7 +25,7 @@ from numba.core import config
 SIMULATED = bool(config.ENABLE_CUDASIM)
 
 if SIMULATED:
-    from ntkdist.kernels._cuda_simulator import (
+    from ntkdist.kernels.cuda.simulator import (
         LANES,
         advance,
         await_copies,
@@ -45,7 +45,7 @@ if SIMULATED:
         root,
     )
 else:
-    from ntkdist.kernels._cuda_hardware import (
+    from ntkdist.kernels.cuda.hardware import (
         LANES,
         advance,
         await_copies,

@@ -8,23 +8,9 @@ from __future__ import annotations
 
 import numba
 
-from ntkdist.kernels._cpu_cells import (
-    CELL,
-    CELLS,
-    CELLS_B,
-    FOLD,
-    FRESH,
-    NONE,
-    NUMBERS,
-    NUMBERS_B,
-    THERE,
-    THETA,
-    field,
-    relu_end,
-    relu_start,
-)
-from ntkdist.kernels._cpu_sweeps import wrap
-from ntkdist.kernels._vector import (
+from ntkdist.kernels.cpu.cells import CELL, field, relu_end, relu_start
+from ntkdist.kernels.cpu.sweeps import wrap
+from ntkdist.kernels.cpu.vector import (
     BYTES,
     arccos_over_pi,
     load,
@@ -32,6 +18,7 @@ from ntkdist.kernels._vector import (
     store,
     word,
 )
+from ntkdist.kernels.plan import CELLS, CELLS_B, FOLD, FRESH, NONE, NUMBERS, NUMBERS_B, THERE, THETA
 
 
 @numba.njit(nogil=True)

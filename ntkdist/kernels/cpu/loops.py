@@ -26,24 +26,10 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from ntkdist.kernels._compile import compiled
-from ntkdist.kernels._cpu_cells import (
-    CELL,
-    FOLD,
-    FRESH,
-    KIND,
-    POOL,
-    POOLED,
-    RELU,
-    SIZE,
-    THERE,
-    THETA,
-    TRAINED,
-    field,
-    half_erf,
-)
-from ntkdist.kernels._cpu_pools import pool_offsets, pool_rows, relu_pool_sweep
-from ntkdist.kernels._cpu_sweeps import (
+from ntkdist.kernels.cpu.cells import CELL, field, half_erf
+from ntkdist.kernels.cpu.compile import compiled
+from ntkdist.kernels.cpu.pools import pool_offsets, pool_rows, relu_pool_sweep
+from ntkdist.kernels.cpu.sweeps import (
     clear,
     fused_sweep,
     general_sweep,
@@ -52,10 +38,26 @@ from ntkdist.kernels._cpu_sweeps import (
     whole_row,
     wrap,
 )
-from ntkdist.kernels._vector import BYTES, arccos_over_pi, load, number, splat, store
-
-# columns of the table of blocks; POOLS: where the block's input stands in the pools' buffer
-HEIGHT, WIDTH, FIRST, LAST, CLASS, CLASS_END, POOLS = range(7)
+from ntkdist.kernels.cpu.vector import BYTES, arccos_over_pi, load, number, splat, store
+from ntkdist.kernels.plan import (
+    CLASS,
+    CLASS_END,
+    FOLD,
+    FRESH,
+    HEIGHT,
+    KIND,
+    POOL,
+    POOLED,
+    POOLS,
+    RELU,
+    SIZE,
+    SWEEP,
+    SWEEP_END,
+    THERE,
+    THETA,
+    TRAINED,
+    WIDTH,
+)
 
 
 @numba.njit(nogil=True)
@@ -68,7 +70,7 @@ def _blocks(
         H, W = blocks[n, HEIGHT], blocks[n, WIDTH]
         row = (W + 1) * CELL
         ring = state + H * row
-        size = field(sweeps[blocks[n, LAST] - 1].ctypes.data, POOL)
+        size = field(sweeps[blocks[n, SWEEP_END] - 1].ctypes.data, POOL)
         pool = pools
         if size:
             pool = pools + blocks[n + 1, POOLS] * CELL
@@ -78,7 +80,7 @@ def _blocks(
             p, q = cls // W, cls % W
             if size:
                 pool_offsets(size, H, W, q, offsets)
-            for k in range(blocks[n, FIRST], blocks[n, LAST]):
+            for k in range(blocks[n, SWEEP], blocks[n, SWEEP_END]):
                 sweep = sweeps[k].ctypes.data
                 box, theta = field(sweep, SIZE), field(sweep, THETA)
                 source, pitch, spare = state, row, ring + max(3, box) * row

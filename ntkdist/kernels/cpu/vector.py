@@ -34,7 +34,7 @@ _INDEX = types.intp
 class Lanes(types.Type):
     """The type of a vector of ``BYTES`` bytes with elements of type ``scalar``."""
 
-    def __init__(self, scalar: types.Type) -> None:
+    def __init__(self, scalar: Any) -> None:
         self.scalar = scalar
         super().__init__(name=f"Lanes({scalar})")
 
@@ -54,6 +54,7 @@ class Lanes(types.Type):
         return f"v{LANES[self.scalar.name]}f{self.scalar.bitwidth}"
 
     def constant(self, value: float) -> Any:
+        """Return LLVM's constant with the value in every lane."""
         # rounded here: LLVM wants float32 constants with digits that are exact
         exact = float(np.float32(value)) if self.scalar == types.float32 else float(value)
         return ir.Constant(self.llvm, [exact] * LANES[self.scalar.name])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ntkdist.kernels._compile import compiled
+from ntkdist.kernels.cpu.compile import compiled
 
 
 @compiled

@@ -12,26 +12,9 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from ntkdist.kernels._compile import compiled
-from ntkdist.kernels._cpu_cells import (
-    CELL,
-    CELLS,
-    CELLS_B,
-    CHANNELS,
-    FOLD,
-    FRESH,
-    KIND,
-    NONE,
-    RELU,
-    THERE,
-    THETA,
-    TRAINED,
-    activate,
-    field,
-    relu_end,
-    relu_start,
-)
-from ntkdist.kernels._vector import (
+from ntkdist.kernels.cpu.cells import CELL, CHANNELS, activate, field, relu_end, relu_start
+from ntkdist.kernels.cpu.compile import compiled
+from ntkdist.kernels.cpu.vector import (
     BYTES,
     arccos_over_pi,
     fma,
@@ -41,6 +24,18 @@ from ntkdist.kernels._vector import (
     splat,
     store,
     word,
+)
+from ntkdist.kernels.plan import (
+    CELLS,
+    CELLS_B,
+    FOLD,
+    FRESH,
+    KIND,
+    NONE,
+    RELU,
+    THERE,
+    THETA,
+    TRAINED,
 )
 
 ROWS = 4

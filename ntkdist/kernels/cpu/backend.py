@@ -21,13 +21,12 @@ from functools import cached_property
 import numpy as np
 
 from ntkdist.errors import InputError
-from ntkdist.kernels import _cpu_dense, _cpu_finish, _cpu_loops
-from ntkdist.kernels._chain import Chain, Link, chain_of
-from ntkdist.kernels._plan import Plan, plan_of
-from ntkdist.kernels._tail import linear_tail
-from ntkdist.kernels._vector import BYTES, LANES, coefficients
 from ntkdist.kernels.backend import as_images, check_kinds, check_pair
+from ntkdist.kernels.chain import Chain, Link, chain_of, linear_tail
+from ntkdist.kernels.cpu import dense, finish, loops
+from ntkdist.kernels.cpu.vector import BYTES, LANES, coefficients
 from ntkdist.kernels.duals import erf_dual, relu_distance
+from ntkdist.kernels.plan import Plan, plan_of
 from ntkdist.networks.architecture import Architecture, Dense, Erf, Layer, Relu
 
 # Rows that a thread takes at once: few, so that the triangle of a diagonal tile spreads evenly;
@@ -165,7 +164,7 @@ class CpuBackend:
 
         def run(part: slice) -> None:
             delta, tangent = self._sums(a.plan, a.rows[part], lanes, first[part], "ntk" in kinds)
-            _cpu_finish.finish(
+            finish.finish(
                 delta, tangent, a.plan.unit / a.plan.count, a.spread[part], b.spread,
                 a.norm[part], b.norm, last, K[part], theta[part],
             )  # fmt: skip
@@ -176,8 +175,8 @@ class CpuBackend:
             K, theta = K.astype(self.dtype), theta.astype(self.dtype)
         found = {"ntk": theta, "nngp": K}
         if a is b:
-            _cpu_finish.mirror(K)
-            _cpu_finish.mirror(theta)
+            finish.mirror(K)
+            finish.mirror(theta)
         return {kind: found[kind] for kind in kinds}
 
     def _sums(
@@ -189,12 +188,12 @@ class CpuBackend:
         sweeps, table = plan.sweeps if theta else plan.without_theta(), coefficients(self.dtype)
         given, units = (rows, lanes, plan.shape[2]), (plan.scales, plan.factors)
         if plan.chain.spatial:
-            _cpu_loops.entries(
+            loops.entries(
                 *given, plan.blocks, sweeps, *units, plan.classes, table, plan.room, first,
                 delta, tangent,
             )  # fmt: skip
         else:
-            _cpu_dense.dense_entries(*given, sweeps, *units, table, first, delta, tangent)
+            dense.dense_entries(*given, sweeps, *units, table, first, delta, tangent)
         return delta.reshape(len(rows), -1), tangent.reshape(len(rows), -1)
 
     def _spread_out(self, run: Callable[[slice], None], n: int, group: int = _ROWS_POOLED) -> None:
@@ -270,7 +269,7 @@ class _Preparation:
         vectors = -(-arrays[0].size // lanes)
         padded = [np.resize(x.astype(dtype), (vectors, lanes)) for x in arrays]
         found = np.empty_like(padded[0])
-        _cpu_loops.half_erf_variances(*padded, coefficients(dtype.name), found)
+        loops.half_erf_variances(*padded, coefficients(dtype.name), found)
         return found.ravel()[: arrays[0].size].reshape(shape)
 
     def _pool(self, n: int) -> None:
@@ -282,7 +281,7 @@ class _Preparation:
         found = np.zeros((len(self.rows), H * W), self.rows.dtype)
 
         def run(group: slice) -> None:
-            _cpu_loops.self_windows(
+            loops.self_windows(
                 self.rows[group], lanes, plan.shape[2], blocks, n, sweeps, plan.scales,
                 plan.factors, classes, coefficients(plan.dtype), plan.room, group.start,
                 found[group],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ntkdist.kernels._cuda_plan import Layout
+from ntkdist.kernels.cuda.layout import Layout
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The CUDA backend (``backend``) and what this machine's GPUs are (``device``)."""
