@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 #: Verdicts on how far the results about labels can be trusted, as they are stored and printed.
 RELIABLE, WEAK, CANNOT_JUDGE = VERDICTS = ("reliable", "weak", "cannot judge")
+#: Labels are called clean where at most this share of them may be wrong.
+CLEAN_SHARE = 0.03
 
 
 def counted(value: int, one: str, many: str | None = None) -> str:
@@ -18,9 +20,19 @@ def percent(share: float, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f} %"
 
 
-def duration(seconds: float) -> str:
-    """Return a time that was measured: ``0.04 s``, ``12.3 s``, ``4 min 05 s``, ``2 h 07 min``."""
-    if seconds < 59.95:
+def duration(seconds: float, *, whole: bool = False) -> str:
+    """Return a time that was measured: ``0.04 s``, ``12.3 s``, ``4 min 05 s``, ``2 h 07 min``.
+
+    Args:
+        seconds: At least 0.
+        whole: Whether seconds are rounded to whole ones, as for a time that still changes.
+
+    Returns:
+        The time in the units that suit it.
+    """
+    if whole and seconds < 59.5:
+        return f"{round(seconds)} s"
+    if not whole and seconds < 59.95:
         return f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:

@@ -201,7 +201,7 @@ def _judge(name: str, pipeline: Pipeline) -> ArchitectureResult:
 
 
 def _tile_seconds(url: str) -> float:
-    from ntkdist.events.types import read_events
+    from ntkdist.events.log import read_events
 
     done = [event for event in read_events(url) if event["event"] == "TileDone"]
     return float(sum(event["seconds"] for event in done))
@@ -320,10 +320,10 @@ def _sections(run: Run) -> list[ReportSection]:
     tied = [row["name"] for row, _ in mine if row["accuracy"] == most]
     suits = "suits the data best: its kernel" if len(tied) == 1 else "suit the data best: each"
     sentences = [
-        f"Of {counted(len(mine), 'architecture')}, {all_of(tied)} {suits} gives {percent(most)} "
-        "of the images their given label from all others.",
+        f"Of {counted(len(mine), 'architecture')}, {all_of(tied)} {suits} predicts the given label "
+        f"of {percent(most)} of the images from all others.",
         *_ceiling(run, [row for row, _ in mine]),
-        "Separation is the mean distance between classes over that within.",
+        "Separation is the mean distance between classes over the mean distance within.",
     ]
     head = ("Architecture", "Accuracy", "Log-likelihood", "L(Z), scaled", "Separation")
     table = tuple(
@@ -352,8 +352,8 @@ def _ceiling(run: Run, rows: list[dict[str, Any]]) -> list[str]:
     if noise < _LITTLE_NOISE:
         return []
     return [
-        f"{percent(noise)} of these labels {which}, so that hardly more than {percent(1 - noise)} "
-        "can be met."
+        f"{percent(noise)} of these labels {which}, which limits accuracy to about "
+        f"{percent(1 - noise)}."
     ]
 
 

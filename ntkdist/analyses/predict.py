@@ -362,7 +362,9 @@ def _figures(run: Run, last: dict[str, Any]) -> list[tuple[str, str]]:
     if "bins" in last:
         alt = "Accuracy over the stated probability, in bins; on the diagonal both are equal."
         svg = panel("predict-calibration", alt, _plot_calibration, np.asarray(last["bins"], float))
-        figures.append((svg, "Below the diagonal it is surer than it should be, above less sure."))
+        figures.append(
+            (svg, "Below the diagonal the kernel is overconfident, above it underconfident.")
+        )
     rows = [[row["ridge"], row["accuracy"], row["squared_error"]] for row in last["ridges"]]
     alt = f"Leave-one-out accuracy and squared error over ridges; {last['ridge']:g} is taken."
     svg = panel("predict-ridges", alt, _plot_ridges, np.array(rows, float), float(last["ridge"]))

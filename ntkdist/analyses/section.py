@@ -75,6 +75,10 @@ class Analysis:
         """Return whether a run holds results of this analysis, outdated ones included."""
         return bool(run.attributes(self.group))
 
+    def is_current(self, run: Run) -> bool:
+        """Return whether a run holds results of this analysis on its present images."""
+        return self.is_stored(run) and run.is_current(self.group)
+
     def command_line(self, run: Run) -> str:
         """Return the command that answers the question for a run."""
         return f"ntkdist {self.command} {run.url} {self.arguments}".rstrip()

@@ -19,11 +19,11 @@ _NEGATIVE, _POSITIVE = "#3f7fca", "#d0661f"  # legible on white and on near blac
 _SURE = "#1f5aa3"
 _DARK = 0.78  # share from which on white letters stand out more than the page's ink
 _MOST_NAMES = 16
-_MOST_DECIMALS = 10  # classes whose cells have room for a decimal
-_FAINTEST = 0.01  # share of a class that the strongest colour of wrong labels means at least
+_MOST_DECIMALS = 10  # classes whose cells are wide enough for a decimal
+_FAINTEST = 0.01  # least share of a class that the strongest colour stands for
 _LONGEST_NAME = 12
 _MOST_LINES = 30
-_SHOWN = (2.0, 98.0)  # percentiles; the diagonal would swallow the scale
+_SHOWN = (2.0, 98.0)  # percentiles; the diagonal would take most of the colour scale
 
 
 def gram(matrix: NDArray[Any], boundaries: Sequence[float], names: Sequence[str]) -> Figure:
@@ -72,7 +72,7 @@ def shown_range(matrix: NDArray[Any]) -> tuple[float, float]:
 
 
 def class_matrix(Z: NDArray[Any], names: Sequence[str], limit: float) -> Figure:
-    """Draw one class matrix, zero in the page's own colour and the diagonal left open.
+    """Draw one class matrix: zero is transparent, and the diagonal is not coloured.
 
     Args:
         Z: (K, K) class matrix.
@@ -90,9 +90,7 @@ def class_matrix(Z: NDArray[Any], names: Sequence[str], limit: float) -> Figure:
     image = axes.imshow(
         off, cmap=_around_zero(), vmin=-limit, vmax=limit, interpolation="none", extent=(0, K, K, 0)
     )
-    if K <= _MOST_LINES:
-        axes.hlines(range(K + 1), 0, K, color=FAINT, linewidth=0.6)
-        axes.vlines(range(K + 1), 0, K, color=FAINT, linewidth=0.6)
+    _draw_grid(axes, K)
     axes.plot([0, K], [0, K], color=INK, linewidth=0.8, alpha=0.6)
     if len(names) == K:
         _name_classes(axes, np.arange(K) + 0.5, names)
@@ -103,7 +101,7 @@ def class_matrix(Z: NDArray[Any], names: Sequence[str], limit: float) -> Figure:
 def transition(
     T: NDArray[np.float64], names: Sequence[str], circled: Sequence[tuple[int, int]]
 ) -> Figure:
-    """Draw how often a class (rows) has which label (columns), the right ones muted.
+    """Draw how often a class (rows) has which label (columns); only wrong labels are coloured.
 
     Args:
         T: (K, K) P(given label | true class).
@@ -126,9 +124,7 @@ def transition(
         100 * off, cmap=_from_nothing(), vmin=0, vmax=100 * limit, interpolation="none",
         extent=(0, K, K, 0),
     )  # fmt: skip
-    if K <= _MOST_LINES:
-        axes.hlines(range(K + 1), 0, K, color=FAINT, linewidth=0.6)
-        axes.vlines(range(K + 1), 0, K, color=FAINT, linewidth=0.6)
+    _draw_grid(axes, K)
     if lettered:
         _letter_shares(axes, T, limit)
     else:
@@ -157,6 +153,13 @@ def transition(
         bar.formatter = FuncFormatter(lambda value, _: f"{value:g} %")
         bar.update_ticks()
     return figure
+
+
+def _draw_grid(axes: Axes, K: int) -> None:
+    """Draw lines between the cells, unless there are so many that they hide them."""
+    if K <= _MOST_LINES:
+        axes.hlines(range(K + 1), 0, K, color=FAINT, linewidth=0.6)
+        axes.vlines(range(K + 1), 0, K, color=FAINT, linewidth=0.6)
 
 
 def is_lettered(K: int) -> bool:
@@ -272,7 +275,7 @@ def _name_classes(axes: Axes, middles: NDArray[Any], names: Sequence[str]) -> No
 
 
 def _finish(figure: Figure, axes: Axes, image: Any) -> Any:
-    """Take away what frames the axes, add the scale of the colours and return it."""
+    """Remove the frame of the axes, add the colour bar and return it."""
     axes.set_anchor("NW")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)

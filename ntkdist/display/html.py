@@ -37,11 +37,11 @@ def html_table(rows: Sequence[tuple[str, str]]) -> str:
 
 
 def data_uris(pictures: NDArray[np.uint8], budget: int = _BUDGET) -> list[str]:
-    """Encode pictures, all made smaller together as far as needed to fit the budget.
+    """Encode pictures; if they exceed the budget, all are scaled to the same smaller size.
 
     Args:
         pictures: (n, H, W, C) uint8; of other than 1 or 3 channels the first is shown.
-        budget: Most characters for all of them; the smallest size is kept even above it.
+        budget: Most characters for all of them; exceeded only at the smallest size.
 
     Returns:
         n ``data:image/png;base64,…`` texts.

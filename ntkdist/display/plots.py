@@ -212,12 +212,12 @@ def components(
         labels: (m,) classes.
         names: K class names.
         suspicious: (m,) images with a ring.
-        colored: At most ten classes that have a colour; the others share a grey.
+        colored: At most ten classes that have their own colour; the others are grey.
         explained: (c,) shares of the variance.
         first: The component along the horizontal axis, from 0; the next one is vertical.
 
     Returns:
-        The figure, one unit of both axes as long.
+        The figure; a unit has the same length on both axes.
     """
     figure = new_figure(_WIDTH, 430)
     axes = figure.add_subplot()
@@ -266,14 +266,14 @@ def _name_clusters(
     suspicious: NDArray[np.bool_],
     colored: Sequence[int],
 ) -> None:
-    """Write names among the images of their classes, as far as they do not cover one another."""
+    """Write class names at the medians of their images, unless two names would overlap."""
     apart = _APART * max(float(np.ptp(x)), float(np.ptp(y)))
     taken: list[tuple[float, float]] = []
     for k in colored:
         sure = (labels == k) & ~suspicious
         if not sure.any():
             continue
-        # the median lies among the images even where some lie far away
+        # the median, because single images far away do not move it
         at = (float(np.median(x[sure])), float(np.median(y[sure])))
         if all(abs(at[0] - a) > apart or abs(at[1] - b) > apart for a, b in taken):
             taken.append(at)

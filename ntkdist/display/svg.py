@@ -1,8 +1,8 @@
 """A matplotlib figure as inline SVG that takes its colours and fonts from the page.
 
-Matplotlib writes a document of its own: a global style sheet, the same ids in every figure, fixed
-fonts and addresses of its name spaces. Inside a page the first two change or clash with what
-stands around it, so the tree is rewritten here.
+Matplotlib writes a whole document: a global style sheet, the same ids in every figure, fixed fonts
+and name spaces. Inside a page its style sheet would apply to everything, and its ids would occur
+more than once, so the tree is rewritten here.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from ntkdist import storage
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Stand-ins that become variables of the page's style sheet, so that one figure serves light and
-# dark: axes and text, the accent, what is compared with it, lines that should stay behind.
+# Placeholders that become variables of the page's style sheet, so that a figure suits light and
+# dark pages: axes and text, the accent, what is compared with it, faint lines.
 INK, ACCENT, OTHER, FAINT = "#000001", "#000002", "#000003", "#000004"
-CELL = "#000005"  # letters on a coloured cell that is not dark
+CELL = "#000005"  # letters on a cell of a light colour
 _VARIABLES = {
     INK: "var(--figure-ink)",
     ACCENT: "var(--accent)",
@@ -68,7 +68,7 @@ _SETTINGS: dict[Any, Any] = {
 
 @contextmanager
 def figure_settings() -> Iterator[None]:
-    """Set matplotlib's defaults for figures of the report, and put the user's back after."""
+    """Set matplotlib's defaults for figures of the report, and restore the user's afterwards."""
     import matplotlib
 
     with matplotlib.rc_context(), warnings.catch_warnings():
@@ -90,7 +90,7 @@ def power(value: float, _position: int | None = None) -> str:
 
 
 def plain_log_ticks(figure: Figure) -> None:
-    """Give log axes ticks without mathematical typesetting, which the page does not have."""
+    """Give log axes ticks without mathematical typesetting, which a page cannot show."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
 
     for axes in figure.axes:
@@ -105,20 +105,22 @@ def plain_log_ticks(figure: Figure) -> None:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure of so many CSS pixels, laid out to fit."""
+    """Return an empty figure; width and height are in CSS pixels."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width / 72, height / 72), layout="constrained")
 
 
 @contextmanager
-def svg_file(address: str, width: float, height: float) -> Iterator[Figure]:
+def svg_file(address: str, width: float, height: float, *, math: bool = False) -> Iterator[Figure]:
     """Yield an empty figure and write it as an SVG file, whole or not at all, when the block ends.
 
     Args:
         address: Path or URL of the file.
         width: In inches.
         height: In inches.
+        math: Whether text between dollar signs is a formula, as in the labels of logarithmic axes;
+            not for figures with names of classes.
 
     Yields:
         The figure, drawn with the user's own settings of matplotlib.
@@ -126,7 +128,7 @@ def svg_file(address: str, width: float, height: float) -> Iterator[Figure]:
     import matplotlib
     from matplotlib.figure import Figure
 
-    settings: Any = {"svg.hashsalt": "ntkdist", "text.parse_math": False}
+    settings: Any = {"svg.hashsalt": "ntkdist", "text.parse_math": math}
     with matplotlib.rc_context(settings), storage.writing(address) as path:
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
@@ -216,7 +218,7 @@ def _style(text: str) -> str:
 
 
 def _color(value: str) -> str:
-    """Return the page's variable for a stand-in, and for a grey of the pictures' own."""
+    """Return the page's variable for a placeholder or a grey; other colours stay."""
     if value in _VARIABLES or not _GREY.fullmatch(value) or value == _PAGE:
         return _VARIABLES.get(value, value)
     level = int(value[1:3], 16)

@@ -1,7 +1,7 @@
 """A kernel matrix as a map of its tiles, in inline SVG: what is stored, in work, failed, absent.
 
-Colour never says it alone: every state has a pattern too, and a legend names them. The same states
-give the same text.
+Every state has a pattern as well as a colour, and a legend names them. The same states give the
+same text.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def tile_map(states: States, *, most: int = 200) -> str:
 
     Args:
         states: (B, B), one of ``ABSENT``, ``FLIGHT``, ``DONE`` and ``FAILED`` for each tile on and
-            above the diagonal; what is below is passed over.
+            above the diagonal; entries below it are ignored.
         most: Cells along an edge at most. With more tiles a cell stands for several: it is failed
             or in work if one of them is, and stored if all are.
 
@@ -60,7 +60,7 @@ def tile_map(states: States, *, most: int = 200) -> str:
 
 
 def legend(*, parts: bool) -> str:
-    """Return what the patterns mean, as a list; it has to stand on the page of the map.
+    """Return what the patterns mean, as an HTML list for the page that has the map.
 
     Args:
         parts: Whether a cell may stand for several tiles.

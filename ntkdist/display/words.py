@@ -11,7 +11,7 @@ from ntkdist.networks.architecture import Architecture, AvgPool, Conv, Dense, La
 from ntkdist.networks.layers import SQRT2
 
 _MINUS = "−"
-_GAP = "\u00a0"  # keeps a number and its unit on one line
+_GAP = "\u00a0"  # no line break between a number and its unit
 
 
 def count(value: int) -> str:

@@ -16,6 +16,7 @@ from ntkdist.events.types import (
     WorkerLost,
     WorkerStarted,
 )
+from ntkdist.words import duration
 
 
 class GramProgress:
@@ -87,7 +88,7 @@ class GramProgress:
         else:
             self._line(
                 f"{event.executor} on backend {event.backend}, edge {event.edge}:"
-                f" {event.done} of {event.total} tiles were there"
+                f" {event.done} of {event.total} tiles are stored"
             )
 
     def _show(self) -> None:
@@ -102,7 +103,7 @@ class GramProgress:
         parts = [f"{new / seconds:.3g} tiles/s", f"{_short(self._entries / seconds)} entries/s"]
         if new and self._done < self._total:
             left = (self._total - self._done - self._failed) * seconds / new
-            parts.append(f"{_duration(left)} left")
+            parts.append(f"{duration(left, whole=True)} left")
         workers = len(self._workers)
         each = f" of {self._threads} threads" if self._threads > 1 else ""
         parts.append(f"{workers} worker{'' if workers == 1 else 's'}{each}")
@@ -178,11 +179,3 @@ def _short(number: float) -> str:
         if number >= limit:
             return f"{number / limit:.3g} {unit}"
     return f"{number:.3g}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -61,17 +61,6 @@ def check_labels(labels: Any, num_classes: int, length: int | None = None) -> ND
     return np.array(given, dtype=np.int64)
 
 
-def check_ridge(ridge: Any) -> float:
-    """Return a ridge, relative to the mean of the Gram's diagonal, as a float.
-
-    Raises:
-        InputError: If it is not a finite number ≥ 0.
-    """
-    if not is_number(ridge) or not math.isfinite(ridge) or ridge < 0:
-        raise InputError(f"ridge={ridge!r} must be finite and ≥ 0, relative to mean(diag), or auto")
-    return float(ridge)
-
-
 def check_beta(beta: Any) -> float:
     """Return β, the weight of the between-class sum of L(Z), as a float.
 

@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
-from ntkdist.labels.checks import check_ridge
-from ntkdist.linalg import blas
+from ntkdist.linalg import blas, check_ridge
 
 # Bytes of rows in memory at a time when a whole matrix is checked or read.
 ROW_BYTES = 64 * 2**20

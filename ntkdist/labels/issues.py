@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
-from ntkdist.labels.checks import check_labels, check_locked, check_ridge
+from ntkdist.labels.checks import check_labels, check_locked
 from ntkdist.labels.inverse import MemoryFactor, invert
 from ntkdist.labels.options import Options
 from ntkdist.labels.refurbish import refurbish
 from ntkdist.labels.result import Flip, RefurbishResult
 from ntkdist.labels.ridge import POSTERIOR_RIDGE, choose_ridge
+from ntkdist.linalg import check_ridge
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -150,7 +151,7 @@ def find_label_issues(
         confidence=confidence,
     )
     if ridge != "auto":
-        check_ridge(ridge)
+        check_ridge(ridge, otherwise=", or auto")
     images = np.asarray(images)
     if images.ndim == 3:
         images = images[..., None]
@@ -242,7 +243,7 @@ def refurbish_gram(
     choice = choose_ridge(gram, given, num_classes, noise=noise, noise_rate=noise_rate, locked=lock)
     if ridge == "auto":
         ridge = POSTERIOR_RIDGE if method == "posterior" else choice.ridge
-    check_ridge(ridge)
+    check_ridge(ridge, otherwise=", or auto")
     inverse = MemoryFactor if method == "posterior" else invert
     return refurbish(
         inverse(gram, float(ridge)),

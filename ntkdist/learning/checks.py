@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError, did_you_mean
+from ntkdist.linalg import check_ridge as check_ridge
 from ntkdist.networks.architecture import Architecture
 
 
@@ -48,11 +49,6 @@ def check_number(name: str, value: Any, least: float, below: float, remedy: str)
         limit = f"at least {least:g}" + (f" and below {below:g}" if math.isfinite(below) else "")
         raise InputError(f"{name}={value!r} must be a finite number, {limit}; {remedy}")
     return float(value)
-
-
-def check_ridge(ridge: Any, name: str = "ridge") -> float:
-    """Return a relative ridge, a finite number of at least 0."""
-    return check_number(name, ridge, 0.0, math.inf, "0 adds none")
 
 
 def check_rate(learning_rate: Any) -> float:

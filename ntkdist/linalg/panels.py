@@ -25,8 +25,9 @@ import numpy as np
 from ntkdist.errors import StoreError
 from ntkdist.linalg import groups
 from ntkdist.linalg.blas import ITEM, Matrix, Vector
-from ntkdist.linalg.status import LinalgStatus, format_bytes
+from ntkdist.linalg.status import LinalgStatus
 from ntkdist.linalg.tasks import side_by_side
+from ntkdist.words import format_bytes
 
 KIND = "factor"
 PROCESS = "the factorisation"

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError, NtkdistError, StoreError
+from ntkdist.words import format_bytes
 
 #: Ridges tried, in order, when one has to be suggested; relative to mean(diag).
 RIDGE_LADDER: tuple[float, ...] = tuple(float(f"1e-{k}") for k in range(12, -1, -1))
@@ -38,7 +39,9 @@ class LinalgStatus(enum.Enum):
         "float64 overflowed although every entry of the matrix is finite; scale the matrix down"
     )
     UNREADABLE = "rows {rows} and columns {cols} of the matrix could not be read: {reason}"
-    BAD_RIDGE = "ridge is {ridge}; pass a finite number >= 0 (relative to the mean of the diagonal)"
+    BAD_RIDGE = (
+        "{name}={ridge!r} must be finite and ≥ 0, relative to the mean of the diagonal{otherwise}"
+    )
     BAD_MEMORY = (
         "memory_limit {given!r} is not a size; pass bytes or a string such as '2GiB' or '500MB'"
     )
@@ -214,10 +217,20 @@ def not_symmetric(skew: tuple[int, int, float, float]) -> Exception:
     return LinalgStatus.NOT_SYMMETRIC.error(row=row, col=col, value=value, other=other)
 
 
-def check_ridge(ridge: Any) -> float:
-    """Return a ridge as a float, if it is a finite number >= 0."""
-    if not (isinstance(ridge, int | float | np.floating) and math.isfinite(ridge) and ridge >= 0):
-        raise LinalgStatus.BAD_RIDGE.error(ridge=ridge)
+def check_ridge(ridge: Any, name: str = "ridge", *, otherwise: str = "") -> float:
+    """Return a ridge as a float.
+
+    Args:
+        ridge: The ridge, relative to the mean of the diagonal.
+        name: Name of the argument, for the message.
+        otherwise: What else the argument may be, as the end of the message.
+
+    Raises:
+        InputError: It is not a finite number ≥ 0.
+    """
+    number = isinstance(ridge, int | float | np.integer | np.floating)
+    if not number or isinstance(ridge, bool) or not math.isfinite(ridge) or ridge < 0:
+        raise LinalgStatus.BAD_RIDGE.error(name=name, ridge=ridge, otherwise=otherwise)
     return float(ridge)
 
 
@@ -295,13 +308,3 @@ def parse_memory(memory_limit: int | float | str) -> int:
     if size <= 0:
         raise LinalgStatus.BAD_MEMORY.error(given=memory_limit)
     return size
-
-
-def format_bytes(size: int) -> str:
-    """Return a size in the unit that suits it, for example ``'1.50 GiB'``."""
-    value, unit = float(size), "B"
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if value < 1024 or unit == "TiB":
-            break
-        value /= 1024
-    return f"{value:.0f} B" if unit == "B" else f"{value:.2f} {unit}"

@@ -18,7 +18,6 @@ from ntkdist.errors import InputError
 from ntkdist.gram.tiling import TileKey, Tiling
 from ntkdist.linalg import parse_memory, plan_panels
 from ntkdist.linalg.blas import ITEM
-from ntkdist.linalg.status import format_bytes
 from ntkdist.networks.architecture import Architecture
 from ntkdist.planning.devices import (
     TileEdge,
@@ -33,6 +32,7 @@ from ntkdist.planning.devices import (
 )
 from ntkdist.planning.planned_run import PlannedRun, count_entries
 from ntkdist.planning.stages import STAGES, StageCosts, measure_stages, no_stages, stages_of
+from ntkdist.words import columns, format_bytes, rough_duration
 
 __all__ = ["DevicePlan", "Limits", "PlanEstimate", "make_plan"]
 
@@ -351,8 +351,6 @@ def _notes(
     ]
     if config.factor.scheduler not in ("auto", "threads"):
         notes.append(f"factor.scheduler={config.factor.scheduler} is reckoned as this machine's")
-    if config.gram.mix_backends:
-        notes.append("gram.mix_backends: cores beside GPUs are not counted in")
     if price is not None:
         of = f" of {' or '.join(priced)}; the others here are not priced" if priced else ""
         notes.append(f"cost is at {price:g} an hour of one worker{of}")
@@ -487,19 +485,11 @@ def _layers(architecture: str) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
-def duration(seconds: float) -> str:
-    """Return seconds in the unit that suits them."""
-    if seconds < 120:
-        return f"{seconds:.3g} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.3g} min"
-    return f"{seconds / 3600:,.3g} h" if seconds < 3.6e6 else f"{seconds / 3600:,.0f} h"
-
-
 def _stages(plan: PlanEstimate) -> list[str]:
-    rows = [(f"  {name}", duration(seconds)) for name, seconds in plan.stages.items() if seconds]
-    rows.append(("  together", duration(plan.seconds)))
-    return _columns(rows, right=(1,))
+    timed = ((name, seconds) for name, seconds in plan.stages.items() if seconds)
+    rows = [(f"  {name}", rough_duration(seconds)) for name, seconds in timed]
+    rows.append(("  together", rough_duration(plan.seconds)))
+    return columns(rows, right=(1,))
 
 
 def _devices(plan: PlanEstimate) -> list[str]:
@@ -511,13 +501,13 @@ def _devices(plan: PlanEstimate) -> list[str]:
             device.name,
             _rate(device.rate),
             f"{device.workers:,}",
-            duration(device.gram),
-            duration(device.seconds),
+            rough_duration(device.gram),
+            rough_duration(device.seconds),
             f"{device.hours:,.3g}",
         ]
         row += ["" if device.cost is None else f"{device.cost:,.2f}"] if priced else []
         rows.append([*row, device.source + (f", {device.backend}" if device.backend else "")])
-    return _columns(rows, right=range(1, len(rows[0]) - 1))
+    return columns(rows, right=range(1, len(rows[0]) - 1))
 
 
 def _rate(rate: float) -> str:
@@ -530,23 +520,11 @@ def _scaling(plan: PlanEstimate) -> list[str]:
     counts = list(plan.devices[0].scaling)
     rows: list[list[str]] = [["Gram on so many workers", *map(str, counts)]]
     rows += [
-        [device.name, *(duration(device.scaling[count]) for count in counts)]
+        [device.name, *(rough_duration(device.scaling[count]) for count in counts)]
         for device in plan.devices
     ]
-    return _columns(rows, right=range(1, len(counts) + 1))
+    return columns(rows, right=range(1, len(counts) + 1))
 
 
 def _line(name: str, text: str) -> str:
     return f"{name:<10}{text}"
-
-
-def _columns(rows: Sequence[Sequence[str]], *, right: Sequence[int]) -> list[str]:
-    """Return lines in which the cells of a column line up, numbers at their right ends."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            f"{cell:>{width}}" if place in right else f"{cell:<{width}}"
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

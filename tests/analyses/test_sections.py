@@ -175,8 +175,12 @@ def test_architectures_compared_on_the_same_data_are_told(make_run: MakeRun) -> 
 @pytest.mark.parametrize(
     ("known", "estimated", "words"),
     [
-        (0.3, 0.1, "30.0 % of these labels were made wrong, so that hardly more than 70.0 %"),
-        (0.0, 0.1, "10.0 % of these labels are wrong by estimate, so that hardly more than 90.0 %"),
+        (0.3, 0.1, "30.0 % of these labels were made wrong, which limits accuracy to about 70.0 %"),
+        (
+            0.0,
+            0.1,
+            "10.0 % of these labels are wrong by estimate, which limits accuracy to about 90.0 %",
+        ),
         (0.0, 0.001, ""),
     ],
 )
@@ -188,7 +192,7 @@ def test_what_noise_leaves_to_accuracy_is_said(
     rows = [{**row, "noise_rate": estimated} for row in rows]
     storage.write_text(f"{run.url}-compare/compare.json", json.dumps({"architectures": rows}))
     text = said(only(run))
-    assert words in text if words else "can be met" not in text
+    assert words in text if words else "limits accuracy" not in text
 
 
 def test_a_comparison_on_other_labels_is_not_shown(make_run: MakeRun) -> None:

@@ -110,7 +110,7 @@ def test_without_a_gpu_it_says_why_and_takes_the_cpu(config):
     assert found["gpu"] == [f"none: {NO_GPU}"]
     assert found["backend"][0].startswith("cpu:")
     assert found["images"][0].startswith("12 × 4 × 4 × 1")
-    assert found["gram"][0].startswith("78 entries to compute, at most 312 bytes")
+    assert found["gram"][0].startswith("78 entries to compute, at most 312 B")
     assert found["run"] == [f"{config.run}: new"]
     assert f"numpy {np.__version__}" in found["packages"][0]
     assert rate_of(found) > 0
@@ -143,11 +143,11 @@ def test_time_is_entries_over_rate_and_workers(config, gpus, monkeypatch):
     asked = []
     monkeypatch.setattr(run_checks, "choose_edge", lambda *a, **k: asked.append((a, k)) or measured)
     found = told(with_gram(config, executor="ray"))
-    assert found["time"] == ["about 10.8 hours for the Gram on 2 GPUs"]  # 78 / 1e-3 / 2 seconds
+    assert found["time"] == ["about 10.8 h for the Gram on 2 GPUs"]  # 78 / 1e-3 / 2 seconds
     ((_, _, images, n), options), *more = asked
     assert (images.shape, n, options["workers"], more) == ((N, 4, 4, 1), N, 2, [])
     found = told(with_gram(config, executor="ray", workers=1, address="10.0.0.1:6379"))
-    assert found["time"][0].startswith("about 21.7 hours for the Gram on 1 GPU; the cluster 10")
+    assert found["time"][0].startswith("about 21.7 h for the Gram on 1 GPU; the cluster 10")
 
 
 def test_gpus_of_a_cluster_are_not_asked_for_here(config):
@@ -200,11 +200,11 @@ def test_no_room_for_the_gram_is_refused(config, monkeypatch):
     for free, fits in ((311, False), (312, True)):
         monkeypatch.setattr(shutil, "disk_usage", lambda _, f=free: usage._replace(free=f))
         if not fits:
-            assert "takes up to 312 bytes, 311 bytes are free" in refused(config, quick=True)
+            assert "takes up to 312 B, 311 B are free" in refused(config, quick=True)
         else:
             assert told(config, quick=True)["verdict"]
     wide = with_gram(config, kinds=("ntk", "nngp"), dtype="float64")
-    assert "takes up to 1.219 KiB" in refused(wide, quick=True)
+    assert "takes up to 1.22 KiB" in refused(wide, quick=True)
 
 
 def test_a_place_with_other_things_is_refused(config):

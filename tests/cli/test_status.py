@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from ntkdist import storage
-from ntkdist.cli.status import describe
+from ntkdist.analyses import status
+from ntkdist.analyses.status import describe, describe_driver, next_after_report, read_status
 from ntkdist.config import DataConfig, GramConfig, RunConfig
-from ntkdist.events.activity import WINDOW, read_activity
+from ntkdist.events.history import WINDOW, Activity, History
+from ntkdist.events.log import to_record
 from ntkdist.events.types import (
     GramStarted,
     StageDone,
@@ -24,12 +26,9 @@ from ntkdist.events.types import (
     TileStarted,
     WorkerLost,
     WorkerStarted,
-    to_record,
 )
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import Tiling
-from ntkdist.pipeline import status
-from ntkdist.pipeline.status import describe_driver, next_after_report, read_status
 from ntkdist.runs.run import Run
 from ntkdist.storage.lease import Holder, Lease
 
@@ -48,8 +47,15 @@ def failed(key: str, time: float, *, final: bool, error: str = "OSError: gone") 
     return TileFailed(key, "w000", 1, error, "", final, time=time)
 
 
+def fold(records: list[dict[str, Any]]) -> Activity:
+    history = History()
+    for record in records:
+        history.take(record)
+    return history.activity()
+
+
 def activity(*events: Any) -> Any:
-    return read_activity([to_record(event) for event in events])
+    return fold([to_record(event) for event in events])
 
 
 def two_workers(time: float = START) -> list[WorkerStarted]:
@@ -151,7 +157,7 @@ def test_unknown_and_damaged_events_are_passed_over() -> None:
         {"event": "TileDone", "key": "a"},
         {"event": "GramStarted", "time": "nan", "total": "many"},
     ]
-    assert read_activity(records).total == 0
+    assert fold(records).total == 0
 
 
 # -- the whole of it --------------------------------------------------------------
@@ -198,12 +204,12 @@ def test_lines_of_a_run_at_work(run: Run) -> None:
     assert "rate      15 tiles/min, 64 entries/s" in text
     assert "about 4 s of work left" in text
     assert "workers   2 alive (1 on alpha, 1 on beta), 2 seen" in text
-    assert "in flight 1 tiles: r0000c0001" in text
+    assert "in flight 1 tile: r0000c0001" in text
     assert "given up  1 tile; last errors:\n  r0001c0001 (1×): StoreError: NaN" in text
     assert "last      event 1 min 00 s ago, in stage gram" in text
     assert text.endswith(f"next      ntkdist run {run.url}")
-    assert "would have told more" not in text
-    assert "would have told more" in describe(run.url, now=START + 3600)
+    assert "would have written more" not in text
+    assert "would have written more" in describe(run.url, now=START + 3600)
 
 
 def test_a_run_without_events_says_what_is_stored(run: Run) -> None:
@@ -224,7 +230,10 @@ def test_events_and_tiles_are_listed_once(run: Run, monkeypatch: pytest.MonkeyPa
     listed: list[str] = []
     real = GramStore.done
     monkeypatch.setattr(GramStore, "done", lambda self: listed.append("tiles") or real(self))
-    monkeypatch.setattr(status, "read_events", lambda url: listed.append("events") or [])
+    fold_all = status.read_history
+    monkeypatch.setattr(
+        status, "read_history", lambda url: listed.append("events") or fold_all(url)
+    )
     describe(run.url)
     assert sorted(listed) == ["events", "tiles"]
 

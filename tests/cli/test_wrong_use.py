@@ -239,7 +239,7 @@ def test_a_bug_is_one_line_too_and_verbose_shows_where(
     def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("ntkdist.pipeline.status.read_status", broken)
+    monkeypatch.setattr("ntkdist.analyses.status.read_status", broken)
     for flags, traced in (([], False), (["--verbose"], True)):
         with pytest.raises(SystemExit) as caught:
             cli.main(["status", bench.run, *flags])

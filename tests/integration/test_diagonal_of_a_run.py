@@ -14,6 +14,7 @@ import pytest
 from ntkdist import linalg
 from ntkdist.analyses.bias import find_bias
 from ntkdist.analyses.labelings import score_labelings
+from ntkdist.analyses.status import read_status
 from ntkdist.api import execute
 from ntkdist.config import (
     DataConfig,
@@ -24,13 +25,12 @@ from ntkdist.config import (
     RunConfig,
 )
 from ntkdist.errors import InterruptedRunError
+from ntkdist.events.types import PosteriorRound, StepContinues
 from ntkdist.labels import block_error, class_matrix, invert, refurbish
 from ntkdist.linalg import CholeskyFactor, LinalgProgress
 from ntkdist.pipeline import Pipeline
 from ntkdist.pipeline import labels as label_stage
 from ntkdist.pipeline.extend import extend
-from ntkdist.pipeline.labels import PosteriorRound, StepContinues
-from ntkdist.pipeline.status import read_status
 from ntkdist.pipeline.verify import verify_run
 from ntkdist.report import write_report
 from ntkdist.runs.run import Overview, Run
@@ -141,12 +141,12 @@ def test_the_method_decides_what_of_the_inverse_is_computed(copied: RunConfig) -
 
 
 def read_status_of(config: RunConfig) -> Any:
-    from ntkdist.pipeline.status import _is_factored
+    from ntkdist.analyses.status import is_factored
 
     run = Run.create(config)
 
     class Found:
-        factored = _is_factored(run, "ridge-0.001")
+        factored = is_factored(run, "ridge-0.001")
 
     return Found
 

@@ -17,9 +17,9 @@ from PIL import Image
 
 from ntkdist import kernel_matrix, storage
 from ntkdist.analyses.predict import predict
+from ntkdist.analyses.status import describe
 from ntkdist.api import execute
 from ntkdist.cli.main import main
-from ntkdist.cli.status import describe
 from ntkdist.config import DataConfig, GramConfig, NoiseConfig, PredictConfig, RunConfig
 from ntkdist.data import Preprocessor, load, select
 from ntkdist.errors import InputError, StageError
@@ -372,9 +372,9 @@ def test_the_command_says_what_it_did_and_refuses_other_settings(
     assert f"next      ntkdist run {config.run}" in said
     main(["status", config.run])
     said = capsys.readouterr().out
-    assert "extended  from 40 images; labels stored are of before" in said
+    assert "extended  from 40 images; the stored results of labels are of the former images" in said
     assert "labels    not done" in said
-    assert "ridge-0.001: there" in said
+    assert "ridge-0.001: stored" in said
     main(["extend", config.run, "--data.n", "60"])
     assert "nothing new: the run has 60 images already" in capsys.readouterr().out
     main(["labels", config.run])

@@ -12,9 +12,9 @@ import pytest
 
 from ntkdist import Run, kernel_matrix
 from ntkdist.analyses.predict import predict
+from ntkdist.analyses.status import describe
 from ntkdist.api import execute
 from ntkdist.cli.doctor import describe_finding, diagnose
-from ntkdist.cli.status import describe
 from ntkdist.config import DataConfig, GramConfig, NoiseConfig, PredictConfig, RunConfig
 from ntkdist.data import Preprocessor, load
 from ntkdist.errors import InputError

@@ -12,8 +12,8 @@ import pytest
 import zarr
 
 from ntkdist import storage
+from ntkdist.analyses.status import describe
 from ntkdist.api import execute
-from ntkdist.cli.status import describe
 from ntkdist.config import (
     DataConfig,
     FactorConfig,
@@ -23,7 +23,7 @@ from ntkdist.config import (
     RunConfig,
 )
 from ntkdist.errors import InputError, StageError, StoreError
-from ntkdist.events.types import read_events
+from ntkdist.events.log import read_events
 from ntkdist.gram.store import GramStore
 from ntkdist.pipeline import Pipeline
 from ntkdist.pipeline.findings import thumbnail

@@ -1,4 +1,4 @@
-"""Most tests of this room run Dask in the calling thread: a tenth of the time, the same bits."""
+"""Most of these tests run Dask in the calling thread: a tenth of the time, the same bits."""
 
 from __future__ import annotations
 

@@ -247,7 +247,7 @@ def test_another_system_is_refused(tmp_path, kernel, b, change, text):
         ({"max_iterations": 0}, "max_iterations is 0; pass an integer >= 1"),
         ({"rank": N + 1}, "rank is 601; pass 'auto' or an integer from 0 to 600"),
         ({"rank": "all"}, "rank is all; pass 'auto'"),
-        ({"ridge": -1}, "ridge is -1; pass a finite number"),
+        ({"ridge": -1}, "ridge=-1 must be finite and ≥ 0"),
         ({"b": np.ones(N - 1)}, r"it must be \(600,\)"),
         ({"memory_limit": "100kB"}, "4 vectors of 600 rows need; raise .*, or pass a smaller rank"),
     ],

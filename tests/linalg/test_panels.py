@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from ntkdist.errors import InputError
 from ntkdist.linalg import parse_memory, plan_panels
 from ntkdist.linalg.panels import PanelPlan
-from ntkdist.linalg.status import format_bytes
 
 GIB = 1 << 30
 
@@ -73,10 +72,3 @@ def test_operations_add_up_to_a_third_of_the_cube():
     plan = PanelPlan(5000, 384, 384)
     total = sum(plan.flops(k) for k in range(plan.count))
     np.testing.assert_allclose(total, 5000**3 / 3, rtol=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("size", "text"), [(5, "5 B"), (2048, "2.00 KiB"), (3 * GIB // 2, "1.50 GiB")]
-)
-def test_sizes_are_written_for_people(size, text):
-    assert format_bytes(size) == text

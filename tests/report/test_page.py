@@ -403,12 +403,12 @@ def test_every_result_that_is_there_is_shown(full: Report) -> None:
         "A map of the images",
         "Eigenvalues",
         "Images it has not seen",
-        "Training, before any training",
+        "Training dynamics",
         "Networks of finite width",
         "Other values of depth",
         "Labels inside the kernel",
         "Which images to label next",
-        "How much looking is saved",
+        "How much checking is saved",
         "Most entangled",
     ):
         assert words in text

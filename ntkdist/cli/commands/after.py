@@ -19,8 +19,7 @@ def status(target: Target = None, *, settings: Settings = DEFAULTS, out: Out) ->
 
     Writes nothing.
     """
-    from ntkdist.cli.status import describe_status
-    from ntkdist.pipeline.status import read_status
+    from ntkdist.analyses.status import describe_status, read_status
 
     found = read_status(settings.run)
     return CommandResult(found, [describe_status(found)], found.run, [found.next])
@@ -52,8 +51,8 @@ def report(
         return None
     if port or open_page:
         raise InputError("--port and --open go with --watch; give it too, or leave them out")
+    from ntkdist.analyses.status import next_after_report
     from ntkdist.api import report as written
-    from ntkdist.pipeline.status import next_after_report
 
     with opened(settings, out) as session:
         path = written(session.pipeline)

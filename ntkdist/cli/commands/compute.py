@@ -23,7 +23,7 @@ def gram(
 
     Writes gram/ of the run, tile by tile; killed at any moment, it goes on where it was.
     """
-    from ntkdist.pipeline.status import read_gram
+    from ntkdist.analyses.status import read_gram
 
     with opened(settings, out) as session:
         session.pipeline.gram(recompute)

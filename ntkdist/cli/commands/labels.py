@@ -23,9 +23,8 @@ def labels(
     --probabilities gives labels.csv a column for each class, which other
     software, such as cleanlab, takes.
     """
+    from ntkdist.analyses.status import describe_labels, read_labels
     from ntkdist.cli.audit.issues import warn_of_few
-    from ntkdist.cli.status import describe_labels
-    from ntkdist.pipeline.status import read_labels
 
     settings = with_probabilities(settings, wanted=probabilities)
     with opened(settings, out) as session:

@@ -106,10 +106,10 @@ def audit(
     and panel is read and its checksum compared first. In folders they become
     links, which take no room; the old run may be removed.
     """
+    from ntkdist.analyses.status import describe_flags, describe_reliability
     from ntkdist.cli.audit.issues import table_of, warn_of_few, worst_labels
     from ntkdist.cli.audit.run_choice import choose_run, run_name
     from ntkdist.cli.audit.sources import run_name_of
-    from ntkdist.cli.status import describe_flags, describe_reliability
     from ntkdist.runs.inputs import sees_features
 
     settings = with_probabilities(settings, wanted=probabilities)
@@ -184,8 +184,7 @@ def run(target: Target = None, *, settings: Settings = DEFAULTS, out: Out) -> Co
 
 
 def _run(settings: RunConfig, out: Out) -> CommandResult:
-    from ntkdist.cli.status import describe_labels
-    from ntkdist.pipeline.status import next_after_report
+    from ntkdist.analyses.status import describe_labels, next_after_report
 
     with opened(settings, out) as session:
         result = _all_stages(session)
@@ -195,8 +194,8 @@ def _run(settings: RunConfig, out: Out) -> CommandResult:
 
 
 def _all_stages(session: Session) -> dict[str, Any]:
+    from ntkdist.analyses.status import read_labels
     from ntkdist.api import execute
-    from ntkdist.pipeline.status import read_labels
 
     execute(session.pipeline)
     run = session.pipeline.run

@@ -34,12 +34,3 @@ class Finding:
 def describe_finding(found: Finding) -> str:
     """Return a finding as one line of ``status``'s form."""
     return f"{found.name:<10}{_MARKS[found.state]}{found.sentence}"
-
-
-def size(count: float) -> str:
-    """Return bytes in the unit that suits them."""
-    value, units = float(count), ["bytes", "KiB", "MiB", "GiB", "TiB"]
-    while value >= 1024 and len(units) > 1:
-        value /= 1024
-        units.pop(0)
-    return f"{value:.4g} {units[0]}"

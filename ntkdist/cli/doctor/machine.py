@@ -10,11 +10,12 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ntkdist.cli.doctor.finding import Finding, size
+from ntkdist.cli.doctor.finding import Finding
 from ntkdist.config import RunConfig
 from ntkdist.gram.executors.ray.cluster import cores
 from ntkdist.kernels.cuda import device as cuda_device
 from ntkdist.kernels.cuda.device import DeviceInfo
+from ntkdist.words import format_bytes
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _SHARED, _SHARED_LEAST = Path("/dev/shm"), 128 * 2**20  # Ray's object store takes 80 MiB
@@ -89,7 +90,7 @@ def disk(url: str) -> Finding:
     free = free_space(url)
     if free is None:
         return Finding("disk", f"{url}: free space is not known there")
-    text = f"{size(free)} free for {url}"
+    text = f"{format_bytes(free)} free for {url}"
     if free < _RUN_LEAST:
         return Finding("disk", text, "warning", "a run of 10,000 images takes about 2 GiB")
     return Finding("disk", text)
@@ -133,16 +134,16 @@ def _room(folder: Path, least: int, what: str, remedy: str) -> Finding:
     except OSError as error:
         text = f"{folder} cannot be used for {what}: {error.strerror}"
         return Finding("disk", text, "warning", remedy)
-    text = f"{size(free)} free in {folder} for {what}"
+    text = f"{format_bytes(free)} free in {folder} for {what}"
     if free < least:
-        return Finding("disk", f"{text}, {size(least)} are needed", "warning", remedy)
+        return Finding("disk", f"{text}, {format_bytes(least)} are needed", "warning", remedy)
     return Finding("disk", text)
 
 
 def _memory() -> str:
     from distributed.system import MEMORY_LIMIT  # of the machine, its cgroup and its rlimit
 
-    return size(MEMORY_LIMIT)
+    return format_bytes(MEMORY_LIMIT)
 
 
 def _describe(device: DeviceInfo) -> str:
@@ -150,6 +151,6 @@ def _describe(device: DeviceInfo) -> str:
         return f"{device.index}: {device.name}; simulator: for tests, no speed"
     return (
         f"{device.index}: {device.name}, compute capability {device.compute_capability}, driver "
-        f"{device.driver}, {size(device.free)} of {size(device.memory)} free, "
+        f"{device.driver}, {format_bytes(device.free)} of {format_bytes(device.memory)} free, "
         f"{device.multiprocessors} multiprocessors"
     )

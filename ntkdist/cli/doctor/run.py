@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ntkdist import storage
-from ntkdist.cli.doctor.finding import Finding, size
+from ntkdist.cli.doctor.finding import Finding
 from ntkdist.cli.doctor.machine import free_space, nearest
 from ntkdist.cli.doctor.services import cluster_of
 from ntkdist.config import RunConfig
@@ -24,6 +24,7 @@ from ntkdist.pipeline.gram import threads_of
 from ntkdist.planning.planned_run import SAMPLE, PlannedRun
 from ntkdist.runs.inputs import source_of
 from ntkdist.runs.run import HALF_MADE, Run
+from ntkdist.words import format_bytes, rough_duration
 
 
 def check_run(config: RunConfig, devices: list[DeviceInfo], *, quick: bool) -> Iterator[Finding]:
@@ -92,11 +93,11 @@ def _check_place(config: RunConfig) -> None:
 def _check_room(config: RunConfig, todo: int, free: int | None) -> str:
     """Say what the missing entries take; raises ``InputError`` where there is no room."""
     needed = todo * np.dtype(config.gram.dtype).itemsize * len(config.gram.kinds)
-    said = f"{todo:,} entries to compute, at most {size(needed)} to store"
+    said = f"{todo:,} entries to compute, at most {format_bytes(needed)} to store"
     if free is not None and needed > free:
         raise InputError(
-            f"{config.run}: the Gram takes up to {size(needed)}, {size(free)} are free there; "
-            "give a --run with more room, or fewer images by --data.n"
+            f"{config.run}: the Gram takes up to {format_bytes(needed)}, {format_bytes(free)} are "
+            "free there; give a --run with more space, or fewer images by --data.n"
         )
     return said
 
@@ -126,7 +127,7 @@ def _projection(planned: PlannedRun, entries: int, gpus: int) -> Iterator[Findin
     what = f"{workers} {who if workers == 1 else {'process': 'processes'}.get(who, who + 's')}"
     cluster = cluster_of(config)
     where = f"; the cluster {cluster} may have others" if cluster else ""
-    time = _duration(entries / rate / workers)
+    time = rough_duration(entries / rate / workers)
     yield Finding("time", f"about {time} for the Gram on {what}{where}")
 
 
@@ -136,14 +137,4 @@ def _describe_kernel(report: KernelReport) -> str:
         f"{report.registers} registers, {report.local} bytes a thread spilled, "
         f"{report.shared} bytes of shared memory, {report.blocks} blocks a multiprocessor, "
         f"occupancy {report.occupancy:.0%}"
-    )
-
-
-def _duration(seconds: float) -> str:
-    """Return seconds as hours, with seconds or minutes beside where those say more."""
-    hours = f"{seconds / 3600:.2g} hours"
-    if seconds < 120:
-        return f"{seconds:.2g} seconds ({hours})"
-    return (
-        f"{seconds / 60:.0f} minutes ({hours})" if seconds < 7200 else f"{seconds / 3600:.3g} hours"
     )

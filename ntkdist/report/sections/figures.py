@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ntkdist.display import heatmaps, plots
 from ntkdist.display.svg import inline_svg
 from ntkdist.display.words import class_name, count, counted, number, percent, rate
-from ntkdist.events.timeline import Timeline, binned_rates
+from ntkdist.events.history import Timeline
 from ntkdist.report.sections.findings import (
     CLASS_CONDITIONAL,
     Discovery,
@@ -171,7 +171,9 @@ def _checks(findings: Findings, discovery: Discovery | None) -> dict[str, tuple[
     )
     shown = (quality, findings.is_issue[np.isfinite(findings.quality)])
     svg = inline_svg("quality", alt, plots.quality_histogram, *shown)
-    caption = "Label quality, low is suspicious. A clear gap in the middle makes sure decisions."
+    caption = (
+        "Label quality, low is suspicious. With a clear gap in the middle the decisions are sure."
+    )
     return {"quality": (svg, caption)}
 
 
@@ -283,7 +285,7 @@ def _throughput(timeline: Timeline) -> dict[str, tuple[str, str]]:
     mean = timeline.mean_rate
     if mean is None:
         return {}
-    edges, rates = binned_rates(timeline)
+    edges, rates = timeline.binned_rates()
     alt = f"Curve of kernel throughput over time; the mean is {rate(mean)} {timeline.unit}"
     workers = timeline.worker_counts()
     if workers is not None:

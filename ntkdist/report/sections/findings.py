@@ -13,33 +13,31 @@ from ntkdist.display.html import data_uris
 from ntkdist.display.plots import MOST_COLORS
 from ntkdist.display.words import class_name, count, quality
 from ntkdist.errors import StoreError
-from ntkdist.events.timeline import Timeline
+from ntkdist.events.history import Timeline
 from ntkdist.runs.run import Run
-from ntkdist.words import CANNOT_JUDGE, RELIABLE, VERDICTS
+from ntkdist.words import CANNOT_JUDGE, CLEAN_SHARE, RELIABLE, VERDICTS
 
 CLASS_CONDITIONAL = "class-conditional"
 UNCLEAR = "unclear"
-# Images listed where no verdict lets labels be flagged: the head of the ranking.
+# Images of the ranking that are listed where labels cannot be judged.
 _HEAD = 12
-# Labels are called clean where no more than this share of them may be wrong.
-_CLEAN = 0.03
 
 
 @dataclass(frozen=True, eq=False)
 class Reliability:
-    """What the label stage stored about how far to trust it.
+    """How far the results of the label stage can be trusted, as it stored that.
 
     Attributes:
         verdict: One of ``VERDICTS``.
         accuracy: Leave-one-out accuracy against the given labels.
-        chance: That of always naming the largest class.
+        chance: Accuracy of always predicting the largest class.
         chance_error: Its standard error.
         noise: Kind of noise, ``symmetric`` or ``class-conditional``.
         rate: Estimated share of wrong labels.
-        interval: Lowest and highest share that the labels speak for.
-        precision: Expected share of the flags that are right; None where none is flagged.
-        reason: Why the verdict is what it is.
-        noise_reason: Why this kind of noise was taken; empty if not stored.
+        interval: Lowest and highest share of wrong labels that fits the labels.
+        precision: Expected share of the flagged labels that are wrong; None if none is flagged.
+        reason: Reason of the verdict.
+        noise_reason: Why this kind of noise was chosen; empty if not stored.
         transition: (K, K) P(given label | true class); None if not stored.
     """
 
@@ -64,7 +62,7 @@ class Reliability:
     def can_call_clean(self) -> bool:
         """Whether the labels may be called clean where none is flagged."""
         estimated = not self.rate_was_set
-        return self.verdict == RELIABLE and estimated and self.interval[1] <= _CLEAN
+        return self.verdict == RELIABLE and estimated and self.interval[1] <= CLEAN_SHARE
 
     @property
     def rate_was_set(self) -> bool:
@@ -89,7 +87,7 @@ class Findings:
         Z: (K, K) class matrices by name: given, refurbished, true; those that are stored.
         gram: (m, m) kernel matrix ordered by class, averaged; None if not stored.
         boundaries: K+1 class boundaries in its bins.
-        reliability: How far to trust all this; None in runs of older versions.
+        reliability: How far this can be trusted; None in runs of older versions.
     """
 
     summary: dict[str, Any]
@@ -106,7 +104,7 @@ class Findings:
 
     @property
     def can_judge(self) -> bool:
-        """Whether labels may be flagged or called clean; runs of older versions always did."""
+        """Whether labels may be flagged or called clean; always in runs of older versions."""
         return self.reliability is None or self.reliability.can_judge
 
     @property
@@ -133,12 +131,12 @@ class Findings:
         decided = self.summary.get("method", "posterior") == "posterior"
         if decided and self.reliability is not None and self.reliability.precision is not None:
             return self.reliability.precision
-        # the methods exact and paper flag what they changed, which the estimate is not of
+        # the methods exact and paper flag the labels they changed; the estimate is of others
         return 1.0 - float(np.nanmean(self.quality[self.is_issue]))
 
     @property
     def at_once(self) -> bool:
-        """Whether all labels were decided at once, so that no curve leads from first to last."""
+        """Whether all labels were decided at once, so that there is no curve of changes."""
         changes = int(self.summary.get("flips") or 0)
         decided = self.summary.get("method") == "posterior"
         # runs of versions that changed labels one after the other hold a loss for each change
@@ -192,7 +190,7 @@ class ClassRow:
 
 
 def read_reliability(run: Run, summary: Mapping[str, Any]) -> Reliability | None:
-    """Read how far to trust what the label stage found; None for runs of older versions.
+    """Read how far the results of the label stage can be trusted; None for older versions.
 
     Args:
         run: The run.
@@ -313,7 +311,7 @@ def confusions(reliability: Reliability, given: NDArray[np.int64]) -> list[tuple
 def verdicts(
     given: NDArray[np.int64], suggested: NDArray[np.int64], true: NDArray[np.int64]
 ) -> NDArray[np.str_]:
-    """Judge each flag and its suggestion by the true labels, by the words of ``Issue``.
+    """Compare each flagged label and its suggestion with the true label.
 
     Args:
         given: (n,) given labels.
@@ -321,7 +319,7 @@ def verdicts(
         true: (n,) true labels.
 
     Returns:
-        (n,) texts.
+        (n,) texts, those of ``Issue.verdict``.
     """
     wrong = np.where(suggested == given, "wrong", "other")
     return np.where(given == true, "kept", np.where(suggested == true, "right", wrong))
@@ -453,7 +451,7 @@ def missing_parts(run: Run, timeline: Timeline, findings: Findings | None) -> li
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
-    """What the label stage stored about the kernel itself; what older versions left out is None.
+    """What the label stage stored about the kernel itself; None for what is not stored.
 
     Attributes:
         eigenvalues: (m,) float64 of the kernel of a sample, over the mean of its diagonal,
@@ -470,13 +468,13 @@ class Geometry:
 
     @property
     def complete(self) -> bool:
-        """Whether all of it is there."""
+        """Whether eigenvalues and components are stored."""
         return self.eigenvalues is not None and self.points is not None
 
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Eigenvalues in figures.
+    """Numbers that describe the eigenvalues.
 
     Attributes:
         images: How many images they are of.
@@ -516,7 +514,7 @@ def read_geometry(run: Run) -> Geometry:
         run: The run.
 
     Returns:
-        The geometry, without what is not there.
+        The geometry; None for what is not stored.
     """
     eigenvalues = points = images = None
     explained: tuple[float, ...] = ()
@@ -531,9 +529,9 @@ def read_geometry(run: Run) -> Geometry:
 def entangled_pairs(
     Z: NDArray[np.float64], counts: NDArray[np.int64], most: int = 5
 ) -> list[tuple[int, int]]:
-    """Return the pairs of classes that the kernel holds apart worst, the worst first.
+    """Return the most entangled pairs of classes, the most entangled first.
 
-    Z_kd is negative where fitting one class is undone by the other; it is divided by the
+    Z_kd is negative where fitting one class worsens the fit of the other; it is divided by the
     sizes of both, as in L(Z).
 
     Args:
@@ -555,7 +553,7 @@ def entangled_pairs(
 
 
 def colored_classes(given: NDArray[np.int64], suspicious: NDArray[np.bool_], K: int) -> list[int]:
-    """Return the classes that have a colour of their own, in ascending order.
+    """Return the classes that have their own colour, in ascending order.
 
     Args:
         given: (N,) given labels.
@@ -572,10 +570,10 @@ def colored_classes(given: NDArray[np.int64], suspicious: NDArray[np.bool_], K: 
 
 @dataclass(frozen=True, eq=False)
 class Discovery:
-    """Wrong labels found by checking, in the order of quality and among those flagged.
+    """How many wrong labels checking finds, in the order of quality and among those flagged.
 
-    The flagged labels need not be the first in that order: a label is flagged by the class that
-    is suggested for it, ordered by the probability of the one it has.
+    The flagged labels need not be the first in that order: flags depend on the probability of the
+    suggested class, the order on that of the given one.
 
     Attributes:
         found: (N+1,) wrong labels found among the first 0 to N, the most suspicious first.
@@ -621,14 +619,14 @@ class Discovery:
         return len(self.found) - 1
 
     def share(self, checked: int) -> float:
-        """Return which share of the wrong labels is among the first so many in order."""
+        """Return the share of the wrong labels among the first ``checked`` in order."""
         return float(self.found[checked] / self.total)
 
     @property
     def flagged_share(self) -> float:
-        """Which share of the wrong labels is among those flagged."""
+        """The share of the wrong labels that is flagged."""
         return self.flagged_wrong / self.total
 
     def checks_for(self, share: float) -> int:
-        """Return how many labels to check for a share of the wrong ones, above 0 and at most 1."""
+        """Return how many labels to check to find a share (0 to 1) of the wrong ones."""
         return int(np.searchsorted(self.found, np.ceil(share * self.total)))
