@@ -80,9 +80,6 @@ class GramConfig:
     Attributes:
         kinds: ntk, nngp or both.
         backend: auto, cuda, cpu, stax or reference.
-        mix_backends: Accept tiles of another backend than the first of the run, and on a
-            cluster use cpu actors beside those with a GPU. Entries then agree to float32's
-            rounding, about 1e-6, instead of to the bit.
         dtype: float32 or float64.
         tile: Edge of a tile in images, or auto: 5 to 30 s a tile by a quick measurement.
         memory: Limit of the memory that one worker's tile takes.
@@ -98,7 +95,6 @@ class GramConfig:
 
     kinds: tuple[str, ...] = ("ntk",)
     backend: str = "auto"
-    mix_backends: bool = False
     dtype: str = "float32"
     tile: int | Literal["auto"] = "auto"
     memory: str = "1GiB"

@@ -18,7 +18,7 @@ import numpy as np
 from _measure import timed, write
 
 from ntkdist.config import DataConfig, GramConfig, RunConfig
-from ntkdist.events.types import read_events
+from ntkdist.events.log import read_events
 from ntkdist.pipeline import Pipeline
 
 

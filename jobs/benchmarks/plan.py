@@ -27,7 +27,7 @@ import yaml
 from _measure import write
 
 from ntkdist.config import DataConfig, NoiseConfig, RunConfig
-from ntkdist.events.types import read_events
+from ntkdist.events.log import read_events
 from ntkdist.planning import make_plan
 
 SOURCE = "npz:$NTKDIST_DATA/mnist.npz"

@@ -32,8 +32,10 @@ from typing import Any
 import numpy as np
 from _measure import write
 
+from ntkdist.events.bus import Subscribers
+from ntkdist.events.log import EventLog
 from ntkdist.events.progress import GramProgress
-from ntkdist.events.types import EventLog, Subscribers, TileDone
+from ntkdist.events.types import TileDone
 from ntkdist.gram.compute import compute_gram, open_outputs
 from ntkdist.gram.executors import ExecutorSummary
 from ntkdist.gram.executors.ray.executor import RayExecutor

@@ -201,7 +201,7 @@ def _judge(name: str, pipeline: Pipeline) -> ArchitectureResult:
 
 
 def _tile_seconds(url: str) -> float:
-    from ntkdist.events.types import read_events
+    from ntkdist.events.log import read_events
 
     done = [event for event in read_events(url) if event["event"] == "TileDone"]
     return float(sum(event["seconds"] for event in done))

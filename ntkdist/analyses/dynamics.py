@@ -14,7 +14,7 @@ from ntkdist.analyses.section import Analysis, ReportSection, panel, stored, whi
 from ntkdist.display.svg import FONT_SIZE, svg_file
 from ntkdist.display.words import count, counted, number, percent
 from ntkdist.errors import InputError
-from ntkdist.events.types import Event
+from ntkdist.events.types import DynamicsProgress
 from ntkdist.pipeline.cross import HeldOut, held_out
 from ntkdist.pipeline.stages import Pipeline
 from ntkdist.runs.run import Run
@@ -31,21 +31,6 @@ _MOST_FOLDED = 2500
 _LISTED = 8  # eigenvectors that the command prints
 _STOP = "C3"
 _MOST_DOTS = 1000  # more make the file large and cannot be told apart
-
-
-@dataclass(frozen=True)
-class DynamicsProgress(Event):
-    """A stage of the dynamics went on.
-
-    Attributes:
-        stage: Its name.
-        fraction: How far it is, 0 to 1.
-        seconds: Since it began.
-    """
-
-    stage: str
-    fraction: float
-    seconds: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -313,7 +298,7 @@ def _store(run: Run, result: DynamicsResult) -> None:
         run.write("dynamics/spread/std", result.spread.std)
         run.write("dynamics/spread/disagreement", result.spread.disagreement)
     small = FONT_SIZE - 4
-    with svg_file(run.address("dynamics.svg"), 12.0, 3.9) as figure:
+    with svg_file(run.address("dynamics.svg"), 12.0, 3.9, math=True) as figure:
         left, middle, right = figure.subplots(1, 3)
         _plot_losses(left, squared, stopping.losses, stopping.time, small)
         _plot_accuracies(middle, squared, entropy, stopping.time, small)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,36 +13,11 @@ from ntkdist.analyses.section import Analysis, ReportSection, panel, stored
 from ntkdist.display.svg import FONT_SIZE, svg_file
 from ntkdist.display.words import counted, percent
 from ntkdist.errors import InputError, did_you_mean
+from ntkdist.events.types import VariantTried
 from ntkdist.pipeline.stages import Pipeline
 from ntkdist.runs.run import Run
 
 _BAND_BYTES = 64 * 2**20  # rows of the Gram that are read together
-
-
-@dataclass(frozen=True)
-class VariantTried:
-    """One kernel, tried on the images held out.
-
-    Attributes:
-        variant: ``plain``, or a variant of the label-aware kernel.
-        multiplier: r, chosen on the training images; 0 is the plain kernel again.
-        ridge: What the plain kernel needs to be positive definite, relative to its mean diagonal.
-        definite: Whether this kernel is positive definite.
-        validated: Accuracy in cross-validation on the training images.
-        accuracy: Share of the held-out images on the right side.
-        elasticity: Local elasticity over the training images, ½ where classes do not matter; None
-            where it is not defined.
-        timestamp: Seconds since the epoch.
-    """
-
-    variant: str
-    multiplier: float
-    ridge: float
-    definite: bool
-    validated: float
-    accuracy: float
-    elasticity: float | None
-    timestamp: float = field(default_factory=time.time, compare=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -283,7 +257,8 @@ def _store(
     run.write("label_aware/values", values)
     run.write("label_aware/train", train)
     run.write("label_aware/test", test)
-    rows = [{k: v for k, v in vars(one).items() if k != "timestamp"} for one in result.tried]
+    times = ("time", "timestamp")
+    rows = [{k: v for k, v in vars(one).items() if k not in times} for one in result.tried]
     summary = {
         "classes": list(result.classes),
         "names": list(result.names),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ntkdist.analyses.section import Analysis
 from ntkdist.errors import InputError
-from ntkdist.events.types import Event
+from ntkdist.events.types import LabelingScored
 from ntkdist.pipeline.stages import Pipeline
 from ntkdist.words import columns
 
@@ -34,23 +34,6 @@ class Labeling:
     changed: float
     noise_rate: float
     left_out: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class LabelingScored(Event):
-    """L(Z) of one labeling was computed.
-
-    Attributes:
-        name: Of the labeling.
-        block_error: L(Z).
-        done: Labelings scored so far.
-        total: Labelings in all.
-    """
-
-    name: str
-    block_error: float
-    done: int
-    total: int
 
 
 def score_labelings(pipeline: Pipeline, files: Sequence[str]) -> list[Labeling]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -15,6 +14,7 @@ from ntkdist.analyses.section import Analysis, ReportSection, panel, stored
 from ntkdist.display.svg import FONT_SIZE, svg_file
 from ntkdist.display.words import counted, percent
 from ntkdist.errors import InputError
+from ntkdist.events.types import LabelsAsked
 from ntkdist.pipeline.stages import Pipeline
 from ntkdist.runs.run import Run
 
@@ -27,27 +27,6 @@ _Make: TypeAlias = "Callable[[NDArray[np.int64], NDArray[np.int64], int], Learne
 # The criteria compared by default; entropy is compared where it is named.
 COMPARED = ("mlmoc", "emoc", "eer", "margin", "random")
 _BASELINE = "random"  # drawn in black
-
-
-@dataclass(frozen=True)
-class LabelsAsked:
-    """A model was trained on the labels that a criterion has asked for so far.
-
-    Attributes:
-        criterion: That chooses the images.
-        seed: Of the split and the first labels.
-        number: Of the query, 0 for the first labels.
-        labelled: Images labelled.
-        accuracy: On the images held out.
-        timestamp: Seconds since the epoch.
-    """
-
-    criterion: str
-    seed: int
-    number: int
-    labelled: int
-    accuracy: float
-    timestamp: float = field(default_factory=time.time, compare=False)
 
 
 @dataclass(frozen=True, eq=False)

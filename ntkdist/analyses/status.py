@@ -10,8 +10,7 @@ from typing import Any
 from ntkdist import storage
 from ntkdist.analyses import analyses
 from ntkdist.data.features import feature_words
-from ntkdist.events.activity import Activity, Trouble, read_activity
-from ntkdist.events.types import read_events
+from ntkdist.events.history import Activity, FailedTile, read_history
 from ntkdist.gram.store import GramStore
 from ntkdist.runs.inputs import source_of
 from ntkdist.runs.run import Run
@@ -155,7 +154,7 @@ def read_status(url: str, *, now: float | None = None) -> RunStatus:
     whole = all(one.done == one.total for one in gram)
     ridge = run.config.factor.ridge
     factored = ridge != "auto" and is_factored(run, f"ridge-{ridge:g}")
-    activity = read_activity(read_events(url))
+    activity = read_history(url).activity()
     labels = read_labels(run) if _labels_of_now(run) else None
     finished = whole and factored and labels is not None
     silent = activity.since_last_event(time.time() if now is None else now)
@@ -411,8 +410,8 @@ def _activity_lines(activity: Activity, since: float | None) -> list[str]:
             f"in flight {counted(len(activity.in_flight), 'tile')}: {shown}"
             + (f" and {more} more" if more > 0 else "")
         )
-    lines += _trouble_lines("retried", activity.retried)
-    lines += _trouble_lines("given up", activity.given_up)
+    lines += _failure_lines("retried", activity.retried)
+    lines += _failure_lines("given up", activity.given_up)
     if activity.stages:
         stages = activity.stages.items()
         done = (f"{name} {duration(seconds, whole=True)}" for name, (seconds, _) in stages)
@@ -436,7 +435,7 @@ def _at(hosts: Mapping[str, int]) -> str:
     return f" ({shown}{f' and {more} hosts more' if more > 0 else ''})"
 
 
-def _trouble_lines(name: str, tiles: Sequence[Trouble]) -> list[str]:
+def _failure_lines(name: str, tiles: Sequence[FailedTile]) -> list[str]:
     """Return how many tiles failed, and the last error of a few of them."""
     if not tiles:
         return []

@@ -16,7 +16,7 @@ from ntkdist.analyses.section import Analysis, ReportSection, all_of, stored
 from ntkdist.display.svg import FONT_SIZE, inline_svg, new_figure, svg_file
 from ntkdist.display.words import counted, percent
 from ntkdist.errors import InputError
-from ntkdist.events.types import Event
+from ntkdist.events.types import ValueMeasured
 from ntkdist.pipeline.stages import Pipeline
 from ntkdist.runs.run import Run
 from ntkdist.words import columns
@@ -45,27 +45,6 @@ class SweepResult:
     images: int
     rows: tuple[SweepRow, ...]
     place: str
-
-
-@dataclass(frozen=True)
-class ValueMeasured(Event):
-    """The kernel with one value of the setting was measured.
-
-    Attributes:
-        over: The setting.
-        value: Its value.
-        accuracy: Leave-one-out accuracy.
-        stored: Whether an earlier sweep had stored it.
-        done: Values measured so far.
-        total: Values in all.
-    """
-
-    over: str
-    value: str
-    accuracy: float
-    stored: bool
-    done: int
-    total: int
 
 
 def sweep(

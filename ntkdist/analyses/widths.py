@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from ntkdist.analyses.section import Analysis, ReportSection, panel, stored
 from ntkdist.display.svg import FONT_SIZE, svg_file
 from ntkdist.display.words import count, number, percent
 from ntkdist.errors import InputError
+from ntkdist.events.types import WidthMeasured
 from ntkdist.pipeline.stages import Pipeline
 from ntkdist.runs.run import Run
 
@@ -28,27 +28,6 @@ _MEASURES = {
     "linear_gap": ("trained network from its linearisation", "trained"),
 }
 _COLORS = ("C0", "C2", "C3", "C4")
-
-
-@dataclass(frozen=True)
-class WidthMeasured:
-    """One network of a sweep over widths was measured.
-
-    Attributes:
-        width: Of the network.
-        seed: Of its parameters.
-        done: Networks measured so far.
-        total: Networks in all.
-        kernel_gap: Relative distance of its pNTK from the infinite kernel.
-        timestamp: Seconds since the epoch.
-    """
-
-    width: int
-    seed: int
-    done: int
-    total: int
-    kernel_gap: float
-    timestamp: float = field(default_factory=time.time, compare=False)
 
 
 @dataclass(frozen=True, eq=False)

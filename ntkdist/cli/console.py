@@ -11,20 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from ntkdist.errors import InputError
+from ntkdist.events.bus import Subscriber
+from ntkdist.events.types import Event, StageDone, StageStarted
 from ntkdist.words import columns
 
-_EVERY = 9.0  # seconds; what goes on is told every five, and so written every ten
-_PARTS = {
-    "survey": "factor, looking through the matrix",
-    "ridge": "factor, trying another ridge",
-    "columns": "inverse, columns",
-    "rows": "inverse, rows",
-    "diagonal": "diagonal of the inverse",
-    "solve": "solving with the factor",
-}
+_EVERY = 9.0  # seconds; progress is published every five and so written every ten
 _LONGEST = 60  # characters of a field that --verbose shows
-
-Subscriber = Callable[[Any], None]
 
 
 @dataclass(frozen=True)
@@ -161,7 +153,7 @@ class Watch:
         self.subscribers = [self._keep]
 
     def _keep(self, event: Any) -> None:
-        if type(event).__name__ == "StageDone":
+        if isinstance(event, StageDone):
             self.stages.append(StageTime(event.stage, event.seconds, event.detail))
 
 
@@ -189,7 +181,7 @@ class EventLines:
 
 
 class StageLines:
-    """Subscriber that writes one line for each stage, and panels with their rate.
+    """Subscriber that writes the lines of events, and leaves out those that come too soon.
 
     Args:
         stream: Where to write; standard error if None.
@@ -197,97 +189,18 @@ class StageLines:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream if stream is not None else sys.stderr
-        self._said = 0.0
+        self._written = 0.0
         self._began = 0.0
 
     def __call__(self, event: Any) -> None:
-        """Take one event in; those of tiles are left to the Gram's own progress."""
-        name = type(event).__name__
-        if name == "RunStarted":
-            self._line(f"run {event.run} ({event.fingerprint[:12]})")
-        elif name == "DriverWaited":
-            self._line(
-                f"the run was worked on by {event.holder}; watching for {event.seconds:.0f} s "
-                "whether it still is"
-            )
-        elif name == "GramReused":
-            self._line(str(event))
-        elif name == "StageStarted":
-            self._began = time.monotonic()
-            self._line(f"{event.stage} ...")
-        elif name == "StageDone":
-            self._line(f"{event.stage} done in {event.seconds:.1f} s: {event.detail}")
-        elif name == "PanelDone" and not event.resumed:
-            elapsed = time.monotonic() - self._began
-            left = elapsed * (1 - event.fraction) / max(event.fraction, 1e-9)
-            self._now_and_then(
-                f"factor: panel {event.index + 1} of {event.count}, {event.gflops:.1f} GFLOP/s, "
-                f"{left:.0f} s left"
-            )
-        elif name == "InverseBlockDone" and not event.resumed:
-            what = _PARTS.get(event.stage, event.stage)
-            self._now_and_then(f"{what}: block {event.index + 1} of {event.count}")
-        elif name == "LinalgProgress":
-            what = _PARTS.get(event.stage, event.stage)
-            done = "" if event.fraction is None else f"{100 * event.fraction:.0f} %, "
-            self._now_and_then(f"{what}: {done}{event.seconds:.0f} s so far")
-        elif name == "StepContinues":
-            self._now_and_then(f"{event.step}: {event.seconds:.0f} s so far")
-        elif name == "PosteriorRound":
-            self._now_and_then(
-                f"labels: round {event.round} of at most {event.most}, {event.seconds:.1f} s"
-            )
-        elif name == "TilesVerified":
-            self._now_and_then(f"verify: {event.kind}, {event.done} of {event.total} tiles read")
-        elif name == "BandDone":
-            self._now_and_then(
-                f"append: {event.n} rows, {100 * event.fraction:.0f} %, {event.gflops:.1f} GFLOP/s"
-            )
-        elif name == "SketchDone":
-            self._line(f"preconditioner of rank {event.rank} in {event.seconds:.1f} s")
-        elif name == "IterationDone":
-            self._now_and_then(
-                f"{event.method}: pass {event.index}, residual {event.residual:.2e}, "
-                f"until {event.tolerance:.0e}, {event.seconds:.1f} s a pass"
-            )
-        elif name == "FlipsMade":
-            flips = "1 flip" if event.flips == 1 else f"{event.flips} flips"
-            self._now_and_then(f"labels: {flips}, {event.rate:.0f} a second, L(Z) {event.loss:.5g}")
-        elif name == "LabelsAsked":
-            self._now_and_then(
-                f"{event.criterion}, seed {event.seed}: {event.labelled} images labelled, "
-                f"{event.accuracy:.2%} right"
-            )
-        elif name == "WidthMeasured":
-            self._now_and_then(
-                f"width {event.width}: network {event.done} of {event.total}, its kernel "
-                f"{event.kernel_gap:.1%} from the infinite one"
-            )
-        elif name == "VariantTried":
-            self._line(
-                f"{event.variant}: {event.accuracy:.2%} right, multiplier {event.multiplier:g}"
-            )
-        elif name == "DynamicsProgress":
-            self._now_and_then(f"{event.stage}: {100 * event.fraction:.0f} %")
-        elif name == "RidgeTried":
-            self._line(f"ridge {event.ridge:g}: {'passes' if event.passed else 'fails'}")
-        elif name == "LabelingScored":
-            self._line(
-                f"labelings: {event.done} of {event.total}, {event.name}: "
-                f"L(Z) {event.block_error:.5g}"
-            )
-        elif name == "ValueMeasured":
-            kept = " (as stored)" if event.stored else ""
-            self._line(
-                f"{event.over} {event.value}: {event.done} of {event.total}, "
-                f"{event.accuracy:.2%} right{kept}"
-            )
-
-    def _now_and_then(self, text: str) -> None:
-        if time.monotonic() - self._said >= _EVERY:
-            self._said = time.monotonic()
-            self._line(text)
-
-    def _line(self, text: str) -> None:
-        self._stream.write(text + "\n")
+        """Take one event in; those of tiles have no line, ``GramProgress`` shows them."""
+        now = time.monotonic()
+        if isinstance(event, StageStarted):
+            self._began = now
+        line = event.line(now - self._began) if isinstance(event, Event) else None
+        if line is None or (event.throttled and now - self._written < _EVERY):
+            return
+        if event.throttled:
+            self._written = now
+        self._stream.write(line + "\n")
         self._stream.flush()

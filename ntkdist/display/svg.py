@@ -112,13 +112,15 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 @contextmanager
-def svg_file(address: str, width: float, height: float) -> Iterator[Figure]:
+def svg_file(address: str, width: float, height: float, *, math: bool = False) -> Iterator[Figure]:
     """Yield an empty figure and write it as an SVG file, whole or not at all, when the block ends.
 
     Args:
         address: Path or URL of the file.
         width: In inches.
         height: In inches.
+        math: Whether text between dollar signs is a formula, as in the labels of logarithmic axes;
+            not for figures with names of classes.
 
     Yields:
         The figure, drawn with the user's own settings of matplotlib.
@@ -126,7 +128,7 @@ def svg_file(address: str, width: float, height: float) -> Iterator[Figure]:
     import matplotlib
     from matplotlib.figure import Figure
 
-    settings: Any = {"svg.hashsalt": "ntkdist", "text.parse_math": False}
+    settings: Any = {"svg.hashsalt": "ntkdist", "text.parse_math": math}
     with matplotlib.rc_context(settings), storage.writing(address) as path:
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure

@@ -2,36 +2,43 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from typing import Any
+import math
+import time
+from collections.abc import Iterator
+from pathlib import PurePath
+from typing import Any, TypeAlias
 
-from ntkdist.events.serialise import to_record
-from ntkdist.storage.append_log import AppendLog, read_lines
+from ntkdist.storage.append_log import AppendLog, LogReader, read_lines
 
 _NAME = "events"
 
+Record: TypeAlias = dict[str, Any]
+"""One event as it is stored: see ``to_record``."""
+
 
 class EventLog:
-    """Subscriber that appends events to a run: see ``AppendLog``.
+    """Subscriber that appends events to a run's log.
 
     Args:
         address: The run's folder or URL.
-        part_seconds: How long a part on an object store collects.
+        part_seconds: How long a part on an object store collects, see ``AppendLog``.
 
     Raises:
         InputError: If the folder cannot be written.
     """
 
     def __init__(self, address: str, *, part_seconds: float = 5.0) -> None:
-        self._lines = AppendLog(address, _NAME, part_seconds=part_seconds)
+        self._log = AppendLog(address, _NAME, part_seconds=part_seconds)
 
     def __call__(self, event: Any) -> None:
         """Append one event."""
-        self._lines.append(json.dumps(to_record(event), ensure_ascii=False))
+        self._log.append(json.dumps(to_record(event), ensure_ascii=False))
 
     def close(self) -> None:
-        """Write what is still waiting; more events may not follow."""
-        self._lines.close()
+        """Write the events that still wait; no event may follow."""
+        self._log.close()
 
     def __enter__(self) -> EventLog:
         return self
@@ -40,22 +47,77 @@ class EventLog:
         self.close()
 
 
-def read_events(address: str) -> list[dict[str, Any]]:
+class EventReader:
+    """Reads a run's events, each once, from where it ended the last time.
+
+    Args:
+        address: The run's folder or URL.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._log = LogReader(address, _NAME)
+
+    def read(self) -> Iterator[Record]:
+        """Yield the new events, those of the oldest driver first; torn lines are left out.
+
+        Raises:
+            NtkdistError: If the store does not answer.
+            OSError: If the log cannot be read.
+        """
+        return _records(self._log.read())
+
+
+def read_events(address: str) -> list[Record]:
     """Read all events of a run, oldest driver first.
 
     Args:
         address: The run's folder or URL.
 
     Returns:
-        One dictionary an event, as ``to_record`` made it; lines torn by a kill are
-        left out. Empty if there are none yet.
+        One dictionary an event; torn lines are left out. Empty if there are none yet.
     """
-    records = []
-    for line in read_lines(address, _NAME):
+    return list(_records(read_lines(address, _NAME)))
+
+
+def _records(lines: Iterator[str]) -> Iterator[Record]:
+    """Yield the lines that are objects with an event's name."""
+    for line in lines:
         try:
             record = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(record, dict) and "event" in record:
-            records.append(record)
-    return records
+            yield record
+
+
+def to_record(event: Any) -> dict[str, Any]:
+    """Turn any dataclass into a JSON object with ``event`` and ``time``.
+
+    Args:
+        event: A dataclass instance, of this module or any other.
+
+    Returns:
+        Its fields as plain JSON values, ``event`` = the name of its class, and
+        ``time`` = now if it has none.
+    """
+    record: dict[str, Any] = {"event": type(event).__name__, "time": time.time()}
+    for item in dataclasses.fields(event):
+        record[item.name] = _plain(getattr(event, item.name))
+    return record
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(item) for item in value]
+    if isinstance(value, PurePath) or type(value).__str__ is not object.__str__:
+        to_list = getattr(value, "tolist", None)  # NumPy scalars and arrays
+        return _plain(to_list()) if to_list is not None else str(value)
+    if dataclasses.is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    return repr(value)

@@ -88,7 +88,7 @@ class GramProgress:
         else:
             self._line(
                 f"{event.executor} on backend {event.backend}, edge {event.edge}:"
-                f" {event.done} of {event.total} tiles were there"
+                f" {event.done} of {event.total} tiles are stored"
             )
 
     def _show(self) -> None:

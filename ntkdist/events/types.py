@@ -1,56 +1,63 @@
-"""What happens during a run, as plain values; who wants to know subscribes.
+"""What happens during a run, as frozen dataclasses; each knows its line on the command line.
 
-Subscribers are callables that take one event: the progress bar, ``events.jsonl``,
-metrics, a test. Events are told in the driver's
-thread, in order. ``EventLog`` writes them to the run, ``read_events`` reads them back.
+Events are plain values: what publishes them imports nothing of those that subscribe. The log keeps
+their class names and fields, so that both belong to the format of ``events.jsonl``.
 """
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import ClassVar
 
-from ntkdist.events.log import EventLog, read_events
-from ntkdist.events.serialise import to_record
+from ntkdist.words import counted
 
-__all__ = [
-    "DriverWaited",
-    "Event",
-    "EventLog",
-    "GramStarted",
-    "Interrupted",
-    "RunStarted",
-    "StageDone",
-    "StageStarted",
-    "Subscriber",
-    "SubscriberFailed",
-    "Subscribers",
-    "TileDone",
-    "TileFailed",
-    "TileStarted",
-    "WorkerLost",
-    "WorkerStarted",
-    "read_events",
-    "to_record",
-]
-
-Subscriber: TypeAlias = Callable[[Any], None]
-
-_log = logging.getLogger(__name__)
+_STEPS = {
+    "survey": "factor, reading the matrix",
+    "ridge": "factor, trying another ridge",
+    "columns": "inverse, columns",
+    "rows": "inverse, rows",
+    "diagonal": "diagonal of the inverse",
+    "solve": "solving with the factor",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """Base of the events told here; any other dataclass may be told as well.
+    """Base of all events.
 
     Attributes:
         time: Seconds since 1970, UTC.
+        throttled: Whether the command line leaves lines of this event out that come too soon
+            after another.
+        template: The line, with the names of fields in braces.
     """
 
-    time: float = field(default_factory=time.time)
+    throttled: ClassVar[bool] = False
+    template: ClassVar[str] = ""
+    time: float = field(default_factory=time.time, compare=False)
+
+    def line(self, elapsed: float = 0.0) -> str | None:
+        """Return the event as one line of text; None for one that the command line leaves out.
+
+        Args:
+            elapsed: Seconds since the stage began.
+        """
+        return self._line(elapsed) or None
+
+    def _line(self, elapsed: float) -> str | None:
+        return self.template.format(**vars(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ProgressEvent(Event):
+    """Base of events that only show progress; records of these hold the time under two names."""
+
+    throttled: ClassVar[bool] = True
+    timestamp: float = field(default_factory=time.time, compare=False)
+
+
+# -- a driver and its stages ----------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,7 @@ class RunStarted(Event):
         fingerprint: Of its inputs and configuration.
     """
 
+    template: ClassVar[str] = "run {run} ({fingerprint:.12})"
     run: str
     fingerprint: str = ""
 
@@ -71,12 +79,87 @@ class DriverWaited(Event):
     """A driver found another one's lease on the run, and watches whether it is still renewed.
 
     Attributes:
-        holder: Who that is.
+        holder: The other driver.
         seconds: How long it watches at most.
     """
 
+    template: ClassVar[str] = (
+        "another driver holds the run ({holder}); checking for {seconds:.0f} s whether it still "
+        "renews its lease"
+    )
     holder: str
     seconds: float
+
+
+@dataclass(frozen=True)
+class StageStarted(Event):
+    """A stage of a run began.
+
+    Attributes:
+        stage: Its name.
+    """
+
+    template: ClassVar[str] = "{stage} ..."
+    stage: str
+
+
+@dataclass(frozen=True)
+class StageDone(Event):
+    """A stage of a run is finished.
+
+    Attributes:
+        stage: Its name.
+        seconds: Wall time.
+        detail: Its outcome in one line.
+    """
+
+    template: ClassVar[str] = "{stage} done in {seconds:.1f} s: {detail}"
+    stage: str
+    seconds: float
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Interrupted(Event):
+    """A signal asked the driver to stop; no more tiles are handed out.
+
+    Attributes:
+        signal: Its name, empty if the caller stopped the job itself.
+        in_flight: Tiles that are waited for.
+    """
+
+    signal: str
+    in_flight: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SubscriberFailed(Event):
+    """A subscriber raised and gets no more events; the job goes on.
+
+    Attributes:
+        subscriber: Its name.
+        error: What it raised, in one line.
+    """
+
+    subscriber: str
+    error: str
+
+
+@dataclass(frozen=True)
+class StepContinues(_ProgressEvent):
+    """A step without progress of its own is still running.
+
+    Attributes:
+        step: What is done.
+        seconds: Wall-clock seconds since it began.
+    """
+
+    template: ClassVar[str] = "{step}: {seconds:.0f} s so far"
+    step: str
+    seconds: float
+
+
+# -- tiles and workers ----------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -85,7 +168,7 @@ class GramStarted(Event):
 
     Attributes:
         total: Tiles of the matrix.
-        done: Of them, tiles that were there already.
+        done: Of them, tiles that were stored already.
         edge: Rows and columns of a tile.
         workers: How many workers were asked for; 0 if not known yet.
         backend: Kernel backend.
@@ -98,6 +181,34 @@ class GramStarted(Event):
     workers: int
     backend: str
     executor: str
+
+
+@dataclass(frozen=True)
+class GramReused(Event):
+    """A new run took the Gram of another one, or could not.
+
+    Attributes:
+        source: The other run.
+        tiles: Tiles that are stored now.
+        total: Tiles of the matrix.
+        factors: Names below ``factor/`` of the factors that were taken.
+        problem: What could not be taken and why, in words; empty if all was.
+    """
+
+    source: str
+    tiles: int
+    total: int
+    factors: tuple[str, ...] = ()
+    problem: str = ""
+
+    def _line(self, elapsed: float) -> str:
+        if not self.tiles:
+            return f"the Gram of {self.source} is not reused: {self.problem}"
+        words = f"the Gram of {self.source} is reused: {self.tiles} of {self.total} tiles"
+        if self.factors:
+            count = len(self.factors)
+            words += "; the factor too" if count == 1 else f"; {count} factors too"
+        return f"{words}; {self.problem}" if self.problem else words
 
 
 @dataclass(frozen=True)
@@ -197,87 +308,370 @@ class WorkerLost(Event):
 
 
 @dataclass(frozen=True)
-class StageStarted(Event):
-    """A stage of a run began.
+class TilesVerified(Event):
+    """Some more tiles were read.
 
     Attributes:
-        stage: Its name.
+        kind: Of kernel.
+        done: Tiles read.
+        total: Tiles that are stored.
     """
 
-    stage: str
+    template: ClassVar[str] = "verify: {kind}, {done} of {total} tiles read"
+    throttled: ClassVar[bool] = True
+    kind: str
+    done: int
+    total: int
+
+
+# -- linear algebra -------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class StageDone(Event):
-    """A stage of a run is finished.
+class PanelStarted(_ProgressEvent):
+    """Work on one panel (block column of the factor) begins.
 
     Attributes:
-        stage: Its name.
-        seconds: What it took.
-        detail: Its outcome in one line.
+        index: Panel number, from 0.
+        count: Number of panels of the factor.
     """
 
-    stage: str
+    index: int
+    count: int
+
+
+@dataclass(frozen=True)
+class PanelDone(_ProgressEvent):
+    """One panel is stored and recorded as whole.
+
+    Attributes:
+        index: Panel number, from 0.
+        count: Number of panels of the factor.
+        seconds: Wall-clock seconds of the panel (when it was computed, if resumed).
+        gflops: Rate in 10^9 floating point operations per second.
+        resumed: True for a whole panel of an earlier start.
+        fraction: Share (0 to 1) of the factorisation's operations done after this panel.
+    """
+
+    index: int
+    count: int
     seconds: float
-    detail: str = ""
+    gflops: float
+    resumed: bool
+    fraction: float = 0.0
+
+    def _line(self, elapsed: float) -> str | None:
+        if self.resumed:
+            return None
+        left = elapsed * (1 - self.fraction) / max(self.fraction, 1e-9)
+        return (
+            f"factor: panel {self.index + 1} of {self.count}, {self.gflops:.1f} GFLOP/s, "
+            f"{left:.0f} s left"
+        )
 
 
 @dataclass(frozen=True)
-class Interrupted(Event):
-    """A signal asked the driver to stop; no more tiles are handed out.
+class RidgeTried(_ProgressEvent):
+    """One step of the ridge ladder was tried after a factorisation failed.
 
     Attributes:
-        signal: Its name, empty if the caller stopped the job itself.
-        in_flight: Tiles that are waited for.
+        ridge: The step, relative to the mean of the diagonal.
+        passed: Whether the matrix with that ridge is positive definite.
     """
 
-    signal: str
-    in_flight: tuple[str, ...] = ()
+    throttled: ClassVar[bool] = False
+    ridge: float
+    passed: bool
+
+    def _line(self, elapsed: float) -> str:
+        return f"ridge {self.ridge:g}: {'passes' if self.passed else 'fails'}"
 
 
 @dataclass(frozen=True)
-class SubscriberFailed(Event):
-    """A subscriber raised and hears no more events; the job goes on.
+class InverseBlockDone(_ProgressEvent):
+    """One block of the inverse, or of its diagonal, is stored and recorded as whole.
 
     Attributes:
-        subscriber: Which.
-        error: What it raised, in one line.
+        stage: ``"columns"`` (block columns of the triangle; only if the factor has several
+            panels), ``"rows"`` (the stored rows) or ``"diagonal"`` (if the diagonal alone is
+            computed).
+        index: Block number within the stage, from 0.
+        count: Number of blocks of the stage.
+        seconds: Wall-clock seconds since the stage's previous block (0 if resumed).
+        resumed: True for a whole block of an earlier start.
     """
 
-    subscriber: str
-    error: str
+    stage: str
+    index: int
+    count: int
+    seconds: float
+    resumed: bool
+
+    def _line(self, elapsed: float) -> str | None:
+        if self.resumed:
+            return None
+        return f"{_STEPS.get(self.stage, self.stage)}: block {self.index + 1} of {self.count}"
 
 
-class Subscribers:
-    """Tells each event to every subscriber; itself a subscriber.
+@dataclass(frozen=True)
+class LinalgProgress(_ProgressEvent):
+    """Progress of a computation, sent every few seconds while it runs.
 
-    A subscriber that raises an ``Exception`` is not asked again: hours of tiles are
-    worth more than a progress bar. It does not go unnoticed: the failure is logged
-    as a warning with its traceback, and the others are told ``SubscriberFailed``.
+    Attributes:
+        stage: ``"survey"`` (the pass over the matrix before its first panel), ``"factor"``,
+            ``"ridge"`` (the ladder after a failure), ``"append"``, ``"columns"``, ``"rows"``,
+            ``"inverse"`` (one LAPACK call), ``"diagonal"`` or ``"solve"``.
+        fraction: Share (0 to 1) of the stage's operations that are done; None before the first
+            count, as during one LAPACK call.
+        seconds: Wall-clock seconds since the stage began.
     """
 
-    def __init__(self, *subscribers: Subscriber) -> None:
-        self._subscribers = list(subscribers)
+    stage: str
+    fraction: float | None
+    seconds: float
 
-    def subscribe(self, subscriber: Subscriber) -> None:
-        """Add one more, from the next event on."""
-        self._subscribers.append(subscriber)
+    def _line(self, elapsed: float) -> str:
+        done = "" if self.fraction is None else f"{100 * self.fraction:.0f} %, "
+        return f"{_STEPS.get(self.stage, self.stage)}: {done}{self.seconds:.0f} s so far"
 
-    def unsubscribe(self, subscriber: Subscriber) -> None:
-        """Leave one out from the next event on; one that was dropped before is fine."""
-        if subscriber in self._subscribers:
-            self._subscribers.remove(subscriber)
 
-    def __call__(self, event: Any) -> None:
-        """Tell every subscriber."""
-        failures = []
-        for subscriber in list(self._subscribers):
-            try:
-                subscriber(event)
-            except Exception as error:
-                self._subscribers.remove(subscriber)
-                name = getattr(subscriber, "__qualname__", type(subscriber).__name__)
-                _log.warning("subscriber %s failed and is dropped", name, exc_info=True)
-                failures.append(SubscriberFailed(name, f"{type(error).__name__}: {error}"))
-        for failure in failures:
-            self(failure)
+@dataclass(frozen=True)
+class BandDone(_ProgressEvent):
+    """Rows appended to a factor are stored and recorded as whole.
+
+    Attributes:
+        index: Number of the appended band, from 0.
+        rows: Rows of the band.
+        n: Rows of the factor now.
+        seconds: Wall-clock seconds of the band.
+        gflops: Rate in 10^9 floating point operations per second.
+        fraction: Share (0 to 1) of the rows to append that are done.
+    """
+
+    index: int
+    rows: int
+    n: int
+    seconds: float
+    gflops: float
+    fraction: float
+
+    def _line(self, elapsed: float) -> str:
+        return f"append: {self.n} rows, {100 * self.fraction:.0f} %, {self.gflops:.1f} GFLOP/s"
+
+
+@dataclass(frozen=True)
+class SketchDone(_ProgressEvent):
+    """The preconditioner of conjugate gradients is built.
+
+    Attributes:
+        rank: Number of its eigenpairs.
+        largest: Its largest eigenvalue.
+        smallest: Its smallest eigenvalue.
+        seconds: Wall-clock seconds (0 if resumed).
+    """
+
+    template: ClassVar[str] = "preconditioner of rank {rank} in {seconds:.1f} s"
+    throttled: ClassVar[bool] = False
+    rank: int
+    largest: float
+    smallest: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class IterationDone(_ProgressEvent):
+    """One step of an iterative method is done: one pass over the matrix.
+
+    Attributes:
+        method: ``"cg"`` or ``"eigen"``.
+        index: Step number, from 1.
+        residual: The largest relative residual after it (NaN for ``"eigen"``).
+        tolerance: The residual at which the method stops.
+        seconds: Wall-clock seconds of the step.
+    """
+
+    template: ClassVar[str] = (
+        "{method}: pass {index}, residual {residual:.2e}, until {tolerance:.0e}, "
+        "{seconds:.1f} s a pass"
+    )
+    method: str
+    index: int
+    residual: float
+    tolerance: float
+    seconds: float
+
+
+# -- labels ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FlipsMade(_ProgressEvent):
+    """How far a refurbishment is.
+
+    Attributes:
+        flips: Flips made so far.
+        loss: L(Z) now.
+        rate: Flips a second since the last event.
+    """
+
+    flips: int
+    loss: float
+    rate: float
+
+    def _line(self, elapsed: float) -> str:
+        return (
+            f"labels: {counted(self.flips, 'flip')}, {self.rate:.0f} a second, L(Z) {self.loss:.5g}"
+        )
+
+
+@dataclass(frozen=True)
+class PosteriorRound(_ProgressEvent):
+    """One round of the posterior is done.
+
+    Attributes:
+        round: Its number, from 1.
+        most: The most rounds there will be; it ends earlier where probabilities settle.
+        seconds: Wall-clock seconds since the last round.
+    """
+
+    template: ClassVar[str] = "labels: round {round} of at most {most}, {seconds:.1f} s"
+    round: int
+    most: int
+    seconds: float
+
+
+# -- analyses -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LabelsAsked(_ProgressEvent):
+    """A model was trained on the labels that a criterion has asked for so far.
+
+    Attributes:
+        criterion: That chooses the images.
+        seed: Of the split and the first labels.
+        number: Of the query, 0 for the first labels.
+        labelled: Images labelled.
+        accuracy: On the images held out.
+    """
+
+    template: ClassVar[str] = (
+        "{criterion}, seed {seed}: {labelled} images labelled, {accuracy:.2%} right"
+    )
+    criterion: str
+    seed: int
+    number: int
+    labelled: int
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class WidthMeasured(_ProgressEvent):
+    """One network of a sweep over widths was measured.
+
+    Attributes:
+        width: Of the network.
+        seed: Of its parameters.
+        done: Networks measured so far.
+        total: Networks in all.
+        kernel_gap: Relative distance of its pNTK from the infinite kernel.
+    """
+
+    template: ClassVar[str] = (
+        "width {width}: network {done} of {total}, its kernel {kernel_gap:.1%} from the infinite "
+        "one"
+    )
+    width: int
+    seed: int
+    done: int
+    total: int
+    kernel_gap: float
+
+
+@dataclass(frozen=True)
+class VariantTried(_ProgressEvent):
+    """One kernel, tried on the images held out.
+
+    Attributes:
+        variant: ``plain``, or a variant of the label-aware kernel.
+        multiplier: r, chosen on the training images; 0 is the plain kernel again.
+        ridge: What the plain kernel needs to be positive definite, relative to its mean diagonal.
+        definite: Whether this kernel is positive definite.
+        validated: Accuracy in cross-validation on the training images.
+        accuracy: Share of the held-out images on the right side.
+        elasticity: Local elasticity over the training images, ½ where classes do not matter; None
+            where it is not defined.
+    """
+
+    template: ClassVar[str] = "{variant}: {accuracy:.2%} right, multiplier {multiplier:g}"
+    throttled: ClassVar[bool] = False
+    variant: str
+    multiplier: float
+    ridge: float
+    definite: bool
+    validated: float
+    accuracy: float
+    elasticity: float | None
+
+
+@dataclass(frozen=True)
+class DynamicsProgress(Event):
+    """How far a step of the analysis of training dynamics is.
+
+    Attributes:
+        stage: Its name.
+        fraction: Share that is done, 0 to 1.
+        seconds: Since it began.
+    """
+
+    throttled: ClassVar[bool] = True
+    stage: str
+    fraction: float
+    seconds: float
+
+    def _line(self, elapsed: float) -> str:
+        return f"{self.stage}: {100 * self.fraction:.0f} %"
+
+
+@dataclass(frozen=True)
+class LabelingScored(Event):
+    """L(Z) of one labeling was computed.
+
+    Attributes:
+        name: Of the labeling.
+        block_error: L(Z).
+        done: Labelings scored so far.
+        total: Labelings in all.
+    """
+
+    template: ClassVar[str] = "labelings: {done} of {total}, {name}: L(Z) {block_error:.5g}"
+    name: str
+    block_error: float
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class ValueMeasured(Event):
+    """The kernel with one value of the setting was measured.
+
+    Attributes:
+        over: The setting.
+        value: Its value.
+        accuracy: Leave-one-out accuracy.
+        stored: Whether an earlier sweep had stored it.
+        done: Values measured so far.
+        total: Values in all.
+    """
+
+    over: str
+    value: str
+    accuracy: float
+    stored: bool
+    done: int
+    total: int
+
+    def _line(self, elapsed: float) -> str:
+        kept = " (as stored)" if self.stored else ""
+        done = f"{self.done} of {self.total}"
+        return f"{self.over} {self.value}: {done}, {self.accuracy:.2%} right{kept}"

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from ntkdist.errors import InputError
-from ntkdist.gram.states import state_bytes
 from ntkdist.gram.tiling import Tiling
+from ntkdist.gram.worker import state_bytes
 from ntkdist.kernels.backend import Backend, get_backend
 from ntkdist.networks.architecture import Architecture
 

@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from ntkdist.errors import InputError, InterruptedRunError, StageError
-from ntkdist.events.types import GramStarted, Subscribers, TileDone
+from ntkdist.events.bus import Subscribers
+from ntkdist.events.types import GramStarted, TileDone
 from ntkdist.gram.digests import DigestLog
 from ntkdist.gram.executors import Executor, ExecutorSummary
 from ntkdist.gram.job import GramJob
 from ntkdist.gram.signals import StopFlag, stop_on_signals
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import TileKey, Tiling
+from ntkdist.words import counted
 
 __all__ = ["GramSummary", "StopFlag", "compute_gram", "open_outputs", "stop_on_signals"]
 
@@ -49,23 +51,23 @@ def compute_gram(
 ) -> GramSummary:
     """Compute the tiles of a kernel matrix that are not stored yet.
 
-    Starting it again after anything (a kill, a signal, failed tiles) goes on where it
-    ended; a tile counts as done when every kind of it is stored.
+    Called again after a kill, a signal or failed tiles, it computes the rest; a tile is done when
+    every kind of it is stored.
 
     Args:
         job: What to compute and where to store it.
         executor: Who computes.
         tiling: Shape of the matrix; ``tiling.edge`` must be the job's.
-        on_event: Told every event.
-        stop: Set by whoever wants the job to end after the tiles in flight.
+        on_event: Receives every event.
+        stop: Set to end the job after the tiles in flight.
         recompute: Tiles to remove first.
 
     Returns:
         What was done.
 
     Raises:
-        InputError: If stores are there for another fingerprint, shape or edge, or a
-            tile to recompute does not exist.
+        InputError: If the stores have another fingerprint, shape or edge, or a tile to recompute
+            does not exist.
         StageError: After everything else is done, if tiles failed; or no worker is left.
         InterruptedRunError: If ``stop`` was set before all was done.
     """
@@ -97,22 +99,23 @@ def compute_gram(
             executor.name,
         )
     )
-    outcome = ExecutorSummary()
+    summary = ExecutorSummary()
     if missing:
         with _digests_kept(stores, emit):
-            outcome = executor.run(job, missing, emit, stop)
-    if stop.is_set() and outcome.left:
+            summary = executor.run(job, missing, emit, stop)
+    if stop.is_set() and summary.left:
         signal = getattr(stop, "signal", "")
         raise InterruptedRunError(
-            f"stopped{f' by {signal}' if signal else ''}: {len(outcome.done)} tiles computed,"
-            f" {len(outcome.left) + len(outcome.failed)} of {tiling.count} still missing;"
+            f"stopped{f' by {signal}' if signal else ''}: "
+            f"{counted(len(summary.done), 'tile')} computed,"
+            f" {len(summary.left) + len(summary.failed)} of {tiling.count} still missing;"
             " the same command resumes"
         )
-    if outcome.failed:
-        raise _failure(outcome, tiling)
+    if summary.failed:
+        raise _failure(summary, tiling)
     return GramSummary(
-        tiling.count - len(missing) + len(outcome.done),
-        len(outcome.done),
+        tiling.count - len(missing) + len(summary.done),
+        len(summary.done),
         0,
         time.monotonic() - start,
     )
@@ -120,7 +123,7 @@ def compute_gram(
 
 @contextmanager
 def _digests_kept(stores: list[GramStore], emit: Subscribers) -> Iterator[None]:
-    """Keep the digest of every tile that is stored meanwhile."""
+    """Append the digests of the tiles that are stored inside the block."""
     logs = [DigestLog(store.address) for store in stores]
 
     def listen(event: Any) -> None:
@@ -182,10 +185,10 @@ def open_outputs(job: GramJob, tiling: Tiling) -> list[GramStore]:
     return stores
 
 
-def _failure(outcome: ExecutorSummary, tiling: Tiling) -> StageError:
-    keys = sorted(outcome.failed)
+def _failure(summary: ExecutorSummary, tiling: Tiling) -> StageError:
+    keys = sorted(summary.failed)
     names = ", ".join(map(str, keys[:5])) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
-    first = outcome.failed[keys[0]].splitlines()[0]
+    first = summary.failed[keys[0]].splitlines()[0]
     return StageError(
         f"{len(keys)} of {tiling.count} tiles failed ({names}); all others are stored."
         f" First error: {first} (traceback in the run's events)"

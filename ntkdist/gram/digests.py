@@ -1,8 +1,8 @@
-"""What each tile held when it was stored, so that one in another's place is noticed.
+"""Digests of the stored tiles, by which a tile in the place of another is found.
 
-A tile's own checksum tells that its bytes are whole, not that they are those of this tile: two
-tiles exchanged, or one of an older run, would pass. So the driver keeps a digest of every tile
-beside the tiles, as the worker that stored it told it.
+A checksum inside a tile shows that its bytes are whole, not that they belong to this tile: two
+exchanged tiles, or one of an older run, would pass. The driver therefore logs the digest of every
+tile that a worker has stored.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ class DigestLog:
     """
 
     def __init__(self, address: str) -> None:
-        self._lines = AppendLog(address, _NAME)
+        self._log = AppendLog(address, _NAME)
 
     def append(self, key: TileKey | str, digest: str) -> None:
         """Enter a tile that was stored; the last entry of a tile holds."""
-        self._lines.append(f"{key} {digest}")
+        self._log.append(f"{key} {digest}")
 
     def forget(self, key: TileKey) -> None:
-        """Enter that a tile is gone, so that what it held is not expected any more."""
-        self._lines.append(f"{key} {_GONE}")
+        """Enter that a tile was removed; its digest no longer holds."""
+        self._log.append(f"{key} {_GONE}")
 
     def close(self) -> None:
-        """Write what is still waiting."""
-        self._lines.close()
+        """Write the entries that still wait."""
+        self._log.close()
 
 
 def read_digests(address: str) -> dict[TileKey, str]:

@@ -27,8 +27,6 @@ class GramJob:
             the rows' images and a symmetric matrix.
         threads: Threads of one worker's backend and BLAS.
         kinds: The kinds of kernel; may be left out, ``outputs`` names them.
-        mix: Whether tiles of another arithmetic than the stores' are let in; each is
-            recorded (``GramStore.made_by``).
         cache_bytes: What a worker may keep of prepared states; the two of the tile at
             hand stay whatever they take.
     """
@@ -44,7 +42,6 @@ class GramJob:
     columns: str | None = None
     threads: int = 1
     kinds: tuple[str, ...] = ()
-    mix: bool = False
     cache_bytes: int = 256 * 2**20
 
     def __post_init__(self) -> None:

@@ -1,28 +1,32 @@
-"""Finished tiles of another store of the same matrix, taken where they are whole."""
+"""Tiles that are stored already become part of a matrix.
+
+They come from another store of the same matrix, or from a smaller matrix that has grown.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 from ntkdist import storage
 from ntkdist.errors import StoreError
 from ntkdist.gram.digests import DigestLog, read_digests, tile_digest
-from ntkdist.gram.makers import Makers
 from ntkdist.gram.store import GramStore
-from ntkdist.gram.tiling import TileKey
+from ntkdist.gram.tiling import TileKey, Tiling
 
 _READERS = 4
 
 
 @dataclass(frozen=True)
 class TilesTaken:
-    """What became of the tiles of another store.
+    """Result of taking the tiles of another store.
 
     Attributes:
-        stored: Tiles that the store has now.
+        stored: Tiles that the store holds now.
         bad: Tiles that were not taken because they are damaged in the other store.
     """
 
@@ -43,7 +47,7 @@ def take_tiles(
         source: The other store.
         target: The store, created like the other if it is absent.
         fingerprint: Of both.
-        between: Called between tiles; may raise to stop.
+        between: Called between tiles; raises to stop.
 
     Returns:
         What was taken.
@@ -58,11 +62,9 @@ def take_tiles(
         metadata = storage.read_bytes(storage.join(source, "zarr.json")) or b""
         storage.write_bytes(storage.join(target, "zarr.json"), metadata)
     new = GramStore.open(target, "r+", fingerprint)
-    done = old.done() if old.tiling == new.tiling else set()
+    done = old.done() - set(old.mixed_tiles()) if old.tiling == new.tiling else set()
     wanted = [key for key in new.missing() if key in done]
     digests = read_digests(source)
-    makers = Makers(source, old.arithmetic), Makers(target, new.arithmetic)
-    others = makers[0].recorded()
 
     def take(key: TileKey) -> bool:
         try:
@@ -71,8 +73,6 @@ def take_tiles(
             return False
         if digests.get(key) not in (None, tile_digest(old.kind, key, block)):
             return False
-        if key in others:
-            makers[1].record(key, makers[0].of(key))
         return storage.copy(old.path_of(key), new.path_of(key))
 
     bad = set()
@@ -86,3 +86,46 @@ def take_tiles(
                 elif key in digests:
                     log.append(key, digests[key])
     return TilesTaken(frozenset(new.done()), frozenset(bad))
+
+
+def ragged_tiles(tiling: Tiling) -> list[TileKey]:
+    """Return the tiles of a symmetric matrix whose shape is another one in a larger matrix."""
+    if tiling.n_rows % tiling.edge == 0:
+        return []
+    last = tiling.grid[1] - 1
+    return [TileKey(row, last) for row in range(last + 1)]
+
+
+def grow_store(address: str, n: int, *, fingerprint: str, former: str) -> None:
+    """Make a store of a symmetric matrix that of a larger one, with the same edge.
+
+    The new metadata are one write behind all else, so that after a kill at any moment the same
+    call goes on; one that was made larger already stays as it is.
+
+    Args:
+        address: Folder or URL of the store.
+        n: Rows of the larger matrix.
+        fingerprint: Of the larger matrix.
+        former: Of the matrix that is stored; a store of any other is left alone.
+
+    Raises:
+        StoreError: If nothing is there, or it does not answer.
+    """
+    store = GramStore.open(address, "r+")
+    if store.fingerprint != former:
+        return
+    ragged = ragged_tiles(store.tiling)
+    for key in ragged:
+        store.remove(key)
+    if ragged:
+        with closing(DigestLog(address)) as log:
+            for key in ragged:
+                log.forget(key)
+    place = storage.join(address, "zarr.json")
+    metadata: dict[str, Any] = json.loads(storage.read_text(place) or "{}")
+    try:
+        metadata["shape"] = [n, n]
+        metadata["attributes"]["fingerprint"] = fingerprint
+    except KeyError as error:
+        raise StoreError(f"{place}: is damaged: it holds no {error}") from error
+    storage.write_text(place, json.dumps(metadata, indent=2))

@@ -8,21 +8,27 @@ there and the fingerprint in the metadata is the one asked for.
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from ntkdist import storage
 from ntkdist.errors import InputError, NtkdistError, StoreError
 from ntkdist.gram.digests import tile_digest
-from ntkdist.gram.makers import Makers
-from ntkdist.gram.metadata import SCHEMA_VERSION, Metadata, create_array
-from ntkdist.gram.selection import outer, parse_index
 from ntkdist.gram.tiling import TileKey, Tiling
+from ntkdist.storage import arrays
 
 __all__ = ["SCHEMA_VERSION", "GramStore"]
+
+_MIXED = "made_by"  # folder of the records of mixed tiles
+
+
+class NotFiniteError(StoreError):
+    """A tile with an entry that is NaN or infinite is never stored."""
 
 
 class GramStore:
@@ -45,7 +51,6 @@ class GramStore:
         self.kind = metadata.kind
         self.fingerprint = metadata.fingerprint
         self.attributes = metadata.attributes
-        self._makers = Makers(address, self.arithmetic)
 
     # -- opening ------------------------------------------------------------------
 
@@ -63,7 +68,7 @@ class GramStore:
         """Write the metadata of an empty store (the template the workers fill).
 
         Args:
-            address: Folder or URL; nothing may be there yet.
+            address: Folder or URL; nothing may exist there yet.
             tiling: Shape of the matrix and of its tiles.
             fingerprint: Of everything that determines the entries.
             kind: ``ntk`` or ``nngp``.
@@ -74,11 +79,11 @@ class GramStore:
             The store, open for writing.
 
         Raises:
-            InputError: If something is there already, or the place cannot be written.
+            InputError: If the address is taken, or cannot be written.
         """
         address = storage.normal(address)
         if cls.exists(address):
-            raise InputError(f"{address}: a store is there already; open it, or remove it first")
+            raise InputError(f"{address}: a store exists already; open it, or remove it first")
         try:
             create_array(
                 address,
@@ -94,7 +99,7 @@ class GramStore:
 
     @classmethod
     def open(cls, address: str, mode: str = "r", fingerprint: str | None = None) -> GramStore:
-        """Open a store that is there.
+        """Open an existing store.
 
         Args:
             address: Folder or URL.
@@ -107,7 +112,7 @@ class GramStore:
         Raises:
             InputError: If the store was written by a newer version or for another
                 fingerprint.
-            StoreError: If nothing is there, or it is not a store of this package.
+            StoreError: If there is no store, or it is not one of this package.
         """
         import zarr
 
@@ -165,22 +170,21 @@ class GramStore:
 
     # -- writing ------------------------------------------------------------------
 
-    def write(self, key: TileKey, block: np.ndarray, made_by: str | None = None) -> str:
+    def write(self, key: TileKey, block: np.ndarray) -> str:
         """Store one finished tile.
 
         Args:
             key: Which; in the block upper triangle if the matrix is symmetric.
             block: Its entries, of exactly the tile's shape. A diagonal tile's upper
                 triangle is mirrored first, so that it is symmetric to the bit.
-            made_by: The arithmetic it was computed with, where a job mixes several; it is
-                recorded in front of the tile if it is not the store's own.
 
         Returns:
             The tile's digest, for ``DigestLog``.
 
         Raises:
+            NotFiniteError: If an entry is NaN or infinite; the message names the images.
             StoreError: If the key is not a tile of this store, the shape is not the
-                tile's, an entry is not finite, or the store is open for reading only.
+                tile's, or the store is open for reading only.
             InputError: If the place cannot be written.
         """
         self._check_key(key)
@@ -191,17 +195,10 @@ class GramStore:
                 f" {block.shape}; write whole tiles"
             )
         block = np.ascontiguousarray(block, dtype=self.dtype)
-        bad = int(np.count_nonzero(~np.isfinite(block)))
-        if bad:
-            raise StoreError(
-                f"tile {key} of {self.kind}: {bad} of {block.size} entries are NaN or infinite;"
-                " it stays absent; check the images for NaN and the scale of the inputs"
-            )
+        self._check_finite(key, block)
         if self.tiling.symmetric and key.row == key.col:
             block = np.triu(block) + np.triu(block, 1).T
         try:
-            if made_by is not None:
-                self._makers.record(key, made_by)
             self._array[self.tiling.slices(key)] = block
         except OSError as error:
             raise storage.write_error(error, self.path_of(key)) from error
@@ -235,7 +232,7 @@ class GramStore:
         self.write(key, block)
 
     def remove(self, key: TileKey) -> None:
-        """Forget one tile, so that the next computation makes it again.
+        """Remove one tile, so that the next run computes it again.
 
         Args:
             key: Which; its absence is fine.
@@ -246,9 +243,28 @@ class GramStore:
         self._check_key(key)
         try:
             storage.remove(self.path_of(key))
-            self._makers.forget(key)
+            storage.remove(storage.join(self.address, _MIXED, str(key)))
         except OSError as error:
             raise storage.write_error(error, self.path_of(key)) from error
+
+    def _check_finite(self, key: TileKey, block: np.ndarray) -> None:
+        bad = ~np.isfinite(block)
+        if not bad.any():
+            return
+        where = ""
+        for name, part, whole in zip(
+            ("row", "column"),
+            self.tiling.slices(key),
+            (bad.all(axis=1), bad.all(axis=0)),
+            strict=True,
+        ):
+            images = (np.flatnonzero(whole) + part.start).tolist()
+            if 0 < len(images) < len(whole):
+                where += f", all those of {name} images {images[:8]}"
+        raise NotFiniteError(
+            f"tile {key} of {self.kind}: {int(bad.sum())} of {bad.size} entries are NaN or"
+            f" infinite{where}; check these images and the scale of the inputs"
+        )
 
     def _check_key(self, key: TileKey) -> None:
         if key in self.tiling:
@@ -264,18 +280,18 @@ class GramStore:
             f" the last one is {TileKey(rows - 1, cols - 1)}"
         )
 
-    # -- what is there ------------------------------------------------------------
+    # -- stored tiles ---------------------------------------------------------------
 
     def path_of(self, key: TileKey) -> str:
         """Return the address of one tile's object."""
         return storage.join(self.address, "c", str(key.row), str(key.col))
 
     def done(self) -> set[TileKey]:
-        """Return the tiles whose object is there, from one listing of the store."""
+        """Return the tiles whose object exists, from one listing of the store."""
         found = set()
         for name in storage.list_objects(storage.join(self.address, "c")):
             row, _, col = name.partition("/")
-            # what is not a number is the temporary file of a writer that was killed
+            # any other name is the temporary file of a writer that was killed
             if row.isdecimal() and col.isdecimal():
                 found.add(TileKey(int(row), int(col)))
         return {key for key in found if key in self.tiling}
@@ -287,22 +303,28 @@ class GramStore:
 
     @property
     def arithmetic(self) -> str:
-        """The arithmetic of every tile that has no record of another; empty if not said."""
+        """The arithmetic that the tiles are computed with, as in ``cuda-1``; empty if unknown."""
         return str(self.attributes.get("arithmetic", ""))
 
-    def made_by(self, key: TileKey) -> str:
-        """Return the arithmetic of one stored tile, as in ``cuda-1``, or raise ``StoreError``."""
-        self._check_key(key)
-        if not storage.exists(self.path_of(key)):
-            raise self._missing(key)
-        return self._makers.of(key)
+    def mixed_tiles(self) -> dict[TileKey, str]:
+        """Return the arithmetic of tiles that another backend computed.
+
+        Earlier versions let several backends compute one matrix and wrote a record for each such
+        tile. A record whose tile is absent means nothing.
+        """
+        records = storage.read_all(storage.join(self.address, _MIXED))
+        return {
+            TileKey.parse(name): content.decode()
+            for name, content in records.items()
+            if not name.startswith(".")
+        }
 
     def count_by_arithmetic(self) -> dict[str, int]:
-        """Return how many stored tiles each arithmetic made, the most first."""
+        """Return how many stored tiles each arithmetic computed, the most first."""
         done = self.done()
-        others = self._makers.recorded() & done
-        found = Counter({self.arithmetic: len(done) - len(others)})
-        found.update(self.made_by(key) for key in others)
+        mixed = [name for key, name in self.mixed_tiles().items() if key in done]
+        found = Counter({self.arithmetic: len(done) - len(mixed)})
+        found.update(mixed)
         return {name: count for name, count in found.most_common() if count}
 
     # -- reading ------------------------------------------------------------------
@@ -372,7 +394,7 @@ class GramStore:
             StoreError: If the matrix is not symmetric, or a tile is absent or corrupt.
         """
         if not self.tiling.symmetric:
-            raise StoreError(f"{self.address}: a rectangular matrix has no diagonal to speak of")
+            raise StoreError(f"{self.address}: a rectangular matrix has no diagonal")
         blocks = [np.diagonal(self.block(i, i)) for i in range(self.tiling.grid[0])]
         return np.concatenate(blocks)
 
@@ -398,3 +420,209 @@ class GramStore:
             f"tile {key} of {self.kind} is corrupt ({self.path_of(key)}): {reason};"
             f" restore it with: ntkdist gram RUN --recompute {key}"
         )
+
+
+SCHEMA_VERSION = 1
+"""Version of the layout written here; older code must refuse newer layouts."""
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """The attributes of a stored matrix, checked.
+
+    Attributes:
+        tiling: How the matrix is cut.
+        kind: ``ntk`` or ``nngp``.
+        fingerprint: Of the inputs.
+        attributes: Everything in the array's attributes.
+    """
+
+    tiling: Tiling
+    kind: str
+    fingerprint: str
+    attributes: dict[str, Any]
+
+    @classmethod
+    def read(cls, address: str, array: Any) -> Metadata:
+        """Read and check the attributes of an open Zarr array.
+
+        Args:
+            address: For messages.
+            array: The Zarr array.
+
+        Returns:
+            The metadata.
+
+        Raises:
+            InputError: If a newer version of the package wrote the store.
+            StoreError: If the array is not a store of this package.
+        """
+        attributes = dict(array.attrs)
+        schema = attributes.get("schema_version")
+        if not isinstance(schema, int):
+            raise StoreError(f"{address}: a Zarr array, but not a kernel matrix of ntkdist")
+        if schema > SCHEMA_VERSION:
+            writer = attributes.get("written_by", "an unknown version")
+            raise InputError(
+                f"{address}: schema {schema}, written by {writer}; this is ntkdist"
+                f" {package_version()}, which reads up to schema {SCHEMA_VERSION}; upgrade ntkdist"
+            )
+        try:
+            edge, symmetric = int(attributes["edge"]), bool(attributes["symmetric"])
+            kind, fingerprint = str(attributes["kind"]), str(attributes["fingerprint"])
+            rows, cols = array.shape
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(f"{address}: its attributes are damaged: {error!r}") from error
+        if tuple(array.chunks) != (edge, edge) or (symmetric and rows != cols):
+            raise StoreError(
+                f"{address}: its attributes do not fit: edge {edge}, symmetric {symmetric},"
+                f" shape {array.shape}, chunks {array.chunks}"
+            )
+        return cls(Tiling(rows, edge, None if symmetric else cols), kind, fingerprint, attributes)
+
+
+def create_array(
+    address: str,
+    tiling: Tiling,
+    *,
+    fingerprint: str,
+    kind: str,
+    dtype: str,
+    attributes: Mapping[str, Any],
+) -> None:
+    """Write the metadata of an empty Zarr array whose chunks are the tiles.
+
+    Args:
+        address: Folder or URL.
+        tiling: Shape of the matrix and of its tiles.
+        fingerprint: Of the inputs.
+        kind: ``ntk`` or ``nngp``.
+        dtype: Of the entries.
+        attributes: More to keep beside these.
+    """
+    everything: dict[str, Any] = {
+        **attributes,
+        "schema_version": SCHEMA_VERSION,
+        "written_by": f"ntkdist {package_version()}",
+        "fingerprint": fingerprint,
+        "kind": kind,
+        "edge": tiling.edge,
+        "symmetric": tiling.symmetric,
+    }
+    arrays.create_array(
+        address,
+        shape=tiling.shape,
+        chunks=(tiling.edge, tiling.edge),
+        dtype=dtype,
+        fill_value=float("nan"),
+        attributes=everything,
+        config={"write_empty_chunks": False},
+        zarr_format=3,
+    )
+
+
+def package_version() -> str:
+    """Return the installed version of this package, or ``unknown`` outside an installation."""
+    try:
+        return importlib.metadata.version("ntkdist")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+Places: TypeAlias = "slice | np.ndarray"
+
+
+@dataclass(frozen=True)
+class Part:
+    """The positions of one axis that fall into one tile.
+
+    Attributes:
+        block: The tile's number along the axis.
+        inside: Positions inside the tile.
+        places: Where they go in the result.
+    """
+
+    block: int
+    inside: Places
+    places: Places
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What one axis of ``store[rows, cols]`` selects.
+
+    Attributes:
+        positions: (m,) row or column numbers of the matrix, in the order asked for.
+        scalar: Whether one integer was given, so that the axis falls away.
+    """
+
+    positions: np.ndarray
+    scalar: bool
+
+    @property
+    def count(self) -> int:
+        """How many positions there are."""
+        return len(self.positions)
+
+    def by_tile(self, edge: int) -> Iterator[Part]:
+        """Yield the selection tile by tile."""
+        blocks = self.positions // edge
+        for block in np.unique(blocks):
+            places = np.flatnonzero(blocks == block)
+            inside = self.positions[places] - block * edge
+            yield Part(int(block), _compact(inside), _compact(places))
+
+
+def _compact(positions: np.ndarray) -> Places:
+    """Return a run of successive positions as a slice, which copies a block at a time."""
+    if np.all(np.diff(positions) == 1):
+        return slice(int(positions[0]), int(positions[-1]) + 1)
+    return positions
+
+
+def outer(rows: Places, cols: Places) -> tuple[Places, Places]:
+    """Return an index that selects rows and columns independently."""
+    if isinstance(rows, slice) or isinstance(cols, slice):
+        return rows, cols
+    row_grid, col_grid = np.ix_(rows, cols)
+    return row_grid, col_grid
+
+
+def parse_index(index: Any, shape: tuple[int, int]) -> tuple[Selection, Selection]:
+    """Read the index of ``matrix[index]``.
+
+    Args:
+        index: One or two of integer, slice, boolean mask, index array, ``...``.
+        shape: Of the matrix.
+
+    Returns:
+        The rows' and the columns' selection.
+
+    Raises:
+        InputError: If an index is of another kind or lies outside the matrix.
+    """
+    parts = index if isinstance(index, tuple) else (index,)
+    parts = tuple(slice(None) if part is Ellipsis else part for part in parts)
+    if len(parts) > 2:
+        raise InputError(f"{len(parts)} indices for a matrix; give rows and columns")
+    parts += (slice(None),) * (2 - len(parts))
+    return _parse(parts[0], shape[0], "row"), _parse(parts[1], shape[1], "column")
+
+
+def _parse(part: Any, n: int, name: str) -> Selection:
+    if isinstance(part, slice):
+        return Selection(np.arange(n)[part], scalar=False)
+    array = np.asarray(part)
+    if array.dtype == bool:
+        if array.shape != (n,):
+            raise InputError(f"{name} mask has shape {array.shape}; it must be ({n},)")
+        return Selection(np.flatnonzero(array), scalar=False)
+    if array.size == 0:
+        return Selection(np.zeros(0, dtype=np.intp), scalar=False)
+    if array.ndim > 1 or not np.issubdtype(array.dtype, np.integer):
+        raise InputError(f"{name} index {part!r} is no integer, slice, mask or 1-d index array")
+    flat = np.atleast_1d(array).astype(np.intp)
+    outside = (flat < -n) | (flat >= n)
+    if outside.any():
+        raise InputError(f"{name} {flat[outside][0]} is outside 0..{n - 1}")
+    return Selection(np.where(flat < 0, flat + n, flat), scalar=array.ndim == 0)

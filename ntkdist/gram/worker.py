@@ -7,12 +7,14 @@ tile meanwhile.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +23,7 @@ import numpy as np
 from ntkdist import storage
 from ntkdist.errors import InputError, NtkdistError, StoreError
 from ntkdist.gram.job import GramJob
-from ntkdist.gram.states import StateCache
-from ntkdist.gram.store import GramStore
+from ntkdist.gram.store import GramStore, NotFiniteError
 from ntkdist.gram.tiling import TileKey, Tiling
 from ntkdist.kernels.backend import Backend, get_backend
 from ntkdist.networks.architecture import Architecture
@@ -30,13 +31,13 @@ from ntkdist.networks.architecture import Architecture
 
 @dataclass(frozen=True)
 class TileRecord:
-    """What a worker says about one tile: some 200 bytes, never the tile.
+    """The answer of a worker about one tile: some 200 bytes, never the entries.
 
     Attributes:
         key: The tile.
         worker: Name of the worker.
         attempt: How many times the driver has handed the tile out.
-        seconds: What it took, reading and writing included, waiting for its turn left out.
+        seconds: Duration with reading and writing, without waiting for the backend.
         bytes: Of the entries, all kinds, before compression.
         entries: Kernel entries of one kind.
         backend: The arithmetic it was computed with.
@@ -111,11 +112,10 @@ class TileWorker:
             kind: GramStore.open(address, "r+", job.fingerprint) for kind, address in job.outputs
         }
         for kind, store in self._stores.items():
-            if store.arithmetic not in ("", job.arithmetic) and not job.mix:
+            if store.arithmetic not in ("", job.arithmetic):
                 raise InputError(
                     f"worker {self.name}: the tiles of {kind} are computed by {store.arithmetic},"
-                    f" its own would be by {job.arithmetic}; take that backend, or allow both with"
-                    " gram.mix_backends"
+                    f" its own would be by {job.arithmetic}; use the backend of the stored tiles"
                 )
         self.start_computing()
         tiling = next(iter(self._stores.values())).tiling
@@ -180,7 +180,8 @@ class TileWorker:
             The record.
 
         Raises:
-            StoreError: If the images cannot be read, or an entry is not finite.
+            StoreError: If the images cannot be read.
+            NotFiniteError: If an entry is NaN or infinite.
             UnwritableError: If the tile cannot be written.
         """
         job = self.job
@@ -191,14 +192,10 @@ class TileWorker:
             blocks = self.blocks(key)
             computed = time.perf_counter()
         self.on_computed(key)
-        rows, cols = self._tiling.slices(key)
-        for kind in job.kinds:
-            _check_finite(blocks[kind], kind, key, rows, cols)
         try:
-            digests = tuple(
-                store.write(key, blocks[kind], job.arithmetic if job.mix else None)
-                for kind, store in self._stores.items()
-            )
+            digests = tuple(store.write(key, blocks[kind]) for kind, store in self._stores.items())
+        except NotFiniteError:
+            raise
         except NtkdistError as error:
             raise UnwritableError(str(error)) from error
         return TileRecord(
@@ -275,18 +272,60 @@ def _open_images(address: str) -> Any:
     return images
 
 
-def _check_finite(block: np.ndarray, kind: str, key: TileKey, rows: slice, cols: slice) -> None:
-    bad = ~np.isfinite(block)
-    if not bad.any():
-        return
-    whole_rows = (np.flatnonzero(bad.all(axis=1)) + rows.start).tolist()
-    whole_cols = (np.flatnonzero(bad.all(axis=0)) + cols.start).tolist()
-    where = ""
-    if len(whole_rows) < len(bad) and whole_rows:
-        where += f", all those of row images {whole_rows[:8]}"
-    if len(whole_cols) < bad.shape[1] and whole_cols:
-        where += f", all those of column images {whole_cols[:8]}"
-    raise StoreError(
-        f"tile {key} of {kind}: {int(bad.sum())} of {bad.size} entries are NaN or infinite{where};"
-        " check these images"
-    )
+def state_bytes(state: Any) -> int:
+    """Return the bytes of the arrays inside a state, whatever it is made of.
+
+    Args:
+        state: An array, or nested dataclasses, objects, dictionaries, lists of arrays.
+
+    Returns:
+        The sum of their ``nbytes``; an array that is there twice counts once.
+    """
+    return _bytes(state, set())
+
+
+def _bytes(value: Any, seen: set[int]) -> int:
+    if value is None or isinstance(value, (str, bytes, int, float)) or id(value) in seen:
+        return 0
+    seen.add(id(value))
+    nbytes = getattr(value, "nbytes", None)
+    if isinstance(nbytes, int):
+        return nbytes
+    if isinstance(value, dict):
+        return sum(_bytes(item, seen) for item in value.values())
+    if isinstance(value, (list, tuple)):
+        return sum(_bytes(item, seen) for item in value)
+    if dataclasses.is_dataclass(value):
+        return sum(_bytes(getattr(value, f.name), seen) for f in dataclasses.fields(value))
+    return sum(_bytes(item, seen) for item in getattr(value, "__dict__", {}).values())
+
+
+class StateCache:
+    """Keeps the states used last, up to a number of bytes; the two newest always stay.
+
+    Args:
+        limit: Bytes of all states together.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._states: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+
+    def get(self, name: Hashable, make: Callable[[], Any]) -> Any:
+        """Return the state of this name, made now if it is not kept."""
+        if name in self._states:
+            self._states.move_to_end(name)
+            return self._states[name][0]
+        state = make()
+        self._states[name] = state, state_bytes(state)
+        while len(self._states) > 2 and self.bytes > self._limit:
+            self._states.popitem(last=False)
+        return state
+
+    @property
+    def bytes(self) -> int:
+        """What the states that are kept take."""
+        return sum(size for _, size in self._states.values())
+
+    def __len__(self) -> int:
+        return len(self._states)

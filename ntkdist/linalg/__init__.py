@@ -5,10 +5,7 @@ It knows arrays and stores, and nothing of kernels or runs. Heavy libraries are 
 
 from __future__ import annotations
 
-from ntkdist.linalg.cg import CgResult, cg_solve
-from ntkdist.linalg.cholesky import factorize, first_passing
-from ntkdist.linalg.eigen import Eigenpairs, top_eigenpairs
-from ntkdist.linalg.events import (
+from ntkdist.events.types import (
     BandDone,
     InverseBlockDone,
     IterationDone,
@@ -18,6 +15,9 @@ from ntkdist.linalg.events import (
     RidgeTried,
     SketchDone,
 )
+from ntkdist.linalg.cg import CgResult, cg_solve
+from ntkdist.linalg.cholesky import factorize, first_passing
+from ntkdist.linalg.eigen import Eigenpairs, top_eigenpairs
 from ntkdist.linalg.factor import CholeskyFactor, holds
 from ntkdist.linalg.inverse import InverseStore
 from ntkdist.linalg.matrix import submatrix

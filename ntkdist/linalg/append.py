@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist.events.bus import Subscriber
+from ntkdist.events.types import BandDone
 from ntkdist.linalg import blas
 from ntkdist.linalg.blas import ITEM, Matrix, Vector, blas_threads
-from ntkdist.linalg.events import BandDone, Listener
 from ntkdist.linalg.matrix import Source, first_skew, read_region, real_dtype
 from ntkdist.linalg.panels import FactorStore, panel_digest
 from ntkdist.linalg.solve import forward
@@ -99,7 +100,7 @@ def append_rows(
     *,
     fingerprint: str,
     memory_limit: int,
-    on_event: Listener | None,
+    on_event: Subscriber | None,
 ) -> None:
     """Append the new rows to a complete factor, in bands that fit the memory limit.
 

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ntkdist import storage
+from ntkdist.events.bus import Subscriber
+from ntkdist.events.types import IterationDone, SketchDone
 from ntkdist.linalg import groups
 from ntkdist.linalg.blas import ITEM, Matrix, Vector, blas_threads_between
-from ntkdist.linalg.events import IterationDone, Listener, SketchDone
 from ntkdist.linalg.matrix import Source, SymmetricOperator
 from ntkdist.linalg.status import (
     LinalgStatus,
@@ -88,7 +89,7 @@ def cg_solve(
     save_every: float = 60.0,
     memory_limit: int | str = "2GiB",
     scheduler: Scheduler = None,
-    on_event: Listener | None = None,
+    on_event: Subscriber | None = None,
     fingerprint: str | None = None,
     overwrite: bool = False,
     throw: bool = True,
@@ -427,7 +428,7 @@ class _Solver:
 
     system: _System
     store: _IterateStore | None
-    notify: Listener
+    notify: Subscriber
     max_iterations: int
     save_every: float
 

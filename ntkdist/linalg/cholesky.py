@@ -15,9 +15,10 @@ from typing import Any, NoReturn
 import numpy as np
 
 from ntkdist import storage
+from ntkdist.events.bus import Subscriber
+from ntkdist.events.types import PanelDone, PanelStarted, RidgeTried
 from ntkdist.linalg import blas, groups
 from ntkdist.linalg.blas import Matrix, Vector, blas_threads
-from ntkdist.linalg.events import Listener, PanelDone, PanelStarted, RidgeTried
 from ntkdist.linalg.factor import CholeskyFactor
 from ntkdist.linalg.matrix import Source, Survey, not_finite_in, survey_ranges, survey_rows
 from ntkdist.linalg.panels import KIND, FactorStore, PanelPlan, panel_digest, plan_panels
@@ -50,7 +51,7 @@ def factorize(
     ridge: float = 0.0,
     memory_limit: int | str = "2GiB",
     scheduler: Scheduler = None,
-    on_event: Listener | None = None,
+    on_event: Subscriber | None = None,
     fingerprint: str | None = None,
     overwrite: bool = False,
 ) -> CholeskyFactor:
@@ -120,7 +121,7 @@ def _survey(
     limit: int,
     ridge: float,
     fingerprint: str,
-    listener: Listener | None,
+    listener: Subscriber | None,
 ) -> tuple[dict[str, Any], Vector]:
     """Take one pass over the matrix; return its factor's attributes, and its column sums."""
     ranges = survey_ranges(source.n, source.edge, plan.block)
@@ -162,7 +163,7 @@ def _resume(
     attributes: dict[str, Any],
     run: Runner,
     limit: int,
-    listener: Listener | None,
+    listener: Subscriber | None,
 ) -> _PanelFailure | None:
     """Compute the panels that have no record, and record each."""
     notify = notifier(listener)
@@ -343,7 +344,7 @@ def _explain(
     attributes: dict[str, Any],
     run: Runner,
     limit: int,
-    listener: Listener | None,
+    listener: Subscriber | None,
 ) -> NoReturn:
     """Raise the error for a failed panel, and remove the unfinished factor."""
     store.forget(0)
@@ -381,7 +382,7 @@ def _suggest_ridge(
     ridge: float,
     mean: float,
     fails: Callable[[float], bool],
-    notify: Listener,
+    notify: Subscriber,
 ) -> float | None:
     """Return the smallest step of the ladder above ``ridge`` that passes; None where none does.
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist.events.bus import Subscriber
+from ntkdist.events.types import IterationDone
 from ntkdist.linalg.blas import ITEM, Matrix, Vector, blas_threads_between
-from ntkdist.linalg.events import IterationDone, Listener
 from ntkdist.linalg.matrix import Source, SymmetricOperator
 from ntkdist.linalg.status import (
     LinalgStatus,
@@ -67,7 +68,7 @@ def top_eigenpairs(
     seed: int = 0,
     memory_limit: int | str = "2GiB",
     scheduler: Scheduler = None,
-    on_event: Listener | None = None,
+    on_event: Subscriber | None = None,
 ) -> Eigenpairs:
     """Compute the ``k`` largest eigenpairs of A, or of the centred A, without holding it.
 
@@ -131,7 +132,7 @@ def top_eigenpairs(
 class _Counted:
     """The operator, with an event for each pass."""
 
-    def __init__(self, multiply: SymmetricOperator, tolerance: float, notify: Listener) -> None:
+    def __init__(self, multiply: SymmetricOperator, tolerance: float, notify: Subscriber) -> None:
         self.n = multiply.n
         self._multiply, self._tolerance, self._notify = multiply, tolerance, notify
 

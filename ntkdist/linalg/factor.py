@@ -11,10 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from ntkdist import storage
 from ntkdist.errors import InputError
+from ntkdist.events.bus import Subscriber
 from ntkdist.linalg import groups
 from ntkdist.linalg.append import NewRows, append_rows
 from ntkdist.linalg.blas import ITEM, Matrix, blas_threads
-from ntkdist.linalg.events import Listener
 from ntkdist.linalg.inverse import (
     DIAGONAL,
     INVERSE,
@@ -178,7 +178,7 @@ class CholeskyFactor:
         *,
         matrix: Any = None,
         steps: int = 3,
-        on_event: Listener | None = None,
+        on_event: Subscriber | None = None,
     ) -> NDArray[np.float64]:
         """Solve (A + ridge) X = B; equivalent to ``scipy.linalg.cho_solve``.
 
@@ -252,7 +252,7 @@ class CholeskyFactor:
         return out
 
     def diagonal_of_inverse(
-        self, *, on_event: Listener | None = None, overwrite: bool = False
+        self, *, on_event: Subscriber | None = None, overwrite: bool = False
     ) -> NDArray[np.float64]:
         """Compute the diagonal of (A + ridge)⁻¹ alone; resumable.
 
@@ -295,7 +295,7 @@ class CholeskyFactor:
         rows: Any,
         *,
         fingerprint: str | None = None,
-        on_event: Listener | None = None,
+        on_event: Subscriber | None = None,
     ) -> CholeskyFactor:
         """Extend the factor by rows of a larger matrix, in O(N²m) operations.
 
@@ -342,7 +342,7 @@ class CholeskyFactor:
         return CholeskyFactor.open(self.url, memory_limit=self._limit, scheduler=self._scheduler)
 
     def inverse(
-        self, url: Any = None, *, on_event: Listener | None = None, overwrite: bool = False
+        self, url: Any = None, *, on_event: Subscriber | None = None, overwrite: bool = False
     ) -> InverseStore:
         """Compute and store (A + ridge)⁻¹ by rows, so that one row is one read; resumable.
 

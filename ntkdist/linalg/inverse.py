@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from ntkdist import storage
 from ntkdist.errors import InputError
+from ntkdist.events.bus import Subscriber
+from ntkdist.events.types import InverseBlockDone
 from ntkdist.linalg import blas, groups
 from ntkdist.linalg.blas import ITEM, Matrix, Vector, blas_threads
-from ntkdist.linalg.events import InverseBlockDone, Listener
 from ntkdist.linalg.panels import LARGEST_BLOCK, FactorStore, PanelPlan
 from ntkdist.linalg.solve import backward, forward, substitution_flops
 from ntkdist.linalg.status import LinalgStatus, check_indices
@@ -170,7 +171,7 @@ def compute_inverse(
     threads: int,
     memory_limit: int,
     scheduler: Scheduler = None,
-    on_event: Listener | None = None,
+    on_event: Subscriber | None = None,
     overwrite: bool = False,
 ) -> InverseStore:
     """Compute the inverse from a finished factor, block by block; resumable.
@@ -223,7 +224,7 @@ def _compute_columns(
     group: Any,
     memory_limit: int,
     scheduler: Scheduler,
-    listener: Listener | None,
+    listener: Subscriber | None,
 ) -> groups.CheckedArray:
     """Compute the lower triangle in square chunks, a batch of block columns at a time."""
     notify = notifier(listener)
@@ -274,7 +275,7 @@ def _store_rows(
     group: Any,
     lower: Matrix | groups.CheckedArray,
     done: int,
-    listener: Listener | None,
+    listener: Subscriber | None,
 ) -> None:
     """Assemble the rows from the lower triangle and its mirror image, and store them."""
     notify = notifier(listener)
@@ -336,7 +337,7 @@ def compute_diagonal(
     threads: int,
     memory_limit: int,
     scheduler: Scheduler = None,
-    on_event: Listener | None = None,
+    on_event: Subscriber | None = None,
     overwrite: bool = False,
 ) -> Vector:
     """Compute diag((L Lᵀ)⁻¹), the squared column norms of L⁻¹; resumable.
@@ -415,7 +416,7 @@ class _Columns:
         chunks: Sequence[tuple[int, int]],
         run: Runner,
         memory_limit: int,
-        listener: Listener | None,
+        listener: Subscriber | None,
     ) -> None:
         n, block = factor.plan.n, factor.plan.block
         free = memory_limit - (factor.kept_bytes() if factor.keep else 0)
@@ -467,7 +468,7 @@ def _extended(
     before: Vector,
     threads: int,
     memory_limit: int,
-    listener: Listener | None,
+    listener: Subscriber | None,
 ) -> Vector:
     """Return the diagonal from that of the first rows, a few rows of the factor at a time.
 

@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from ntkdist.errors import InputError, NtkdistError, did_you_mean
-from ntkdist.linalg.events import LinalgProgress, Listener
+from ntkdist.events.bus import Subscriber
+from ntkdist.events.types import LinalgProgress
 
 Scheduler = Any  # None, a name, an address, a callable, or a distributed Client
 T = TypeVar("T")
@@ -168,7 +169,7 @@ def thread_count() -> int:
     return int(dask.config.get("num_workers", None) or CPU_COUNT)
 
 
-def notifier(listener: Listener | None) -> Listener:
+def notifier(listener: Subscriber | None) -> Subscriber:
     """Return the listener, or one that ignores every event in place of None."""
     return listener or (lambda event: None)
 
@@ -189,7 +190,7 @@ class Progress:
         listener: Called every few seconds; None calls nobody and starts no thread.
     """
 
-    def __init__(self, stage: str, total: float, listener: Listener | None) -> None:
+    def __init__(self, stage: str, total: float, listener: Subscriber | None) -> None:
         self._stage = stage
         self._total = max(float(total), 1.0)
         self._listener = listener
@@ -241,6 +242,6 @@ class Progress:
                 raise
         return future.result()
 
-    def _report(self, listener: Listener) -> None:
+    def _report(self, listener: Subscriber) -> None:
         share = min(self._done / self._total, 1.0) if self._done else None
         listener(LinalgProgress(self._stage, share, time.monotonic() - self._began))

@@ -14,6 +14,7 @@ import numpy as np
 from ntkdist.config import RunConfig
 from ntkdist.errors import InputError
 from ntkdist.runs.run import Run
+from ntkdist.words import counted
 
 if TYPE_CHECKING:
     from ntkdist.gram.executors import Executor
@@ -59,7 +60,7 @@ def compute_matrix(
     from ntkdist.gram.store import GramStore
     from ntkdist.gram.tiling import Tiling
 
-    backend = _backend(run, config)
+    backend = run.manifest.backend
     executor, threads = _executor(config, backend)
     edge, why = _edge(run, config, matrix, backend, executor)
     summary = compute_gram(
@@ -80,29 +81,26 @@ def compute_matrix(
 
 def _done_in_words(computed: int, done: int) -> str:
     if not computed:
-        return f"nothing to compute, all {done} tiles were there"
-    there = done - computed
-    words = f"{computed} tile{'' if computed == 1 else 's'} computed"
-    return f"{words}, {there} {'was' if there == 1 else 'were'} there" if there else words
+        return f"nothing to compute, {done} of {counted(done, 'tile')} are stored"
+    words = f"{counted(computed, 'tile')} computed"
+    return f"{words}, {done - computed} stored before" if done > computed else words
 
 
 def job_of(run: Run, config: RunConfig, matrix: Matrix, edge: int, threads: int) -> GramJob:
     """Return what a worker must know to compute any tile of a matrix."""
     from ntkdist.gram.job import GramJob
 
-    backend = _backend(run, config)
     return GramJob(
         images=matrix.rows,
         columns=matrix.columns,
         architecture=config.architecture,
-        backend=backend,
-        arithmetic=_arithmetic(run, backend),
+        backend=run.manifest.backend,
+        arithmetic=run.manifest.arithmetic,
         dtype=config.gram.dtype,
         outputs=matrix.outputs,
         edge=edge,
         fingerprint=matrix.fingerprint,
         threads=threads,
-        mix=config.gram.mix_backends,
     )
 
 
@@ -122,18 +120,6 @@ def gram_of(run: Run) -> Matrix:
         rows=run.address("inputs", "images"),
         shape=(run.array("inputs", "images").shape[0], None),
     )
-
-
-def _backend(run: Run, config: RunConfig) -> str:
-    """Return the run's backend, or the one asked for beside it."""
-    asked, settings = config.gram.backend, config.gram
-    return asked if settings.mix_backends and asked != "auto" else run.manifest.backend
-
-
-def _arithmetic(run: Run, backend: str) -> str:
-    from ntkdist.kernels.backend import arithmetic_of
-
-    return run.manifest.arithmetic if backend == run.manifest.backend else arithmetic_of(backend)
 
 
 def _executor(config: RunConfig, backend: str) -> tuple[Executor, int]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ntkdist import storage
 from ntkdist.errors import NtkdistError, StageError
-from ntkdist.gram.growth import grow_store
+from ntkdist.gram.reuse import grow_store
 from ntkdist.gram.store import GramStore
 from ntkdist.runs.manifest import STAGING, write_manifest
 from ntkdist.runs.run import Run

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
@@ -13,59 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
+from ntkdist.events.types import FlipsMade, PosteriorRound, StepContinues
 
 EVERY = 5.0  # seconds between two events
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class FlipsMade:
-    """How far a refurbishment is.
-
-    Args:
-        flips: Flips made so far.
-        loss: L(Z) now.
-        rate: Flips a second since the last event.
-        timestamp: Seconds since the epoch.
-    """
-
-    flips: int
-    loss: float
-    rate: float
-    timestamp: float = field(default_factory=time.time, compare=False)
-
-
-@dataclass(frozen=True)
-class PosteriorRound:
-    """One round of the posterior is done.
-
-    Args:
-        round: Its number, from 1.
-        most: The most rounds there will be; it ends earlier where probabilities settle.
-        seconds: Wall-clock seconds since the last round.
-        timestamp: Seconds since the epoch.
-    """
-
-    round: int
-    most: int
-    seconds: float
-    timestamp: float = field(default_factory=time.time, compare=False)
-
-
-@dataclass(frozen=True)
-class StepContinues:
-    """A step that emits no events of its own is still running.
-
-    Args:
-        step: What is done.
-        seconds: Wall-clock seconds since it began.
-        timestamp: Seconds since the epoch.
-    """
-
-    step: str
-    seconds: float
-    timestamp: float = field(default_factory=time.time, compare=False)
 
 
 def watched(

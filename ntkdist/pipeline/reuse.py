@@ -4,43 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from ntkdist import storage
 from ntkdist.errors import InputError, NtkdistError, StoreError
-from ntkdist.events.types import Event
+from ntkdist.events.types import Event, GramReused
 from ntkdist.gram.reuse import take_tiles
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import TileKey, Tiling
 from ntkdist.runs.run import GramOrigin, Run, write_manifest
-
-
-@dataclass(frozen=True)
-class GramReused(Event):
-    """A new run took the Gram of another one, or could not.
-
-    Attributes:
-        source: The other run.
-        tiles: Tiles that are stored now.
-        total: Tiles of the matrix.
-        factors: Names below ``factor/`` of the factors that were taken.
-        problem: What could not be taken and why, in words; empty if all was.
-    """
-
-    source: str
-    tiles: int
-    total: int
-    factors: tuple[str, ...] = ()
-    problem: str = ""
-
-    def __str__(self) -> str:
-        if not self.tiles:
-            return f"the Gram of {self.source} is not reused: {self.problem}"
-        words = f"the Gram of {self.source} is reused: {self.tiles} of {self.total} tiles"
-        if self.factors:
-            count = len(self.factors)
-            words += "; the factor too" if count == 1 else f"; {count} factors too"
-        return f"{words}; {self.problem}" if self.problem else words
 
 
 def take_from_origin(

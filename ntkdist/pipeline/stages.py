@@ -19,14 +19,9 @@ import numpy as np
 from ntkdist.config import RunConfig
 from ntkdist.data.features import feature_words
 from ntkdist.errors import InterruptedRunError, StageError
-from ntkdist.events.types import (
-    DriverWaited,
-    EventLog,
-    RunStarted,
-    StageDone,
-    StageStarted,
-    Subscribers,
-)
+from ntkdist.events.bus import Subscribers
+from ntkdist.events.log import EventLog
+from ntkdist.events.types import DriverWaited, RunStarted, StageDone, StageStarted
 from ntkdist.gram.signals import StopFlag, stop_on_signals
 from ntkdist.pipeline.findings import (
     add_probabilities,

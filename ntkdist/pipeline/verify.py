@@ -11,7 +11,7 @@ import numpy as np
 from ntkdist import storage
 from ntkdist.config import RunConfig
 from ntkdist.errors import InputError, StoreError
-from ntkdist.events.types import Subscribers
+from ntkdist.events.bus import Subscribers
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import Tiling
 from ntkdist.gram.verify import GramCheck, restamp, verify_gram

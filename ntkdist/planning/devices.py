@@ -28,12 +28,11 @@ from ntkdist.errors import InputError, StageError
 from ntkdist.gram.autotile import LANE, choose_edge_there
 from ntkdist.gram.executors.ray.cluster import actor_environment, cluster, cores, package_path
 from ntkdist.gram.executors.ray.executor import RayExecutor
-from ntkdist.gram.executors.ray.scheduler import RowQueue
+from ntkdist.gram.executors.scheduler import RowQueue
 from ntkdist.gram.job import GramJob
-from ntkdist.gram.states import state_bytes
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import TileKey, Tiling
-from ntkdist.gram.worker import TileRecord, TileWorker
+from ntkdist.gram.worker import TileRecord, TileWorker, state_bytes
 from ntkdist.kernels.backend import coverage, get_backend
 from ntkdist.kernels.cuda import device as cuda_device
 from ntkdist.linalg import parse_memory

@@ -351,8 +351,6 @@ def _notes(
     ]
     if config.factor.scheduler not in ("auto", "threads"):
         notes.append(f"factor.scheduler={config.factor.scheduler} is reckoned as this machine's")
-    if config.gram.mix_backends:
-        notes.append("gram.mix_backends: cores beside GPUs are not counted in")
     if price is not None:
         of = f" of {' or '.join(priced)}; the others here are not priced" if priced else ""
         notes.append(f"cost is at {price:g} an hour of one worker{of}")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ntkdist import storage
 from ntkdist.analyses import read_sections
 from ntkdist.errors import InputError
-from ntkdist.events.timeline import StageTime, Timeline, read_timeline
+from ntkdist.events.history import StageTime, Timeline, read_timeline
 from ntkdist.report.sections import story
 from ntkdist.report.sections.computed import facts, faults
 from ntkdist.report.sections.figures import draw_figures

@@ -179,6 +179,9 @@ def read_manifest(url: str) -> Manifest | None:
             f"{SCHEMA}; start it anew under another --run"
         )
     found = dict(found)
+    gram = dict(found["config"]["gram"])
+    gram.pop("mix_backends", None)  # a setting of earlier versions
+    found["config"] = {**found["config"], "gram": gram}
     found["class_names"] = tuple(found["class_names"])
     if found.get("extension") is not None:
         found["extension"] = Extension.from_dict(found["extension"])

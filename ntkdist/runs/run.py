@@ -83,7 +83,6 @@ EXECUTION_SETTINGS = {
     "memory",
     "tile",
     "backend",
-    "mix_backends",
     "time_limit",
     "grace",
 }
@@ -564,8 +563,7 @@ def _refuse_change(manifest: Manifest, config: RunConfig) -> None:
         both["gram"] = {k: v for k, v in both["gram"].items() if k not in EXECUTION_SETTINGS}
         # what is predicted is no part of the Gram
         both["data"] = {k: v for k, v in both["data"].items() if k != "features_test"}
-    mixed = config.gram.mix_backends
-    if config.gram.backend not in ("auto", manifest.backend) and not mixed:
+    if config.gram.backend not in ("auto", manifest.backend):
         old["gram"]["backend"], new["gram"]["backend"] = manifest.backend, config.gram.backend
     changed = differences(old, new)
     if changed:
@@ -573,12 +571,9 @@ def _refuse_change(manifest: Manifest, config: RunConfig) -> None:
         if name == "architecture":
             was, now = (preset_of(Architecture.parse(text)) or text for text in (was, now))
         more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
-        remedy = "give another --run, or the old value"
-        if name == "gram.backend":
-            remedy += ", or allow both in one matrix with --gram.mix_backends"
         raise InputError(
             f"{config.run}: holds a run with {name}={was!r}, now {name}={now!r} is asked{more}; "
-            f"{remedy}"
+            "give another --run, or the old value"
         )
 
 

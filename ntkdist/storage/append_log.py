@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from typing import IO
 
 from ntkdist import storage
+
+_AT_ONCE = 1 << 25  # bytes
 
 
 class AppendLog:
@@ -73,26 +76,74 @@ class AppendLog:
             self._write_part()
 
 
-def read_lines(address: str, name: str) -> list[str]:
-    """Read all lines, in the order of their writers' starts; a kill may have torn the last one.
+class LogReader:
+    """Reads the lines of one log, each once, from where it ended the last time.
 
     Args:
-        address: Folder or URL.
+        address: Folder or URL that the log lies in; the log may be absent.
         name: Name of the log.
-
-    Returns:
-        The lines without line ends; none if there is no log.
     """
-    folder = storage.local_path(address)
-    if folder is not None:
-        content = storage.read_bytes(str(folder / f"{name}.jsonl")) or b""
-    else:
-        content = b"".join(storage.read_all(storage.join(address, name)).values())
-    return content.decode("utf-8", errors="replace").split("\n")
+
+    def __init__(self, address: str, name: str) -> None:
+        self._address = storage.join(address, name)
+        self._path = storage.local_path(f"{self._address}.jsonl")
+        self._offset = 0
+        self._parts: set[str] = set()
+        self._rest = b""
+
+    @property
+    def rest(self) -> str:
+        """The last line, whose end is not written yet; a kill may have torn it."""
+        return self._rest.decode("utf-8", errors="replace")
+
+    def read(self) -> Iterator[str]:
+        """Yield the new lines without their ends, those of the oldest writer first.
+
+        Raises:
+            NtkdistError: If the store does not answer.
+            OSError: If the file cannot be read.
+        """
+        for content in self._contents():
+            *lines, self._rest = (self._rest + content).split(b"\n")
+            for line in lines:
+                yield line.decode("utf-8", errors="replace")
+
+    def _contents(self) -> Iterator[bytes]:
+        """Yield what is new, of a large file a piece at a time."""
+        if self._path is None:
+            if not self._parts:  # several at a time
+                for name, content in storage.read_all(self._address).items():
+                    self._parts.add(name)
+                    yield content
+                return
+            for name in sorted(set(storage.list_objects(self._address)) - self._parts):
+                yield storage.read_bytes(storage.join(self._address, name)) or b""
+                self._parts.add(name)
+            return
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                while content := file.read(_AT_ONCE):
+                    self._offset += len(content)
+                    yield content
+        except (FileNotFoundError, NotADirectoryError):
+            return
+
+
+def read_lines(address: str, name: str) -> Iterator[str]:
+    """Yield all lines of a log; the last one may be torn by a kill.
+
+    Args:
+        address: Folder or URL that the log lies in.
+        name: Name of the log.
+    """
+    log = LogReader(address, name)
+    yield from log.read()
+    yield log.rest
 
 
 def _ends_torn(path: str) -> bool:
-    """Return whether a killed driver left a line without a line end."""
+    """Return whether a killed driver left a line without its end."""
     try:
         with open(path, "rb") as file:
             if not file.seek(0, os.SEEK_END):

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from ntkdist.analyses.dynamics import DynamicsProgress, describe_dynamics, find_dynamics
+from ntkdist.analyses.dynamics import describe_dynamics, find_dynamics
 from ntkdist.config import (
     DataConfig,
     FactorConfig,
@@ -17,6 +17,7 @@ from ntkdist.config import (
     RunConfig,
 )
 from ntkdist.errors import InputError, InterruptedRunError
+from ntkdist.events.types import DynamicsProgress
 from ntkdist.learning import targets_of
 from ntkdist.pipeline import Pipeline
 from ntkdist.pipeline.cross import held_out

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from ntkdist.analyses.label_aware import (
-    VariantTried,
     closest_classes,
     compare_label_aware,
     describe_label_aware,
@@ -16,6 +15,7 @@ from ntkdist.analyses.label_aware import (
 )
 from ntkdist.config import DataConfig, GramConfig, RunConfig
 from ntkdist.errors import InputError
+from ntkdist.events.types import VariantTried
 from ntkdist.pipeline import Pipeline
 
 

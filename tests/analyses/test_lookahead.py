@@ -7,13 +7,10 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from ntkdist.analyses.lookahead import (
-    LabelsAsked,
-    describe_active_learning,
-    simulate_active_learning,
-)
+from ntkdist.analyses.lookahead import describe_active_learning, simulate_active_learning
 from ntkdist.config import DataConfig, FactorConfig, GramConfig, RunConfig
 from ntkdist.errors import InputError, InterruptedRunError
+from ntkdist.events.types import LabelsAsked
 from ntkdist.pipeline import Pipeline
 
 

@@ -12,7 +12,7 @@ from ntkdist.analyses.predict import describe_predictions, predict
 from ntkdist.config import DataConfig, GramConfig, NoiseConfig, PredictConfig, RunConfig
 from ntkdist.data import load
 from ntkdist.errors import InputError, StageError
-from ntkdist.events.types import read_events
+from ntkdist.events.log import read_events
 from ntkdist.learning import KernelRegression
 from ntkdist.pipeline import Pipeline
 from ntkdist.pipeline.cross import held_out

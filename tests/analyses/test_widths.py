@@ -7,9 +7,10 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from ntkdist.analyses.widths import WidthMeasured, describe_widths, measure_widths
+from ntkdist.analyses.widths import describe_widths, measure_widths
 from ntkdist.config import DataConfig, GramConfig, RunConfig
 from ntkdist.errors import InputError, InterruptedRunError
+from ntkdist.events.types import WidthMeasured
 from ntkdist.pipeline import Pipeline
 
 pytest.importorskip("jax")

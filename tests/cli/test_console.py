@@ -5,6 +5,7 @@ import io
 import pytest
 
 from ntkdist.cli.console import StageLines
+from ntkdist.events.types import PosteriorRound, StepContinues
 from ntkdist.linalg import (
     BandDone,
     InverseBlockDone,
@@ -14,7 +15,6 @@ from ntkdist.linalg import (
     RidgeTried,
     SketchDone,
 )
-from ntkdist.pipeline.labels import PosteriorRound, StepContinues
 
 
 def said(*events):

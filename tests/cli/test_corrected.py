@@ -17,7 +17,7 @@ from ntkdist import Run, storage
 from ntkdist.cli import main as cli
 from ntkdist.cli.audit.run_choice import Item, places_in
 from ntkdist.data import preprocess, readers
-from ntkdist.events.types import read_events
+from ntkdist.events.log import read_events
 from ntkdist.gram.store import GramStore
 
 NAMES = ("dark", "light")

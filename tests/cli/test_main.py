@@ -37,7 +37,6 @@ EVERYTHING = {
     "gram": {
         "kinds": ["ntk", "nngp"],
         "backend": "reference",
-        "mix_backends": True,
         "dtype": "float64",
         "tile": 60,
         "memory": "2GiB",

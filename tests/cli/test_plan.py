@@ -86,7 +86,7 @@ def test_without_flags_the_defaults_are_the_modules(calls: list[Any], run_file: 
 def test_the_run_that_may_follow_has_the_settings_that_were_planned(
     calls: list[Any], run_file: str, capsys: Any, parsed_run: Any
 ) -> None:
-    typed = ["--architecture", "cnn-1", "--run", "runs/a b", "--gram.mix_backends",
+    typed = ["--architecture", "cnn-1", "--run", "runs/a b", "--labels.probabilities",
              "--gram.kinds", "ntk", "--gram.kinds", "nngp", "--data.n", "70"]  # fmt: skip
     cli.main(["plan", run_file, *typed])
     last = capsys.readouterr().err.splitlines()[-1]

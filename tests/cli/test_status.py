@@ -15,7 +15,8 @@ from ntkdist import storage
 from ntkdist.analyses import status
 from ntkdist.analyses.status import describe, describe_driver, next_after_report, read_status
 from ntkdist.config import DataConfig, GramConfig, RunConfig
-from ntkdist.events.activity import WINDOW, read_activity
+from ntkdist.events.history import WINDOW, Activity, History
+from ntkdist.events.log import to_record
 from ntkdist.events.types import (
     GramStarted,
     StageDone,
@@ -25,7 +26,6 @@ from ntkdist.events.types import (
     TileStarted,
     WorkerLost,
     WorkerStarted,
-    to_record,
 )
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import Tiling
@@ -47,8 +47,15 @@ def failed(key: str, time: float, *, final: bool, error: str = "OSError: gone") 
     return TileFailed(key, "w000", 1, error, "", final, time=time)
 
 
+def fold(records: list[dict[str, Any]]) -> Activity:
+    history = History()
+    for record in records:
+        history.take(record)
+    return history.activity()
+
+
 def activity(*events: Any) -> Any:
-    return read_activity([to_record(event) for event in events])
+    return fold([to_record(event) for event in events])
 
 
 def two_workers(time: float = START) -> list[WorkerStarted]:
@@ -150,7 +157,7 @@ def test_unknown_and_damaged_events_are_passed_over() -> None:
         {"event": "TileDone", "key": "a"},
         {"event": "GramStarted", "time": "nan", "total": "many"},
     ]
-    assert read_activity(records).total == 0
+    assert fold(records).total == 0
 
 
 # -- the whole of it --------------------------------------------------------------
@@ -223,7 +230,10 @@ def test_events_and_tiles_are_listed_once(run: Run, monkeypatch: pytest.MonkeyPa
     listed: list[str] = []
     real = GramStore.done
     monkeypatch.setattr(GramStore, "done", lambda self: listed.append("tiles") or real(self))
-    monkeypatch.setattr(status, "read_events", lambda url: listed.append("events") or [])
+    fold_all = status.read_history
+    monkeypatch.setattr(
+        status, "read_history", lambda url: listed.append("events") or fold_all(url)
+    )
     describe(run.url)
     assert sorted(listed) == ["events", "tiles"]
 

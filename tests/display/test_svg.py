@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from ntkdist.display.svg import ACCENT, inline_svg, new_figure, power
+from ntkdist.display.svg import ACCENT, inline_svg, new_figure, power, svg_file
 
 
 def draw(title: str = "t") -> Figure:
@@ -114,3 +115,12 @@ def test_short_log_axes_have_ticks_between_and_chosen_ticks_stay() -> None:
 )
 def test_powers_of_ten_are_plain_or_raised(value: float, text: str) -> None:
     assert power(value) == text
+
+
+def test_dollar_signs_are_a_formula_only_where_it_is_asked_for(tmp_path: Path) -> None:
+    drawn = {}
+    for math in (True, False):
+        with svg_file(str(tmp_path / "f.svg"), 3.0, 2.0, math=math) as figure:
+            figure.add_subplot().set_title("$10^{3}$")
+        drawn[math] = set(re.findall(r"DejaVuSans-[0-9a-f]+", (tmp_path / "f.svg").read_text()))
+    assert len(drawn[False] - drawn[True]) == 4  # $, ^, { and }

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from ntkdist.events.bus import Subscribers
 from ntkdist.events.metrics import RayMetrics, tag_of
 from ntkdist.events.types import (
     GramStarted,
     StageDone,
     StageStarted,
-    Subscribers,
     TileDone,
     TileFailed,
     TileStarted,

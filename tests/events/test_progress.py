@@ -24,7 +24,7 @@ def test_lines_come_first_last_and_at_most_every_half_minute(every: float, lines
             progress(TileDone("r0000c0000", "w0", 1.0, 40_000, 1, 10_000))
     written = stream.getvalue().splitlines()
     assert len(written) == lines
-    assert "10 of 80 tiles were there" in written[0]
+    assert "10 of 80 tiles are stored" in written[0]
     assert written[-1].startswith("gram: 80 of 80 tiles (100 %), 1 tiles/s, 10 k entries/s")
     if lines == 4:
         assert "40 of 80 tiles (50 %)" in written[1]

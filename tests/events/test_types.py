@@ -1,31 +1,32 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
 import numpy as np
 import pytest
 
 from ntkdist.errors import InputError
+from ntkdist.events import types
+from ntkdist.events.bus import Subscribers
+from ntkdist.events.log import EventLog, read_events, to_record
 from ntkdist.events.types import (
-    EventLog,
+    Event,
     Interrupted,
     SubscriberFailed,
-    Subscribers,
     TileDone,
     TileStarted,
     WorkerLost,
-    read_events,
-    to_record,
 )
 from ntkdist.gram.tiling import TileKey
 
 
 @dataclass(frozen=True)
 class PanelDone:
-    """An event of another room, without a time."""
+    """An event of another module, without a time."""
 
     panel: int
     key: TileKey
@@ -46,6 +47,15 @@ def test_any_dataclass_becomes_plain_json() -> None:
         "folder": "a/b",
         "residual": "nan",
     }
+
+
+EVENTS = [cls for cls in vars(types).values() if isinstance(cls, type) and issubclass(cls, Event)]
+
+
+@pytest.mark.parametrize("cls", EVENTS, ids=lambda cls: cls.__name__)
+def test_a_line_names_fields_of_its_event(cls: type[Event]) -> None:
+    used = {name for _, name, _, _ in Formatter().parse(cls.template) if name}
+    assert used <= {one.name for one in fields(cls)}
 
 
 def test_own_time_is_kept() -> None:

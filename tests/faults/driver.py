@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 
 from ntkdist.errors import NtkdistError
-from ntkdist.events.types import EventLog
+from ntkdist.events.log import EventLog
 from ntkdist.gram.compute import compute_gram, stop_on_signals
 from ntkdist.gram.executors import Executor
 from ntkdist.gram.executors.inline import InlineExecutor

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ntkdist.errors import InterruptedRunError, NtkdistError
-from ntkdist.events.types import EventLog, Subscribers
+from ntkdist.events.bus import Subscribers
+from ntkdist.events.log import EventLog
 from ntkdist.gram.compute import compute_gram, stop_on_signals
 from ntkdist.gram.executors.ray.executor import RayExecutor
 from ntkdist.gram.store import GramStore

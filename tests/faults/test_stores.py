@@ -65,7 +65,7 @@ def test_the_other_tiles_are_not_computed_for_a_disk_that_is_full(
     monkeypatch.setattr(GramStore, "write", full)
     job, tiling = target(str(tmp_path))
     with pytest.raises(
-        StageError, match=r"the last 1[23] tiles could not be stored, 4 were.*space"
+        StageError, match=r"the last 1[23] tiles could not be stored; 4 are stored.*space"
     ):
         compute_gram(job, InlineExecutor(make_worker=ScriptedWorker), tiling=tiling)
     assert 16 <= executions(tmp_path).total() <= 17  # the last one was begun meanwhile

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ntkdist.events.types import read_events
+from ntkdist.events.log import read_events
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 120.0

@@ -34,22 +34,28 @@ def filled(address: str) -> GramStore:
     random = np.random.default_rng(0)
     for key in KEYS:
         block = random.normal(size=store.tiling.tile_shape(key)).astype(np.float32)
-        made_by = "cuda-1" if key == TileKey(0, 1) else "cpu-1"
-        log.append(key, store.write(key, block, made_by=made_by))
+        log.append(key, store.write(key, block))
     log.close()
     return store
 
 
-def test_all_tiles_come_with_their_digests_and_makers(base: str) -> None:
+def test_all_tiles_come_with_their_digests(base: str) -> None:
     old = filled(f"{base}/old")
     found = take_tiles(old.address, f"{base}/new", fingerprint=PRINT)
     assert (found.stored, found.bad) == (frozenset(KEYS), frozenset())
     storage.remove_all(old.address)
     new = GramStore.open(f"{base}/new", "r", PRINT)
-    assert new.count_by_arithmetic() == {"cpu-1": 5, "cuda-1": 1}
-    assert new.made_by(TileKey(0, 1)) == "cuda-1"
+    assert new.count_by_arithmetic() == {"cpu-1": 6}
     assert set(read_digests(new.address)) == set(KEYS)
     assert np.isfinite(new[:, :]).all()
+
+
+def test_a_tile_that_another_backend_computed_is_left_out(base: str) -> None:
+    old = filled(f"{base}/old")
+    storage.write_text(storage.join(old.address, "made_by", "r0000c0001"), "cuda-1")
+    assert old.count_by_arithmetic() == {"cpu-1": 5, "cuda-1": 1}
+    found = take_tiles(old.address, f"{base}/new", fingerprint=PRINT)
+    assert (found.stored, found.bad) == (frozenset(KEYS) - {TileKey(0, 1)}, frozenset())
 
 
 def test_a_tile_with_a_wrong_checksum_is_left_out(base: str) -> None:

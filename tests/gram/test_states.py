@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ntkdist.gram.states import StateCache, state_bytes
+from ntkdist.gram.worker import StateCache, state_bytes
 
 
 @dataclass

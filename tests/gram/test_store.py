@@ -227,7 +227,7 @@ def test_other_fingerprint_is_refused_with_both(store: GramStore) -> None:
 
 
 def test_store_that_is_there_is_not_replaced(store: GramStore, matrix: np.ndarray) -> None:
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="exists already"):
         GramStore.create(store.address, store.tiling, fingerprint="f2", kind="ntk")
     np.testing.assert_array_equal(store[:, :], matrix)
 

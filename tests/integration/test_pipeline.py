@@ -23,7 +23,7 @@ from ntkdist.config import (
     RunConfig,
 )
 from ntkdist.errors import InputError, StageError, StoreError
-from ntkdist.events.types import read_events
+from ntkdist.events.log import read_events
 from ntkdist.gram.store import GramStore
 from ntkdist.pipeline import Pipeline
 from ntkdist.pipeline.findings import thumbnail

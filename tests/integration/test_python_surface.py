@@ -55,7 +55,7 @@ def test_a_run_file_and_progress_in_lines(
         "gram: {executor: inline, backend: cpu}\n"
     )
     ntkdist.compute(file, stages=["gram"])
-    assert "0 of 6 tiles were there" in capsys.readouterr().err
+    assert "0 of 6 tiles are stored" in capsys.readouterr().err
     ntkdist.compute(file, stages=["gram"], progress=False)
     assert capsys.readouterr().err == ""
 

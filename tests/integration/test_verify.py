@@ -16,7 +16,7 @@ from ntkdist.api import execute
 from ntkdist.cli.main import main
 from ntkdist.config import DataConfig, GramConfig, RunConfig
 from ntkdist.errors import StoreError
-from ntkdist.events.types import read_events
+from ntkdist.events.log import read_events
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import TileKey
 from ntkdist.pipeline import Pipeline

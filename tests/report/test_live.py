@@ -19,8 +19,8 @@ import pytest
 from ntkdist import storage
 from ntkdist.display.tile_map import ABSENT, DONE, FAILED, FLIGHT
 from ntkdist.errors import InputError
+from ntkdist.events.log import EventLog, EventReader
 from ntkdist.events.types import (
-    EventLog,
     GramStarted,
     RunStarted,
     StageDone,
@@ -37,7 +37,6 @@ from ntkdist.report.live import server as live
 from ntkdist.report.live.page import Page
 from ntkdist.report.live.server import watch
 from ntkdist.report.live.state import Follower
-from ntkdist.report.live.tail import NewEvents
 from ntkdist.runs.run import Run
 from ntkdist.storage.lease import Holder, Lease
 from tests.report.conftest import MakeRun, add_labels, add_reliability
@@ -240,7 +239,7 @@ def test_a_killed_driver_has_no_tiles_in_work(
 
 
 def test_only_what_is_new_is_read_and_torn_lines_wait(tmp_path: Path) -> None:
-    events, file = NewEvents(str(tmp_path)), tmp_path / "events.jsonl"
+    events, file = EventReader(str(tmp_path)), tmp_path / "events.jsonl"
     assert list(events.read()) == []
     file.write_text('{"time": 1, "event": "A"}\nnonsense\n[1]\n{"time": 2, "ev')
     assert [one["event"] for one in events.read()] == ["A"]
@@ -281,9 +280,9 @@ def test_the_page_fills_up_and_ends_with_the_report(
     Path(run.address("report.html")).write_text("<h1>found</h1>")
     driver.tell(StageDone("report", 1.0))
     driver.end()
-    state = browser.until("Nobody works on the run")
+    state = browser.until("No driver works on the run")
     assert state["report"] is not None
-    assert state["summary"].endswith("Nobody works on the run. The report is written.")
+    assert state["summary"].endswith("No driver works on the run. The report is written.")
     assert browser.ask("/report.html")[2] == "<h1>found</h1>"
     assert '<iframe src="/report.html"' in browser.ask()[2]
 
@@ -390,7 +389,7 @@ def test_a_store_that_is_away_is_said_and_waited_for(
 
 
 def test_a_run_that_is_not_begun_has_a_page(run: Run, served: Callable[..., Browser]) -> None:
-    assert "Nobody works on the run" in served(run).until("is not begun")["html"]
+    assert "No driver works on the run" in served(run).until("is not begun")["html"]
 
 
 def test_no_run_a_taken_port_and_a_bad_interval(run: Run, tmp_path: Path) -> None:

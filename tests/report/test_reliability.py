@@ -13,7 +13,7 @@ import pytest
 
 from ntkdist import storage
 from ntkdist.errors import StoreError
-from ntkdist.events.timeline import Timeline
+from ntkdist.events.history import Timeline
 from ntkdist.report import write_report
 from ntkdist.report.sections.figures import draw_figures
 from ntkdist.report.sections.findings import (

@@ -27,7 +27,7 @@ from ntkdist.config import (
     RunConfig,
 )
 from ntkdist.errors import InputError, StoreError
-from ntkdist.events.types import read_events
+from ntkdist.events.log import read_events
 from ntkdist.linalg import CholeskyFactor, PanelDone, factorize
 from ntkdist.pipeline import Pipeline
 from ntkdist.runs.run import Run

@@ -12,21 +12,20 @@ from typing import Any
 
 from ntkdist.events.types import Interrupted, WorkerStarted
 from ntkdist.gram.executors import ExecutorSummary
-from ntkdist.gram.executors.ray.scheduler import Ledger
+from ntkdist.gram.executors.scheduler import TileScheduler
 from ntkdist.gram.job import GramJob
 from ntkdist.gram.tiling import TileKey
 from ntkdist.gram.worker import TileRecord, TileWorker
 
-_POLL_SECONDS = 0.25  # how late a stop is told
+_POLL_SECONDS = 0.25  # how late a stop is noticed
 
 
 @dataclasses.dataclass(frozen=True)
 class InlineExecutor:
     """Computes tiles in this process.
 
-    A tile is handed out once the one before it is computed, and no more than two are in flight: one
-    that is computed, one that is written. If writing takes longer than computing, both are
-    written at once and nothing is computed meanwhile.
+    At most two tiles are in flight: one is computed while another is written. Where writing takes
+    longer than computing, both are written at once and nothing is computed meanwhile.
 
     Attributes:
         threads: Threads of the backend; None takes the job's.
@@ -58,47 +57,47 @@ class InlineExecutor:
         worker = self.make_worker(job, self.name)
         worker.start()
         emit(WorkerStarted(self.name, os.getpid(), socket.gethostname(), job.threads))
-        ledger = Ledger(keys, emit, retries=self.retries)
-        hands = _Hands(worker)
+        scheduler = TileScheduler(keys, emit, retries=self.retries)
+        threads = _WorkerThreads(worker)
         try:
-            self._drive(hands, ledger, emit, stop)
+            self._drive(threads, scheduler, emit, stop)
         finally:
-            hands.close()
-        return ledger.summary()
+            threads.close()
+        return scheduler.summary()
 
     def _drive(
         self,
-        hands: _Hands,
-        ledger: Ledger,
+        threads: _WorkerThreads,
+        scheduler: TileScheduler,
         emit: Callable[[Any], None],
         stop: threading.Event,
     ) -> None:
         told = False
         while True:
-            if hands.free and not stop.is_set() and not ledger.refusing:
-                taken = ledger.take(self.name)
+            if threads.free and not stop.is_set() and not scheduler.refusing:
+                taken = scheduler.take(self.name)
                 if taken is not None:
-                    hands.give(*taken)
-            if not hands.tiles:
+                    threads.give(*taken)
+            if not threads.tiles:
                 break
-            answer = hands.listen(_POLL_SECONDS)
+            answer = threads.listen(_POLL_SECONDS)
             if stop.is_set() and not told:
                 told = True
-                emit(Interrupted(getattr(stop, "signal", ""), tuple(map(str, hands.tiles))))
+                emit(Interrupted(getattr(stop, "signal", ""), tuple(map(str, threads.tiles))))
             if answer is not None:
                 key, record = answer
-                hands.tiles.remove(key)
-                ledger.book(key, record)
-        if stop.is_set() and not told and ledger.waiting:  # nothing was in flight
+                threads.tiles.remove(key)
+                scheduler.report(key, record)
+        if stop.is_set() and not told and scheduler.waiting:  # nothing was in flight
             emit(Interrupted(getattr(stop, "signal", ""), ()))
-        ledger.check_store()
+        scheduler.check_store()
 
 
-class _Hands:
-    """A worker's two threads, and what they have; itself used by one thread only.
+class _WorkerThreads:
+    """The two threads of a worker and the tiles in flight; used by the driver's thread only.
 
     Attributes:
-        tiles: The tiles it was given and that are not booked, the oldest first.
+        tiles: The tiles in flight, the oldest first.
     """
 
     def __init__(self, worker: TileWorker) -> None:
@@ -111,7 +110,7 @@ class _Hands:
         self._closed = False
         self.tiles: list[TileKey] = []
         worker.on_computed = self._computed
-        # daemons: a second signal ends the process whatever they are at
+        # daemons: a second signal ends the process at once
         self._threads = [
             threading.Thread(target=self._work, name=f"tiles-{i}", daemon=True) for i in range(2)
         ]
@@ -120,17 +119,17 @@ class _Hands:
 
     @property
     def free(self) -> bool:
-        """Whether another tile would be computed at once."""
+        """Whether another tile could be computed at once."""
         return self._computing is None and len(self.tiles) < len(self._threads)
 
     def give(self, key: TileKey, attempt: int) -> None:
-        """Have a tile computed and stored."""
+        """Start to compute and store a tile."""
         self.tiles.append(key)
         self._computing = key
         self._tasks.put((key, attempt))
 
     def listen(self, seconds: float) -> tuple[TileKey, TileRecord] | None:
-        """Wait for news at most this long; return a tile's record if that is what came."""
+        """Wait for an answer at most this long; return the record of a tile that is finished."""
         try:
             key, news = self._news.get(timeout=seconds)
         except queue.Empty:
@@ -144,14 +143,14 @@ class _Hands:
         return key, news
 
     def close(self) -> None:
-        """Let the threads end; a tile that is still computed then is not stored."""
+        """End the threads; a tile that is still computed is not stored."""
         self._closed = True
         for _ in self._threads:
             self._tasks.put(None)
 
     def _computed(self, key: TileKey) -> None:
         if self._closed:
-            raise RuntimeError(f"tile {key} is not wanted any more")
+            raise RuntimeError(f"tile {key} is computed after the job has ended")
         self._news.put((key, None))
 
     def _work(self) -> None:

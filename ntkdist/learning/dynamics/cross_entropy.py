@@ -120,21 +120,21 @@ def cross_entropy_flow(
             "give one-hot labels, not centred ones"
         )
     check_number("tolerance", tolerance, 1e-10, 1.0, "1e-5 is usual")
-    wanted = check_times(times)
-    if np.isinf(wanted[-1]):
+    ends = check_times(times)
+    if np.isinf(ends[-1]):
         raise InputError(f"times={list(times)!r} must be finite; logits grow without limit")
     largest = _largest_eigenvalue(H)
     H /= largest
     speed = rate * largest / len(H)  # units of the integrator's time in a unit of t
     solution = _Integrator(H, Y, f_0, tolerance)
-    train, alpha = np.empty((2, len(wanted), *Y.shape))
-    for place, time in enumerate(wanted):
+    train, alpha = np.empty((2, len(ends), *Y.shape))
+    for place, time in enumerate(ends):
         while solution.time < time * speed:
             solution.advance(time * speed)
             if on_step is not None:
                 on_step(solution.time / speed, solution.products)
         train[place], alpha[place] = solution.outputs, solution.beta / speed
-    return CrossEntropyFlow(wanted, train, alpha, rate, solution.products)
+    return CrossEntropyFlow(ends, train, alpha, rate, solution.products)
 
 
 def cross_entropy_loss(logits: NDArray[np.float64], targets: NDArray[np.float64]) -> float:
@@ -173,8 +173,8 @@ class _Integrator:
             beta = chebyshev.step(self._derivative, self.beta, self._slope, h, stages)
             outputs = self._f_0 + self._times(beta)
             slope = self._Y - softmax(outputs)
-            wrong = self._times(chebyshev.error_estimate(self.beta, self._slope, beta, slope, h))
-            error = float(np.sqrt(np.mean(np.square(wrong / (1.0 + np.abs(outputs))))))
+            errors = self._times(chebyshev.error_estimate(self.beta, self._slope, beta, slope, h))
+            error = float(np.sqrt(np.mean(np.square(errors / (1.0 + np.abs(outputs))))))
             suggested = chebyshev.next_step(h, error / self._tolerance)
             if error <= self._tolerance:
                 break

@@ -200,11 +200,11 @@ def choose_stopping_time(
         rest = np.setdiff1d(np.arange(len(H)), held)
         flow = GradientFlow.of(H[np.ix_(rest, rest)], Y[rest], learning_rate=rate, ridge=relative)
         cross = flow.project(H[np.ix_(held, rest)])
-        wanted = Y[held].argmax(axis=1)
+        classes = Y[held].argmax(axis=1)
         for place, time in enumerate(compared):
             f = flow.test(cross, time)
             losses[place] += len(held) * squared_loss(f, Y[held])
-            right[place] += np.count_nonzero(f.argmax(axis=1) == wanted)
+            right[place] += np.count_nonzero(f.argmax(axis=1) == classes)
         count += len(held)
         if on_fold is not None:
             on_fold(done, rounds)

@@ -89,7 +89,7 @@ class GradientFlow:
 
     @property
     def images(self) -> int:
-        """N."""
+        """Number N of training images."""
         return len(self.spectrum)
 
     @property

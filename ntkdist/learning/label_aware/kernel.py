@@ -73,7 +73,7 @@ def label_part(
         raise InputError(f"epsilon={epsilon!r} must be above 0 and below 1; 0.01 is published")
     if components is None:
         votes = y if variant == "kr-v1" else _solve_definite(train.kernel, y)
-        vote = LabelVotes(train.kernel, votes)
+        vote = _LabelVotes(train.kernel, votes)
         return vote(train.kernel), vote(test.kernel)
     features = PairFeatures(train, components)
     weights = pair_regression(
@@ -114,7 +114,7 @@ def label_aware_kernel(
     return LabelAwareKernel(train.kernel + scale * Z, test.kernel + scale * Z_test, scale)
 
 
-class LabelVotes:
+class _LabelVotes:
     """Z̃ of KR-V1 and KR-V2 as a function of a kernel entry h, from sums over the training pairs.
 
     Z̃(h) = Σ_ij w_ij v_i v_j / Σ_ij w_ij with w_ij = (max H − min H)² − (h − H_ij)². With the
@@ -122,17 +122,8 @@ class LabelVotes:
     S_H = Σ H_ij v_i v_j and S_HH = Σ H_ij² v_i v_j, and the denominator is the same with v = 1:
     O(n²) once, O(1) for an entry. The mean of H is subtracted from H and h, so that the squares do
     not cancel. An h of a test image outside min H..max H is moved to the nearer end, as the
-    published weights are negative beyond it.
-
-    Args:
-        gram: (n, n) H of the training images.
-        votes: (n,) v: the labels (KR-V1) or H⁻¹y (KR-V2).
-
-    Raises:
-        InputError: If all entries of H are equal, which gives 0/0.
-
-    Source:
-        Chen, He and Su 2020 (LANTK-KR-V1 and V2).
+    published weights are negative beyond it. v are the labels (KR-V1) or H⁻¹y (KR-V2) (Chen, He and
+    Su 2020).
     """
 
     def __init__(self, gram: Matrix, votes: Matrix) -> None:

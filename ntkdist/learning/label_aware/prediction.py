@@ -88,15 +88,15 @@ def choose_multiplier(
     y = check_labels(labels)
     tried = check_multipliers(multipliers)
     fold = fold_numbers(y, folds, seed)
-    values, solved, definite = held_out_values(
+    values, regular, definite = held_out_values(
         train, y, fold, variant=variant, multipliers=tried, epsilon=epsilon, seed=seed
     )
-    if not solved.any():
+    if not regular.any():
         raise InputError(
             f"multipliers={multipliers!r}: each gives a singular kernel with the label-aware part "
             f"of {variant}; give smaller ones, or 0, the plain kernel"
         )
-    tried, values, definite = tried[solved], values[solved], definite[solved]
+    tried, values, definite = tried[regular], values[regular], definite[regular]
     accuracy = np.mean((values >= 0) == (y > 0), axis=1)
     error = np.mean((values - y) ** 2, axis=1)
     best = int(np.lexsort((tried, error, -accuracy))[0])
@@ -161,24 +161,26 @@ def held_out_values(
     fold, tried = np.asarray(fold), check_multipliers(multipliers)
     check_pairs(train, train, len(y))
     if fold.shape != y.shape:
-        raise InputError(f"folds have shape {fold.shape}; one an image, ({len(y)},), is needed")
+        raise InputError(
+            f"folds have shape {fold.shape}; ({len(y)},) is needed, one for each image"
+        )
     values, count = np.zeros((len(tried), len(y))), len(tried)
-    solved, definite = np.ones(count, dtype=bool), np.ones(count, dtype=bool)
+    regular, definite = np.ones(count, dtype=bool), np.ones(count, dtype=bool)
     for number in np.unique(fold):
         held, rest = np.flatnonzero(fold == number), np.flatnonzero(fold != number)
         inner, outer = train.take(rest, rest), train.take(held, rest)
         part = label_part(inner, y[rest], outer, variant=variant, epsilon=epsilon, seed=seed)
         ridge = least_ridge(inner.kernel)
-        for place in np.flatnonzero(solved):
+        for place in np.flatnonzero(regular):
             kernel = label_aware_kernel(inner, outer, part, float(tried[place]))
-            solution = _solve_symmetric(with_ridge(kernel.train, ridge), y[rest])
-            if solution is None:
-                solved[place] = definite[place] = False
+            solved = _solve_symmetric(with_ridge(kernel.train, ridge), y[rest])
+            if solved is None:
+                regular[place] = definite[place] = False
             else:
-                values[place, held] = kernel.test @ solution.x
-                definite[place] &= solution.definite
-    values[~solved] = 0.0
-    return values, solved, definite
+                values[place, held] = kernel.test @ solved[0]
+                definite[place] &= solved[1]
+    values[~regular] = 0.0
+    return values, regular, definite
 
 
 @dataclass(frozen=True, eq=False)
@@ -269,8 +271,8 @@ def label_aware(
     kernel = label_aware_kernel(train, test, part, multiplier)
     ridge = least_ridge(train.kernel)
     used = with_ridge(kernel.train, ridge)
-    solution = _solve_symmetric(used, y)
-    if solution is None:
+    solved = _solve_symmetric(used, y)
+    if solved is None:
         raise InputError(
             f"the kernel is singular with multiplier={multiplier:g} of the label-aware part of "
             f"{variant}; give another"
@@ -280,8 +282,8 @@ def label_aware(
         multiplier=float(multiplier),
         scale=kernel.scale,
         ridge=ridge,
-        definite=solution.definite,
-        values=kernel.test @ solution.x,
+        definite=solved[1],
+        values=kernel.test @ solved[0],
         elasticity=_elasticity(used, y),
         choice=choice,
     )
@@ -294,20 +296,13 @@ def _elasticity(kernel: NDArray[np.float64], y: NDArray[np.float64]) -> float | 
         return None
 
 
-@dataclass(frozen=True, eq=False)
-class _Solution:
-    """A solution x of K x = b, and whether K is positive definite."""
+def _solve_symmetric(gram: Matrix, b: Matrix) -> tuple[Matrix, bool] | None:
+    """Return K⁻¹b and whether K is positive definite; None if K is singular.
 
-    x: Matrix
-    definite: bool
-
-
-def _solve_symmetric(gram: Matrix, b: Matrix) -> _Solution | None:
-    """Solve K x = b by Cholesky or, if K is not positive definite, by LDLᵀ; None if K is singular.
-
-    H + λZ̃ may have eigenvalues of both signs, and the authors' script solves with it. (For balanced
-    classes KR-V1 adds a negative multiple of 11ᵀ, which is regression with a bias of low cost; a
-    ridge that made K definite would be large beside H.)
+    By Cholesky or, if K is not positive definite, by LDLᵀ: H + λZ̃ may have eigenvalues of both
+    signs, and the authors' script solves with it. (For balanced classes KR-V1 adds a negative
+    multiple of 11ᵀ, which is regression with a bias of low cost; a ridge that made K definite would
+    be large beside H.)
     """
     from scipy.linalg import LinAlgError, LinAlgWarning, cho_factor, cho_solve, solve
 
@@ -320,8 +315,8 @@ def _solve_symmetric(gram: Matrix, b: Matrix) -> _Solution | None:
                 x = solve(gram, b, lower=True, assume_a="sym", check_finite=False)
             except (LinAlgError, LinAlgWarning):
                 return None
-        return _Solution(x, definite=False)
-    return _Solution(cho_solve(factor, b, check_finite=False), definite=True)
+        return x, False
+    return cho_solve(factor, b, check_finite=False), True
 
 
 def local_elasticity(kernel: Matrix, labels: Matrix) -> float:

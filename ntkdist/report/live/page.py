@@ -104,7 +104,7 @@ class Page:
         if tiles[FAILED]:
             parts.append(f"{count(tiles[FAILED])} tiles failed.")
         if now.driver is None:
-            parts.append("Nobody works on the run.")
+            parts.append("No driver works on the run.")
         elif activity.stage:
             parts.append(f"At work: {activity.stage}.")
         if now.verdict is not None:
@@ -127,7 +127,7 @@ class Page:
             "total": sum(tiles.values()),
             "done": tiles[DONE],
             "speed": _speed(now, tiles),
-            "driver": f"At work: {now.driver}" if now.driver else "Nobody works on the run",
+            "driver": f"At work: {now.driver}" if now.driver else "No driver works on the run",
             "heard": None if since is None else _coarse(since),
             "map": self._markup(tile_map(now.states, most=_MOST_CELLS)) if now.states.size else "",
             "legend": self._markup(legend(parts=len(now.states) > _MOST_CELLS)),

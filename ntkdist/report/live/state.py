@@ -1,4 +1,4 @@
-"""What is known of a run that another process works on, from its store, lease and events."""
+"""State of a run that another process works on, from its store, lease and events."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ import re
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ntkdist import storage
 from ntkdist.analyses.section import read_verdict
 from ntkdist.display.tile_map import ABSENT, DONE, FAILED, FLIGHT, States, counts
 from ntkdist.display.words import moment
 from ntkdist.errors import StoreError
-from ntkdist.events.activity import Activity, History
-from ntkdist.events.records import Record, text
-from ntkdist.report.live.tail import NewEvents
+from ntkdist.events.history import Activity, History
+from ntkdist.events.log import EventReader
 from ntkdist.runs.run import Run
 from ntkdist.storage import lease
 
 _KEY = re.compile(r"r(\d+)c(\d+)")
-_GRAM = "gram"
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,9 +26,9 @@ class Snapshot:
     """A run at one moment.
 
     Attributes:
-        activity: What its events say.
+        activity: The state of its workers, tiles and stages.
         states: (B, B) of the Gram's tiles; (0, 0) where it was not begun.
-        driver: Who works on it, in words; None where nobody does.
+        driver: Which process works on it, in words; None where none does.
         report: Changes whenever the report was written; None where there is none.
         verdict: How far to trust what is said about labels; None where the run does not say.
     """
@@ -47,7 +46,7 @@ class Snapshot:
 
 
 class Follower:
-    """Follows a run; every ``look`` costs what is new since the last one.
+    """Follows a run; every ``look`` reads only what is new since the last one.
 
     Args:
         run: The run.
@@ -55,14 +54,12 @@ class Follower:
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._events = NewEvents(run.url)
+        self._events = EventReader(run.url)
         self._history = History()
-        self._stage = _GRAM  # events of old versions name none
-        self._states: States = np.zeros((0, 0), np.uint8)
-        self._listed = False
-        self._reports = 0
+        self._stored: NDArray[np.bool_] = np.zeros((0, 0), bool)
+        self._listed: tuple[int, int] | None = None  # starts and ends of the Gram at the listing
+        self._judged = 0  # label stages finished when the verdict was read
         self._verdict: str | None = None
-        self._judged = True  # whether the verdict is the latest one
 
     def look(self) -> Snapshot:
         """Read what is new.
@@ -73,90 +70,59 @@ class Follower:
         Raises:
             StoreError: If the store cannot be read.
         """
+        history = self._history
         for record in self._events.read():
-            self._history.take(record)
-            self._take(record)
-        if not self._listed:
-            self._list()
-        if not self._judged:
+            history.take(record)
+            if record["event"] == "TileDone" and history.in_gram:
+                self._mark(self._stored, str(record.get("key")), True)
+        # a start may have removed tiles, or found a larger matrix
+        begun = history.gram_starts, history.finished["gram"]
+        if begun != self._listed and self._list():
+            self._listed = begun
+        if history.finished["labels"] != self._judged:
             self._verdict = read_verdict(self._run)
-            self._judged = True
+            self._judged = history.finished["labels"]
         driver = self._driver()
-        states = self._states
-        if driver is None and (states == FLIGHT).any():  # of a driver that was killed
-            states = np.where(states == FLIGHT, np.uint8(ABSENT), states)
-        there = storage.exists(self._run.address("report.html"))
-        report = f"{self._reports}" if there else None
-        activity = self._history.result()
-        return Snapshot(activity, states.copy(), driver, report, self._verdict)
+        written = storage.exists(self._run.address("report.html"))
+        return Snapshot(
+            activity=history.activity(),
+            states=self._states(at_work=driver is not None),
+            driver=driver,
+            report=f"{history.finished['report']}" if written else None,
+            verdict=self._verdict,
+        )
 
-    def _take(self, record: Record) -> None:
-        event = text(record, "event")
-        if event == "StageStarted":
-            self._stage = text(record, "stage")
-        elif event == "StageDone":
-            self._reports += text(record, "stage") == "report"
-            self._judged &= text(record, "stage") != "labels"
-            self._listed &= text(record, "stage") != _GRAM
-            self._stage = _GRAM
-        elif event in ("RunStarted", "GramStarted"):
-            self._clear(FLIGHT)
-            if event == "GramStarted" and self._stage == _GRAM:
-                self._clear(FAILED)
-                self._listed = False  # tiles may have been removed, or the matrix has grown
-                self._resize()
-        elif self._stage == _GRAM:
-            self._take_tile(event, record)
+    def _states(self, *, at_work: bool) -> States:
+        """Return the map of the Gram; a driver that was killed has no tile in work."""
+        states = np.where(self._stored, np.uint8(DONE), np.uint8(ABSENT))
+        for key in self._history.failed:
+            self._mark(states, key, FAILED)
+        if at_work and self._history.in_gram:
+            for key in self._history.in_flight:
+                self._mark(states, key, FLIGHT)
+        return states
 
-    def _take_tile(self, event: str, record: Record) -> None:
-        if event == "TileStarted":
-            self._set(text(record, "key"), FLIGHT)
-        elif event == "TileDone":
-            self._set(text(record, "key"), DONE)
-        elif event == "TileFailed":
-            self._set(text(record, "key"), FAILED if record.get("final") else ABSENT)
-        elif event == "WorkerLost":
-            keys = record.get("keys")
-            for key in keys if isinstance(keys, list) else ():
-                self._set(str(key), ABSENT)
-
-    def _clear(self, state: int) -> None:
-        self._states[self._states == state] = ABSENT
-
-    def _set(self, key: str, state: int) -> None:
+    def _mark(self, tiles: NDArray, key: str, value: int) -> None:
         match = _KEY.fullmatch(key)
-        if match is None:
-            return
-        i, j = int(match[1]), int(match[2])
-        if i <= j < len(self._states):
-            self._states[i, j] = state
+        if match is not None and (i := int(match[1])) <= (j := int(match[2])) < len(tiles):
+            tiles[i, j] = value
 
-    def _resize(self) -> bool:
-        """Give the map the size that the stored matrix has now; return whether it has one."""
+    def _list(self) -> bool:
+        """List the tiles that are stored; return False where there is no matrix yet."""
         try:
             array = self._run.array("gram", "ntk")
         except StoreError:
             return False
         blocks = -(-array.shape[0] // array.chunks[0])
-        if blocks != len(self._states):
-            before, self._states = self._states, np.zeros((blocks, blocks), np.uint8)
-            kept = min(blocks, len(before))
-            self._states[:kept, :kept] = before[:kept, :kept]
-        return True
-
-    def _list(self) -> None:
-        """Take from the store which tiles are there; what events said of them came before."""
-        if not self._resize():
-            return
-        self._clear(DONE)
+        self._stored = np.zeros((blocks, blocks), bool)
         for name in storage.list_objects(self._run.address("gram", "ntk", "c")):
             row, _, column = name.partition("/")
-            # what is not a number is the temporary file of a writer that was killed
+            # any other name is the temporary file of a writer that was killed
             if row.isdecimal() and column.isdecimal():
                 i, j = int(row), int(column)
-                if i <= j < len(self._states):
-                    self._states[i, j] = DONE
-        self._listed = True
+                if i <= j < blocks:
+                    self._stored[i, j] = True
+        return True
 
     def _driver(self) -> str | None:
         holder = lease.holder_of(self._run.url)

@@ -15,7 +15,7 @@ from ntkdist.display.words import (
     rate,
     size,
 )
-from ntkdist.events.timeline import Timeline
+from ntkdist.events.history import Timeline
 from ntkdist.networks.architecture import preset_of
 from ntkdist.report.sections.findings import Findings
 from ntkdist.report.sections.story import interval_words, noise_words

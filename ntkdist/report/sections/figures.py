@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ntkdist.display import heatmaps, plots
 from ntkdist.display.svg import inline_svg
 from ntkdist.display.words import class_name, count, counted, number, percent, rate
-from ntkdist.events.timeline import Timeline, binned_rates
+from ntkdist.events.history import Timeline
 from ntkdist.report.sections.findings import (
     CLASS_CONDITIONAL,
     Discovery,
@@ -285,7 +285,7 @@ def _throughput(timeline: Timeline) -> dict[str, tuple[str, str]]:
     mean = timeline.mean_rate
     if mean is None:
         return {}
-    edges, rates = binned_rates(timeline)
+    edges, rates = timeline.binned_rates()
     alt = f"Curve of kernel throughput over time; the mean is {rate(mean)} {timeline.unit}"
     workers = timeline.worker_counts()
     if workers is not None:

@@ -13,7 +13,7 @@ from ntkdist.display.html import data_uris
 from ntkdist.display.plots import MOST_COLORS
 from ntkdist.display.words import class_name, count, quality
 from ntkdist.errors import StoreError
-from ntkdist.events.timeline import Timeline
+from ntkdist.events.history import Timeline
 from ntkdist.runs.run import Run
 from ntkdist.words import CANNOT_JUDGE, CLEAN_SHARE, RELIABLE, VERDICTS
 

@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -131,3 +132,47 @@ def package_path() -> dict[str, str]:
     here = str(Path(__file__).parents[__name__.count(".")])
     rest = os.environ.get("PYTHONPATH")
     return {"PYTHONPATH": os.pathsep.join([here, rest] if rest else [here])}
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """The nodes of a cluster, as one look at them found.
+
+    Attributes:
+        workers: How many workers its resources allow.
+        alive: Ids of the nodes that are alive.
+        leaving: Of them, those that Ray has announced it will lose; they get no worker.
+    """
+
+    workers: int
+    alive: frozenset[str]
+    leaving: frozenset[str]
+
+
+def look(ray: Any, *, threads: int, gpus: float) -> Nodes:
+    """Look at a cluster.
+
+    Spot pre-emptions, and nodes that an autoscaler or ``ray drain-node`` takes away, are
+    announced some time before; nothing new is placed on such a node.
+
+    Args:
+        ray: The ``ray`` module, connected.
+        threads: CPUs of one worker.
+        gpus: GPUs of one worker.
+
+    Returns:
+        What is there.
+    """
+    # what Ray's own libraries read; there is no public call for it
+    leaving = frozenset(ray._private.state.state.get_draining_nodes())
+    workers = 0
+    alive = set()
+    for node in ray.nodes():
+        if not node["Alive"]:
+            continue
+        alive.add(node["NodeID"])
+        if node["NodeID"] in leaving:
+            continue
+        cpus = int(node["Resources"].get("CPU", 0) // threads)
+        workers += min(cpus, int(node["Resources"].get("GPU", 0) / gpus)) if gpus else cpus
+    return Nodes(workers, frozenset(alive), leaving & alive)

@@ -15,14 +15,13 @@ from typing import Any
 from ntkdist.errors import InputError, StageError
 from ntkdist.events.types import Interrupted
 from ntkdist.gram.executors import ExecutorSummary
-from ntkdist.gram.executors.ray.actors import Actors, Team
-from ntkdist.gram.executors.ray.cluster import actor_environment, cluster, cores, package_path
-from ntkdist.gram.executors.ray.nodes import look
-from ntkdist.gram.executors.ray.scheduler import Ledger
+from ntkdist.gram.executors.ray.cluster import actor_environment, cluster, cores, look, package_path
+from ntkdist.gram.executors.ray.pool import RayWorkerPool
+from ntkdist.gram.executors.scheduler import TileScheduler
 from ntkdist.gram.job import GramJob
 from ntkdist.gram.tiling import TileKey
 from ntkdist.gram.worker import TileWorker
-from ntkdist.kernels.backend import arithmetic_of
+from ntkdist.words import counted
 
 _log = logging.getLogger(__name__)
 
@@ -36,8 +35,7 @@ class RayExecutor:
 
     Args:
         workers: How many actors; ``auto`` takes every core (or GPU) of the cluster,
-            those that join later too. A job that mixes backends gets cpu actors on cores
-            that are left beside them.
+            those that join later too.
         address: Of a running cluster; None starts one on this machine (or takes
             RAY_ADDRESS, or the Ray this process has already initialised).
         threads: Threads, and Ray CPUs, of one actor; None takes the job's.
@@ -149,96 +147,96 @@ class RayExecutor:
             ray: The ``ray`` module, or what stands in for it in a simulation.
             job: What to compute, with the threads of one worker.
             keys: Which tiles.
-            emit: Told every event.
+            emit: Receives every event.
             stop: Once set, no more tiles are handed out.
             resources: Options of an actor, ``num_cpus`` and ``num_gpus`` at least.
 
         Returns:
             What became of the tiles.
         """
-        teams = [Team("w", job, resources, self._make_worker)]
-        if job.mix and self._num_gpus:
-            teams.append(_cpu_team(job, job.threads, self._make_worker))
-        ledger = Ledger(keys, emit, retries=self._retries)
-        actors = Actors(
+        scheduler = TileScheduler(keys, emit, retries=self._retries)
+        pool = RayWorkerPool(
             ray,
-            ledger,
+            job,
+            resources,
+            scheduler,
             emit,
+            make_worker=self._make_worker,
             max_losses=self._max_losses,
             time_limit=self._time_limit,
             clock=self._clock,
         )
         try:
-            self._drive(ray, actors, teams, ledger, emit, stop)
+            self._drive(ray, pool, resources, scheduler, emit, stop)
         finally:
-            actors.close()
-        return ledger.summary()
+            pool.close()
+        return scheduler.summary()
 
     def _drive(
         self,
         ray: Any,
-        actors: Actors,
-        teams: Sequence[Team],
-        ledger: Ledger,
+        pool: RayWorkerPool,
+        resources: dict[str, Any],
+        scheduler: TileScheduler,
         emit: Callable[[Any], None],
         stop: threading.Event,
     ) -> None:
-        self._fit(ray, actors, teams, ledger)
+        threads = resources["num_cpus"]
+        self._fit(ray, pool, threads, scheduler)
         stopped: float | None = None
         ready = looked = self._clock()
-        while actors.busy or (ledger.waiting and not stop.is_set()):
+        while pool.busy or (scheduler.waiting and not stop.is_set()):
             now = self._clock()
             if not stop.is_set():
-                actors.feed(self._max_in_flight)
+                pool.feed(self._max_in_flight)
             elif stopped is None:
                 stopped = now
                 signal = getattr(stop, "signal", "")
-                emit(Interrupted(signal, tuple(map(str, actors.in_flight()))))
+                emit(Interrupted(signal, tuple(map(str, pool.in_flight()))))
             elif self._grace is not None and now - stopped > self._grace:
                 return
-            actors.poll(_POLL_SECONDS)
-            ledger.check_store()
+            pool.poll(_POLL_SECONDS)
+            scheduler.check_store()
             if now - looked >= _LOOK_SECONDS:
                 looked = now
-                actors.end_hanging()
-                self._fit(ray, actors, teams, ledger, more=not stop.is_set())
-            if actors.given_up and not actors.slots:
-                raise StageError(
-                    f"no worker is left, {ledger.waiting} tiles are missing: {actors.last_reason}"
-                )
-            if any(slot.ready for slot in actors.slots):
+                pool.end_hanging()
+                self._fit(ray, pool, threads, scheduler, more=not stop.is_set())
+            if pool.given_up and not pool.workers:
+                missing = counted(scheduler.waiting, "tile")
+                be = "is" if scheduler.waiting == 1 else "are"
+                raise StageError(f"no worker is left, {missing} {be} missing: {pool.last_reason}")
+            if any(worker.ready for worker in pool.workers):
                 ready = now
             elif now - ready >= _PATIENCE_SECONDS:
                 ready = now
                 _log.warning(
                     "no worker is ready: each asks the cluster for %(num_cpus)d CPU and"
                     " %(num_gpus)g GPU; add nodes that have them, or take another --gram.backend",
-                    teams[0].options,
+                    resources,
                 )
-        if stop.is_set() and stopped is None and ledger.waiting:  # all had just answered
+        if stop.is_set() and stopped is None and scheduler.waiting:  # none was in flight
             emit(Interrupted(getattr(stop, "signal", ""), ()))
 
     def _fit(
         self,
         ray: Any,
-        actors: Actors,
-        teams: Sequence[Team],
-        ledger: Ledger,
+        pool: RayWorkerPool,
+        threads: int,
+        scheduler: TileScheduler,
         *,
         more: bool = True,
     ) -> None:
-        """Have as many workers as the cluster has room for now, or as were asked for."""
-        nodes = look(ray, threads=teams[0].options["num_cpus"], gpus=self._num_gpus)
-        actors.leave(nodes.leaving)
-        actors.pardon(nodes.alive)
+        """Have as many workers as were asked for, or as the cluster has resources for now."""
+        nodes = look(ray, threads=threads, gpus=self._num_gpus)
+        pool.leave(nodes.leaving)
+        pool.allow_again(nodes.alive)
         # at least one waits for a node to come, or to come back
-        main = self._wanted if isinstance(self._wanted, int) else max(1, nodes.workers)
-        for team, target in zip(teams, (main, nodes.beside), strict=False):
-            target -= actors.given_up.count(team)
-            actors.shrink(team, target)
-            if more:
-                wanted = min(target - actors.count(team), ledger.waiting - len(actors.slots))
-                actors.add(max(0, wanted), team)
+        target = self._wanted if isinstance(self._wanted, int) else max(1, nodes.workers)
+        target -= pool.given_up
+        pool.shrink(target)
+        if more:
+            missing = min(target - pool.count, scheduler.waiting - len(pool.workers))
+            pool.add(max(0, missing))
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
         """Run a function once on a worker's node, with a worker's resources.
@@ -272,16 +270,3 @@ class RayExecutor:
                 return ray.get(ray.remote(task).options(**options).remote(*args))
             except ray.exceptions.RayError as error:
                 raise StageError(f"on a worker: {' '.join(str(error).split())[-400:]}") from error
-
-
-def _cpu_team(
-    job: GramJob, threads: int, make_worker: Callable[[GramJob, str], TileWorker]
-) -> Team:
-    """Return workers for the cores beside the GPUs."""
-    environment = actor_environment(threads=threads, gpus=0) | {"CUDA_VISIBLE_DEVICES": ""}
-    return Team(
-        "c",
-        dataclasses.replace(job, backend="cpu", arithmetic=arithmetic_of("cpu")),
-        {"num_cpus": threads, "num_gpus": 0, "runtime_env": {"env_vars": environment}},
-        make_worker,
-    )

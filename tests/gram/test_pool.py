@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from ntkdist.events.types import TileFailed, TileStarted, WorkerLost
-from ntkdist.gram.executors.ray.actors import Actors, Team
-from ntkdist.gram.executors.ray.scheduler import Ledger
+from ntkdist.gram.executors.ray.pool import RayWorkerPool
+from ntkdist.gram.executors.scheduler import TileScheduler
 from ntkdist.gram.job import GramJob
 from ntkdist.gram.tiling import Tiling
 from ntkdist.gram.worker import TileRecord
@@ -79,23 +79,26 @@ class Driver:
 
     def __init__(self, limit: float | None = None) -> None:
         self.ray, self.events, self.now = FakeRay(), [], 0.0
-        self.ledger = Ledger(list(Tiling(3, 1).keys()), self.events.append, retries=2)
-        self.actors = Actors(
+        keys = list(Tiling(3, 1).keys())
+        self.scheduler = TileScheduler(keys, self.events.append, retries=2)
+        self.pool = RayWorkerPool(
             self.ray,
-            self.ledger,
+            JOB,
+            {},
+            self.scheduler,
             self.events.append,
             max_losses=5,
             time_limit=limit,
             clock=lambda: self.now,
         )
-        self.actors.add(1, Team("w", JOB, {}))
+        self.pool.add(1)
         self.go_on()
 
     def go_on(self) -> list[str]:
         """Take in the answers, hand out tiles, and return the tiles in flight."""
-        self.actors.poll(0.0)
-        self.actors.feed(2)
-        return [str(key) for key in self.actors.in_flight()]
+        self.pool.poll(0.0)
+        self.pool.feed(2)
+        return [str(key) for key in self.pool.in_flight()]
 
     def told(self, kind: type) -> list[Any]:
         return [event for event in self.events if isinstance(event, kind)]
@@ -116,10 +119,10 @@ def test_tile_that_hangs_is_noticed_although_younger_ones_are_answered() -> None
         driver.now = now
         driver.ray.done(key)
         assert A in driver.go_on()
-        driver.actors.end_hanging()
+        driver.pool.end_hanging()
         assert not driver.told(WorkerLost)
     driver.now = 10.5
-    driver.actors.end_hanging()
+    driver.pool.end_hanging()
     (lost,) = driver.told(WorkerLost)
     assert lost.keys[0] == A
     assert lost.reason == "no answer for 10 s, limit 10 s"
@@ -131,10 +134,10 @@ def test_tile_behind_an_older_one_has_its_time_from_when_that_is_answered() -> N
     driver.ray.done(A)
     assert driver.go_on() == [B, C]
     driver.now = 18.5
-    driver.actors.end_hanging()
+    driver.pool.end_hanging()
     assert not driver.told(WorkerLost)
     driver.now = 19.5
-    driver.actors.end_hanging()
+    driver.pool.end_hanging()
     assert driver.told(WorkerLost)
 
 
@@ -151,7 +154,7 @@ def test_only_the_tile_that_kills_its_worker_is_given_up(guilty: str) -> None:
             driver.ray.died(guilty)
         elif in_flight:
             driver.ray.done(in_flight[0])
-    summary = driver.ledger.summary()
+    summary = driver.scheduler.summary()
     assert [str(key) for key in summary.failed] == [guilty]
     assert len(summary.done) == 5
     assert {event.key for event in driver.told(TileFailed)} == {guilty}

@@ -1,4 +1,4 @@
-"""Which worker gets which tile next, how often a tile is tried, and who is told."""
+"""Which worker gets which tile next, and how often a tile is tried."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ntkdist.gram.executors import ExecutorSummary
 from ntkdist.gram.tiling import TileKey
 from ntkdist.gram.worker import TileRecord
 
-_REFUSALS = 12  # in a row, of a store that can no longer be written
+_MAX_REFUSED = 12  # tiles in a row that the store refuses
 
 
 class RowQueue:
@@ -105,15 +105,15 @@ class RowQueue:
         return tuple(sorted(key for keys in self._rows.values() for key in keys))
 
 
-class Ledger:
-    """The books of one job: tiles handed out, done, tried again, given up; one thread's at a time.
+class TileScheduler:
+    """The tiles of one job: waiting, handed out, done, tried again, given up. Not thread-safe.
 
-    A worker has several tiles at once. When it dies, each of them may be what killed it; they are
-    suspects then, and a suspect is handed out alone, so that another death tells whether it was.
+    When a worker dies that has several tiles, each of them may be the cause: they are quarantined.
+    A quarantined tile is run alone, to find out whether it is the one that kills its worker.
 
     Args:
         keys: All tiles of the job.
-        emit: Told every event.
+        emit: Receives every event.
         retries: How often a tile that failed is tried again.
     """
 
@@ -125,37 +125,34 @@ class Ledger:
         self._retries = retries
         self._handed: Counter[TileKey] = Counter()
         self._strikes: Counter[TileKey] = Counter()
-        self._suspected: Counter[TileKey] = Counter()  # deaths that no tile is blamed for yet
-        self._suspects: deque[TileKey] = deque()  # waiting
+        self._shared: Counter[TileKey] = Counter()  # deaths at which it was one of several tiles
+        self._quarantined: deque[TileKey] = deque()  # waiting
         self._done: list[TileKey] = []
         self._failed: dict[TileKey, str] = {}
         self._refused = 0
         self._last_refusal = ""
 
     def check_store(self) -> None:
-        """Raise ``StageError`` if the store has refused every tile for a while.
-
-        The other tiles would be computed for nothing.
-        """
+        """Raise ``StageError`` if the store refused the last twelve tiles."""
         if self.refusing:
             raise StageError(
-                f"the last {self._refused} tiles could not be stored, {len(self._done)} were;"
+                f"the last {self._refused} tiles could not be stored; {len(self._done)} are stored,"
                 f" {self.waiting} wait: {self._last_refusal}"
             )
 
     @property
     def refusing(self) -> bool:
-        """Whether the store has refused every tile for a while."""
-        return self._refused >= _REFUSALS
+        """Whether the store refused the last twelve tiles."""
+        return self._refused >= _MAX_REFUSED
 
     @property
     def waiting(self) -> int:
-        """Tiles that nobody has."""
-        return len(self._queue) + len(self._suspects)
+        """How many tiles no worker has."""
+        return len(self._queue) + len(self._quarantined)
 
-    def is_suspect(self, key: TileKey) -> bool:
+    def is_quarantined(self, key: TileKey) -> bool:
         """Return whether a worker that has this tile must have no other."""
-        return key in self._suspected
+        return key in self._shared
 
     def take(self, worker: str, *, idle: bool = True) -> tuple[TileKey, int] | None:
         """Hand out a tile with the number of the attempt; None if there is none.
@@ -164,15 +161,17 @@ class Ledger:
             worker: Who takes it.
             idle: Whether it has no other tile.
         """
-        key = self._suspects.popleft() if idle and self._suspects else self._queue.take(worker)
+        key = (
+            self._quarantined.popleft() if idle and self._quarantined else self._queue.take(worker)
+        )
         if key is None:
             return None
         self._handed[key] += 1
         self._emit(TileStarted(str(key), worker, self._handed[key]))
         return key, self._handed[key]
 
-    def book(self, key: TileKey, record: TileRecord) -> None:
-        """Enter what a worker said about a tile."""
+    def report(self, key: TileKey, record: TileRecord) -> None:
+        """Take the record of a tile that a worker computed, or failed to compute."""
         if record.error is None:
             self._done.append(key)
             self._emit(
@@ -198,32 +197,32 @@ class Ledger:
     def lost(self, worker: str, keys: Sequence[TileKey], reason: str) -> None:
         """Take back the tiles of a worker that died.
 
-        A tile that was alone is tried only as often as one that raises; the deaths at which it was
-        one of several count with it from then on.
+        A tile that was alone is tried only as often as one that raises; from then on, the deaths
+        at which it was one of several count too.
 
         Args:
             worker: Its name.
-            keys: What it had.
+            keys: The tiles it had.
             reason: Why it died.
         """
         self._queue.forget(worker)
         if len(keys) == 1:
-            self._strikes[keys[0]] += self._suspected[keys[0]]
-            self._suspected[keys[0]] = 0
+            self._strikes[keys[0]] += self._shared[keys[0]]
+            self._shared[keys[0]] = 0
             self._strike(keys[0], worker, f"its worker died: {reason}", "")
             return
         for key in keys:
-            self._suspected[key] += 1
+            self._shared[key] += 1
         self._put_back(keys)
 
     def unstarted(self, worker: str, keys: Sequence[TileKey]) -> None:
-        """Take back tiles that a worker certainly did not begin."""
+        """Take back tiles of a worker that was ended on purpose; no failure is counted."""
         self._queue.forget(worker)
         self._put_back(keys)
 
     def _put_back(self, keys: Sequence[TileKey]) -> None:
-        self._suspects.extend(key for key in keys if key in self._suspected)
-        self._queue.put_back(key for key in keys if key not in self._suspected)
+        self._quarantined.extend(key for key in keys if key in self._shared)
+        self._queue.put_back(key for key in keys if key not in self._shared)
 
     def _strike(self, key: TileKey, worker: str, error: str, traceback: str) -> None:
         self._strikes[key] += 1
@@ -236,5 +235,5 @@ class Ledger:
 
     def summary(self) -> ExecutorSummary:
         """Return what became of the tiles."""
-        left = tuple(sorted((*self._queue.rest(), *self._suspects)))
+        left = tuple(sorted((*self._queue.rest(), *self._quarantined)))
         return ExecutorSummary(tuple(self._done), dict(self._failed), left)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ntkdist.events.types import TileFailed
-from ntkdist.gram.executors.ray.scheduler import Ledger, RowQueue
+from ntkdist.gram.executors.scheduler import RowQueue, TileScheduler
 from ntkdist.gram.tiling import TileKey, Tiling
 from ntkdist.gram.worker import TileRecord
 
@@ -62,12 +62,12 @@ def record(key: TileKey, error: str | None = None) -> TileRecord:
 def test_tile_that_raises_is_tried_again_and_then_given_up() -> None:
     events: list[Any] = []
     key = TileKey(0, 0)
-    ledger = Ledger([key], events.append, retries=2)
+    scheduler = TileScheduler([key], events.append, retries=2)
     for attempt in (1, 2, 3):
-        assert ledger.take("w") == (key, attempt)
-        ledger.book(key, record(key, "E: no"))
-    assert ledger.take("w") is None
-    assert ledger.summary().failed == {key: "E: no"}
+        assert scheduler.take("w") == (key, attempt)
+        scheduler.report(key, record(key, "E: no"))
+    assert scheduler.take("w") is None
+    assert scheduler.summary().failed == {key: "E: no"}
     failures = [event for event in events if isinstance(event, TileFailed)]
     assert [event.final for event in failures] == [False, False, True]
     assert failures[0].traceback == "tb"
@@ -75,50 +75,50 @@ def test_tile_that_raises_is_tried_again_and_then_given_up() -> None:
 
 def test_tile_that_failed_once_can_still_be_done() -> None:
     key = TileKey(0, 0)
-    ledger = Ledger([key], lambda event: None, retries=1)
-    ledger.take("w")
-    ledger.book(key, record(key, "E: no"))
-    ledger.take("w")
-    ledger.book(key, record(key))
-    assert ledger.summary().done == (key,)
-    assert ledger.summary().failed == {}
+    scheduler = TileScheduler([key], lambda event: None, retries=1)
+    scheduler.take("w")
+    scheduler.report(key, record(key, "E: no"))
+    scheduler.take("w")
+    scheduler.report(key, record(key))
+    assert scheduler.summary().done == (key,)
+    assert scheduler.summary().failed == {}
 
 
 def test_none_of_several_tiles_is_blamed_for_a_death_and_each_comes_back_alone() -> None:
     events: list[Any] = []
     keys = list(Tiling(2, 1).keys())
-    ledger = Ledger(keys, events.append, retries=0)
-    first, second = ledger.take("w"), ledger.take("w")
+    scheduler = TileScheduler(keys, events.append, retries=0)
+    first, second = scheduler.take("w"), scheduler.take("w")
     assert first is not None
     assert second is not None
-    ledger.lost("w", [first[0], second[0]], "killed")
+    scheduler.lost("w", [first[0], second[0]], "killed")
     assert not [event for event in events if isinstance(event, TileFailed)]
-    assert ledger.waiting == 3
-    other = ledger.take("v", idle=False)  # has another tile, so gets no suspect
+    assert scheduler.waiting == 3
+    other = scheduler.take("v", idle=False)  # has another tile, so gets no quarantined tile
     assert other is not None
     assert other[0] not in (first[0], second[0])
-    assert ledger.take("v", idle=False) is None
-    assert ledger.take("u") == (first[0], 2)
-    assert ledger.is_suspect(first[0])
-    assert not ledger.is_suspect(other[0])
-    ledger.unstarted("u", [first[0]])  # remains one
-    assert ledger.summary().left == (first[0], second[0])
+    assert scheduler.take("v", idle=False) is None
+    assert scheduler.take("u") == (first[0], 2)
+    assert scheduler.is_quarantined(first[0])
+    assert not scheduler.is_quarantined(other[0])
+    scheduler.unstarted("u", [first[0]])  # stays in quarantine
+    assert scheduler.summary().left == (first[0], second[0])
 
 
 def test_tile_that_dies_alone_is_blamed_for_the_deaths_before_as_well() -> None:
     events: list[Any] = []
     guilty, innocent = TileKey(0, 1), TileKey(0, 0)
-    ledger = Ledger([guilty, innocent], events.append, retries=2)
-    assert {ledger.take("w"), ledger.take("w")} == {(guilty, 1), (innocent, 1)}
-    ledger.lost("w", [innocent, guilty], "killed")
-    assert ledger.take("w") == (innocent, 2)
-    ledger.book(innocent, record(innocent))
+    scheduler = TileScheduler([guilty, innocent], events.append, retries=2)
+    assert {scheduler.take("w"), scheduler.take("w")} == {(guilty, 1), (innocent, 1)}
+    scheduler.lost("w", [innocent, guilty], "killed")
+    assert scheduler.take("w") == (innocent, 2)
+    scheduler.report(innocent, record(innocent))
     for attempt in (2, 3):  # the third death is one too many, as for a tile that raises
-        assert ledger.take("w") == (guilty, attempt)
-        ledger.lost("w", [guilty], "killed")
-    assert ledger.take("w") is None
-    assert ledger.summary().done == (innocent,)
-    assert ledger.summary().failed == {guilty: "its worker died: killed"}
+        assert scheduler.take("w") == (guilty, attempt)
+        scheduler.lost("w", [guilty], "killed")
+    assert scheduler.take("w") is None
+    assert scheduler.summary().done == (innocent,)
+    assert scheduler.summary().failed == {guilty: "its worker died: killed"}
     failures = [event for event in events if isinstance(event, TileFailed)]
     assert [(event.key, event.final) for event in failures] == [
         (str(guilty), False),

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ntkdist import storage
-from ntkdist.events.timeline import Timeline, binned_rates, read_timeline
+from ntkdist.events.history import Timeline, read_timeline
 from tests.report.conftest import gram_events
 
 
@@ -94,7 +94,7 @@ def test_missing_fields_and_no_start_still_count_tiles(tmp_path: Path) -> None:
     timeline = write(tmp_path / "e", records)
     assert (timeline.done, timeline.unit, timeline.starts) == (3, "tiles/s", 0)
     assert timeline.mean_rate == pytest.approx(3 / 2)
-    _, rates = binned_rates(timeline)
+    _, rates = timeline.binned_rates()
     assert np.isfinite(rates).all()
 
 
@@ -134,7 +134,7 @@ def test_a_stage_that_tells_only_its_end_was_started_too(tmp_path: Path) -> None
 def test_binning_loses_no_entries(tiles: list[tuple[float, float, int]], bins: int) -> None:
     spans = np.array([(begin, begin + took, entries) for begin, took, entries in tiles])
     timeline = Timeline(seconds=float(spans[:, 1].max()), spans=spans)
-    edges, rates = binned_rates(timeline, bins)
+    edges, rates = timeline.binned_rates(bins)
     assert (np.diff(edges) > 0).all()
     assert np.sum(rates * np.diff(edges)) == pytest.approx(spans[:, 2].sum(), rel=1e-3)
 

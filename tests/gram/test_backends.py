@@ -1,0 +1,149 @@
+"""One backend computes a matrix; matrices of several backends, of earlier versions, are read."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ntkdist.analyses.status import describe, read_status
+from ntkdist.api import execute
+from ntkdist.config import DataConfig, GramConfig, RunConfig
+from ntkdist.errors import InputError, StageError
+from ntkdist.events.types import TileStarted
+from ntkdist.gram.compute import compute_gram
+from ntkdist.gram.executors.ray.executor import RayExecutor
+from ntkdist.gram.store import GramStore
+from ntkdist.kernels.backend import arithmetic_of
+from ntkdist.networks.architecture import Architecture
+from ntkdist.pipeline import Pipeline
+from ntkdist.pipeline.verify import verify_run
+from ntkdist.runs.run import Run
+from tests.gram.fakes import FakeBackend, fake_executor, make_job, random_images
+
+DEEP = str(Architecture.parse("cntk-gap-11"))
+
+
+class Interrupting:
+    """Stops a job behind the first tile."""
+
+    def __init__(self) -> None:
+        import threading
+
+        self.stop = threading.Event()
+
+    def __call__(self, event: object) -> None:
+        if isinstance(event, TileStarted):
+            self.stop.set()
+
+
+def begun(folder: Path):
+    """Return a job of six tiles of which one is computed, by "fake 1"."""
+    job, tiling = make_job(folder, random_images(30), 10)
+    halt = Interrupting()
+    with pytest.raises(Exception, match="still missing"):
+        compute_gram(
+            job, fake_executor(FakeBackend()), tiling=tiling, on_event=halt, stop=halt.stop
+        )
+    return job, tiling, GramStore.open(job.outputs[0][1])
+
+
+def test_another_arithmetic_is_refused(tmp_path):
+    job, tiling, store = begun(tmp_path)
+    other = dataclasses.replace(job, arithmetic="other 2")
+    with pytest.raises(
+        InputError, match=r"by fake 1.*by other 2.*use the backend of the stored tiles"
+    ):
+        compute_gram(other, fake_executor(FakeBackend(arithmetic="other 2")), tiling=tiling)
+    assert len(store.done()) == 1
+
+
+def run_config(folder: Path, **gram: Any) -> RunConfig:
+    return RunConfig(
+        run=str(folder / "run"),
+        architecture="fc-2",
+        data=DataConfig(n=12),
+        gram=GramConfig(**{"backend": "cpu", "executor": "inline", "tile": 6, **gram}),
+    )
+
+
+@pytest.fixture(scope="module")
+def two_gpus() -> Iterator[None]:
+    """A Ray with three cores and two GPUs, as far as Ray knows."""
+    import ray
+
+    from ntkdist.gram.executors.ray.cluster import package_path
+
+    if ray.is_initialized():
+        ray.shutdown()
+    before = {name: os.environ.get(name) for name in package_path()}
+    os.environ.update(package_path())
+    ray.init(
+        address="local", num_cpus=3, num_gpus=2, include_dashboard=False, log_to_driver=False,
+        object_store_memory=80 * 2**20,
+    )  # fmt: skip
+    yield
+    ray.shutdown()
+    for name, value in before.items():
+        os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def test_another_backend_is_refused(tmp_path: Path) -> None:
+    Run.create(run_config(tmp_path))
+    with pytest.raises(InputError, match=r"gram.backend='cpu', now gram.backend='reference'"):
+        Run.create(run_config(tmp_path, backend="reference"))
+
+
+def test_a_mixed_run_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    config = run_config(tmp_path)
+    with Pipeline(config) as pipeline:
+        execute(pipeline, ["gram"])
+    place = Path(config.run)
+    manifest = json.loads((place / "zarr.json").read_text())
+    manifest["attributes"]["ntkdist"]["config"]["gram"]["mix_backends"] = True
+    (place / "zarr.json").write_text(json.dumps(manifest))
+    record = place / "gram" / "ntk" / "made_by" / "r0000c0001"
+    record.parent.mkdir()
+    record.write_text("cuda-9")
+    (record.parent / "r0001c0009").write_text("cuda-9")  # of a tile that was never stored
+    own = arithmetic_of("cpu")
+    assert read_status(config.run).gram[0].made_by == {own: 2, "cuda-9": 1}
+    assert f"2 by {own}, 1 by cuda-9" in describe(config.run)
+    assert verify_run(Run.open(config.run)).problems == []
+    with Pipeline(config) as pipeline:
+        execute(pipeline, ["gram"], recompute=["r0000c0001"])
+    assert read_status(config.run).gram[0].made_by == {own: 3}
+
+
+def _fail() -> None:
+    raise ZeroDivisionError
+
+
+def _visible() -> str:
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "unset")
+
+
+def test_a_worker_with_a_gpu_sees_it_and_others_do_not(two_gpus):
+    assert RayExecutor(num_gpus=1).call(functools.partial(_visible)) in ("0", "1")
+    with pytest.raises(StageError, match="ZeroDivisionError"):
+        RayExecutor(num_gpus=1).call(_fail)
+
+
+def test_a_driver_without_a_gpu_can_begin_a_run_for_workers_with_one(
+    two_gpus, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("ntkdist.kernels.cuda.device.cuda_unavailable", lambda: "no GPU here")
+    run = Run.create(run_config(tmp_path, backend="cuda", executor="ray"))
+    assert (run.manifest.backend, run.manifest.arithmetic) == ("cuda", arithmetic_of("cuda"))
+    strided = dataclasses.replace(
+        run_config(tmp_path / "other", backend="cuda", executor="ray"),
+        architecture="[Conv(3, stride=2), Relu(), Flatten(), Dense()]",
+    )
+    with pytest.raises(InputError, match="backend 'cuda' cannot compute this"):
+        Run.create(strided)
