@@ -33,9 +33,6 @@ def gram(matrix: NDArray[Any], boundaries: Sequence[float], names: Sequence[str]
         matrix: (m, m) averaged entries.
         boundaries: K+1 positions in bins between which each class lies.
         names: K class names.
-
-    Returns:
-        The figure.
     """
     low, high = shown_range(matrix)
     return _by_image(matrix, boundaries, names, "white", cmap="viridis", vmin=low, vmax=high)
@@ -48,9 +45,6 @@ def centred_gram(matrix: NDArray[Any], boundaries: Sequence[float], names: Seque
         matrix: (m, m) averaged entries.
         boundaries: K+1 positions in bins between which each class lies.
         names: K class names.
-
-    Returns:
-        The figure.
 
     Source:
         Schölkopf, Smola and Müller 1998, the centred kernel; here of the averaged matrix.
@@ -78,9 +72,6 @@ def class_matrix(Z: NDArray[Any], names: Sequence[str], limit: float) -> Figure:
         Z: (K, K) class matrix.
         names: K class names.
         limit: The value of the strongest colour, the same for all matrices of a page.
-
-    Returns:
-        The figure.
     """
     figure = new_figure(340, 300)
     axes = figure.add_subplot()
@@ -107,9 +98,6 @@ def transition(
         T: (K, K) P(given label | true class).
         names: K class names.
         circled: Cells to mark where they are too small for letters.
-
-    Returns:
-        The figure.
     """
     from matplotlib.ticker import FuncFormatter
 
@@ -188,9 +176,6 @@ def confusion(counts: NDArray[np.int64], names: Sequence[str]) -> Figure:
     Args:
         counts: (K, K) images of class k taken for class d.
         names: K class names.
-
-    Returns:
-        The figure.
     """
     figure = new_figure(390, 390)
     axes = figure.add_subplot()

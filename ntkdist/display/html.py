@@ -16,14 +16,7 @@ _EDGES = (96, 64, 48, 32, 24, 16)
 
 
 def html_table(rows: Sequence[tuple[str, str]]) -> str:
-    """Return a table of names and values for a notebook of either theme.
-
-    Args:
-        rows: Names, which are escaped, and values, which are HTML.
-
-    Returns:
-        HTML without a style sheet: text and lines take the colour that surrounds them.
-    """
+    """Return a table of names and values for a notebook of either theme."""
     cell = "padding:.2em .8em;text-align:left;border-bottom:1px solid rgba(128,128,128,.35)"
     body = "".join(
         f'<tr><th scope="row" style="{cell};font-weight:600">{escape(name)}</th>'
@@ -42,9 +35,6 @@ def data_uris(pictures: NDArray[np.uint8], budget: int = _BUDGET) -> list[str]:
     Args:
         pictures: (n, H, W, C) uint8; of other than 1 or 3 channels the first is shown.
         budget: Most characters for all of them; exceeded only at the smallest size.
-
-    Returns:
-        n ``data:image/png;base64,…`` texts.
     """
     uris: list[str] = []
     for edge in _EDGES:

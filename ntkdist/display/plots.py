@@ -34,9 +34,6 @@ def loss_bars(values: Sequence[tuple[str, float]]) -> Figure:
 
     Args:
         values: (name, L(Z)) of each, from top to bottom.
-
-    Returns:
-        The figure.
     """
     figure = new_figure(_WIDTH, 34 * len(values) + 20)
     axes = figure.add_subplot()
@@ -59,15 +56,7 @@ def loss_bars(values: Sequence[tuple[str, float]]) -> Figure:
 
 
 def loss_curve(losses: NDArray[np.float64], true: float | None = None) -> Figure:
-    """Draw L(Z) over the changed labels.
-
-    Args:
-        losses: (S+1,) L(Z) before the first and after each change.
-        true: L(Z) of the true labels where they are known.
-
-    Returns:
-        The figure.
-    """
+    """Draw L(Z) over the changed labels."""
     figure = new_figure(_WIDTH, 240)
     axes = figure.add_subplot()
     last = len(losses) - 1
@@ -82,14 +71,7 @@ def loss_curve(losses: NDArray[np.float64], true: float | None = None) -> Figure
 
 
 def change_marks(deltas: NDArray[np.float64]) -> Figure:
-    """Draw what each change alone does to L(Z), the surest first.
-
-    Args:
-        deltas: (S,) L(Z) after less before, at least one.
-
-    Returns:
-        The figure.
-    """
+    """Draw what each change alone does to L(Z), the surest first."""
     figure = new_figure(_WIDTH, 240)
     axes = figure.add_subplot()
     shown = np.unique(np.linspace(0, len(deltas) - 1, min(len(deltas), _MOST_POINTS)).astype(int))
@@ -103,16 +85,7 @@ def change_marks(deltas: NDArray[np.float64]) -> Figure:
 
 
 def discovery_curve(found: NDArray[np.int64], flagged: int, flagged_share: float) -> Figure:
-    """Draw the share of wrong labels found over the labels checked, beside the two extremes.
-
-    Args:
-        found: (N+1,) wrong labels among the first 0 to N in the order of checking, at least one.
-        flagged: How many labels are flagged; drawn as a dot, if any.
-        flagged_share: The share of the wrong labels that are flagged.
-
-    Returns:
-        The figure.
-    """
+    """Draw the share of wrong labels found over the labels checked, beside the two extremes."""
     figure = new_figure(_WIDTH, 270)
     axes = figure.add_subplot()
     n, total = len(found) - 1, int(found[-1])
@@ -138,9 +111,6 @@ def quality_histogram(quality: NDArray[np.float64], flagged: NDArray[np.bool_]) 
     Args:
         quality: (N,) 0 to 1.
         flagged: (N,) labels that look wrong.
-
-    Returns:
-        The figure.
     """
     figure = new_figure(_WIDTH, 270)
     axes = figure.add_subplot()
@@ -171,9 +141,6 @@ def spectrum(eigenvalues: NDArray[np.float64], ridge: float | None) -> Figure:
     Args:
         eigenvalues: (m,) descending, over the mean of the diagonal; those of 0 are left out.
         ridge: On the same scale; None draws no line.
-
-    Returns:
-        The figure.
     """
     figure = new_figure(_WIDTH, 270)
     axes = figure.add_subplot()
@@ -215,9 +182,6 @@ def components(
         colored: At most ten classes that have their own colour; the others are grey.
         explained: (c,) shares of the variance.
         first: The component along the horizontal axis, from 0; the next one is vertical.
-
-    Returns:
-        The figure; a unit has the same length on both axes.
     """
     figure = new_figure(_WIDTH, 430)
     axes = figure.add_subplot()
@@ -330,9 +294,6 @@ def throughput(
         workers: (T,) times at which their number changed and (T,) the numbers from then on;
             None draws no workers.
         marks: (time, ``lost`` or ``failed``) of what went wrong.
-
-    Returns:
-        The figure.
     """
     from matplotlib.ticker import MaxNLocator
 

@@ -35,17 +35,7 @@ _BACK = "var(--surface,#fff)"
 
 
 def tile_map(states: States, *, most: int = 200) -> str:
-    """Draw the upper triangle of a symmetric matrix.
-
-    Args:
-        states: (B, B), one of ``ABSENT``, ``FLIGHT``, ``DONE`` and ``FAILED`` for each tile on and
-            above the diagonal; entries below it are ignored.
-        most: Cells along an edge at most. With more tiles a cell stands for several: it is failed
-            or in work if one of them is, and stored if all are.
-
-    Returns:
-        An ``<svg>`` with a description for readers who do not see it.
-    """
+    """Draw the upper triangle of a symmetric matrix."""
     cells = _cells(states, most)
     paths = "".join(
         f'<path fill="url(#map-{name})" d="{path}"/>'
@@ -60,11 +50,7 @@ def tile_map(states: States, *, most: int = 200) -> str:
 
 
 def legend(*, parts: bool) -> str:
-    """Return what the patterns mean, as an HTML list for the page that has the map.
-
-    Args:
-        parts: Whether a cell may stand for several tiles.
-    """
+    """Return what the patterns mean, as an HTML list for the page that has the map."""
     entries = "".join(
         '<li><svg width="18" height="18" viewBox="0 0 18 18" aria-hidden="true">'
         f'<rect width="18" height="18" fill="url(#map-{name})"/></svg> {words}</li>'

@@ -171,12 +171,7 @@ class Timeline:
         return float(self.spans[:, 2].sum() / self.seconds) if self.seconds > 0 else None
 
     def worker_counts(self) -> tuple[NDArray[np.float64], NDArray[np.int64]] | None:
-        """Return how many workers there were.
-
-        Returns:
-            (T,) times at which their number changed, from 0 on, and (T,) the numbers; None if no
-            worker is known.
-        """
+        """Return how many workers there were."""
         if not len(self.presence):
             return None
         times, where = np.unique(np.append(self.presence.ravel(), 0.0), return_inverse=True)
@@ -188,9 +183,6 @@ class Timeline:
 
     def binned_rates(self, bins: int = 80) -> tuple[NDArray[Any], NDArray[Any]]:
         """Spread each tile evenly over the time it took and return the rate in equal bins of time.
-
-        Args:
-            bins: How many; the timeline must have at least one tile.
 
         Returns:
             (bins+1,) edges in seconds and (bins,) rates in ``unit``.
@@ -209,12 +201,6 @@ class Timeline:
 def read_history(url: str) -> History:
     """Fold all events of a run.
 
-    Args:
-        url: Folder or URL of the run.
-
-    Returns:
-        The state; an empty one if there are no events.
-
     Raises:
         NtkdistError: If the store does not answer.
         OSError: If the log cannot be read.
@@ -226,11 +212,7 @@ def read_history(url: str) -> History:
 
 
 def read_timeline(url: str) -> Timeline:
-    """Add up the events of a run; empty where they cannot be read, which a report survives.
-
-    Args:
-        url: Folder or URL of the run.
-    """
+    """Add up the events of a run; empty where they cannot be read, which a report survives."""
     try:
         return read_history(url).timeline()
     except (NtkdistError, OSError):

@@ -68,14 +68,7 @@ class EventReader:
 
 
 def read_events(address: str) -> list[Record]:
-    """Read all events of a run, oldest driver first.
-
-    Args:
-        address: The run's folder or URL.
-
-    Returns:
-        One dictionary an event; torn lines are left out. Empty if there are none yet.
-    """
+    """Read all events of a run, oldest driver first."""
     return list(_records(read_lines(address, _NAME)))
 
 
@@ -91,15 +84,7 @@ def _records(lines: Iterator[str]) -> Iterator[Record]:
 
 
 def to_record(event: Any) -> dict[str, Any]:
-    """Turn any dataclass into a JSON object with ``event`` and ``time``.
-
-    Args:
-        event: A dataclass instance, of this module or any other.
-
-    Returns:
-        Its fields as plain JSON values, ``event`` = the name of its class, and
-        ``time`` = now if it has none.
-    """
+    """Turn any dataclass into a JSON object with ``event`` and ``time``."""
     record: dict[str, Any] = {"event": type(event).__name__, "time": time.time()}
     for item in dataclasses.fields(event):
         record[item.name] = _plain(getattr(event, item.name))

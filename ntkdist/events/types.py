@@ -38,11 +38,7 @@ class Event:
     time: float = field(default_factory=time.time, compare=False)
 
     def line(self, elapsed: float = 0.0) -> str | None:
-        """Return the event as one line of text; None for one that the command line leaves out.
-
-        Args:
-            elapsed: Seconds since the stage began.
-        """
+        """Return the event as one line of text; None for one that the command line leaves out."""
         return self._line(elapsed) or None
 
     def _line(self, elapsed: float) -> str | None:

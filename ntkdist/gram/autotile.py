@@ -77,9 +77,6 @@ def choose_edge(
         workers: How many will compute.
         kinds: Kinds of kernel.
 
-    Returns:
-        The choice.
-
     Raises:
         InputError: If there are fewer than 2 images, or not even a few fit ``memory``.
     """

@@ -54,17 +54,6 @@ def compute_gram(
     Called again after a kill, a signal or failed tiles, it computes the rest; a tile is done when
     every kind of it is stored.
 
-    Args:
-        job: What to compute and where to store it.
-        executor: Who computes.
-        tiling: Shape of the matrix; ``tiling.edge`` must be the job's.
-        on_event: Receives every event.
-        stop: Set to end the job after the tiles in flight.
-        recompute: Tiles to remove first.
-
-    Returns:
-        What was done.
-
     Raises:
         InputError: If the stores have another fingerprint, shape or edge, or a tile to recompute
             does not exist.
@@ -142,13 +131,6 @@ def _digests_kept(stores: list[GramStore], emit: Subscribers) -> Iterator[None]:
 
 def open_outputs(job: GramJob, tiling: Tiling) -> list[GramStore]:
     """Open the job's stores for writing, and create those that are absent.
-
-    Args:
-        job: The job.
-        tiling: What the stores must have.
-
-    Returns:
-        One store a kind.
 
     Raises:
         InputError: If a store is there for another fingerprint, kind, shape or edge, or

@@ -18,16 +18,7 @@ _NAME, _GONE = "digests", "gone"
 
 
 def tile_digest(kind: str, key: TileKey, block: np.ndarray) -> str:
-    """Return a digest of a tile's entries and of where they belong.
-
-    Args:
-        kind: ``ntk`` or ``nngp``.
-        key: The tile.
-        block: Its entries as stored.
-
-    Returns:
-        32 hexadecimal digits (BLAKE2b).
-    """
+    """Return a digest of a tile's entries and of where they belong."""
     where = f"{kind} {key} {block.dtype.str} {block.shape}"
     digest = hashlib.blake2b(where.encode(), digest_size=16)
     digest.update(np.ascontiguousarray(block).data)
@@ -58,11 +49,7 @@ class DigestLog:
 
 
 def read_digests(address: str) -> dict[TileKey, str]:
-    """Read the digests of a store's tiles; a tile stored right before a kill may have none.
-
-    Args:
-        address: The store's folder or URL.
-    """
+    """Read the digests of a store's tiles; a tile stored right before a kill may have none."""
     found: dict[TileKey, str] = {}
     for line in read_lines(address, _NAME):
         key, _, digest = line.partition(" ")

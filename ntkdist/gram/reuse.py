@@ -43,15 +43,6 @@ def take_tiles(
     it was kept when it was stored, its entries must be those. A tile is taken whole or not at all,
     so after a kill the same call goes on.
 
-    Args:
-        source: The other store.
-        target: The store, created like the other if it is absent.
-        fingerprint: Of both.
-        between: Called between tiles; raises to stop.
-
-    Returns:
-        What was taken.
-
     Raises:
         InputError: If one of them is of another fingerprint, or cannot be written.
         StoreError: If the other is not there.
@@ -101,12 +92,6 @@ def grow_store(address: str, n: int, *, fingerprint: str, former: str) -> None:
 
     The new metadata are one write behind all else, so that after a kill at any moment the same
     call goes on; one that was made larger already stays as it is.
-
-    Args:
-        address: Folder or URL of the store.
-        n: Rows of the larger matrix.
-        fingerprint: Of the larger matrix.
-        former: Of the matrix that is stored; a store of any other is left alone.
 
     Raises:
         StoreError: If nothing is there, or it does not answer.

@@ -127,9 +127,6 @@ def verify_gram(
         seed: Of the draws.
         on_event: Told ``TilesVerified`` now and then.
 
-    Returns:
-        What was found.
-
     Raises:
         InputError: If a newer version wrote the store.
         StoreError: If there is none, it is cut otherwise, or it does not answer.
@@ -146,10 +143,6 @@ def restamp(address: str, fingerprint: str) -> None:
     """Write the fingerprint that a matrix should have into its metadata.
 
     Only after every tile of another run was found out: see ``GramCheck.bad``.
-
-    Args:
-        address: Of the store.
-        fingerprint: Of the run.
     """
     place = storage.join(address, "zarr.json")
     metadata = json.loads(storage.read_text(place) or "{}")

@@ -100,9 +100,6 @@ class TileWorker:
     def start(self) -> dict[str, Any]:
         """Open the stores and create the backend.
 
-        Returns:
-            ``pid`` and ``host`` of this process.
-
         Raises:
             InputError: If the backend's arithmetic is not the job's, or a store belongs
                 to another job or to another number of images.
@@ -173,13 +170,6 @@ class TileWorker:
     def compute(self, key: TileKey, attempt: int = 1) -> TileRecord:
         """Compute one tile of every kind and store it.
 
-        Args:
-            key: The tile.
-            attempt: Kept in the record.
-
-        Returns:
-            The record.
-
         Raises:
             StoreError: If the images cannot be read.
             NotFiniteError: If an entry is NaN or infinite.
@@ -213,9 +203,6 @@ class TileWorker:
 
     def blocks(self, key: TileKey) -> dict[str, np.ndarray]:
         """Compute one tile of every kind, and store nothing.
-
-        Args:
-            key: The tile.
 
         Returns:
             Kind → entries, of the tile's shape; of a diagonal tile the upper triangle counts.
@@ -275,9 +262,6 @@ def _open_images(address: str) -> Any:
 
 def state_bytes(state: Any) -> int:
     """Return the bytes of the arrays inside a state, whatever it is made of.
-
-    Args:
-        state: An array, or nested dataclasses, objects, dictionaries, lists of arrays.
 
     Returns:
         The sum of their ``nbytes``; an array that is there twice counts once.

@@ -131,12 +131,7 @@ class LogReader:
 
 
 def read_lines(address: str, name: str) -> Iterator[str]:
-    """Yield all lines of a log; the last one may be torn by a kill.
-
-    Args:
-        address: Folder or URL that the log lies in.
-        name: Name of the log.
-    """
+    """Yield all lines of a log; the last one may be torn by a kill."""
     log = LogReader(address, name)
     yield from log.read()
     yield log.rest

@@ -22,9 +22,6 @@ def create_array(
         name: Name of the array in the group.
         compressed: Whether chunks are compressed (Blosc lz4 with bit shuffle).
         **layout: Arguments of ``zarr.create_array``: shape, dtype, chunks, fill_value and so on.
-
-    Returns:
-        The array.
     """
     import zarr
     from zarr.codecs import BloscCodec, Crc32cCodec

@@ -19,15 +19,7 @@ _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 def write_error(error: OSError, address: str) -> NtkdistError:
-    """Return the one-line error for a failed write of a file.
-
-    Args:
-        error: The error of the file system.
-        address: The file or folder.
-
-    Returns:
-        The error to raise: ``StoreError`` for a full disk, else ``InputError``.
-    """
+    """Return the one-line error for a failed write of a file."""
     reason = error.strerror or str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StoreError(f"{address}: cannot be written ({reason}); free some space and resume")

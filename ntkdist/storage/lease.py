@@ -234,11 +234,7 @@ class Lease:
 
 
 def holder_of(address: str) -> Holder | None:
-    """Return the holder of a run's lease, dead or alive; None if there is none.
-
-    Args:
-        address: The run's folder or URL.
-    """
+    """Return the holder of a run's lease, dead or alive; None if there is none."""
     text = storage.read_text(storage.join(address, FILE))
     return None if text is None else Holder.parse(text)
 

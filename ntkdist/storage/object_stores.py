@@ -97,13 +97,6 @@ _used_by: int | None = None
 def store_of(place: Place, *, retries: bool = True) -> ObjectStore:
     """Return the client of a bucket, created once per process and environment.
 
-    Args:
-        place: A place in the bucket.
-        retries: Whether the client itself retries a failed request.
-
-    Returns:
-        The obstore client. It holds credentials: never store, pickle or send it.
-
     Raises:
         InputError: The environment has no credentials.
         StoreError: This process was forked from one that has used an object store.
@@ -186,13 +179,6 @@ def patience() -> float:
 def with_retries(place: Place, request: Callable[[], T]) -> T | None:
     """Send a request, and send it again while it fails for a transient reason.
 
-    Args:
-        place: The place of the request, for messages.
-        request: Sends it; it may be called several times.
-
-    Returns:
-        Its answer; None if the object does not exist.
-
     Raises:
         InputError: There is no such bucket, or the credentials are refused.
         StoreError: There was no answer for too long, or the request failed otherwise.
@@ -248,18 +234,7 @@ def is_transient(error: Exception) -> bool:
 
 
 def request_error(error: Exception, place: Place, waited: float) -> NtkdistError:
-    """Return the one-line error for a failed request.
-
-    Args:
-        error: The error of obstore. Its message has many lines, in which some services repeat
-            the access key.
-        place: The place of the request.
-        waited: Seconds of retries.
-
-    Returns:
-        The error to raise: ``InputError`` for a missing bucket or missing or refused credentials,
-        else ``StoreError``.
-    """
+    """Return the one-line error for a failed request."""
     from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
 
     code = _code(error)

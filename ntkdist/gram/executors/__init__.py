@@ -49,15 +49,6 @@ class Executor(Protocol):
     ) -> ExecutorSummary:
         """Compute the tiles, whatever happens to the workers.
 
-        Args:
-            job: What to compute; its stores are there.
-            keys: Which tiles.
-            emit: Told every event.
-            stop: Once set, no more tiles are handed out; those in flight are finished.
-
-        Returns:
-            What became of the tiles. A tile that fails for good does not stop the others.
-
         Raises:
             StageError: If no worker is left, or none can start.
         """

@@ -155,12 +155,7 @@ class TileScheduler:
         return key in self._shared
 
     def take(self, worker: str, *, idle: bool = True) -> tuple[TileKey, int] | None:
-        """Hand out a tile with the number of the attempt; None if there is none.
-
-        Args:
-            worker: Who takes it.
-            idle: Whether it has no other tile.
-        """
+        """Hand out a tile with the number of the attempt; None if there is none."""
         key = (
             self._quarantined.popleft() if idle and self._quarantined else self._queue.take(worker)
         )
@@ -199,11 +194,6 @@ class TileScheduler:
 
         A tile that was alone is tried only as often as one that raises; from then on, the deaths
         at which it was one of several count too.
-
-        Args:
-            worker: Its name.
-            keys: The tiles it had.
-            reason: Why it died.
         """
         self._queue.forget(worker)
         if len(keys) == 1:

@@ -123,11 +123,7 @@ class Checkpoint:
 
 
 def drop_checkpoint(url: str) -> None:
-    """Delete the state of a refurbishment, once its result is stored elsewhere.
-
-    Args:
-        url: The ``checkpoint`` of ``refurbish``; it need not exist.
-    """
+    """Delete the state of a refurbishment, once its result is stored elsewhere."""
     import zarr
 
     zarr.open_group(storage.zarr_store(url), mode="w").attrs["kind"] = KIND

@@ -46,11 +46,6 @@ def draw_figures(
         discovery: Wrong labels in the order of quality, where true labels are known.
         given: (N,) given labels.
         timeline: The run's events.
-
-    Returns:
-        (SVG, caption) by name: ``bars``, ``curve`` or ``changes``, ``noise``, ``discovery`` or
-        ``quality``, ``gram``, ``centred``, ``spectrum``, ``kpca``, ``kpca_next``, ``Z_given``,
-        ``Z_refurbished``, ``Z_true``, ``throughput``.
     """
     figures: dict[str, tuple[str, str]] = {}
     if findings is not None:

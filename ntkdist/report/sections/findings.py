@@ -192,13 +192,6 @@ class ClassRow:
 def read_reliability(run: Run, summary: Mapping[str, Any]) -> Reliability | None:
     """Read how far the results of the label stage can be trusted; None for older versions.
 
-    Args:
-        run: The run.
-        summary: The label stage's summary.
-
-    Returns:
-        The reliability.
-
     Raises:
         StoreError: If it cannot be understood, or the noise matrix has another shape.
     """
@@ -246,12 +239,6 @@ def read_reliability(run: Run, summary: Mapping[str, Any]) -> Reliability | None
 def read_findings(run: Run) -> Findings | None:
     """Read what the label stage stored; None if it has not finished.
 
-    Args:
-        run: The run.
-
-    Returns:
-        The findings.
-
     Raises:
         StoreError: If an array is missing, corrupt, or of another length than the labels.
     """
@@ -295,9 +282,6 @@ def confusions(reliability: Reliability, given: NDArray[np.int64]) -> list[tuple
     Args:
         reliability: With the noise matrix.
         given: (N,) given labels; classes without a label are left out, nothing is known of them.
-
-    Returns:
-        Every pair of two classes; none without a noise matrix.
     """
     T = reliability.transition
     if T is None:
@@ -343,9 +327,6 @@ def worst_issues(
         given: (N,) given labels.
         true: (N,) true labels where they are known.
         most: How many at most.
-
-    Returns:
-        At most ``most`` issues.
     """
     if findings.can_judge:
         listed = np.flatnonzero(findings.is_issue)
@@ -398,9 +379,6 @@ def class_rows(
         findings: What the label stage found, if it has finished.
         given: (N,) given labels.
         true: (N,) true labels where they are known.
-
-    Returns:
-        One row a class.
     """
     K = len(names)
 
@@ -423,16 +401,7 @@ def class_rows(
 
 
 def missing_parts(run: Run, timeline: Timeline, findings: Findings | None) -> list[str]:
-    """List what a run does not hold yet, in the order in which it is computed.
-
-    Args:
-        run: The run.
-        timeline: Its events.
-        findings: What the label stage found, if it has finished.
-
-    Returns:
-        Phrases; empty if the run is complete.
-    """
+    """List what a run does not hold yet, in the order in which it is computed."""
     if findings is not None:
         return []
     parts: list[str] = []
@@ -508,14 +477,7 @@ class Spectrum:
 
 
 def read_geometry(run: Run) -> Geometry:
-    """Read what the label stage stored about the kernel itself.
-
-    Args:
-        run: The run.
-
-    Returns:
-        The geometry; None for what is not stored.
-    """
+    """Read what the label stage stored about the kernel itself."""
     eigenvalues = points = images = None
     explained: tuple[float, ...] = ()
     if run.has("noise", "eigenvalues") and run.is_current("noise"):
@@ -539,9 +501,6 @@ def entangled_pairs(
         counts: (K,) class sizes.
         most: How many pairs at most.
 
-    Returns:
-        Pairs k < d with Z_kd below 0.
-
     Source:
         DeOliveira et al. 2025 (ranking of pairs by Z).
     """
@@ -559,9 +518,6 @@ def colored_classes(given: NDArray[np.int64], suspicious: NDArray[np.bool_], K: 
         given: (N,) given labels.
         suspicious: (N,) labels that look wrong.
         K: How many classes there are.
-
-    Returns:
-        At most ten; of more classes those with the most suspicious labels.
     """
     trouble = np.bincount(given[suspicious], minlength=K)
     order = np.lexsort((np.arange(K), -np.bincount(given, minlength=K), -trouble))
@@ -598,9 +554,6 @@ class Discovery:
             quality: (N,) low = suspicious.
             wrong: (N,) which labels are wrong.
             flagged: (N,) which look wrong.
-
-        Returns:
-            The discovery; None if no label is wrong.
         """
         if not wrong.any():
             return None

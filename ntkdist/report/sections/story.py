@@ -112,12 +112,7 @@ def _precision_sentence(findings: Findings) -> str:
 
 
 def verdict_sentence(reliability: Reliability, ranking: str) -> str:
-    """Return what the verdict means.
-
-    Args:
-        reliability: The verdict.
-        ranking: Where the ranking of all labels is stored.
-    """
+    """Return what the verdict means."""
     if reliability.verdict == RELIABLE and reliability.rate_was_set:
         return (
             "With the noise rate that was set, the kernel tells its own errors from wrong labels."
@@ -375,15 +370,7 @@ def judgement(
 def listing(
     run: Run, findings: Findings | None, issues: Sequence[Issue], files: bool, judged: str
 ) -> list[str]:
-    """Return what is said above the list of suspicious labels, or of the head of the ranking.
-
-    Args:
-        run: The run.
-        findings: What the label stage found, if it has finished.
-        issues: Those that are listed.
-        files: Whether they have file names.
-        judged: What ``judgement`` says of the suggestions.
-    """
+    """Return what is said above the list of suspicious labels, or of the head of the ranking."""
     if findings is None:
         return []
     shown, flagged = len(issues), findings.num_issues

@@ -32,16 +32,6 @@ def cluster(
     environment's RAY_ADDRESS, names a cluster to join; without one a local cluster is
     started and shut down at the end.
 
-    Args:
-        address: Of a running cluster, or None.
-        cpus: Logical CPUs of a local cluster.
-        gpus: GPUs of a local cluster; 0 leaves it to Ray to find them.
-        environment: More environment variables for the workers of a cluster that is
-            started here; elsewhere each actor must ask for them.
-
-    Yields:
-        The ``ray`` module, and whether the cluster was started here.
-
     Raises:
         InputError: If there is no cluster at the address.
     """
@@ -111,15 +101,7 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 def actor_environment(*, threads: int, gpus: float) -> dict[str, str]:
-    """Return the environment variables of an actor.
-
-    Args:
-        threads: Threads of BLAS, OpenMP and Numba in one actor.
-        gpus: GPUs of one actor.
-
-    Returns:
-        Name → value.
-    """
+    """Return the environment variables of an actor."""
     names = ("OMP", "OPENBLAS", "MKL", "NUMBA")
     variables = {f"{name}_NUM_THREADS": str(threads) for name in names}
     if not gpus:
@@ -154,14 +136,6 @@ def look(ray: Any, *, threads: int, gpus: float) -> Nodes:
 
     Spot pre-emptions, and nodes that an autoscaler or ``ray drain-node`` takes away, are
     announced some time before; nothing new is placed on such a node.
-
-    Args:
-        ray: The ``ray`` module, connected.
-        threads: CPUs of one worker.
-        gpus: GPUs of one worker.
-
-    Returns:
-        What is there.
     """
     # what Ray's own libraries read; there is no public call for it
     leaving = frozenset(ray._private.state.state.get_draining_nodes())

@@ -141,19 +141,7 @@ class RayExecutor:
         stop: threading.Event,
         resources: dict[str, Any],
     ) -> ExecutorSummary:
-        """Compute the tiles on a cluster that is connected already; see ``Executor.run``.
-
-        Args:
-            ray: The ``ray`` module, or what stands in for it in a simulation.
-            job: What to compute, with the threads of one worker.
-            keys: Which tiles.
-            emit: Receives every event.
-            stop: Once set, no more tiles are handed out.
-            resources: Options of an actor, ``num_cpus`` and ``num_gpus`` at least.
-
-        Returns:
-            What became of the tiles.
-        """
+        """Compute the tiles on a cluster that is connected already; see ``Executor.run``."""
         scheduler = TileScheduler(keys, emit, retries=self._retries)
         pool = RayWorkerPool(
             ray,
@@ -240,13 +228,6 @@ class RayExecutor:
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
         """Run a function once on a worker's node, with a worker's resources.
-
-        Args:
-            function: Of this package, importable on every node.
-            args: Its arguments, which travel through Ray.
-
-        Returns:
-            What it returns.
 
         Raises:
             StageError: If it raised there, or its worker died.
