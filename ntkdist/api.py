@@ -12,7 +12,7 @@ from ntkdist import storage
 from ntkdist.config import RunConfig, load_yaml
 from ntkdist.errors import InputError, StageError
 from ntkdist.pipeline import Pipeline
-from ntkdist.pipeline.findings import probability_columns, with_probabilities
+from ntkdist.pipeline.labels import probability_columns, with_probabilities
 from ntkdist.report import write_report
 from ntkdist.runs import STAGES, Run
 

@@ -1,7 +1,8 @@
-"""Parts of the label stage: events of its progress, and the locked images."""
+"""The label stage beside the methods: its progress, the locked images, and what it stores."""
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +12,11 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.errors import InputError
+from ntkdist import storage
+from ntkdist.config import RunConfig
+from ntkdist.errors import InputError, StageError
 from ntkdist.events.types import FlipsMade, PosteriorRound, StepContinues
+from ntkdist.runs.run import Run
 
 EVERY = 5.0  # seconds between two events
 
@@ -108,3 +112,194 @@ def read_locked(path: str | None, n: int) -> NDArray[np.int64] | None:
             )
         numbers.add(int(line))
     return np.array(sorted(numbers), dtype=np.int64)
+
+
+_THUMBNAIL = 400  # most bins of the Gram's picture by class
+_POINTS = 1500  # images of the kernel PCA: more lie on one another
+_COMPONENTS = 4
+_PICTURE = 1e-5  # relative residual of an eigenvector that is looked at
+
+
+def summarise(
+    run: Run, settings: RunConfig, ridge: float, inverse: Any, given: np.ndarray, result: Any
+) -> dict[str, Any]:
+    """Store Z of the given, refurbished and true labels; return what to say about them.
+
+    Args:
+        run: Where to store.
+        settings: The run's configuration.
+        ridge: The ridge of the inverse.
+        inverse: (N, N) inverse Gram, anything ``as_inverse`` takes.
+        given: (N,) given labels.
+        result: What ``refurbish`` returned for them.
+    """
+    from ntkdist.labels import block_error, one_hot
+    from ntkdist.labels.class_matrix import class_sums, product
+
+    K = run.num_classes
+    true = run.read("inputs", "labels_true") if run.has("inputs", "labels_true") else None
+    losses: dict[str, float | None] = {"true": None}
+    sets = {"given": given, "refurbished": result.labels}
+    if true is not None:
+        sets["true"] = true
+    # all at once: the factor, or the inverse, may have to be read from disk for it
+    G = product(inverse, np.hstack([one_hot(labels, K) for labels in sets.values()]))
+    for place, (name, labels) in enumerate(sets.items()):
+        Z = class_sums(G[:, place * K : (place + 1) * K], labels)
+        run.write(f"labels/Z_{name}", Z)
+        losses[name] = block_error(Z, np.bincount(labels, minlength=K), settings.labels.beta)
+    summary: dict[str, Any] = {
+        "kind": "ntk",
+        "method": settings.labels.method,
+        "steps": settings.labels.steps,
+        "beta": settings.labels.beta,
+        "ridge": ridge,
+        "flips": len(result.history),
+        "stopped": result.stopped,
+        "left_out": list(result.left_out),
+        "noise_rate": result.noise.rate,
+        "noise_reason": f"{result.noise.kind}: {result.posterior.estimate.reason}",
+        "reliability": result.reliability.to_dict(),
+        "abstained": int(result.abstained.sum()),
+        "block_error": losses,
+        "corrupted": None,
+        "restored_share": None,
+        "accuracy_given": None,
+        "accuracy_refurbished": None,
+    }
+    if true is not None:
+        wrong = given != true
+        right = result.labels == true
+        summary |= {
+            "corrupted": int(wrong.sum()),
+            "restored_share": float(right[wrong].mean()) if wrong.any() else None,
+            "accuracy_given": float((~wrong).mean()),
+            "accuracy_refurbished": float(right.mean()),
+        }
+    return summary
+
+
+def write_table(run: Run, table: Any, *, probabilities: bool = False) -> None:
+    """Write ``labels.csv``, most suspicious first, into the run."""
+    names = np.array(run.manifest.class_names)
+    if files := run.files():
+        table.insert(1, "file", files)
+    table = table.sort_values("label_quality", kind="stable")
+    for name in ("given", "suggested"):
+        place = table.columns.get_loc(f"{name}_label") + 1
+        table.insert(place, f"{name}_class", names[table[f"{name}_label"]])
+    if probabilities:
+        table = with_probabilities(run, table)
+    _store(run, table)
+
+
+def add_probabilities(run: Run) -> None:
+    """Give a ``labels.csv`` that is there the columns of class probabilities, if it lacks them."""
+    import pandas as pd
+
+    content = storage.read_bytes(run.address("labels.csv"))
+    if content is None:
+        return
+    # as text, so that every other cell stays what it is
+    table = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
+    if not set(probability_columns(run)) <= set(table.columns):
+        _store(run, with_probabilities(run, table))
+
+
+def probability_columns(run: Run) -> list[str]:
+    """Return the names of the columns of class probabilities, in the order of the classes."""
+    return [f"probability_{name}" for name in run.manifest.class_names]
+
+
+def with_probabilities(run: Run, table: Any) -> Any:
+    """Return a table of a run's images with a column of probabilities for each class.
+
+    Raises:
+        StageError: An older version looked at the labels, which kept no probabilities.
+    """
+    import pandas as pd
+
+    if not run.has("labels", "pred_probs"):
+        raise StageError(
+            f"{run.url}: its labels were looked at by a version that kept no probabilities; "
+            f"ntkdist labels {run.url} --probabilities"
+        )
+    names = probability_columns(run)
+    rows = run.read("labels", "pred_probs")[table["index"].astype(int)]
+    columns = pd.DataFrame(rows.astype(np.float64).round(6), columns=names, index=table.index)
+    return pd.concat([table.drop(columns=names, errors="ignore"), columns], axis=1)
+
+
+def _store(run: Run, table: Any) -> None:
+    with storage.writing(run.address("labels.csv")) as path:
+        table.to_csv(path, index=False)
+
+
+def thumbnail(
+    gram: Any, labels: np.ndarray, num_classes: int, bins: int = _THUMBNAIL
+) -> tuple[np.ndarray, list[float]]:
+    """Average a Gram matrix, its images ordered by class, down to a small picture.
+
+    Args:
+        gram: (N, N) with row slicing; read in bands of rows.
+        labels: (N,) classes to order by.
+        num_classes: K.
+        bins: Most rows of the picture.
+
+    Returns:
+        (m, m) float32 with m = min(N, bins), and the K + 1 class boundaries in bins.
+    """
+    n = len(labels)
+    m = min(n, bins)
+    order = np.argsort(labels, kind="stable")
+    place = np.empty(n, np.int64)  # bin of each image
+    place[order] = np.arange(n) * m // n
+    sizes = np.bincount(place, minlength=m).astype(np.float64)
+    picture = np.zeros((m, m))
+    columns = np.argsort(place, kind="stable")
+    starts = np.searchsorted(place[columns], np.arange(m))
+    band = max(1, 2**25 // (8 * n))
+    for start in range(0, n, band):
+        rows = np.asarray(gram[start : start + band, :], np.float64)
+        summed = np.add.reduceat(rows[:, columns], starts, axis=1)
+        np.add.at(picture, place[start : start + band], summed)
+    counts = np.bincount(labels, minlength=num_classes)
+    bounds = np.concatenate([[0], np.cumsum(counts)]) * (m / n)
+    return (picture / np.outer(sizes, sizes)).astype(np.float32), [float(b) for b in bounds]
+
+
+def store_kpca(run: Run, gram: Any, labels: np.ndarray) -> None:
+    """Store a class-balanced sample of the images in the leading kernel principal components.
+
+    Component k is √λ_k v_k of the sample's centred Gram, so that distances in the picture are
+    those of the kernel's features (``ntkdist.labels.kpca`` scales by λ_k, as its source does). The
+    sample is drawn with a fixed seed. A few passes over it are enough for a picture.
+
+    Args:
+        run: Where ``labels/kpca/points`` (m, c) and ``labels/kpca/images`` (m,) go; the
+            attribute ``explained`` of the former holds the components' shares of the variance.
+        gram: (N, N) with row slicing.
+        labels: (N,) given labels.
+
+    Source:
+        Schölkopf, Smola and Müller 1998.
+    """
+    from ntkdist.data import select
+    from ntkdist.linalg import NotConvergedError, submatrix, top_eigenpairs
+
+    chosen = select(labels, min(len(labels), _POINTS), "balanced", 0)
+    sample = submatrix(gram, chosen, chosen)
+    found: Any
+    components = min(_COMPONENTS, len(chosen) - 1)
+    try:
+        found = top_eigenpairs(sample, components, centered=True, tolerance=_PICTURE)
+    except NotConvergedError as error:  # as near as it came is near enough to look at
+        found = error.result
+    values = np.maximum(np.asarray(found.values), 0.0)
+    total = float(found.total)  # 0 where all images are alike
+    run.write("labels/kpca/images", chosen)
+    run.write(
+        "labels/kpca/points",
+        np.asarray(found.vectors) * np.sqrt(values),
+        {"explained": [float(value) / total if total > 0 else 0.0 for value in values]},
+    )

@@ -23,16 +23,19 @@ from ntkdist.events.bus import Subscribers
 from ntkdist.events.log import EventLog
 from ntkdist.events.types import DriverWaited, RunStarted, StageDone, StageStarted
 from ntkdist.gram.signals import StopFlag, stop_on_signals
-from ntkdist.pipeline.findings import (
+from ntkdist.pipeline.gram import Matrix, compute_matrix, cores, gram_of
+from ntkdist.pipeline.growth import current_factor, grow_factor, roll_forward
+from ntkdist.pipeline.labels import (
+    FlipProgress,
+    RoundProgress,
     add_probabilities,
+    read_locked,
     store_kpca,
     summarise,
     thumbnail,
+    watched,
     write_table,
 )
-from ntkdist.pipeline.gram import Matrix, compute_matrix, cores, gram_of
-from ntkdist.pipeline.growth import current_factor, grow_factor, roll_forward
-from ntkdist.pipeline.labels import FlipProgress, RoundProgress, read_locked, watched
 from ntkdist.pipeline.reuse import take_from_origin
 from ntkdist.runs.run import Prepared, Run
 from ntkdist.storage.lease import Holder, Lease

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from ntkdist.events.notebook import in_notebook
-from ntkdist.events.progress import GramProgress
+from ntkdist.events.progress import GramProgress, in_notebook
 from ntkdist.events.types import GramStarted, StageDone, TileDone, TileFailed, WorkerStarted
 
 

@@ -26,7 +26,7 @@ from ntkdist.errors import InputError, StageError, StoreError
 from ntkdist.events.log import read_events
 from ntkdist.gram.store import GramStore
 from ntkdist.pipeline import Pipeline
-from ntkdist.pipeline.findings import thumbnail
+from ntkdist.pipeline.labels import thumbnail
 from tests.gram.conftest import ray_session
 
 __all__ = ["ray_session"]  # fixture

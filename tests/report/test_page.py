@@ -18,7 +18,7 @@ from ntkdist.config import DataConfig
 from ntkdist.display.words import number, percent
 from ntkdist.errors import InputError, StoreError
 from ntkdist.labels import label_report, refurbish
-from ntkdist.pipeline.findings import write_table
+from ntkdist.pipeline.labels import write_table
 from ntkdist.report import write_report
 from ntkdist.report.sections.findings import Spectrum, read_findings
 from ntkdist.report.sections.story import next_step, spectrum_sentences
