@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -175,10 +176,10 @@ def test_a_run_that_was_named_takes_from_the_one_it_follows(here: Path, capsys: 
     assert audit(capsys, "--run", "mine-3", "--architecture", "fc-1")["result"]["gram_from"] is None
 
 
-def test_images_are_read_once(
-    here: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls = []
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The calls that decode images, as they come."""
+    calls: list[Any] = []
     read = readers.load
 
     def counted(*args: Any, **kwargs: Any) -> Any:
@@ -186,9 +187,31 @@ def test_images_are_read_once(
         return read(*args, **kwargs)
 
     monkeypatch.setattr("ntkdist.data.load", counted)
+    return calls
+
+
+def test_images_are_decoded_once_where_labels_were_corrected(
+    here: Path, capsys: Captured, reads: list[Any]
+) -> None:
     correct(4)
     audit(capsys)
-    assert len(calls) == 1
+    assert len(reads) == 1
+
+
+def test_nothing_is_decoded_where_the_files_are_those_of_the_run(
+    here: Path, capsys: Captured, reads: list[Any]
+) -> None:
+    assert audit(capsys)["run"] == "runs/list"
+    assert not reads
+    correct(4)
+    assert audit(capsys)["run"] == "runs/list-2"
+    reads.clear()
+    assert audit(capsys)["run"] == "runs/list-2"  # the later run has the files' stamp
+    assert not reads
+    picture = next(Path("photos").rglob("*.png"))
+    os.utime(picture, ns=(0, 0))  # another time, the same pixels
+    assert audit(capsys)["run"] == "runs/list-2"
+    assert len(reads) == 1
 
 
 def spoil(address: str, place: int = 50) -> None:
