@@ -116,7 +116,7 @@ def test_only_missing_tiles_are_counted() -> None:
 def test_many_tiles_are_estimated_by_their_average(monkeypatch: pytest.MonkeyPatch) -> None:
     tiling = Tiling(1200, 20)
     played = gram_seconds(tiling, tiling.keys(), [COST] * 7)
-    monkeypatch.setattr("ntkdist.planning.schedule._PLAYED", 10)
+    monkeypatch.setattr("ntkdist.planning.devices._PLAYED", 10)
     assert gram_seconds(tiling, tiling.keys(), [COST] * 7) == pytest.approx(played, rel=0.02)
 
 
@@ -392,7 +392,7 @@ def test_table_names_what_a_user_asks_for(tmp_path: Path, quick: None) -> None:
     text = describe_plan(plan)
     for words in (
         "15 of 15 to compute, edge 20",
-        "factor 39.45 KiB",
+        "factor 39.5 KiB",
         "a worker",
         "device hours",
         "rate given",
