@@ -136,7 +136,7 @@ CASES = [
     ("demo --gram.executor", "--gram.executor", "--help lists"),
     ("demo --run s3://key:secret@bucket/x", "a user, a port", "credentials in the environment"),
     ("status s3://key:secret@bucket/x", "a user, a port", "credentials in the environment"),
-    ("demo --run htp://x/y", "htp://", "take a folder's path"),
+    ("demo --run htp://x/y", "htp://", "give a folder's path"),
     ("demo --run file", "file: is a file", "give a folder"),
     ("demo --run file/x", "cannot be written", "give another --run"),
     ("demo --run /proc/nothing", "cannot be written", "give another --run"),
