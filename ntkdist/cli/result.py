@@ -17,7 +17,6 @@ from cyclopts import CoercionError, CycloptsError
 from ntkdist.cli.console import StageTime, Table, Terminal
 from ntkdist.config import RunConfig
 from ntkdist.errors import InputError, InterruptedRunError, NtkdistError, StageError, StoreError
-from ntkdist.events.types import Event
 
 if TYPE_CHECKING:
     from ntkdist.pipeline import Pipeline
@@ -190,8 +189,7 @@ def plain(value: Any) -> Any:
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [plain(item) for item in value]
-    as_fields = isinstance(value, Event) or type(value).__str__ is object.__str__
-    if dataclasses.is_dataclass(value) and as_fields:
+    if dataclasses.is_dataclass(value) and type(value).__str__ is object.__str__:
         fields = (one for one in dataclasses.fields(value) if one.repr)
         return {one.name: plain(getattr(value, one.name)) for one in fields}
     return str(value)

@@ -51,6 +51,8 @@ class _ProgressEvent(Event):
 
     throttled: ClassVar[bool] = True
     timestamp: float = field(default_factory=time.time, compare=False)
+    # not in repr, so that results printed as JSON hold the timestamp alone
+    time: float = field(default_factory=time.time, compare=False, repr=False)
 
 
 # -- a driver and its stages ----------------------------------------------------------------
