@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 
 from ntkdist.config import RunConfig
 from ntkdist.errors import InputError
+from ntkdist.gram.executors.ray.cluster import cores
 from ntkdist.runs.run import Run
 from ntkdist.words import counted
 
@@ -190,8 +190,3 @@ def _edge(
     else:
         choice = measure()
     return choice.edge, choice.reason
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0))

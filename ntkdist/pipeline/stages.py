@@ -23,7 +23,7 @@ from ntkdist.events.bus import Subscribers
 from ntkdist.events.log import EventLog
 from ntkdist.events.types import DriverWaited, RunStarted, StageDone, StageStarted
 from ntkdist.gram.signals import StopFlag, stop_on_signals
-from ntkdist.pipeline.gram import Matrix, compute_matrix, cores, gram_of
+from ntkdist.pipeline.gram import Matrix, compute_matrix, gram_of
 from ntkdist.pipeline.growth import current_factor, grow_factor, roll_forward
 from ntkdist.pipeline.labels import (
     FlipProgress,
@@ -201,7 +201,7 @@ class Pipeline:
     @contextmanager
     def scheduler(self) -> Iterator[str | None]:
         """Yield the scheduler of the factor stage, with a Ray cluster where it needs one."""
-        from ntkdist.gram.executors.ray.cluster import cluster, package_path
+        from ntkdist.gram.executors.ray.cluster import cluster, cores, package_path
 
         name = self.config.factor.scheduler
         if name != "ray":

@@ -2,7 +2,7 @@
 
 Covers every network of Conv (odd size, SAME, stride 1), Dense, Relu, Erf, AvgPool, Flatten and
 GlobalAvgPool, in float32 and float64. ``prepare`` computes in float64 what depends on one image
-alone; ``_plan`` lays it out, and ``_cpu_loops`` reads it.
+alone; ``plan`` lays it out, and ``cpu.loops`` reads it.
 
 Errors in float32 are about 1e-6 of an entry, also between near duplicates, to any depth and at
 any contrast. Two limits: with biases or erf a network is not homogeneous, and where two images

@@ -4,7 +4,7 @@ Images are vectors, so the only work that grows with their size is one distance 
 blocked like a matrix product, four row images by two vectors of column images in registers;
 but it adds up (x − y)², which costs no more where additions have pipes of their own and keeps
 the digits that |x|² + |y|² − 2xy loses between near duplicates. The layers behind it go
-through cells in cache, as in ``_cpu_loops``.
+through cells in cache, as in ``cpu.loops``.
 """
 
 from __future__ import annotations

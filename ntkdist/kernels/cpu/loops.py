@@ -15,7 +15,7 @@ not depend on the image's size. Every lane does the same operations in the same 
 entry's bits do not depend on its neighbours.
 
 A layer is one sweep over the rows of a class: what stands in front of the linear layer
-(``_cpu_cells``), sums along the row, and sums over a ring of the last rows. ReLU in front of a
+(``cpu.cells``), sums along the row, and sums over a ring of the last rows. ReLU in front of a
 3 × 3 filter, which is nearly all of the work, goes through registers in one loop. An average
 pool mixes displacements: all classes of a block add up in one array in memory,
 (p, q, i, j) of the pooled images, which the classes of the next block start from.

@@ -1,6 +1,6 @@
-"""Sweeps over one displacement class, each a layer of the network (Numba); see ``_cpu_loops``.
+"""Sweeps over one displacement class, each a layer of the network (Numba); see ``cpu.loops``.
 
-A sweep applies what stands in front of a linear layer (``_cpu_cells``), sums along the rows,
+A sweep applies what stands in front of a linear layer (``cpu.cells``), sums along the rows,
 and sums over a ring of the last rows. ReLU in front of a 3 × 3 filter, which is nearly
 all of the work, goes through registers in one loop, and so do pixels and windows.
 """

@@ -2,8 +2,8 @@
 
 Covers the same networks. ``prepare`` computes on the device, in float64, what depends on one image
 alone; ``block`` runs the blocks between pools one after the other on as many pairs of
-images as fit the free memory: ``_cuda_fused`` where a block is ReLUs behind 3 × 3 filters,
-else ``_cuda_general``, and ``_cuda_dense`` for fully connected networks. Nothing is added up
+images as fit the free memory: ``cuda.fused`` where a block is ReLUs behind 3 × 3 filters,
+else ``cuda.general``, and ``cuda.dense`` for fully connected networks. Nothing is added up
 atomically, and the order of every sum depends on the network and the images' size alone, so an
 entry has the same bits in every block and every run on a kind of GPU.
 

@@ -1,4 +1,4 @@
-"""What one cell of a displacement class goes through on a GPU; see ``_cpu_cells`` for the units.
+"""What one cell of a displacement class goes through on a GPU; see ``cpu.cells`` for the units.
 
 The same arithmetic as there with one difference: a correlation needs the root of e/(ab) with
 e = ab − K, and e·(1/√(e·ab)) gives it with one special function and without the inverses 1/a and
@@ -30,7 +30,7 @@ def cell_functions(dtype: str) -> dict[str, Any]:
 
     ``relu`` and ``relu_signed`` (for correlations of both signs) take Δ, Θ, the two roots and 1 if
     the layer in front is trained, and return twice Δ and Θ; ``half_erf`` is that of
-    ``_cpu_cells``; ``activate`` takes a kind of sweep and pointers to the numbers of both pixels,
+    ``cpu.cells``; ``activate`` takes a kind of sweep and pointers to the numbers of both pixels,
     ``plane`` apart, and the unit of the state, and returns Δ and Θ behind it.
     """
     real = np.dtype(dtype).type
@@ -67,7 +67,7 @@ def cell_functions(dtype: str) -> dict[str, Any]:
         slope = p if negative else one - p
         return kept - (f * y) * gap_of(s), total * slope
 
-    # for arcsin as in ``_cpu_cells.half_erf``: polynomials of 1 − z
+    # for arcsin as in ``cpu.cells.half_erf``: polynomials of 1 − z
     plain_of = _polynomial("plain", [real(x / np.pi) for x in ARCCOS[dtype]])
     small_root = real(np.sqrt(0.5))
 

@@ -68,8 +68,8 @@ def _dense(A, B, size, channels, symmetric, table, units, last, found):
         size: Numbers of an image.
         channels: How many of them are pixels.
         symmetric: Whether what stands below the diagonal is left out.
-        table: As for ``_cuda_general``.
-        units: As for ``_cuda_general``.
+        table: As for ``cuda.general``.
+        units: As for ``cuda.general``.
         last: Index of the last sweep.
         found: (n, m, 2) float64, Δ and Θ, to fill.
     """

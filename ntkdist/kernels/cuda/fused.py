@@ -8,8 +8,8 @@ classes (p, q) of one row displacement p, and copy the numbers of a layer into s
 they compute the one before. (Read through the cache, they cost two thirds of the time:
 teams drift apart, and the layers that they stand at do not fit it together.) Where an entry has one
 class, as without pooling, teams share nothing and read device memory. Cuts and units are those of
-``_cpu_loops``; where a link is cut, Δ is half of the variance of the pixel that one image still
-has, and Θ is zero. How a block ends in an average pool is in ``_cuda_windows``.
+``cpu.loops``; where a link is cut, Δ is half of the variance of the pixel that one image still
+has, and Θ is zero. How a block ends in an average pool is in ``cuda.windows``.
 
 The sums over a class are in the dtype along a column and in float64 beyond, in an order that
 depends on the network and the images' size alone.

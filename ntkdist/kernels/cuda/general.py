@@ -2,7 +2,7 @@
 
 ``general_kernel``: a team of lanes takes a chunk of displacement classes of one pair, one class
 at a time, with the state in device memory, where the caches hold it. Slower than
-``_cuda_fused``, which takes the blocks that matter.
+``cuda.fused``, which takes the blocks that matter.
 
 ``pool_kernel``: an average pool. A window of one image with a window of the other averages over
 cells of several classes; each thread gathers one such pair of windows, always in the
@@ -57,7 +57,7 @@ def _general(
     """Run one block.
 
     Args:
-        pairs: As for ``_cuda_fused``, and so are all up to ``cells`` but the next two.
+        pairs: As for ``cuda.fused``, and so are all up to ``cells`` but the next two.
         table: (last + 1, 6) int64, see the constants above.
         units: (last + 1, 3) of the dtype, see the constants above.
         H: Rows of the block's images.

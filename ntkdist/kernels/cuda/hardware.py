@@ -1,4 +1,4 @@
-"""``_cuda_intrinsics`` on a GPU: a team is a warp."""
+"""``cuda.intrinsics`` on a GPU: a team is a warp."""
 
 from __future__ import annotations
 

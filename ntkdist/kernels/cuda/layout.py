@@ -70,7 +70,7 @@ class Pooling:
     Attributes:
         first: The first P, negative where they go around.
         count: How many P.
-        starts: The first q of each part (``_cuda_spec.Parts``) that is needed.
+        starts: The first q of each part (``spec.Parts``) that is needed.
     """
 
     first: int
@@ -110,10 +110,10 @@ class Block:
         pitch: Numbers from one row of a plane to the next.
         plane: Numbers of a plane.
         copy: From a number to its copy in the plane; 0 where rows are kept once.
-        table: (sweeps, 6) int64 for ``_cuda_general``.
-        planes: (sweeps, 4) int64 for ``_cuda_fused``.
-        units: (sweeps, 3) of the dtype for ``_cuda_general``.
-        fused_units: (sweeps, 3) of the dtype for ``_cuda_fused``.
+        table: (sweeps, 6) int64 for ``cuda.general``.
+        planes: (sweeps, 4) int64 for ``cuda.fused``.
+        units: (sweeps, 3) of the dtype for ``cuda.general``.
+        fused_units: (sweeps, 3) of the dtype for ``cuda.fused``.
         fused: What the fused kernel is compiled for, or None where the general one is needed.
         pool: Edge of the windows behind; 0 at the end.
         classes: Displacement classes of an entry.

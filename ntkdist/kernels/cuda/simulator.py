@@ -1,4 +1,4 @@
-"""``_cuda_intrinsics`` without a GPU: a team is a few simulated threads (``_cuda_threads``).
+"""``cuda.intrinsics`` without a GPU: a team is a few simulated threads (``cuda.threads``).
 
 Device functions are plain functions here, and pointers know their array's bounds.
 """

@@ -1,4 +1,4 @@
-"""What is known of a fused kernel (``_cuda_fused``) when it is compiled."""
+"""What is known of a fused kernel (``cuda.fused``) when it is compiled."""
 
 from __future__ import annotations
 

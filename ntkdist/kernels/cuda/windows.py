@@ -1,4 +1,4 @@
-"""How a fused kernel (``_cuda_fused``) adds up the cells behind a block into pairs of windows.
+"""How a fused kernel (``cuda.fused``) adds up the cells behind a block into pairs of windows.
 
 An average over 2 × 2 windows takes window I of the row image and I + P of the column image
 together from rows of the classes p = 2P − 1, 2P and 2P + 1: of an even p both rows of a window
