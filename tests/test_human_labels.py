@@ -63,7 +63,7 @@ def call(data, tmp_path, monkeypatch, capsys):
 
         out = tmp_path / "out"
         given = ["--data", str(data), "--n", str(N), "--out", str(out), "--no-cnn", *words]
-        monkeypatch.setattr(sys, "argv", ["human_labels.py", *given])
+        monkeypatch.setattr(sys, "argv", [str(TABLES / "human_labels.py"), *given])
         human_labels.main()
         assert (out / "human_labels.svg").stat().st_size > 0
         record = json.loads((out / "human_labels.json").read_text())

@@ -39,6 +39,7 @@ from ntkdist.pipeline.labels import (
 from ntkdist.pipeline.reuse import take_from_origin
 from ntkdist.runs.run import Prepared, Run
 from ntkdist.storage.lease import Holder, Lease
+from ntkdist.words import counted
 
 if TYPE_CHECKING:
     from ntkdist.gram.store import GramStore
@@ -76,14 +77,14 @@ class Pipeline:
         started = time.monotonic()
         self._emit = Subscribers(*self._subscribers)
         self._log: EventLog | None = None
-        self._lease = Lease(self.config.run, on_wait=self._wait_for, on_lost=self._give_way)
+        self._lease = Lease(self.config.run, on_wait=self._on_wait, on_lost=self._on_lease_lost)
         self._signals = stop_on_signals()
         self.stop: threading.Event = self._signals.__enter__()
         try:
             self.run = roll_forward(
                 Run.create(self.config, hold=self._lease.acquire, prepared=self._prepared)
             )
-            self.config = self.run.config  # with what data.preprocess=auto stands for
+            self.config = self.run.config  # data.preprocess=auto is resolved in it
             self._begin(started)
             self.run = take_from_origin(
                 self.run, self.config.gram.tile, self.forward, self.check_stop
@@ -118,10 +119,10 @@ class Pipeline:
             finally:
                 self._lease.release()
 
-    def _wait_for(self, holder: Holder, seconds: float) -> None:
+    def _on_wait(self, holder: Holder, seconds: float) -> None:
         self._emit(DriverWaited(str(holder), seconds))
 
-    def _give_way(self, holder: Holder) -> None:
+    def _on_lease_lost(self, holder: Holder) -> None:
         """Stop as after a signal: another driver has taken over the lease."""
         if isinstance(self.stop, StopFlag):
             self.stop.signal = f"another driver, {holder}"
@@ -129,7 +130,7 @@ class Pipeline:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[list[str]]:
-        """Time a stage; the words that the caller appends to the list go into its ``StageDone``."""
+        """Emit a stage's start and end; words appended to the list go into its ``StageDone``."""
         self.check_stop()
         detail: list[str] = []
         self._emit(StageStarted(name))
@@ -138,22 +139,22 @@ class Pipeline:
         self._emit(StageDone(name, time.monotonic() - started, ", ".join(detail)))
 
     def check_stop(self) -> None:
-        """Raise ``InterruptedRunError`` if a signal has asked to stop."""
+        """Raise ``InterruptedRunError`` if the stop flag is set."""
         if self.stop.is_set():
             name = getattr(self.stop, "signal", "") or "a signal"
             raise InterruptedRunError(f"stopped by {name}; what was finished is kept")
 
     def forward(self, event: Any) -> None:
-        """Emit an event, then stop if a signal asked for it."""
+        """Emit an event, then call ``check_stop``."""
         self._emit(event)
         self.check_stop()
 
     def watched(self, step: str, work: Callable[[Callable[[Any], None]], T]) -> T:
-        """Do a long piece of work in a thread, and emit an event at least every few seconds.
+        """Run long work in a thread, and emit an event at least every few seconds.
 
         Args:
             step: What is done, in words.
-            work: Called with a function that takes its events; raises where a signal asks to stop.
+            work: Called in the thread with a function that emits its events.
 
         Returns:
             What the work returns.
@@ -193,7 +194,7 @@ class Pipeline:
         store = GramStore.open(address, "r", self.run.fingerprint)
         if missing := store.missing():
             raise StageError(
-                f"{self.run.url}: {len(missing)} tiles of the Gram are missing, the first "
+                f"{self.run.url}: {counted(len(missing), 'tile')} of the Gram missing, the first "
                 f"{missing[0]}; ntkdist gram {self.run.url}"
             )
         return store
@@ -211,11 +212,11 @@ class Pipeline:
             yield name
 
     def factor_address(self) -> str:
-        """Return where the factor for this ridge is kept."""
+        """Return the address of the factor for ``ridge()``."""
         return self.run.address("factor", "ntk", f"ridge-{self.ridge():g}")
 
     def ridge(self) -> float:
-        """Return the ridge: the configured one, else the chosen one."""
+        """Return the ridge: as configured, fixed (posterior), or estimated."""
         from ntkdist.labels import POSTERIOR_RIDGE
 
         ridge = self.config.factor.ridge
@@ -226,7 +227,7 @@ class Pipeline:
         return self.choice()["ridge"]
 
     def choice(self) -> dict[str, Any]:
-        """Return the likeliest ridge and the noise of the given labels; stored in the run."""
+        """Estimate ridge and label noise by likelihood, or read them from the run."""
         from ntkdist.labels import choose_ridge
         from ntkdist.labels.checks import check_locked
 
@@ -234,12 +235,12 @@ class Pipeline:
         given = run.read("inputs", "labels")
         locked = read_locked(settings.locked, len(given))
         rate = None if settings.noise_rate == "auto" else settings.noise_rate
-        decides = [NOISE_VERSION, settings.noise, rate, _listed(locked)]
+        parts = [NOISE_VERSION, settings.noise, rate, _listed(locked)]
         key = hashlib.sha256(
-            run.fingerprint.encode() + given.tobytes() + json.dumps(decides).encode()
+            run.fingerprint.encode() + given.tobytes() + json.dumps(parts).encode()
         ).hexdigest()
-        found = run.attributes("noise")
-        if found.get("fingerprint") != key or not run.has("noise", "eigenvalues"):
+        stored = run.attributes("noise")
+        if stored.get("fingerprint") != key or not run.has("noise", "eigenvalues"):
             chosen = self.watched(
                 "choosing the ridge",
                 lambda _: choose_ridge(
@@ -251,7 +252,7 @@ class Pipeline:
                     locked=check_locked(locked, len(given)),
                 ),
             )
-            found = {
+            stored = {
                 "ridge": chosen.ridge,
                 "noise_rate": chosen.noise.rate,
                 "images": chosen.images,
@@ -262,11 +263,11 @@ class Pipeline:
             if chosen.estimate.first_probs is not None:
                 run.write("noise/pred_probs", chosen.estimate.first_probs)
             run.write("noise/eigenvalues", chosen.eigenvalues)
-            run.write_attributes("noise", found)
-        return found
+            run.write_attributes("noise", stored)
+        return stored
 
     def grow_factor(self, address: str, gram: Any, *, appended: bool = True) -> bool:
-        """Bring a factor from before an extension up to date; see ``growth.grow_factor``."""
+        """Append the rows of an extension to an older factor; see ``growth.grow_factor``."""
         return grow_factor(
             self.run,
             address,
@@ -280,9 +281,9 @@ class Pipeline:
         """Factor the Gram plus ridge, and compute the part of its inverse that is needed.
 
         Args:
-            needs: ``inverse``, all of it, stored row by row: what the label methods exact and
-                paper read columns of; ``diagonal``, what posterior needs beside solutions with
-                the factor; ``solutions``, nothing of it. None: what ``labels.method`` needs.
+            needs: ``inverse``: the whole inverse (for exact and paper); ``diagonal``: its
+                diagonal (for posterior); ``solutions``: no part of it, the caller solves with the
+                factor. None: what ``labels.method`` needs.
 
         Returns:
             The factor.
@@ -308,7 +309,7 @@ class Pipeline:
                 factor.inverse(on_event=self.forward)
             elif needs == "diagonal":
                 factor.diagonal_of_inverse(on_event=self.forward)
-            detail.append(f"{_counted(factor.panel_count, 'panel')}, ridge {factor.ridge:g}")
+            detail.append(f"{counted(factor.panel_count, 'panel')}, ridge {factor.ridge:g}")
         return factor
 
     def labels(self) -> None:
@@ -325,7 +326,7 @@ class Pipeline:
                 detail.append("as stored")
                 if settings.probabilities:
                     add_probabilities(run)
-                if not run.has("labels", "kpca", "points"):  # by a version that kept no figures
+                if not run.has("labels", "kpca", "points"):  # by a version without these figures
                     self.choice()
                     self._picture_components(given)
                 return
@@ -359,9 +360,9 @@ class Pipeline:
                 drop_checkpoint(run.address("labels", "checkpoint"))
             flips, issues = summary["flips"], summary["num_issues"]
             posterior = settings.method == "posterior"
-            detail.append(_counted(flips, "changed label" if posterior else "flip"))
+            detail.append(counted(flips, "changed label" if posterior else "flip"))
             judges = result.reliability.can_judge
-            detail.append(_counted(issues, "suspicious label") if judges else "cannot judge")
+            detail.append(counted(issues, "suspicious label") if judges else "cannot judge")
 
     def _inverse(self) -> Any:
         """Return the inverse in the form that the label method asks for."""
@@ -402,23 +403,23 @@ class Pipeline:
         }
         if settings.method == "posterior":
 
-            def decide(tell: Callable[[Any], None]) -> RefurbishResult:
-                def told(event: Any) -> None:
-                    tell(event)
+            def run_posterior(emit: Callable[[Any], None]) -> RefurbishResult:
+                def emit_and_check(event: Any) -> None:
+                    emit(event)
                     self.check_stop()
 
-                observed = inverse.with_listener(told)
-                rounds = RoundProgress(told, ROUNDS)
+                observed = inverse.with_listener(emit_and_check)
+                rounds = RoundProgress(emit_and_check, ROUNDS)
                 return refurbish(observed, given, run.num_classes, on_round=rounds, **options)
 
-            return self.watched("rounds of the posterior", decide)
+            return self.watched("rounds of the posterior", run_posterior)
         blocks = settings.blocks
-        if blocks == "auto":  # G, its transpose and two of its size at work
+        if blocks == "auto":  # four float64 (N, K): G, its transpose, two work arrays
             memory = parse_memory(self.config.factor.memory_limit)
             blocks = -(-32 * len(given) * run.num_classes // memory)
         with self._label_client(blocks) as client:
 
-            def descend(tell: Callable[[Any], None]) -> RefurbishResult:
+            def run_flips(emit: Callable[[Any], None]) -> RefurbishResult:
                 return refurbish(
                     inverse,
                     given,
@@ -427,11 +428,11 @@ class Pipeline:
                     flips_per_step=settings.flips_per_step,
                     client=client,
                     checkpoint=run.address("labels", "checkpoint"),
-                    on_step=FlipProgress(tell, self.check_stop),
+                    on_step=FlipProgress(emit, self.check_stop),
                     **options,
                 )
 
-            return self.watched("changing labels", descend)
+            return self.watched("changing labels", run_flips)
 
     def _picture_components(self, given: np.ndarray) -> None:
         self.watched(
@@ -441,7 +442,7 @@ class Pipeline:
 
     @contextmanager
     def _label_client(self, blocks: int) -> Iterator[Any]:
-        """Yield a client of the cluster that holds the row blocks; None for this process."""
+        """Yield a Dask client for the row blocks; None keeps them in this process."""
         name = self.config.factor.scheduler
         if "://" not in name or blocks == 1:
             yield None
@@ -467,7 +468,3 @@ class Pipeline:
 
 def _listed(locked: np.ndarray | None) -> list[int] | None:
     return None if locked is None else locked.tolist()
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"

@@ -107,7 +107,7 @@ def test_node_that_is_drained_loses_nothing(
         tiles_take(tmp_path, 0)
     assert process.returncode == 0
     (left,) = events(tmp_path, "WorkerLost")
-    assert "about to be taken away" in left["reason"]
+    assert "its node is draining" in left["reason"]
     assert left["keys"] == []
     assert set(executions(tmp_path).values()) == {1}
     np.testing.assert_array_equal(matrix(str(tmp_path)), undisturbed)

@@ -30,7 +30,7 @@ class Item:
     """One labelled image, or row of features.
 
     Attributes:
-        digest: Of its pixels, and of its features where it has some.
+        digest: Digest of its pixels, features or both.
         label: Name of its class.
         file: Its file; empty where images come from no files.
     """
@@ -45,12 +45,14 @@ class Change:
     """How a source differs from the run that was made from it.
 
     Attributes:
-        images: Whether the images are others, not only their labels or file names.
-        said: What differs, in words.
+        images: Whether images, not only labels or file names, differ.
+        removed: Whether images of the run are no longer in the source.
+        words: What differs.
     """
 
     images: bool
-    said: str
+    removed: bool
+    words: str
 
 
 def run_name(name: str, architecture: str, usual: str) -> str:
@@ -64,12 +66,11 @@ def run_name(name: str, architecture: str, usual: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """Which run an audit is of.
+    """The run that is chosen for an audit.
 
     Attributes:
-        settings: Of the audit, with that run.
-        prepared: What a new run is begun with, if the source has been read; None for one that is
-            there, or whose source has not been read.
+        settings: Settings of the audit, with that run.
+        prepared: Inputs of a new run; None if the run exists or its source has not been read.
     """
 
     settings: RunConfig
@@ -77,24 +78,24 @@ class Choice:
 
 
 def choose_run(settings: RunConfig, out: Terminal, *, named: bool) -> Choice:
-    """Return the settings with the run that holds what the source holds now.
+    """Choose the stored run that matches the source as it is now, or a new one.
 
-    Where labels or file names have changed since, that is a new run beside the old one, which is
-    kept as it is: ``runs/photos-2`` after ``runs/photos``. A later audit finds it again. It keeps
-    the images in the order of the old one, so that it can take the old one's Gram.
+    If labels or file names have changed, ``runs/photos`` is kept and ``runs/photos-2`` is new;
+    later audits find it. Its images have the order of the run whose Gram it takes.
 
     Raises:
-        InputError: The source holds other images than the run, or other labels than a run that
-            was asked for; or the run there has other settings.
+        InputError: The images have changed, or labels or file names of a ``named`` run; or a run
+            has other settings.
     """
     first = url = storage.normal(settings.run)
     run = Run.find(settings)
     if run is None:
-        return _after_others(settings, _names_before(url))
+        return _new_run(settings, _names_before(url))
     if run.has_pending_extension:
         return Choice(settings)
     stamp = stamp_of(settings.data)
-    with contextlib.suppress(InputError):  # a later run has other settings: that counts below
+    # a later run with other settings: raised below, if it matters
+    with contextlib.suppress(InputError):
         for one in _candidates(settings, run, named=named):
             if stamp is not None and one.attributes("inputs", "images").get(STAMP) == stamp:
                 return Choice(dataclasses.replace(settings, run=one.url))
@@ -111,20 +112,20 @@ def choose_run(settings: RunConfig, out: Terminal, *, named: bool) -> Choice:
         return Choice(settings)
     new = next(at for count in itertools.count(2) if not _is_run(at := f"{first}-{count}"))
     source = source_of(settings.data)
-    said = f"{source}: has changed since {url} was made from it: {change.said}"
+    said = f"{source}: has changed since {url} was made from it: {change.words}"
     if not named and not change.images:
         out.note(f"{said}; {url} is kept, what is there now goes to {new}")
         settings = dataclasses.replace(settings, run=new)
         return Choice(settings, _with_gram(inputs, now, others))
     again = f"{audit_command(settings)} --run {shlex.quote(new)}"
     remedy = f"begin another run: {again}"
-    if change.images:
-        remedy += f"; or add new images to this one: ntkdist extend {shlex.quote(url)}"
+    if change.images and not change.removed:
+        remedy += f"; or add the new images to {url}: ntkdist extend {shlex.quote(url)}"
     raise InputError(f"{said}; {remedy}")
 
 
 def _candidates(settings: RunConfig, run: Run, *, named: bool) -> Iterator[Run]:
-    """Yield a run, and unless it was named those that follow it: mine, mine-2, mine-3."""
+    """Yield a run and, unless it was ``named``, its successors: mine, mine-2, mine-3."""
     yield run
     first = run.url
     for count in () if named else itertools.count(2):
@@ -135,7 +136,7 @@ def _candidates(settings: RunConfig, run: Run, *, named: bool) -> Iterator[Run]:
 
 
 def _names_before(url: str) -> list[str]:
-    """Return the runs that one of this name follows: mine and mine-2 for mine-3."""
+    """Return the addresses of stored earlier runs: mine and mine-2 for mine-3."""
     found = re.fullmatch(r"(.+)-([1-9]\d*)", url)
     if found is None:
         return []
@@ -143,8 +144,8 @@ def _names_before(url: str) -> list[str]:
     return list(itertools.takewhile(_is_run, names))
 
 
-def _after_others(settings: RunConfig, urls: Sequence[str]) -> Choice:
-    """Return how a run is begun beside others of its settings, which may have its Gram."""
+def _new_run(settings: RunConfig, urls: Sequence[str]) -> Choice:
+    """Begin a new run, with the Gram of an earlier run if one has it."""
     others = {}
     for url in urls:
         try:
@@ -162,7 +163,7 @@ def _after_others(settings: RunConfig, urls: Sequence[str]) -> Choice:
 def _with_gram(
     inputs: Inputs, now: Sequence[Item], others: Mapping[Run, Sequence[Item]]
 ) -> Prepared:
-    """Return inputs in the order of the run that has most of their Gram, if any has."""
+    """Return inputs in the order of the run with most tiles of their Gram, if there is one."""
     best, most = Prepared(inputs), 0
     for run, held in others.items():
         places = places_in(held, now)
@@ -180,10 +181,9 @@ def _with_gram(
 
 
 def places_in(held: Sequence[Item], now: Sequence[Item]) -> np.ndarray | None:
-    """Return where each image of a run is among those of its source now; None for other images.
+    """Return the index in the source of each stored image; None if the images differ.
 
-    Images are told by their pixels. Of those that are there several times, one with the same label
-    and file is taken first.
+    Images match by ``digest``. Among duplicates, one with the same label and file is taken first.
     """
     if len(held) != len(now):
         return None
@@ -194,7 +194,7 @@ def places_in(held: Sequence[Item], now: Sequence[Item]) -> np.ndarray | None:
 
 
 def _match(places: np.ndarray, held: Sequence[Hashable], now: Sequence[Hashable]) -> None:
-    """Give every image without a place the first one with the same key, each once."""
+    """Set each missing place to the first unused index with the same key."""
     free: defaultdict[Hashable, deque[int]] = defaultdict(deque)
     for place in np.setdiff1d(np.arange(len(now)), places).tolist():
         free[now[place]].append(place)
@@ -219,7 +219,7 @@ def items_of(inputs: Inputs) -> list[Item]:
 
 
 def items_stored(run: Run) -> list[Item]:
-    """Return the labelled images that a run holds, noise on its labels taken off."""
+    """Return the labelled images that a run holds, with their labels before noise."""
     name = "labels_true" if run.has("inputs", "labels_true") else "labels"
     names = run.manifest.class_names
     pictures = run.read("inputs", "pictures") if run.has_pictures else None
@@ -230,7 +230,7 @@ def items_stored(run: Run) -> list[Item]:
 def compare(stored: Sequence[Item], now: Sequence[Item]) -> Change | None:
     """Return how a source has changed; None where it holds the same images, labels and files.
 
-    Images are told by their pixels, in whatever order they come.
+    Images match by ``digest``, in any order.
     """
     gone, new = Counter(stored), Counter(now)
     gone, new = gone - new, new - gone
@@ -238,19 +238,20 @@ def compare(stored: Sequence[Item], now: Sequence[Item]) -> Change | None:
         return None
     old_images, new_images = (Counter(one.digest for one in part) for part in (stored, now))
     if old_images != new_images:
-        return Change(True, _counts(old_images, new_images, len(stored)))
-    # the same images: pair each with what became of it, by its pixels
+        removed = bool(old_images - new_images)
+        return Change(True, removed, _counts(old_images, new_images, len(stored)))
+    # the images are the same: pair old and new items by digest
     pairs = list(zip(sorted(gone.elements()), sorted(new.elements()), strict=True))
     moved = [(old, one) for old, one in pairs if old.label != one.label]
     if not moved:
         old, one = pairs[0]
         what = "files has" if len(pairs) == 1 else "files have"
         example = f"{old.file} is now {one.file}"
-        return Change(False, f"{len(pairs)} of {len(now)} {what} another name ({example})")
+        return Change(False, False, f"{len(pairs)} of {len(now)} {what} another name ({example})")
     old, one = moved[0]
     what = "labels differs" if len(moved) == 1 else "labels differ"
     name = old.file or f"one of {old.label}"
-    return Change(False, f"{len(moved)} of {len(now)} {what} ({name} is now {one.label})")
+    return Change(False, False, f"{len(moved)} of {len(now)} {what} ({name} is now {one.label})")
 
 
 def _counts(old: Counter[bytes], new: Counter[bytes], count: int) -> str:
@@ -267,14 +268,15 @@ def _items(
     names: Sequence[str],
     files: Sequence[str],
 ) -> list[Item]:
-    def seen(i: int) -> bytes:
+    def digest_of(i: int) -> bytes:
         parts = [] if digests is None else [digests[i].tobytes()]
         if pictures is not None:
             parts += [str(pictures.shape[1:]).encode(), pictures[i].tobytes()]
         return hashlib.blake2b(b"".join(parts), digest_size=16).digest()
 
     return [
-        Item(seen(i), names[label], files[i] if files else "") for i, label in enumerate(labels)
+        Item(digest_of(i), names[label], files[i] if files else "")
+        for i, label in enumerate(labels)
     ]
 
 

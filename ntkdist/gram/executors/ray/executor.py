@@ -216,7 +216,7 @@ class RayExecutor:
     ) -> None:
         """Have as many workers as were asked for, or as the cluster has resources for now."""
         nodes = look(ray, threads=threads, gpus=self._num_gpus)
-        pool.leave(nodes.leaving)
+        pool.drain(nodes.leaving)
         pool.allow_again(nodes.alive)
         # at least one waits for a node to come, or to come back
         target = self._wanted if isinstance(self._wanted, int) else max(1, nodes.workers)

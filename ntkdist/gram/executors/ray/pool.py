@@ -1,4 +1,4 @@
-"""The Ray actors of one job: starting them, feeding them, noticing that they died or hang."""
+"""The Ray workers of one job: start them, hand out tiles, replace dead and hanging ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ntkdist.gram.job import GramJob
 from ntkdist.gram.tiling import TileKey
 from ntkdist.gram.worker import TileRecord, TileWorker
 
-_LONGEST_WAIT = 30.0
+_MAX_BACKOFF = 30.0  # seconds
 _THREADS = 2  # of an actor: one tile is computed while another is written
 
 
@@ -31,7 +31,7 @@ class TileActor:
         self._worker = make_worker(GramJob.from_json(job), name)
 
     def start(self) -> dict[str, Any]:
-        """Open stores and backend; ``error`` says why not."""
+        """Open stores and backend, or return the ``error``."""
         import ray
 
         node = ray.get_runtime_context().get_node_id()
@@ -56,13 +56,13 @@ class WorkerHandle:
     Attributes:
         name: Its name in events.
         actor: The Ray handle.
-        node: Id of the node it was last ready on.
-        starting: The pending answer to ``start``.
-        ready: Whether it takes tiles.
-        leaving: Whether it gets no more tiles because its node goes away.
-        tiles: Pending answer → tile, the oldest first.
+        node: Id of its node at the last ``start``.
+        starting: The ``ObjectRef`` of ``start`` until it has answered.
+        ready: Whether it has started.
+        draining: Whether it gets no more tiles because its node is draining.
+        tiles: ``ObjectRef`` of its pending answer → tile, the oldest first.
         since: When it began to compute its oldest tile (monotonic seconds).
-        losses: Deaths since it last finished a tile.
+        deaths: Its deaths since its last tile record.
         retry_at: When a dead one is started again (monotonic seconds).
     """
 
@@ -71,10 +71,10 @@ class WorkerHandle:
     node: str = ""
     starting: Any = None
     ready: bool = False
-    leaving: bool = False
+    draining: bool = False
     tiles: dict[Any, TileKey] = field(default_factory=dict)
     since: float = 0.0
-    losses: int = 0
+    deaths: int = 0
     retry_at: float = 0.0
 
 
@@ -87,9 +87,9 @@ class RayWorkerPool:
         options: Options of the actor class (resources, environment).
         scheduler: Decides which tile comes next.
         emit: Receives every event.
-        make_worker: Makes the worker from a job and a name, where it computes.
+        make_worker: Called in the actor with the job and a name; makes the worker.
         max_losses: Deaths in a row after which a worker is given up.
-        time_limit: Seconds a tile may take; None measures (see ``TimeLimit``).
+        time_limit: Timeout of a tile in seconds; None: see ``TimeLimit``.
         clock: Monotonic seconds.
 
     Attributes:
@@ -136,8 +136,8 @@ class RayWorkerPool:
 
     @property
     def count(self) -> int:
-        """How many workers there are, those that are leaving left out."""
-        return sum(not worker.leaving for worker in self.workers)
+        """How many workers are not draining."""
+        return sum(not worker.draining for worker in self.workers)
 
     @property
     def given_up(self) -> int:
@@ -145,24 +145,24 @@ class RayWorkerPool:
         return len(self._given_up)
 
     def allow_again(self, alive: Collection[str]) -> None:
-        """Allow replacements of workers that were given up on nodes that are gone."""
+        """Forget workers given up on nodes that are not ``alive``, so that they are replaced."""
         self._given_up = [node for node in self._given_up if not node or node in alive]
 
     def shrink(self, count: int) -> None:
-        """End workers beyond ``count`` that wait for resources: their nodes have left."""
+        """End workers that are not ready while there are more than ``count``."""
         waiting = [worker for worker in self.workers if not worker.ready]
         for worker in waiting[: max(0, self.count - count)]:
-            self._drop(worker, "its node has left the cluster")
+            self._drop(worker, "the cluster has no resources for it now")
 
-    def leave(self, nodes: Collection[str]) -> None:
+    def drain(self, nodes: Collection[str]) -> None:
         """Hand no more tiles to workers on these nodes; end each when its tiles are done."""
         for worker in list(self.workers):
             if worker.node not in nodes or not worker.ready:
                 continue
             if not worker.tiles:
-                self._drop(worker, "its node is about to be taken away")
+                self._drop(worker, "its node is draining")
             else:
-                worker.leaving = True
+                worker.draining = True
                 self._idle.pop(worker, None)
 
     def _actor(self, name: str) -> Any:
@@ -188,8 +188,8 @@ class RayWorkerPool:
     def feed(self, max_in_flight: int) -> None:
         """Hand out tiles: one to each idle worker, then a second to each, and so on.
 
-        A tile beyond the first is handed out only while at least as many wait as there are
-        workers; at the end each tile goes to the worker that is free first.
+        A second tile is handed out only while at least one waits for each ready worker, so that
+        the last tiles go to free workers. A quarantined tile runs alone.
         """
         if not self._idle:
             return
@@ -211,14 +211,14 @@ class RayWorkerPool:
                 self._owners[ref] = worker
         self._idle.clear()
 
-    def _all_idle(self) -> None:
-        """Offer tiles to every worker again, because some have come back."""
+    def _mark_all_idle(self) -> None:
+        """Mark all ready workers idle: tiles went back to the queue."""
         self._idle = {
-            worker: None for worker in self.workers if worker.ready and not worker.leaving
+            worker: None for worker in self.workers if worker.ready and not worker.draining
         }
 
     def poll(self, seconds: float) -> None:
-        """Wait for answers at most this long, and act on all that are there."""
+        """Wait up to ``seconds`` for answers, then handle all of them."""
         self._restart()
         if not self._owners:
             time.sleep(seconds)
@@ -230,12 +230,12 @@ class RayWorkerPool:
         dead: dict[str, tuple[WorkerHandle, Exception]] = {}
         for ref in answered:
             worker = self._owners.pop(ref, None)
-            if worker is None:  # dropped by what came before it
+            if worker is None:  # its worker was dropped above
                 continue
             try:
                 answer = self._ray.get(ref)
             except self._ray.exceptions.RayError as error:
-                # after all answers that came before the death
+                # deaths are handled after all other answers
                 dead.setdefault(worker.name, (worker, error))
                 continue
             if ref is worker.starting:
@@ -243,7 +243,7 @@ class RayWorkerPool:
             else:
                 self._answered(worker, ref, TileRecord(**answer))
         for worker, why in dead.values():
-            self._take_back(worker, _one_line(why))
+            self._on_death(worker, _one_line(why))
 
     def _started(self, worker: WorkerHandle, answer: dict[str, Any]) -> None:
         worker.starting = None
@@ -256,21 +256,21 @@ class RayWorkerPool:
         self._emit(WorkerStarted(worker.name, **answer))
 
     def _answered(self, worker: WorkerHandle, ref: Any, record: TileRecord) -> None:
-        worker.losses = 0
+        worker.deaths = 0
         if ref == next(iter(worker.tiles)):  # else an older tile is still computed
             worker.since = self._clock()
         if record.error is None:
             self._limit.measured(record.seconds)
         self._scheduler.report(worker.tiles.pop(ref), record)
         if record.error is not None:
-            self._all_idle()
-        if not worker.leaving:
+            self._mark_all_idle()
+        if not worker.draining:
             self._idle[worker] = None
         elif not worker.tiles:
-            self._drop(worker, "its node is about to be taken away")
+            self._drop(worker, "its node is draining")
 
     def end_hanging(self) -> None:
-        """End workers that have not answered for longer than a tile may take."""
+        """Kill and replace workers whose oldest tile exceeds the timeout."""
         now = self._clock()
         for worker in list(self.workers):
             if not worker.tiles:
@@ -278,31 +278,29 @@ class RayWorkerPool:
             limit = self._limit.seconds
             if now - worker.since <= limit:
                 continue
-            self._take_back(
-                worker, f"no answer for {now - worker.since:.0f} s, limit {limit:.0f} s"
-            )
+            self._on_death(worker, f"no answer for {now - worker.since:.0f} s, limit {limit:.0f} s")
 
-    def _take_back(self, worker: WorkerHandle, reason: str) -> None:
-        """Record a death, give the worker's tiles to others, and replace it later."""
-        # even if it may merely be unreachable: two actors must not have one name
+    def _on_death(self, worker: WorkerHandle, reason: str) -> None:
+        """Kill a worker, return its tiles to the scheduler, and restart or drop the worker."""
+        # it may merely be unreachable: two actors must not share a name
         self._ray.kill(worker.actor, no_restart=True)
         keys = list(worker.tiles.values())
         self._forget(worker)
-        worker.losses += 1
+        worker.deaths += 1
         self.last_reason = reason
         self._emit(WorkerLost(worker.name, reason, tuple(map(str, keys))))
         self._scheduler.lost(worker.name, keys, reason)
-        if worker.leaving:
-            self._drop(worker, "its node was taken away")
-        elif worker.losses >= self._max_losses:
-            self._give_up(worker, f"given up after {worker.losses} deaths in a row: {reason}")
+        if worker.draining:
+            self._drop(worker, "its node was removed")
+        elif worker.deaths >= self._max_losses:
+            self._give_up(worker, f"given up after {worker.deaths} deaths in a row: {reason}")
         else:
-            worker.retry_at = self._clock() + min(_LONGEST_WAIT, 0.25 * 2 ** (worker.losses - 1))
+            worker.retry_at = self._clock() + min(_MAX_BACKOFF, 0.25 * 2 ** (worker.deaths - 1))
             self._backing_off.append(worker)
-        self._all_idle()
+        self._mark_all_idle()
 
     def _forget(self, worker: WorkerHandle) -> None:
-        """Hand a worker no tile and ignore its answers."""
+        """Mark a worker not ready and ignore its answers."""
         worker.ready = False
         self._idle.pop(worker, None)
         for ref in (*worker.tiles, worker.starting):
@@ -332,7 +330,7 @@ class RayWorkerPool:
         self._ray.kill(worker.actor, no_restart=True)
 
     def close(self) -> None:
-        """End all workers, finished or not; their tiles count as not begun."""
+        """Kill all workers; return their tiles without counting a failure."""
         for worker in self.workers:
             self._scheduler.unstarted(worker.name, list(worker.tiles.values()))
             self._forget(worker)
@@ -341,18 +339,18 @@ class RayWorkerPool:
 
 
 def _one_line(error: Exception) -> str:
-    """Return the last telling line of one of Ray's page-long messages."""
+    """Return the first line with "exit" of a Ray error, else its first line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = next((line for line in lines if "exit" in line.lower()), lines[0] if lines else "")
     return f"{type(error).__name__}: {text[:300]}"
 
 
 FIRST_SECONDS = 1800.0
-"""Limit while too few tiles are measured: compiling and a slow store count too."""
+"""Timeout in seconds until enough tiles are measured; it covers compiling and a slow store."""
 
 LEAST_SECONDS = 60.0
 LEAST_SECONDS_REMOTE = 600.0
-"""Object stores that are away for a while are tried again for minutes before a tile fails."""
+"""An unreachable object store is retried for minutes before a tile fails."""
 
 TIMES_MEDIAN = 10.0
 _ENOUGH = 3
@@ -360,11 +358,11 @@ _KEPT = 101
 
 
 class TimeLimit:
-    """A limit from the times of the last tiles: ten times their median, at least a minute
-    (ten on an object store).
+    """Timeout of a tile: ten times the median of recent tiles, at least 60 s (600 s on an object
+    store).
 
     Args:
-        seconds: A limit to take instead; None measures.
+        seconds: A fixed timeout; None uses the median.
         remote: Whether tiles go to an object store.
     """
 
@@ -376,11 +374,11 @@ class TimeLimit:
 
     @property
     def seconds(self) -> float:
-        """The limit as it is now."""
+        """The current timeout."""
         return self._limit
 
     def measured(self, seconds: float) -> None:
-        """Take in what a finished tile took."""
+        """Record the seconds of a finished tile."""
         if self._given is not None:
             return
         self._measured.append(seconds)
