@@ -31,7 +31,7 @@ from ntkdist.config import RunConfig
 from ntkdist.data.features import feature_words
 from ntkdist.errors import InputError, StoreError
 from ntkdist.gram.autotile import choose_edge
-from ntkdist.gram.executors.ray.cluster import cores
+from ntkdist.gram.executors.cluster import cores
 from ntkdist.kernels import get_backend
 from ntkdist.kernels.cuda import device as cuda_device
 from ntkdist.kernels.cuda.device import DeviceInfo, KernelReport
