@@ -239,7 +239,8 @@ def _cross_entropy(
     answers: CurveLabels,
     at: NDArray[np.float64],
 ) -> Curves:
-    from ntkdist.learning.dynamics import cross_entropy_curves, cross_entropy_flow
+    from ntkdist.learning.cross_entropy import cross_entropy_flow
+    from ntkdist.learning.dynamics import cross_entropy_curves
 
     longest = _LONGEST * float(flow.time_constants[0])
     finite = at[at <= longest]
