@@ -288,9 +288,6 @@ class RunConfig:
             values: Keys as the attributes; missing keys take their defaults.
             where: What to call the source in an error message.
 
-        Returns:
-            The configuration.
-
         Raises:
             InputError: For an unknown key (with the nearest known one) or a bad value.
         """
@@ -299,12 +296,6 @@ class RunConfig:
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
     """Read a YAML run file into nested dictionaries, with unknown keys refused.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its keys and values.
 
     Raises:
         InputError: If it is missing, is no YAML mapping, or holds an unknown key.

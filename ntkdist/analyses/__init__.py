@@ -28,10 +28,7 @@ def analyses() -> tuple[Analysis, ...]:
 
 
 def read_sections(run: Run) -> tuple[list[ReportSection], list[Analysis]]:
-    """Read the stored results of all analyses.
-
-    Args:
-        run: The run. Results stored before it was extended count as missing.
+    """Read the stored results of all analyses; those from before an extension count as missing.
 
     Returns:
         The sections of the report in their order, and the analyses without a result.

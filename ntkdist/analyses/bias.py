@@ -41,9 +41,6 @@ def find_bias(pipeline: Pipeline, by: str = "auto") -> BiasResult:
         by: Labels to judge by: ``given``, ``refurbished``, or ``auto`` for the refurbished ones
             where the run has them, as in the report.
 
-    Returns:
-        The rankings, and the labels they are by.
-
     Raises:
         InputError: For other words, or refurbished labels that the run does not have.
     """
@@ -65,15 +62,7 @@ def find_bias(pipeline: Pipeline, by: str = "auto") -> BiasResult:
 
 
 def describe_bias(result: BiasResult, names: Sequence[str]) -> str:
-    """Return the ranking of classes and the first pairs of that of pairs, with their scores.
-
-    Args:
-        result: The rankings.
-        names: Of the classes.
-
-    Returns:
-        A line for each.
-    """
+    """Return the classes by rank and the first of the ranked pairs, a line each with its score."""
     ranking = result.ranking
     shown = ranking.inter[:_MOST_PAIRS]
     classes = [(names[k], f"{ranking.intra_scores[k]:.4g}") for k in ranking.intra]

@@ -103,9 +103,6 @@ def find_dynamics(
             time; of more than 2500 images one part only.
         seed: Of the folds.
 
-    Returns:
-        The curves, the stopping time and the spectrum.
-
     Raises:
         InputError: For settings that do not fit, or more images than the memory limit holds.
     """

@@ -74,9 +74,6 @@ def compare_label_aware(
             grows with their square.
         seed: Of the held-out images, the folds and the sketches.
 
-    Returns:
-        The accuracies.
-
     Raises:
         InputError: For settings that do not fit the run.
     """
@@ -161,9 +158,6 @@ def closest_classes(gram: Any, labels: NDArray[np.int64], num_classes: int) -> t
         gram: (N, N) that can be sliced by rows and has ``diagonal()``.
         labels: (N,) in 0..K−1.
         num_classes: K; classes of fewer than 10 images are left out.
-
-    Returns:
-        Their numbers, ascending.
 
     Raises:
         InputError: If there are no two such classes.

@@ -50,14 +50,7 @@ class LookaheadResult:
     place: str
 
     def gain(self, criterion: str) -> float | None:
-        """Return the mean accuracy over queries and seeds less that of ``random``, if compared.
-
-        Args:
-            criterion: One of those compared.
-
-        Returns:
-            The difference; None without ``random``.
-        """
+        """Return the mean accuracy of a criterion less that of ``random``; None without it."""
         if "random" not in self.accuracy:
             return None
         return float((self.accuracy[criterion] - self.accuracy["random"])[:, 1:].mean())
@@ -98,9 +91,6 @@ def simulate_active_learning(
         picks: ``greedy`` or ``top``, as for ``query``.
         empirical: Whether networks are trained instead.
         width: Of the networks.
-
-    Returns:
-        The curves.
 
     Raises:
         InputError: For settings that do not fit the run.

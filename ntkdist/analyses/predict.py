@@ -69,12 +69,6 @@ def predict(pipeline: Pipeline) -> PredictionResult:
     cross/NAME/outputs of the run and into cross/NAME/predictions.csv, with a
     picture in predict.svg.
 
-    Args:
-        pipeline: Of a run.
-
-    Returns:
-        The predictions.
-
     Raises:
         InputError: If the settings do not fit the run or its source.
         NotPositiveDefiniteError: If the Gram plus a ridge that was asked for has no factor.

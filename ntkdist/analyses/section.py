@@ -93,16 +93,9 @@ def read_verdict(run: Run) -> str | None:
 
 
 def stored(run: Run, name: str, *keys: str) -> dict[str, Any] | None:
-    """Return the attributes of a stored result.
+    """Return the attributes of a stored result, named by its group (slash-separated).
 
-    Args:
-        run: The run.
-        name: Name of the group, slash-separated.
-        *keys: Attributes that are needed.
-
-    Returns:
-        The attributes; None if one of the keys is missing or the result was stored before the
-        run was extended.
+    None if one of the keys is missing or the result was stored before the run was extended.
     """
     parts = name.split("/")
     attributes = run.attributes(*parts)
@@ -119,18 +112,10 @@ def panel(
     width: float = 390,
     height: float = 280,
 ) -> str:
-    """Draw one panel of an analysis's picture for the page.
+    """Return one panel of an analysis's picture as an ``<svg>`` element for the page.
 
-    Args:
-        name: Unique in the page.
-        alt: What the panel shows, in words.
-        draw: Takes axes, ``args`` and the font size.
-        *args: Given to ``draw``.
-        width: In CSS pixels.
-        height: In CSS pixels.
-
-    Returns:
-        An ``<svg>`` element.
+    ``draw`` takes axes, ``args`` and the font size; ``alt`` says in words what it shows. Width and
+    height are in CSS pixels.
     """
 
     def make() -> Figure:

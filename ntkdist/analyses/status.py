@@ -136,13 +136,6 @@ class RunStatus:
 def read_status(url: str, *, now: float | None = None) -> RunStatus:
     """Read the state of a run.
 
-    Args:
-        url: Folder or URL of the run.
-        now: Seconds since 1970; None asks the clock.
-
-    Returns:
-        The state.
-
     Raises:
         InputError: If there is no run.
     """
@@ -336,13 +329,6 @@ def describe_reliability(labels: LabelsSummary) -> list[str]:
 
 def describe(url: str, *, now: float | None = None) -> str:
     """Return the state of a run in a few lines, with the command to run next.
-
-    Args:
-        url: Folder or URL of the run.
-        now: Seconds since 1970; None asks the clock.
-
-    Returns:
-        The lines.
 
     Raises:
         InputError: If there is no run.

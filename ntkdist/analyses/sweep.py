@@ -61,9 +61,6 @@ def sweep(
         values: Some values; none takes those of ``ntkdist.learning.sweep.DEFAULT_VALUES``.
         images: How many of the run's images, balanced over its given labels; all if it has fewer.
 
-    Returns:
-        The rows.
-
     Raises:
         InputError: For settings that do not fit.
     """

@@ -87,9 +87,6 @@ def measure_widths(
         trained: How many of them are trained, and their full kernel computed.
         seed: Of the choice of images.
 
-    Returns:
-        The networks and the power laws.
-
     Raises:
         InputError: For settings that do not fit the run.
     """

@@ -158,11 +158,7 @@ class Watch:
 
 
 class EventLines:
-    """Subscriber that writes every event with its fields, and the seconds since the first.
-
-    Args:
-        stream: Where to write; standard error if None.
-    """
+    """Subscriber that writes every event with its fields, and the seconds since the first."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream if stream is not None else sys.stderr
@@ -181,11 +177,7 @@ class EventLines:
 
 
 class StageLines:
-    """Subscriber that writes the lines of events, and leaves out those that come too soon.
-
-    Args:
-        stream: Where to write; standard error if None.
-    """
+    """Subscriber that writes the lines of events, and leaves out those that come too soon."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream if stream is not None else sys.stderr

@@ -48,11 +48,7 @@ class EventLog:
 
 
 class EventReader:
-    """Reads a run's events, each once, from where it ended the last time.
-
-    Args:
-        address: The run's folder or URL.
-    """
+    """Reads a run's events, each once, from where it ended the last time."""
 
     def __init__(self, address: str) -> None:
         self._log = LogReader(address, _NAME)

@@ -49,9 +49,6 @@ class RayMetrics:
     ``ntkdist_entries`` and ``ntkdist_workers_lost`` counters; ``ntkdist_tile_seconds`` a
     histogram. ``ntkdist_stage`` is 1 for the stage at work, 0 for one that is done. All have
     the tag ``run``.
-
-    Args:
-        run: Address of the run, of which the last part becomes the tag.
     """
 
     def __init__(self, run: str) -> None:

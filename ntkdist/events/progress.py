@@ -191,12 +191,7 @@ def in_notebook() -> bool:
 
 
 class NotebookBar:
-    """Progress of one matrix in the output of a cell: a bar, and the last notes below it.
-
-    Args:
-        total: Tiles of the matrix.
-        clock: Seconds; for tests.
-    """
+    """Progress of one matrix in the output of a cell: a bar, and the last notes below it."""
 
     def __init__(self, total: int, clock: Any = time.monotonic) -> None:
         self._total, self._clock = total, clock

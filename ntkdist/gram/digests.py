@@ -26,11 +26,7 @@ def tile_digest(kind: str, key: TileKey, block: np.ndarray) -> str:
 
 
 class DigestLog:
-    """Appends the digests of the tiles of one store.
-
-    Args:
-        address: The store's folder or URL.
-    """
+    """Appends the digests of the tiles of one store."""
 
     def __init__(self, address: str) -> None:
         self._log = AppendLog(address, _NAME)

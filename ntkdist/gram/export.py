@@ -47,9 +47,6 @@ def export(
         overwrite: Replace a file that is there.
         on_rows: Told after each band how many rows of how many are written.
 
-    Returns:
-        The file's path.
-
     Raises:
         InputError: For an unknown format, a file that is there, one that cannot be written, or a
             package that is not installed.

@@ -75,9 +75,6 @@ class GramStore:
             dtype: ``float32`` or ``float64``.
             attributes: More to keep in the array's attributes (JSON).
 
-        Returns:
-            The store, open for writing.
-
         Raises:
             InputError: If the address is taken, or cannot be written.
         """
@@ -105,9 +102,6 @@ class GramStore:
             address: Folder or URL.
             mode: ``r`` to read, ``r+`` to write tiles as well.
             fingerprint: The one the tiles must have been computed for; None takes any.
-
-        Returns:
-            The store.
 
         Raises:
             InputError: If the store was written by a newer version or for another
@@ -233,9 +227,6 @@ class GramStore:
 
     def remove(self, key: TileKey) -> None:
         """Remove one tile, so that the next run computes it again.
-
-        Args:
-            key: Which; its absence is fine.
 
         Raises:
             StoreError: If the key is not a tile of this store.
@@ -446,13 +437,6 @@ class Metadata:
     def read(cls, address: str, array: Any) -> Metadata:
         """Read and check the attributes of an open Zarr array.
 
-        Args:
-            address: For messages.
-            array: The Zarr array.
-
-        Returns:
-            The metadata.
-
         Raises:
             InputError: If a newer version of the package wrote the store.
             StoreError: If the array is not a store of this package.
@@ -594,9 +578,6 @@ def parse_index(index: Any, shape: tuple[int, int]) -> tuple[Selection, Selectio
     Args:
         index: One or two of integer, slice, boolean mask, index array, ``...``.
         shape: Of the matrix.
-
-    Returns:
-        The rows' and the columns' selection.
 
     Raises:
         InputError: If an index is of another kind or lies outside the matrix.

@@ -29,12 +29,6 @@ class TileKey:
     def parse(cls, text: str) -> TileKey:
         """Read back what ``str(key)`` wrote.
 
-        Args:
-            text: Such as ``r0003c0012``.
-
-        Returns:
-            The key.
-
         Raises:
             InputError: If the text is not a tile key.
         """
@@ -79,9 +73,6 @@ class Tiling:
             n: Rows of the matrix.
             target: Longest edge allowed.
             n_cols: Columns; None for a symmetric matrix.
-
-        Returns:
-            The tiling.
 
         Raises:
             InputError: If a number is below 1.
@@ -137,9 +128,6 @@ class Tiling:
 
         Args:
             key: A tile of this grid (below the diagonal too, where it is the mirror).
-
-        Returns:
-            Two slices with both ends given.
 
         Raises:
             InputError: If the key lies outside the grid.

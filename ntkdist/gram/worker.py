@@ -202,11 +202,7 @@ class TileWorker:
         )
 
     def blocks(self, key: TileKey) -> dict[str, np.ndarray]:
-        """Compute one tile of every kind, and store nothing.
-
-        Returns:
-            Kind → entries, of the tile's shape; of a diagonal tile the upper triangle counts.
-        """
+        """Compute and return one tile of every kind; on the diagonal the upper triangle counts."""
         rows, cols = self._tiling.slices(key)
         # Under every executor, because BLAS may add in another order with other threads.
         with self._turn, self._thread_pools.limit(limits=self.job.threads):
@@ -261,11 +257,7 @@ def _open_images(address: str) -> Any:
 
 
 def state_bytes(state: Any) -> int:
-    """Return the bytes of the arrays inside a state, whatever it is made of.
-
-    Returns:
-        The sum of their ``nbytes``; an array that is there twice counts once.
-    """
+    """Return the bytes of the arrays inside a state, each counted once."""
     return _bytes(state, set())
 
 
@@ -286,11 +278,7 @@ def _bytes(value: Any, seen: set[int]) -> int:
 
 
 class StateCache:
-    """Keeps the states used last, up to a number of bytes; the two newest always stay.
-
-    Args:
-        limit: Bytes of all states together.
-    """
+    """Keeps the states used last, up to a number of bytes; the two newest always stay."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit

@@ -45,12 +45,7 @@ def watched(
 
 
 class RoundProgress:
-    """Listener of the posterior's rounds.
-
-    Args:
-        emit: Takes the events.
-        most: The most rounds.
-    """
+    """Listener of the posterior's rounds."""
 
     def __init__(self, emit: Callable[[Any], None], most: int) -> None:
         self._emit, self._most = emit, most
@@ -64,12 +59,7 @@ class RoundProgress:
 
 
 class FlipProgress:
-    """Listener of flips: an event every few seconds, and a stop where one is asked for.
-
-    Args:
-        emit: Takes the events.
-        check_stop: Raises where the run has to stop.
-    """
+    """Listener of flips: an event every few seconds, and a stop where ``check_stop`` raises."""
 
     def __init__(self, emit: Callable[[Any], None], check_stop: Callable[[], None]) -> None:
         self._emit = emit

@@ -150,15 +150,7 @@ class Pipeline:
         self.check_stop()
 
     def watched(self, step: str, work: Callable[[Callable[[Any], None]], T]) -> T:
-        """Run long work in a thread, and emit an event at least every few seconds.
-
-        Args:
-            step: What is done, in words.
-            work: Called in the thread with a function that emits its events.
-
-        Returns:
-            What the work returns.
-        """
+        """Run long work in a thread, and emit its events, at least one every few seconds."""
         return watched(step, work, self._emit)
 
     def gram(self, recompute: Sequence[str] = ()) -> None:
@@ -167,15 +159,7 @@ class Pipeline:
             detail += self.compute(gram_of(self.run), recompute)
 
     def compute(self, matrix: Matrix, recompute: Sequence[str] = ()) -> list[str]:
-        """Compute the tiles of a kernel matrix of this run that are missing.
-
-        Args:
-            matrix: What to compute and where it goes.
-            recompute: Keys of tiles to compute again.
-
-        Returns:
-            What was done, in words.
-        """
+        """Compute the missing tiles of a kernel matrix; return what was done, in words."""
         return compute_matrix(
             self.run, self.config, matrix, on_event=self._emit, stop=self.stop, recompute=recompute
         )
@@ -284,9 +268,6 @@ class Pipeline:
             needs: ``inverse``: the whole inverse (for exact and paper); ``diagonal``: its
                 diagonal (for posterior); ``solutions``: no part of it, the caller solves with the
                 factor. None: what ``labels.method`` needs.
-
-        Returns:
-            The factor.
         """
         from ntkdist.linalg import factorize
 

@@ -395,13 +395,7 @@ def choose_tile(planned: PlannedRun) -> TileEdge:
 
 
 def measure_groups(planned: PlannedRun, choice: TileEdge, seconds: float) -> list[WorkerGroup]:
-    """Measure each class of devices that is here, or on the run's cluster.
-
-    Args:
-        planned: The run.
-        choice: The edge of its tiles.
-        seconds: How long each class is measured.
-    """
+    """Measure each class of devices that is here, or on the run's cluster."""
     groups = _groups(planned, planned.backend, choice, seconds, planned.config.gram.workers)
     other = _other_backend(planned)
     if other is not None:

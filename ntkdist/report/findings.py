@@ -279,9 +279,7 @@ def _optional(run: Run, name: str) -> NDArray[Any] | None:
 def confusions(reliability: Reliability, given: NDArray[np.int64]) -> list[tuple[int, int, float]]:
     """Return (true class, given label, share) of wrong labels, the most frequent first.
 
-    Args:
-        reliability: With the noise matrix.
-        given: (N,) given labels; classes without a label are left out, nothing is known of them.
+    Classes without a label among the (N,) given ones are left out: nothing is known of them.
     """
     T = reliability.transition
     if T is None:
@@ -295,15 +293,9 @@ def confusions(reliability: Reliability, given: NDArray[np.int64]) -> list[tuple
 def verdicts(
     given: NDArray[np.int64], suggested: NDArray[np.int64], true: NDArray[np.int64]
 ) -> NDArray[np.str_]:
-    """Compare each flagged label and its suggestion with the true label.
+    """Compare (n,) flagged labels and their suggestions with the true labels.
 
-    Args:
-        given: (n,) given labels.
-        suggested: (n,) suggested labels.
-        true: (n,) true labels.
-
-    Returns:
-        (n,) texts, those of ``Issue.verdict``.
+    The (n,) texts are those of ``Issue.verdict``.
     """
     wrong = np.where(suggested == given, "wrong", "other")
     return np.where(given == true, "kept", np.where(suggested == true, "right", wrong))
@@ -316,17 +308,10 @@ def worst_issues(
     true: NDArray[np.int64] | None,
     most: int,
 ) -> list[Issue]:
-    """Return the flagged labels of least quality first, with their pictures.
+    """Return at most ``most`` of the flagged labels, of least quality first, with their pictures.
 
     Where the labels cannot be judged none is flagged: then the images of least quality, without
-    a suggestion.
-
-    Args:
-        run: The run; only the pictures shown are read.
-        findings: What the label stage found.
-        given: (N,) given labels.
-        true: (N,) true labels where they are known.
-        most: How many at most.
+    a suggestion. Of the stored pictures only those shown are read.
     """
     if findings.can_judge:
         listed = np.flatnonzero(findings.is_issue)
@@ -372,14 +357,7 @@ def class_rows(
     given: NDArray[np.int64],
     true: NDArray[np.int64] | None,
 ) -> list[ClassRow]:
-    """Count each class before and after.
-
-    Args:
-        names: K class names.
-        findings: What the label stage found, if it has finished.
-        given: (N,) given labels.
-        true: (N,) true labels where they are known.
-    """
+    """Count the labels of each class before and after; ``given`` and ``true`` are (N,)."""
     K = len(names)
 
     def tally(labels: NDArray[np.int64] | None) -> list[int | None]:
@@ -512,13 +490,7 @@ def entangled_pairs(
 
 
 def colored_classes(given: NDArray[np.int64], suspicious: NDArray[np.bool_], K: int) -> list[int]:
-    """Return the classes that have their own colour, in ascending order.
-
-    Args:
-        given: (N,) given labels.
-        suspicious: (N,) labels that look wrong.
-        K: How many classes there are.
-    """
+    """Return those of K classes that have their own colour, in ascending order."""
     trouble = np.bincount(given[suspicious], minlength=K)
     order = np.lexsort((np.arange(K), -np.bincount(given, minlength=K), -trouble))
     return sorted(int(k) for k in order[:MOST_COLORS])
@@ -548,13 +520,7 @@ class Discovery:
         wrong: NDArray[np.bool_],
         flagged: NDArray[np.bool_],
     ) -> Discovery | None:
-        """Order labels by quality, and count those flagged.
-
-        Args:
-            quality: (N,) low = suspicious.
-            wrong: (N,) which labels are wrong.
-            flagged: (N,) which look wrong.
-        """
+        """Order (N,) labels by quality, low = suspicious, and count those flagged."""
         if not wrong.any():
             return None
         order = np.argsort(quality, kind="stable")

@@ -229,12 +229,7 @@ class State:
 
 
 class Page:
-    """Makes the page of a run.
-
-    Args:
-        run: The run.
-        interval: Seconds between two looks.
-    """
+    """Makes the page of a run."""
 
     def __init__(self, run: Run, interval: float) -> None:
         from markupsafe import Markup
@@ -251,9 +246,7 @@ class Page:
     def state(self, now: Snapshot | None, trouble: str = "") -> State:
         """Return the next state.
 
-        Args:
-            now: The run; None before it was looked at, or where it cannot be read.
-            trouble: Why it cannot be read.
+        ``now`` is None before the run was read, and where it cannot be, for the reason ``trouble``.
         """
         self._version += 1
         self._last = now or self._last
@@ -406,11 +399,7 @@ class Snapshot:
 
 
 class Follower:
-    """Follows a run; every ``look`` reads only what is new since the last one.
-
-    Args:
-        run: The run.
-    """
+    """Follows a run; every ``look`` reads only what is new since the last one."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -423,9 +412,6 @@ class Follower:
 
     def look(self) -> Snapshot:
         """Read what is new.
-
-        Returns:
-            The run as it is now.
 
         Raises:
             StoreError: If the store cannot be read.

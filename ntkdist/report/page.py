@@ -53,9 +53,6 @@ def write_report(run: Run, path: str | None = None, *, max_issues: int = 60) -> 
         path: Where to write, a path or URL; None means ``report.html`` in the run.
         max_issues: How many suspicious labels to show with their pictures, at least 0.
 
-    Returns:
-        The path or URL.
-
     Raises:
         InputError: If ``path`` cannot be written, or ``max_issues`` is negative.
         StoreError: If the run holds something that cannot be read.
@@ -196,16 +193,7 @@ def draw_figures(
     given: NDArray[np.int64],
     timeline: Timeline,
 ) -> dict[str, tuple[str, str]]:
-    """Draw every figure there is something to show for.
-
-    Args:
-        names: Class names.
-        findings: What the label stage found, if it has finished.
-        geometry: What it stored about the kernel itself.
-        discovery: Wrong labels in the order of quality, where true labels are known.
-        given: (N,) given labels.
-        timeline: The run's events.
-    """
+    """Draw every figure there is something to show for: name → (SVG, caption)."""
     figures: dict[str, tuple[str, str]] = {}
     if findings is not None:
         figures |= _losses(findings)

@@ -59,11 +59,7 @@ class Inputs:
         return self.digests is not None
 
     def in_order(self, places: np.ndarray) -> Inputs:
-        """Return the same inputs in another order.
-
-        Args:
-            places: (N,) which image comes at each place.
-        """
+        """Return the same inputs in another order; ``places`` (N,) are the images at each place."""
 
         def taken(values: Any) -> Any:
             return None if values is None else values[places]

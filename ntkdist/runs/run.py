@@ -216,9 +216,6 @@ class Run:
             hold: Takes the run's lease; called once, before the first write.
             prepared: What ``config`` names, read already; None reads it.
 
-        Returns:
-            The run with its inputs stored.
-
         Raises:
             InputError: If the data cannot be read, the place cannot be written, or another
                 run is there (the first differing field, its old and its new value).
@@ -269,9 +266,6 @@ class Run:
             url: Its folder or URL.
             pending_extension: Also open a run with a pending extension: its manifest has the
                 larger size, its arrays may still have the smaller one.
-
-        Returns:
-            The run, with the configuration it was created with.
 
         Raises:
             InputError: If there is no run, or a newer version wrote it.

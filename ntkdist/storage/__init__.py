@@ -96,10 +96,6 @@ def copy(source: str, target: str) -> bool:
     removing one leaves the other. Use it only for objects that are replaced and never changed in
     place, such as chunks of arrays.
 
-    Args:
-        source: Address of the object.
-        target: Address of the copy.
-
     Returns:
         Whether there is an object at ``source``.
 
@@ -125,17 +121,10 @@ def write_text(address: str, text: str) -> None:
 
 
 def create_text(address: str, text: str) -> bool:
-    """Write a text only if there is no object yet.
+    """Write a text only if there is no object yet; return whether it was written.
 
     Some S3-compatible servers ignore the condition and overwrite the object. Where that matters,
-    read the object back after a short time.
-
-    Args:
-        address: Address of the object.
-        text: The text; it should name its writer.
-
-    Returns:
-        Whether it was written.
+    the text should name its writer: read the object back after a short time.
     """
     store, place = _resolve(address)
     return store.create(place, text.encode("utf-8"))
@@ -149,32 +138,20 @@ def read_versioned(address: str) -> tuple[str, str] | None:
 
 
 def replace_text(address: str, text: str, version: str) -> bool:
-    """Write a text only if the object has not changed since it was read.
+    """Write a text only if the object still has the version that ``read_versioned`` returned.
 
-    Some servers ignore the condition: see :func:`create_text`.
-
-    Args:
-        address: Address of the object.
-        text: The new text.
-        version: The version that :func:`read_versioned` returned.
-
-    Returns:
-        Whether it was written; False also if the object no longer exists.
+    Some servers ignore the condition: see :func:`create_text`. Return whether it was written; False
+    also if the object no longer exists.
     """
     store, place = _resolve(address)
     return store.replace(place, text.encode("utf-8"), version)
 
 
 def list_objects(address: str) -> list[str]:
-    """List the objects below an address that hold at least one byte.
+    """Return the relative paths of all objects of at least one byte below an address.
 
-    One walk over the folder or one listing of the bucket, whatever their number.
-
-    Args:
-        address: A folder or prefix; it need not exist.
-
-    Returns:
-        Their paths relative to ``address``, with ``/``, in no particular order.
+    They are separated by ``/`` and in no particular order; the address need not exist. It takes one
+    walk over the folder or one listing of the bucket, whatever their number.
     """
     store, place = _resolve(address)
     return store.walk(place)
@@ -199,9 +176,6 @@ def writing(address: str) -> Iterator[str]:
     """Yield a path for other code to write to; the file then becomes the object, whole.
 
     If the block raises an exception, the object does not change.
-
-    Args:
-        address: Address of the object.
 
     Yields:
         A path on this machine, with the ending of the address.
@@ -231,12 +205,8 @@ def writing(address: str) -> Iterator[str]:
 def zarr_store(address: str) -> Any:
     """Return the ``store`` argument of Zarr's functions for an address.
 
-    Args:
-        address: Folder or URL.
-
-    Returns:
-        The path of a folder of this machine, where Zarr renames finished files; else a Zarr store
-        whose pickle is the address alone.
+    Of a folder of this machine it is the path: Zarr then renames finished files. Else it is a Zarr
+    store whose pickle is the address alone.
     """
     place = parse(address)
     if isinstance(place, Path):

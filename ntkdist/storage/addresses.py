@@ -55,9 +55,6 @@ def parse(address: str | os.PathLike[str]) -> Path | Place:
     Args:
         address: A path, a ``file://`` URL, or ``s3://BUCKET/PREFIX`` and the like.
 
-    Returns:
-        A path on this machine, or a key in a bucket.
-
     Raises:
         InputError: The scheme is unknown, the address carries credentials (which the message
             does not repeat), or a name in it is not valid.
@@ -92,9 +89,6 @@ def parse(address: str | os.PathLike[str]) -> Path | Place:
 def normal(address: str | os.PathLike[str]) -> str:
     """Return an address in its one spelling, a ``file://`` URL as its path.
 
-    Args:
-        address: A path or URL.
-
     Raises:
         InputError: It is not a valid address, or carries credentials; they are not repeated.
     """
@@ -108,14 +102,7 @@ def local_path(address: str | os.PathLike[str]) -> Path | None:
 
 
 def join(address: str, *names: str) -> str:
-    """Return the address of a name inside a folder or prefix.
-
-    Args:
-        address: A folder's path or URL.
-        *names: Names, or several of them joined by ``/``.
-
-    Returns:
-        The address.
+    """Return the address of names, or of several joined by ``/``, inside a folder or prefix.
 
     Raises:
         InputError: A name is empty, absolute, or would lead out of the folder.

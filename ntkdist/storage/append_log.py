@@ -77,12 +77,7 @@ class AppendLog:
 
 
 class LogReader:
-    """Reads the lines of one log, each once, from where it ended the last time.
-
-    Args:
-        address: Folder or URL that the log lies in; the log may be absent.
-        name: Name of the log.
-    """
+    """Reads the lines of one log, which may be absent, each once, from where it ended last."""
 
     def __init__(self, address: str, name: str) -> None:
         self._address = storage.join(address, name)
