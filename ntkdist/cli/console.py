@@ -122,31 +122,16 @@ class Terminal:
             yield watch
 
 
-@dataclass(frozen=True)
-class StageTime:
-    """A stage that was finished.
-
-    Attributes:
-        stage: Its name.
-        seconds: Wall time.
-        detail: What was done, in words.
-    """
-
-    stage: str
-    seconds: float
-    detail: str
-
-
 @dataclass
 class Watch:
     """What listens to the events of a command.
 
     Attributes:
-        stages: Those that were finished, in order.
+        stages: Name, seconds and outcome of those that were finished, in order.
         subscribers: To be told every event.
     """
 
-    stages: list[StageTime] = field(default_factory=list)
+    stages: list[dict[str, Any]] = field(default_factory=list)
     subscribers: list[Subscriber] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -154,7 +139,8 @@ class Watch:
 
     def _keep(self, event: Any) -> None:
         if isinstance(event, StageDone):
-            self.stages.append(StageTime(event.stage, event.seconds, event.detail))
+            fields = ("stage", "seconds", "detail")
+            self.stages.append({name: getattr(event, name) for name in fields})
 
 
 class EventLines:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cyclopts import CoercionError, CycloptsError
 
-from ntkdist.cli.console import StageTime, Table, Terminal
+from ntkdist.cli.console import Table, Terminal
 from ntkdist.config import RunConfig
 from ntkdist.errors import InputError, InterruptedRunError, NtkdistError, StageError, StoreError
 
@@ -57,11 +57,11 @@ class Session:
 
     Attributes:
         pipeline: Of the run.
-        stages: Those that were finished so far.
+        stages: Those that were finished so far, see ``Watch``.
     """
 
     pipeline: Pipeline
-    stages: list[StageTime] = field(default_factory=list)
+    stages: list[dict[str, Any]] = field(default_factory=list)
 
     def result(self, result: Any, *shown: str | Table, next: Sequence[str] = ()) -> CommandResult:
         """Return the command's result, with the stages' times in it."""

@@ -30,13 +30,11 @@ class GramSummary:
     Attributes:
         done: Tiles of the matrix that are stored now.
         computed: Of them, tiles this call computed.
-        failed: Tiles given up; always 0 in a summary that is returned.
         seconds: Wall time.
     """
 
     done: int
     computed: int
-    failed: int
     seconds: float
 
 
@@ -78,16 +76,9 @@ def compute_gram(
         for store in stores:
             store.remove(key)
     missing = sorted({key for store in stores for key in store.missing()})
-    emit(
-        GramStarted(
-            tiling.count,
-            tiling.count - len(missing),
-            tiling.edge,
-            executor.workers,
-            job.backend,
-            executor.name,
-        )
-    )
+    stored = tiling.count - len(missing)
+    how = executor.workers, job.backend, executor.name
+    emit(GramStarted(tiling.count, stored, tiling.edge, *how))
     summary = ExecutorSummary()
     if missing:
         with _digests_kept(stores, emit):
@@ -102,12 +93,7 @@ def compute_gram(
         )
     if summary.failed:
         raise _failure(summary, tiling)
-    return GramSummary(
-        tiling.count - len(missing) + len(summary.done),
-        len(summary.done),
-        0,
-        time.monotonic() - start,
-    )
+    return GramSummary(stored + len(summary.done), len(summary.done), time.monotonic() - start)
 
 
 @contextmanager

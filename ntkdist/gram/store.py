@@ -81,14 +81,25 @@ class GramStore:
         address = storage.normal(address)
         if cls.exists(address):
             raise InputError(f"{address}: a store exists already; open it, or remove it first")
+        everything: dict[str, Any] = {
+            **(attributes or {}),
+            "schema_version": SCHEMA_VERSION,
+            "written_by": f"ntkdist {package_version()}",
+            "fingerprint": fingerprint,
+            "kind": kind,
+            "edge": tiling.edge,
+            "symmetric": tiling.symmetric,
+        }
         try:
-            create_array(
+            arrays.create_array(
                 address,
-                tiling,
-                fingerprint=fingerprint,
-                kind=kind,
+                shape=tiling.shape,
+                chunks=(tiling.edge, tiling.edge),
                 dtype=dtype,
-                attributes=attributes or {},
+                fill_value=float("nan"),
+                attributes=everything,
+                config={"write_empty_chunks": False},
+                zarr_format=3,
             )
         except OSError as error:
             raise storage.write_error(error, address) from error
@@ -463,46 +474,6 @@ class Metadata:
                 f" shape {array.shape}, chunks {array.chunks}"
             )
         return cls(Tiling(rows, edge, None if symmetric else cols), kind, fingerprint, attributes)
-
-
-def create_array(
-    address: str,
-    tiling: Tiling,
-    *,
-    fingerprint: str,
-    kind: str,
-    dtype: str,
-    attributes: Mapping[str, Any],
-) -> None:
-    """Write the metadata of an empty Zarr array whose chunks are the tiles.
-
-    Args:
-        address: Folder or URL.
-        tiling: Shape of the matrix and of its tiles.
-        fingerprint: Of the inputs.
-        kind: ``ntk`` or ``nngp``.
-        dtype: Of the entries.
-        attributes: More to keep beside these.
-    """
-    everything: dict[str, Any] = {
-        **attributes,
-        "schema_version": SCHEMA_VERSION,
-        "written_by": f"ntkdist {package_version()}",
-        "fingerprint": fingerprint,
-        "kind": kind,
-        "edge": tiling.edge,
-        "symmetric": tiling.symmetric,
-    }
-    arrays.create_array(
-        address,
-        shape=tiling.shape,
-        chunks=(tiling.edge, tiling.edge),
-        dtype=dtype,
-        fill_value=float("nan"),
-        attributes=everything,
-        config={"write_empty_chunks": False},
-        zarr_format=3,
-    )
 
 
 def package_version() -> str:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from queue import Empty, SimpleQueue
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,33 +13,10 @@ from numpy.typing import NDArray
 from ntkdist import storage
 from ntkdist.config import RunConfig
 from ntkdist.errors import InputError, StageError
-from ntkdist.events.types import FlipsMade, PosteriorRound, StepContinues
+from ntkdist.events.types import FlipsMade, PosteriorRound
 from ntkdist.runs.run import Run
 
 EVERY = 5.0  # seconds between two events
-
-T = TypeVar("T")
-
-
-def watched(
-    step: str,
-    work: Callable[[Callable[[Any], None]], T],
-    emit: Callable[[Any], None],
-) -> T:
-    """Do work in a thread of its own; emit its events, or a ``StepContinues``, from this one."""
-    events: SimpleQueue[Any] = SimpleQueue()
-    began = time.monotonic()
-    with ThreadPoolExecutor(1, thread_name_prefix="stage") as pool:
-        future = pool.submit(work, events.put)
-        future.add_done_callback(lambda _: events.put(None))
-        while True:
-            try:
-                event = events.get(timeout=EVERY)
-            except Empty:
-                event = StepContinues(step, time.monotonic() - began)
-            if event is None:
-                return future.result()
-            emit(event)
 
 
 class RoundProgress:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
 
 from ntkdist import storage
 from ntkdist.errors import InputError, NtkdistError, StoreError
 from ntkdist.events.types import Event, GramReused
-from ntkdist.gram.reuse import take_tiles
+from ntkdist.gram.digests import DigestLog, read_digests, tile_digest
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import TileKey, Tiling
 from ntkdist.runs.run import GramOrigin, Run, write_manifest
+
+_READERS = 4
 
 
 def take_from_origin(
@@ -75,6 +80,64 @@ def _take(run: Run, url: str, tile: int | str, check_stop: Callable[[], None]) -
         factors, damaged = _take_factors(run, source, check_stop)
         problems += damaged
     return GramReused(url, len(stored), tiling.count, tuple(factors), "; ".join(problems))
+
+
+@dataclass(frozen=True)
+class TilesTaken:
+    """Result of taking the tiles of another store.
+
+    Attributes:
+        stored: Tiles that the store holds now.
+        bad: Tiles that were not taken because they are damaged in the other store.
+    """
+
+    stored: frozenset[TileKey]
+    bad: frozenset[TileKey]
+
+
+def take_tiles(
+    source: str, target: str, *, fingerprint: str, between: Callable[[], None] = lambda: None
+) -> TilesTaken:
+    """Take every tile of another store that is finished, whole and not in this one.
+
+    Each tile is read first: its checksum must be right, no entry may be NaN, and where a digest of
+    it was kept when it was stored, its entries must be those. A tile is taken whole or not at all,
+    so after a kill the same call goes on.
+
+    Raises:
+        InputError: If one of them is of another fingerprint, or cannot be written.
+        StoreError: If the other is not there.
+    """
+    old = GramStore.open(source, "r", fingerprint)
+    if not GramStore.exists(target):
+        # the very metadata: chunks are bytes of its codecs
+        metadata = storage.read_bytes(storage.join(source, "zarr.json")) or b""
+        storage.write_bytes(storage.join(target, "zarr.json"), metadata)
+    new = GramStore.open(target, "r+", fingerprint)
+    done = old.done() - set(old.mixed_tiles()) if old.tiling == new.tiling else set()
+    wanted = [key for key in new.missing() if key in done]
+    digests = read_digests(source)
+
+    def take(key: TileKey) -> bool:
+        try:
+            block = old.block(key.row, key.col)
+        except StoreError:
+            return False
+        if digests.get(key) not in (None, tile_digest(old.kind, key, block)):
+            return False
+        return storage.copy(old.path_of(key), new.path_of(key))
+
+    bad = set()
+    with closing(DigestLog(target)) as log, ThreadPoolExecutor(_READERS) as pool:
+        for start in range(0, len(wanted), _READERS):
+            between()
+            some = wanted[start : start + _READERS]
+            for key, taken in zip(some, pool.map(take, some), strict=True):
+                if not taken:
+                    bad.add(key)
+                elif key in digests:
+                    log.append(key, digests[key])
+    return TilesTaken(frozenset(new.done()), frozenset(bad))
 
 
 def _take_factors(

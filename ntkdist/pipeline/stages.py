@@ -11,7 +11,9 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
@@ -21,11 +23,12 @@ from ntkdist.data.features import feature_words
 from ntkdist.errors import InterruptedRunError, StageError
 from ntkdist.events.bus import Subscribers
 from ntkdist.events.log import EventLog
-from ntkdist.events.types import DriverWaited, RunStarted, StageDone, StageStarted
+from ntkdist.events.types import DriverWaited, RunStarted, StageDone, StageStarted, StepContinues
 from ntkdist.gram.signals import StopFlag, stop_on_signals
 from ntkdist.pipeline.gram import Matrix, compute_matrix, gram_of
 from ntkdist.pipeline.growth import current_factor, grow_factor, roll_forward
 from ntkdist.pipeline.labels import (
+    EVERY,
     FlipProgress,
     RoundProgress,
     add_probabilities,
@@ -33,7 +36,6 @@ from ntkdist.pipeline.labels import (
     store_kpca,
     summarise,
     thumbnail,
-    watched,
     write_table,
 )
 from ntkdist.pipeline.reuse import take_from_origin
@@ -151,7 +153,19 @@ class Pipeline:
 
     def watched(self, step: str, work: Callable[[Callable[[Any], None]], T]) -> T:
         """Run long work in a thread, and emit its events, at least one every few seconds."""
-        return watched(step, work, self._emit)
+        events: SimpleQueue[Any] = SimpleQueue()
+        began = time.monotonic()
+        with ThreadPoolExecutor(1, thread_name_prefix="stage") as pool:
+            future = pool.submit(work, events.put)
+            future.add_done_callback(lambda _: events.put(None))
+            while True:
+                try:
+                    event = events.get(timeout=EVERY)
+                except Empty:
+                    event = StepContinues(step, time.monotonic() - began)
+                if event is None:
+                    return future.result()
+                self._emit(event)
 
     def gram(self, recompute: Sequence[str] = ()) -> None:
         """Compute the tiles that are missing."""

@@ -29,7 +29,6 @@ from ntkdist.events.types import PosteriorRound, StepContinues
 from ntkdist.labels import block_error, class_matrix, invert, refurbish
 from ntkdist.linalg import CholeskyFactor, LinalgProgress
 from ntkdist.pipeline import Pipeline
-from ntkdist.pipeline import labels as label_stage
 from ntkdist.pipeline.extend import extend
 from ntkdist.pipeline.verify import verify_run
 from ntkdist.report.page import write_report
@@ -210,7 +209,7 @@ def test_every_long_step_is_told_from_the_calling_thread(
     finished: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(linalg.tasks, "PROGRESS_SECONDS", 1e-3)
-    monkeypatch.setattr(label_stage, "EVERY", 1e-3)
+    monkeypatch.setattr("ntkdist.pipeline.stages.EVERY", 1e-3)
     events: list[Any] = []
     threads = set()
 

@@ -11,9 +11,9 @@ import pytest
 from ntkdist import storage
 from ntkdist.errors import InputError
 from ntkdist.gram.digests import DigestLog, read_digests
-from ntkdist.gram.reuse import take_tiles
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import TileKey, Tiling
+from ntkdist.pipeline.reuse import take_tiles
 
 PRINT = "f" * 64
 KEYS = list(Tiling(10, 4).keys())
