@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist import storage
+from ntkdist import storage, words
 from ntkdist.analyses.section import Analysis, ReportSection, all_of, read_verdict
 from ntkdist.config import RunConfig
 from ntkdist.display import plots
@@ -237,11 +237,11 @@ def describe_comparison(results: Sequence[ArchitectureResult], folder: str) -> s
     rows = [
         (
             one.name,
-            f"{one.accuracy:.2%} ({rank['accuracy'][i]})",
+            f"{words.percent(one.accuracy, 2)} ({rank['accuracy'][i]})",
             f"{one.log_likelihood:.3f} ({rank['log_likelihood'][i]})",
             f"{one.block_error:.4g} ({rank['block_error'][i]})",
             f"{one.separation:.3f} ({rank['separation'][i]})",
-            f"{one.noise_rate:.1%}",
+            words.percent(one.noise_rate),
             f"{one.gram_seconds:.1f} s",
             f"{one.factor_seconds:.1f} s",
         )
@@ -256,8 +256,8 @@ def describe_comparison(results: Sequence[ArchitectureResult], folder: str) -> s
     noise = max(results, key=lambda one: one.log_likelihood).noise_rate
     if noise >= _LITTLE_NOISE:
         lines.append(
-            f"{noise:.1%} of the given labels are estimated wrong, which limits accuracy to about "
-            f"{1 - noise:.1%}"
+            f"{words.percent(noise)} of the given labels are estimated wrong, which limits "
+            f"accuracy to about {words.percent(1 - noise)}"
         )
     return "\n".join(lines)
 
@@ -293,7 +293,7 @@ def _draw(
             for kind in range(classes):
                 x, y = one.points[shown[labels[shown] == kind]].T
                 axes.scatter(x, y, s=6, color=colors(kind), linewidths=0, label=names[kind])
-            measures = f"{100 * one.accuracy:.1f} % right, {one.separation:.2f} apart"
+            measures = f"{words.percent(one.accuracy)} right, {one.separation:.2f} apart"
             axes.set_title(f"{_shorten(one.name)}\n{measures}", fontsize=FONT_SIZE - 3)
             axes.set(xticks=[], yticks=[])
         figure.supxlabel("first kernel principal component", fontsize=FONT_SIZE - 3)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist import words
 from ntkdist.analyses.section import Analysis, ReportSection, panel, stored, which_images
 from ntkdist.display.svg import FONT_SIZE, svg_file
 from ntkdist.display.words import count, counted, number, percent
@@ -343,33 +344,37 @@ def describe_dynamics(result: DynamicsResult) -> str:
     """Return what the command prints."""
     stop, s, q = result.stopping, result.stopping.index, result.squared
     learned = result.learned_at(stop.time)
+
+    def row(name: str, values: NDArray[np.float64], *, share: bool = False) -> str:
+        ends = values[s], values[-1]
+        then, last = (words.percent(end, 2) if share else f"{end:.4f}" for end in ends)
+        return f"  {name:<18}{then:>9}       {last:>9}"
+
     lines = [
         f"time      counts steps of η = {result.learning_rate:.3g}; gradient descent diverges from "
         f"{result.largest_stable_rate:.3g} on",
         f"stop at   t = {_time(stop.time)}, where {stop.images} training images held out in turn "
-        f"have the least loss ({stop.accuracies[s]:.2%} of them right; at the end "
-        f"{stop.accuracies[-1]:.2%})",
+        f"have the least loss ({words.percent(stop.accuracies[s], 2)} of them right; at the end "
+        f"{words.percent(stop.accuracies[-1], 2)})",
         f"          {learned} of {result.trained_on} eigenvectors are learned by then, with "
-        f"{result.energy[:learned].sum():.1%} of the targets",
+        f"{words.percent(result.energy[:learned].sum())} of the targets",
         "",
         "squared loss          stopped      at the end",
-        f"  held-out loss     {stop.losses[s]:9.4f}       {stop.losses[-1]:9.4f}",
-        f"  training accuracy {q.train_accuracy[s]:9.2%}       {q.train_accuracy[-1]:9.2%}",
+        row("held-out loss", stop.losses),
+        row("training accuracy", q.train_accuracy, share=True),
     ]
     if q.true_accuracy is not None:
-        lines.append(
-            f"  ... true labels   {q.true_accuracy[s]:9.2%}       {q.true_accuracy[-1]:9.2%}"
-        )
+        lines.append(row("... true labels", q.true_accuracy, share=True))
     lines += [
-        f"  test loss         {q.test_loss[s]:9.4f}       {q.test_loss[-1]:9.4f}",
-        f"  test accuracy     {q.test_accuracy[s]:9.2%}       {q.test_accuracy[-1]:9.2%}"
-        f"    {result.tested_on} images {which_images(result.how)}",
+        row("test loss", q.test_loss),
+        row("test accuracy", q.test_accuracy, share=True)
+        + f"    {result.tested_on} images {which_images(result.how)}",
         "",
         "eigenvector  time constant  eigenvalue  share of the targets",
     ]
     lines += [
         f"{i + 1:11d}  {result.time_constants[i]:13.4g}  {result.eigenvalues[i]:10.4g}  "
-        f"{result.energy[i]:20.2%}"
+        f"{words.percent(result.energy[i], 2):>20}"
         for i in range(min(_LISTED, result.trained_on))
     ]
     lines += ["", *_more(result)]
@@ -387,7 +392,8 @@ def _more(result: DynamicsResult) -> list[str]:
     if c is not None:
         lines.append(
             f"cross-entropy at t = {_time(c.times[-1])}: training accuracy "
-            f"{c.train_accuracy[-1]:.2%}, test accuracy {c.test_accuracy[-1]:.2%}, test loss "
+            f"{words.percent(c.train_accuracy[-1], 2)}, test accuracy "
+            f"{words.percent(c.test_accuracy[-1], 2)}, test loss "
             f"{c.test_loss[-1]:.4f} (least {c.test_loss.min():.4f} at t = "
             f"{_time(c.times[c.test_loss.argmin()])})"
         )
@@ -402,7 +408,7 @@ def _more(result: DynamicsResult) -> list[str]:
             "compared with errors"
         )
     else:
-        quarters = ", ".join(f"{share:.1%}" for share in spread.errors)
+        quarters = ", ".join(words.percent(share) for share in spread.errors)
         lines.append(
             "ensemble      networks of different initialisation disagree more on a wrong "
             f"prediction than on a right one with chance {spread.disagreement_auc:.3f} (by the "

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist import words
 from ntkdist.analyses.section import Analysis, ReportSection, panel, stored
 from ntkdist.display.svg import FONT_SIZE, svg_file
 from ntkdist.display.words import counted, percent
@@ -283,8 +284,8 @@ def describe_label_aware(result: LabelAwareResult) -> str:
     ]
     for one in result.tried:
         elasticity = "–" if one.elasticity is None else f"{one.elasticity:.4f}"
-        line = f"{one.variant:<8}  {one.multiplier:>10g}  {one.accuracy:>8.2%}  "
-        line += f"{one.validated:>15.2%}  {elasticity:>16}"
+        line = f"{one.variant:<8}  {one.multiplier:>10g}  {words.percent(one.accuracy, 2):>8}  "
+        line += f"{words.percent(one.validated, 2):>15}  {elasticity:>16}"
         lines.append(line + ("" if one.definite else "  (not positive definite)"))
     if result.tried[0].ridge:
         lines.append(f"all with a ridge of {result.tried[0].ridge:g}, which the plain kernel needs")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist import words
 from ntkdist.analyses.section import Analysis
 from ntkdist.errors import InputError
 from ntkdist.events.types import LabelingScored
@@ -103,8 +104,8 @@ def describe_labelings(labelings: Sequence[Labeling]) -> str:
         (
             one.name,
             f"{one.block_error:.5g}",
-            f"{one.changed:.2%}",
-            f"{one.noise_rate:.1%}",
+            words.percent(one.changed, 2),
+            words.percent(one.noise_rate),
             "; ".join(one.left_out),
         )
         for one in labelings

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist import words
 from ntkdist.analyses.section import Analysis, ReportSection, panel, stored
 from ntkdist.display.svg import FONT_SIZE, svg_file
 from ntkdist.display.words import counted, percent
@@ -213,9 +214,8 @@ def describe_active_learning(result: LookaheadResult) -> str:
     wide = max(map(len, order))
     for name in order:
         accuracy = result.accuracy[name]
-        line = (
-            f"{name:<{wide}}  mean {accuracy[:, 1:].mean():.2%}, last {accuracy[:, -1].mean():.2%}"
-        )
+        mean, last = accuracy[:, 1:].mean(), accuracy[:, -1].mean()
+        line = f"{name:<{wide}}  mean {words.percent(mean, 2)}, last {words.percent(last, 2)}"
         gain = result.gain(name)
         if gain is not None and name != "random":
             line += f", {100 * gain:+.2f} points over random"

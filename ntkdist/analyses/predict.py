@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist import storage
+from ntkdist import storage, words
 from ntkdist.analyses.section import (
     Analysis,
     ReportSection,
@@ -94,7 +94,7 @@ def predict(pipeline: Pipeline) -> PredictionResult:
         )
         outputs = model.predict(cross)
         evaluation = evaluate(outputs, held.labels, sweep.best.scale)
-        detail.append(f"{len(outputs)} images, {evaluation.accuracy:.2%} right")
+        detail.append(f"{len(outputs)} images, {words.percent(evaluation.accuracy, 2)} right")
     result = PredictionResult(
         how=held.how,
         images=len(outputs),
@@ -168,7 +168,7 @@ def _store(pipeline: Pipeline, held: HeldOut, result: PredictionResult) -> None:
     _write_csv(storage.join(result.place, "predictions.csv"), held, p, result.names)
     small = FONT_SIZE - 4
     with svg_file(run.address("predict.svg"), 11.4, 3.9) as figure:
-        title = f"{evaluation.accuracy:.2%} of {result.images} images right"
+        title = f"{words.percent(evaluation.accuracy, 2)} of {result.images} images right"
         figure.suptitle(title, fontsize=FONT_SIZE - 2)
         left, middle, right = figure.subplots(1, 3)
         _plot_confusion(left, evaluation.confusion, result.names, small)
@@ -199,9 +199,9 @@ def describe_predictions(result: PredictionResult) -> str:
     """Return what the command prints: the figures, and the pairs most often confused."""
     e, best = result.evaluation, result.sweep.best
     lines = [
-        f"accuracy  {e.accuracy:.2%} of {result.images} images {which_images(result.how)}, "
-        f"{result.trained_on} trained on",
-        f"ridge     {result.ridge:g}; leave-one-out accuracy {best.accuracy:.2%} "
+        f"accuracy  {words.percent(e.accuracy, 2)} of {result.images} images "
+        f"{which_images(result.how)}, {result.trained_on} trained on",
+        f"ridge     {result.ridge:g}; leave-one-out accuracy {words.percent(best.accuracy, 2)} "
         f"on {result.sweep.images} images trained on",
         f"calibration  error {e.calibration_error:.3f} (0 is perfect), log-loss {e.log_loss:.4f}, "
         f"Brier {e.brier:.4f}",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist import words
 from ntkdist.analyses.section import Analysis, ReportSection, all_of, stored
 from ntkdist.display.svg import FONT_SIZE, inline_svg, new_figure, svg_file
 from ntkdist.display.words import counted, percent
@@ -129,7 +130,7 @@ def describe_sweep(result: SweepResult) -> str:
     rows = [
         (
             row.value,
-            f"{row.accuracy:.2%}",
+            words.percent(row.accuracy, 2),
             f"{row.log_loss:.3f}",
             f"{row.ridge:g}",
             f"{row.cosine:.4f}",
@@ -143,7 +144,7 @@ def describe_sweep(result: SweepResult) -> str:
     if len(result.rows) > 1:
         most = max(row.accuracy for row in result.rows)
         tied = [row.value for row in result.rows if row.accuracy == most]
-        lines.append(f"most accurate: {result.over} {' and '.join(tied)}, {most:.2%}")
+        lines.append(f"most accurate: {result.over} {' and '.join(tied)}, {words.percent(most, 2)}")
     if len(result.rows) > 1 and np.ptp([row.cosine for row in result.rows]) < 1e-6:
         lines.append(
             f"these kernels differ by a factor alone: without biases, {result.over} only scales "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist import words
 from ntkdist.analyses.section import Analysis, ReportSection, panel, stored
 from ntkdist.display.svg import FONT_SIZE, svg_file
 from ntkdist.display.words import count, number, percent
@@ -186,8 +187,8 @@ def describe_widths(result: WidthsResult) -> str:
         for name in ("full_accuracy", "pseudo_accuracy")
     )
     lines.append(
-        f"kernel regression at width {sweep.widths[-1]}: {full:.1%} right with the full kernel, "
-        f"{pseudo:.1%} with the pNTK"
+        f"kernel regression at width {sweep.widths[-1]}: {words.percent(full)} right with the full "
+        f"kernel, {words.percent(pseudo)} with the pNTK"
     )
     lines.append("picture widths.svg in the run")
     return "\n".join(lines)

@@ -42,7 +42,7 @@ from ntkdist.runs.inputs import source_of
 from ntkdist.runs.run import HALF_MADE, Run
 from ntkdist.storage.addresses import CREDENTIALS, Place, parse
 from ntkdist.storage.object_stores import SOURCES, endpoint
-from ntkdist.words import format_bytes, rough_duration
+from ntkdist.words import format_bytes, percent, rough_duration
 
 State = Literal["ok", "warning", "problem"]
 _MARKS = {"ok": "", "warning": "warning: ", "problem": "PROBLEM: "}
@@ -573,5 +573,5 @@ def _describe_kernel(report: KernelReport) -> str:
         f"{report.name}: {report.threads} threads a block ({report.shape}), "
         f"{report.registers} registers, {report.local} bytes a thread spilled, "
         f"{report.shared} bytes of shared memory, {report.blocks} blocks a multiprocessor, "
-        f"occupancy {report.occupancy:.0%}"
+        f"occupancy {percent(report.occupancy, 0)}"
     )

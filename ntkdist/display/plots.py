@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist import words
 from ntkdist.display.svg import ACCENT, CATEGORIES, FAINT, FONT_SIZE, INK, OTHER, new_figure
 from ntkdist.display.words import number, shorten
 
@@ -272,7 +273,7 @@ def _legend(figure: Figure, names: Sequence[str], colored: Sequence[int], others
 def _axis(component: int, explained: Sequence[float]) -> str:
     text = f"component {component + 1}"
     if component < len(explained):
-        text += f" ({100 * explained[component]:.1f} % of the variance)"
+        text += f" ({words.percent(explained[component])} of the variance)"
     return text
 
 

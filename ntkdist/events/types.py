@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from ntkdist.words import counted
+from ntkdist.words import counted, percent
 
 _STEPS = {
     "survey": "factor, reading the matrix",
@@ -429,7 +429,7 @@ class LinalgProgress(_ProgressEvent):
     seconds: float
 
     def _line(self, elapsed: float) -> str:
-        done = "" if self.fraction is None else f"{100 * self.fraction:.0f} %, "
+        done = "" if self.fraction is None else f"{percent(self.fraction, 0)}, "
         return f"{_STEPS.get(self.stage, self.stage)}: {done}{self.seconds:.0f} s so far"
 
 
@@ -454,7 +454,7 @@ class BandDone(_ProgressEvent):
     fraction: float
 
     def _line(self, elapsed: float) -> str:
-        return f"append: {self.n} rows, {100 * self.fraction:.0f} %, {self.gflops:.1f} GFLOP/s"
+        return f"append: {self.n} rows, {percent(self.fraction, 0)}, {self.gflops:.1f} GFLOP/s"
 
 
 @dataclass(frozen=True)
@@ -553,14 +553,15 @@ class LabelsAsked(_ProgressEvent):
         accuracy: On the images held out.
     """
 
-    template: ClassVar[str] = (
-        "{criterion}, seed {seed}: {labelled} images labelled, {accuracy:.2%} right"
-    )
     criterion: str
     seed: int
     number: int
     labelled: int
     accuracy: float
+
+    def _line(self, elapsed: float) -> str:
+        right = percent(self.accuracy, 2)
+        return f"{self.criterion}, seed {self.seed}: {self.labelled} images labelled, {right} right"
 
 
 @dataclass(frozen=True)
@@ -575,15 +576,15 @@ class WidthMeasured(_ProgressEvent):
         kernel_gap: Relative distance of its pNTK from the infinite kernel.
     """
 
-    template: ClassVar[str] = (
-        "width {width}: network {done} of {total}, its kernel {kernel_gap:.1%} from the infinite "
-        "one"
-    )
     width: int
     seed: int
     done: int
     total: int
     kernel_gap: float
+
+    def _line(self, elapsed: float) -> str:
+        done = f"width {self.width}: network {self.done} of {self.total}"
+        return f"{done}, its kernel {percent(self.kernel_gap)} from the infinite one"
 
 
 @dataclass(frozen=True)
@@ -601,7 +602,6 @@ class VariantTried(_ProgressEvent):
             where it is not defined.
     """
 
-    template: ClassVar[str] = "{variant}: {accuracy:.2%} right, multiplier {multiplier:g}"
     throttled: ClassVar[bool] = False
     variant: str
     multiplier: float
@@ -610,6 +610,10 @@ class VariantTried(_ProgressEvent):
     validated: float
     accuracy: float
     elasticity: float | None
+
+    def _line(self, elapsed: float) -> str:
+        right = percent(self.accuracy, 2)
+        return f"{self.variant}: {right} right, multiplier {self.multiplier:g}"
 
 
 @dataclass(frozen=True)
@@ -628,7 +632,7 @@ class DynamicsProgress(Event):
     seconds: float
 
     def _line(self, elapsed: float) -> str:
-        return f"{self.stage}: {100 * self.fraction:.0f} %"
+        return f"{self.stage}: {percent(self.fraction, 0)}"
 
 
 @dataclass(frozen=True)
@@ -672,4 +676,4 @@ class ValueMeasured(Event):
     def _line(self, elapsed: float) -> str:
         kept = " (as stored)" if self.stored else ""
         done = f"{self.done} of {self.total}"
-        return f"{self.over} {self.value}: {done}, {self.accuracy:.2%} right{kept}"
+        return f"{self.over} {self.value}: {done}, {percent(self.accuracy, 2)} right{kept}"

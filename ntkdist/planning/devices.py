@@ -37,6 +37,7 @@ from ntkdist.kernels.cuda import device as cuda_device
 from ntkdist.kernels.registry import coverage, get_backend
 from ntkdist.linalg import parse_memory
 from ntkdist.planning.planned_run import SAMPLE, PlannedRun
+from ntkdist.words import percent
 
 _FIRST = 5.0  # seconds; a first tile that takes more than that longer has compiled
 _PATIENCE_SECONDS = 120.0  # for workers that a busy cluster has no room for
@@ -506,9 +507,10 @@ def busy(group: WorkerGroup) -> str | None:
     """Return a warning where other programs had the cores that were measured."""
     if group.share >= _BUSY:
         return None
+    share = percent(group.share, 0)
     return (
-        f"other programs were at work: the workers had {group.share:.0%} of their cores; alone the "
-        f"tiles would take about {group.share:.0%} of the time said, and the rest less too"
+        f"other programs ran meanwhile: the workers had {share} of their cores; alone the tiles "
+        f"would take about {share} of the time given, and the rest less too"
     )
 
 

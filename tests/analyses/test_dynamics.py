@@ -132,7 +132,7 @@ def test_the_text_says_what_a_reader_needs(followed):
     place = found.stopping.index
     for words in (
         f"stop at   t = {found.stopping.time:.4g}",
-        f"{found.squared.test_accuracy[place]:.2%}",
+        f"{100 * found.squared.test_accuracy[place]:.2f} %",
         "101 images of the split that the run leaves out",
         "... true labels",
         "cross-entropy at t = ",

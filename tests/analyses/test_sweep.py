@@ -46,7 +46,7 @@ def test_only_what_is_missing_is_computed(tmp_path, monkeypatch):
     assert len(said) == 6
     best = max(row.accuracy for row in found.rows)
     tied = [row.value for row in found.rows if row.accuracy == best]
-    assert said[-2] == f"most accurate: depth {' and '.join(tied)}, {best:.2%}"
+    assert said[-2] == f"most accurate: depth {' and '.join(tied)}, {100 * best:.2f} %"
     assert "scale: mean of the kernel's diagonal" in said[-1]
     assert said[1].startswith("4 ")
     assert "sweep-depth.svg" in said[-1]

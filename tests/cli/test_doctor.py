@@ -124,7 +124,7 @@ def test_gpus_are_described_with_their_kernels(config, gpus):
     )
     assert found["kernel"] == [
         "fused 4 × 4: 128 threads a block (4 classes), 96 registers, 8 bytes a thread spilled, "
-        "2048 bytes of shared memory, 5 blocks a multiprocessor, occupancy 31%"
+        "2048 bytes of shared memory, 5 blocks a multiprocessor, occupancy 31 %"
     ]
     assert found["time"] == ["not measured"]
 

@@ -327,7 +327,7 @@ def test_a_busy_machine_is_said_to_be_busy(
     assert not any("other programs" in note for note in make_plan(config(tmp_path)).notes)
     one = Measured("core", "here", 1e-3, 0.5, 0.0, 0.0, 10.0, 2**20, 1, share=0.25)
     monkeypatch.setattr(devices, "measure_here", lambda *args: ([one], 3.0))
-    assert any("had 25% of their cores" in note for note in make_plan(config(tmp_path)).notes)
+    assert any("had 25 % of their cores" in note for note in make_plan(config(tmp_path)).notes)
 
 
 def test_devices_that_are_not_here_take_the_rate_given(tmp_path: Path, quick: None) -> None:
