@@ -28,7 +28,7 @@ from _measure import write
 
 from ntkdist.config import DataConfig, NoiseConfig, RunConfig
 from ntkdist.events.log import read_events
-from ntkdist.planning import make_plan
+from ntkdist.planning.plan import make_plan
 
 SOURCE = "npz:$NTKDIST_DATA/mnist.npz"
 RUNS = {

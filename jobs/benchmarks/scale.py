@@ -39,10 +39,9 @@ from ntkdist.events.types import TileDone
 from ntkdist.gram.compute import compute_gram, open_outputs
 from ntkdist.gram.executors.ray import RayExecutor
 from ntkdist.gram.executors.scheduler import ExecutorSummary
-from ntkdist.gram.job import GramJob
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import TileKey, Tiling
-from ntkdist.gram.worker import TileRecord, TileWorker
+from ntkdist.gram.worker import GramJob, TileRecord, TileWorker
 
 EDGE = 1021
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ntkdist.analyses.section import Analysis
+from ntkdist.analyses import Analysis
 from ntkdist.errors import InputError
 from ntkdist.pipeline.stages import Pipeline
 from ntkdist.words import columns

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist import storage, words
-from ntkdist.analyses.section import Analysis, ReportSection, all_of, read_verdict
+from ntkdist.analyses import Analysis, ReportSection, all_of, read_verdict
 from ntkdist.config import RunConfig
 from ntkdist.display import plots
 from ntkdist.display.svg import FONT_SIZE, inline_svg, svg_file

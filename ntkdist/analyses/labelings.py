@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist import words
-from ntkdist.analyses.section import Analysis
+from ntkdist.analyses import Analysis
 from ntkdist.errors import InputError
 from ntkdist.events.types import LabelingScored
 from ntkdist.pipeline.stages import Pipeline

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist import storage, words
-from ntkdist.analyses.section import (
+from ntkdist.analyses import (
     Analysis,
     ReportSection,
     panel,

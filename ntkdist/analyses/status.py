@@ -327,16 +327,6 @@ def describe_reliability(labels: LabelsSummary) -> list[str]:
     return lines
 
 
-def describe(url: str, *, now: float | None = None) -> str:
-    """Return the state of a run in a few lines, with the command to run next.
-
-    Raises:
-        InputError: If there is no run.
-    """
-    status = read_status(url, now=now)
-    return f"{describe_status(status)}\nnext      {status.next}"
-
-
 def describe_status(status: RunStatus) -> str:
     """Return the state of a run in a few lines, without the command to run next."""
     if status.unsettled:

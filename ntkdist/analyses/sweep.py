@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist import words
-from ntkdist.analyses.section import Analysis, ReportSection, all_of, stored
+from ntkdist.analyses import Analysis, ReportSection, all_of, stored
 from ntkdist.display.svg import FONT_SIZE, inline_svg, new_figure, svg_file
 from ntkdist.display.words import counted, percent
 from ntkdist.errors import InputError

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist import words
-from ntkdist.analyses.section import Analysis, ReportSection, panel, stored
+from ntkdist.analyses import Analysis, ReportSection, panel, stored
 from ntkdist.display.svg import FONT_SIZE, svg_file
 from ntkdist.display.words import count, number, percent
 from ntkdist.errors import InputError

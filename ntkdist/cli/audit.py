@@ -9,8 +9,8 @@ import itertools
 import os
 import re
 import shlex
-from collections import Counter, defaultdict, deque
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from ntkdist.networks.architecture import Architecture, preset_of
 from ntkdist.pipeline.reuse import finished_tiles
 from ntkdist.runs.inputs import STAMP, Inputs, fingerprint, load_inputs, source_of, stamp_of
 from ntkdist.runs.run import Prepared, Run
-from ntkdist.runs.source_match import preprocessor_of
+from ntkdist.runs.source_match import match_places, preprocessor_of
 
 _PICTURES = SUFFIXES | UNREAD  # what is not read is refused by the reader, with its name
 _ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z")
@@ -301,19 +301,10 @@ def places_in(held: Sequence[Item], now: Sequence[Item]) -> np.ndarray | None:
     if len(held) != len(now):
         return None
     places = np.full(len(held), -1)
-    _match(places, held, now)
-    _match(places, [one.digest for one in held], [one.digest for one in now])
+    match_places(places, held, now, np.arange(len(now)))
+    left = np.setdiff1d(np.arange(len(now)), places)
+    match_places(places, [one.digest for one in held], [one.digest for one in now], left)
     return None if (places < 0).any() else places
-
-
-def _match(places: np.ndarray, held: Sequence[Hashable], now: Sequence[Hashable]) -> None:
-    """Set each missing place to the first unused index with the same key."""
-    free: defaultdict[Hashable, deque[int]] = defaultdict(deque)
-    for place in np.setdiff1d(np.arange(len(now)), places).tolist():
-        free[now[place]].append(place)
-    for i in np.flatnonzero(places < 0).tolist():
-        if free[held[i]]:
-            places[i] = free[held[i]].popleft()
 
 
 def audit_command(settings: RunConfig) -> str:

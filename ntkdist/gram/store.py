@@ -4,10 +4,15 @@ Zarr v3, one chunk a tile, no shards, fill value NaN, Blosc (lz4, bitshuffle) an
 crc32c, so that a torn or flipped chunk is noticed. The driver writes the metadata
 once; workers open ``r+`` and write whole tiles. A tile is done when its object is
 there and the fingerprint in the metadata is the one asked for.
+
+A checksum inside a tile shows that its bytes are whole, not that they belong to this tile: two
+exchanged tiles, or one of an older run, would pass. The driver therefore logs the digest of every
+tile that a worker has stored.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -18,11 +23,9 @@ import numpy as np
 
 from ntkdist import storage
 from ntkdist.errors import InputError, NtkdistError, StoreError
-from ntkdist.gram.digests import tile_digest
 from ntkdist.gram.tiling import TileKey, Tiling
 from ntkdist.storage import arrays
-
-__all__ = ["SCHEMA_VERSION", "GramStore"]
+from ntkdist.storage.append_log import AppendLog, read_lines
 
 _MIXED = "made_by"  # folder of the records of mixed tiles
 
@@ -578,3 +581,45 @@ def _parse(part: Any, n: int, name: str) -> Selection:
     if outside.any():
         raise InputError(f"{name} {flat[outside][0]} is outside 0..{n - 1}")
     return Selection(np.where(flat < 0, flat + n, flat), scalar=array.ndim == 0)
+
+
+_DIGESTS, _GONE = "digests", "gone"
+
+
+def tile_digest(kind: str, key: TileKey, block: np.ndarray) -> str:
+    """Return a digest of a tile's entries and of where they belong."""
+    where = f"{kind} {key} {block.dtype.str} {block.shape}"
+    digest = hashlib.blake2b(where.encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(block).data)
+    return digest.hexdigest()
+
+
+class DigestLog:
+    """Appends the digests of the tiles of one store."""
+
+    def __init__(self, address: str) -> None:
+        self._log = AppendLog(address, _DIGESTS)
+
+    def append(self, key: TileKey | str, digest: str) -> None:
+        """Enter a tile that was stored; the last entry of a tile holds."""
+        self._log.append(f"{key} {digest}")
+
+    def forget(self, key: TileKey) -> None:
+        """Enter that a tile was removed; its digest no longer holds."""
+        self._log.append(f"{key} {_GONE}")
+
+    def close(self) -> None:
+        """Write the entries that still wait."""
+        self._log.close()
+
+
+def read_digests(address: str) -> dict[TileKey, str]:
+    """Read the digests of a store's tiles; a tile stored right before a kill may have none."""
+    found: dict[TileKey, str] = {}
+    for line in read_lines(address, _DIGESTS):
+        key, _, digest = line.partition(" ")
+        if len(digest) == 32:  # else torn by a kill
+            found[TileKey.parse(key)] = digest
+        elif digest == _GONE:
+            found.pop(TileKey.parse(key), None)
+    return found

@@ -18,7 +18,7 @@ from ntkdist.words import counted
 
 if TYPE_CHECKING:
     from ntkdist.gram.executors.scheduler import Executor
-    from ntkdist.gram.job import GramJob
+    from ntkdist.gram.worker import GramJob
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def _done_in_words(computed: int, done: int) -> str:
 
 def job_of(run: Run, config: RunConfig, matrix: Matrix, edge: int, threads: int) -> GramJob:
     """Return what a worker must know to compute any tile of a matrix."""
-    from ntkdist.gram.job import GramJob
+    from ntkdist.gram.worker import GramJob
 
     return GramJob(
         images=matrix.rows,

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from ntkdist import storage
 from ntkdist.errors import NtkdistError, StageError, StoreError
-from ntkdist.gram.digests import DigestLog
-from ntkdist.gram.store import GramStore
+from ntkdist.gram.store import DigestLog, GramStore
 from ntkdist.gram.tiling import TileKey, Tiling
 from ntkdist.runs.manifest import STAGING, write_manifest
 from ntkdist.runs.run import Run
@@ -147,14 +146,22 @@ def factors_to_grow(run: Run) -> dict[str, bool]:
 
     The diagonal of an inverse that is stored alone stays beside the factor while it grows.
     """
-    found = {}
-    for kind in run.config.gram.kinds:
-        for ridge in sorted(storage.children(run.address("factor", kind))):
-            name = f"{kind}/{ridge}"
-            factor = _finished(run, name) if ridge.startswith("ridge-") else None
-            if factor is not None and factor.fingerprint == run.fingerprint:
-                found[name] = run.has("factor", name, "inverse")
-    return found
+    finished = {}
+    for name in factor_names(run, run.config.gram.kinds):
+        factor = _finished(run, name)
+        if factor is not None and factor.fingerprint == run.fingerprint:
+            finished[name] = run.has("factor", name, "inverse")
+    return finished
+
+
+def factor_names(run: Run, matrices: Iterable[str]) -> list[str]:
+    """Return the names below ``factor/`` of what may be factors of some matrices."""
+    return [
+        f"{matrix}/{ridge}"
+        for matrix in matrices
+        for ridge in sorted(storage.children(run.address("factor", matrix)))
+        if ridge.startswith("ridge-")
+    ]
 
 
 def current_factor(run: Run, address: str, memory_limit: str) -> CholeskyFactor:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from ntkdist import storage
 from ntkdist.errors import InputError, NtkdistError, StoreError
 from ntkdist.events.types import Event, GramReused
-from ntkdist.gram.digests import DigestLog, read_digests, tile_digest
-from ntkdist.gram.store import GramStore
+from ntkdist.gram.store import DigestLog, GramStore, read_digests, tile_digest
 from ntkdist.gram.tiling import TileKey, Tiling
+from ntkdist.pipeline.growth import factor_names
 from ntkdist.runs.run import GramOrigin, Run, write_manifest
 
 _READERS = 4
@@ -34,8 +34,10 @@ def take_from_origin(
     origin = run.manifest.gram_from
     if origin is None or origin.taken:
         return run
-    for name in _factors(run):
-        _drop_unfinished(run, name)
+    from ntkdist.linalg.maintenance import drop_unfinished_copy
+
+    for name in factor_names(run, run.config.gram.kinds):
+        drop_unfinished_copy(run.address("factor", name))
     event = _take(run, origin.run, tile, check_stop)
     on_event(event)
     found = None
@@ -147,7 +149,7 @@ def _take_factors(
     from ntkdist.linalg.maintenance import copy_factor
 
     taken, problems = [], []
-    for name in _factors(source):
+    for name in factor_names(source, source.config.gram.kinds):
         here, there = source.address("factor", name), run.address("factor", name)
         if storage.exists(storage.join(there, "zarr.json")):
             taken.append(name)  # before a kill
@@ -158,22 +160,6 @@ def _take_factors(
         except (InputError, StoreError) as error:
             problems.append(f"the factor {name} is not taken: {error}")
     return taken, problems
-
-
-def _factors(run: Run) -> list[str]:
-    """Return the names below ``factor/`` of what may be factors of the run's matrices."""
-    return [
-        f"{kind}/{ridge}"
-        for kind in run.config.gram.kinds
-        for ridge in sorted(storage.children(run.address("factor", kind)))
-        if ridge.startswith("ridge-")
-    ]
-
-
-def _drop_unfinished(run: Run, name: str) -> None:
-    from ntkdist.linalg.maintenance import drop_unfinished_copy
-
-    drop_unfinished_copy(run.address("factor", name))
 
 
 def _tiling(run: Run) -> Tiling | None:

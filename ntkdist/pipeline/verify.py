@@ -22,13 +22,12 @@ from ntkdist.config import RunConfig
 from ntkdist.errors import InputError, NtkdistError, StoreError
 from ntkdist.events.bus import Subscribers
 from ntkdist.events.types import TilesVerified
-from ntkdist.gram.digests import read_digests, tile_digest
-from ntkdist.gram.job import GramJob
-from ntkdist.gram.store import GramStore
+from ntkdist.gram.store import GramStore, read_digests, tile_digest
 from ntkdist.gram.tiling import TileKey, Tiling
-from ntkdist.gram.worker import TileWorker
+from ntkdist.gram.worker import GramJob, TileWorker
 from ntkdist.networks.architecture import Architecture
 from ntkdist.pipeline.gram import Matrix, gram_of, job_of, threads_of
+from ntkdist.pipeline.growth import factor_names
 from ntkdist.pipeline.stages import Pipeline
 from ntkdist.runs.inputs import fingerprint
 from ntkdist.runs.run import Run
@@ -117,7 +116,9 @@ def verify_run(
     if not checks:
         raise StoreError(f"{run.url}: has no Gram to verify yet; ntkdist gram {run.url}")
     whole = not any(check.bad or check.missing for check in checks)
-    factors = {where: tuple(_factor(run, where, whole=whole)) for where in _factors(run)}
+    names = factor_names(run, sorted(storage.children(run.address("factor"))))
+    places = [run.address("factor", name) for name in names]
+    factors = {where: tuple(_factor(run, where, whole=whole)) for where in places}
     return RunCheck(inputs, tuple(checks), factors, tuple(matrices))
 
 
@@ -265,14 +266,6 @@ def _matrices(run: Run) -> Iterator[Matrix]:
             shape=(run.array("cross", name, "images").shape[0], n),
             columns=columns,
         )
-
-
-def _factors(run: Run) -> Iterator[str]:
-    """Yield the addresses of what may be finished factors."""
-    for matrix in sorted(storage.children(run.address("factor"))):
-        for ridge in sorted(storage.children(run.address("factor", matrix))):
-            if ridge.startswith("ridge-"):
-                yield run.address("factor", matrix, ridge)
 
 
 def _open_factor(run: Run, address: str) -> CholeskyFactor | None:

@@ -29,10 +29,9 @@ from ntkdist.gram.autotile import LANE, choose_edge_there
 from ntkdist.gram.executors.cluster import actor_environment, cluster, cores, package_path
 from ntkdist.gram.executors.ray import RayExecutor
 from ntkdist.gram.executors.scheduler import RowQueue
-from ntkdist.gram.job import GramJob
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import TileKey, Tiling
-from ntkdist.gram.worker import TileRecord, TileWorker, state_bytes
+from ntkdist.gram.worker import GramJob, TileRecord, TileWorker, state_bytes
 from ntkdist.kernels.cuda import device as cuda_device
 from ntkdist.kernels.registry import coverage, get_backend
 from ntkdist.linalg import parse_memory

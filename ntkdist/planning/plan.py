@@ -34,8 +34,6 @@ from ntkdist.planning.planned_run import PlannedRun, count_entries
 from ntkdist.planning.stages import STAGES, StageCosts, measure_stages, no_stages, stages_of
 from ntkdist.words import columns, format_bytes, rough_duration
 
-__all__ = ["DevicePlan", "Limits", "PlanEstimate", "make_plan"]
-
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
 _IMAGES = 2048  # of the small run
 _IMPORTS = 1.5  # seconds until a command has begun

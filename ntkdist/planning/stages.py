@@ -13,7 +13,6 @@ import os
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,6 +28,7 @@ from ntkdist.linalg import blas, parse_memory
 from ntkdist.linalg.blas import ITEM, blas_threads
 from ntkdist.linalg.panels import LARGEST_BLOCK, PanelPlan, plan_panels
 from ntkdist.linalg.tasks import thread_count
+from ntkdist.planning.devices import timed
 from ntkdist.runs.run import Run
 
 STAGES = ("factor", "inverse", "diagonal", "labels", "report")
@@ -216,20 +216,14 @@ def _stages(
         part = "diagonal" if config.labels.method == "posterior" else "inverse"
         seconds[part] = ended - panels[-1]
         # the label stage begins with a look at the noise, in a sample of the images
-        seconds["noise"] = _timed(pipeline.choice)
-        seconds["labels"] = _timed(pipeline.labels)
-        seconds["report"] = _timed(lambda: report(pipeline))
+        seconds["noise"] = timed(pipeline.choice)[1]
+        seconds["labels"] = timed(pipeline.labels)[1]
+        seconds["report"] = timed(lambda: report(pipeline))[1]
     return seconds
 
 
 def _least(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
     return {stage: min(seconds, other[stage]) for stage, seconds in one.items()}
-
-
-def _timed(function: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    function()
-    return time.perf_counter() - began
 
 
 def _store_kernel(run: Run, images: np.ndarray) -> None:
@@ -260,7 +254,7 @@ def _reading(place: str) -> float:
     if opened is None:
         raise StageError(f"{place}: the factor that was measured is gone; start the plan again")
     store, _ = opened
-    seconds = _timed(lambda: deque(store.strips(0), maxlen=0))
+    seconds = timed(lambda: deque(store.strips(0), maxlen=0))[1]
     return store.kept_bytes() / max(seconds, 1e-9)
 
 
@@ -282,8 +276,9 @@ def _rates(n: int, memory: int, read: float, method: str) -> Rates:
 def _lapack(m: int) -> tuple[float, float]:
     """Return the operations a second of Cholesky and of the inverse from it."""
     matrix = _definite(m)
-    factor = _timed(lambda: blas.cholesky_lower(matrix))
-    return m**3 / 3 / factor, 2 * m**3 / 3 / _timed(lambda: blas.inverse_from_lower(matrix))
+    _, factor = timed(lambda: blas.cholesky_lower(matrix))
+    _, inverse = timed(lambda: blas.inverse_from_lower(matrix))
+    return m**3 / 3 / factor, 2 * m**3 / 3 / inverse
 
 
 def _products(plan: PanelPlan, threads: int) -> float:

@@ -160,13 +160,13 @@ def locate(config: RunConfig, held: StoredInputs) -> SourceMatch:
     mine = [_digest(image) for image in held.images]
     labels = held.labels if held.labels_true is None else held.labels_true
     places = np.full(len(mine), -1, dtype=np.int64)
-    _match(places, _pairs(mine, labels), _pairs(there, source.labels), order)
+    match_places(places, _pairs(mine, labels), _pairs(there, source.labels), order)
     left = order[~np.isin(order, places)]
-    _match(places, mine, there, left)
+    match_places(places, mine, there, left)
     return SourceMatch(source, preprocess, order, places)
 
 
-def _match(
+def match_places(
     places: NDArray[np.int64],
     mine: Sequence[Hashable],
     there: Sequence[Hashable],

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ntkdist.analyses import analyses
-from ntkdist.analyses.section import Analysis
+from ntkdist.analyses import Analysis, analyses
 from ntkdist.cli.main import app
 
 README = Path(__file__).parents[2] / "README.md"

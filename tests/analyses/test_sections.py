@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from ntkdist import storage
-from ntkdist.analyses import analyses, read_sections
-from ntkdist.analyses.section import ReportSection
+from ntkdist.analyses import ReportSection, analyses, read_sections
 from ntkdist.runs.run import Run
 from tests.report.conftest import MakeRun, N, add_dynamics, add_networks, add_predictions
 

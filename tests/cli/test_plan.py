@@ -14,7 +14,7 @@ from ntkdist.cli.commands import start
 from ntkdist.cli.console import Terminal
 from ntkdist.cli.options import read_rates
 from ntkdist.errors import InputError
-from ntkdist.planning import WORKERS, Limits
+from ntkdist.planning.plan import WORKERS, Limits
 
 
 class Found:

@@ -13,7 +13,7 @@ import pytest
 
 from ntkdist import storage
 from ntkdist.analyses import status
-from ntkdist.analyses.status import describe, describe_driver, next_after_report, read_status
+from ntkdist.analyses.status import describe_driver, next_after_report, read_status
 from ntkdist.config import DataConfig, GramConfig, RunConfig
 from ntkdist.events.history import WINDOW, Activity, History
 from ntkdist.events.log import to_record
@@ -31,6 +31,7 @@ from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import Tiling
 from ntkdist.runs.run import Run
 from ntkdist.storage.lease import Holder, Lease
+from tests.status_text import describe
 
 START = 1_000_000.0
 

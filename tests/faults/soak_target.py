@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ntkdist.gram.job import GramJob
 from ntkdist.gram.tiling import Tiling
+from ntkdist.gram.worker import GramJob
 from tests.faults.target import job_of
 from tests.linalg.matrices import SMALL
 

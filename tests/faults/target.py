@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ntkdist.gram.job import GramJob
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import Tiling
+from ntkdist.gram.worker import GramJob
 from ntkdist.kernels.registry import get_backend
 from ntkdist.networks.architecture import Architecture
 from tests.gram.fakes import write_images

@@ -12,9 +12,8 @@ import numpy as np
 import zarr
 
 from ntkdist.gram.executors.inline import InlineExecutor
-from ntkdist.gram.job import GramJob
 from ntkdist.gram.tiling import Tiling
-from ntkdist.gram.worker import TileWorker
+from ntkdist.gram.worker import GramJob, TileWorker
 from ntkdist.networks.architecture import Architecture
 
 ARCH = str(Architecture.parse("cntk-gap-4"))

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ntkdist.analyses.status import describe, read_status
+from ntkdist.analyses.status import read_status
 from ntkdist.api import execute
 from ntkdist.config import DataConfig, GramConfig, RunConfig
 from ntkdist.errors import InputError, StageError
@@ -26,6 +26,7 @@ from ntkdist.pipeline import Pipeline
 from ntkdist.pipeline.verify import verify_run
 from ntkdist.runs.run import Run
 from tests.gram.fakes import FakeBackend, fake_executor, make_job, random_images
+from tests.status_text import describe
 
 DEEP = str(Architecture.parse("cntk-gap-11"))
 

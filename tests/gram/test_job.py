@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ntkdist.errors import InputError
-from ntkdist.gram.job import GramJob
+from ntkdist.gram.worker import GramJob
 
 FIELDS = {
     "images": "run/inputs/images",

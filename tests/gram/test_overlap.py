@@ -14,13 +14,11 @@ from ntkdist.errors import InterruptedRunError, StoreError
 from ntkdist.events.types import Interrupted, TileDone, TileFailed, TileStarted
 from ntkdist.gram import worker as worker_module
 from ntkdist.gram.compute import compute_gram, open_outputs
-from ntkdist.gram.digests import read_digests, tile_digest
 from ntkdist.gram.executors.inline import InlineExecutor
 from ntkdist.gram.executors.ray import RayExecutor
-from ntkdist.gram.job import GramJob
-from ntkdist.gram.store import GramStore
+from ntkdist.gram.store import GramStore, read_digests, tile_digest
 from ntkdist.gram.tiling import TileKey
-from ntkdist.gram.worker import TileRecord, TileWorker
+from ntkdist.gram.worker import GramJob, TileRecord, TileWorker
 from tests.gram.fakes import FakeBackend, fake_executor, make_job, random_images
 
 PATIENCE = 20.0

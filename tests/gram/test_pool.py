@@ -12,9 +12,8 @@ import pytest
 from ntkdist.events.types import TileFailed, TileStarted, WorkerLost
 from ntkdist.gram.executors.ray import RayWorkerPool
 from ntkdist.gram.executors.scheduler import TileScheduler
-from ntkdist.gram.job import GramJob
 from ntkdist.gram.tiling import Tiling
-from ntkdist.gram.worker import TileRecord
+from ntkdist.gram.worker import GramJob, TileRecord
 
 JOB = GramJob("i", "a", "fake", "fake 1", "float32", (("ntk", "o"),), 1, "f")
 

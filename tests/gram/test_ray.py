@@ -22,9 +22,9 @@ from ntkdist.events.types import (
 from ntkdist.gram.compute import compute_gram
 from ntkdist.gram.executors.inline import InlineExecutor
 from ntkdist.gram.executors.ray import RayExecutor
-from ntkdist.gram.job import GramJob
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import Tiling
+from ntkdist.gram.worker import GramJob
 from ntkdist.kernels.registry import get_backend
 from tests.gram.fakes import make_job
 

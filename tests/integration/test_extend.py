@@ -17,7 +17,6 @@ from PIL import Image
 
 from ntkdist import kernel_matrix, storage
 from ntkdist.analyses.predict import predict
-from ntkdist.analyses.status import describe
 from ntkdist.api import execute
 from ntkdist.cli.main import main
 from ntkdist.config import DataConfig, GramConfig, NoiseConfig, PredictConfig, RunConfig
@@ -25,8 +24,7 @@ from ntkdist.data import Preprocessor, load, select
 from ntkdist.errors import InputError, StageError
 from ntkdist.events.types import TileDone
 from ntkdist.gram.compute import open_outputs
-from ntkdist.gram.digests import read_digests
-from ntkdist.gram.store import GramStore
+from ntkdist.gram.store import GramStore, read_digests
 from ntkdist.gram.tiling import Tiling
 from ntkdist.linalg import CholeskyFactor, factorize
 from ntkdist.linalg.panels import FactorStore
@@ -39,6 +37,7 @@ from ntkdist.runs.run import Run
 from ntkdist.storage import folders
 from ntkdist.storage.append_log import AppendLog
 from tests.s3 import S3Server
+from tests.status_text import describe
 from tests.storage.conftest import s3, shared_server
 
 __all__ = ["s3", "shared_server"]  # fixtures

@@ -12,7 +12,6 @@ import pytest
 
 from ntkdist import Run, kernel_matrix
 from ntkdist.analyses.predict import predict
-from ntkdist.analyses.status import describe
 from ntkdist.api import execute
 from ntkdist.cli.doctor import describe_finding, diagnose
 from ntkdist.config import DataConfig, GramConfig, NoiseConfig, PredictConfig, RunConfig
@@ -22,8 +21,9 @@ from ntkdist.pipeline import Pipeline
 from ntkdist.pipeline.cross import held_out
 from ntkdist.pipeline.extend import extend
 from ntkdist.pipeline.verify import verify_run
-from ntkdist.planning import describe_plan, make_plan
+from ntkdist.planning.plan import describe_plan, make_plan
 from ntkdist.runs.inputs import row_digests
+from tests.status_text import describe
 
 N, D, M = 90, 12, 30
 INLINE = GramConfig(executor="inline", tile=40)

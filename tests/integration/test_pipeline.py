@@ -12,7 +12,6 @@ import pytest
 import zarr
 
 from ntkdist import storage
-from ntkdist.analyses.status import describe
 from ntkdist.api import execute
 from ntkdist.config import (
     DataConfig,
@@ -28,6 +27,7 @@ from ntkdist.gram.store import GramStore
 from ntkdist.pipeline import Pipeline
 from ntkdist.pipeline.labels import thumbnail
 from tests.gram.conftest import ray_session
+from tests.status_text import describe
 
 __all__ = ["ray_session"]  # fixture
 

@@ -16,7 +16,7 @@ from ntkdist.errors import InputError
 from ntkdist.gram.tiling import TileKey, Tiling
 from ntkdist.gram.worker import TileRecord
 from ntkdist.pipeline import Pipeline
-from ntkdist.planning import describe_plan, devices, make_plan
+from ntkdist.planning import devices
 from ntkdist.planning import plan as planning
 from ntkdist.planning.devices import (
     Measured,
@@ -27,7 +27,7 @@ from ntkdist.planning.devices import (
     measure_on_ray,
     probe_edge,
 )
-from ntkdist.planning.plan import Limits, largest
+from ntkdist.planning.plan import Limits, describe_plan, largest, make_plan
 from ntkdist.planning.planned_run import PlannedRun
 from ntkdist.planning.stages import (
     STAGES,

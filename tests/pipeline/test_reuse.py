@@ -10,8 +10,7 @@ import pytest
 
 from ntkdist import storage
 from ntkdist.errors import InputError
-from ntkdist.gram.digests import DigestLog, read_digests
-from ntkdist.gram.store import GramStore
+from ntkdist.gram.store import DigestLog, GramStore, read_digests
 from ntkdist.gram.tiling import TileKey, Tiling
 from ntkdist.pipeline.reuse import take_tiles
 

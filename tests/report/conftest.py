@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ntkdist.analyses import read_sections
-from ntkdist.analyses.section import ReportSection
+from ntkdist.analyses import ReportSection, read_sections
 from ntkdist.config import DataConfig, NoiseConfig, RunConfig
 from ntkdist.runs.run import Run
 

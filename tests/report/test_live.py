@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 
 from ntkdist import storage
-from ntkdist.display.tile_map import ABSENT, DONE, FAILED, FLIGHT
 from ntkdist.errors import InputError
 from ntkdist.events.log import EventLog, EventReader
 from ntkdist.events.types import (
@@ -34,7 +33,7 @@ from ntkdist.events.types import (
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import TileKey, Tiling
 from ntkdist.report import live
-from ntkdist.report.live import Follower, Page, watch
+from ntkdist.report.live import ABSENT, DONE, FAILED, FLIGHT, Follower, Page, watch
 from ntkdist.runs.run import Run
 from ntkdist.storage.lease import Holder, Lease
 from tests.report.conftest import MakeRun, add_labels, add_reliability

@@ -241,7 +241,7 @@ def plan(
     seconds:
         How long tiles are measured; longer is more certain where a machine is shared.
     """
-    from ntkdist.planning import Limits, describe_plan, make_plan
+    from ntkdist.planning.plan import Limits, describe_plan, make_plan
 
     limits, given = Limits(price, budget, max_hours), read_rates(rates)
     found = make_plan(

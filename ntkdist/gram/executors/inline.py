@@ -12,9 +12,8 @@ from typing import Any
 
 from ntkdist.events.types import Interrupted, WorkerStarted
 from ntkdist.gram.executors.scheduler import ExecutorSummary, TileScheduler
-from ntkdist.gram.job import GramJob
 from ntkdist.gram.tiling import TileKey
-from ntkdist.gram.worker import TileRecord, TileWorker
+from ntkdist.gram.worker import GramJob, TileRecord, TileWorker
 
 _POLL_SECONDS = 0.25  # how late a stop is noticed
 

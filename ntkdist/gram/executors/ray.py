@@ -20,9 +20,8 @@ from ntkdist.errors import InputError, StageError
 from ntkdist.events.types import Interrupted, WorkerLost, WorkerStarted
 from ntkdist.gram.executors.cluster import actor_environment, cluster, cores, look, package_path
 from ntkdist.gram.executors.scheduler import ExecutorSummary, TileScheduler
-from ntkdist.gram.job import GramJob
 from ntkdist.gram.tiling import TileKey
-from ntkdist.gram.worker import TileRecord, TileWorker
+from ntkdist.gram.worker import GramJob, TileRecord, TileWorker
 from ntkdist.words import counted
 
 _log = logging.getLogger(__name__)

@@ -11,9 +11,8 @@ from typing import Any, Protocol
 
 from ntkdist.errors import StageError
 from ntkdist.events.types import TileDone, TileFailed, TileStarted
-from ntkdist.gram.job import GramJob
 from ntkdist.gram.tiling import TileKey
-from ntkdist.gram.worker import TileRecord
+from ntkdist.gram.worker import GramJob, TileRecord
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from ntkdist.display.tile_map import (
+from ntkdist.report.live import (
     ABSENT,
     DONE,
     FAILED,
     FLIGHT,
     _cells,
-    counts,
-    describe,
+    count_tiles,
+    describe_tiles,
     legend,
     tile_map,
 )
@@ -48,7 +48,7 @@ def test_every_tile_on_and_above_the_diagonal_is_drawn_once_in_its_state() -> No
 def test_what_is_below_the_diagonal_is_passed_over() -> None:
     lower = states(3, failed=[(2, 0), (1, 0)])
     assert area(tile_map(lower), "failed") == 0
-    assert counts(lower)[FAILED] == 0
+    assert count_tiles(lower)[FAILED] == 0
 
 
 def test_it_is_well_formed_says_its_numbers_and_is_the_same_each_time() -> None:
@@ -57,8 +57,8 @@ def test_it_is_well_formed_says_its_numbers_and_is_the_same_each_time() -> None:
     assert svg == tile_map(found.copy())
     root = ElementTree.fromstring(svg)
     assert root.get("role") == "img"
-    assert root.get("aria-label") == describe(found)
-    assert describe(found) == "Map of 15 tiles: 1 stored, 1 in work, 1 failed, 12 not yet"
+    assert root.get("aria-label") == describe_tiles(found)
+    assert describe_tiles(found) == "Map of 15 tiles: 1 stored, 1 in work, 1 failed, 12 not yet"
 
 
 @pytest.mark.parametrize(("blocks", "most"), [(7, 3), (10, 4), (980, 200), (201, 200)])
