@@ -12,6 +12,7 @@ from ntkdist import storage
 from ntkdist.config import RunConfig, load_yaml
 from ntkdist.errors import InputError, StageError
 from ntkdist.pipeline import Pipeline
+from ntkdist.pipeline.gram import stored_gram
 from ntkdist.pipeline.labels import probability_columns, with_probabilities
 from ntkdist.report.page import write_report
 from ntkdist.runs import STAGES, Run
@@ -122,16 +123,14 @@ def open_gram(run: Run | str | os.PathLike[str], kind: str = "ntk") -> GramStore
         InputError: If there is no run, or it has no kernel of this kind.
         StageError: If its Gram was not begun.
     """
-    from ntkdist.gram.store import GramStore
-
     run = run if isinstance(run, Run) else Run.open(run)
     kinds = run.config.gram.kinds
     if kind not in kinds:
         raise InputError(f"{run.url}: holds no {kind!r} kernel; it has {', '.join(kinds)}")
-    address = run.address("gram", kind)
-    if not GramStore.exists(address):
+    store = stored_gram(run, kind)
+    if store is None:
         raise StageError(f"{run.url}: has no Gram yet; ntkdist gram {run.url}")
-    return GramStore.open(address, "r", run.fingerprint)
+    return store
 
 
 def labels_table(run: Run | str | os.PathLike[str], *, probabilities: bool = False) -> pd.DataFrame:

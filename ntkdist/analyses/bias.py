@@ -22,12 +22,7 @@ _MOST_PAIRS = 20  # that the command prints
 
 @dataclass(frozen=True, eq=False)
 class BiasResult:
-    """Which classes and pairs the kernel finds hard.
-
-    Attributes:
-        labels: Which labels the rankings are by: ``given`` or ``refurbished``.
-        ranking: Of classes and of pairs.
-    """
+    """Which classes and pairs the kernel finds hard, by the given or the refurbished labels."""
 
     labels: str
     ranking: ClassBias

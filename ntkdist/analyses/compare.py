@@ -22,6 +22,7 @@ from ntkdist.display.svg import FONT_SIZE, inline_svg, svg_file
 from ntkdist.display.words import counted, number, percent
 from ntkdist.errors import InputError, NtkdistError
 from ntkdist.networks.architecture import Architecture, preset_of
+from ntkdist.pipeline.gram import stored_gram
 from ntkdist.pipeline.stages import Pipeline
 from ntkdist.runs.inputs import sees_features
 from ntkdist.runs.run import Run
@@ -141,14 +142,12 @@ def ranks(results: Sequence[ArchitectureResult]) -> dict[str, list[int]]:
 
 def _own_settings(config: RunConfig) -> RunConfig | None:
     """Return the settings of the run itself, if it exists with these data and a whole Gram."""
-    from ntkdist.gram.store import GramStore
-
     try:
         run = Run.open(config.run)
         own = dataclasses.replace(config, architecture=run.config.architecture)
         Run.create(own)  # opens the run, or refuses settings that differ from its own
-        store = GramStore.open(run.address("gram", "ntk"), "r", run.fingerprint)
-        return None if store.missing() else own
+        store = stored_gram(run, "ntk")
+        return None if store is None or store.missing() else own
     except (NtkdistError, FileNotFoundError):
         return None
 

@@ -11,7 +11,7 @@ from ntkdist import storage
 from ntkdist.analyses import analyses
 from ntkdist.data.features import feature_words
 from ntkdist.events.history import Activity, FailedTile, read_history
-from ntkdist.gram.store import GramStore
+from ntkdist.pipeline.gram import stored_gram
 from ntkdist.runs.inputs import source_of
 from ntkdist.runs.run import Run
 from ntkdist.storage import lease
@@ -198,11 +198,10 @@ def read_gram(run: Run) -> list[GramState]:
     """Return how far each kernel matrix of a run is."""
     states = []
     for kind in run.config.gram.kinds:
-        address = run.address("gram", kind)
-        if not GramStore.exists(address):
+        store = stored_gram(run, kind)
+        if store is None:
             states.append(GramState(kind))
             continue
-        store = GramStore.open(address, "r", run.fingerprint)
         by = store.count_by_arithmetic()  # lists the store once
         tiling = store.tiling
         states.append(GramState(kind, sum(by.values()), tiling.count, tiling.edge, dict(by)))

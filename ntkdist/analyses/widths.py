@@ -48,14 +48,7 @@ class WidthsResult:
 
 @dataclass(frozen=True, eq=False)
 class Gap:
-    """One measure over widths.
-
-    Attributes:
-        title: What it is.
-        values: (D,) above 0.
-        fitted: (D,) of the line through them.
-        exponent: Its slope in logarithms.
-    """
+    """One measure (D,) over widths, the line through it (D,), and its slope in logarithms."""
 
     title: str
     values: NDArray[np.float64]

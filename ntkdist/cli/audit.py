@@ -179,12 +179,7 @@ def run_name(name: str, architecture: str, usual: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """The run that is chosen for an audit.
-
-    Attributes:
-        settings: Settings of the audit, with that run.
-        prepared: Inputs of a new run; None if the run exists or its source has not been read.
-    """
+    """Settings with the run that is chosen for an audit, and the inputs of a new run if read."""
 
     settings: RunConfig
     prepared: Prepared | None = None

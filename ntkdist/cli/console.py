@@ -124,12 +124,7 @@ class Terminal:
 
 @dataclass
 class Watch:
-    """What listens to the events of a command.
-
-    Attributes:
-        stages: Name, seconds and outcome of those that were finished, in order.
-        subscribers: To be told every event.
-    """
+    """What listens to the events of a command, and keeps its finished stages in order."""
 
     stages: list[dict[str, Any]] = field(default_factory=list)
     subscribers: list[Subscriber] = field(init=False)

@@ -26,7 +26,6 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from ntkdist import storage
 from ntkdist.config import RunConfig
 from ntkdist.data.features import feature_words
 from ntkdist.errors import InputError, StoreError
@@ -39,7 +38,7 @@ from ntkdist.linalg import parse_memory
 from ntkdist.pipeline.gram import threads_of
 from ntkdist.planning.planned_run import SAMPLE, PlannedRun
 from ntkdist.runs.inputs import source_of
-from ntkdist.runs.run import HALF_MADE, Run
+from ntkdist.runs.run import Run, check_unused, free_space, nearest
 from ntkdist.storage.addresses import CREDENTIALS, Place, parse
 from ntkdist.storage.object_stores import SOURCES, endpoint
 from ntkdist.words import format_bytes, percent, rough_duration
@@ -280,17 +279,6 @@ def disk(url: str) -> Finding:
     return Finding("disk", text)
 
 
-def free_space(url: str) -> int | None:
-    """Return the bytes that are free where a run is or would be; None where that is unknown."""
-    return None if "://" in url else shutil.disk_usage(nearest(url)).free
-
-
-def nearest(url: str) -> Path:
-    """Return the folder, or the first one above it that is there."""
-    path = Path(url).absolute()
-    return next(folder for folder in (path, *path.parents) if folder.exists())
-
-
 def check_gpus(devices: Sequence[DeviceInfo]) -> Iterator[Finding]:
     """Yield each GPU, or why there is none and whether that can be mended."""
     for device in devices:
@@ -397,7 +385,7 @@ def check_token(address: str | None) -> Iterator[Finding]:
         text = f"none in {file}; a cluster with tokens refuses this driver"
         remedy = "if it has them: RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH=FILE"
         yield Finding("token", text, "warning", remedy)
-    elif not os.access(_above(file), os.W_OK):
+    elif not os.access(nearest(str(file.parent)), os.W_OK):
         text = f"Ray makes a token in {file}, which cannot be written"
         yield Finding("token", text, "problem", "export RAY_AUTH_MODE=disabled")
     else:
@@ -460,10 +448,6 @@ def _import_problem() -> str | None:
     return None
 
 
-def _above(path: Path) -> Path:
-    return next(folder for folder in path.parents if folder.exists())
-
-
 def check_run(config: RunConfig, devices: list[DeviceInfo], *, quick: bool) -> Iterator[Finding]:
     """Yield what the run is, what computes it, what it takes, and a verdict.
 
@@ -514,11 +498,7 @@ def _check_place(config: RunConfig) -> None:
             return
     except StoreError as error:
         raise InputError(str(error)) from error
-    if os.path.isfile(url):
-        raise InputError(f"{url}: is a file; give a folder for the run")
-    if not set(storage.children(url)) <= HALF_MADE:
-        raise InputError(f"{url}: is a folder with other things in it; give a new or empty one")
-    if storage.local_path(url) is None:
+    if check_unused(url) is None:
         return
     place = nearest(url)
     if not place.is_dir():

@@ -41,13 +41,7 @@ def _common_flags(
 
 @dataclass
 class _Call:
-    """A command with its arguments.
-
-    Attributes:
-        name: Name of the command; None for help and version.
-        run: Address of the run, where one was typed.
-        invoke: Runs the command.
-    """
+    """A command with its arguments; the name is None for help and version."""
 
     name: str | None
     run: str | None

@@ -53,12 +53,7 @@ class CommandResult:
 
 @dataclass
 class Session:
-    """A run that is open.
-
-    Attributes:
-        pipeline: Of the run.
-        stages: Those that were finished so far, see ``Watch``.
-    """
+    """An open run, and the stages that were finished so far, see ``Watch``."""
 
     pipeline: Pipeline
     stages: list[dict[str, Any]] = field(default_factory=list)

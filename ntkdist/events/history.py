@@ -29,14 +29,7 @@ _GRAM = "gram"
 
 @dataclass(frozen=True)
 class FailedTile:
-    """A tile that failed.
-
-    Attributes:
-        key: The tile.
-        times: How often.
-        error: The last error, one line.
-        final: Whether it was given up.
-    """
+    """A tile that failed, how often, its last error in one line, and whether it was given up."""
 
     key: str
     times: int

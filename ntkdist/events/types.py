@@ -2,6 +2,17 @@
 
 Events are plain values: what publishes them imports nothing of those that subscribe. The log keeps
 their class names and fields, so that both belong to the format of ``events.jsonl``.
+
+Fields mean the same in every event that has them and does not say otherwise:
+
+- ``stage``, ``step``: what goes on; ``seconds``: wall time since it began, or that it took;
+- ``run``: address of the run; ``kind``: ``ntk`` or ``nngp``; ``block_error``, ``loss``: L(Z);
+- ``key``: a tile; ``worker``: a worker's name; ``attempt``: how many times the driver has handed
+  this tile out, from 1; ``error``, ``reason``: one line;
+- ``done`` of ``total`` tiles, networks, values or labelings are finished; ``index`` of ``count``:
+  number of a panel or block, from 0; ``fraction``: share of the operations done, 0 to 1;
+- ``resumed``: whether it was stored whole by an earlier start; ``gflops``: 10^9 floating point
+  operations per second.
 """
 
 from __future__ import annotations
@@ -60,12 +71,7 @@ class _ProgressEvent(Event):
 
 @dataclass(frozen=True)
 class RunStarted(Event):
-    """A driver began to work on a run.
-
-    Attributes:
-        run: Address of the run.
-        fingerprint: Of its inputs and configuration.
-    """
+    """A driver began to work on a run of this fingerprint."""
 
     template: ClassVar[str] = "run {run} ({fingerprint:.12})"
     run: str
@@ -91,11 +97,7 @@ class DriverWaited(Event):
 
 @dataclass(frozen=True)
 class StageStarted(Event):
-    """A stage of a run began.
-
-    Attributes:
-        stage: Its name.
-    """
+    """A stage of a run began."""
 
     template: ClassVar[str] = "{stage} ..."
     stage: str
@@ -106,8 +108,6 @@ class StageDone(Event):
     """A stage of a run is finished.
 
     Attributes:
-        stage: Its name.
-        seconds: Wall time.
         detail: Its outcome in one line.
     """
 
@@ -132,12 +132,7 @@ class Interrupted(Event):
 
 @dataclass(frozen=True)
 class SubscriberFailed(Event):
-    """A subscriber raised and gets no more events; the job goes on.
-
-    Attributes:
-        subscriber: Its name.
-        error: What it raised, in one line.
-    """
+    """A subscriber raised and gets no more events; the job goes on."""
 
     subscriber: str
     error: str
@@ -145,12 +140,7 @@ class SubscriberFailed(Event):
 
 @dataclass(frozen=True)
 class StepContinues(_ProgressEvent):
-    """A step without progress of its own is still running.
-
-    Attributes:
-        step: What is done.
-        seconds: Wall-clock seconds since it began.
-    """
+    """A step without progress of its own is still running."""
 
     template: ClassVar[str] = "{step}: {seconds:.0f} s so far"
     step: str
@@ -165,12 +155,8 @@ class GramStarted(Event):
     """A driver began to compute the missing tiles of a matrix.
 
     Attributes:
-        total: Tiles of the matrix.
-        done: Of them, tiles that were stored already.
         edge: Rows and columns of a tile.
         workers: How many workers were asked for; 0 if not known yet.
-        backend: Kernel backend.
-        executor: ``inline`` or ``ray``.
     """
 
     total: int
@@ -188,7 +174,6 @@ class GramReused(Event):
     Attributes:
         source: The other run.
         tiles: Tiles that are stored now.
-        total: Tiles of the matrix.
         factors: Names below ``factor/`` of the factors that were taken.
         problem: What could not be taken and why, in words; empty if all was.
     """
@@ -211,13 +196,7 @@ class GramReused(Event):
 
 @dataclass(frozen=True)
 class TileStarted(Event):
-    """A tile was handed to a worker (which may have another before it).
-
-    Attributes:
-        key: The tile.
-        worker: The worker's name.
-        attempt: How many times this driver has handed this tile out, from 1.
-    """
+    """A tile was handed to a worker (which may have another before it)."""
 
     key: str
     worker: str
@@ -229,12 +208,9 @@ class TileDone(Event):
     """A tile is computed and stored.
 
     Attributes:
-        key: The tile.
-        worker: The worker's name.
         seconds: From reading the images to having written the tile; while it is written, the
             worker computes another.
         bytes: Of the tile's entries, all kinds, before compression.
-        attempt: As in ``TileStarted``.
         entries: Kernel entries of the tile (of one kind).
         backend: The arithmetic it was computed with, as in ``cuda-1``.
         digests: Of the tile as stored, in the order of the job's kinds.
@@ -257,10 +233,6 @@ class TileFailed(Event):
     """A tile raised, or its worker died with it too often.
 
     Attributes:
-        key: The tile.
-        worker: The worker's name.
-        attempt: As in ``TileStarted``.
-        error: The error in one line.
         traceback: Where it was raised.
         final: Whether the tile is given up; otherwise it will be tried again.
     """
@@ -278,7 +250,6 @@ class WorkerStarted(Event):
     """A worker is ready for tiles.
 
     Attributes:
-        worker: Its name.
         pid: Its process.
         host: Its machine.
         threads: How many threads it computes with.
@@ -295,8 +266,6 @@ class WorkerLost(Event):
     """A worker died or could not start.
 
     Attributes:
-        worker: Its name.
-        reason: Why, in one line.
         keys: The tiles it had; they go back to the queue.
     """
 
@@ -307,13 +276,7 @@ class WorkerLost(Event):
 
 @dataclass(frozen=True)
 class TilesVerified(Event):
-    """Some more tiles were read.
-
-    Attributes:
-        kind: Of kernel.
-        done: Tiles read.
-        total: Tiles that are stored.
-    """
+    """Some more tiles were read."""
 
     template: ClassVar[str] = "verify: {kind}, {done} of {total} tiles read"
     throttled: ClassVar[bool] = True
@@ -327,12 +290,7 @@ class TilesVerified(Event):
 
 @dataclass(frozen=True)
 class PanelStarted(_ProgressEvent):
-    """Work on one panel (block column of the factor) begins.
-
-    Attributes:
-        index: Panel number, from 0.
-        count: Number of panels of the factor.
-    """
+    """Work on one panel (block column of the factor) begins."""
 
     index: int
     count: int
@@ -343,11 +301,7 @@ class PanelDone(_ProgressEvent):
     """One panel is stored and recorded as whole.
 
     Attributes:
-        index: Panel number, from 0.
-        count: Number of panels of the factor.
         seconds: Wall-clock seconds of the panel (when it was computed, if resumed).
-        gflops: Rate in 10^9 floating point operations per second.
-        resumed: True for a whole panel of an earlier start.
         fraction: Share (0 to 1) of the factorisation's operations done after this panel.
     """
 
@@ -393,10 +347,7 @@ class InverseBlockDone(_ProgressEvent):
         stage: ``"columns"`` (block columns of the triangle; only if the factor has several
             panels), ``"rows"`` (the stored rows) or ``"diagonal"`` (if the diagonal alone is
             computed).
-        index: Block number within the stage, from 0.
-        count: Number of blocks of the stage.
         seconds: Wall-clock seconds since the stage's previous block (0 if resumed).
-        resumed: True for a whole block of an earlier start.
     """
 
     stage: str
@@ -421,7 +372,6 @@ class LinalgProgress(_ProgressEvent):
             ``"inverse"`` (one LAPACK call), ``"diagonal"`` or ``"solve"``.
         fraction: Share (0 to 1) of the stage's operations that are done; None before the first
             count, as during one LAPACK call.
-        seconds: Wall-clock seconds since the stage began.
     """
 
     stage: str
@@ -440,9 +390,6 @@ class BandDone(_ProgressEvent):
     Attributes:
         index: Number of the appended band, from 0.
         rows: Rows of the band.
-        n: Rows of the factor now.
-        seconds: Wall-clock seconds of the band.
-        gflops: Rate in 10^9 floating point operations per second.
         fraction: Share (0 to 1) of the rows to append that are done.
     """
 
@@ -459,12 +406,9 @@ class BandDone(_ProgressEvent):
 
 @dataclass(frozen=True)
 class SketchDone(_ProgressEvent):
-    """The preconditioner of conjugate gradients is built.
+    """The preconditioner of conjugate gradients is built: its rank and extreme eigenvalues.
 
     Attributes:
-        rank: Number of its eigenpairs.
-        largest: Its largest eigenvalue.
-        smallest: Its smallest eigenvalue.
         seconds: Wall-clock seconds (0 if resumed).
     """
 
@@ -485,7 +429,6 @@ class IterationDone(_ProgressEvent):
         index: Step number, from 1.
         residual: The largest relative residual after it (NaN for ``"eigen"``).
         tolerance: The residual at which the method stops.
-        seconds: Wall-clock seconds of the step.
     """
 
     template: ClassVar[str] = (
@@ -508,7 +451,6 @@ class FlipsMade(_ProgressEvent):
 
     Attributes:
         flips: Flips made so far.
-        loss: L(Z) now.
         rate: Flips a second since the last event.
     """
 
@@ -527,7 +469,6 @@ class PosteriorRound(_ProgressEvent):
     """One round of the posterior is done.
 
     Attributes:
-        round: Its number, from 1.
         most: The most rounds there will be; it ends earlier where probabilities settle.
         seconds: Wall-clock seconds since the last round.
     """
@@ -569,10 +510,7 @@ class WidthMeasured(_ProgressEvent):
     """One network of a sweep over widths was measured.
 
     Attributes:
-        width: Of the network.
         seed: Of its parameters.
-        done: Networks measured so far.
-        total: Networks in all.
         kernel_gap: Relative distance of its pNTK from the infinite kernel.
     """
 
@@ -618,13 +556,7 @@ class VariantTried(_ProgressEvent):
 
 @dataclass(frozen=True)
 class DynamicsProgress(Event):
-    """How far a step of the analysis of training dynamics is.
-
-    Attributes:
-        stage: Its name.
-        fraction: Share that is done, 0 to 1.
-        seconds: Since it began.
-    """
+    """How far a step of the analysis of training dynamics is."""
 
     throttled: ClassVar[bool] = True
     stage: str
@@ -637,14 +569,7 @@ class DynamicsProgress(Event):
 
 @dataclass(frozen=True)
 class LabelingScored(Event):
-    """L(Z) of one labeling was computed.
-
-    Attributes:
-        name: Of the labeling.
-        block_error: L(Z).
-        done: Labelings scored so far.
-        total: Labelings in all.
-    """
+    """L(Z) of one labeling was computed."""
 
     template: ClassVar[str] = "labelings: {done} of {total}, {name}: L(Z) {block_error:.5g}"
     name: str
@@ -662,8 +587,6 @@ class ValueMeasured(Event):
         value: Its value.
         accuracy: Leave-one-out accuracy.
         stored: Whether an earlier sweep had stored it.
-        done: Values measured so far.
-        total: Values in all.
     """
 
     over: str

@@ -433,14 +433,7 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class Metadata:
-    """The attributes of a stored matrix, checked.
-
-    Attributes:
-        tiling: How the matrix is cut.
-        kind: ``ntk`` or ``nngp``.
-        fingerprint: Of the inputs.
-        attributes: Everything in the array's attributes.
-    """
+    """The attributes of a stored matrix, checked; see ``GramStore``."""
 
     tiling: Tiling
     kind: str
@@ -492,13 +485,7 @@ Places: TypeAlias = "slice | np.ndarray"
 
 @dataclass(frozen=True)
 class Part:
-    """The positions of one axis that fall into one tile.
-
-    Attributes:
-        block: The tile's number along the axis.
-        inside: Positions inside the tile.
-        places: Where they go in the result.
-    """
+    """The positions of one axis that fall into one tile: inside it, and their places in the result."""
 
     block: int
     inside: Places

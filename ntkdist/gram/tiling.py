@@ -148,11 +148,3 @@ class Tiling:
         """Return the rows and columns of one tile."""
         rows, cols = self.slices(key)
         return rows.stop - rows.start, cols.stop - cols.start
-
-    def entries(self) -> int:
-        """Return how many kernel entries the tiles hold together."""
-        rows, cols = self.shape
-        if not self.symmetric:
-            return rows * cols
-        full, rest = divmod(rows, self.edge)
-        return (rows * rows + full * self.edge**2 + rest**2) // 2

@@ -18,6 +18,7 @@ from ntkdist.words import counted
 
 if TYPE_CHECKING:
     from ntkdist.gram.executors.scheduler import Executor
+    from ntkdist.gram.store import GramStore
     from ntkdist.gram.worker import GramJob
 
 
@@ -110,6 +111,14 @@ def threads_of(config: RunConfig) -> int:
     if settings.threads != "auto":
         return settings.threads
     return cores() if settings.executor == "inline" else 1
+
+
+def stored_gram(run: Run, kind: str) -> GramStore | None:
+    """Open the Gram of a run for reading, finished or not; None where it was not begun."""
+    from ntkdist.gram.store import GramStore
+
+    address = run.address("gram", kind)
+    return GramStore.open(address, "r", run.fingerprint) if GramStore.exists(address) else None
 
 
 def gram_of(run: Run) -> Matrix:

@@ -13,6 +13,7 @@ from ntkdist.errors import InputError, NtkdistError, StoreError
 from ntkdist.events.types import Event, GramReused
 from ntkdist.gram.store import DigestLog, GramStore, read_digests, tile_digest
 from ntkdist.gram.tiling import TileKey, Tiling
+from ntkdist.pipeline.gram import stored_gram
 from ntkdist.pipeline.growth import factor_names
 from ntkdist.runs.run import GramOrigin, Run, write_manifest
 
@@ -86,12 +87,7 @@ def _take(run: Run, url: str, tile: int | str, check_stop: Callable[[], None]) -
 
 @dataclass(frozen=True)
 class TilesTaken:
-    """Result of taking the tiles of another store.
-
-    Attributes:
-        stored: Tiles that the store holds now.
-        bad: Tiles that were not taken because they are damaged in the other store.
-    """
+    """The tiles that a store holds now, and those not taken because they are damaged."""
 
     stored: frozenset[TileKey]
     bad: frozenset[TileKey]
@@ -166,10 +162,10 @@ def _tiling(run: Run) -> Tiling | None:
     """Return how a run's matrices are cut; None where one of them was not begun."""
     tiling = None
     for kind in run.config.gram.kinds:
-        address = run.address("gram", kind)
-        if not GramStore.exists(address):
+        store = stored_gram(run, kind)
+        if store is None:
             return None
-        tiling = GramStore.open(address, "r", run.fingerprint).tiling
+        tiling = store.tiling
     return tiling
 
 
@@ -177,7 +173,7 @@ def finished_tiles(url: str) -> int:
     """Return how many tiles of a run's Gram are stored, 0 for a run that cannot be opened."""
     try:
         run = Run.open(url)
-        addresses = [run.address("gram", kind) for kind in run.config.gram.kinds]
-        return min(len(GramStore.open(one, "r", run.fingerprint).done()) for one in addresses)
+        stores = [stored_gram(run, kind) for kind in run.config.gram.kinds]
+        return min(0 if store is None else len(store.done()) for store in stores)
     except NtkdistError:
         return 0

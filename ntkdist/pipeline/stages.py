@@ -25,7 +25,7 @@ from ntkdist.events.bus import Subscribers
 from ntkdist.events.log import EventLog
 from ntkdist.events.types import DriverWaited, RunStarted, StageDone, StageStarted, StepContinues
 from ntkdist.gram.signals import StopFlag, stop_on_signals
-from ntkdist.pipeline.gram import Matrix, compute_matrix, gram_of
+from ntkdist.pipeline.gram import Matrix, compute_matrix, gram_of, stored_gram
 from ntkdist.pipeline.growth import current_factor, grow_factor, roll_forward
 from ntkdist.pipeline.labels import (
     EVERY,
@@ -184,12 +184,9 @@ class Pipeline:
         Raises:
             StageError: If tiles are missing.
         """
-        from ntkdist.gram.store import GramStore
-
-        address = self.run.address("gram", kind)
-        if not GramStore.exists(address):
+        store = stored_gram(self.run, kind)
+        if store is None:
             raise StageError(f"{self.run.url}: has no Gram yet; ntkdist gram {self.run.url}")
-        store = GramStore.open(address, "r", self.run.fingerprint)
         if missing := store.missing():
             raise StageError(
                 f"{self.run.url}: {counted(len(missing), 'tile')} of the Gram missing, the first "

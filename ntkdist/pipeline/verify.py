@@ -364,12 +364,7 @@ _PSD_IMAGES = 256
 
 @dataclass(frozen=True)
 class BadTile:
-    """A tile that cannot be trusted.
-
-    Attributes:
-        key: Which.
-        reason: Why, in a few words.
-    """
+    """A tile that cannot be trusted, and why, in a few words."""
 
     key: TileKey
     reason: str

@@ -13,6 +13,7 @@ from ntkdist.errors import InputError, StoreError
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import TileKey, Tiling
 from ntkdist.networks.architecture import Architecture
+from ntkdist.pipeline.gram import stored_gram
 from ntkdist.pipeline.growth import is_ready, is_stale
 from ntkdist.runs.inputs import load_inputs
 from ntkdist.runs.run import Run, choose_backend
@@ -167,12 +168,7 @@ class PlannedRun:
         return {"factor"}
 
     def _store(self, kind: str) -> GramStore | None:
-        if self.run is None:
-            return None
-        address = self.run.address("gram", kind)
-        if not GramStore.exists(address):
-            return None
-        return GramStore.open(address, "r", self.run.fingerprint)
+        return None if self.run is None else stored_gram(self.run, kind)
 
 
 def count_entries(tiling: Tiling, tiles: list[TileKey]) -> int:

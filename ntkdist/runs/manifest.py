@@ -30,12 +30,7 @@ STAGING = "extension"
 
 @dataclass(frozen=True)
 class Former:
-    """What a run was before an extension.
-
-    Attributes:
-        fingerprint: Its fingerprint.
-        images: How many images it had.
-    """
+    """Fingerprint and number of images of a run before an extension."""
 
     fingerprint: str
     images: int

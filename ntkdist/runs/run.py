@@ -30,6 +30,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -571,13 +572,30 @@ def _refuse_change(manifest: Manifest, config: RunConfig) -> None:
         )
 
 
-def _check_place(url: str) -> None:
-    """Raise ``InputError`` unless a new run can be written at ``url``."""
+def check_unused(url: str) -> Path | None:
+    """Raise ``InputError`` where a file or anything else lies at ``url``; return its local path."""
     folder = storage.local_path(url)
     if folder is not None and folder.exists() and not folder.is_dir():
         raise InputError(f"{url}: is a file; give a folder for the run")
     if not set(storage.children(url)) <= HALF_MADE:
         raise InputError(f"{url}: is a folder with other things in it; give a new or empty one")
+    return folder
+
+
+def nearest(url: str) -> Path:
+    """Return the folder of a run, or the first one above it that exists."""
+    path = Path(url).absolute()
+    return next(folder for folder in (path, *path.parents) if folder.exists())
+
+
+def free_space(url: str) -> int | None:
+    """Return the bytes that are free where a run is or would be; None where that is unknown."""
+    return None if "://" in url else shutil.disk_usage(nearest(url)).free
+
+
+def _check_place(url: str) -> None:
+    """Raise ``InputError`` unless a new run can be written at ``url``."""
+    folder = check_unused(url)
     if folder is None:
         storage.write_text(storage.join(url, _PROBE), "")
         storage.remove(storage.join(url, _PROBE))
@@ -600,15 +618,13 @@ def _check_place(url: str) -> None:
 
 def _check_room(url: str, inputs: Inputs, config: RunConfig, *, gram: bool) -> None:
     """Raise ``InputError`` where there is no room for the inputs and a Gram that is computed."""
-    place = storage.local_path(url)
-    if place is None:
+    free = free_space(url)
+    if free is None:
         return
     n, item = len(inputs.labels), np.dtype(config.gram.dtype).itemsize
     needed = inputs.images.nbytes
     needed += 0 if inputs.pictures is None else inputs.pictures.nbytes
     needed += n * (n + 1) // 2 * item * len(config.gram.kinds) if gram else 0
-    above = next(folder for folder in (place, *place.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(above).free
     if needed > free:
         what = "features" if inputs.is_features else "images"
         raise InputError(

@@ -31,12 +31,7 @@ class ExecutorSummary:
 
 
 class Executor(Protocol):
-    """Computes tiles somewhere.
-
-    Attributes:
-        name: ``inline`` or ``ray``.
-        workers: How many workers are asked for; 0 if that is found out later.
-    """
+    """Computes tiles somewhere; its name is ``inline`` or ``ray``."""
 
     name: str
 
