@@ -485,7 +485,7 @@ Places: TypeAlias = "slice | np.ndarray"
 
 @dataclass(frozen=True)
 class Part:
-    """The positions of one axis that fall into one tile: inside it, and their places in the result."""
+    """The positions of one axis inside one tile, and their places in the result."""
 
     block: int
     inside: Places
