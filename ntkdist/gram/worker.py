@@ -99,17 +99,11 @@ class GramJob:
 class TileRecord:
     """The answer of a worker about one tile: some 200 bytes, never the entries.
 
+    Fields that are not listed are those of ``TileDone`` and ``TileFailed``.
+
     Attributes:
-        key: The tile.
-        worker: Name of the worker.
-        attempt: How many times the driver has handed the tile out.
         seconds: Duration with reading and writing, without waiting for the backend.
-        bytes: Of the entries, all kinds, before compression.
-        entries: Kernel entries of one kind.
-        backend: The arithmetic it was computed with.
         error: None if the tile is stored; else the error in one line.
-        traceback: Where it was raised.
-        digests: Of the tile as stored, in the order of the job's kinds.
         unwritable: Whether it was computed and could not be stored.
         computing: Of the seconds, those in which no other tile of the worker could be computed.
     """

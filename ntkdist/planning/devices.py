@@ -44,15 +44,9 @@ _PATIENCE_SECONDS = 120.0  # for workers that a busy cluster has no room for
 
 @dataclass(frozen=True)
 class Probe:
-    """What a worker has to measure: plain values, as they travel.
+    """What a worker has to measure: plain values, as they travel, named as in ``GramJob``.
 
     Attributes:
-        architecture: Canonical text of the network.
-        backend: Name of the backend.
-        dtype: Of the entries.
-        kinds: Kinds of kernel.
-        threads: Of one worker.
-        edge: Of the tiles that are measured.
         seconds: How long to measure; one tile is finished whatever it takes.
     """
 

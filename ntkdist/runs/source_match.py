@@ -30,13 +30,9 @@ _TOGETHER = 4096
 
 @dataclass(frozen=True, eq=False)
 class StoredInputs:
-    """The inputs that a run stores.
+    """The inputs that a run stores; fields that are not listed are those of ``Inputs``.
 
     Attributes:
-        images: (N, H, W, C) float32, preprocessed.
-        labels: (N,) the given labels, noise included.
-        labels_true: (N,) the labels before noise; None where none was put on.
-        class_names: One name per class.
         preprocess: What prepared the images; None for a run that does not say.
         scaled_to: (height, width) that they were scaled to as they were read; None where they
             were not.

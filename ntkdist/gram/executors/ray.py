@@ -318,16 +318,8 @@ class WorkerHandle:
 class RayWorkerPool:
     """The workers of one job: starts and replaces them, hands them tiles, takes their answers.
 
-    Args:
-        ray: The ``ray`` module, connected.
-        job: What the workers compute.
-        options: Options of the actor class (resources, environment).
-        scheduler: Decides which tile comes next.
-        emit: Receives every event.
-        make_worker: Called in the actor with the job and a name; makes the worker.
-        max_losses: Deaths in a row after which a worker is given up.
-        time_limit: Timeout of a tile in seconds; None: see ``TimeLimit``.
-        clock: Monotonic seconds.
+    ``options`` are those of the actor class (resources, environment); the other arguments are those
+    of ``RayExecutor``.
 
     Attributes:
         workers: Those that are ready, starting or waiting to be started again.
