@@ -222,7 +222,7 @@ def choose_run(settings: RunConfig, out: Terminal, *, named: bool) -> Choice:
     source = source_of(settings.data)
     said = f"{source}: has changed since {url} was made from it: {change.words}"
     if not named and not change.images:
-        out.note(f"{said}; {url} is kept, what is there now goes to {new}")
+        out.note(f"{said}; {url} is kept, the changed source is stored in {new}")
         settings = dataclasses.replace(settings, run=new)
         return Choice(settings, _with_gram(inputs, now, others))
     again = f"{audit_command(settings)} --run {shlex.quote(new)}"

@@ -49,7 +49,7 @@ _MARKS = {"ok": "", "warning": "warning: ", "problem": "PROBLEM: "}
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """One thing that was checked.
 
     Attributes:
         name: What, in one word.
@@ -75,7 +75,7 @@ def describe_finding(found: Finding) -> str:
 
 
 def diagnose(config: RunConfig, *, quick: bool = False) -> Iterator[Finding]:
-    """Look at machine and run, and tell what is found in the order in which it is found out."""
+    """Check machine and run, and yield each finding as soon as it is known."""
     yield from check_packages()
     yield from check_machine(config)
     blocked = False

@@ -47,7 +47,7 @@ class RayMetrics:
     ``ntkdist_tiles_total``, ``ntkdist_tiles_done``, ``ntkdist_tiles_in_flight`` and
     ``ntkdist_workers_alive`` are gauges; ``ntkdist_tiles_failed``, ``ntkdist_tiles_retried``,
     ``ntkdist_entries`` and ``ntkdist_workers_lost`` counters; ``ntkdist_tile_seconds`` a
-    histogram. ``ntkdist_stage`` is 1 for the stage at work, 0 for one that is done. All have
+    histogram. ``ntkdist_stage`` is 1 for the running stage, 0 for one that is done. All have
     the tag ``run``.
     """
 
@@ -118,7 +118,7 @@ class RayMetrics:
         from ray.util import metrics
 
         if name == _STAGE:
-            made: Any = metrics.Gauge(name, "1 for the stage at work.", ("run", "stage"))
+            made: Any = metrics.Gauge(name, "1 for the running stage.", ("run", "stage"))
         elif name == _SECONDS:
             made = metrics.Histogram(
                 name, "Seconds of a tile, reading and writing included.", list(SECONDS), ("run",)

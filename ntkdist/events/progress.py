@@ -16,7 +16,7 @@ from ntkdist.events.types import (
     WorkerLost,
     WorkerStarted,
 )
-from ntkdist.words import duration
+from ntkdist.words import counted, duration
 
 
 class GramProgress:
@@ -65,9 +65,8 @@ class GramProgress:
                 self._note(f"tile {event.key} failed for good: {event.error}")
             case Interrupted():
                 waiting = len(event.in_flight)
-                tiles = "1 tile" if waiting == 1 else f"{waiting} tiles"
                 by = f" by {event.signal}" if event.signal else ""
-                self._note(f"stopping{by}: waiting for {tiles} in flight")
+                self._note(f"stopping{by}: waiting for {counted(waiting, 'tile')} in flight")
             case StageDone():
                 self.close()  # its last line stands before what the next stage says
                 return
@@ -104,9 +103,8 @@ class GramProgress:
         if new and self._done < self._total:
             left = (self._total - self._done - self._failed) * seconds / new
             parts.append(f"{duration(left, whole=True)} left")
-        workers = len(self._workers)
         each = f" of {self._threads} threads" if self._threads > 1 else ""
-        parts.append(f"{workers} worker{'' if workers == 1 else 's'}{each}")
+        parts.append(f"{counted(len(self._workers), 'worker')}{each}")
         if self._failed:
             parts.append(f"{self._failed} failed")
         return ", ".join(parts)

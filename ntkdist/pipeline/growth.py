@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def roll_forward(run: Run) -> Run:
     """Bring inputs and matrices to the size that the manifest speaks of, if they are not.
 
-    Idempotent: a kill at any moment leaves a run that the same call goes on with. The run's lease
+    Idempotent: a kill at any moment leaves a run that the same call resumes. The run's lease
     must be held.
     """
     extension = run.manifest.extension
@@ -74,8 +74,8 @@ def _ragged_tiles(tiling: Tiling) -> list[TileKey]:
 def grow_store(address: str, n: int, *, fingerprint: str, former: str) -> None:
     """Make a store of a symmetric matrix that of a larger one, with the same edge.
 
-    The new metadata are one write behind all else, so that after a kill at any moment the same
-    call goes on; one that was made larger already stays as it is.
+    The new metadata are written last, in one write, so that after a kill at any moment the same
+    call resumes; one that was made larger already stays as it is.
 
     Raises:
         StoreError: If nothing is there, or it does not answer.

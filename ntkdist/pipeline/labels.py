@@ -180,13 +180,13 @@ def with_probabilities(run: Run, table: Any) -> Any:
     """Return a table of a run's images with a column of probabilities for each class.
 
     Raises:
-        StageError: An older version looked at the labels, which kept no probabilities.
+        StageError: An older version analysed the labels, which stored no probabilities.
     """
     import pandas as pd
 
     if not run.has("labels", "pred_probs"):
         raise StageError(
-            f"{run.url}: its labels were looked at by a version that kept no probabilities; "
+            f"{run.url}: its labels were analysed by a version that stored no probabilities; "
             f"ntkdist labels {run.url} --probabilities"
         )
     names = probability_columns(run)

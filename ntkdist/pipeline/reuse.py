@@ -26,7 +26,7 @@ def take_from_origin(
     """Take tiles and factors from the run that the manifest names, unless that is done.
 
     What is not taken, because it is unfinished, damaged or gone, is computed by the stages. Killed
-    at any moment, the same call goes on. The run's lease must be held.
+    at any moment, the same call resumes. The run's lease must be held.
 
     Raises:
         InputError: The run cannot be written.
@@ -100,7 +100,7 @@ def take_tiles(
 
     Each tile is read first: its checksum must be right, no entry may be NaN, and where a digest of
     it was kept when it was stored, its entries must be those. A tile is taken whole or not at all,
-    so after a kill the same call goes on.
+    so after a kill the same call resumes.
 
     Raises:
         InputError: If one of them is of another fingerprint, or cannot be written.

@@ -179,13 +179,13 @@ def make_plan(
     seconds: float = 12.0,
     on_step: Callable[[str], None] = lambda _: None,
 ) -> PlanEstimate:
-    """Measure and reckon what a run will take; writes nothing into it.
+    """Measure and estimate what a run will take; writes nothing into it.
 
     Args:
         config: The run.
         limits: What it may take; where it takes more, the plan says so (``PlanEstimate.check``).
         rates: Class of devices → entries a second of one of them, for devices that are not here.
-        workers: How many workers to reckon the Gram for beside the run's own.
+        workers: How many workers to estimate the Gram for beside the run's own.
         seconds: How long tiles are measured.
         on_step: Told in a line what is measured next, and for how long.
 
@@ -222,7 +222,7 @@ def make_plan(
             images = images[:, 0, 0, :]  # so that no pictures are drawn of them
         on_step(
             f"measuring {_listed(stages_of(config.labels.method))}, twice on {len(images)} "
-            "images: about a minute where nothing else is at work"
+            "images: about a minute if no other program runs"
         )
         behind = measure_stages(config, images, labels, n)
     measured = Measurements(
@@ -248,7 +248,7 @@ def make_plan(
     )
     return PlanEstimate(
         run=config.run,
-        about=f"{'there already' if planned.run else 'new'}; backend {planned.reason}",
+        about=f"{'stored already' if planned.run else 'new'}; backend {planned.reason}",
         architecture=config.architecture,
         shape=planned.shape,
         kinds=config.gram.kinds,
@@ -341,14 +341,16 @@ def _notes(
     config: RunConfig, load: str | None, price: float | None, priced: Sequence[str], *, whole: bool
 ) -> tuple[str, ...]:
     if whole:
-        return ("every tile is there, so that none was measured",)
+        return ("every tile is stored, so none was measured",)
     notes = [
-        "times for other numbers of workers suppose that each is as fast as those measured",
-        "stages behind the Gram are those of this machine, whatever computes the tiles",
+        "times for other numbers of workers assume that each is as fast as those measured",
+        "stages after the Gram are timed on this machine, whatever computes the tiles",
         "writing is measured on a local disk",
     ]
     if config.factor.scheduler not in ("auto", "threads"):
-        notes.append(f"factor.scheduler={config.factor.scheduler} is reckoned as this machine's")
+        notes.append(
+            f"factor.scheduler={config.factor.scheduler} is timed as this machine's threads"
+        )
     if price is not None:
         of = f" of {' or '.join(priced)}; the others here are not priced" if priced else ""
         notes.append(f"cost is at {price:g} an hour of one worker{of}")
@@ -427,7 +429,7 @@ class Measurements:
         return self.choosing + group.start + gram_seconds(tiling, tiles, group.costs[: len(tiles)])
 
     def stages(self, n: int, *, anew: bool = False) -> dict[str, float]:
-        """Return the seconds of each stage behind the Gram; 0 for what is stored, unless anew."""
+        """Return the seconds of each stage after the Gram; 0 for what is stored, unless anew."""
         done = set() if anew else set(self.finished)
         if "factor" in done:
             done |= {"inverse", "diagonal"}

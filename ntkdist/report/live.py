@@ -277,7 +277,7 @@ class Page:
     def _summary(self, now: Snapshot | None) -> str:
         """Return a sentence that changes with every twentieth of the tiles and with the stage."""
         if now is None:
-            return "Reading what has happened so far."
+            return "Reading the events of the run."
         activity, tiles = now.activity, now.tiles
         total = sum(tiles.values())
         parts = []
@@ -286,9 +286,9 @@ class Page:
         if tiles[FAILED]:
             parts.append(f"{count(tiles[FAILED])} tiles failed.")
         if now.driver is None:
-            parts.append("No driver works on the run.")
+            parts.append("No driver is running.")
         elif activity.stage:
-            parts.append(f"At work: {activity.stage}.")
+            parts.append(f"Running: {activity.stage}.")
         if now.verdict is not None:
             parts.append(f"Verdict on the labels: {now.verdict}.")
         if now.report is not None:
@@ -309,8 +309,8 @@ class Page:
             "total": sum(tiles.values()),
             "done": tiles[DONE],
             "speed": _speed(now, tiles),
-            "driver": f"At work: {now.driver}" if now.driver else "No driver works on the run",
-            "heard": None if since is None else _coarse(since),
+            "driver": f"Driver: {now.driver}" if now.driver else "No driver is running",
+            "last_event": None if since is None else _coarse(since),
             "map": self._markup(tile_map(now.states, most=_MOST_CELLS)) if now.states.size else "",
             "legend": self._markup(legend(parts=len(now.states) > _MOST_CELLS)),
             "stages": _stages(now),
@@ -324,7 +324,7 @@ def _speed(now: Snapshot, tiles: dict[int, int]) -> str:
     activity = now.activity
     parts = []
     if tiles[FLIGHT]:
-        parts.append(f"{count(tiles[FLIGHT])} in work")
+        parts.append(f"{count(tiles[FLIGHT])} in progress")
     if tiles[FAILED]:
         parts.append(f"{count(tiles[FAILED])} failed")
     if activity.tiles_per_second is not None and now.driver and tiles[FLIGHT]:
@@ -349,15 +349,15 @@ def _judged(verdict: str, detail: str) -> str:
 def _stages(now: Snapshot) -> list[dict[str, str]]:
     """Return the stages of a run in order, then others that it went through."""
     activity = now.activity
-    at_work = activity.stage if now.driver else None
+    running = activity.stage if now.driver else None
     names = [*STAGES, *(name for name in activity.stages if name not in (*STAGES, "inputs"))]
-    if at_work and at_work not in names:
-        names.append(at_work)
+    if running and running not in names:
+        names.append(running)
     rows = []
     for name in names:
         seconds, detail = activity.stages.get(name, (0.0, ""))
-        if name == at_work:
-            row = {"mark": "▸", "look": "", "words": "at work"}
+        if name == running:
+            row = {"mark": "▸", "look": "", "words": "running"}
         elif name in activity.stages:
             words = f"done in {duration(seconds)}"
             if name == "labels" and now.verdict is not None:
@@ -432,18 +432,18 @@ class Follower:
         written = storage.exists(self._run.address("report.html"))
         return Snapshot(
             activity=history.activity(),
-            states=self._states(at_work=driver is not None),
+            states=self._states(running=driver is not None),
             driver=driver,
             report=f"{history.finished['report']}" if written else None,
             verdict=self._verdict,
         )
 
-    def _states(self, *, at_work: bool) -> States:
-        """Return the map of the Gram; a driver that was killed has no tile in work."""
+    def _states(self, *, running: bool) -> States:
+        """Return the map of the Gram; a driver that was killed has no tile in progress."""
         states = np.where(self._stored, np.uint8(DONE), np.uint8(ABSENT))
         for key in self._history.failed:
             self._mark(states, key, FAILED)
-        if at_work and self._history.in_gram:
+        if running and self._history.in_gram:
             for key in self._history.in_flight:
                 self._mark(states, key, FLIGHT)
         return states
@@ -490,7 +490,7 @@ States: TypeAlias = NDArray[np.uint8]
 _LOOKS = (
     (DONE, "done", "stored"),
     (_PART, "part", "some stored"),
-    (FLIGHT, "flight", "in work"),
+    (FLIGHT, "flight", "in progress"),
     (FAILED, "failed", "failed"),
     (ABSENT, "absent", "not yet"),
 )
@@ -536,7 +536,7 @@ def describe_tiles(states: States) -> str:
     """Return the numbers that the map shows, in one sentence."""
     tiles = count_tiles(states)
     return (
-        f"Map of {sum(tiles.values())} tiles: {tiles[DONE]} stored, {tiles[FLIGHT]} in work, "
+        f"Map of {sum(tiles.values())} tiles: {tiles[DONE]} stored, {tiles[FLIGHT]} in progress, "
         f"{tiles[FAILED]} failed, {tiles[ABSENT]} not yet"
     )
 

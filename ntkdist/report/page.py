@@ -46,7 +46,7 @@ def write_report(run: Run, path: str | None = None, *, max_issues: int = 60) -> 
     """Write what a run found and how, as one HTML file without scripts or links outside.
 
     A run that is not complete gives a report of what is there, with what is missing and the
-    command that goes on. The same run gives the same bytes.
+    command that resumes it. The same run gives the same bytes.
 
     Args:
         run: The run.
@@ -441,5 +441,5 @@ def _throughput(timeline: Timeline) -> dict[str, tuple[str, str]]:
     caption = "Throughput while the kernel matrix was computed"
     caption += ", and the workers." if workers is not None else "."
     if timeline.restarts:
-        caption += " Pauses between starts are left out; dashed lines mark where it went on."
+        caption += " Pauses between starts are left out; dashed lines mark the restarts."
     return {"throughput": (svg, caption)}

@@ -137,7 +137,7 @@ def verdict_sentence(reliability: Reliability, ranking: str) -> str:
     if reliability.verdict == WEAK:
         return (
             "Wrong labels cannot all be told from right ones: only the surest are listed. The "
-            f"ranking of all labels goes on in {ranking}."
+            f"ranking of all labels is in {ranking}."
         )
     return (
         "Nothing is flagged and nothing is called clean: it cannot be told from this kernel and "
@@ -395,8 +395,8 @@ def listing(
     reliability = findings.reliability
     said = []
     if reliability is not None and reliability.verdict == WEAK:
-        goes_on = f"the ranking of all labels goes on in {ranking(run)}"
-        said = [f"Only the surest labels are listed; {goes_on}."] if flagged else []
+        all_in = f"the ranking of all labels is in {ranking(run)}"
+        said = [f"Only the surest labels are listed; {all_in}."] if flagged else []
     if not flagged:
         return [none_flagged(findings, len(findings.quality))]
     if not shown:
@@ -435,7 +435,7 @@ def _without_verdict(run: Run, shown: int, file: str) -> list[str]:
 def next_step(run: Run, findings: Findings | None) -> list[tuple[str, bool]]:
     """Return what to do with what was found, as (text, whether it is typed) in order."""
     if findings is None:
-        return [("To go on with it: ", False), (run.resume_command, True)]
+        return [("To resume it: ", False), (run.resume_command, True)]
     if not findings.can_judge:
         return _see_more(run)
     if not findings.num_issues:
@@ -637,8 +637,8 @@ def faults(timeline: Timeline) -> str:
         parts.append(f"{counted(timeline.failures, 'failed attempt')} at a tile")
     began = f"The matrix was computed in {counted(timeline.starts, 'start')}"
     if timeline.resumes:
-        went_on = f"{count(timeline.resumes)} of which went on with the tiles already stored"
-        began += f", {went_on}"
+        resumed = f"{count(timeline.resumes)} of which resumed from stored tiles"
+        began += f", {resumed}"
     if not parts:
         whole = "in one go" if timeline.starts == 1 else ""
         return f"The matrix was computed {whole}; nothing went wrong." if whole else f"{began}."

@@ -251,7 +251,7 @@ def test_a_run_whose_version_kept_no_probabilities_computes_them(finished, tmp_p
     config = dataclasses.replace(finished, run=str(tmp_path / "run"))
     shutil.copytree(finished.run, config.run)
     shutil.rmtree(tmp_path / "run/labels/pred_probs")
-    with pytest.raises(StageError, match=r"kept no probabilities; ntkdist labels .*--probabil"):
+    with pytest.raises(StageError, match=r"stored no probabilities; ntkdist labels .*--probabil"):
         ntkdist.labels_table(config.run, probabilities=True)
     main(["labels", config.run, "--probabilities", "--quiet"])
     table = ntkdist.labels_table(config.run, probabilities=True)

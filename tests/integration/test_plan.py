@@ -309,7 +309,7 @@ def test_nothing_is_measured_where_all_is_there(
     text = describe_plan(plan)
     assert "0 of 15 to compute" in text
     assert "not measured" in text
-    assert "every tile is there, so that none was measured" in text
+    assert "every tile is stored, so none was measured" in text
 
 
 def test_a_price_is_that_of_the_devices_given(tmp_path: Path, quick: None) -> None:

@@ -30,8 +30,8 @@ def plain(text: str) -> str:
         ),
         (
             Timeline(total=6, starts=3, resumes=2),
-            "The matrix was computed in 3 starts, 2 of which went on with the tiles already "
-            "stored.",
+            "The matrix was computed in 3 starts, 2 of which resumed from stored "
+            "tiles.",
         ),
         (
             Timeline(total=6, starts=1, worker_losses=1),
@@ -43,8 +43,8 @@ def plain(text: str) -> str:
                 total=6, starts=2, resumes=1, interruptions=1, worker_losses=2, failures=3,
                 given_up=1,
             ),
-            "The matrix was computed in 2 starts, 1 of which went on with the tiles already "
-            "stored. There were 1 interruption by a signal, 2 workers lost, 3 failed attempts at "
+            "The matrix was computed in 2 starts, 1 of which resumed from stored "
+            "tiles. There were 1 interruption by a signal, 2 workers lost, 3 failed attempts at "
             "a tile: 1 tile had to be given up.",
         ),
     ],

@@ -267,19 +267,19 @@ def test_the_page_fills_up_and_ends_with_the_report(
     browser = served(run)
     driver.finish(0, 0)
     driver.begin(0, 1)
-    state = browser.until("Map of 6 tiles: 1 stored, 1 in work")
+    state = browser.until("Map of 6 tiles: 1 stored, 1 in progress")
     assert state["report"] is None
     assert "1 of 6</strong>" in state["html"]
     assert state["title"].startswith("16.7")
-    assert state["summary"] == "15 % of the tiles are stored. At work: gram."
+    assert state["summary"] == "15 % of the tiles are stored. Running: gram."
     assert browser.ask("/report.html")[0] == 404
     driver.tell(StageDone("gram", 1.0, "all"), StageStarted("report"))
     Path(run.address("report.html")).write_text("<h1>found</h1>")
     driver.tell(StageDone("report", 1.0))
     driver.end()
-    state = browser.until("No driver works on the run")
+    state = browser.until("No driver is running")
     assert state["report"] is not None
-    assert state["summary"].endswith("No driver works on the run. The report is written.")
+    assert state["summary"].endswith("No driver is running. The report is written.")
     assert browser.ask("/report.html")[2] == "<h1>found</h1>"
     assert '<iframe src="/report.html"' in browser.ask()[2]
 
@@ -386,7 +386,7 @@ def test_a_store_that_is_away_is_said_and_waited_for(
 
 
 def test_a_run_that_is_not_begun_has_a_page(run: Run, served: Callable[..., Browser]) -> None:
-    assert "No driver works on the run" in served(run).until("is not begun")["html"]
+    assert "No driver is running" in served(run).until("has not been started")["html"]
 
 
 def test_no_run_a_taken_port_and_a_bad_interval(run: Run, tmp_path: Path) -> None:

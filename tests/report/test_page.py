@@ -131,7 +131,7 @@ def test_the_computation_is_told(report: Report) -> None:
     assert run.fingerprint[:13] not in text
     assert "10 of 10 tiles of 10 × 10" in text
     assert "50 entries/s over 20.0 s" in text
-    assert "2 starts, 1 of which went on with the tiles already stored" in text
+    assert "2 starts, 1 of which resumed from stored tiles" in text
     assert f"numpy {np.__version__}" in text
 
 

@@ -119,7 +119,7 @@ def test_the_first_section_says_how_far_to_trust_what_follows(
     estimate = "between 6.1 % and 12.3 % of the labels are wrong, most likely 9.1 %."
     assert f"By estimate {estimate}" in box
     assert re.search(r"Of the \d+ flagged labels, 87\.6 % are expected to be wrong\.", box)
-    assert ("the ranking of all labels goes on in labels.csv" in box.lower()) == (verdict == "weak")
+    assert ("the ranking of all labels is in labels.csv" in box.lower()) == (verdict == "weak")
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -284,7 +284,7 @@ def test_a_weak_verdict_lists_the_surest_and_points_to_the_ranking(make_run: Mak
     text = page_of(judged(make_run, "weak", put_on=0.0, expected_precision=0.99)).text
     listed = text[text.rindex("Suspicious labels Only") :]
     assert listed.startswith(
-        "Suspicious labels Only the surest labels are listed; the ranking of all labels goes on in "
+        "Suspicious labels Only the surest labels are listed; the ranking of all labels is in "
         "labels.csv."
     )
     assert "The verdict is weak: look at every image" in text
@@ -299,7 +299,7 @@ def test_without_the_table_the_ranking_is_in_the_run(make_run: MakeRun) -> None:
     run = judged(make_run, "weak")
     Path(run.url, "labels.csv").unlink()
     text = page_of(run).text
-    assert "goes on in the run (labels/label_quality)" in text
+    assert "is in the run (labels/label_quality)" in text
     assert "labels.csv" not in text
 
 

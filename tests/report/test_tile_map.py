@@ -58,7 +58,7 @@ def test_it_is_well_formed_says_its_numbers_and_is_the_same_each_time() -> None:
     root = ElementTree.fromstring(svg)
     assert root.get("role") == "img"
     assert root.get("aria-label") == describe_tiles(found)
-    assert describe_tiles(found) == "Map of 15 tiles: 1 stored, 1 in work, 1 failed, 12 not yet"
+    assert describe_tiles(found) == "Map of 15 tiles: 1 stored, 1 in progress, 1 failed, 12 not yet"
 
 
 @pytest.mark.parametrize(("blocks", "most"), [(7, 3), (10, 4), (980, 200), (201, 200)])

@@ -13,7 +13,7 @@ from ntkdist.errors import InputError, StageError
 
 @app.command(group=AFTER, sort_key=1)
 def status(target: Target = None, *, settings: Settings = DEFAULTS, out: Out) -> CommandResult:
-    """What is done, and what is to run next? Read from the run's store, at work or not.
+    """What is done, and what is to run next? Read from the run's store, while a driver runs or not.
 
     Example: ntkdist status runs/mine
 

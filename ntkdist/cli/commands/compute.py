@@ -21,7 +21,7 @@ def gram(
 
     Example: ntkdist gram jobs/mnist.yaml --gram.workers 8
 
-    Writes gram/ of the run, tile by tile; killed at any moment, it goes on where it was.
+    Writes gram/ of the run, tile by tile; killed at any moment, it resumes.
     """
     from ntkdist.analyses.status import read_gram
 
@@ -61,7 +61,7 @@ def extend(target: Target = None, *, settings: Settings = DEFAULTS, out: Out) ->
 
 @app.command(group=COMPUTE, sort_key=2)
 def factor(target: Target = None, *, settings: Settings = DEFAULTS, out: Out) -> CommandResult:
-    """What undoes the Gram? Factor it plus a ridge (Cholesky), panel by panel.
+    """What is the inverse of the Gram? Factor it plus a ridge (Cholesky), panel by panel.
 
     Of the inverse, posterior needs the diagonal, exact and paper all entries (labels.method).
 
