@@ -156,9 +156,7 @@ def labels_table(run: Run | str | os.PathLike[str], *, probabilities: bool = Fal
     run = run if isinstance(run, Run) else Run.open(run)
     content = storage.read_bytes(run.address("labels.csv"))
     if content is None or not run.is_current("labels"):
-        raise StageError(
-            f"{run.url}: the labels have not been analysed yet; ntkdist labels {run.url}"
-        )
+        raise StageError(f"{run.url}: labels have not been analysed yet; ntkdist labels {run.url}")
     text = {"given_class": str, "suggested_class": str, "file": str}
     table = pd.read_csv(io.BytesIO(content), dtype=text, keep_default_na=False)
     summary = run.attributes("labels").get("summary") or {}

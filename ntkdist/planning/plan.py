@@ -348,9 +348,7 @@ def _notes(
         "writing is measured on a local disk",
     ]
     if config.factor.scheduler not in ("auto", "threads"):
-        notes.append(
-            f"factor.scheduler={config.factor.scheduler} is timed as this machine's threads"
-        )
+        notes.append(f"factor.scheduler={config.factor.scheduler} is timed as threads here")
     if price is not None:
         of = f" of {' or '.join(priced)}; the others here are not priced" if priced else ""
         notes.append(f"cost is at {price:g} an hour of one worker{of}")

@@ -218,7 +218,8 @@ def test_corrected_labels_get_a_run_of_their_own_and_the_old_is_kept(
     said = capsys.readouterr()
     assert (
         "images:photos: has changed since runs/photos was made from it: 1 of 16 labels differs "
-        "(dark/04.png is now light); runs/photos is kept, the changed source is stored in runs/photos-2"
+        "(dark/04.png is now light); runs/photos is kept, the changed source is stored in "
+        "runs/photos-2"
     ) in said.err
     assert "dark/04.png" in Run.open("runs/photos").files()
     assert "light/04.png" in Run.open("runs/photos-2").files()
