@@ -13,13 +13,10 @@ from ntkdist.errors import InputError, InterruptedRunError, StageError
 from ntkdist.events.bus import Subscribers
 from ntkdist.events.types import GramStarted, TileDone
 from ntkdist.gram.executors.scheduler import Executor, ExecutorSummary
-from ntkdist.gram.signals import StopFlag, stop_on_signals
 from ntkdist.gram.store import DigestLog, GramStore
 from ntkdist.gram.tiling import TileKey, Tiling
 from ntkdist.gram.worker import GramJob
 from ntkdist.words import counted
-
-__all__ = ["GramSummary", "StopFlag", "compute_gram", "open_outputs", "stop_on_signals"]
 
 
 @dataclass(frozen=True)

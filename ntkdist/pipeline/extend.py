@@ -12,8 +12,8 @@ from ntkdist.pipeline.gram import gram_of
 from ntkdist.pipeline.growth import advanced, factors_to_grow, roll_forward
 from ntkdist.pipeline.stages import Pipeline
 from ntkdist.runs.inputs import Inputs, fingerprint, store_inputs
-from ntkdist.runs.manifest import STAGING, Extension, Former
-from ntkdist.runs.run import Run, write_manifest
+from ntkdist.runs.manifest import STAGING, Extension, Former, write_manifest
+from ntkdist.runs.run import Run
 from ntkdist.runs.source_match import grown_inputs, stored_inputs
 
 

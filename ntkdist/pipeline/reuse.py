@@ -15,7 +15,8 @@ from ntkdist.gram.store import DigestLog, GramStore, read_digests, tile_digest
 from ntkdist.gram.tiling import TileKey, Tiling
 from ntkdist.pipeline.gram import stored_gram
 from ntkdist.pipeline.growth import factor_names
-from ntkdist.runs.run import GramOrigin, Run, write_manifest
+from ntkdist.runs.manifest import GramOrigin, write_manifest
+from ntkdist.runs.run import Run
 
 _READERS = 4
 

@@ -56,17 +56,6 @@ from ntkdist.storage.arrays import write_array
 if TYPE_CHECKING:
     import zarr
 
-__all__ = [
-    "EXECUTION_SETTINGS",
-    "HALF_MADE",
-    "SCHEMA",
-    "GramOrigin",
-    "Manifest",
-    "Prepared",
-    "Run",
-    "write_manifest",
-]
-
 #: The stages of a run in their order, after its inputs.
 STAGES = ("gram", "factor", "labels", "report")
 _MADE_FOR = "run_fingerprint"

@@ -22,31 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from ntkdist.storage import folders, object_stores
-from ntkdist.storage.addresses import join, local_path, normal, parse
-from ntkdist.storage.folders import write_error
-
-__all__ = [
-    "children",
-    "copy",
-    "create_text",
-    "exists",
-    "join",
-    "list_objects",
-    "local_path",
-    "normal",
-    "read_all",
-    "read_bytes",
-    "read_text",
-    "read_versioned",
-    "remove",
-    "remove_all",
-    "replace_text",
-    "write_bytes",
-    "write_error",
-    "write_text",
-    "writing",
-    "zarr_store",
-]
+from ntkdist.storage.addresses import join, parse
+from ntkdist.storage.addresses import local_path as local_path
+from ntkdist.storage.addresses import normal as normal
+from ntkdist.storage.folders import write_error as write_error
 
 _READERS = 16
 

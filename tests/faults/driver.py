@@ -10,10 +10,11 @@ import sys
 
 from ntkdist.errors import NtkdistError
 from ntkdist.events.log import EventLog
-from ntkdist.gram.compute import compute_gram, stop_on_signals
+from ntkdist.gram.compute import compute_gram
 from ntkdist.gram.executors.inline import InlineExecutor
 from ntkdist.gram.executors.ray import RayExecutor
 from ntkdist.gram.executors.scheduler import Executor
+from ntkdist.gram.signals import stop_on_signals
 from tests.faults.script import ScriptedWorker
 from tests.faults.target import target
 

@@ -8,7 +8,7 @@ from ntkdist import Run
 from ntkdist.api import execute
 from ntkdist.config import DataConfig, GramConfig, NoiseConfig, RunConfig
 from ntkdist.errors import InputError, StoreError
-from ntkdist.runs.run import SCHEMA
+from ntkdist.runs.manifest import SCHEMA
 
 
 def config(tmp_path, **changes):
