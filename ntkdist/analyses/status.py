@@ -349,12 +349,12 @@ def describe_status(status: RunStatus) -> str:
     return "\n".join(lines)
 
 
-def _gram_line(found: GramState) -> str:
-    if found.total is None:
-        return f"gram      {found.kind}: not started"
-    by = found.made_by or {}
+def _gram_line(state: GramState) -> str:
+    if state.total is None:
+        return f"gram      {state.kind}: not started"
+    by = state.made_by or {}
     mixed = ", ".join(f"{count} by {name}" for name, count in by.items())
-    return f"gram      {found.kind}: {found.done} of {found.total} tiles of edge {found.edge}" + (
+    return f"gram      {state.kind}: {state.done} of {state.total} tiles of edge {state.edge}" + (
         f" ({mixed})" if len(by) > 1 else ""
     )
 

@@ -245,10 +245,10 @@ def _candidates(settings: RunConfig, run: Run, *, named: bool) -> Iterator[Run]:
 
 def _names_before(url: str) -> list[str]:
     """Return the addresses of stored earlier runs: mine and mine-2 for mine-3."""
-    found = re.fullmatch(r"(.+)-([1-9]\d*)", url)
-    if found is None:
+    match = re.fullmatch(r"(.+)-([1-9]\d*)", url)
+    if match is None:
         return []
-    names = [found[1], *(f"{found[1]}-{count}" for count in range(2, int(found[2])))]
+    names = [match[1], *(f"{match[1]}-{count}" for count in range(2, int(match[2])))]
     return list(itertools.takewhile(_is_run, names))
 
 
@@ -443,9 +443,9 @@ def warn_of_few(run: Run, most: int = 5) -> str | None:
     return f"verdicts on classes of fewer than {FEWEST} images are guesses: {shown}{more}"
 
 
-def table_of(found: list[LabelIssue], what: str = "image") -> Table:
+def table_of(issues: list[LabelIssue], what: str = "image") -> Table:
     """Return the list for people; images, or rows, without a file go by their number."""
-    by_file = any(one.file is not None for one in found)
+    by_file = any(one.file is not None for one in issues)
     return Table(
         ("file" if by_file else what, "given", "suggested", "quality"),
         tuple(
@@ -455,7 +455,7 @@ def table_of(found: list[LabelIssue], what: str = "image") -> Table:
                 one.suggested or "unclear",
                 _shown(one.quality),
             )
-            for one in found
+            for one in issues
         ),
         right=(3,),
     )

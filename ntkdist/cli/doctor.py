@@ -69,9 +69,9 @@ class Finding:
         return f"{self.text}; {self.remedy}" if self.remedy else self.text
 
 
-def describe_finding(found: Finding) -> str:
+def describe_finding(finding: Finding) -> str:
     """Return a finding as one line of ``status``'s form."""
-    return f"{found.name:<10}{_MARKS[found.state]}{found.sentence}"
+    return f"{finding.name:<10}{_MARKS[finding.state]}{finding.sentence}"
 
 
 def diagnose(config: RunConfig, *, quick: bool = False) -> Iterator[Finding]:
@@ -135,11 +135,11 @@ def check_packages(names: tuple[str, ...] = PACKAGES) -> Iterator[Finding]:
     yield Finding("packages", ", ".join(shown))
     wrong, absent = [], []
     for requirement, extra in _requirements():
-        found = installed(requirement.name)
-        if found is None and extra:
+        version = installed(requirement.name)
+        if version is None and extra:
             absent.append(requirement.name)
-        elif found is None or not requirement.specifier.contains(found, prereleases=True):
-            wrong.append(_misfit(requirement, found, extra))
+        elif version is None or not requirement.specifier.contains(version, prereleases=True):
+            wrong.append(_misfit(requirement, version, extra))
     yield from wrong
     if not wrong:
         yield Finding("versions", "all that ntkdist needs are installed, in versions that fit")
@@ -171,26 +171,26 @@ def _requirements() -> list[tuple[Requirement, str]]:
         lines = metadata.requires("ntkdist") or []
     except metadata.PackageNotFoundError:
         return []
-    found = []
+    requirements = []
     for line in lines:
         one = Requirement(line)
         for extra in ("", *EXTRAS):
             if one.marker is None or one.marker.evaluate({"extra": extra}):
-                found.append((one, extra))
+                requirements.append((one, extra))
                 break
-    return found
+    return requirements
 
 
-def _misfit(requirement: Requirement, found: str | None, extra: str) -> Finding:
+def _misfit(requirement: Requirement, version: str | None, extra: str) -> Finding:
     wanted = f"{requirement.name}{requirement.specifier}"
     feature = _FEATURES.get(requirement.name, "every command")
     if requirement.name == "numpy" and extra:
         feature = "backend cuda"
     reason = _REASONS.get(requirement.name)
-    text = f"{requirement.name} {found or 'is not installed'}, {wanted} is needed for {feature}"
+    text = f"{requirement.name} {version or 'is not installed'}, {wanted} is needed for {feature}"
     return Finding(
         "versions",
-        text + (f" ({reason})" if reason and found else ""),
+        text + (f" ({reason})" if reason and version else ""),
         "warning" if extra else "problem",
         _pip(wanted),
     )

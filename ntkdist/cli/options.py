@@ -257,11 +257,11 @@ Counts = Annotated[
 
 def read_rates(texts: tuple[str, ...]) -> dict[str, float]:
     """Read rates such as ``h200=25000``, name → entries a second."""
-    found = {}
+    rates = {}
     for text in texts:
         name, _, rate = text.partition("=")
         try:
-            found[name.strip()] = float(rate)
+            rates[name.strip()] = float(rate)
         except ValueError:
             raise InputError(f"--rates {text!r}: write NAME=ENTRIES_PER_SECOND") from None
-    return found
+    return rates

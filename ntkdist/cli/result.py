@@ -93,9 +93,9 @@ def envelope(
     exit_code: int = 0,
 ) -> dict[str, Any]:
     """Return what is printed as JSON."""
-    found = None
+    problem = None
     if error is not None:
-        found = {"kind": kind_of(error), "message": one_line(error), "exit_code": exit_code}
+        problem = {"kind": kind_of(error), "message": one_line(error), "exit_code": exit_code}
     return {
         "command": command,
         "version": package_version(),
@@ -104,7 +104,7 @@ def envelope(
         "exit_code": exit_code,
         "result": plain(result.result),
         "next": list(result.next),
-        "error": found,
+        "error": problem,
     }
 
 
@@ -124,8 +124,8 @@ def print_result(out: Terminal, command: str | None, result: CommandResult, **en
 
 def kind_of(error: BaseException) -> str:
     """Return input, store, stage, interrupted or internal."""
-    found = (name for kind, name in _KINDS.items() if isinstance(error, kind))
-    return next(found, "internal")
+    kinds = (name for kind, name in _KINDS.items() if isinstance(error, kind))
+    return next(kinds, "internal")
 
 
 def one_line(error: BaseException) -> str:

@@ -227,7 +227,7 @@ def _color(value: str) -> str:
 
 def _short(path: str) -> str:
     """Return path data to a hundredth of a pixel."""
-    shorter = _DECIMALS.sub(lambda found: f"{float(found[0]):.2f}".rstrip("0").rstrip("."), path)
+    shorter = _DECIMALS.sub(lambda match: f"{float(match[0]):.2f}".rstrip("0").rstrip("."), path)
     return " ".join(shorter.split())
 
 

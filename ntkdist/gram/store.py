@@ -293,13 +293,13 @@ class GramStore:
 
     def done(self) -> set[TileKey]:
         """Return the tiles whose object exists, from one listing of the store."""
-        found = set()
+        keys = set()
         for name in storage.list_objects(storage.join(self.address, "c")):
             row, _, col = name.partition("/")
             # any other name is the temporary file of a writer that was killed
             if row.isdecimal() and col.isdecimal():
-                found.add(TileKey(int(row), int(col)))
-        return {key for key in found if key in self.tiling}
+                keys.add(TileKey(int(row), int(col)))
+        return {key for key in keys if key in self.tiling}
 
     def missing(self) -> list[TileKey]:
         """Return the tiles still to compute, row by row."""
@@ -328,9 +328,9 @@ class GramStore:
         """Return how many stored tiles each arithmetic computed, the most first."""
         done = self.done()
         mixed = [name for key, name in self.mixed_tiles().items() if key in done]
-        found = Counter({self.arithmetic: len(done) - len(mixed)})
-        found.update(mixed)
-        return {name: count for name, count in found.most_common() if count}
+        counts = Counter({self.arithmetic: len(done) - len(mixed)})
+        counts.update(mixed)
+        return {name: count for name, count in counts.most_common() if count}
 
     # -- reading ------------------------------------------------------------------
 
@@ -602,11 +602,11 @@ class DigestLog:
 
 def read_digests(address: str) -> dict[TileKey, str]:
     """Read the digests of a store's tiles; a tile stored right before a kill may have none."""
-    found: dict[TileKey, str] = {}
+    digests: dict[TileKey, str] = {}
     for line in read_lines(address, _DIGESTS):
         key, _, digest = line.partition(" ")
         if len(digest) == 32:  # else torn by a kill
-            found[TileKey.parse(key)] = digest
+            digests[TileKey.parse(key)] = digest
         elif digest == _GONE:
-            found.pop(TileKey.parse(key), None)
-    return found
+            digests.pop(TileKey.parse(key), None)
+    return digests

@@ -160,14 +160,14 @@ def held_out(pipeline: Pipeline) -> HeldOut:
             continue
         train = np.arange(run.array("inputs", "labels").shape[0])
         name = f"{how}-{_digest(pipeline, images, train)[:12]}"
-        found = HeldOut(
+        held = HeldOut(
             how, name, labels, indices, train, _trained_on(pipeline, train), images, pictures,
             pipeline,
         )  # fmt: skip
-        if run.attributes("cross", name, "labels").get("fingerprint") != found.fingerprint:
+        if run.attributes("cross", name, "labels").get("fingerprint") != held.fingerprint:
             run.write(f"cross/{name}/images", images)
-            run.write(f"cross/{name}/labels", labels, {"fingerprint": found.fingerprint})
-        return found
+            run.write(f"cross/{name}/labels", labels, {"fingerprint": held.fingerprint})
+        return held
     raise AssertionError("the loop returns or raises")
 
 
@@ -193,14 +193,14 @@ def _others(
             load_data(data, size=run.scaled_to).images, data.preprocess
         )
     else:
-        found = locate(config, stored_inputs(run))
-        source, preprocess = found.source, found.preprocess
-        if preprocessor_of(run) is None and (found.places < 0).any():
+        match = locate(config, stored_inputs(run))
+        source, preprocess = match.source, match.preprocess
+        if preprocessor_of(run) is None and (match.places < 0).any():
             raise InputError(
                 f"predict.on=rest: {data.source} has changed since the run was made, and which of "
                 "its images are the run's cannot be told; give holdout"
             )
-        left = np.sort(found.others)
+        left = np.sort(match.others)
         if len(left) < 2:
             raise InputError(
                 "predict.on=rest: the run has all images of its split; give holdout, or a run "

@@ -170,15 +170,15 @@ def _stored_tiles(run: Run) -> int:
     return count - len(missing)
 
 
-def describe_extension(found: ExtensionResult) -> str:
+def describe_extension(result: ExtensionResult) -> str:
     """Return what the command prints."""
-    if not found.computed and found.after == found.before:
-        return f"nothing new: the run has {found.after} images already"
+    if not result.computed and result.after == result.before:
+        return f"nothing new: the run has {result.after} images already"
     lines = [
-        f"images    {found.before} -> {found.after}",
-        f"tiles     {found.kept} kept, {found.computed} computed",
-        f"factors   {', '.join(found.factors) or 'none to append to'}",
-        f"seconds   {found.seconds:.1f}",
-        f"next      ntkdist run {found.place}",
+        f"images    {result.before} -> {result.after}",
+        f"tiles     {result.kept} kept, {result.computed} computed",
+        f"factors   {', '.join(result.factors) or 'none to append to'}",
+        f"seconds   {result.seconds:.1f}",
+        f"next      ntkdist run {result.place}",
     ]
     return "\n".join(lines)

@@ -254,17 +254,17 @@ def store_kpca(run: Run, gram: Any, labels: np.ndarray) -> None:
 
     chosen = select(labels, min(len(labels), _POINTS), "balanced", 0)
     sample = submatrix(gram, chosen, chosen)
-    found: Any
+    pairs: Any
     components = min(_COMPONENTS, len(chosen) - 1)
     try:
-        found = top_eigenpairs(sample, components, centered=True, tolerance=_PICTURE)
+        pairs = top_eigenpairs(sample, components, centered=True, tolerance=_PICTURE)
     except NotConvergedError as error:  # as near as it came is near enough to look at
-        found = error.result
-    values = np.maximum(np.asarray(found.values), 0.0)
-    total = float(found.total)  # 0 where all images are alike
+        pairs = error.result
+    values = np.maximum(np.asarray(pairs.values), 0.0)
+    total = float(pairs.total)  # 0 where all images are alike
     run.write("labels/kpca/images", chosen)
     run.write(
         "labels/kpca/points",
-        np.asarray(found.vectors) * np.sqrt(values),
+        np.asarray(pairs.vectors) * np.sqrt(values),
         {"explained": [float(value) / total if total > 0 else 0.0 for value in values]},
     )

@@ -42,10 +42,10 @@ def take_from_origin(
         drop_unfinished_copy(run.address("factor", name))
     event = _take(run, origin.run, tile, check_stop)
     on_event(event)
-    found = None
+    done = None
     if event.tiles:
-        found = GramOrigin(origin.run, True, event.tiles, event.factors)
-    manifest = dataclasses.replace(run.manifest, gram_from=found)
+        done = GramOrigin(origin.run, True, event.tiles, event.factors)
+    manifest = dataclasses.replace(run.manifest, gram_from=done)
     write_manifest(run.url, manifest)
     return Run(run.url, manifest, run.config)
 

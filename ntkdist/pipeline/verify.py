@@ -62,10 +62,10 @@ class RunCheck:
     @property
     def problems(self) -> list[str]:
         """Everything that is wrong, one line each."""
-        found = [f"inputs: {text}" for text in self.inputs]
-        found += [f"{check.address}: {text}" for check in self.grams for text in check.problems]
-        found += [f"{where}: {text}" for where, texts in self.factors.items() for text in texts]
-        return found
+        problems = [f"inputs: {text}" for text in self.inputs]
+        problems += [f"{check.address}: {text}" for check in self.grams for text in check.problems]
+        problems += [f"{where}: {text}" for where, texts in self.factors.items() for text in texts]
+        return problems
 
 
 def verify_run(
@@ -188,12 +188,12 @@ def verify_and_repair(
         return verify_run(run, recompute=recompute, entries=entries, on_event=emit)
 
     run = Run.open(config.run)
-    found = look(run)
-    if not repair or not found.problems:
-        return found, []
-    problems = [f"FOUND     {text}" for text in found.problems]
+    check = look(run)
+    if not repair or not check.problems:
+        return check, []
+    problems = [f"FOUND     {text}" for text in check.problems]
     with Pipeline(config, subscribers) as pipeline:
-        done = repaired(pipeline, found)
+        done = repaired(pipeline, check)
     return look(run), problems + [f"REPAIRED  {text}" for text in done]
 
 
@@ -408,24 +408,24 @@ class GramCheck:
     @property
     def problems(self) -> list[str]:
         """What is wrong, one line each; empty if nothing is."""
-        found = []
+        problems = []
         if self.stale is not None:
-            found.append(f"its metadata have the fingerprint {self.stale[:12]} of another run")
+            problems.append(f"its metadata have the fingerprint {self.stale[:12]} of another run")
         if self.missing:
             count = f"{len(self.missing)} of {self.tiles}"
-            found.append(f"{count} tiles are missing: {_few(self.missing)}")
-        found += [f"tile {tile.key}: {tile.reason}" for tile in self.bad]
+            problems.append(f"{count} tiles are missing: {_few(self.missing)}")
+        problems += [f"tile {tile.key}: {tile.reason}" for tile in self.bad]
         if self.reference_error > REFERENCE_BOUND[self.dtype]:
-            found.append(
+            problems.append(
                 f"an entry is {self.reference_error:.1e} from the float64 reference (relative);"
                 f" {REFERENCE_BOUND[self.dtype]:g} is let pass"
             )
         if self.least_eigenvalue is not None and self.least_eigenvalue < -_psd_bound(self.dtype):
-            found.append(
+            problems.append(
                 f"it is not positive semi-definite: an eigenvalue of a submatrix is"
                 f" {self.least_eigenvalue:.1e} of the largest"
             )
-        return found
+        return problems
 
 
 def verify_gram(

@@ -220,10 +220,10 @@ def measure_on_ray(
         if not local:
             options["runtime_env"] = {"env_vars": environment}
         count = workers or _room(ray, probe.threads, gpus)
-        found, ready = _measure_all(ray, options, count, probe, images)
+        measured, ready = _measure_all(ray, options, count, probe, images)
         start = ready - began
         ended = time.perf_counter()
-    return found, start + time.perf_counter() - ended
+    return measured, start + time.perf_counter() - ended
 
 
 def _room(ray: Any, threads: int, gpus: int) -> int:
@@ -343,8 +343,8 @@ class TileEdge:
 def timed(function: Callable[[], _Found]) -> tuple[_Found, float]:
     """Return what a function returns, and its seconds."""
     began = time.perf_counter()
-    found = function()
-    return found, time.perf_counter() - began
+    result = function()
+    return result, time.perf_counter() - began
 
 
 def choose_tile(planned: PlannedRun) -> TileEdge:
@@ -429,21 +429,21 @@ def _groups(
     )
     images = planned.some(2 * edge)
     if inline:
-        found, start = measure_here(probe, images)
+        measured, start = measure_here(probe, images)
     else:
         count = workers if isinstance(workers, int) else None
-        found, start = measure_on_ray(probe, images, workers=count, address=settings.address)
+        measured, start = measure_on_ray(probe, images, workers=count, address=settings.address)
     address = None if inline else _address(planned)
     source = "measured here" if address is None else f"measured on {address}"
-    models = sorted({one.device for one in found})
-    by_model = [[one for one in found if one.device == model] for model in models]
+    models = sorted({one.device for one in measured})
+    by_model = [[one for one in measured if one.device == model] for model in models]
     groups = [_group(same, source, backend, start, planned, choice.edge) for same in by_model]
     if len(groups) < 2:
         return groups
     costs = tuple(cost for group in groups for cost in group.costs)
     name = " and ".join(f"{len(group.costs)} × {group.name}" for group in groups)
     memory = max(group.memory for group in groups)
-    share = float(np.mean([one.share for one in found]))
+    share = float(np.mean([one.share for one in measured]))
     return [WorkerGroup(name, source, backend, costs, start, memory, share), *groups]
 
 

@@ -324,17 +324,17 @@ def _store_bytes(planned: PlannedRun, tiling: Tiling, panels: int) -> dict[str, 
     n, settings = planned.n, planned.config.gram
     pixels = planned.some(1).size * n
     item = 4 if settings.dtype == "float32" else 8
-    found = {
+    sizes = {
         "inputs": 4 * pixels + (16 + planned.picture_bytes) * n,
         "gram": tiling.count * tiling.edge**2 * item * len(settings.kinds),
         "factor": ITEM * n * (n + 1) // 2,
     }
     if planned.config.labels.method == "posterior":
-        return found | {"diagonal": ITEM * n}
-    found["inverse"] = ITEM * n * n
+        return sizes | {"diagonal": ITEM * n}
+    sizes["inverse"] = ITEM * n * n
     if panels > 1:
-        found["inverse, while it is made"] = ITEM * n * (n + 1) // 2
-    return found
+        sizes["inverse, while it is made"] = ITEM * n * (n + 1) // 2
+    return sizes
 
 
 def _notes(
@@ -376,8 +376,8 @@ def _refusal(
             f"--max-hours {limits.max_hours:g}"
         )
         checks.append((words, hours, "max_hours", limits.max_hours * 3600))
-    for words, found, name, seconds in checks:
-        if found > getattr(limits, name):
+    for words, needed, name, seconds in checks:
+        if needed > getattr(limits, name):
             fits = largest(n, seconds, whole)
             remedy = (
                 f"--data.n {fits} would fit" if fits else "no number of images would fit, raise it"

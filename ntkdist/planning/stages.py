@@ -161,13 +161,13 @@ def measure_stages(
         first = run("first", min(count, _TINY))  # imports, and may compile
         tiny = run("tiny", min(count, _TINY))
         # the better of two: what other programs take for a moment, a long run gets back
-        found = _least(tiny if count <= _TINY else run("small", count), run("again", count))
+        measured = _least(tiny if count <= _TINY else run("small", count), run("again", count))
         read = _reading(os.path.join(folder, "again"))
-    once = {part: min(max(0.0, first[part] - tiny[part]), _IMPORTS) for part in found}
+    once = {part: min(max(0.0, first[part] - tiny[part]), _IMPORTS) for part in measured}
     rates = (
         _rates(n, memory, read, config.labels.method) if count < n else Rates(1.0, 1.0, 1.0, 1.0)
     )
-    return StageCosts(count, found, tiny, once, rates, memory, n)
+    return StageCosts(count, measured, tiny, once, rates, memory, n)
 
 
 def _scratch(config: RunConfig, place: str, limit: int) -> RunConfig:

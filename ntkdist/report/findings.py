@@ -524,8 +524,8 @@ class Discovery:
         if not wrong.any():
             return None
         order = np.argsort(quality, kind="stable")
-        found = np.concatenate([[0], np.cumsum(wrong[order])]).astype(np.int64)
-        return cls(found, int(flagged.sum()), int((flagged & wrong).sum()))
+        counts = np.concatenate([[0], np.cumsum(wrong[order])]).astype(np.int64)
+        return cls(counts, int(flagged.sum()), int((flagged & wrong).sum()))
 
     @property
     def total(self) -> int:

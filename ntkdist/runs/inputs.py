@@ -196,8 +196,8 @@ def load_inputs(config: RunConfig, *, prepared_as: Preprocessor | None = None) -
 def row_digests(features: np.ndarray) -> np.ndarray:
     """Return 16 bytes of each row of features, whatever number type holds it: (N, 16) uint8."""
     rows = (np.ascontiguousarray(row, dtype=np.float64) for row in features)
-    found = [hashlib.blake2b((row + 0.0).data, digest_size=16).digest() for row in rows]
-    return np.frombuffer(b"".join(found), np.uint8).reshape(-1, 16)
+    digests = [hashlib.blake2b((row + 0.0).data, digest_size=16).digest() for row in rows]
+    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16)
 
 
 def _check_classes(labels: np.ndarray, data: ImageSet) -> None:

@@ -131,13 +131,13 @@ def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that results depend on."""
     from importlib.metadata import PackageNotFoundError, version
 
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for name in ("ntkdist", "numpy", "scipy", "numba", "zarr", "ray", "dask"):
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def read_manifest(url: str) -> Manifest | None:
@@ -160,29 +160,29 @@ def read_manifest(url: str) -> Manifest | None:
         raise InputError(f"{url}: cannot be read: {error.strerror}") from None
     except (ValueError, KeyError) as error:
         raise StoreError(f"{url}: its manifest zarr.json cannot be read: {error}") from None
-    found = cast(dict[str, Any] | None, attributes.get(_KEY))
-    if found is None:
+    values = cast(dict[str, Any] | None, attributes.get(_KEY))
+    if values is None:
         return None
-    if found["schema"] > SCHEMA:
+    if values["schema"] > SCHEMA:
         raise InputError(
-            f"{url}: was written with schema {found['schema']}, this version reads up to {SCHEMA}; "
-            "update ntkdist"
+            f"{url}: was written with schema {values['schema']}, this version reads up to "
+            f"{SCHEMA}; update ntkdist"
         )
-    if found["schema"] < SCHEMA:
+    if values["schema"] < SCHEMA:
         raise InputError(
-            f"{url}: was written with schema {found['schema']} by an older version, this one reads "
-            f"{SCHEMA}; start it anew under another --run"
+            f"{url}: was written with schema {values['schema']} by an older version, this one "
+            f"reads {SCHEMA}; start it anew under another --run"
         )
-    found = dict(found)
-    gram = dict(found["config"]["gram"])
+    values = dict(values)
+    gram = dict(values["config"]["gram"])
     gram.pop("mix_backends", None)  # a setting of earlier versions
-    found["config"] = {**found["config"], "gram": gram}
-    found["class_names"] = tuple(found["class_names"])
-    if found.get("extension") is not None:
-        found["extension"] = Extension.from_dict(found["extension"])
-    if found.get("gram_from") is not None:
-        found["gram_from"] = GramOrigin.from_dict(found["gram_from"])
-    return Manifest(**found)
+    values["config"] = {**values["config"], "gram": gram}
+    values["class_names"] = tuple(values["class_names"])
+    if values.get("extension") is not None:
+        values["extension"] = Extension.from_dict(values["extension"])
+    if values.get("gram_from") is not None:
+        values["gram_from"] = GramOrigin.from_dict(values["gram_from"])
+    return Manifest(**values)
 
 
 def write_manifest(url: str, manifest: Manifest) -> None:

@@ -413,36 +413,36 @@ def _one_line(run: Run) -> str:
     if storage.local_path(run.url) is None:
         return f"<Run {run.url}: {run.config.data.source}, {run.num_classes} classes, {name}>"
     try:
-        found = Overview.of(run)
+        overview = Overview.of(run)
     except (NtkdistError, OSError) as error:
         return f"<Run {run.url}: {name}, cannot be read: {' '.join(str(error).split())}>"
-    done = [stage for stage, there in found.stages.items() if there]
+    done = [stage for stage, there in overview.stages.items() if there]
     state = f"{', '.join(done)} done" if done else "nothing done"
-    if not found.stages["gram"] and found.total:
-        state = f"gram {found.tiles} of {found.total} tiles"
-    return f"<Run {run.url}: {found.images}, {run.num_classes} classes, {name}, {state}>"
+    if not overview.stages["gram"] and overview.total:
+        state = f"gram {overview.tiles} of {overview.total} tiles"
+    return f"<Run {run.url}: {overview.images}, {run.num_classes} classes, {name}, {state}>"
 
 
 def _as_html(run: Run) -> str:
     """Return a small table about a run, with styles of its own; never raises."""
     rows = [("Run", _code(run.url))]
     try:
-        found = Overview.of(run)
+        overview = Overview.of(run)
     except (NtkdistError, OSError) as error:
         rows += [("State", f"cannot be read: {escape(str(error))}")]
         return html_table(rows)
     config = run.config
     source = f"{source_of(config.data)}, {config.data.split}"
     rows += [
-        ("Data", f"{found.images}, {run.num_classes} classes ({_code(source)})"),
+        ("Data", f"{overview.images}, {run.num_classes} classes ({_code(source)})"),
         ("Architecture", _code(name_of(run.architecture))),
-        ("Gram", _bar(found.tiles, found.total) if found.total else "not begun"),
-        ("Stages", ", ".join(_stage(*one) for one in found.stages.items())),
+        ("Gram", _bar(overview.tiles, overview.total) if overview.total else "not begun"),
+        ("Stages", ", ".join(_stage(*one) for one in overview.stages.items())),
     ]
-    if found.issues is not None:
-        rows.append(("Suspicious labels", f"{found.issues:,} of {found.shape[0]:,}"))
-    if found.report:
-        rows.append(("Report", _code(found.report)))
+    if overview.issues is not None:
+        rows.append(("Suspicious labels", f"{overview.issues:,} of {overview.shape[0]:,}"))
+    if overview.report:
+        rows.append(("Report", _code(overview.report)))
     return html_table(rows)
 
 

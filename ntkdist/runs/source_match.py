@@ -110,21 +110,21 @@ def grown_inputs(config: RunConfig, held: StoredInputs) -> Inputs | None:
     if n == before:
         return None
     stamp = stamp_of(config.data)
-    found = locate(config, held)
-    source = found.source
-    _check_source(config, held, found)
+    match = locate(config, held)
+    source = match.source
+    _check_source(config, held, match)
     wanted = None if n is None else n - before
-    new = np.sort(found.others[:wanted])
+    new = np.sort(match.others[:wanted])
     if not new.size:
         return None
-    chosen = np.concatenate([found.places, new])
+    chosen = np.concatenate([match.places, new])
     true = source.labels[new]
     labels, labels_true = true, None
     if held.labels_true is not None:
         seed = _noise_seed(config.noise.seed, before)
         labels, _ = symmetric(true, source.num_classes, config.noise.rate, seed)
         labels_true = np.concatenate([held.labels_true, true])
-    prepared = kernel_view(found.preprocess.apply(source.images[new]))
+    prepared = kernel_view(match.preprocess.apply(source.images[new]))
     return Inputs(
         images=np.concatenate([held.images, prepared]),
         pictures=None if source.shown is None else pictures_of(source.shown[chosen]),
@@ -133,7 +133,7 @@ def grown_inputs(config: RunConfig, held: StoredInputs) -> Inputs | None:
         num_classes=source.num_classes,
         class_names=source.class_names,
         files=tuple(source.files[i] for i in chosen) if source.files else (),
-        preprocess=found.preprocess,
+        preprocess=match.preprocess,
         digests=row_digests(source.images[chosen]) if source.is_features else None,
         stamp=stamp,
     )
@@ -192,10 +192,10 @@ def _digest(image: NDArray[np.float32]) -> bytes:
     return digest.digest()
 
 
-def _check_source(config: RunConfig, held: StoredInputs, found: SourceMatch) -> None:
+def _check_source(config: RunConfig, held: StoredInputs, match: SourceMatch) -> None:
     """Refuse a source that no larger run can be made of."""
-    where, n, total = config.data.source, config.data.n, len(found.source)
-    missing = np.flatnonzero(found.places < 0)
+    where, n, total = config.data.source, config.data.n, len(match.source)
+    missing = np.flatnonzero(match.places < 0)
     if len(missing) and held.preprocess is None:
         raise InputError(
             f"{where}: {len(missing)} images of the run are not found in it, the first of them "
@@ -207,8 +207,8 @@ def _check_source(config: RunConfig, held: StoredInputs, found: SourceMatch) -> 
             f"{where}: holds {len(missing)} of the run's {len(held.labels)} images no longer, the "
             f"first of them number {missing[0]}; put them back, or begin another --run"
         )
-    if found.source.class_names != held.class_names:
-        new = [name for name in found.source.class_names if name not in held.class_names]
+    if match.source.class_names != held.class_names:
+        new = [name for name in match.source.class_names if name not in held.class_names]
         what = f"has class {new[0]!r}, which the run has not" if new else "has lost a class"
         raise InputError(
             f"{where}: {what}; an extension keeps the run's {len(held.class_names)} classes: take "

@@ -155,8 +155,8 @@ class Lease:
         self._thread.join()
         self._thread = None
         try:
-            found = storage.read_text(self._address)
-            if found is not None and self._is_mine(found):
+            text = storage.read_text(self._address)
+            if text is not None and self._is_mine(text):
                 storage.remove(self._address)
         except NtkdistError as error:  # it expires
             _log.warning("the lease of %s could not be removed: %s", self._run, error)
@@ -172,8 +172,8 @@ class Lease:
         return json.dumps(asdict(self._me))
 
     def _is_mine(self, text: str) -> bool:
-        found = Holder.parse(text)
-        return found is not None and found.owner == self._me.owner
+        holder = Holder.parse(text)
+        return holder is not None and holder.owner == self._me.owner
 
     def _try(self) -> bool:
         """Take the lease if it is free; return False if another driver was faster."""
@@ -186,8 +186,8 @@ class Lease:
         if written and storage.local_path(self._run) is None:
             # some servers ignore the condition, and the second of two writers wins
             time.sleep(_SETTLE_SECONDS)
-        found = storage.read_text(self._address)
-        return written and found is not None and self._is_mine(found)
+        text = storage.read_text(self._address)
+        return written and text is not None and self._is_mine(text)
 
     def _wait_until_dead(self, text: str, version: str) -> None:
         """Return once the holder is known to be dead; raise if it is alive."""

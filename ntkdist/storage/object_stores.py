@@ -270,8 +270,8 @@ def _at(place: Place) -> str:
 
 
 def _code(error: Exception) -> str:
-    found = _CODE.search(_head(error))
-    return found[1] if found else ""
+    match = _CODE.search(_head(error))
+    return match[1] if match else ""
 
 
 def _head(error: Exception) -> str:
@@ -411,9 +411,9 @@ def _walk_folders(place: Place) -> list[str]:
     import obstore
 
     def request() -> tuple[list[str], list[str]]:
-        found = obstore.list_with_delimiter(store_of(place), place.key or None)
-        names = [place.relative(m["path"]) for m in found["objects"] if m["size"]]
-        return names, list(found["common_prefixes"])
+        listing = obstore.list_with_delimiter(store_of(place), place.key or None)
+        names = [place.relative(m["path"]) for m in listing["objects"] if m["size"]]
+        return names, list(listing["common_prefixes"])
 
     def below(folder: str) -> list[str]:
         def request() -> list[str]:
@@ -434,8 +434,8 @@ def children(place: Place) -> list[str]:
     import obstore
 
     def request() -> list[str]:
-        found = obstore.list_with_delimiter(store_of(place), place.key or None)
-        keys = [*found["common_prefixes"], *(m["path"] for m in found["objects"])]
+        listing = obstore.list_with_delimiter(store_of(place), place.key or None)
+        keys = [*listing["common_prefixes"], *(m["path"] for m in listing["objects"])]
         return [place.relative(key) for key in keys]
 
     return with_retries(place, request) or []

@@ -102,10 +102,10 @@ class RemoteStore(Store):
 
     async def getsize(self, key: str) -> int:
         """Return an object's size in bytes."""
-        found = await self._head(key)
-        if found is None:
+        head = await self._head(key)
+        if head is None:
             raise FileNotFoundError(key)
-        return int(found["size"])
+        return int(head["size"])
 
     async def _head(self, key: str) -> Any:
         path = self._place.below(key)
@@ -136,10 +136,10 @@ class RemoteStore(Store):
     async def delete_dir(self, prefix: str) -> None:
         """Delete everything below a name."""
         self._check_writable()
-        found = [self._place.below(name) async for name in self.list_prefix(prefix)]
-        if found:
+        paths = [self._place.below(name) async for name in self.list_prefix(prefix)]
+        if paths:
             await with_retries_async(
-                self._place, lambda: obstore.delete_async(store_of(self._place), found)
+                self._place, lambda: obstore.delete_async(store_of(self._place), paths)
             )
 
     def list(self) -> AsyncIterator[str]:
@@ -153,20 +153,20 @@ class RemoteStore(Store):
         async def request() -> Any:
             return await obstore.list(store_of(self._place), path).collect_async()
 
-        for found in await with_retries_async(self._place, request) or []:
-            yield self._place.relative(found["path"])
+        for meta in await with_retries_async(self._place, request) or []:
+            yield self._place.relative(meta["path"])
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
         """List the names directly below a name."""
         path = self._place.below(prefix.rstrip("/"))
-        found: Any = await with_retries_async(
+        listing: Any = await with_retries_async(
             self._place,
             lambda: obstore.list_with_delimiter_async(store_of(self._place), path or None),
         )
         above = Place(self._place.scheme, self._place.bucket, path)
-        for key in found["common_prefixes"]:
+        for key in listing["common_prefixes"]:
             yield above.relative(key)
-        for meta in found["objects"]:
+        for meta in listing["objects"]:
             yield above.relative(meta["path"])
 
 

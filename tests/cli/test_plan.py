@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-import ntkdist.planning as planning
 from ntkdist.cli import main as cli
 from ntkdist.cli.commands import start
 from ntkdist.cli.console import Terminal
 from ntkdist.cli.options import read_rates
 from ntkdist.errors import InputError
+from ntkdist.planning import plan as planning
 from ntkdist.planning.plan import WORKERS, Limits
 
 

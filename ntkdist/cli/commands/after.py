@@ -21,8 +21,8 @@ def status(target: Target = None, *, settings: Settings = DEFAULTS, out: Out) ->
     """
     from ntkdist.analyses.status import describe_status, read_status
 
-    found = read_status(settings.run)
-    return CommandResult(found, [describe_status(found)], found.run, [found.next])
+    state = read_status(settings.run)
+    return CommandResult(state, [describe_status(state)], state.run, [state.next])
 
 
 @app.command(group=AFTER, sort_key=2)
@@ -56,9 +56,9 @@ def report(
 
     with opened(settings, out) as session:
         path = written(session.pipeline)
-        found = {"address": None, "report": path}
+        result = {"address": None, "report": path}
         more = next_after_report(session.pipeline.run)
-        return session.result(found, path, next=[more] if more else [])
+        return session.result(result, path, next=[more] if more else [])
 
 
 def _watched(url: str, port: int, open_page: bool, out: Terminal) -> None:
@@ -71,8 +71,8 @@ def _watched(url: str, port: int, open_page: bool, out: Terminal) -> None:
     run = Run.open(url, pending_extension=True).url
 
     def ready(address: str) -> None:
-        found: dict[str, Any] = {"address": address, "report": None, "stages": []}
-        print_result(out, "report", CommandResult(found, [address], run))
+        result: dict[str, Any] = {"address": address, "report": None, "stages": []}
+        print_result(out, "report", CommandResult(result, [address], run))
 
     watch(run, port=port, open_browser=open_page, on_ready=ready)
 
@@ -104,20 +104,20 @@ def verify(
 
     url = settings.run
     with out.watch() as watch:
-        found, done = verify_and_repair(
+        check, done = verify_and_repair(
             settings, tiles, entries, repair=repair, subscribers=watch.subscribers
         )
     result = {
-        "inputs": found.inputs,
-        "grams": found.grams,
-        "factors": found.factors,
-        "problems": found.problems,
+        "inputs": check.inputs,
+        "grams": check.grams,
+        "factors": check.factors,
+        "problems": check.problems,
         "done": done,
         "stages": watch.stages,
     }
-    shown = "\n".join([describe_check(found, url), *done])
-    if found.problems:
-        failure = StageError(f"{len(found.problems)} problems found in {url}")
+    shown = "\n".join([describe_check(check, url), *done])
+    if check.problems:
+        failure = StageError(f"{len(check.problems)} problems found in {url}")
         return CommandResult(result, [shown], url, [f"ntkdist verify {url} --repair"], failure)
     return CommandResult(result, [shown], url, [f"ntkdist status {url}"])
 

@@ -55,8 +55,8 @@ def extend(target: Target = None, *, settings: Settings = DEFAULTS, out: Out) ->
     from ntkdist.pipeline.extend import extend as extended
 
     with opened(as_stored(settings), out) as session:
-        found = extended(session.pipeline, settings.data.n)
-        return session.result(found, describe_extension(found), next=["ntkdist run RUN"])
+        result = extended(session.pipeline, settings.data.n)
+        return session.result(result, describe_extension(result), next=["ntkdist run RUN"])
 
 
 @app.command(group=COMPUTE, sort_key=2)
@@ -70,12 +70,12 @@ def factor(target: Target = None, *, settings: Settings = DEFAULTS, out: Out) ->
     Writes factor/ of the run; needs a finished Gram.
     """
     with opened(settings, out) as session:
-        found = session.pipeline.factor()
+        factored = session.pipeline.factor()
         result = {
-            "ridge": found.ridge,
-            "ridge_absolute": found.ridge_absolute,
-            "rows": found.n,
-            "panels": found.panel_count,
+            "ridge": factored.ridge,
+            "ridge_absolute": factored.ridge_absolute,
+            "rows": factored.n,
+            "panels": factored.panel_count,
             "address": session.pipeline.factor_address(),
         }
         return session.result(result, next=["ntkdist labels RUN"])

@@ -132,11 +132,11 @@ def audit(
         if warning := warn_of_few(session.pipeline.run):
             out.note(warning)
         result = _all_stages(session)
-        run, found = session.pipeline.run, result["labels"]
+        run, labels = session.pipeline.run, result["labels"]
         worst = worst_labels(run)
-        few = f", the {len(worst)} most suspicious:" if len(worst) < found.issues else ":"
-        head = describe_flags(found) + (few if worst else "")
-        verdict = "\n".join(describe_reliability(found))
+        few = f", the {len(worst)} most suspicious:" if len(worst) < labels.issues else ":"
+        head = describe_flags(labels) + (few if worst else "")
+        verdict = "\n".join(describe_reliability(labels))
         files = f"every image  {result['labels_csv']}\nreport       {result['report']}"
         table = table_of(worst, "image" if run.has_pictures else "row")
         shown: list[str | Table] = [head, *([table] if worst else []), verdict, files]
@@ -244,15 +244,15 @@ def plan(
     from ntkdist.planning.plan import Limits, describe_plan, make_plan
 
     limits, given = Limits(price, budget, max_hours), read_rates(rates)
-    found = make_plan(
+    estimate = make_plan(
         settings, limits, rates=given, workers=workers, seconds=seconds,
         on_step=lambda text: out.note(f"plan: {text}"),
     )  # fmt: skip
-    failure = None if found.refusal is None else InputError(found.refusal)
+    failure = None if estimate.refusal is None else InputError(estimate.refusal)
     again = () if failure or target is None else (run_command(target, settings),)
-    if again and found.is_done:
+    if again and estimate.is_done:
         again = (f"ntkdist status {shlex.quote(settings.run)}",)
-    return CommandResult(found, [describe_plan(found)], settings.run, again, failure)
+    return CommandResult(estimate, [describe_plan(estimate)], settings.run, again, failure)
 
 
 def run_command(target: str, settings: RunConfig) -> str:
@@ -291,16 +291,18 @@ def doctor(
     from ntkdist.cli.doctor import describe_finding, diagnose
 
     given = target is not None or settings != DEFAULTS
-    found = []
+    findings = []
     for one in diagnose(settings, quick=quick):
-        found.append(one)
+        findings.append(one)
         out.show(describe_finding(one))
-    problems = [one for one in found if one.state == "problem"]
+    problems = [one for one in findings if one.state == "problem"]
     failure = InputError(problems[0].sentence) if problems and given else None
     again = () if target is None or problems else (run_command(target, settings),)
     if target is None and not problems:
         again = ("ntkdist demo",)
-    return CommandResult({"findings": found}, (), settings.run if given else None, again, failure)
+    return CommandResult(
+        {"findings": findings}, (), settings.run if given else None, again, failure
+    )
 
 
 @app.command(group=OTHER)
