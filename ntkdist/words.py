@@ -23,12 +23,7 @@ def percent(share: float, digits: int = 1) -> str:
 def duration(seconds: float, *, whole: bool = False) -> str:
     """Return a time that was measured: ``0.04 s``, ``12.3 s``, ``4 min 05 s``, ``2 h 07 min``.
 
-    Args:
-        seconds: At least 0.
-        whole: Whether seconds are rounded to whole ones, as for a time that still changes.
-
-    Returns:
-        The time in the units that suit it.
+    With ``whole``, seconds are rounded to whole ones, as for a time that still changes.
     """
     if whole and seconds < 59.5:
         return f"{round(seconds)} s"
@@ -62,12 +57,7 @@ def format_bytes(size: float) -> str:
 def columns(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
     """Return a line for each row, in which the cells of a column line up.
 
-    Args:
-        rows: As many cells each.
-        right: Columns whose cells line up at their right ends.
-
-    Returns:
-        Lines without spaces at their ends.
+    The cells of the columns ``right`` line up at their right ends. Lines end without spaces.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [

@@ -206,7 +206,7 @@ def _two_classes(classes: Sequence[int | str], names: Sequence[str]) -> tuple[in
 def split_classes(
     labels: NDArray[np.int64], classes: tuple[int, int], share: float, most: int, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the training and the held-out images; of each class the same share is held out.
+    """Return ascending training and held-out indices; of each class the same share is held out.
 
     Args:
         labels: (N,) of the run.
@@ -214,9 +214,6 @@ def split_classes(
         share: Of each class, held out.
         most: Images taken of both together, at most; of more so many are drawn.
         seed: Of the split.
-
-    Returns:
-        Ascending indices of both.
 
     Raises:
         InputError: For a share outside 0 to 1, or a class with too few images.

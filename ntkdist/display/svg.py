@@ -115,15 +115,9 @@ def new_figure(width: float, height: float) -> Figure:
 def svg_file(address: str, width: float, height: float, *, math: bool = False) -> Iterator[Figure]:
     """Yield an empty figure and write it as an SVG file, whole or not at all, when the block ends.
 
-    Args:
-        address: Path or URL of the file.
-        width: In inches.
-        height: In inches.
-        math: Whether text between dollar signs is a formula, as in the labels of logarithmic axes;
-            not for figures with names of classes.
-
-    Yields:
-        The figure, drawn with the user's own settings of matplotlib.
+    Width and height are in inches. It is drawn with the user's own settings of matplotlib. With
+    ``math``, text between dollar signs is a formula, as in the labels of logarithmic axes; not for
+    figures with names of classes.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -136,17 +130,11 @@ def svg_file(address: str, width: float, height: float, *, math: bool = False) -
 
 
 def inline_svg(name: str, alt: str, draw: Callable[..., Figure], *args: Any, **named: Any) -> str:
-    """Draw a figure and return it as an SVG element for the middle of a page.
+    """Draw a figure and return it as an ``<svg>`` element for the middle of a page.
 
-    Args:
-        name: Unique in the page; begins every id in the figure.
-        alt: What the figure shows, for those who do not see it.
-        draw: Makes the figure; called with the settings of the report.
-        *args: Given to ``draw``.
-        **named: Given to ``draw``.
-
-    Returns:
-        An ``<svg>`` element without addresses, style sheets or fixed fonts.
+    It has no addresses, style sheets or fixed fonts. ``name`` is unique in the page and begins
+    every id in the figure; ``alt`` says what it shows, for those who do not see it. ``draw`` is
+    called with the other arguments, under the settings of the report.
     """
     out = io.BytesIO()
     with figure_settings():

@@ -175,10 +175,9 @@ class Timeline:
         return times, np.cumsum(change)
 
     def binned_rates(self, bins: int = 80) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Spread each tile evenly over the time it took and return the rate in equal bins of time.
+        """Spread each tile evenly over the time it took; return the rate in equal bins of time.
 
-        Returns:
-            (bins+1,) edges in seconds and (bins,) rates in ``unit``.
+        They are (bins+1,) edges in seconds and (bins,) rates in ``unit``.
         """
         begin, end, weight = self.spans.T
         slope = weight / np.maximum(end - begin, 1e-6)

@@ -14,7 +14,7 @@ from ntkdist.events.bus import Subscribers
 from ntkdist.events.types import GramStarted, TileDone
 from ntkdist.gram.executors.scheduler import Executor, ExecutorSummary
 from ntkdist.gram.store import DigestLog, GramStore
-from ntkdist.gram.tiling import TileKey, Tiling
+from ntkdist.gram.tiling import TileKey, Tiling, few_keys
 from ntkdist.gram.worker import GramJob
 from ntkdist.words import counted
 
@@ -151,9 +151,8 @@ def open_outputs(job: GramJob, tiling: Tiling) -> list[GramStore]:
 
 def _failure(summary: ExecutorSummary, tiling: Tiling) -> StageError:
     keys = sorted(summary.failed)
-    names = ", ".join(map(str, keys[:5])) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
     first = summary.failed[keys[0]].splitlines()[0]
     return StageError(
-        f"{len(keys)} of {tiling.count} tiles failed ({names}); all others are stored."
+        f"{len(keys)} of {tiling.count} tiles failed ({few_keys(keys)}); all others are stored."
         f" First error: {first} (traceback in the run's events)"
     )

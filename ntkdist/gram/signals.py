@@ -27,12 +27,9 @@ class StopFlag(threading.Event):
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopFlag]:
-    """Let the first SIGINT or SIGTERM set a flag, and the second stop at once.
+    """Yield a flag that the first SIGINT or SIGTERM sets; the second stops at once.
 
     Outside the main thread no handler can be set; the flag then stays as it is.
-
-    Yields:
-        The flag to hand to ``compute_gram`` and other stages.
 
     Raises:
         InterruptedRunError: On the second signal.

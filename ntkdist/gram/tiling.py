@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ntkdist.errors import InputError
@@ -36,6 +37,12 @@ class TileKey:
         if match is None:
             raise InputError(f"{text!r} is not a tile key; write it like r0003c0012")
         return cls(int(match[1]), int(match[2]))
+
+
+def few_keys(keys: Sequence[TileKey]) -> str:
+    """Return the first five keys in words, and how many more there are."""
+    more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
+    return ", ".join(map(str, keys[:5])) + more
 
 
 def _blocks(n: int, edge: int) -> int:

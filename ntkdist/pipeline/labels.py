@@ -52,10 +52,7 @@ class FlipProgress:
 
 
 def read_locked(path: str | None, n: int) -> NDArray[np.int64] | None:
-    """Return the locked images, which a text file names by one number a line.
-
-    Returns:
-        (m,) int64, ascending; None where no file is given.
+    """Return the (m,) int64 locked images, ascending, which a text file names by one number a line.
 
     Raises:
         InputError: The file cannot be read, or a line is no image's number.

@@ -23,7 +23,7 @@ from ntkdist.errors import InputError, NtkdistError, StoreError
 from ntkdist.events.bus import Subscribers
 from ntkdist.events.types import TilesVerified
 from ntkdist.gram.store import GramStore, read_digests, tile_digest
-from ntkdist.gram.tiling import TileKey, Tiling
+from ntkdist.gram.tiling import TileKey, Tiling, few_keys
 from ntkdist.gram.worker import GramJob, TileWorker
 from ntkdist.networks.architecture import Architecture
 from ntkdist.pipeline.gram import Matrix, gram_of, job_of, threads_of
@@ -413,7 +413,7 @@ class GramCheck:
             problems.append(f"its metadata have the fingerprint {self.stale[:12]} of another run")
         if self.missing:
             count = f"{len(self.missing)} of {self.tiles}"
-            problems.append(f"{count} tiles are missing: {_few(self.missing)}")
+            problems.append(f"{count} tiles are missing: {few_keys(self.missing)}")
         problems += [f"tile {tile.key}: {tile.reason}" for tile in self.bad]
         if self.reference_error > REFERENCE_BOUND[self.dtype]:
             problems.append(
@@ -621,11 +621,6 @@ def _reason(error: NtkdistError) -> str:
     """Return what a store says of a tile, without address and remedy."""
     text = " ".join(str(error).split())
     return text.partition("): ")[2].partition("; restore it")[0] or text
-
-
-def _few(keys: tuple[TileKey, ...]) -> str:
-    more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
-    return ", ".join(map(str, keys[:5])) + more
 
 
 _PROBES = 3  # rows and columns of a tile

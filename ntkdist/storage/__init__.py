@@ -152,12 +152,10 @@ def read_all(address: str) -> dict[str, bytes]:
 
 @contextmanager
 def writing(address: str) -> Iterator[str]:
-    """Yield a path for other code to write to; the file then becomes the object, whole.
+    """Yield a path on this machine to write to; the file then becomes the object, whole.
 
-    If the block raises an exception, the object does not change.
-
-    Yields:
-        A path on this machine, with the ending of the address.
+    The path has the ending of the address. If the block raises an exception, the object does not
+    change.
 
     Raises:
         InputError: The address cannot be written.

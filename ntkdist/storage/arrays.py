@@ -37,13 +37,7 @@ def create_array(
 def write_array(
     address: str, values: np.ndarray, attributes: Mapping[str, Any] | None = None
 ) -> None:
-    """Store an array in chunks of a few MiB along the first axis, in place of an earlier one.
-
-    Args:
-        address: Folder or URL of the array.
-        values: Array of any shape and number type.
-        attributes: JSON attributes of the array.
-    """
+    """Store an array in chunks of a few MiB along the first axis, in place of an earlier one."""
     array = create_array(
         address,
         shape=values.shape,
@@ -58,12 +52,7 @@ def write_array(
 
 
 def row_chunks(values: np.ndarray, chunk_bytes: int = _CHUNK_BYTES) -> tuple[int, ...]:
-    """Return the shape of chunks that hold whole rows, at least one and at most so many bytes.
-
-    Args:
-        values: The array to store.
-        chunk_bytes: Most bytes of a chunk with more than one row.
-    """
+    """Return the shape of chunks that hold whole rows, at least one and at most so many bytes."""
     if not values.ndim:
         return ()
     rows = max(1, min(values.shape[0], chunk_bytes // max(1, values[:1].nbytes)))

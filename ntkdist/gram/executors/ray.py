@@ -587,12 +587,9 @@ _KEPT = 101
 
 
 class TimeLimit:
-    """Timeout of a tile: ten times the median of recent tiles, at least 60 s (600 s on an object
-    store).
+    """Timeout of a tile: ten times the median of recent tiles, at least 60 s.
 
-    Args:
-        seconds: A fixed timeout; None uses the median.
-        remote: Whether tiles go to an object store.
+    On an object store (``remote``) at least 600 s. Given ``seconds``, it is that.
     """
 
     def __init__(self, seconds: float | None = None, *, remote: bool = False) -> None:
