@@ -380,7 +380,7 @@ def test_a_store_that_is_away_is_said_and_waited_for(
             raise OSError("the <server> is away")
 
         broken.setattr(Follower, "look", away)
-        assert "the &lt;server&gt; is away" in browser.until("Cannot be read")["html"]
+        assert "the &lt;server&gt; is away" in browser.until("cannot be read")["html"]
     assert Follower.look is look
     browser.until("0 of 6</strong>")
 
