@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist.checks import check_labels
 from ntkdist.errors import InputError
-from ntkdist.labels.checks import check_labels
 from ntkdist.labels.inverse import as_inverse
 
 # Bytes of columns of the inverse in memory at a time while G is summed from columns.
@@ -28,7 +28,7 @@ def one_hot(labels: Any, num_classes: int) -> NDArray[np.float64]:
     Raises:
         InputError: For labels that are not class numbers.
     """
-    checked = check_labels(labels, num_classes)
+    checked = check_labels(labels, num_classes, floats=True)
     Y = np.zeros((len(checked), num_classes))
     Y[np.arange(len(checked)), checked] = 1.0
     return Y
@@ -58,7 +58,7 @@ def class_matrix(
         DeOliveira et al. 2025 (Z = YᵀH⁻¹Y).
     """
     source = as_inverse(inverse)
-    checked = check_labels(labels, num_classes, source.shape[0])
+    checked = check_labels(labels, num_classes, source.shape[0], floats=True)
     G = product(source, one_hot(checked, num_classes))
     return G, class_sums(G, checked)
 

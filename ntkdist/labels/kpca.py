@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist.checks import check_labels, check_whole
 from ntkdist.errors import InputError
-from ntkdist.labels.checks import check_labels, is_whole
 
 # Bytes of distances in memory at a time.
 BLOCK_BYTES = 64 * 2**20
@@ -80,11 +80,8 @@ def class_separation(
     from ntkdist.linalg import top_eigenpairs
 
     n = int(gram.shape[0])
-    given = check_labels(labels, num_classes, n)
-    if not is_whole(components):
-        raise InputError(f"components={components!r} must be a whole number")
-    if not 1 <= components < n:
-        raise InputError(f"components={components} must be from 1 to {n - 1}, less than N")
+    given = check_labels(labels, num_classes, n, floats=True)
+    check_whole("components", components, 1, "give less than N", most=n - 1)
     counts = np.bincount(given, minlength=num_classes)
     if (counts > 0).sum() < 2:
         raise InputError("all images are of one class; the separation needs at least two classes")

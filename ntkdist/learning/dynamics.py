@@ -20,24 +20,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist.checks import check_whole
 from ntkdist.errors import InputError
 from ntkdist.learning.checks import (
     check_columns,
     check_outputs,
     check_rate,
-    check_ridge,
     check_targets,
     check_time,
     check_times,
-    check_whole,
 )
 from ntkdist.learning.cross_entropy import CrossEntropyFlow, cross_entropy_loss
 from ntkdist.learning.evaluation import accuracy
 from ntkdist.learning.spectrum import Spectrum, dense_square, read_rows
+from ntkdist.linalg import check_ridge
 
 # Longer time constants, in units of the shortest, belong to eigenvalues within the rounding of
 # float32 entries.
 _LONGEST = 1e8
+
+QUARTERS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,9 +280,6 @@ def log_times(flow: GradientFlow, count: int = 60) -> NDArray[np.float64]:
     first = float(flow.time_constants[0])
     last = min(float(flow.time_constants[-1]), _LONGEST * first)
     return np.array([0.0, *np.geomspace(first / 10, 10 * last, points - 2), np.inf])
-
-
-QUARTERS = 4
 
 
 @dataclass(frozen=True, eq=False)

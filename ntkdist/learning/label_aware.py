@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist.checks import check_choice, check_whole
 from ntkdist.errors import InputError
-from ntkdist.learning.checks import check_choice, check_whole
 from ntkdist.learning.pairs import PairFeatures, Pairs, pair_regression
 from ntkdist.linalg import RIDGE_LADDER, first_passing
 
@@ -26,6 +26,9 @@ Matrix = NDArray[np.float64]
 # variant -> principal components among its pair features; None for those without features
 VARIANTS: dict[str, int | None] = {"kr-v1": None, "kr-v2": None, "fjlt-v1": 0, "fjlt-v2": 5}
 EPSILON = 0.01  # ε of the sketch, as published
+
+# Multipliers r to choose from; 0 is the plain kernel, 0.0005 is that of the authors' script.
+MULTIPLIERS = (0.0, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +75,7 @@ def label_part(
     Source:
         Chen, He and Su 2020.
     """
-    y = check_labels(labels)
+    y = check_signs(labels)
     check_pairs(train, test, len(y))
     check_choice("variant", variant, VARIANTS)
     components = VARIANTS[variant]
@@ -200,7 +203,7 @@ def with_ridge(gram: Matrix, ridge: float) -> Matrix:
     return out
 
 
-def check_labels(labels: Any) -> Matrix:
+def check_signs(labels: Any) -> Matrix:
     """Return labels −1 and 1, both present, as float64 (n,)."""
     y = np.asarray(labels)
     if y.ndim != 1 or y.dtype.kind not in "iuf":
@@ -236,12 +239,6 @@ def check_multipliers(multipliers: Any) -> Matrix:
             "kernel, 0.0005 is published"
         )
     return checked.astype(np.float64)
-
-
-Matrix = NDArray[np.float64]
-
-# Multipliers r to choose from; 0 is the plain kernel, 0.0005 is that of the authors' script.
-MULTIPLIERS = (0.0, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -299,7 +296,7 @@ def choose_multiplier(
         InputError: For labels, multipliers or folds that do not fit, or if all multipliers give a
             singular kernel.
     """
-    y = check_labels(labels)
+    y = check_signs(labels)
     tried = check_multipliers(multipliers)
     fold = fold_numbers(y, folds, seed)
     values, regular, definite = held_out_values(
@@ -331,7 +328,7 @@ def fold_numbers(labels: Any, folds: int, seed: int = 0) -> NDArray[np.int64]:
     Raises:
         InputError: For fewer than two folds, or more than the smaller class has images.
     """
-    y = check_labels(labels)
+    y = check_signs(labels)
     most = int(min((y < 0).sum(), (y > 0).sum()))
     check_whole("folds", folds, 2, "each needs an image of the smaller class", most=most)
     random = np.random.default_rng(seed)
@@ -371,7 +368,7 @@ def held_out_values(
     Raises:
         InputError: For labels, folds or multipliers that do not fit.
     """
-    y = check_labels(labels)
+    y = check_signs(labels)
     fold, tried = np.asarray(fold), check_multipliers(multipliers)
     check_pairs(train, train, len(y))
     if fold.shape != y.shape:
@@ -468,7 +465,7 @@ def label_aware(
     Source:
         Chen, He and Su 2020.
     """
-    y = check_labels(labels)
+    y = check_signs(labels)
     choice = None
     if multiplier is None:
         choice = choose_multiplier(

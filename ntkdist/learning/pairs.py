@@ -18,6 +18,8 @@ Positions = NDArray[np.integer[Any]]
 # Eigenvalues of the pixels' covariance below this share of the largest are rounding.
 _RANK_TOLERANCE = 1e-10
 
+_FACTOR = 128  # order of the matrices whose products make a Walsh-Hadamard transform
+
 
 @dataclass(frozen=True, eq=False)
 class PixelPairs:
@@ -213,11 +215,6 @@ def _ratio(numerator: Matrix, denominator: Matrix) -> Matrix:
     out = np.zeros_like(numerator)
     np.divide(numerator, denominator, out=out, where=denominator > 0)
     return np.clip(out, -1.0, 1.0, out=out)
-
-
-Matrix = NDArray[np.float64]
-
-_FACTOR = 128  # order of the matrices whose products make a Walsh-Hadamard transform
 
 
 def walsh_hadamard(x: Matrix) -> Matrix:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
-from ntkdist.learning.checks import check_ridge
+from ntkdist.linalg import check_ridge
 
 # Rows of a stored matrix read together.
 BAND_BYTES = 64 * 2**20

@@ -14,15 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist.checks import check_labels, check_number, check_whole
 from ntkdist.errors import InputError
 from ntkdist.kernels import kernel_matrix
-from ntkdist.learning.checks import (
-    check_images,
-    check_labels,
-    check_number,
-    check_whole,
-    require_jax,
-)
+from ntkdist.learning.checks import check_images, require_jax
 from ntkdist.learning.empirical import PseudoKernel, compare_pseudo_kernel, empirical_kernel
 from ntkdist.learning.finite.network import FiniteNetwork, Params
 from ntkdist.learning.finite.training import compiled, outputs, split
@@ -31,6 +26,11 @@ from ntkdist.networks.architecture import Architecture, ArchitectureSpec
 
 # Images of one pass through the network.
 _BATCH = 64
+
+WIDTHS = (32, 64, 128, 256, 512, 1024, 2048)
+# Learning rate in units of 1/λ of the infinite kernel. Descent diverges above 2/λ of the network's
+# own kernel, whose λ is larger at small widths, by more than a half in some draws.
+_RATE = 0.5
 
 
 def linearized(
@@ -100,7 +100,7 @@ def descend(
     import optax
 
     x = check_images(images, arch=network.arch)
-    y = check_labels(labels, len(x), network.num_classes)
+    y = check_labels(labels, network.num_classes, len(x))
     check_number("learning_rate", learning_rate, 0.0, float("inf"), "give η")
     network.check(params, x.shape[1:])
     step = compiled(network.arch, "mse").step
@@ -182,7 +182,7 @@ def linearization_gap(
     """
     x = check_images(images, arch=network.arch)
     held = check_images(test, x.shape[1:])
-    y = check_labels(labels, len(x), network.num_classes)
+    y = check_labels(labels, network.num_classes, len(x))
     logits = compiled(network.arch).logits
 
     def f(at: Params, part: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -262,13 +262,6 @@ def linearized_descent(
         change = projected @ (over * inside) * (learning_rate / n)
         outputs_at.append(np.asarray(start_crossed, dtype=np.float64) - change.reshape(-1, K))
     return np.stack(outputs_at)
-
-
-WIDTHS = (32, 64, 128, 256, 512, 1024, 2048)
-
-# Learning rate in units of 1/λ of the infinite kernel. Descent diverges above 2/λ of the network's
-# own kernel, whose λ is larger at small widths, by more than a half in some draws.
-_RATE = 0.5
 
 
 @dataclass(frozen=True)
@@ -438,9 +431,9 @@ def sweep_widths(
     require_jax()
     arch = Architecture.parse(architecture)
     x = check_images(images, arch=arch)
-    y = check_labels(labels, len(x), check_whole("num_classes", num_classes, 1, "give K"))
+    y = check_labels(labels, num_classes, len(x))
     held = check_images(test[0], x.shape[1:])
-    held_labels = check_labels(test[1], len(held), num_classes)
+    held_labels = check_labels(test[1], num_classes, len(held))
     check_whole("seeds", seeds, 1, "give the networks of each width")
     check_whole("trained", trained, 1, "give how many of them are trained")
     if len(set(widths)) != len(widths) or not widths:

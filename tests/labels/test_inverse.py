@@ -13,7 +13,8 @@ from ntkdist.labels import (
     as_inverse,
     invert,
 )
-from ntkdist.labels.inverse import Columns, checked_diagonal
+from ntkdist.labels.descent import Columns
+from ntkdist.labels.inverse import checked_diagonal
 
 from .oracle import clustered
 
@@ -125,7 +126,7 @@ def test_columns_are_fetched_in_batches_of_likely_ones_and_cached():
 
 
 def test_cached_columns_stay_within_their_share_of_memory(monkeypatch):
-    monkeypatch.setattr("ntkdist.labels.inverse.KEPT_BYTES", 8 * 60 * 4)
+    monkeypatch.setattr("ntkdist.labels.descent.KEPT_BYTES", 8 * 60 * 4)
     A, _, _ = clustered(60, 3, 0.0, 3)
     source = ColumnsOnly(A)
     source.columns_at_once = 2

@@ -13,8 +13,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from ntkdist.checks import check_whole
 from ntkdist.errors import InputError
-from ntkdist.learning.checks import check_whole, require_jax
+from ntkdist.learning.checks import require_jax
 from ntkdist.networks.architecture import Architecture
 from ntkdist.networks.layers import (
     AvgPool,
