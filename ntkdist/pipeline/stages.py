@@ -202,7 +202,7 @@ class Pipeline:
     @contextmanager
     def scheduler(self) -> Iterator[str | None]:
         """Yield the scheduler of the factor stage, with a Ray cluster where it needs one."""
-        from ntkdist.gram.executors.ray.cluster import cluster, cores, package_path
+        from ntkdist.gram.executors.cluster import cluster, cores, package_path
 
         name = self.config.factor.scheduler
         if name != "ray":

@@ -11,7 +11,7 @@ from ntkdist.errors import InterruptedRunError, NtkdistError
 from ntkdist.events.bus import Subscribers
 from ntkdist.events.log import EventLog
 from ntkdist.gram.compute import compute_gram, stop_on_signals
-from ntkdist.gram.executors.ray.executor import RayExecutor
+from ntkdist.gram.executors.ray import RayExecutor
 from ntkdist.gram.store import GramStore
 from ntkdist.linalg import PanelDone, PanelStarted, factorize
 from ntkdist.storage.lease import Lease

@@ -32,7 +32,7 @@ from ntkdist.pipeline import Pipeline
 from ntkdist.pipeline import labels as label_stage
 from ntkdist.pipeline.extend import extend
 from ntkdist.pipeline.verify import verify_run
-from ntkdist.report import write_report
+from ntkdist.report.page import write_report
 from ntkdist.runs.run import Overview, Run
 
 N = 450
