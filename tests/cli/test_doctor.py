@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from ntkdist import Run
-from ntkdist.cli import doctor
-from ntkdist.cli import main as cli
+from ntkdist.cli import doctor, main as cli
 from ntkdist.cli.doctor import describe_finding, diagnose
 from ntkdist.config import DataConfig, FactorConfig, GramConfig, RunConfig
 from ntkdist.kernels import Selection, registry

@@ -9,8 +9,7 @@ from numba import cuda
 from ntkdist import Architecture, kernel_matrix
 from ntkdist.errors import InputError
 from ntkdist.kernels import get_backend
-from ntkdist.kernels.cuda import backend as backend_module
-from ntkdist.kernels.cuda import batches, prepare
+from ntkdist.kernels.cuda import backend as backend_module, batches, prepare
 from tests.kernels.cuda_cases import (
     DTYPES,
     minutes_on_the_simulator,

@@ -7,8 +7,7 @@ import sys
 import pytest
 
 from ntkdist import Architecture
-from ntkdist.kernels.cuda import backend as backend_module
-from ntkdist.kernels.cuda import layout, spec
+from ntkdist.kernels.cuda import backend as backend_module, layout, spec
 from ntkdist.kernels.cuda.intrinsics import SIMULATED
 from tests.kernels.cuda_cases import (
     DTYPES,

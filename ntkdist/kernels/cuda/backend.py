@@ -34,7 +34,8 @@ from ntkdist.kernels.cuda.layout import Block, Classes, Layout, Pooling, layout_
 from ntkdist.kernels.cuda.prepare import Preparation
 from ntkdist.kernels.cuda.spec import TEAMS, THREADS
 from ntkdist.kernels.cuda.state import CudaState
-from ntkdist.networks.architecture import Architecture, Dense, Erf
+from ntkdist.networks.architecture import Architecture
+from ntkdist.networks.layers import Dense, Erf
 
 
 class CudaBackend:

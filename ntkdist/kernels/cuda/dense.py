@@ -12,8 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numba import cuda
-from numba import types as numba_types
+from numba import cuda, types as numba_types
 
 from ntkdist.kernels.cuda.cells import cell_functions
 from ntkdist.kernels.cuda.general import CELLS, FACTOR, KIND, SCALE, SIGNED, TRAINED
