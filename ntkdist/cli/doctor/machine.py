@@ -147,8 +147,6 @@ def _memory() -> str:
 
 
 def _describe(device: DeviceInfo) -> str:
-    if device.simulated:
-        return f"{device.index}: {device.name}; simulator: for tests, no speed"
     return (
         f"{device.index}: {device.name}, compute capability {device.compute_capability}, driver "
         f"{device.driver}, {format_bytes(device.free)} of {format_bytes(device.memory)} free, "
