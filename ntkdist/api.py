@@ -13,7 +13,7 @@ from ntkdist.config import RunConfig, load_yaml
 from ntkdist.errors import InputError, StageError
 from ntkdist.pipeline import Pipeline
 from ntkdist.pipeline.labels import probability_columns, with_probabilities
-from ntkdist.report import write_report
+from ntkdist.report.page import write_report
 from ntkdist.runs import STAGES, Run
 
 if TYPE_CHECKING:

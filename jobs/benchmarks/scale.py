@@ -37,8 +37,8 @@ from ntkdist.events.log import EventLog
 from ntkdist.events.progress import GramProgress
 from ntkdist.events.types import TileDone
 from ntkdist.gram.compute import compute_gram, open_outputs
-from ntkdist.gram.executors import ExecutorSummary
-from ntkdist.gram.executors.ray.executor import RayExecutor
+from ntkdist.gram.executors.ray import RayExecutor
+from ntkdist.gram.executors.scheduler import ExecutorSummary
 from ntkdist.gram.job import GramJob
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import TileKey, Tiling

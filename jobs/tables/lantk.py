@@ -30,10 +30,9 @@ from ntkdist.learning.label_aware import (
     MULTIPLIERS,
     VARIANTS,
     LabelAware,
-    Pairs,
     label_aware,
-    pixel_pairs,
 )
+from ntkdist.learning.pairs import Pairs, pixel_pairs
 
 PAIRS = (("deer", "dog"), ("cat", "deer"), ("cat", "frog"), ("deer", "frog"), ("bird", "frog"))
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

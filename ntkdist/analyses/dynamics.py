@@ -109,9 +109,11 @@ def find_dynamics(
     Raises:
         InputError: For settings that do not fit, or more images than the memory limit holds.
     """
+    from ntkdist.checks import check_whole
     from ntkdist.learning import targets_of
-    from ntkdist.learning.checks import check_rate, check_ridge, check_whole
+    from ntkdist.learning.checks import check_rate
     from ntkdist.learning.dynamics import GradientFlow, log_times, squared_curves
+    from ntkdist.linalg import check_ridge
 
     held = held_out(pipeline)
     K = held.num_classes
@@ -239,7 +241,8 @@ def _cross_entropy(
     answers: CurveLabels,
     at: NDArray[np.float64],
 ) -> Curves:
-    from ntkdist.learning.dynamics import cross_entropy_curves, cross_entropy_flow
+    from ntkdist.learning.cross_entropy import cross_entropy_flow
+    from ntkdist.learning.dynamics import cross_entropy_curves
 
     longest = _LONGEST * float(flow.time_constants[0])
     finite = at[at <= longest]

@@ -83,11 +83,10 @@ def compare_label_aware(
     from ntkdist.learning.label_aware import (
         MULTIPLIERS,
         VARIANTS,
-        Pairs,
         choose_multiplier,
         label_aware,
-        pixel_pairs,
     )
+    from ntkdist.learning.pairs import Pairs, pixel_pairs
 
     run = pipeline.run
     asked = list(dict.fromkeys(VARIANTS if variants is None else variants))

@@ -103,7 +103,7 @@ def target_settings(target: str) -> RunConfig:
     try:
         return Run.open(target, pending_extension=True).config
     except InputError:
-        from ntkdist.cli.audit.sources import kind_of
+        from ntkdist.cli.audit import kind_of
 
         kind = kind_of(target)
         if kind is None or kind == "run":

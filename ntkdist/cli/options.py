@@ -1,16 +1,100 @@
-"""The options of the command line, as cyclopts reads them."""
+"""The options of the command line as cyclopts reads them, and what the shell offers for them."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
-from ntkdist.cli.completion import complete_setting, complete_source, complete_target
 from ntkdist.cli.console import Terminal
 from ntkdist.cli.help import SettingsHelp, shown_default
 from ntkdist.config import RunConfig
 from ntkdist.errors import InputError
+from ntkdist.networks.architecture import preset_names
+
+#: What a setting takes that its type does not say.
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "--data.split": ("train", "test"),
+    "--data.size": ("auto",),
+    "--data.subset": ("first", "balanced"),
+    "--data.preprocess": ("auto", "none", "center", "standardize", "unit-norm", "halve"),
+    "--gram.kinds": ("ntk", "nngp", "ntk,nngp"),
+    "--gram.backend": ("auto", "cuda", "cpu", "stax", "reference"),
+    "--gram.dtype": ("float32", "float64"),
+    "--factor.scheduler": ("auto", "threads", "synchronous", "ray"),
+}
+_SUFFIXES = (".yaml", ".yml")
+_IMAGES = (".csv", ".npz")
+_FEATURES = (".npy", ".npz")
+
+
+def complete_target(context: Any) -> list[str]:
+    """Return run files, runs, and folders to go on into."""
+    return list(_targets(context.incomplete, _SUFFIXES, runs=True))
+
+
+def complete_source(context: Any) -> list[str]:
+    """Return folders, tables and archives of images; see ``complete_target``."""
+    return list(_targets(context.incomplete, _IMAGES, runs=False))
+
+
+def complete_setting(context: Any) -> list[str]:
+    """Return what a setting of a run takes; see ``complete_target``."""
+    name = context.argument.name
+    if name == "--architecture":
+        return complete_architecture(context)
+    if name == "--data.source":
+        from ntkdist.data.readers import SOURCES
+
+        return [source.partition(":")[0] + ":" * (":" in source) for source in SOURCES]
+    if name in ("--data.features", "--data.features-test", "--data.features_test"):
+        return list(_targets(context.incomplete, _FEATURES, runs=False))
+    if name == "--run":
+        return list(_targets(context.incomplete, (), runs=True))
+    if name in _CHOICES:
+        return list(_CHOICES[name])
+    return _literals(context.argument.hint)
+
+
+def complete_architecture(_: Any) -> list[str]:
+    """Return the presets, of those with a depth the usual ones."""
+    return preset_names()
+
+
+def _literals(hint: Any) -> list[str]:
+    if typing.get_origin(hint) is typing.Literal:
+        return [str(value) for value in typing.get_args(hint)]
+    return [word for option in typing.get_args(hint) for word in _literals(option)]
+
+
+def _targets(typed: str, suffixes: tuple[str, ...], *, runs: bool) -> Iterator[str]:
+    """Yield paths below the folder that is typed so far; runs under runs/ where nothing is."""
+    folder, _, start = typed.rpartition("/")
+    place = Path(folder + "/" if folder or typed.startswith("/") else ".")
+    head = f"{folder}/" if "/" in typed else ""
+    if runs and not typed:
+        yield from (f"runs/{path.name}" for path in _entries(Path("runs")) if _is_run(path))
+    for path in _entries(place):
+        if not path.name.startswith(start):
+            continue
+        if path.is_dir():
+            yield head + path.name + ("" if _is_run(path) else "/")
+        elif path.suffix.lower() in suffixes:
+            yield head + path.name
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError:
+        return []
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "zarr.json").is_file()
 
 
 def split_list(text: str) -> list[str]:
@@ -25,22 +109,21 @@ def split_list(text: str) -> list[str]:
     return [part.strip() for part in parts if part.strip()]
 
 
-def _whole(text: str, name: str = "--widths") -> int:
-    """Read a whole number; what it is for is checked where it is used."""
+def _listed(name: str, help: str, *, whole: bool = False) -> Parameter:
+    """Return a setting that takes texts or whole numbers, joined by commas or one by one."""
+
+    def convert(_: Any, tokens: Any) -> tuple[str | int, ...]:
+        texts = [text for token in tokens for text in split_list(token.value)]
+        return tuple(_whole(text, name) for text in texts) if whole else tuple(texts)
+
+    return Parameter(name=name, help=help, converter=convert, n_tokens=1)
+
+
+def _whole(text: str, name: str) -> int:
     try:
         return int(text)
     except ValueError:
         raise InputError(f"{name} {text!r} is not a whole number") from None
-
-
-def _listed(name: str, help: str) -> Parameter:
-    """Return a setting that takes values joined by commas, or given one by one."""
-    return Parameter(
-        name=name,
-        help=help,
-        converter=lambda _, tokens: tuple(x for t in tokens for x in split_list(t.value)),
-        n_tokens=1,
-    )
 
 
 # switches of commands have no --no-, lists no --empty-
@@ -143,12 +226,7 @@ CrossEntropy = Annotated[bool, Parameter(name="--cross-entropy", help="Follow th
 Images = Annotated[int, Parameter(name="--images", help="How many of the run's images.")]
 Widths = Annotated[
     tuple[int, ...],
-    Parameter(
-        name="--widths",
-        help="Channels or units of the hidden layers, joined by commas.",
-        converter=lambda _, tokens: tuple(_whole(x) for t in tokens for x in split_list(t.value)),
-        n_tokens=1,
-    ),
+    _listed("--widths", "Channels or units of the hidden layers, joined by commas.", whole=True),
 ]
 Classes = Annotated[
     tuple[str, ...],
@@ -173,14 +251,7 @@ Rates = Annotated[
 ]
 Counts = Annotated[
     tuple[int, ...],
-    Parameter(
-        name="--workers",
-        help="Numbers of workers to reckon the Gram for, joined by commas.",
-        converter=lambda _, tokens: tuple(
-            _whole(x, "--workers") for t in tokens for x in split_list(t.value)
-        ),
-        n_tokens=1,
-    ),
+    _listed("--workers", "Numbers of workers to estimate the Gram for.", whole=True),
 ]
 
 

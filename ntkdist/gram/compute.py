@@ -13,7 +13,7 @@ from ntkdist.errors import InputError, InterruptedRunError, StageError
 from ntkdist.events.bus import Subscribers
 from ntkdist.events.types import GramStarted, TileDone
 from ntkdist.gram.digests import DigestLog
-from ntkdist.gram.executors import Executor, ExecutorSummary
+from ntkdist.gram.executors.scheduler import Executor, ExecutorSummary
 from ntkdist.gram.job import GramJob
 from ntkdist.gram.signals import StopFlag, stop_on_signals
 from ntkdist.gram.store import GramStore

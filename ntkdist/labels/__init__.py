@@ -11,7 +11,7 @@ from ntkdist.labels.block_error import (
     block_error_terms,
 )
 from ntkdist.labels.class_matrix import class_matrix, one_hot
-from ntkdist.labels.descent.checkpoint import drop_checkpoint
+from ntkdist.labels.descent import drop_checkpoint
 from ntkdist.labels.inverse import (
     ArrayInverse,
     FactorInverse,

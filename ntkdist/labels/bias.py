@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist.checks import is_number
 from ntkdist.errors import InputError
-from ntkdist.labels.block_error import reciprocal
-from ntkdist.labels.checks import check_class_matrix, is_number
+from ntkdist.labels.block_error import check_class_matrix, reciprocal
 
 
 @dataclass(frozen=True, eq=False)

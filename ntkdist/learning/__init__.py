@@ -1,11 +1,11 @@
 """Predictions of the Gram matrix about training, and finite networks to compare them with.
 
-Further modules: ``dynamics`` (training over time), ``empirical`` (kernels of finite networks and
-their linearisation), ``widths`` and ``sweep``, ``label_aware``, ``active`` (active learning),
+Further modules: ``dynamics`` and ``cross_entropy`` (training over time), ``empirical`` (kernels of
+finite networks), ``widths`` and ``sweep``, ``label_aware``, ``active`` (active learning),
 ``spectrum``. Heavy libraries are imported when they are used.
 """
 
-from ntkdist.learning.empirical.kernel import empirical_kernel
+from ntkdist.learning.empirical import empirical_kernel
 from ntkdist.learning.evaluation import Evaluation, accuracy, evaluate, softmax_scale
 from ntkdist.learning.finite.network import FiniteNetwork
 from ntkdist.learning.finite.training import Epoch, TrainedNetwork, train

@@ -10,10 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
-from ntkdist.learning.checks import check_ridge
+from ntkdist.linalg import bands, check_ridge
 
-# Rows of a stored matrix read together.
-BAND_BYTES = 64 * 2**20
 # How far below zero rounding of float32 entries may leave an eigenvalue, relative to N · λ_max.
 _NEGATIVE = float(np.finfo(np.float32).eps)
 
@@ -85,10 +83,8 @@ def dense_square(gram: Any) -> NDArray[np.float64]:
     if len(shape) != 2 or shape[0] != shape[1] or not shape[0]:
         raise InputError(f"a Gram matrix of shape {shape}; (N, N) with N ≥ 1 is needed")
     H = read_rows(gram, lambda rows: rows)
-    step = max(1, BAND_BYTES // (8 * len(H)))
     scale = float(np.abs(np.diagonal(H)).max())
-    for start in range(0, len(H), step):
-        rows = slice(start, start + step)
+    for rows in bands(*shape):
         if np.abs(H[rows] - H[:, rows].T).max() > 1e-4 * max(scale, np.finfo(np.float64).tiny):
             raise InputError(
                 "the Gram matrix is not symmetric; a test × train matrix cannot stand in for it"
@@ -112,17 +108,15 @@ def read_rows(
         InputError: If the matrix holds NaN or infinity.
     """
     M, N = (int(edge) for edge in matrix.shape)
-    step = max(1, BAND_BYTES // (8 * N))
     out: NDArray[np.float64] | None = None
-    for start in range(0, M, step):
-        stop = min(start + step, M)
-        band = np.asarray(matrix[start:stop, :], dtype=np.float64)
+    for rows in bands(M, N):
+        band = np.asarray(matrix[rows, :], dtype=np.float64)
         if not np.isfinite(band).all():
             raise InputError("the kernel matrix holds NaN or infinity; ntkdist status names tiles")
         changed = change(band)
         if out is None:
             out = np.empty((M, *changed.shape[1:]))
-        out[start:stop] = changed
+        out[rows] = changed
     return np.empty((0, N)) if out is None else out
 
 

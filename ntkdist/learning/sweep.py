@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist.checks import check_choice
 from ntkdist.errors import InputError
 from ntkdist.kernels import kernel_matrix
-from ntkdist.learning.checks import check_choice
 from ntkdist.learning.finite.network import weight_layers
 from ntkdist.learning.parameterization import change_layers, standard_kernel_matrix
 from ntkdist.learning.regression import sweep_ridge

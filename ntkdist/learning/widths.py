@@ -1,28 +1,267 @@
-"""The distance of networks of finite width from the infinite one, and its power law."""
+"""Networks of finite width compared with the infinite one: kernels, training, and a power law.
+
+A network is trained beside its linearisation, the first-order expansion in its parameters,
+
+    f_lin(x; θ) = f(x; θ₀) + ∇f(x; θ₀)(θ − θ₀).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist.checks import check_labels, check_number, check_whole
 from ntkdist.errors import InputError
 from ntkdist.kernels import kernel_matrix
-from ntkdist.learning.checks import check_images, check_labels, check_whole, require_jax
-from ntkdist.learning.empirical.kernel import empirical_kernel
-from ntkdist.learning.empirical.linearized import linearization_gap
-from ntkdist.learning.empirical.pntk import PseudoKernel, compare_pseudo_kernel
-from ntkdist.learning.finite.network import FiniteNetwork
+from ntkdist.learning.checks import check_images, require_jax
+from ntkdist.learning.empirical import PseudoKernel, compare_pseudo_kernel, empirical_kernel
+from ntkdist.learning.finite.network import FiniteNetwork, Params
+from ntkdist.learning.finite.training import compiled, outputs, split
+from ntkdist.learning.regression import targets_of
 from ntkdist.networks.architecture import Architecture, ArchitectureSpec
 
-WIDTHS = (32, 64, 128, 256, 512, 1024, 2048)
+# Images of one pass through the network.
+_BATCH = 64
 
+WIDTHS = (32, 64, 128, 256, 512, 1024, 2048)
 # Learning rate in units of 1/λ of the infinite kernel. Descent diverges above 2/λ of the network's
 # own kernel, whose λ is larger at small widths, by more than a half in some draws.
 _RATE = 0.5
+
+
+def linearized(
+    network: FiniteNetwork, start: Params, params: Params, images: Any
+) -> NDArray[np.float32]:
+    """Return f_lin at ``params``, expanded about ``start``: one forward pass with a tangent.
+
+    Args:
+        network: The network.
+        start: θ₀, as ``FiniteNetwork.init`` returns it.
+        params: θ; layers with ``trainable=False`` may differ too.
+        images: (n, H, W, C).
+
+    Returns:
+        (n, K) float32.
+
+    Raises:
+        InputError: For images or parameters that do not fit.
+
+    Source:
+        Lee et al. 2019, equation 5.
+    """
+    require_jax()
+    import jax
+
+    x = check_images(images, arch=network.arch)
+    network.check(start, x.shape[1:])
+    network.check(params, x.shape[1:])
+    direction = jax.tree.map(lambda a, b: a - b, params, start)
+    logits = compiled(network.arch).logits
+    none = (None,) * len(start)
+
+    def moved(point: Any, along: Any, part: Any) -> Any:
+        f, slope = jax.jvp(lambda p: logits(p, none, part), (point,), (along,))
+        return f + slope
+
+    return outputs(moved, start, direction, x, _BATCH)
+
+
+def descend(
+    network: FiniteNetwork,
+    params: Params,
+    images: Any,
+    labels: Any,
+    *,
+    learning_rate: float,
+    steps: Sequence[int],
+) -> Iterator[Params]:
+    """Train by full-batch gradient descent on squares; yield the parameters at some steps.
+
+    Args:
+        network: The network.
+        params: θ₀.
+        images: (N, H, W, C).
+        labels: (N,) classes 0..K−1; the targets are one-hot less 1/K.
+        learning_rate: η.
+        steps: Numbers of steps at which to yield, ascending.
+
+    Yields:
+        The parameters after each number of steps.
+
+    Raises:
+        InputError: For images, labels or settings that do not fit.
+    """
+    require_jax()
+    import jax.numpy as jnp
+    import optax
+
+    x = check_images(images, arch=network.arch)
+    y = check_labels(labels, network.num_classes, len(x))
+    check_number("learning_rate", learning_rate, 0.0, float("inf"), "give η")
+    network.check(params, x.shape[1:])
+    step = compiled(network.arch, "mse").step
+    trained, fixed = split(network, params)
+    settings = np.float32(learning_rate), np.float32(0.0)
+    state = optax.sgd(*settings).init(trained)
+    rows, weights = np.arange(len(x), dtype=np.int32), np.ones(len(x), dtype=np.float32)
+    x_there, y_there, taken = jnp.asarray(x), jnp.asarray(y), 0
+    for goal in steps:
+        check_whole("steps", goal, taken, "give numbers of steps in ascending order")
+        while taken < goal:
+            trained, state, _ = step(
+                None, trained, state, fixed, x_there, y_there, rows, weights, settings
+            )
+            taken += 1
+        yield tuple(f if t is None else t for t, f in zip(trained, fixed, strict=True))
+
+
+@dataclass(frozen=True, eq=False)
+class LinearizationGap:
+    """Outputs of a network and of its linearisation after the same training, on test images.
+
+    Attributes:
+        steps: (S,) numbers of steps.
+        network: (S, m, K) float64 outputs of the network.
+        linearized: (S, m, K) float64 outputs of its linearisation.
+    """
+
+    steps: NDArray[np.int64]
+    network: NDArray[np.float64]
+    linearized: NDArray[np.float64]
+
+    @property
+    def rms(self) -> NDArray[np.float64]:
+        """(S,) root mean square of the difference."""
+        return np.sqrt(np.square(self.network - self.linearized).mean(axis=(1, 2)))
+
+    @property
+    def maximum(self) -> NDArray[np.float64]:
+        """(S,) largest difference."""
+        return np.abs(self.network - self.linearized).max(axis=(1, 2))
+
+
+def linearization_gap(
+    network: FiniteNetwork,
+    params: Params,
+    images: Any,
+    labels: Any,
+    test: Any,
+    *,
+    learning_rate: float,
+    steps: Sequence[int],
+    kernels: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
+) -> LinearizationGap:
+    """Train a network and its linearisation by the same gradient descent and compare them.
+
+    Full batches, squares, no momentum: the network by steps, its linearisation in closed form.
+
+    Args:
+        network: The network.
+        params: θ₀.
+        images: (N, H, W, C) training images.
+        labels: (N,) classes 0..K−1; the targets are one-hot less 1/K.
+        test: (m, H, W, C) images to compare the outputs on.
+        learning_rate: η.
+        steps: Numbers of steps at which to compare, ascending.
+        kernels: (N, K, N, K) and (m, K, N, K) tangent kernels at θ₀; None computes them.
+
+    Returns:
+        The outputs of both.
+
+    Raises:
+        InputError: For images, labels or settings that do not fit, or a learning rate at which
+            either diverges.
+
+    Source:
+        Lee et al. 2019, theorem 2.1: the distance is O(width^−1/2) at any time; Dyer and
+        Gur-Ari 2020 argue for O(width^−1).
+    """
+    x = check_images(images, arch=network.arch)
+    held = check_images(test, x.shape[1:])
+    y = check_labels(labels, network.num_classes, len(x))
+    logits = compiled(network.arch).logits
+
+    def f(at: Params, part: NDArray[np.float32]) -> NDArray[np.float64]:
+        return outputs(logits, *split(network, at), part, _BATCH).astype(np.float64)
+
+    if kernels is None:
+        kernels = (
+            empirical_kernel(network, params, x),
+            empirical_kernel(network, params, held, x),
+        )
+    Y = targets_of(y, network.num_classes)
+    straight = linearized_descent(*kernels, f(params, x), f(params, held), Y, learning_rate, steps)
+    path = descend(network, params, x, y, learning_rate=learning_rate, steps=steps)
+    curved = np.stack([f(at, held) for at in path])
+    if not np.isfinite(curved).all():
+        raise InputError(
+            f"learning_rate={learning_rate:.3g}: the network of width {network.width} diverged; "
+            "give a smaller one or a larger width"
+        )
+    return LinearizationGap(np.array(steps), curved, straight)
+
+
+def linearized_descent(
+    kernel: Any,
+    crossed: Any,
+    start: Any,
+    start_crossed: Any,
+    targets: Any,
+    learning_rate: float,
+    steps: Sequence[int],
+) -> NDArray[np.float64]:
+    """Return outputs of the linearised network after steps of gradient descent, in closed form.
+
+    Descent on the mean over N images of half the squared distance to the targets multiplies the
+    residual of the training images by I − ηΘ/N at each step, so that after t of them
+
+        f_t(x) = f_0(x) − Θ(x, X) Θ⁻¹ [I − (I − ηΘ/N)ᵗ] (f_0(X) − Y).
+
+    Θ is not inverted: (1 − (1 − ηλ/N)ᵗ)/λ of each eigenvalue λ has a limit at 0.
+
+    Args:
+        kernel: (N, K, N, K) tangent kernel of the training images at θ₀.
+        crossed: (m, K, N, K) kernel of other images with them.
+        start: (N, K) f_0(X).
+        start_crossed: (m, K) f_0(x).
+        targets: (N, K) Y.
+        learning_rate: η.
+        steps: Numbers of steps t, at least 0.
+
+    Returns:
+        (len(steps), m, K) float64.
+
+    Raises:
+        InputError: If ηλ/N exceeds 2, where descent diverges.
+
+    Source:
+        Lee et al. 2019, equations 8 to 11 (gradient flow; this is its discrete form).
+    """
+    from scipy.linalg import eigh
+
+    f = np.asarray(start, dtype=np.float64)
+    n, K = f.shape
+    values, vectors = eigh(np.asarray(kernel, dtype=np.float64).reshape(n * K, n * K))
+    z = np.maximum(values, 0.0) * learning_rate / n
+    if z[-1] > 2:
+        raise InputError(
+            f"learning_rate={learning_rate:.3g} diverges: with the largest eigenvalue of this "
+            f"tangent kernel it may be {2 * n / values[-1]:.3g} at most"
+        )
+    inside = vectors.T @ (f - np.asarray(targets, dtype=np.float64)).ravel()
+    projected = np.asarray(crossed, dtype=np.float64).reshape(-1, n * K) @ vectors
+    outputs_at = []
+    for t in steps:
+        small = np.minimum(z, 0.5)  # expm1 keeps the digits that 1 − (1 − z)ᵗ loses at small z
+        share = np.where(z < 0.5, -np.expm1(t * np.log1p(-small)), 1 - (1 - z) ** t)
+        over = np.divide(share, z, out=np.full_like(z, float(t)), where=z > 0)
+        change = projected @ (over * inside) * (learning_rate / n)
+        outputs_at.append(np.asarray(start_crossed, dtype=np.float64) - change.reshape(-1, K))
+    return np.stack(outputs_at)
 
 
 @dataclass(frozen=True)
@@ -192,9 +431,9 @@ def sweep_widths(
     require_jax()
     arch = Architecture.parse(architecture)
     x = check_images(images, arch=arch)
-    y = check_labels(labels, len(x), check_whole("num_classes", num_classes, 1, "give K"))
+    y = check_labels(labels, num_classes, len(x))
     held = check_images(test[0], x.shape[1:])
-    held_labels = check_labels(test[1], len(held), num_classes)
+    held_labels = check_labels(test[1], num_classes, len(held))
     check_whole("seeds", seeds, 1, "give the networks of each width")
     check_whole("trained", trained, 1, "give how many of them are trained")
     if len(set(widths)) != len(widths) or not widths:

@@ -111,7 +111,7 @@ class HeldOut:
         return self._pipeline.run.address("factor", matrix, f"ridge-{ridge:g}")
 
     def _diagonal(self, kind: str) -> NDArray[np.float64]:
-        from ntkdist.gram.executors.ray.cluster import cores
+        from ntkdist.gram.executors.cluster import cores
         from ntkdist.kernels.registry import get_backend
 
         run, settings = self._pipeline.run, self._pipeline.config.gram

@@ -12,12 +12,12 @@ import numpy as np
 
 from ntkdist.config import RunConfig
 from ntkdist.errors import InputError
-from ntkdist.gram.executors.ray.cluster import cores
+from ntkdist.gram.executors.cluster import cores
 from ntkdist.runs.run import Run
 from ntkdist.words import counted
 
 if TYPE_CHECKING:
-    from ntkdist.gram.executors import Executor
+    from ntkdist.gram.executors.scheduler import Executor
     from ntkdist.gram.job import GramJob
 
 
@@ -124,7 +124,7 @@ def gram_of(run: Run) -> Matrix:
 
 def _executor(config: RunConfig, backend: str) -> tuple[Executor, int]:
     from ntkdist.gram.executors.inline import InlineExecutor
-    from ntkdist.gram.executors.ray.executor import RayExecutor
+    from ntkdist.gram.executors.ray import RayExecutor
 
     settings = config.gram
     threads = threads_of(config)
@@ -148,7 +148,7 @@ def _edge(
 ) -> tuple[int, str]:
     """Return the edge of a tile: the stored one, the one asked for, or a measured one."""
     from ntkdist.gram.autotile import choose_edge_there
-    from ntkdist.gram.executors.ray.executor import RayExecutor
+    from ntkdist.gram.executors.ray import RayExecutor
     from ntkdist.gram.store import GramStore
     from ntkdist.gram.tiling import Tiling
     from ntkdist.kernels.cuda.device import cuda_unavailable, devices

@@ -202,7 +202,7 @@ class Pipeline:
     @contextmanager
     def scheduler(self) -> Iterator[str | None]:
         """Yield the scheduler of the factor stage, with a Ray cluster where it needs one."""
-        from ntkdist.gram.executors.ray.cluster import cluster, cores, package_path
+        from ntkdist.gram.executors.cluster import cluster, cores, package_path
 
         name = self.config.factor.scheduler
         if name != "ray":
@@ -229,7 +229,7 @@ class Pipeline:
     def choice(self) -> dict[str, Any]:
         """Estimate ridge and label noise by likelihood, or read them from the run."""
         from ntkdist.labels import choose_ridge
-        from ntkdist.labels.checks import check_locked
+        from ntkdist.labels.options import check_locked
 
         run, settings = self.run, self.config.labels
         given = run.read("inputs", "labels")

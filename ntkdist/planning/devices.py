@@ -26,8 +26,8 @@ import numpy as np
 
 from ntkdist.errors import InputError, StageError
 from ntkdist.gram.autotile import LANE, choose_edge_there
-from ntkdist.gram.executors.ray.cluster import actor_environment, cluster, cores, package_path
-from ntkdist.gram.executors.ray.executor import RayExecutor
+from ntkdist.gram.executors.cluster import actor_environment, cluster, cores, package_path
+from ntkdist.gram.executors.ray import RayExecutor
 from ntkdist.gram.executors.scheduler import RowQueue
 from ntkdist.gram.job import GramJob
 from ntkdist.gram.store import GramStore

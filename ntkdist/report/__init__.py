@@ -1,5 +1,1 @@
-"""One self-contained HTML page about a run; reads what the stages stored and imports none."""
-
-from ntkdist.report.page import write_report
-
-__all__ = ["write_report"]
+"""The report of a run: one page of what it found, and a page that follows it."""

@@ -1,4 +1,4 @@
-"""``write_report``: one HTML file about a run, complete in itself."""
+"""``write_report``: one HTML file about a run, complete in itself: its parts and its figures."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from numpy.typing import NDArray
 
 from ntkdist import storage
 from ntkdist.analyses import read_sections
+from ntkdist.display import heatmaps, plots
+from ntkdist.display.svg import inline_svg
+from ntkdist.display.words import class_name, count, counted, number, percent, rate
 from ntkdist.errors import InputError
 from ntkdist.events.history import StageTime, Timeline, read_timeline
-from ntkdist.report.sections import story
-from ntkdist.report.sections.computed import facts, faults
-from ntkdist.report.sections.figures import draw_figures
-from ntkdist.report.sections.findings import (
+from ntkdist.report import story
+from ntkdist.report.findings import (
     CLASS_CONDITIONAL,
     Discovery,
     Findings,
     Geometry,
     Spectrum,
     class_rows,
+    colored_classes,
     confusions,
     entangled_pairs,
     missing_parts,
@@ -31,6 +33,7 @@ from ntkdist.report.sections.findings import (
     read_geometry,
     worst_issues,
 )
+from ntkdist.report.story import facts, faults
 from ntkdist.report.templates import HERE, templates
 from ntkdist.runs.run import Run
 from ntkdist.words import CANNOT_JUDGE
@@ -174,3 +177,281 @@ def _pairs(names: Sequence[str], findings: Findings | None) -> str:
     Z = matrices["refurbished"]
     counts = np.bincount(findings.refurbished, minlength=len(Z))
     return story.pairs_sentence(names, entangled_pairs(Z, counts))
+
+
+# Confusions that are circled where cells are too small for letters.
+_NUMBERED = 5
+_OF = {
+    "given": "the given labels",
+    "refurbished": "the refurbished labels",
+    "true": "the true labels",
+}
+
+
+def draw_figures(
+    names: Sequence[str],
+    findings: Findings | None,
+    geometry: Geometry,
+    discovery: Discovery | None,
+    given: NDArray[np.int64],
+    timeline: Timeline,
+) -> dict[str, tuple[str, str]]:
+    """Draw every figure there is something to show for.
+
+    Args:
+        names: Class names.
+        findings: What the label stage found, if it has finished.
+        geometry: What it stored about the kernel itself.
+        discovery: Wrong labels in the order of quality, where true labels are known.
+        given: (N,) given labels.
+        timeline: The run's events.
+    """
+    figures: dict[str, tuple[str, str]] = {}
+    if findings is not None:
+        figures |= _losses(findings)
+        figures |= _noise_figure(names, findings, given)
+        figures |= _checks(findings, discovery)
+        figures |= _gram(names, findings)
+        figures |= _spectrum_figure(geometry, findings)
+        figures |= _components(names, geometry, findings, given)
+        figures |= _class_matrices(names, findings)
+    return figures | _throughput(timeline)
+
+
+def _losses(findings: Findings) -> dict[str, tuple[str, str]]:
+    figures: dict[str, tuple[str, str]] = {}
+    values = findings.block_error
+    if len(values) > 1 and all(np.isfinite(v) for v in values.values()):
+        said = ", ".join(f"{number(v)} for {_OF[k]}" for k, v in values.items())
+        svg = inline_svg("bars", f"Bars: L(Z) is {said}.", plots.loss_bars, list(values.items()))
+        figures["bars"] = (svg, "L(Z) of each set of labels; lower fits the kernel better.")
+    if not findings.can_judge:
+        return figures
+    if findings.at_once:
+        return figures | _changes(findings)
+    losses = findings.losses
+    if losses is not None and len(losses) > 1 and np.isfinite(losses).all():
+        changes = len(losses) - 1
+        alt = (
+            f"Curve: L(Z) goes from {number(float(losses[0]))} to {number(float(losses[-1]))} "
+            f"over {count(changes)} changes of labels."
+        )
+        svg = inline_svg("curve", alt, plots.loss_curve, losses, values.get("true"))
+        figures["curve"] = (svg, "L(Z) while labels are changed one at a time.")
+    return figures
+
+
+def _changes(findings: Findings) -> dict[str, tuple[str, str]]:
+    """Draw what each changed label alone does, where all were decided at once."""
+    deltas = findings.deltas
+    if deltas is None or not len(deltas) or not np.isfinite(deltas).all():
+        return {}
+    lower = int((deltas < 0).sum())
+    alt = (
+        f"Dots: the change of L(Z) by each of {counted(len(deltas), 'changed label')} alone, the "
+        f"surest first; {count(lower)} of them lie below zero."
+    )
+    svg = inline_svg("changes", alt, plots.change_marks, deltas)
+    caption = (
+        "What each changed label alone does to L(Z), the surest first; below zero it fits the "
+        "kernel better than the given one."
+    )
+    return {"changes": (svg, caption)}
+
+
+def _noise_figure(
+    names: Sequence[str], findings: Findings, given: NDArray[np.int64]
+) -> dict[str, tuple[str, str]]:
+    """Draw which classes are taken for which, where that was estimated."""
+    reliability = findings.reliability
+    if reliability is None or not reliability.can_judge or reliability.noise != CLASS_CONDITIONAL:
+        return {}
+    pairs = confusions(reliability, given)
+    T = reliability.transition
+    if T is None or not pairs or not np.isfinite(T).all():
+        return {}
+    k, d, most = pairs[0]
+    kept = np.diagonal(T)
+    alt = (
+        "Heatmap of the estimated label noise, true classes in rows and given labels in columns: "
+        f"off the diagonal at most {percent(most)} ({class_name(names, k)} labelled "
+        f"{class_name(names, d)}), on it {percent(float(kept.min()))} to "
+        f"{percent(float(kept.max()))}."
+    )
+    shown = (T, names, [(k, d) for k, d, _ in pairs[:_NUMBERED]])
+    svg = inline_svg("noise", alt, heatmaps.transition, *shown)
+    caption = (
+        "How many percent of a class (row) have which label (column), by estimate. Colours are of "
+        "the wrong labels alone; the diagonal has the right ones."
+    )
+    if heatmaps.is_lettered(len(T)):
+        caption += " What rounds to zero is left blank."
+    else:
+        caption += f" Circles: the {count(len(shown[2]))} most frequent."
+    return {"noise": (svg, caption)}
+
+
+def _checks(findings: Findings, discovery: Discovery | None) -> dict[str, tuple[str, str]]:
+    if discovery is not None:
+        alt = (
+            f"Curve: share of the {count(discovery.total)} wrong labels found over the labels "
+            "checked in the order of their quality"
+        )
+        if discovery.flagged:
+            alt += (
+                f"; a dot: the {count(discovery.flagged)} flagged ones hold "
+                f"{percent(discovery.flagged_share)}"
+            )
+        alt += "."
+        svg = inline_svg(
+            "discovery", alt, plots.discovery_curve, discovery.found, discovery.flagged,
+            discovery.flagged_share,
+        )  # fmt: skip
+        caption = (
+            "Line: wrong labels found when labels are checked in the order of their quality. "
+            "Dotted: the best possible order; dashed: any order."
+        )
+        if discovery.flagged:
+            caption += (
+                " Dot: by checking the flagged ones, which need not be the first in that order."
+            )
+        return {"discovery": (svg, caption)}
+    quality = findings.quality[np.isfinite(findings.quality)]
+    if not len(quality) or not findings.can_judge:
+        return {}
+    alt = (
+        f"Histogram of label quality, 0 to 1: {count(int((quality < 0.5).sum()))} of "
+        f"{count(len(quality))} labels lie below one half."
+    )
+    shown = (quality, findings.is_issue[np.isfinite(findings.quality)])
+    svg = inline_svg("quality", alt, plots.quality_histogram, *shown)
+    caption = (
+        "Label quality, low is suspicious. With a clear gap in the middle the decisions are sure."
+    )
+    return {"quality": (svg, caption)}
+
+
+def _spectrum_figure(geometry: Geometry, findings: Findings) -> dict[str, tuple[str, str]]:
+    values = geometry.eigenvalues
+    if values is None or not len(values) or values[0] <= 0:
+        return {}
+    ridge = findings.summary.get("ridge")
+    of = (
+        ""
+        if len(values) == len(findings.quality)
+        else f" of a sample of {count(len(values))} images"
+    )
+    alt = (
+        f"Eigenvalues{of} on log scales, from {number(float(values[0]), 3)} down to "
+        f"{number(float(values[-1]), 3)}"
+    )
+    if ridge is not None:
+        above = int((values > ridge).sum())
+        alt += f"; {count(above)} lie above the ridge of {number(ridge, 3)}"
+    svg = inline_svg("spectrum", f"{alt}.", plots.spectrum, values, ridge)
+    caption = (
+        f"Eigenvalues of the kernel matrix{of}, over the mean of its diagonal. Directions below "
+        "the ridge are not fitted."
+    )
+    return {"spectrum": (svg, caption)}
+
+
+def _components(
+    names: Sequence[str], geometry: Geometry, findings: Findings, given: NDArray[np.int64]
+) -> dict[str, tuple[str, str]]:
+    points, images = geometry.points, geometry.images
+    if points is None or images is None or not len(images) or images.max() >= len(given):
+        return {}
+    labels, suspicious = given[images], findings.is_issue[images]
+    colored = colored_classes(given, findings.is_issue, len(names))
+    figures = {}
+    shown = "The images"
+    if len(images) < len(given):
+        shown = f"A balanced sample of {counted(len(images), 'image')}"
+    for name, first in (("kpca", 0), ("kpca_next", 2)):
+        if points.shape[1] <= first:
+            break
+        pair = f"{first + 1} and {first + 2}"
+        alt = f"Scatter of images in kernel principal components {pair}, coloured by given class"
+        if suspicious.any():
+            alt += f"; {count(int(suspicious.sum()))} suspicious ones have a ring"
+        alt += "."
+        svg = inline_svg(
+            name, alt, plots.components, points, labels, names, suspicious, colored,
+            geometry.explained, first,
+        )  # fmt: skip
+        caption = f"{shown} in kernel principal components {pair}, coloured by given class."
+        if suspicious.any():
+            caption += " A ring: suspicious; often it lies among another colour."
+        if len(colored) < len(names):
+            fewer = "suspicious labels" if suspicious.any() else "images"
+            caption += f" Grey: classes with fewer {fewer}."
+        figures[name] = (svg, caption)
+    return figures
+
+
+def _gram(names: Sequence[str], findings: Findings) -> dict[str, tuple[str, str]]:
+    if findings.gram is None or findings.gram.ndim != 2 or not findings.gram.size:
+        return {}
+    low, high = heatmaps.shown_range(findings.gram)
+    shown = (findings.gram, findings.boundaries, names)
+    ordered = f"images ordered by their {counted(len(names), 'given class', 'given classes')}"
+    alt = (
+        f"Heatmap of the kernel matrix, {ordered}; "
+        f"colours span {number(low, 3)} to {number(high, 3)}."
+    )
+    centred = (
+        f"Heatmap of the centred kernel matrix, {ordered}; blocks on the diagonal are classes "
+        "whose images are alike."
+    )
+    return {
+        "gram": (
+            inline_svg("gram", alt, heatmaps.gram, *shown),
+            "The kernel matrix, images ordered by given class; lines part the classes. Colours "
+            "span the 2nd to the 98th percentile.",
+        ),
+        "centred": (
+            inline_svg("centred", centred, heatmaps.centred_gram, *shown),
+            "The same, centred: the mean of every row and column is taken out. Orange is more "
+            "alike than usual, blue less. Classes whose images are alike make orange blocks.",
+        ),
+    }
+
+
+def _class_matrices(names: Sequence[str], findings: Findings) -> dict[str, tuple[str, str]]:
+    figures: dict[str, tuple[str, str]] = {}
+    matrices = findings.class_matrices
+    limit = heatmaps.between_limit(list(matrices.values()))
+    for name, Z in matrices.items():
+        diagonal = np.diagonal(Z)
+        within = f"{number(float(diagonal.min()), 3)} to {number(float(diagonal.max()), 3)}"
+        off = Z[~np.eye(len(Z), dtype=bool)]
+        alt = f"Heatmap of Z for {_OF[name]}: the diagonal runs from {within}"
+        if off.size:
+            between = f"{number(float(off.min()), 3)} to {number(float(off.max()), 3)}"
+            alt += f", the entries between classes from {between}"
+        svg = inline_svg(f"z-{name}", alt + ".", heatmaps.class_matrix, Z, names, limit)
+        figures[f"Z_{name}"] = (svg, f"Z of {_OF[name]}; its diagonal: {within}.")
+    return figures
+
+
+def _throughput(timeline: Timeline) -> dict[str, tuple[str, str]]:
+    mean = timeline.mean_rate
+    if mean is None:
+        return {}
+    edges, rates = timeline.binned_rates()
+    alt = f"Curve of kernel throughput over time; the mean is {rate(mean)} {timeline.unit}"
+    workers = timeline.worker_counts()
+    if workers is not None:
+        alt += f"; below it the workers, at most {count(int(workers[1].max()))}"
+    if timeline.marks:
+        alt += f", and {counted(len(timeline.marks), 'mark')} where something went wrong"
+    svg = inline_svg(
+        "throughput", f"{alt}.", plots.throughput, edges, rates, timeline.unit,
+        timeline.restarts, workers, timeline.marks,
+    )  # fmt: skip
+    caption = "Throughput while the kernel matrix was computed"
+    caption += ", and the workers." if workers is not None else "."
+    if timeline.restarts:
+        caption += " Pauses between starts are left out; dashed lines mark where it went on."
+    return {"throughput": (svg, caption)}

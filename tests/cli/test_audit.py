@@ -16,9 +16,7 @@ from PIL import Image
 
 from ntkdist import Run
 from ntkdist.cli import main as cli
-from ntkdist.cli.audit.issues import LabelIssue, table_of
-from ntkdist.cli.audit.run_choice import Item, compare
-from ntkdist.cli.audit.sources import name_of, recognise
+from ntkdist.cli.audit import Item, LabelIssue, compare, name_of, recognise, table_of
 from ntkdist.errors import InputError
 
 NAMES = ("dark", "light")

@@ -16,7 +16,7 @@ from PIL import Image
 
 from ntkdist import Run, storage
 from ntkdist.cli import main as cli
-from ntkdist.cli.audit.run_choice import Item, places_in
+from ntkdist.cli.audit import Item, places_in
 from ntkdist.data import preprocess, readers
 from ntkdist.events.log import read_events
 from ntkdist.gram.store import GramStore

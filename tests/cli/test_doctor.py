@@ -11,17 +11,8 @@ import numpy as np
 import pytest
 
 from ntkdist import Run
-from ntkdist.cli import main as cli
-from ntkdist.cli.doctor import (
-    describe_finding,
-    diagnose,
-    machine,
-    packages,
-    services,
-)
-from ntkdist.cli.doctor import (
-    run as run_checks,
-)
+from ntkdist.cli import doctor, main as cli
+from ntkdist.cli.doctor import describe_finding, diagnose
 from ntkdist.config import DataConfig, FactorConfig, GramConfig, RunConfig
 from ntkdist.kernels import Selection, registry
 from ntkdist.kernels.cpu import CpuBackend
@@ -41,8 +32,8 @@ NO_GPU = "no NVIDIA GPU is visible; check nvidia-smi and CUDA_VISIBLE_DEVICES"
 def no_gpu(monkeypatch):
     """Pretend that there is neither a GPU nor a cluster."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(services, "_answer", lambda a: services.Finding("cluster", f"{a}: answers"))
-    monkeypatch.setattr(machine, "_DRIVER", ())
+    monkeypatch.setattr(doctor, "_answer", lambda a: doctor.Finding("cluster", f"{a}: answers"))
+    monkeypatch.setattr(doctor, "_DRIVER", ())
     monkeypatch.setattr(registry, "cuda_unavailable", lambda: NO_GPU)
     monkeypatch.setattr(cuda_device, "devices", lambda: [])
     monkeypatch.setattr(cuda_device, "cuda_unavailable", lambda: NO_GPU)
@@ -73,7 +64,7 @@ def gpus(monkeypatch):
         monkeypatch.setattr(cuda_device, "kernel_reports", lambda *of: [REPORT])
         selection = Selection(FakeCuda(), "cuda: the fastest that covers this network")
         monkeypatch.setattr(registry, "select_backend", lambda *_, **__: selection)
-        monkeypatch.setattr(run_checks, "get_backend", lambda *_, **__: selection.backend)
+        monkeypatch.setattr(doctor, "get_backend", lambda *_, **__: selection.backend)
 
     return put
 
@@ -119,7 +110,7 @@ def test_without_a_gpu_it_says_why_and_takes_the_cpu(config):
 
 
 def test_a_package_that_is_missing_is_said_to_be():
-    found = list(packages.check_packages(("numpy", "no-such-package")))
+    found = list(doctor.check_packages(("numpy", "no-such-package")))
     assert found[1].text.endswith("no-such-package not installed")
 
 
@@ -141,7 +132,7 @@ def test_time_is_entries_over_rate_and_workers(config, gpus, monkeypatch):
     gpus()
     measured = SimpleNamespace(entries_per_second=1e-3)
     asked = []
-    monkeypatch.setattr(run_checks, "choose_edge", lambda *a, **k: asked.append((a, k)) or measured)
+    monkeypatch.setattr(doctor, "choose_edge", lambda *a, **k: asked.append((a, k)) or measured)
     found = told(with_gram(config, executor="ray"))
     assert found["time"] == ["about 10.8 h for the Gram on 2 GPUs"]  # 78 / 1e-3 / 2 seconds
     ((_, _, images, n), options), *more = asked
@@ -212,7 +203,7 @@ def test_ray_is_needed_only_where_it_is_used(config, monkeypatch):
     def refuse(name):
         raise ImportError(f"No module named {name!r}")
 
-    monkeypatch.setattr(services.importlib, "import_module", refuse)
+    monkeypatch.setattr(doctor.importlib, "import_module", refuse)
     assert told(config, quick=True)["ray"][0].startswith("cannot be imported")
     found = list(diagnose(with_gram(config, executor="ray"), quick=True))
     (problem,) = (one for one in found if one.state == "problem")
@@ -244,7 +235,7 @@ def test_without_a_target_problems_are_told_and_nothing_fails(capsys, monkeypatc
 
 
 def test_a_finding_is_a_line_with_what_to_do():
-    finding = machine.Finding("gpu", "none", "warning", "buy one")
+    finding = doctor.Finding("gpu", "none", "warning", "buy one")
     assert describe_finding(finding) == "gpu       warning: none; buy one"
 
 
@@ -265,64 +256,64 @@ def test_a_finding_is_a_line_with_what_to_do():
 def test_wrong_versions_are_named_with_feature_and_remedy(
     monkeypatch, package, version, state, words
 ):
-    real = packages.installed
-    monkeypatch.setattr(packages, "installed", lambda n: version if n == package else real(n))
-    found = [one for one in packages.check_packages() if one.name == "versions"]
+    real = doctor.installed
+    monkeypatch.setattr(doctor, "installed", lambda n: version if n == package else real(n))
+    found = [one for one in doctor.check_packages() if one.name == "versions"]
     assert [one.state for one in found] == [state]
     assert words in found[0].sentence
     assert f"pip install '{package}" in found[0].remedy
 
 
 def test_an_old_python_is_a_problem(monkeypatch):
-    monkeypatch.setattr(packages.platform, "python_version", lambda: "3.10.4")
-    found = next(packages.check_packages())
+    monkeypatch.setattr(doctor.platform, "python_version", lambda: "3.10.4")
+    found = next(doctor.check_packages())
     assert (found.name, found.state) == ("python", "problem")
     assert ">=3.11" in found.sentence
 
 
 def test_a_driver_without_numba_cuda_is_told(monkeypatch, tmp_path):
-    monkeypatch.setattr(machine, "_DRIVER", (tmp_path,))
-    monkeypatch.setattr(machine.importlib.util, "find_spec", lambda name: None)
-    ((_, state, words),) = states(machine.check_gpus([]))
+    monkeypatch.setattr(doctor, "_DRIVER", (tmp_path,))
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
+    ((_, state, words),) = states(doctor.check_gpus([]))
     assert state == "warning"
     assert "pip install 'numba-cuda[cu12]'" in words
 
 
 def test_numba_cuda_without_a_gpu_is_told(monkeypatch):
-    monkeypatch.setattr(machine.importlib.util, "find_spec", lambda name: object())
-    assert states(machine.check_gpus([])) == [("gpu", "warning", f"none: {NO_GPU}")]
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: object())
+    assert states(doctor.check_gpus([])) == [("gpu", "warning", f"none: {NO_GPU}")]
 
 
 def test_little_room_for_ray_is_a_warning(config, monkeypatch):
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=64 * 2**20))
-    found = list(machine.check_machine(with_gram(config, executor="ray")))
+    found = list(doctor.check_machine(with_gram(config, executor="ray")))
     words = {one.sentence for one in found if one.state == "warning"}
     assert any("Ray's session" in text and "RAY_TMPDIR" in text for text in words)
     assert any("/dev/shm" in text and "--shm-size" in text for text in words)
-    assert not any("Ray" in one.text for one in machine.check_machine(config))
+    assert not any("Ray" in one.text for one in doctor.check_machine(config))
 
 
 @pytest.mark.parametrize(("quota", "warned"), [("100000 100000", True), ("max 100000", False)])
 def test_a_cgroup_that_allows_fewer_cores_is_told(tmp_path, monkeypatch, quota, warned):
     (tmp_path / "cpu.max").write_text(quota + "\n")
-    monkeypatch.setattr(machine, "_CGROUP", tmp_path)
-    monkeypatch.setattr(machine, "cores", lambda: 8)
-    for name in machine._THREADS:
+    monkeypatch.setattr(doctor, "_CGROUP", tmp_path)
+    monkeypatch.setattr(doctor, "cores", lambda: 8)
+    for name in doctor._THREADS:
         monkeypatch.delenv(name, raising=False)
-    ((_, state, words),) = states(machine.check_threads())
+    ((_, state, words),) = states(doctor.check_threads())
     assert (state == "warning") == warned
     assert ("may use 1 CPUs of the 8 cores" in words and "OMP_NUM_THREADS=1" in words) == warned
 
 
 @pytest.mark.parametrize(("value", "words"), [("1", "uses 1 of 8 cores"), ("all", "is no number")])
 def test_threads_in_the_environment_are_told(tmp_path, monkeypatch, value, words):
-    monkeypatch.setattr(machine, "_CGROUP", tmp_path)
-    monkeypatch.setattr(machine, "cores", lambda: 8)
-    for name in machine._THREADS:
+    monkeypatch.setattr(doctor, "_CGROUP", tmp_path)
+    monkeypatch.setattr(doctor, "cores", lambda: 8)
+    for name in doctor._THREADS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", value)
-    ((_, state, said),) = states(machine.check_threads())
+    ((_, state, said),) = states(doctor.check_threads())
     assert state == "warning"
     assert words in said
     assert "unset OMP_NUM_THREADS" in said
@@ -347,26 +338,26 @@ def test_the_token_that_ray_asks_for(monkeypatch, tmp_path, environment, address
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(services, "installed", lambda _: "2.60.0")
-    ((_, found, said),) = states(services.check_token(address))
+    monkeypatch.setattr(doctor, "installed", lambda _: "2.60.0")
+    ((_, found, said),) = states(doctor.check_token(address))
     assert found == state
     assert words in said
     assert "secret" not in said
-    monkeypatch.setattr(services, "installed", lambda _: "2.58.1")
-    assert list(services.check_token(address)) == []
+    monkeypatch.setattr(doctor, "installed", lambda _: "2.58.1")
+    assert list(doctor.check_token(address)) == []
 
 
 def test_a_cluster_that_does_not_answer_is_a_problem(monkeypatch):
     monkeypatch.undo()
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        assert services._answer(f"127.0.0.1:{port}").state == "ok"
-        assert services._answer(f"ray://127.0.0.1:{port}").state == "ok"
-    gone = services._answer(f"127.0.0.1:{port}")
+        assert doctor._answer(f"127.0.0.1:{port}").state == "ok"
+        assert doctor._answer(f"ray://127.0.0.1:{port}").state == "ok"
+    gone = doctor._answer(f"127.0.0.1:{port}")
     assert gone.state == "problem"
     assert "no answer" in gone.text
     assert "unset RAY_ADDRESS" in gone.remedy
-    assert services._answer("head").remedy == "write HOST:6379"
+    assert doctor._answer("head").remedy == "write HOST:6379"
 
 
 @pytest.mark.parametrize(
@@ -388,8 +379,8 @@ def test_credentials_that_the_runs_url_needs(monkeypatch, environment, state, wo
             monkeypatch.delenv(name)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    ((_, found, said),) = states(services.check_store("s3://bucket/run"))
+    ((_, found, said),) = states(doctor.check_store("s3://bucket/run"))
     assert found == state
     assert words in said
     assert "hidden" not in said
-    assert list(services.check_store("runs/mine")) == []
+    assert list(doctor.check_store("runs/mine")) == []

@@ -105,7 +105,7 @@ def test_watching_prints_the_address_first(
         on_ready("http://127.0.0.1:8123")  # type: ignore[operator]
         calls.append((url, port, open_browser, capsys.readouterr().out))
 
-    monkeypatch.setattr("ntkdist.report.live.server.watch", watch)
+    monkeypatch.setattr("ntkdist.report.live.watch", watch)
     cli.main(["report", run, "--watch", "--port", "8123", "--open"])
     cli.main(["report", run, "--watch", "--json"])
     (_, port, opened, text), (url, free, shut, object_) = calls

@@ -20,7 +20,7 @@ from ntkdist.events.types import (
     WorkerStarted,
 )
 from ntkdist.gram.compute import compute_gram
-from ntkdist.gram.executors.ray.executor import RayExecutor
+from ntkdist.gram.executors.ray import RayExecutor
 from ntkdist.kernels.registry import get_backend
 from tests.gram.fakes import make_job, random_images
 

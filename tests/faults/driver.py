@@ -11,9 +11,9 @@ import sys
 from ntkdist.errors import NtkdistError
 from ntkdist.events.log import EventLog
 from ntkdist.gram.compute import compute_gram, stop_on_signals
-from ntkdist.gram.executors import Executor
 from ntkdist.gram.executors.inline import InlineExecutor
-from ntkdist.gram.executors.ray.executor import RayExecutor
+from ntkdist.gram.executors.ray import RayExecutor
+from ntkdist.gram.executors.scheduler import Executor
 from tests.faults.script import ScriptedWorker
 from tests.faults.target import target
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
-    from ntkdist.gram.executors.ray.cluster import cluster
+    from ntkdist.gram.executors.cluster import cluster
 
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = str(ROOT)  # the actors', whether or not the package is installed

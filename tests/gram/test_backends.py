@@ -18,7 +18,7 @@ from ntkdist.config import DataConfig, GramConfig, RunConfig
 from ntkdist.errors import InputError, StageError
 from ntkdist.events.types import TileStarted
 from ntkdist.gram.compute import compute_gram
-from ntkdist.gram.executors.ray.executor import RayExecutor
+from ntkdist.gram.executors.ray import RayExecutor
 from ntkdist.gram.store import GramStore
 from ntkdist.kernels.registry import arithmetic_of
 from ntkdist.networks.architecture import Architecture
@@ -78,7 +78,7 @@ def two_gpus() -> Iterator[None]:
     """A Ray with three cores and two GPUs, as far as Ray knows."""
     import ray
 
-    from ntkdist.gram.executors.ray.cluster import package_path
+    from ntkdist.gram.executors.cluster import package_path
 
     if ray.is_initialized():
         ray.shutdown()

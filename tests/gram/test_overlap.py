@@ -16,7 +16,7 @@ from ntkdist.gram import worker as worker_module
 from ntkdist.gram.compute import compute_gram, open_outputs
 from ntkdist.gram.digests import read_digests, tile_digest
 from ntkdist.gram.executors.inline import InlineExecutor
-from ntkdist.gram.executors.ray.executor import RayExecutor
+from ntkdist.gram.executors.ray import RayExecutor
 from ntkdist.gram.job import GramJob
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import TileKey

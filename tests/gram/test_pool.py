@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ntkdist.events.types import TileFailed, TileStarted, WorkerLost
-from ntkdist.gram.executors.ray.pool import RayWorkerPool
+from ntkdist.gram.executors.ray import RayWorkerPool
 from ntkdist.gram.executors.scheduler import TileScheduler
 from ntkdist.gram.job import GramJob
 from ntkdist.gram.tiling import Tiling

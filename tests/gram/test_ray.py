@@ -21,7 +21,7 @@ from ntkdist.events.types import (
 )
 from ntkdist.gram.compute import compute_gram
 from ntkdist.gram.executors.inline import InlineExecutor
-from ntkdist.gram.executors.ray.executor import RayExecutor
+from ntkdist.gram.executors.ray import RayExecutor
 from ntkdist.gram.job import GramJob
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import Tiling

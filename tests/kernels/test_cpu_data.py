@@ -9,7 +9,7 @@ import pytest
 
 from ntkdist import kernel_matrix
 from ntkdist.data import Preprocessor, load
-from ntkdist.networks.architecture import AvgPool, Conv, Dense, Erf, Flatten, GlobalAvgPool, Relu
+from ntkdist.networks.layers import AvgPool, Conv, Dense, Erf, Flatten, GlobalAvgPool, Relu
 from tests.kernels.oracle import KINDS, check_cpu
 
 pytestmark = pytest.mark.data

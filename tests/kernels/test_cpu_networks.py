@@ -2,20 +2,10 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from ntkdist import Architecture, kernel_matrix
-from ntkdist.networks.architecture import (
-    AvgPool,
-    Conv,
-    Dense,
-    Erf,
-    Flatten,
-    GlobalAvgPool,
-    Layer,
-    Relu,
-)
+from ntkdist.networks.layers import AvgPool, Conv, Dense, Erf, Flatten, GlobalAvgPool, Layer, Relu
 from tests.kernels.images import awkward_images, two_sets
 from tests.kernels.oracle import KINDS, check_cpu, cpu_entries, extended_entries
 from tests.tolerances import RTOL, assert_close

@@ -6,8 +6,13 @@ from scipy.integrate import solve_ivp
 
 from ntkdist.errors import InputError
 from ntkdist.kernels.stax import import_neural_tangents
-from ntkdist.learning.dynamics import chebyshev
-from ntkdist.learning.dynamics.cross_entropy import cross_entropy_flow, cross_entropy_loss
+from ntkdist.learning.cross_entropy import (
+    chebyshev_step,
+    cross_entropy_flow,
+    cross_entropy_loss,
+    largest_size,
+    stages_for,
+)
 from ntkdist.learning.evaluation import softmax
 
 N, M, K = 13, 5, 3
@@ -161,15 +166,15 @@ def test_steps_are_of_second_order_and_stable_as_far_as_they_say(stages):
     rates = np.array([[0.0, 0.3, 1.0]])
 
     def error(h):
-        y = chebyshev.step(lambda y: -rates * y, np.ones((1, 3)), -rates, h, stages)
+        y = chebyshev_step(lambda y: -rates * y, np.ones((1, 3)), -rates, h, stages)
         return np.abs(y - np.exp(-h * rates)).max()
 
     assert error(0.02) / error(0.01) == pytest.approx(8, rel=0.1)
     assert error(0.01) < 1e-6
-    radius = np.linspace(0, chebyshev.largest_size(stages), 500)[None]
-    grown = chebyshev.step(lambda y: -radius * y, np.ones_like(radius), -radius, 1.0, stages)
+    radius = np.linspace(0, largest_size(stages), 500)[None]
+    grown = chebyshev_step(lambda y: -radius * y, np.ones_like(radius), -radius, 1.0, stages)
     assert np.abs(grown).max() <= 1 + 1e-12
-    assert chebyshev.stages_for(chebyshev.largest_size(stages) - 1e-9) <= stages
+    assert stages_for(largest_size(stages) - 1e-9) <= stages
 
 
 GOOD = np.eye(3)

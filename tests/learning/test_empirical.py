@@ -9,8 +9,8 @@ import pytest
 
 from ntkdist import Architecture
 from ntkdist.errors import InputError
-from ntkdist.learning import FiniteNetwork
-from ntkdist.learning.empirical import KINDS, empirical_kernel, kernel
+from ntkdist.learning import FiniteNetwork, empirical
+from ntkdist.learning.empirical import KINDS, empirical_kernel
 from ntkdist.learning.finite.network import weight_layers
 from ntkdist.networks.layers import (
     AvgPool,
@@ -141,8 +141,8 @@ def test_every_kind_is_that_of_the_jacobian(name, parameterization):
 @pytest.mark.parametrize("cheaper", [0, 1], ids=["by positions", "by gradients"])
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name != "fc-2"])
 def test_both_contractions_are_right_in_small_blocks(name, cheaper, monkeypatch):
-    monkeypatch.setattr(kernel, "costs", lambda a, b: ((0, 1), (1, 0))[cheaper])
-    monkeypatch.setattr(kernel, "BLOCK_BYTES", 1500)
+    monkeypatch.setattr(empirical, "costs", lambda a, b: ((0, 1), (1, 0))[cheaper])
+    monkeypatch.setattr(empirical, "BLOCK_BYTES", 1500)
     network, params = drawn(name)
     full = by_jacobian(name, False)
     x = images(6)
@@ -169,8 +169,8 @@ def test_the_contraction_with_fewer_multiplications_is_taken():
         conv = Conv(size=size)
         inputs = np.zeros((4, pixels, pixels, channels), np.float32)
         deltas = np.zeros((4, 1, pixels, pixels, width), np.float32)
-        state = kernel.LayerState(conv, inputs, deltas, 1.0, 0.0)
-        return kernel.costs(state, state)
+        state = empirical.LayerState(conv, inputs, deltas, 1.0, 0.0)
+        return empirical.costs(state, state)
 
     # by hand: 16·(16²·8 + 8·9·16² + 16²·4 + 16·4) and 8·16·9·8·4 + 16·9·8·4
     assert costs(4, 3, 8, 4) == (345088.0, 41472.0)
@@ -197,7 +197,7 @@ def test_neural_tangents_gives_the_same():
 def test_what_does_not_fit_is_refused():
     network, params = drawn("fc-2")
     x = images(2)
-    with pytest.raises(InputError, match="kind='ntkk' is unknown; use ntk, trace, pntk or logit"):
+    with pytest.raises(InputError, match="kind='ntkk' is not one of ntk, trace, pntk, logit"):
         empirical_kernel(network, params, x, kind="ntkk")
     with pytest.raises(InputError, match="parameterization='mup' is unknown"):
         empirical_kernel(network, params, x, parameterization="mup")

@@ -12,7 +12,6 @@ from scipy.linalg import hadamard
 from ntkdist.errors import InputError
 from ntkdist.learning.label_aware import (
     VARIANTS,
-    Pairs,
     choose_multiplier,
     fold_numbers,
     held_out_values,
@@ -20,10 +19,16 @@ from ntkdist.learning.label_aware import (
     label_aware_kernel,
     label_part,
     local_elasticity,
-    pixel_pairs,
 )
-from ntkdist.learning.label_aware.pairs import PairFeatures
-from ntkdist.learning.label_aware.sketch import Fjlt, pair_regression, sketch_rows, walsh_hadamard
+from ntkdist.learning.pairs import (
+    Fjlt,
+    PairFeatures,
+    Pairs,
+    pair_regression,
+    pixel_pairs,
+    sketch_rows,
+    walsh_hadamard,
+)
 
 KR, FJLT = ("kr-v1", "kr-v2"), ("fjlt-v1", "fjlt-v2")
 
@@ -260,7 +265,7 @@ def test_a_multiplier_that_leaves_a_singular_kernel_is_passed_over(monkeypatch):
     y = np.resize([1, -1], 24)
     train = Pairs(np.eye(24))
     monkeypatch.setattr(
-        "ntkdist.learning.label_aware.prediction.label_part",
+        "ntkdist.learning.label_aware.label_part",
         lambda train, y, test, **_: (-train.kernel, -test.kernel),
     )
     ladder = (0.0, 1.0, 2.0)  # K = (1 − r) H

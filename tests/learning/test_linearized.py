@@ -8,7 +8,7 @@ import pytest
 from ntkdist.errors import InputError
 from ntkdist.learning import FiniteNetwork, train
 from ntkdist.learning.empirical import empirical_kernel
-from ntkdist.learning.empirical.linearized import (
+from ntkdist.learning.widths import (
     descend,
     linearization_gap,
     linearized,

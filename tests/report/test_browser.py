@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ntkdist.report import write_report
+from ntkdist.report.page import write_report
 from ntkdist.runs.run import Run
 
 from .conftest import (

@@ -8,7 +8,7 @@ from cyclopts import App
 from ntkdist.cli.options import Settings
 from ntkdist.config import DataConfig, GramConfig, LabelsConfig, RunConfig
 from ntkdist.events.history import Timeline
-from ntkdist.report.sections.computed import facts, faults
+from ntkdist.report.story import facts, faults
 from ntkdist.runs.run import Run
 
 from .conftest import MakeRun

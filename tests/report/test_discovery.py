@@ -6,8 +6,8 @@ from matplotlib.figure import Figure
 
 from ntkdist.display.plots import discovery_curve, quality_histogram
 from ntkdist.display.svg import figure_settings, inline_svg
-from ntkdist.report.sections.findings import Discovery
-from ntkdist.report.sections.story import discovery_sentences
+from ntkdist.report.findings import Discovery
+from ntkdist.report.story import discovery_sentences
 
 
 def draw(discovery: Discovery) -> Figure:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ntkdist.report.sections.findings import (
+from ntkdist.report.findings import (
     Spectrum,
     colored_classes,
     entangled_pairs,

@@ -33,10 +33,8 @@ from ntkdist.events.types import (
 )
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import TileKey, Tiling
-from ntkdist.report.live import server as live
-from ntkdist.report.live.page import Page
-from ntkdist.report.live.server import watch
-from ntkdist.report.live.state import Follower
+from ntkdist.report import live
+from ntkdist.report.live import Follower, Page, watch
 from ntkdist.runs.run import Run
 from ntkdist.storage.lease import Holder, Lease
 from tests.report.conftest import MakeRun, add_labels, add_reliability

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ntkdist.events.types import StageDone, StageStarted, TileFailed
-from ntkdist.report.live.server import watch
+from ntkdist.report.live import watch
 from ntkdist.runs.run import Run
 from tests.report.test_browser import CHROMIUM, SCREENS, axe, browser
 from tests.report.test_live import Browser, Driver, driver, run, served

@@ -19,9 +19,9 @@ from ntkdist.display.words import number, percent
 from ntkdist.errors import InputError, StoreError
 from ntkdist.labels import label_report, refurbish
 from ntkdist.pipeline.labels import write_table
-from ntkdist.report import write_report
-from ntkdist.report.sections.findings import Spectrum, read_findings
-from ntkdist.report.sections.story import next_step, spectrum_sentences
+from ntkdist.report.findings import Spectrum, read_findings
+from ntkdist.report.page import write_report
+from ntkdist.report.story import next_step, spectrum_sentences
 from ntkdist.runs.run import Run
 
 from .conftest import (

@@ -14,16 +14,15 @@ import pytest
 from ntkdist import storage
 from ntkdist.errors import StoreError
 from ntkdist.events.history import Timeline
-from ntkdist.report import write_report
-from ntkdist.report.sections.figures import draw_figures
-from ntkdist.report.sections.findings import (
+from ntkdist.report.findings import (
     Geometry,
     confusions,
     read_findings,
     read_reliability,
     verdicts,
 )
-from ntkdist.report.sections.story import (
+from ntkdist.report.page import draw_figures, write_report
+from ntkdist.report.story import (
     confusion_rows,
     confusion_sentences,
     noise_sentences,
@@ -217,7 +216,7 @@ def test_a_ranking_of_rows_has_neither_suggestion_nor_quality(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Run, "has_pictures", False)
-    monkeypatch.setattr("ntkdist.report.sections.story.feature_words", lambda *_: "rows")
+    monkeypatch.setattr("ntkdist.report.story.feature_words", lambda *_: "rows")
     page = page_of(judged(make_run, "cannot judge"))
     heads = page.text[page.text.rindex("Ranking without verdict") :]
     assert "Row Given" in heads
@@ -339,7 +338,7 @@ def test_rows_without_pictures_are_unclear_as_well(
 ) -> None:
     run, _, _ = unclear_run(make_run, put_on=0.0)
     monkeypatch.setattr(Run, "has_pictures", False)
-    monkeypatch.setattr("ntkdist.report.sections.story.feature_words", lambda *_: "rows")
+    monkeypatch.setattr("ntkdist.report.story.feature_words", lambda *_: "rows")
     text = page_of(run).text
     assert text.count("unclear") == 3  # two rows and what it means
     assert "Row Given Suggested Quality" in text

@@ -13,8 +13,8 @@ from ntkdist.api import execute
 from ntkdist.config import DataConfig, FactorConfig, GramConfig, NoiseConfig, RunConfig
 from ntkdist.events.types import StageDone
 from ntkdist.pipeline import Pipeline
-from ntkdist.report import write_report
-from ntkdist.report.sections.findings import read_geometry
+from ntkdist.report.findings import read_geometry
+from ntkdist.report.page import write_report
 from ntkdist.runs.run import Run
 
 

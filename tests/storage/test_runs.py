@@ -28,7 +28,8 @@ from ntkdist.config import (
 )
 from ntkdist.errors import InputError, StoreError
 from ntkdist.events.log import read_events
-from ntkdist.linalg import CholeskyFactor, PanelDone, factorize
+from ntkdist.events.types import PanelDone
+from ntkdist.linalg import CholeskyFactor, factorize
 from ntkdist.pipeline import Pipeline
 from ntkdist.runs.run import Run
 from tests.linalg.matrices import SMALL, spd

@@ -63,7 +63,7 @@ def report(
 
 def _watched(url: str, port: int, open_page: bool, out: Terminal) -> None:
     """Serve the page until it is stopped, its address printed first."""
-    from ntkdist.report.live.server import watch
+    from ntkdist.report.live import watch
     from ntkdist.runs.run import Run
 
     if not 0 <= port < 65536:

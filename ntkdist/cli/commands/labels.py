@@ -24,7 +24,7 @@ def labels(
     software, such as cleanlab, takes.
     """
     from ntkdist.analyses.status import describe_labels, read_labels
-    from ntkdist.cli.audit.issues import warn_of_few
+    from ntkdist.cli.audit import warn_of_few
 
     settings = with_probabilities(settings, wanted=probabilities)
     with opened(settings, out) as session:

@@ -50,7 +50,7 @@ def audit_settings(arguments: Mapping[str, Any]) -> RunConfig:
     Raises:
         InputError: The source is missing or not an image set.
     """
-    from ntkdist.cli.audit.sources import WANTED, recognise, run_name_of
+    from ntkdist.cli.audit import WANTED, recognise, run_name_of
     from ntkdist.data.readers import holds_features
 
     source = arguments.get("source")
@@ -107,9 +107,14 @@ def audit(
     links, which take no room; the old run may be removed.
     """
     from ntkdist.analyses.status import describe_flags, describe_reliability
-    from ntkdist.cli.audit.issues import table_of, warn_of_few, worst_labels
-    from ntkdist.cli.audit.run_choice import choose_run, run_name
-    from ntkdist.cli.audit.sources import run_name_of
+    from ntkdist.cli.audit import (
+        choose_run,
+        run_name,
+        run_name_of,
+        table_of,
+        warn_of_few,
+        worst_labels,
+    )
     from ntkdist.runs.inputs import sees_features
 
     settings = with_probabilities(settings, wanted=probabilities)

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.data.dataset import ImageSet, check_labels
+from ntkdist.checks import check_labels
+from ntkdist.data.dataset import ImageSet
 from ntkdist.errors import InputError
 
 

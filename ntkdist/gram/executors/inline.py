@@ -11,8 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ntkdist.events.types import Interrupted, WorkerStarted
-from ntkdist.gram.executors import ExecutorSummary
-from ntkdist.gram.executors.scheduler import TileScheduler
+from ntkdist.gram.executors.scheduler import ExecutorSummary, TileScheduler
 from ntkdist.gram.job import GramJob
 from ntkdist.gram.tiling import TileKey
 from ntkdist.gram.worker import TileRecord, TileWorker

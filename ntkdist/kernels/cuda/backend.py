@@ -42,7 +42,8 @@ from ntkdist.kernels.cuda.layout import layout_of
 from ntkdist.kernels.cuda.prepare import CudaState, Preparation, on_device
 from ntkdist.kernels.cuda.runner import BlockRunner, pairs_of, to_device
 from ntkdist.kernels.cuda.unroll import written_out
-from ntkdist.networks.architecture import Architecture, Dense, Erf
+from ntkdist.networks.architecture import Architecture
+from ntkdist.networks.layers import Dense, Erf
 
 
 class CudaBackend:

@@ -1,1 +1,0 @@
-"""Which run an audit belongs to, what its source is, and which labels it lists."""

@@ -1,1 +1,0 @@
-"""The sections of a report: each reads what a run holds and puts it into words and pictures."""
