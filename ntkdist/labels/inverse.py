@@ -279,17 +279,7 @@ def as_inverse(inverse: Any) -> Inverse:
 
 
 def checked_diagonal(inverse: Inverse) -> NDArray[np.float64]:
-    """Return the diagonal of H⁻¹ after checking that it is finite and positive.
-
-    Args:
-        inverse: H⁻¹ (N, N).
-
-    Returns:
-        (N,) float64, all finite and positive.
-
-    Raises:
-        InputError: Naming the first entry that is not finite and positive.
-    """
+    """Return the diagonal (N,) float64 of H⁻¹; ``InputError`` unless it is finite and positive."""
     diagonal = np.asarray(inverse.diagonal(), dtype=np.float64)
     if diagonal.shape != (inverse.shape[0],):
         raise InputError(f"diagonal() has shape {diagonal.shape}, not ({inverse.shape[0]},)")

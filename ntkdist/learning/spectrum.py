@@ -68,16 +68,9 @@ class Spectrum:
 
 
 def dense_square(gram: Any) -> NDArray[np.float64]:
-    """Read a square symmetric matrix whole.
+    """Return a copy (N, N) float64 of a Gram matrix, as ``Spectrum.of`` takes it.
 
-    Args:
-        gram: (N, N), N ≥ 1, as for ``Spectrum.of``.
-
-    Returns:
-        (N, N) float64, a copy.
-
-    Raises:
-        InputError: If it is not square, not finite or not symmetric.
+    ``InputError`` if it is not square, not finite or not symmetric.
     """
     shape = tuple(int(edge) for edge in gram.shape)
     if len(shape) != 2 or shape[0] != shape[1] or not shape[0]:
@@ -95,17 +88,10 @@ def dense_square(gram: Any) -> NDArray[np.float64]:
 def read_rows(
     matrix: Any, change: Callable[[NDArray[np.float64]], NDArray[np.float64]]
 ) -> NDArray[np.float64]:
-    """Read a matrix in bands of rows and return ``change`` of every band, stacked.
+    """Return ``change`` of each band of rows of a matrix, stacked, (M, …) float64.
 
-    Args:
-        matrix: (M, N), NumPy or anything that can be sliced by rows.
-        change: Takes and returns arrays with a row for each row; float64.
-
-    Returns:
-        The stack, (M, …) float64.
-
-    Raises:
-        InputError: If the matrix holds NaN or infinity.
+    The matrix (M, N) is NumPy or anything that can be sliced by rows; ``InputError`` if it holds
+    NaN or infinity.
     """
     M, N = (int(edge) for edge in matrix.shape)
     out: NDArray[np.float64] | None = None
