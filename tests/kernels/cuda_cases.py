@@ -11,7 +11,7 @@ import pytest
 from ntkdist import Architecture
 from ntkdist.kernels import get_backend
 from ntkdist.kernels.cuda import layout
-from ntkdist.kernels.cuda.intrinsics import SIMULATED
+from tests.kernels import SIMULATED
 from tests.kernels.images import two_sets
 from tests.tolerances import RTOL
 
