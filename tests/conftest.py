@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -51,10 +52,22 @@ def data_dir() -> Path:
     return Path(folder)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _draw_figures() -> Iterator[Callable[..., dict[str, str]]]:
+    """Reports without figures: drawing takes longer than all else of a small run."""
+    from ntkdist.report.page import draw_figures
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ntkdist.report.page.draw_figures", lambda *_: {})
+        yield draw_figures
+
+
 @pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports without figures, for tests of other things: drawing outlasts a small run."""
-    monkeypatch.setattr("ntkdist.report.page.draw_figures", lambda *_: {})
+def figures(
+    monkeypatch: pytest.MonkeyPatch, _draw_figures: Callable[..., dict[str, str]]
+) -> None:
+    """Reports with figures after all."""
+    monkeypatch.setattr("ntkdist.report.page.draw_figures", _draw_figures)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -233,7 +233,6 @@ def test_the_command_line_answers_in_one_line(
     assert not os.path.exists("s3:")
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_corrected_labels_take_the_gram_of_a_run_on_s3(
     s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
