@@ -62,12 +62,17 @@ def _draw_figures() -> Iterator[Callable[..., dict[str, str]]]:
         yield draw_figures
 
 
+@pytest.fixture(scope="module")
+def figures(_draw_figures: Callable[..., dict[str, str]]) -> Iterator[None]:
+    """A module whose reports have figures, except in tests that are ``undrawn``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ntkdist.report.page.draw_figures", _draw_figures)
+        yield
+
+
 @pytest.fixture
-def figures(
-    monkeypatch: pytest.MonkeyPatch, _draw_figures: Callable[..., dict[str, str]]
-) -> None:
-    """Reports with figures after all."""
-    monkeypatch.setattr("ntkdist.report.page.draw_figures", _draw_figures)
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ntkdist.report.page.draw_figures", lambda *_: {})
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
