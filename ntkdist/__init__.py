@@ -9,46 +9,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ntkdist.api import compute as compute
-    from ntkdist.api import labels_table as labels_table
-    from ntkdist.api import open_gram as open_gram
+    from ntkdist.api import compute as compute, labels_table as labels_table, open_gram as open_gram
     from ntkdist.config import RunConfig as RunConfig
     from ntkdist.kernels import kernel_matrix as kernel_matrix
-    from ntkdist.labels import (
-        find_label_issues as find_label_issues,
-    )
-    from ntkdist.labels.block_error import (
-        block_error as block_error,
-    )
-    from ntkdist.labels.refurbish import (
-        refurbish as refurbish,
-    )
+    from ntkdist.labels import find_label_issues as find_label_issues
+    from ntkdist.labels.block_error import block_error as block_error
+    from ntkdist.labels.refurbish import refurbish as refurbish
     from ntkdist.linalg import CholeskyFactor as CholeskyFactor
     from ntkdist.networks import (
         Architecture as Architecture,
-    )
-    from ntkdist.networks import (
         AvgPool as AvgPool,
-    )
-    from ntkdist.networks import (
         Conv as Conv,
-    )
-    from ntkdist.networks import (
         Dense as Dense,
-    )
-    from ntkdist.networks import (
         Erf as Erf,
-    )
-    from ntkdist.networks import (
         Flatten as Flatten,
-    )
-    from ntkdist.networks import (
         GlobalAvgPool as GlobalAvgPool,
-    )
-    from ntkdist.networks import (
         Relu as Relu,
-    )
-    from ntkdist.networks import (
         Residual as Residual,
     )
     from ntkdist.runs import Run as Run

@@ -59,19 +59,7 @@ def block_error(Z: Any, counts: Any, beta: float = 1.0) -> float:
 def block_error_terms(Z: Any, counts: Any, beta: float = 1.0) -> BlockError:
     """Return L(Z) with its two sums and the terms that were left out.
 
-    Args:
-        Z: (K, K) YᵀH⁻¹Y.
-        counts: (K,) class sizes n_k.
-        beta: Weight β ≥ 0 of the second sum.
-
-    Returns:
-        The value, its parts, and the messages.
-
-    Raises:
-        InputError: For wrong shapes, values that are not finite, or β < 0.
-
-    Source:
-        DeOliveira et al. 2025, L(Z).
+    Arguments, errors and source are those of ``block_error``.
     """
     Z, n = check_class_matrix(Z, counts)
     intra, inter = sums(Z, n, check_beta(beta))

@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 from ntkdist.checks import check_labels
 from ntkdist.errors import InputError
 from ntkdist.labels.inverse import as_inverse
-
-# Bytes of columns of the inverse in memory at a time while G is summed from columns.
-COLUMN_BYTES = 64 * 2**20
+from ntkdist.linalg import bands
 
 
 def one_hot(labels: Any, num_classes: int) -> NDArray[np.float64]:
@@ -72,13 +70,11 @@ def product(inverse: Any, Y: NDArray[np.float64]) -> NDArray[np.float64]:
         G = np.asarray(solve(Y), dtype=np.float64)
     else:
         G = np.zeros(Y.shape)
-        step = max(1, COLUMN_BYTES // (8 * n))
-        for start in range(0, n, step):
-            stop = min(start + step, n)
+        for band in bands(n, n):
             if rows is not None:  # neighbours are read together
-                G[start:stop] = np.asarray(rows(start, stop), dtype=np.float64) @ Y
+                G[band] = np.asarray(rows(band.start, band.stop), dtype=np.float64) @ Y
             else:
-                wanted = np.arange(start, stop)
+                wanted = np.arange(band.start, band.stop)
                 G += np.asarray(source.columns(wanted), dtype=np.float64) @ Y[wanted]
     if G.shape != Y.shape or not np.isfinite(G).all():
         raise InputError(

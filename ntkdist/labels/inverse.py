@@ -13,10 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
-from ntkdist.linalg import blas, check_ridge
+from ntkdist.linalg import bands, blas, check_ridge
 
-# Bytes of rows in memory at a time when a whole matrix is checked or read.
-ROW_BYTES = 64 * 2**20
 # Largest |A − Aᵀ|, relative to max |A|, that rounding to float32 explains.
 ASYMMETRY = 1e-5
 
@@ -70,7 +68,7 @@ class ArrayInverse:
     def solve(self, b: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return H⁻¹b (N, K) float64, row block by row block."""
         out = np.empty((self.shape[0], b.shape[1]))
-        for rows in _row_slices(self.shape[0]):
+        for rows in bands(*self.shape):
             out[rows] = np.asarray(self._array[rows], dtype=np.float64) @ b
         return out
 
@@ -96,7 +94,7 @@ class StoredInverse:
         """Return the diagonal (N,) float64; the first call reads the array once."""
         if self._diagonal is None:
             parts = []
-            for rows in _row_slices(self.shape[0]):
+            for rows in bands(*self.shape):
                 block = np.asarray(self._array[rows], dtype=np.float64)
                 parts.append(np.diagonal(block, offset=rows.start).copy())
             self._diagonal = np.concatenate(parts)
@@ -193,7 +191,7 @@ class MemoryFactor:
         """Return the diagonal (N,) float64: squared column norms of L⁻¹, some columns at a time."""
         n = len(self._lower)
         out = np.empty(n)
-        for part in _row_slices(n):
+        for part in bands(n, n):
             start = part.start
             x = np.zeros((n - start, part.stop - start))
             np.fill_diagonal(x, 1.0)
@@ -240,7 +238,7 @@ def invert(gram: NDArray[Any], ridge: float) -> NDArray[np.float64]:
         inverse, info = lapack.dpotri(factor, lower=1, overwrite_c=1)
     if info != 0:
         raise _not_definite(ridge, info, n)
-    for rows in _row_slices(n):
+    for rows in bands(n, n):
         inverse[rows, rows.stop :] = inverse[rows.stop :, rows].T
         square = inverse[rows, rows]
         square[...] = np.tril(square) + np.tril(square, -1).T
@@ -281,17 +279,7 @@ def as_inverse(inverse: Any) -> Inverse:
 
 
 def checked_diagonal(inverse: Inverse) -> NDArray[np.float64]:
-    """Return the diagonal of H⁻¹ after checking that it is finite and positive.
-
-    Args:
-        inverse: H⁻¹ (N, N).
-
-    Returns:
-        (N,) float64, all finite and positive.
-
-    Raises:
-        InputError: Naming the first entry that is not finite and positive.
-    """
+    """Return the diagonal (N,) float64 of H⁻¹; ``InputError`` unless it is finite and positive."""
     diagonal = np.asarray(inverse.diagonal(), dtype=np.float64)
     if diagonal.shape != (inverse.shape[0],):
         raise InputError(f"diagonal() has shape {diagonal.shape}, not ({inverse.shape[0]},)")
@@ -314,14 +302,9 @@ def _not_definite(ridge: float, pivot: int, n: int) -> InputError:
     )
 
 
-def _row_slices(n: int) -> list[slice]:
-    step = max(1, ROW_BYTES // (8 * n))
-    return [slice(start, min(start + step, n)) for start in range(0, n, step)]
-
-
 def _check_array(array: NDArray[Any]) -> None:
     largest = worst = 0.0
-    for rows in _row_slices(array.shape[0]):
+    for rows in bands(*array.shape):
         block = array[rows]
         finite = np.isfinite(block)
         if not finite.all():

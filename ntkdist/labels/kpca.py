@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 
 from ntkdist.checks import check_labels, check_whole
 from ntkdist.errors import InputError
-
-# Bytes of distances in memory at a time.
-BLOCK_BYTES = 64 * 2**20
+from ntkdist.linalg import bands, top_eigenpairs
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,8 +75,6 @@ def class_separation(
     Source:
         DeOliveira et al. 2025, Table 3; Schölkopf, Smola and Müller 1998 (kernel PCA).
     """
-    from ntkdist.linalg import top_eigenpairs
-
     n = int(gram.shape[0])
     given = check_labels(labels, num_classes, n, floats=True)
     check_whole("components", components, 1, "give less than N", most=n - 1)
@@ -117,15 +113,13 @@ def _distances(
     from scipy.spatial.distance import cdist
 
     n = len(points)
-    rows = max(1, BLOCK_BYTES // (8 * n))
     # count, sum and sum of squares about a first guess, so that squares do not cancel
     guess = float(np.linalg.norm(points - points.mean(axis=0), axis=1).mean())
     sums = np.zeros((2, 3))
-    for start in range(0, n, rows):
-        stop = min(start + rows, n)
-        d = cdist(points[start:stop], points)
-        later = np.arange(n) > np.arange(start, stop)[:, None]  # each pair once
-        same = labels[start:stop, None] == labels
+    for band in bands(n, n):
+        d = cdist(points[band], points)
+        later = np.arange(n) > np.arange(band.start, band.stop)[:, None]  # each pair once
+        same = labels[band, None] == labels
         for place, chosen in enumerate((later & ~same, later & same)):
             off = d[chosen] - guess
             sums[place] += len(off), off.sum(), np.square(off).sum()

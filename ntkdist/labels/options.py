@@ -93,17 +93,9 @@ def check_locked(locked: Any, n: int) -> NDArray[np.bool_]:
 
 
 def check_probs(probs: Any, shape: tuple[int, ...]) -> NDArray[np.float64] | None:
-    """Return class probabilities as float64, or None if none are given.
+    """Return class probabilities of a shape (N, K) as float64, or None if none are given.
 
-    Args:
-        probs: (N, K), rows sum to 1; or None.
-        shape: (N, K).
-
-    Returns:
-        (N, K) float64, or None.
-
-    Raises:
-        InputError: For a wrong shape, or rows that are not probabilities.
+    ``InputError`` for another shape, or rows that are not probabilities.
     """
     if probs is None:
         return None

@@ -81,27 +81,15 @@ class LookAhead:
         return np.divide(1.0, u, out=np.zeros_like(u), where=u > DETERMINED * self.diagonal)
 
     def change(self, candidate: int, label: int) -> NDArray[np.float64]:
-        """Return f⁺ − f for one candidate under one label.
-
-        Args:
-            candidate: Place of x' among the U.
-            label: Its class, 0..K−1.
-
-        Returns:
-            (U, K) float64.
-        """
+        """Return f⁺ − f, (U, K) float64, for the candidate at a place among the U and its class."""
         residual = targets_of([label], self.outputs.shape[1])[0] - self.outputs[candidate]
         return np.outer(self.covariance[:, candidate] * self.weights()[candidate], residual)
 
     def after(self, candidate: int, label: int) -> LookAhead:
         """Return the state with a candidate labelled, in O(U²): a rank-one update of S.
 
-        Args:
-            candidate: Place of x' among the U, which it keeps.
-            label: Its class, 0..K−1, true or assumed.
-
-        Returns:
-            The state that ``look_ahead`` returns with x' among the labelled images.
+        It is the state that ``look_ahead`` returns with x' among the labelled images, except that
+        x' keeps its place among the U. The label may be true or assumed.
         """
         s = self.covariance[:, candidate]
         left = np.outer(-s * self.weights()[candidate], s)
@@ -215,12 +203,7 @@ def mlmoc(state: LookAhead, candidates: NDArray[np.int64] | None = None) -> NDAr
 def emoc(state: LookAhead, candidates: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
     """Return the expected model output change: ``mlmoc`` averaged over labels by probability.
 
-    Args:
-        state: As ``look_ahead`` returns it.
-        candidates: (m,) places among the U; None takes all.
-
-    Returns:
-        (m,) float64, at least 0.
+    Arguments and result are those of ``mlmoc``.
 
     Source:
         Freytag, Rodner and Denzler 2014; Käding et al. 2016.
@@ -282,27 +265,16 @@ def eer(
 
 
 def margin(outputs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return minus the distance between the two largest outputs (Scheffer et al. 2001).
+    """Return minus the distance between the two largest of outputs (n, K), (n,) float64 ≤ 0.
 
-    Args:
-        outputs: (n, K).
-
-    Returns:
-        (n,) float64, at most 0.
+    Scheffer et al. 2001.
     """
     two = np.sort(outputs, axis=1)[:, -2:]
     return two[:, 0] - two[:, 1]
 
 
 def entropy(outputs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the entropy of the class probabilities in nats (Shannon 1948).
-
-    Args:
-        outputs: (n, K).
-
-    Returns:
-        (n,) float64.
-    """
+    """Return the entropy (n,) float64 of the class probabilities of outputs (n, K), in nats."""
     from scipy.special import entr
 
     return entr(probabilities(outputs)).sum(axis=1)

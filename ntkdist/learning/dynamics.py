@@ -50,6 +50,8 @@ class GradientFlow:
     values: f_∞(x) is then kernel ridge regression on f_0's residuals, for training images as for
     others.
 
+    Times t run from 0 to infinity; methods that take one raise ``InputError`` for one below 0.
+
     Attributes:
         spectrum: Of H, without the ridge.
         initial: (N, K) f_0(X).
@@ -135,14 +137,8 @@ class GradientFlow:
     def learned(self, time: float) -> NDArray[np.float64]:
         """Return the share of the initial residual that is learned along each eigenvector.
 
-        Args:
-            time: t, 0 to infinity.
-
         Returns:
             λ(1 − e^{−η(λ+ρ)t/N})/(λ + ρ), (N,).
-
-        Raises:
-            InputError: For a time below 0.
         """
         moved = self._moved(time)
         values = self.spectrum.values
@@ -151,15 +147,9 @@ class GradientFlow:
     def gain(self, time: float) -> NDArray[np.float64]:
         """Return the factors by which ``distances`` become coefficients of Θ(x, X)V, (N,).
 
-        Args:
-            time: t, 0 to infinity.
-
         Returns:
             (1 − e^{−η(λ+ρ)t/N})/(λ + ρ), with its limit ηt/N where λ + ρ is 0. At infinity,
             eigenvalues within rounding of 0 give 0: the pseudo-inverse.
-
-        Raises:
-            InputError: For a time below 0.
         """
         t = check_time(time)
         shifted = self.spectrum.values + self.ridge
@@ -172,14 +162,8 @@ class GradientFlow:
     def train(self, time: float) -> NDArray[np.float64]:
         """Return f_t(X), (N, K).
 
-        Args:
-            time: t, 0 to infinity.
-
         Returns:
             f_0(X) + H(H + ρI)⁻¹(I − e^{−η(H+ρI)t/N})(Y − f_0(X)).
-
-        Raises:
-            InputError: For a time below 0.
         """
         shares = self.learned(time)[:, None]
         return self.initial + self.spectrum.vectors @ (shares * self.distances)
@@ -327,14 +311,8 @@ class Ensemble:
     def train_covariance(self, time: float) -> NDArray[np.float64]:
         """Return the covariance of f_t(X), (N, N).
 
-        Args:
-            time: t, 0 to infinity.
-
         Returns:
             (I − A)K(I − A) with A = H(H + ρI)⁻¹(I − e^{−η(H+ρI)t/N}).
-
-        Raises:
-            InputError: For a time below 0.
         """
         V, kept = self.flow.spectrum.vectors, 1.0 - self.flow.learned(time)
         return V @ (kept[:, None] * self.nngp * kept) @ V.T
@@ -381,19 +359,10 @@ class Ensemble:
         prior: NDArray[np.float64],
         time: float,
     ) -> NDArray[np.float64]:
-        """Return the diagonal of ``test_covariance`` alone, (M,).
+        """Return the diagonal of ``test_covariance`` alone, (M,) float64, none below 0.
 
-        Args:
-            ntk: (M, N) ``flow.project`` of Θ(x, X).
-            nngp: (M, N) ``flow.project`` of K(x, X).
-            prior: (M,) K(x, x).
-            time: t, 0 to infinity.
-
-        Returns:
-            (M,) float64, none below 0.
-
-        Raises:
-            InputError: For shapes that do not fit or a time below 0.
+        ``prior`` is (M,) K(x, x); the other arguments and the errors are those of
+        ``test_covariance``.
         """
         B = self._pull(ntk, nngp, time)
         if prior.shape != (len(B),):

@@ -491,17 +491,8 @@ def compare_pseudo_kernel(
 ) -> PseudoKernel:
     """Compare the full kernel with the pNTK that follows from it.
 
-    Args:
-        full: (N, K, N, K) kernel of the training images.
-        crossed: (m, K, N, K) of test images with them.
-        labels: (N,) classes 0..K−1.
-        test_labels: (m,).
-
-    Returns:
-        Their difference and the accuracy of each.
-
-    Source:
-        Mohamadi, Bae and Sutherland 2023, sections 4.1 to 4.4.
+    ``full`` (N, K, N, K) is the kernel of the training images and ``crossed`` (m, K, N, K) that of
+    test images with them (Mohamadi, Bae and Sutherland 2023, sections 4.1 to 4.4).
     """
     n, K = full.shape[:2]
     pseudo = full.mean(axis=(1, 3)) * K

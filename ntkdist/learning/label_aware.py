@@ -101,17 +101,8 @@ def label_aware_kernel(
 ) -> LabelAwareKernel:
     """Return K = H + λZ̃ with λ = multiplier · mean|H|/mean|Z̃|, both means over training pairs.
 
-    Args:
-        train: (n, n) pairs of the training images.
-        test: (m, n) pairs of the test images with them.
-        part: Z̃ of both, from ``label_part``.
-        multiplier: r; 0 gives H.
-
-    Returns:
-        The kernel.
-
-    Raises:
-        InputError: For a multiplier below 0, or above 0 if all of Z̃ is 0.
+    ``train`` are the (n, n) training pairs, ``test`` the (m, n) pairs of test and training images,
+    and ``part`` is Z̃ of both. ``InputError`` for a multiplier below 0, or above 0 if Z̃ is 0.
     """
     check_multipliers([multiplier])
     if multiplier == 0:
@@ -315,18 +306,10 @@ def choose_multiplier(
 
 
 def fold_numbers(labels: Any, folds: int, seed: int = 0) -> NDArray[np.int64]:
-    """Assign the images of each class at random to folds of near-equal size.
+    """Return a fold 0..folds − 1 of each image (n,), drawn so that every class is split evenly.
 
-    Args:
-        labels: (n,) −1 or 1.
-        folds: Number of folds.
-        seed: Seed of the assignment.
-
-    Returns:
-        (n,) fold of each image, 0..folds − 1.
-
-    Raises:
-        InputError: For fewer than two folds, or more than the smaller class has images.
+    ``labels`` (n,) are −1 or 1. ``InputError`` for fewer than two folds, or for more than the
+    smaller class has images.
     """
     y = check_signs(labels)
     most = int(min((y < 0).sum(), (y > 0).sum()))
@@ -351,22 +334,11 @@ def held_out_values(
 ) -> tuple[Matrix, NDArray[np.bool_], NDArray[np.bool_]]:
     """Predict each image from the images of the other folds, with each multiplier.
 
-    Args:
-        train: (n, n) pairs of the training images.
-        labels: (n,) −1 or 1.
-        fold: (n,) fold of each image; without any one fold, both classes must remain.
-        variant: As for ``label_part``.
-        multipliers: (M,) multipliers to predict with.
-        epsilon: ε of FJLT's sketch.
-        seed: Seed of the sketches.
-
-    Returns:
-        (M, n) values, above 0 for label 1; (M,) whether the kernel is regular in every fold, with
-        values of 0 where it is not; (M,) whether it is positive definite in every fold. A ridge
-        that H itself needs in a fold is part of the kernel there.
-
-    Raises:
-        InputError: For labels, folds or multipliers that do not fit.
+    ``fold`` (n,) is the fold of each image; without any one fold, both classes must remain. The
+    other arguments are those of ``choose_multiplier``. Returns (M, n) values, above 0 for label 1;
+    (M,) whether the kernel is regular in every fold, with values of 0 where it is not; (M,) whether
+    it is positive definite in every fold. A ridge that H itself needs in a fold is part of the
+    kernel there.
     """
     y = check_signs(labels)
     fold, tried = np.asarray(fold), check_multipliers(multipliers)

@@ -81,19 +81,8 @@ def descend(
 ) -> Iterator[Params]:
     """Train by full-batch gradient descent on squares; yield the parameters at some steps.
 
-    Args:
-        network: The network.
-        params: θ₀.
-        images: (N, H, W, C).
-        labels: (N,) classes 0..K−1; the targets are one-hot less 1/K.
-        learning_rate: η.
-        steps: Numbers of steps at which to yield, ascending.
-
-    Yields:
-        The parameters after each number of steps.
-
-    Raises:
-        InputError: For images, labels or settings that do not fit.
+    ``images`` (N, H, W, C) have ``labels`` (N,) 0..K−1, whose targets are one-hot less 1/K; the
+    numbers of ``steps`` ascend.
     """
     require_jax()
     import jax.numpy as jnp
@@ -223,23 +212,10 @@ def linearized_descent(
 
     Θ is not inverted: (1 − (1 − ηλ/N)ᵗ)/λ of each eigenvalue λ has a limit at 0.
 
-    Args:
-        kernel: (N, K, N, K) tangent kernel of the training images at θ₀.
-        crossed: (m, K, N, K) kernel of other images with them.
-        start: (N, K) f_0(X).
-        start_crossed: (m, K) f_0(x).
-        targets: (N, K) Y.
-        learning_rate: η.
-        steps: Numbers of steps t, at least 0.
-
-    Returns:
-        (len(steps), m, K) float64.
-
-    Raises:
-        InputError: If ηλ/N exceeds 2, where descent diverges.
-
-    Source:
-        Lee et al. 2019, equations 8 to 11 (gradient flow; this is its discrete form).
+    ``kernel`` (N, K, N, K) is Θ of the training images at θ₀ and ``crossed`` (m, K, N, K) that of
+    other images with them; f_0 is ``start`` (N, K) and ``start_crossed`` (m, K). The result is
+    (len(steps), m, K) float64. ``InputError`` if ηλ/N exceeds 2, where descent diverges (Lee et al.
+    2019, equations 8 to 11, gradient flow; this is its discrete form).
     """
     from scipy.linalg import eigh
 

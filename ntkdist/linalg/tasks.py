@@ -116,7 +116,8 @@ def task_runner(scheduler: Scheduler) -> Iterator[Runner]:
                 f"scheduler {scheduler!r} is not known; use one of {', '.join(sorted(known))}, "
                 f"or an address tcp://host:port{did_you_mean(scheduler, known)}"
             )
-    if scheduler is None and "distributed" not in sys.modules and not dask.config.get("scheduler", ""):
+    configured = dask.config.get("scheduler", None)
+    if scheduler is None and not configured and "distributed" not in sys.modules:
         scheduler = "threads"  # Dask would import distributed, only to see that there is no client
     chosen = {} if scheduler is None else {"scheduler": scheduler}
     get = dask.base.get_scheduler(**chosen)

@@ -1,6 +1,6 @@
 """Architectures: layers, presets and one canonical text form."""
 
-from ntkdist.networks.architecture import Architecture, preset_names, preset_of
+from ntkdist.networks.architecture import Architecture
 from ntkdist.networks.layers import (
     AvgPool,
     Conv,
@@ -22,6 +22,4 @@ __all__ = [
     "GlobalAvgPool",
     "Relu",
     "Residual",
-    "preset_names",
-    "preset_of",
 ]

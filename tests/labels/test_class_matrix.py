@@ -5,8 +5,7 @@ import pytest
 
 from ntkdist.checks import check_labels
 from ntkdist.errors import InputError
-from ntkdist.labels import class_matrix, one_hot
-from ntkdist.labels import class_matrix as public
+from ntkdist.labels import class_matrix, class_matrix as public, one_hot
 
 from .oracle import clustered
 from .test_inverse import ColumnsOnly
@@ -20,10 +19,8 @@ def test_one_hot_has_a_single_one_at_each_label():
 
 @pytest.mark.parametrize("column_bytes", [1, 5000, 2**26])
 def test_by_columns_and_by_solving_give_the_same(monkeypatch, column_bytes):
-    import sys
 
-    module = sys.modules["ntkdist.labels.class_matrix"]
-    monkeypatch.setattr(module, "COLUMN_BYTES", column_bytes)
+    monkeypatch.setattr("ntkdist.linalg.matrix.BAND_BYTES", column_bytes)
     A, labels, _ = clustered(50, 4, 0.3, 0)
     G, Z = public(A, labels, 4)
     by_columns, Z_by_columns = class_matrix(ColumnsOnly(A), labels, 4)

@@ -185,7 +185,7 @@ def test_identical_images_without_a_ridge_are_explained():
 
 @pytest.mark.parametrize("row_bytes", [100, 2**26])
 def test_inverse_with_a_ridge_relative_to_the_mean_diagonal(monkeypatch, row_bytes):
-    monkeypatch.setattr("ntkdist.labels.inverse.ROW_BYTES", row_bytes)
+    monkeypatch.setattr("ntkdist.linalg.matrix.BAND_BYTES", row_bytes)
     x = np.random.default_rng(0).standard_normal((31, 60))
     gram = (x @ x.T).astype(np.float32)
     before = gram.copy()

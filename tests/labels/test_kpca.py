@@ -18,7 +18,7 @@ def gram(n=90, seed=0, K=3):
 
 @pytest.mark.parametrize("block", [100, 2**26])
 def test_ratios_are_those_of_numpy_and_scipy(block, monkeypatch):
-    monkeypatch.setattr("ntkdist.labels.kpca.BLOCK_BYTES", block)
+    monkeypatch.setattr("ntkdist.linalg.matrix.BAND_BYTES", block)
     H, y = gram()
     J = np.eye(90) - 1 / 90
     values, vectors = np.linalg.eigh(J @ H @ J)

@@ -10,19 +10,12 @@ import dask
 import numpy as np
 import pytest
 import zarr
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from ntkdist.errors import InputError, StoreError
-from ntkdist.linalg import (
-    IterationDone,
-    LinalgStatus,
-    NotConvergedError,
-    NotPositiveDefiniteError,
-    SketchDone,
-    cg_solve,
-)
+from ntkdist.events.types import IterationDone, SketchDone
+from ntkdist.linalg import LinalgStatus, NotConvergedError, NotPositiveDefiniteError, cg_solve
 from tests.linalg.kernels import exponential, gaussian
 from tests.linalg.matrices import spd, upper_only, with_eigenvalues
 from tests.linalg.stopping import StopError, stop_at
@@ -150,7 +143,8 @@ def test_an_interrupted_solve_goes_on_with_the_same_bits(tmp_path, kernel, b, ra
 SCRIPT = """
 import sys
 import numpy as np
-from ntkdist.linalg import IterationDone, cg_solve
+from ntkdist.events.types import IterationDone
+from ntkdist.linalg import cg_solve
 a, b = np.load(sys.argv[1]), np.load(sys.argv[2])
 def listen(event):
     if isinstance(event, IterationDone):

@@ -6,7 +6,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from ntkdist.errors import InputError
-from ntkdist.linalg import IterationDone, NotConvergedError, top_eigenpairs
+from ntkdist.events.types import IterationDone
+from ntkdist.linalg import NotConvergedError, top_eigenpairs
 from tests.linalg.kernels import exponential, gaussian
 from tests.linalg.matrices import upper_only, with_eigenvalues
 

@@ -27,7 +27,7 @@ from ntkdist.networks.layers import (
     Layer,
     Relu,
     Residual,
-    pixels_behind,
+    output_size,
 )
 
 Params: TypeAlias = tuple[tuple[Any, Any], ...]
@@ -193,12 +193,12 @@ def _append_shapes(layers: Sequence[Layer], width: int, at: Shape, shapes: list[
         match layer:
             case Conv():
                 shapes.append((layer.size, layer.size, at[-1], width))
-                at = (*pixels_behind([layer], at[0], at[1], "these"), width)
+                at = (*output_size([layer], at[0], at[1], "these"), width)
             case Dense():
                 shapes.append((at[-1], width))
                 at = (*at[:-1], width)
             case AvgPool():
-                at = (*pixels_behind([layer], at[0], at[1], "these"), at[-1])
+                at = (*output_size([layer], at[0], at[1], "these"), at[-1])
             case GlobalAvgPool():
                 at = at[-1:]
             case Flatten():
