@@ -80,7 +80,8 @@ def check_labels(
         whole = bool(np.isfinite(given).all() and (given == np.floor(given)).all())
     if not whole:
         raise InputError(
-            f"labels have dtype {given.dtype}; integers 0..K-1 are needed: number the classes"
+            f"labels have dtype {given.dtype}; integers 0..K-1 are needed: "
+            "number the classes from 0"
         )
     if count is not None and len(given) != count:
         raise InputError(
