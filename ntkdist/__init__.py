@@ -9,62 +9,38 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ntkdist.api import compute as compute
-    from ntkdist.api import labels_table as labels_table
-    from ntkdist.api import open_gram as open_gram
+    from ntkdist.api import compute as compute, labels_table as labels_table, open_gram as open_gram
     from ntkdist.config import RunConfig as RunConfig
     from ntkdist.kernels import kernel_matrix as kernel_matrix
-    from ntkdist.labels import (
-        find_label_issues as find_label_issues,
-    )
-    from ntkdist.labels.block_error import (
-        block_error as block_error,
-    )
-    from ntkdist.labels.refurbish import (
-        refurbish as refurbish,
-    )
+    from ntkdist.labels import find_label_issues as find_label_issues
+    from ntkdist.labels.block_error import block_error as block_error
+    from ntkdist.labels.refurbish import refurbish as refurbish
     from ntkdist.linalg import CholeskyFactor as CholeskyFactor
-    from ntkdist.networks import (
-        Architecture as Architecture,
-    )
-    from ntkdist.networks import (
+    from ntkdist.networks.architecture import Architecture as Architecture
+    from ntkdist.networks.layers import (
         AvgPool as AvgPool,
-    )
-    from ntkdist.networks import (
         Conv as Conv,
-    )
-    from ntkdist.networks import (
         Dense as Dense,
-    )
-    from ntkdist.networks import (
         Erf as Erf,
-    )
-    from ntkdist.networks import (
         Flatten as Flatten,
-    )
-    from ntkdist.networks import (
         GlobalAvgPool as GlobalAvgPool,
-    )
-    from ntkdist.networks import (
         Relu as Relu,
-    )
-    from ntkdist.networks import (
         Residual as Residual,
     )
     from ntkdist.runs import Run as Run
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "Architecture": "networks",
-    "AvgPool": "networks",
-    "Conv": "networks",
-    "Dense": "networks",
-    "Erf": "networks",
-    "Flatten": "networks",
-    "GlobalAvgPool": "networks",
-    "Relu": "networks",
-    "Residual": "networks",
+_MODULES = {
+    "Architecture": "networks.architecture",
+    "AvgPool": "networks.layers",
+    "Conv": "networks.layers",
+    "Dense": "networks.layers",
+    "Erf": "networks.layers",
+    "Flatten": "networks.layers",
+    "GlobalAvgPool": "networks.layers",
+    "Relu": "networks.layers",
+    "Residual": "networks.layers",
     "RunConfig": "config",
     "kernel_matrix": "kernels",
     "block_error": "labels",
@@ -77,16 +53,16 @@ _HOMES = {
     "Run": "runs",
 }
 
-__all__ = [*_HOMES, "__version__"]
+__all__ = [*_MODULES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'ntkdist' has no attribute {name!r}")
-    value = getattr(import_module(f"ntkdist.{_HOMES[name]}"), name)
+    value = getattr(import_module(f"ntkdist.{_MODULES[name]}"), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted([*globals(), *_MODULES])

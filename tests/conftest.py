@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,10 +27,6 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault(
     "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
-# Before anything imports numba: without a GPU the CUDA kernels run on Numba's simulator.
-if not Path("/dev/nvidiactl").exists():
-    os.environ.setdefault("NUMBA_ENABLE_CUDASIM", "1")
-
 
 #: Files that take minutes begin first, so that none of them is left alone at the end.
 LONGEST = (
@@ -51,18 +48,47 @@ def data_dir() -> Path:
     return Path(folder)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _draw_figures() -> Iterator[Callable[..., dict[str, str]]]:
+    """Reports without figures: drawing takes longer than all else of a small run."""
+    from ntkdist.report.page import draw_figures
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ntkdist.report.page.draw_figures", lambda *_: {})
+        yield draw_figures
+
+
+@pytest.fixture(scope="module")
+def figures(_draw_figures: Callable[..., dict[str, str]]) -> Iterator[None]:
+    """A module whose reports have figures, except in tests that are ``undrawn``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ntkdist.report.page.draw_figures", _draw_figures)
+        yield
+
+
+@pytest.fixture(scope="module")
+def gpu() -> Iterator[None]:
+    """The cuda backend can be taken: on a GPU, or on simulated threads in its place."""
+    from ntkdist.kernels import registry
+    from tests.kernels import SIMULATED
+
+    with pytest.MonkeyPatch.context() as patch:
+        if SIMULATED:
+            patch.setattr(registry, "cuda_unavailable", lambda: None)
+        yield
+
+
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports without figures, for tests of other things: drawing outlasts a small run."""
     monkeypatch.setattr("ntkdist.report.page.draw_figures", lambda *_: {})
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest files; skip what needs a GPU where the simulator stands in for one."""
+    """Begin with the longest files; skip what needs a GPU where there is none."""
     here = Path(__file__).parent
     places = {here / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
-    if os.environ.get("NUMBA_ENABLE_CUDASIM", "0") == "0":
+    if Path("/dev/nvidiactl").exists():
         return
     for item in items:
         if item.get_closest_marker("gpu"):

@@ -88,8 +88,8 @@ def ratios(of: Sequence[float], to: Sequence[float]) -> tuple[float, list[float]
 
 
 def gpus() -> list[dict[str, Any]] | None:
-    """Return the GPUs that are visible; None if there is none, or only a simulator."""
-    return [asdict(device) for device in cuda_device.devices() if not device.simulated] or None
+    """Return the GPUs that are visible; None if there is none."""
+    return [asdict(device) for device in cuda_device.devices()] or None
 
 
 def machine() -> dict[str, Any]:

@@ -29,8 +29,9 @@ import numpy as np
 from _matrices import Leading, PeakMemory, gram, targets
 from _measure import RESULTS, in_turns, timed, write
 
+from ntkdist.events.types import PanelDone
 from ntkdist.gram.store import GramStore
-from ntkdist.linalg import CholeskyFactor, PanelDone, cg_solve, factorize, top_eigenpairs
+from ntkdist.linalg import CholeskyFactor, cg_solve, factorize, top_eigenpairs
 from ntkdist.linalg.matrix import Source, SymmetricOperator
 from ntkdist.linalg.tasks import task_runner
 

@@ -107,9 +107,11 @@ def find_dynamics(
     Raises:
         InputError: For settings that do not fit, or more images than the memory limit holds.
     """
+    from ntkdist.checks import check_whole
     from ntkdist.learning import targets_of
-    from ntkdist.learning.checks import check_rate, check_ridge, check_whole
+    from ntkdist.learning.checks import check_rate
     from ntkdist.learning.dynamics import GradientFlow, log_times, squared_curves
+    from ntkdist.linalg import check_ridge
 
     held = held_out(pipeline)
     K = held.num_classes

@@ -51,8 +51,8 @@ def score_labelings(pipeline: Pipeline, files: Sequence[str]) -> list[Labeling]:
     Raises:
         InputError: A file cannot be read, or its labels do not fit the images.
     """
+    from ntkdist.checks import check_labels
     from ntkdist.labels import FactorInverse, block_error_terms, choose_ridge, class_matrix
-    from ntkdist.labels.checks import check_labels
 
     run = pipeline.run
     given = run.read("inputs", "labels")
@@ -61,7 +61,7 @@ def score_labelings(pipeline: Pipeline, files: Sequence[str]) -> list[Labeling]:
         labelings["true"] = run.read("inputs", "labels_true")
     for path in files:
         try:
-            labelings[path] = check_labels(_read(path), run.num_classes, len(given))
+            labelings[path] = check_labels(_read(path), run.num_classes, len(given), floats=True)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
     inverse = FactorInverse(pipeline.factor("solutions"), on_event=pipeline.forward)

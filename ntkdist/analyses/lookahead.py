@@ -96,8 +96,8 @@ def simulate_active_learning(
     Raises:
         InputError: For settings that do not fit the run.
     """
+    from ntkdist.checks import check_choice
     from ntkdist.learning.active import CRITERIA, active_learning
-    from ntkdist.learning.checks import check_choice
 
     asked = list(dict.fromkeys(criteria))
     for name in asked:

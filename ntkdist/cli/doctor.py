@@ -319,8 +319,6 @@ def _memory() -> str:
 
 
 def _describe(device: DeviceInfo) -> str:
-    if device.simulated:
-        return f"{device.index}: {device.name}; simulator: for tests, no speed"
     return (
         f"{device.index}: {device.name}, compute capability {device.compute_capability}, driver "
         f"{device.driver}, {format_bytes(device.free)} of {format_bytes(device.memory)} free, "
@@ -469,17 +467,14 @@ def check_run(config: RunConfig, devices: list[DeviceInfo], *, quick: bool) -> I
     yield Finding("backend", planned.reason)
     on_gpu = planned.backend == "cuda"
     elsewhere = on_gpu and bool(cluster_of(config)) and cuda_device.cuda_unavailable() is not None
-    simulated = on_gpu and any(device.simulated for device in devices)
-    if on_gpu and not elsewhere and not simulated:
+    if on_gpu and not elsewhere:
         for report in cuda_device.kernel_reports(
             planned.arch, planned.image_shape, config.gram.dtype
         ):
             yield Finding("kernel", _describe_kernel(report))
     entries = planned.missing_entries()
     yield Finding("gram", _check_room(config, entries, free_space(config.run)))
-    if simulated:
-        yield Finding("time", "not measured; simulator: for tests, no speed")
-    elif elsewhere:
+    if elsewhere:
         yield Finding(
             "time", f"not measured: the GPUs are those of the cluster {cluster_of(config)}"
         )

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ntkdist.checks import check_labels
 from ntkdist.data.features import check_features, not_finite
 from ntkdist.errors import InputError
 
@@ -21,7 +22,7 @@ class ImageSet:
     """Images or features with their labels and the names of the classes.
 
     Attributes:
-        images: What the kernel sees: pixels as read, shape (N, H, W, C), N ≥ 2, any real dtype
+        images: Input of the kernel: pixels as read, shape (N, H, W, C), N ≥ 2, any real dtype
             (``Preprocessor`` knows what uint8 means); or features, shape (N, D), D ≥ 2.
         labels: Classes 0..K−1, shape (N,), int64.
         num_classes: K; classes without an image are allowed.
@@ -72,7 +73,7 @@ class ImageSet:
 
     @property
     def is_features(self) -> bool:
-        """Whether the kernel sees features (N, D) instead of images."""
+        """Whether the kernel is computed from features (N, D) instead of images."""
         return self.images.ndim == 2
 
     @property
@@ -140,35 +141,3 @@ def check_pixels(images: NDArray[Any]) -> None:
             f"images hold {counts} pixels, the first in image {first[0]}; "
             "repair or leave out these images"
         )
-
-
-def check_labels(labels: NDArray[Any], num_classes: int | None) -> NDArray[np.int64]:
-    """Return labels as int64 after checking that they are classes.
-
-    Args:
-        labels: Shape (N,), any integer dtype.
-        num_classes: K, the limit above every label; None checks the lower end only.
-
-    Returns:
-        The labels as int64, shape (N,).
-
-    Raises:
-        InputError: They are not integers, or one lies outside 0..K−1 (named with its index).
-    """
-    if labels.dtype.kind not in "iu":
-        raise InputError(
-            f"labels have dtype {labels.dtype}; integers 0..K-1 are needed: number the classes"
-        )
-    if num_classes is not None and num_classes < 1:
-        raise InputError(f"num_classes = {num_classes}; at least 1 is needed")
-    limit = np.iinfo(np.int64).max if num_classes is None else num_classes - 1
-    # compared before the conversion, which would wrap large unsigned labels
-    outside = (labels < 0) | (labels > limit)
-    if outside.any():
-        first = int(np.argmax(outside))
-        upper = "K-1" if num_classes is None else str(limit)
-        raise InputError(
-            f"label {labels[first]} at index {first} is outside the classes 0..{upper} "
-            f"({int(outside.sum())} such labels); number the classes from 0"
-        )
-    return labels.astype(np.int64)

@@ -64,16 +64,7 @@ def corners(split: str = "train") -> ImageSet:
     The square is 3 × 3 pixels, up to 2 pixels from either edge of its corner, its brightness 0.6 to
     1. Twelve rectangles with edges of 3 to 5 pixels and brightness 0.2 to 1 lie anywhere, also over
     the square (the brighter one shows), and Gaussian noise has standard deviation 0.2. The absolute
-    place decides the class.
-
-    Args:
-        split: ``train`` (2,000 images) or ``test`` (500).
-
-    Returns:
-        Images (N, 16, 16, 1) uint8 with labels 0..3 in equal numbers; the same in every call.
-
-    Source:
-        DeOliveira et al. 2025, Table 3, names the set only; the images are this package's.
+    place decides the class. Splits, shapes and source are those of ``shapes``.
     """
     return _make(_draw_corners, split, _CORNERS, CORNERS)
 

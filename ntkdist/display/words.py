@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from ntkdist import words
-from ntkdist.networks.architecture import Architecture, AvgPool, Conv, Dense, Layer, Residual
-from ntkdist.networks.layers import SQRT2
+from ntkdist.networks.architecture import Architecture
+from ntkdist.networks.layers import SQRT2, AvgPool, Conv, Dense, Layer, Residual
 
 _MINUS = "−"
 _GAP = "\u00a0"  # no line break between a number and its unit

@@ -7,17 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ntkdist.networks.architecture import (
-    Architecture,
-    AvgPool,
-    Conv,
-    Dense,
-    Erf,
-    Flatten,
-    GlobalAvgPool,
-    Layer,
-    Relu,
-)
+from ntkdist.networks.architecture import Architecture
+from ntkdist.networks.layers import AvgPool, Conv, Dense, Erf, Flatten, GlobalAvgPool, Layer, Relu
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import numpy as np
 from ntkdist.errors import InputError
 from ntkdist.kernels.backend import as_images, check_kinds, check_pair
 from ntkdist.kernels.duals import erf_dual, relu_dual
-from ntkdist.networks.architecture import (
-    Architecture,
+from ntkdist.networks.architecture import Architecture
+from ntkdist.networks.layers import (
     AvgPool,
     Conv,
     Dense,

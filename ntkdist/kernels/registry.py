@@ -8,7 +8,7 @@ from ntkdist.errors import InputError, did_you_mean
 from ntkdist.kernels import cuda
 from ntkdist.kernels.backend import Backend
 from ntkdist.kernels.chain import not_a_chain
-from ntkdist.kernels.cuda.device import cuda_unavailable, simulated
+from ntkdist.kernels.cuda.device import cuda_unavailable
 from ntkdist.networks.architecture import Architecture
 
 NAMES = ("cuda", "cpu", "stax", "reference")
@@ -103,8 +103,8 @@ def select_backend(
             raise InputError(f"backend {name!r} cannot compute this: {why_not}; take auto")
         return Selection(backend, f"{name}: asked for by name")
     refusals = []
-    # do not report a missing GPU: nobody asked for one; the simulator is for tests
-    names = ("cpu", "stax") if simulated() or cuda_unavailable() else ("cuda", "cpu", "stax")
+    # do not report a missing GPU unless one was asked for
+    names = ("cpu", "stax") if cuda_unavailable() else ("cuda", "cpu", "stax")
     for candidate in names:
         try:
             backend = get_backend(candidate, dtype=dtype, threads=threads)

@@ -19,8 +19,8 @@ import numpy as np
 
 from ntkdist.errors import InputError
 from ntkdist.kernels.backend import as_images, check_kinds, check_pair
-from ntkdist.networks.architecture import (
-    Architecture,
+from ntkdist.networks.architecture import Architecture
+from ntkdist.networks.layers import (
     AvgPool,
     Conv,
     Dense,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist.checks import is_number
 from ntkdist.errors import InputError
-from ntkdist.labels.checks import check_beta, check_class_matrix
 from ntkdist.labels.compiled import gradient_coefficients, sums
 
 
@@ -58,19 +59,7 @@ def block_error(Z: Any, counts: Any, beta: float = 1.0) -> float:
 def block_error_terms(Z: Any, counts: Any, beta: float = 1.0) -> BlockError:
     """Return L(Z) with its two sums and the terms that were left out.
 
-    Args:
-        Z: (K, K) YᵀH⁻¹Y.
-        counts: (K,) class sizes n_k.
-        beta: Weight β ≥ 0 of the second sum.
-
-    Returns:
-        The value, its parts, and the messages.
-
-    Raises:
-        InputError: For wrong shapes, values that are not finite, or β < 0.
-
-    Source:
-        DeOliveira et al. 2025, L(Z).
+    Arguments, errors and source are those of ``block_error``.
     """
     Z, n = check_class_matrix(Z, counts)
     intra, inter = sums(Z, n, check_beta(beta))
@@ -126,3 +115,30 @@ def left_out_terms(counts: NDArray[Any]) -> tuple[str, ...]:
 def reciprocal(counts: NDArray[Any]) -> NDArray[np.float64]:
     """Return 1/n (K,) float64 of class sizes (K,), and 0 for empty classes."""
     return np.divide(1.0, counts, out=np.zeros(len(counts)), where=counts > 0)
+
+
+def check_beta(beta: Any) -> float:
+    """Return β, the weight of the between-class sum of L(Z), as a float.
+
+    Raises:
+        InputError: If it is not a finite number ≥ 0.
+    """
+    if not is_number(beta) or not math.isfinite(beta) or beta < 0:
+        raise InputError(f"beta={beta!r} must be a finite number ≥ 0 (the default is 1)")
+    return float(beta)
+
+
+def check_class_matrix(Z: Any, counts: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return copies of Z = YᵀH⁻¹Y (K, K) and the class sizes (K,), contiguous float64.
+
+    Raises:
+        InputError: For shapes that do not fit, or values that no class matrix or size can have.
+    """
+    Z, n = (np.array(x, dtype=np.float64, order="C") for x in (Z, counts))
+    if Z.ndim != 2 or Z.shape[0] != Z.shape[1] or n.shape != Z.shape[:1] or not len(n):
+        raise InputError(f"Z has shape {Z.shape} and counts {n.shape}; expected (K, K) and (K,)")
+    if not np.isfinite(Z).all():
+        raise InputError("Z holds NaN or infinity; check the inverse, or raise the ridge")
+    if not (np.isfinite(n).all() and (n >= 0).all()):
+        raise InputError(f"counts {n.tolist()} must be finite and ≥ 0: the size of each class")
+    return Z, n

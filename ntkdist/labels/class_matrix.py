@@ -7,12 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist.checks import check_labels
 from ntkdist.errors import InputError
-from ntkdist.labels.checks import check_labels
 from ntkdist.labels.inverse import as_inverse
-
-# Bytes of columns of the inverse in memory at a time while G is summed from columns.
-COLUMN_BYTES = 64 * 2**20
+from ntkdist.linalg import bands
 
 
 def one_hot(labels: Any, num_classes: int) -> NDArray[np.float64]:
@@ -28,7 +26,7 @@ def one_hot(labels: Any, num_classes: int) -> NDArray[np.float64]:
     Raises:
         InputError: For labels that are not class numbers.
     """
-    checked = check_labels(labels, num_classes)
+    checked = check_labels(labels, num_classes, floats=True)
     Y = np.zeros((len(checked), num_classes))
     Y[np.arange(len(checked)), checked] = 1.0
     return Y
@@ -58,7 +56,7 @@ def class_matrix(
         DeOliveira et al. 2025 (Z = YᵀH⁻¹Y).
     """
     source = as_inverse(inverse)
-    checked = check_labels(labels, num_classes, source.shape[0])
+    checked = check_labels(labels, num_classes, source.shape[0], floats=True)
     G = product(source, one_hot(checked, num_classes))
     return G, class_sums(G, checked)
 
@@ -72,13 +70,11 @@ def product(inverse: Any, Y: NDArray[np.float64]) -> NDArray[np.float64]:
         G = np.asarray(solve(Y), dtype=np.float64)
     else:
         G = np.zeros(Y.shape)
-        step = max(1, COLUMN_BYTES // (8 * n))
-        for start in range(0, n, step):
-            stop = min(start + step, n)
+        for band in bands(n, n):
             if rows is not None:  # neighbours are read together
-                G[start:stop] = np.asarray(rows(start, stop), dtype=np.float64) @ Y
+                G[band] = np.asarray(rows(band.start, band.stop), dtype=np.float64) @ Y
             else:
-                wanted = np.arange(start, stop)
+                wanted = np.arange(band.start, band.stop)
                 G += np.asarray(source.columns(wanted), dtype=np.float64) @ Y[wanted]
     if G.shape != Y.shape or not np.isfinite(G).all():
         raise InputError(

@@ -6,7 +6,6 @@ inverse is formed for it.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,17 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
-from ntkdist.linalg import blas, check_ridge
+from ntkdist.linalg import bands, blas, check_ridge
 
-# Bytes of rows in memory at a time when a whole matrix is checked or read.
-ROW_BYTES = 64 * 2**20
 # Largest |A − Aᵀ|, relative to max |A|, that rounding to float32 explains.
 ASYMMETRY = 1e-5
-
-# Columns fetched together if the inverse has no ``columns_at_once``.
-BATCH = 32
-# Bytes of cached columns.
-KEPT_BYTES = 256 * 2**20
 
 
 @runtime_checkable
@@ -76,7 +68,7 @@ class ArrayInverse:
     def solve(self, b: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return H⁻¹b (N, K) float64, row block by row block."""
         out = np.empty((self.shape[0], b.shape[1]))
-        for rows in _row_slices(self.shape[0]):
+        for rows in bands(*self.shape):
             out[rows] = np.asarray(self._array[rows], dtype=np.float64) @ b
         return out
 
@@ -102,7 +94,7 @@ class StoredInverse:
         """Return the diagonal (N,) float64; the first call reads the array once."""
         if self._diagonal is None:
             parts = []
-            for rows in _row_slices(self.shape[0]):
+            for rows in bands(*self.shape):
                 block = np.asarray(self._array[rows], dtype=np.float64)
                 parts.append(np.diagonal(block, offset=rows.start).copy())
             self._diagonal = np.concatenate(parts)
@@ -199,7 +191,7 @@ class MemoryFactor:
         """Return the diagonal (N,) float64: squared column norms of L⁻¹, some columns at a time."""
         n = len(self._lower)
         out = np.empty(n)
-        for part in _row_slices(n):
+        for part in bands(n, n):
             start = part.start
             x = np.zeros((n - start, part.stop - start))
             np.fill_diagonal(x, 1.0)
@@ -246,7 +238,7 @@ def invert(gram: NDArray[Any], ridge: float) -> NDArray[np.float64]:
         inverse, info = lapack.dpotri(factor, lower=1, overwrite_c=1)
     if info != 0:
         raise _not_definite(ridge, info, n)
-    for rows in _row_slices(n):
+    for rows in bands(n, n):
         inverse[rows, rows.stop :] = inverse[rows.stop :, rows].T
         square = inverse[rows, rows]
         square[...] = np.tril(square) + np.tril(square, -1).T
@@ -287,17 +279,7 @@ def as_inverse(inverse: Any) -> Inverse:
 
 
 def checked_diagonal(inverse: Inverse) -> NDArray[np.float64]:
-    """Return the diagonal of H⁻¹ after checking that it is finite and positive.
-
-    Args:
-        inverse: H⁻¹ (N, N).
-
-    Returns:
-        (N,) float64, all finite and positive.
-
-    Raises:
-        InputError: Naming the first entry that is not finite and positive.
-    """
+    """Return the diagonal (N,) float64 of H⁻¹; ``InputError`` unless it is finite and positive."""
     diagonal = np.asarray(inverse.diagonal(), dtype=np.float64)
     if diagonal.shape != (inverse.shape[0],):
         raise InputError(f"diagonal() has shape {diagonal.shape}, not ({inverse.shape[0]},)")
@@ -311,56 +293,6 @@ def checked_diagonal(inverse: Inverse) -> NDArray[np.float64]:
     return diagonal
 
 
-class Columns:
-    """A least-recently-used cache of columns of H⁻¹; ``fetches`` counts reads of the inverse."""
-
-    def __init__(self, inverse: Inverse) -> None:
-        self._inverse = inverse
-        self._n = inverse.shape[0]
-        self._batch = max(1, int(getattr(inverse, "columns_at_once", BATCH)))
-        # One column at a time means that reading costs no more than a cache.
-        kept = 1 if self._batch == 1 else KEPT_BYTES // (8 * self._n)
-        self._capacity = max(self._batch, kept)
-        self._kept: OrderedDict[int, NDArray[np.float64]] = OrderedDict()
-        self.fetches = 0
-
-    def get(self, index: int, likely: Callable[[int], NDArray[np.int64]]) -> NDArray[np.float64]:
-        """Return column ``index`` (N,); if it is not cached, fetch the likely next ones with it.
-
-        ``likely`` returns up to a number of rows that are probably needed soon, best first.
-        """
-        if index not in self._kept:
-            wanted = [index]
-            if self._batch > 1:
-                ahead = dict.fromkeys(likely(2 * self._batch).tolist())  # each once
-                wanted += [i for i in ahead if i != index and i not in self._kept]
-            self._fetch(wanted[: self._batch])
-        self._kept.move_to_end(index)
-        return self._kept[index]
-
-    def _fetch(self, indices: list[int]) -> None:
-        self.fetches += 1
-        columns = np.asarray(self._inverse.columns(np.array(indices)), dtype=np.float64)
-        if columns.shape != (self._n, len(indices)):
-            raise InputError(
-                f"columns({len(indices)} indices) has shape {columns.shape}; "
-                f"it must be ({self._n}, {len(indices)})"
-            )
-        for place, index in enumerate(indices):
-            column = columns[:, place]
-            if not np.isfinite(column).all():
-                raise InputError(
-                    f"column {index} of the inverse holds NaN or infinity; "
-                    "check the Gram matrix, or raise the ridge"
-                )
-            # A copy: a view would keep its whole batch in memory.
-            self._kept[index] = np.ascontiguousarray(column) if len(indices) == 1 else column.copy()
-        # The requested column is the first of ``indices``; it is dropped last.
-        self._kept.move_to_end(indices[0])
-        while len(self._kept) > self._capacity:
-            self._kept.popitem(last=False)
-
-
 def _not_definite(ridge: float, pivot: int, n: int) -> InputError:
     """Return the error for a Gram matrix without Cholesky factor: its failing pivot, from 1."""
     return InputError(
@@ -370,14 +302,9 @@ def _not_definite(ridge: float, pivot: int, n: int) -> InputError:
     )
 
 
-def _row_slices(n: int) -> list[slice]:
-    step = max(1, ROW_BYTES // (8 * n))
-    return [slice(start, min(start + step, n)) for start in range(0, n, step)]
-
-
 def _check_array(array: NDArray[Any]) -> None:
     largest = worst = 0.0
-    for rows in _row_slices(array.shape[0]):
+    for rows in bands(*array.shape):
         block = array[rows]
         finite = np.isfinite(block)
         if not finite.all():

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist.checks import check_labels
 from ntkdist.errors import InputError
-from ntkdist.labels.checks import check_labels, check_locked
 from ntkdist.labels.inverse import MemoryFactor, invert
-from ntkdist.labels.options import Options
+from ntkdist.labels.options import Options, check_locked
 from ntkdist.labels.refurbish import refurbish
 from ntkdist.labels.result import Flip, RefurbishResult
 from ntkdist.labels.ridge import POSTERIOR_RIDGE, choose_ridge
@@ -55,7 +55,7 @@ def label_report(labels: Any, result: RefurbishResult) -> pd.DataFrame:
     import pandas as pd
 
     n, num_classes = result.G.shape
-    given = check_labels(labels, num_classes)
+    given = check_labels(labels, num_classes, floats=True)
     if len(given) != n:
         raise InputError(
             f"the result is of {n} images, {len(given)} labels are given; give the labels from "
@@ -171,7 +171,7 @@ def find_label_issues(
         )
     if num_classes is None:
         num_classes = len(names) if names else _largest(given) + 1
-    given = check_labels(given, num_classes, len(images))
+    given = check_labels(given, num_classes, len(images), floats=True)
     prepared = Preprocessor.fit(images, preprocess).apply(images)
     gram = kernel_matrix(architecture, prepared, backend=backend, threads=threads)
     result = refurbish_gram(
@@ -238,7 +238,7 @@ def refurbish_gram(
         InputError: For labels or options that do not fit, or a Gram matrix that is not positive
             definite at this ridge.
     """
-    given = check_labels(labels, num_classes, len(gram))
+    given = check_labels(labels, num_classes, len(gram), floats=True)
     lock = check_locked(locked, len(given))
     choice = choose_ridge(gram, given, num_classes, noise=noise, noise_rate=noise_rate, locked=lock)
     if ridge == "auto":

@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist.checks import check_labels, check_whole
 from ntkdist.errors import InputError
-from ntkdist.labels.checks import check_labels, is_whole
-
-# Bytes of distances in memory at a time.
-BLOCK_BYTES = 64 * 2**20
+from ntkdist.linalg import bands, top_eigenpairs
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,14 +75,9 @@ def class_separation(
     Source:
         DeOliveira et al. 2025, Table 3; Schölkopf, Smola and Müller 1998 (kernel PCA).
     """
-    from ntkdist.linalg import top_eigenpairs
-
     n = int(gram.shape[0])
-    given = check_labels(labels, num_classes, n)
-    if not is_whole(components):
-        raise InputError(f"components={components!r} must be a whole number")
-    if not 1 <= components < n:
-        raise InputError(f"components={components} must be from 1 to {n - 1}, less than N")
+    given = check_labels(labels, num_classes, n, floats=True)
+    check_whole("components", components, 1, "give less than N", most=n - 1)
     counts = np.bincount(given, minlength=num_classes)
     if (counts > 0).sum() < 2:
         raise InputError("all images are of one class; the separation needs at least two classes")
@@ -120,15 +113,13 @@ def _distances(
     from scipy.spatial.distance import cdist
 
     n = len(points)
-    rows = max(1, BLOCK_BYTES // (8 * n))
     # count, sum and sum of squares about a first guess, so that squares do not cancel
     guess = float(np.linalg.norm(points - points.mean(axis=0), axis=1).mean())
     sums = np.zeros((2, 3))
-    for start in range(0, n, rows):
-        stop = min(start + rows, n)
-        d = cdist(points[start:stop], points)
-        later = np.arange(n) > np.arange(start, stop)[:, None]  # each pair once
-        same = labels[start:stop, None] == labels
+    for band in bands(n, n):
+        d = cdist(points[band], points)
+        later = np.arange(n) > np.arange(band.start, band.stop)[:, None]  # each pair once
+        same = labels[band, None] == labels
         for place, chosen in enumerate((later & ~same, later & same)):
             off = d[chosen] - guess
             sums[place] += len(off), off.sum(), np.square(off).sum()

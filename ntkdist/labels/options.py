@@ -1,12 +1,16 @@
-"""The options of ``refurbish``, checked before anything costly is done."""
+"""The options and masks of ``refurbish``, checked before anything costly is done."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from ntkdist.checks import check_choice, check_whole, is_number, is_whole
 from ntkdist.errors import InputError, did_you_mean
-from ntkdist.labels.checks import check_beta, is_number, is_whole
+from ntkdist.labels.block_error import check_beta
 from ntkdist.labels.noise import CLASS_CONDITIONAL, NOISE_MODELS
 
 METHODS = ("posterior", "exact", "paper")
@@ -28,13 +32,8 @@ class Options:
 
     def __post_init__(self) -> None:
         check_beta(self.beta)
-        for name, known in (("noise", NOISE_MODELS), ("method", METHODS)):
-            value = getattr(self, name)
-            if value not in known:
-                raise InputError(
-                    f"{name}={value!r} is not one of {', '.join(known)}"
-                    + did_you_mean(str(value), known)
-                )
+        check_choice("noise", self.noise, NOISE_MODELS)
+        check_choice("method", self.method, METHODS)
         if self.noise == CLASS_CONDITIONAL and self.noise_rate is not None:
             raise InputError(
                 f"noise_rate={self.noise_rate} is a rate of symmetric noise; leave it out, or give "
@@ -52,14 +51,63 @@ class Options:
                 + (did_you_mean(steps, ["auto"]) if isinstance(steps, str) else "")
             )
         for name in ("blocks", "flips_per_step", "checkpoint_every"):
-            value = getattr(self, name)
-            if not is_whole(value) or value < 1:
-                raise InputError(f"{name}={value!r} must be a whole number ≥ 1")
+            check_whole(name, getattr(self, name), 1, "give a larger one")
         for name in ("noise_rate", "confidence"):
             share = getattr(self, name)
             if share is None and name == "noise_rate":
                 continue
-            if not is_number(share):
+            if not is_number(share) or not 0 <= share <= 1:
                 raise InputError(f"{name}={share!r} must be a number from 0 to 1")
-            if not 0 <= share <= 1:
-                raise InputError(f"{name}={share!r} must be from 0 to 1")
+
+
+def check_locked(locked: Any, n: int) -> NDArray[np.bool_]:
+    """Return which labels are known to be right, as a new mask.
+
+    Args:
+        locked: (N,) bool, (m,) indices, or None for none.
+        n: N.
+
+    Returns:
+        (N,) bool.
+
+    Raises:
+        InputError: For a wrong length, type or index.
+    """
+    mask = np.zeros(n, dtype=np.bool_)
+    if locked is None:
+        return mask
+    given = np.asarray(locked)
+    if given.dtype.kind == "b" and given.shape == (n,):
+        return given.copy()
+    if given.size == 0:
+        return mask
+    if given.dtype.kind not in "iu" or given.ndim != 1:
+        raise InputError(
+            f"locked has type {given.dtype} and shape {given.shape}; give ({n},) bool or indices"
+        )
+    wrong = given[(given < 0) | (given >= n)]
+    if wrong.size:
+        raise InputError(f"locked names image {wrong[0]}; they are numbered 0 to {n - 1}")
+    mask[given] = True
+    return mask
+
+
+def check_probs(probs: Any, shape: tuple[int, ...]) -> NDArray[np.float64] | None:
+    """Return class probabilities of a shape (N, K) as float64, or None if none are given.
+
+    ``InputError`` for another shape, or rows that are not probabilities.
+    """
+    if probs is None:
+        return None
+    given = np.asarray(probs, dtype=np.float64)
+    if given.shape != shape:
+        raise InputError(f"first_probs has shape {given.shape}; it must be {shape}")
+    # the comparisons are False for NaN
+    good = (given >= 0).all(axis=1) & (np.abs(given.sum(axis=1) - 1) < 1e-3)
+    if not good.all():
+        row = int(np.flatnonzero(~good)[0])
+        raise InputError(
+            f"first_probs: row {row} does not hold probabilities (sum {given[row].sum():.4g}, "
+            f"minimum {given[row].min():.4g}); each row must be ≥ 0 and sum to 1"
+        )
+    return given

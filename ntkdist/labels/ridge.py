@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist.checks import check_labels, check_whole
 from ntkdist.errors import InputError
-from ntkdist.labels.checks import check_labels
 from ntkdist.labels.class_matrix import one_hot
 from ntkdist.labels.leave_one_out import Predict, predictor
 from ntkdist.labels.noise import (
@@ -99,11 +99,10 @@ def choose_ridge(
     from scipy.linalg import eigh
 
     n = int(gram.shape[0])
-    given = check_labels(labels, num_classes, n)
+    given = check_labels(labels, num_classes, n, floats=True)
     if not ridges or not all(np.isfinite(r) and r > 0 for r in ridges):
         raise InputError(f"ridges={ridges!r} must be finite numbers above 0")
-    if max_images < 2:
-        raise InputError(f"max_images={max_images} must be at least 2")
+    check_whole("max_images", max_images, 2, "give the size of the sample")
     chosen = np.arange(n)
     if n > max_images:
         chosen = np.sort(np.random.default_rng(seed).permutation(n)[:max_images])

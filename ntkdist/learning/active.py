@@ -30,26 +30,30 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist.checks import check_choice, check_labels, check_number, check_whole
 from ntkdist.errors import InputError
-from ntkdist.learning.checks import (
-    check_choice,
-    check_columns,
-    check_images,
-    check_labels,
-    check_number,
-    check_outputs,
-    check_ridge,
-    check_whole,
-)
+from ntkdist.learning.checks import check_columns, check_images, check_outputs
 from ntkdist.learning.empirical import empirical_kernel
 from ntkdist.learning.finite.training import TrainedNetwork, train
 from ntkdist.learning.regression import KernelRegression, targets_of
+from ntkdist.linalg import check_ridge
 from ntkdist.networks.architecture import Architecture, ArchitectureSpec
 from ntkdist.networks.layers import Dense
 
 # If S[x', x'] is at most this share of Θ(x', x'), the labelled images determine the output of x',
 # and S[:, x']/S[x', x'] is a ratio of rounding errors.
 DETERMINED = 1e-6
+
+# Memory of the predictions f⁺ that are evaluated together: what a core's own cache holds.
+BLOCK_BYTES = 2**18
+# Below this, Σ max(f + 1/K, 0) counts as 0 and all classes as equally likely.
+_ZERO = 1e-12
+PICKS = ("greedy", "top")
+# Length of the short list, in units of the picks.
+_SHORT = 5
+_KINDS = ("pntk", "logit", "trace")
+# Distinguishes the random numbers of the first images from those of the rounds.
+_START = 13
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,27 +81,15 @@ class LookAhead:
         return np.divide(1.0, u, out=np.zeros_like(u), where=u > DETERMINED * self.diagonal)
 
     def change(self, candidate: int, label: int) -> NDArray[np.float64]:
-        """Return f⁺ − f for one candidate under one label.
-
-        Args:
-            candidate: Place of x' among the U.
-            label: Its class, 0..K−1.
-
-        Returns:
-            (U, K) float64.
-        """
+        """Return f⁺ − f, (U, K) float64, for the candidate at a place among the U and its class."""
         residual = targets_of([label], self.outputs.shape[1])[0] - self.outputs[candidate]
         return np.outer(self.covariance[:, candidate] * self.weights()[candidate], residual)
 
     def after(self, candidate: int, label: int) -> LookAhead:
         """Return the state with a candidate labelled, in O(U²): a rank-one update of S.
 
-        Args:
-            candidate: Place of x' among the U, which it keeps.
-            label: Its class, 0..K−1, true or assumed.
-
-        Returns:
-            The state that ``look_ahead`` returns with x' among the labelled images.
+        It is the state that ``look_ahead`` returns with x' among the labelled images, except that
+        x' keeps its place among the U. The label may be true or assumed.
         """
         s = self.covariance[:, candidate]
         left = np.outer(-s * self.weights()[candidate], s)
@@ -155,7 +147,7 @@ def look_ahead(
     if not all(np.isfinite(block).all() for block in (A, B, C)):
         raise InputError("a kernel holds NaN or infinity; compute it again from clean images")
     K = check_whole("num_classes", num_classes, 2, "one class needs no labels")
-    y = check_labels(labels, L, K)
+    y = check_labels(labels, K, L)
     shift = float(check_ridge(ridge) * np.mean(np.diagonal(A)))
     try:
         factor = cho_factor(A + shift * np.eye(L), lower=True)
@@ -169,12 +161,6 @@ def look_ahead(
     v = cho_solve(factor, B.T)
     outputs = f_u + v.T @ (targets_of(y, K) - f_l)
     return LookAhead(outputs, C - B @ v, np.diagonal(C).copy(), shift)
-
-
-# Memory of the predictions f⁺ that are evaluated together: what a core's own cache holds.
-BLOCK_BYTES = 2**18
-# Below this, Σ max(f + 1/K, 0) counts as 0 and all classes as equally likely.
-_ZERO = 1e-12
 
 
 def probabilities(outputs: Any) -> NDArray[np.float64]:
@@ -217,12 +203,7 @@ def mlmoc(state: LookAhead, candidates: NDArray[np.int64] | None = None) -> NDAr
 def emoc(state: LookAhead, candidates: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
     """Return the expected model output change: ``mlmoc`` averaged over labels by probability.
 
-    Args:
-        state: As ``look_ahead`` returns it.
-        candidates: (m,) places among the U; None takes all.
-
-    Returns:
-        (m,) float64, at least 0.
+    Arguments and result are those of ``mlmoc``.
 
     Source:
         Freytag, Rodner and Denzler 2014; Käding et al. 2016.
@@ -284,27 +265,16 @@ def eer(
 
 
 def margin(outputs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return minus the distance between the two largest outputs (Scheffer et al. 2001).
+    """Return minus the distance between the two largest of outputs (n, K), (n,) float64 ≤ 0.
 
-    Args:
-        outputs: (n, K).
-
-    Returns:
-        (n,) float64, at most 0.
+    Scheffer et al. 2001.
     """
     two = np.sort(outputs, axis=1)[:, -2:]
     return two[:, 0] - two[:, 1]
 
 
 def entropy(outputs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the entropy of the class probabilities in nats (Shannon 1948).
-
-    Args:
-        outputs: (n, K).
-
-    Returns:
-        (n,) float64.
-    """
+    """Return the entropy (n,) float64 of the class probabilities of outputs (n, K), in nats."""
     from scipy.special import entr
 
     return entr(probabilities(outputs)).sum(axis=1)
@@ -323,9 +293,6 @@ _OUTPUTS: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
     "entropy": entropy,
 }
 CRITERIA = (*LOOK_AHEAD, *_OUTPUTS, "random")
-PICKS = ("greedy", "top")
-# Length of the short list, in units of the picks.
-_SHORT = 5
 
 
 def query(
@@ -425,11 +392,6 @@ def _entropy(shifted: Any, reach: Any, residuals: Any) -> NDArray[Any]:
         sums += entr(future)
     safe = np.maximum(total, _ZERO)
     return np.where(total > _ZERO, sums / safe + np.log(safe), np.log(len(shifted)))
-
-
-_KINDS = ("pntk", "logit", "trace")
-# Distinguishes the random numbers of the first images from those of the rounds.
-_START = 13
 
 
 @dataclass(frozen=True, eq=False)
@@ -657,8 +619,8 @@ def active_learning(
         InputError: For settings, labels or numbers of images that do not fit.
     """
     check_choice("criterion", criterion, CRITERIA)
-    y = check_labels(labels, learner.count, learner.num_classes).astype(np.int64)
-    y_test = check_labels(test_labels, learner.test_count, learner.num_classes)
+    y = check_labels(labels, learner.num_classes, learner.count)
+    y_test = check_labels(test_labels, learner.num_classes, learner.test_count)
     for name, value in (("start", start), ("rounds", rounds), ("count", count)):
         check_whole(name, value, 1, "give a whole number of images, or of rounds")
     check_whole("seed", seed, 0, "give a whole number of at least 0")

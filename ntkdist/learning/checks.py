@@ -1,17 +1,16 @@
-"""Checks of arguments; each error names the value, the limit and the remedy."""
+"""Checks of arguments that several modules of learning take: images, times, targets, outputs."""
 
 from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.errors import InputError, did_you_mean
-from ntkdist.linalg import check_ridge as check_ridge
+from ntkdist.checks import is_number
+from ntkdist.errors import InputError
 from ntkdist.networks.architecture import Architecture
 
 
@@ -24,36 +23,9 @@ def require_jax() -> None:
             )
 
 
-def check_choice(name: str, value: Any, known: Collection[str]) -> None:
-    """Raise ``InputError`` unless the value is one of the known words."""
-    if value not in known:
-        *most, last = known
-        raise InputError(
-            f"{name}={value!r} is unknown; use {', '.join(most)} or {last}"
-            + did_you_mean(str(value), known)
-        )
-
-
-def check_whole(name: str, value: Any, least: int, remedy: str, *, most: int | None = None) -> int:
-    """Return a whole number of at least ``least`` and, where given, at most ``most``."""
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not whole or value < least or (most is not None and value > most):
-        limits = f"of at least {least}" if most is None else f"from {least} to {most}"
-        raise InputError(f"{name}={value!r} must be a whole number {limits}; {remedy}")
-    return int(value)
-
-
-def check_number(name: str, value: Any, least: float, below: float, remedy: str) -> float:
-    """Return a number that is at least ``least`` and below ``below``, which may be infinite."""
-    if not _is_number(value) or not least <= value < below:
-        limit = f"at least {least:g}" + (f" and below {below:g}" if math.isfinite(below) else "")
-        raise InputError(f"{name}={value!r} must be a finite number, {limit}; {remedy}")
-    return float(value)
-
-
 def check_rate(learning_rate: Any) -> float:
     """Return a learning rate, a finite number above 0."""
-    if not _is_number(learning_rate) or not 0 < learning_rate < math.inf:
+    if not is_number(learning_rate) or not 0 < learning_rate < math.inf:
         raise InputError(
             f"learning_rate={learning_rate!r} must be a finite number above 0; with 1, times are "
             "those of gradient flow"
@@ -63,7 +35,7 @@ def check_rate(learning_rate: Any) -> float:
 
 def check_time(time: Any) -> float:
     """Return a training time from 0 to infinity."""
-    if not _is_number(time) or not time >= 0:
+    if not is_number(time) or not time >= 0:
         raise InputError(f"time={time!r} must be a number of at least 0; inf trains to the end")
     return float(time)
 
@@ -103,22 +75,6 @@ def check_images(
     return x
 
 
-def check_labels(labels: Any, count: int, num_classes: int) -> NDArray[np.int32]:
-    """Return the labels of ``count`` images as int32 (count,), each from 0 to K−1."""
-    y = np.asarray(labels)
-    if y.shape != (count,) or y.dtype.kind not in "iu":
-        raise InputError(
-            f"labels are {y.dtype} of shape {y.shape}; give one whole number an image, ({count},)"
-        )
-    wrong = np.flatnonzero((y < 0) | (y >= num_classes))
-    if wrong.size:
-        raise InputError(
-            f"label {y[wrong[0]]} at index {wrong[0]} lies outside 0..{num_classes - 1}; "
-            f"correct it or raise num_classes={num_classes}"
-        )
-    return y.astype(np.int32)
-
-
 def check_targets(targets: Any, n: int) -> NDArray[np.float64]:
     """Return the targets of the n images of a Gram matrix as float64 (n, K), K ≥ 1, finite."""
     Y = np.asarray(targets, dtype=np.float64)
@@ -132,10 +88,7 @@ def check_targets(targets: Any, n: int) -> NDArray[np.float64]:
 
 
 def check_outputs(name: str, outputs: Any, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """Return outputs as finite float64 of a shape, read-only where a number stands for all.
-
-    None stands for 0.
-    """
+    """Return outputs as finite float64 of a shape; a number, or None for 0, fills it read-only."""
     f = np.asarray(0.0 if outputs is None else outputs, dtype=np.float64)
     if f.ndim and f.shape != shape:
         raise InputError(f"{name} have shape {f.shape}; {shape} is needed, or None for 0")
@@ -151,7 +104,3 @@ def check_columns(matrix: Any, n: int, name: str) -> None:
         raise InputError(
             f"{name} has shape {shape}; (M, {n}) is needed, a column for each training image"
         )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)

@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist.checks import check_number
 from ntkdist.errors import InputError
 from ntkdist.learning.checks import (
     check_columns,
-    check_number,
     check_outputs,
     check_rate,
     check_targets,

@@ -20,24 +20,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist.checks import check_whole
 from ntkdist.errors import InputError
 from ntkdist.learning.checks import (
     check_columns,
     check_outputs,
     check_rate,
-    check_ridge,
     check_targets,
     check_time,
     check_times,
-    check_whole,
 )
 from ntkdist.learning.cross_entropy import CrossEntropyFlow, cross_entropy_loss
 from ntkdist.learning.evaluation import accuracy
 from ntkdist.learning.spectrum import Spectrum, dense_square, read_rows
+from ntkdist.linalg import check_ridge
 
 # Longer time constants, in units of the shortest, belong to eigenvalues within the rounding of
 # float32 entries.
 _LONGEST = 1e8
+
+QUARTERS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +49,8 @@ class GradientFlow:
     A ridge ρ adds (ρ/2N)‖θ − θ_0‖² to the loss, which pulls the parameters back to their initial
     values: f_∞(x) is then kernel ridge regression on f_0's residuals, for training images as for
     others.
+
+    Times t run from 0 to infinity; methods that take one raise ``InputError`` for one below 0.
 
     Attributes:
         spectrum: Of H, without the ridge.
@@ -133,14 +137,8 @@ class GradientFlow:
     def learned(self, time: float) -> NDArray[np.float64]:
         """Return the share of the initial residual that is learned along each eigenvector.
 
-        Args:
-            time: t, 0 to infinity.
-
         Returns:
             λ(1 − e^{−η(λ+ρ)t/N})/(λ + ρ), (N,).
-
-        Raises:
-            InputError: For a time below 0.
         """
         moved = self._moved(time)
         values = self.spectrum.values
@@ -149,15 +147,9 @@ class GradientFlow:
     def gain(self, time: float) -> NDArray[np.float64]:
         """Return the factors by which ``distances`` become coefficients of Θ(x, X)V, (N,).
 
-        Args:
-            time: t, 0 to infinity.
-
         Returns:
             (1 − e^{−η(λ+ρ)t/N})/(λ + ρ), with its limit ηt/N where λ + ρ is 0. At infinity,
             eigenvalues within rounding of 0 give 0: the pseudo-inverse.
-
-        Raises:
-            InputError: For a time below 0.
         """
         t = check_time(time)
         shifted = self.spectrum.values + self.ridge
@@ -170,14 +162,8 @@ class GradientFlow:
     def train(self, time: float) -> NDArray[np.float64]:
         """Return f_t(X), (N, K).
 
-        Args:
-            time: t, 0 to infinity.
-
         Returns:
             f_0(X) + H(H + ρI)⁻¹(I − e^{−η(H+ρI)t/N})(Y − f_0(X)).
-
-        Raises:
-            InputError: For a time below 0.
         """
         shares = self.learned(time)[:, None]
         return self.initial + self.spectrum.vectors @ (shares * self.distances)
@@ -280,9 +266,6 @@ def log_times(flow: GradientFlow, count: int = 60) -> NDArray[np.float64]:
     return np.array([0.0, *np.geomspace(first / 10, 10 * last, points - 2), np.inf])
 
 
-QUARTERS = 4
-
-
 @dataclass(frozen=True, eq=False)
 class Ensemble:
     """Covariance of the outputs over initialisations, at any time of gradient flow.
@@ -328,14 +311,8 @@ class Ensemble:
     def train_covariance(self, time: float) -> NDArray[np.float64]:
         """Return the covariance of f_t(X), (N, N).
 
-        Args:
-            time: t, 0 to infinity.
-
         Returns:
             (I − A)K(I − A) with A = H(H + ρI)⁻¹(I − e^{−η(H+ρI)t/N}).
-
-        Raises:
-            InputError: For a time below 0.
         """
         V, kept = self.flow.spectrum.vectors, 1.0 - self.flow.learned(time)
         return V @ (kept[:, None] * self.nngp * kept) @ V.T
@@ -382,19 +359,10 @@ class Ensemble:
         prior: NDArray[np.float64],
         time: float,
     ) -> NDArray[np.float64]:
-        """Return the diagonal of ``test_covariance`` alone, (M,).
+        """Return the diagonal of ``test_covariance`` alone, (M,) float64, none below 0.
 
-        Args:
-            ntk: (M, N) ``flow.project`` of Θ(x, X).
-            nngp: (M, N) ``flow.project`` of K(x, X).
-            prior: (M,) K(x, x).
-            time: t, 0 to infinity.
-
-        Returns:
-            (M,) float64, none below 0.
-
-        Raises:
-            InputError: For shapes that do not fit or a time below 0.
+        ``prior`` is (M,) K(x, x); the other arguments and the errors are those of
+        ``test_covariance``.
         """
         B = self._pull(ntk, nngp, time)
         if prior.shape != (len(B),):

@@ -30,14 +30,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist.checks import check_choice, check_labels, check_whole
 from ntkdist.errors import InputError
-from ntkdist.learning.checks import (
-    check_choice,
-    check_images,
-    check_labels,
-    check_whole,
-    require_jax,
-)
+from ntkdist.learning.checks import check_images, require_jax
 from ntkdist.learning.finite.network import (
     FiniteNetwork,
     Params,
@@ -67,6 +62,9 @@ BLOCK_BYTES = 64 * 2**20
 _BLOCKS = 8
 # Cost of an addition in memory, in multiplications inside a matrix product.
 _ADDITION = 8
+
+# Memory of a block of the full kernel between test and training images.
+_CROSSED_BYTES = 256 * 2**20
 
 
 def empirical_kernel(
@@ -466,10 +464,6 @@ def _in_threads(work: Callable[[slice], None], blocks: Iterable[slice]) -> None:
             pass
 
 
-# Memory of a block of the full kernel between test and training images.
-_BLOCK_BYTES = 256 * 2**20
-
-
 @dataclass(frozen=True)
 class PseudoKernel:
     """How well pNTK ⊗ I_K approximates the full kernel.
@@ -497,17 +491,8 @@ def compare_pseudo_kernel(
 ) -> PseudoKernel:
     """Compare the full kernel with the pNTK that follows from it.
 
-    Args:
-        full: (N, K, N, K) kernel of the training images.
-        crossed: (m, K, N, K) of test images with them.
-        labels: (N,) classes 0..K−1.
-        test_labels: (m,).
-
-    Returns:
-        Their difference and the accuracy of each.
-
-    Source:
-        Mohamadi, Bae and Sutherland 2023, sections 4.1 to 4.4.
+    ``full`` (N, K, N, K) is the kernel of the training images and ``crossed`` (m, K, N, K) that of
+    test images with them (Mohamadi, Bae and Sutherland 2023, sections 4.1 to 4.4).
     """
     n, K = full.shape[:2]
     pseudo = full.mean(axis=(1, 3)) * K
@@ -571,11 +556,11 @@ def measure_pseudo_kernel(
     """
     K = network.num_classes
     x = check_images(images, arch=network.arch)
-    y = check_labels(labels, len(x), K)
+    y = check_labels(labels, K, len(x))
     held = check_images(test[0], x.shape[1:])
-    truth = check_labels(test[1], len(held), K)
+    truth = check_labels(test[1], K, len(held))
     Y = targets_of(y, K)
-    step = max(1, _BLOCK_BYTES // (8 * len(x) * K * K))
+    step = max(1, _CROSSED_BYTES // (8 * len(x) * K * K))
 
     def predict(kernel: NDArray[np.float64], kind: str) -> NDArray[np.int64]:
         size = len(x) * (1 if kind == "pntk" else K)

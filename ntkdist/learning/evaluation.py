@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist.checks import check_labels
 from ntkdist.errors import InputError
-from ntkdist.learning.checks import check_labels
 
 # The logarithm of the scale is searched between a flat softmax and one that puts all probability
 # on the largest output.
@@ -139,4 +139,4 @@ def _check(predictions: Any, labels: Any) -> tuple[NDArray[np.float64], NDArray[
         raise InputError(f"predictions have shape {f.shape}; (M, K) with M ≥ 1 is needed")
     if not np.isfinite(f).all():
         raise InputError("predictions hold NaN or infinity; check the kernel matrix")
-    return f, check_labels(labels, len(f), f.shape[1]).astype(np.int64)
+    return f, check_labels(labels, f.shape[1], len(f))

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist.checks import check_choice, check_fraction, check_whole
 from ntkdist.errors import InputError
-from ntkdist.learning.checks import check_choice, check_whole
 from ntkdist.learning.pairs import PairFeatures, Pairs, pair_regression
 from ntkdist.linalg import RIDGE_LADDER, first_passing
 
@@ -26,6 +26,9 @@ Matrix = NDArray[np.float64]
 # variant -> principal components among its pair features; None for those without features
 VARIANTS: dict[str, int | None] = {"kr-v1": None, "kr-v2": None, "fjlt-v1": 0, "fjlt-v2": 5}
 EPSILON = 0.01  # ε of the sketch, as published
+
+# Multipliers r to choose from; 0 is the plain kernel, 0.0005 is that of the authors' script.
+MULTIPLIERS = (0.0, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,32 +55,16 @@ def label_part(
     epsilon: float = EPSILON,
     seed: int = 0,
 ) -> tuple[Matrix, Matrix]:
-    """Return Z̃ of the training images, and of test and training images.
+    """Return Z̃ of the training images (n, n), and of test and training images (m, n), float64.
 
-    Args:
-        train: (n, n) pairs of the training images with themselves.
-        labels: (n,) their labels, −1 or 1.
-        test: (m, n) pairs of the test images with them.
-        variant: ``kr-v1``, ``kr-v2``, ``fjlt-v1`` or ``fjlt-v2``; the last two need pixels.
-        epsilon: ε of FJLT's sketch of ⌊ln(p + 1)/ε²⌋ rows, p the number of features.
-        seed: Seed of the sketch.
-
-    Returns:
-        (n, n) and (m, n) float64.
-
-    Raises:
-        InputError: For an unknown variant, labels of other than two classes, or pairs that do not
-            fit.
-
-    Source:
-        Chen, He and Su 2020.
+    Arguments, errors and source are those of ``label_aware``. FJLT's sketch has ⌊ln(p + 1)/ε²⌋ rows
+    with p the number of features.
     """
-    y = check_labels(labels)
+    y = check_signs(labels)
     check_pairs(train, test, len(y))
     check_choice("variant", variant, VARIANTS)
     components = VARIANTS[variant]
-    if not 0 < epsilon < 1:
-        raise InputError(f"epsilon={epsilon!r} must be above 0 and below 1; 0.01 is published")
+    check_fraction("epsilon", epsilon, "0.01 is published")
     if components is None:
         votes = y if variant == "kr-v1" else _solve_definite(train.kernel, y)
         vote = _LabelVotes(train.kernel, votes)
@@ -98,17 +85,8 @@ def label_aware_kernel(
 ) -> LabelAwareKernel:
     """Return K = H + λZ̃ with λ = multiplier · mean|H|/mean|Z̃|, both means over training pairs.
 
-    Args:
-        train: (n, n) pairs of the training images.
-        test: (m, n) pairs of the test images with them.
-        part: Z̃ of both, from ``label_part``.
-        multiplier: r; 0 gives H.
-
-    Returns:
-        The kernel.
-
-    Raises:
-        InputError: For a multiplier below 0, or above 0 if all of Z̃ is 0.
+    ``train`` are the (n, n) training pairs, ``test`` the (m, n) pairs of test and training images,
+    and ``part`` is Z̃ of both. ``InputError`` for a multiplier below 0, or above 0 if Z̃ is 0.
     """
     check_multipliers([multiplier])
     if multiplier == 0:
@@ -200,7 +178,7 @@ def with_ridge(gram: Matrix, ridge: float) -> Matrix:
     return out
 
 
-def check_labels(labels: Any) -> Matrix:
+def check_signs(labels: Any) -> Matrix:
     """Return labels −1 and 1, both present, as float64 (n,)."""
     y = np.asarray(labels)
     if y.ndim != 1 or y.dtype.kind not in "iuf":
@@ -236,12 +214,6 @@ def check_multipliers(multipliers: Any) -> Matrix:
             "kernel, 0.0005 is published"
         )
     return checked.astype(np.float64)
-
-
-Matrix = NDArray[np.float64]
-
-# Multipliers r to choose from; 0 is the plain kernel, 0.0005 is that of the authors' script.
-MULTIPLIERS = (0.0, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -286,7 +258,7 @@ def choose_multiplier(
     Args:
         train: (n, n) pairs of the training images.
         labels: (n,) −1 or 1.
-        variant: As for ``label_part``.
+        variant: As for ``label_aware``.
         multipliers: Multipliers to try, at least 0; 0 is the plain kernel.
         folds: Number of folds, 2 to the size of the smaller class.
         epsilon: ε of FJLT's sketch.
@@ -299,7 +271,7 @@ def choose_multiplier(
         InputError: For labels, multipliers or folds that do not fit, or if all multipliers give a
             singular kernel.
     """
-    y = check_labels(labels)
+    y = check_signs(labels)
     tried = check_multipliers(multipliers)
     fold = fold_numbers(y, folds, seed)
     values, regular, definite = held_out_values(
@@ -318,20 +290,12 @@ def choose_multiplier(
 
 
 def fold_numbers(labels: Any, folds: int, seed: int = 0) -> NDArray[np.int64]:
-    """Assign the images of each class at random to folds of near-equal size.
+    """Return a fold 0..folds − 1 of each image (n,), drawn so that every class is split evenly.
 
-    Args:
-        labels: (n,) −1 or 1.
-        folds: Number of folds.
-        seed: Seed of the assignment.
-
-    Returns:
-        (n,) fold of each image, 0..folds − 1.
-
-    Raises:
-        InputError: For fewer than two folds, or more than the smaller class has images.
+    ``labels`` (n,) are −1 or 1. ``InputError`` for fewer than two folds, or for more than the
+    smaller class has images.
     """
-    y = check_labels(labels)
+    y = check_signs(labels)
     most = int(min((y < 0).sum(), (y > 0).sum()))
     check_whole("folds", folds, 2, "each needs an image of the smaller class", most=most)
     random = np.random.default_rng(seed)
@@ -354,24 +318,13 @@ def held_out_values(
 ) -> tuple[Matrix, NDArray[np.bool_], NDArray[np.bool_]]:
     """Predict each image from the images of the other folds, with each multiplier.
 
-    Args:
-        train: (n, n) pairs of the training images.
-        labels: (n,) −1 or 1.
-        fold: (n,) fold of each image; without any one fold, both classes must remain.
-        variant: As for ``label_part``.
-        multipliers: (M,) multipliers to predict with.
-        epsilon: ε of FJLT's sketch.
-        seed: Seed of the sketches.
-
-    Returns:
-        (M, n) values, above 0 for label 1; (M,) whether the kernel is regular in every fold, with
-        values of 0 where it is not; (M,) whether it is positive definite in every fold. A ridge
-        that H itself needs in a fold is part of the kernel there.
-
-    Raises:
-        InputError: For labels, folds or multipliers that do not fit.
+    ``fold`` (n,) is the fold of each image; without any one fold, both classes must remain. The
+    other arguments are those of ``choose_multiplier``. Returns (M, n) values, above 0 for label 1;
+    (M,) whether the kernel is regular in every fold, with values of 0 where it is not; (M,) whether
+    it is positive definite in every fold. A ridge that H itself needs in a fold is part of the
+    kernel there.
     """
-    y = check_labels(labels)
+    y = check_signs(labels)
     fold, tried = np.asarray(fold), check_multipliers(multipliers)
     check_pairs(train, train, len(y))
     if fold.shape != y.shape:
@@ -451,7 +404,7 @@ def label_aware(
         train: (n, n) pairs of the training images with themselves.
         labels: (n,) their labels, −1 or 1.
         test: (m, n) pairs of the test images with them.
-        variant: ``kr-v1``, ``kr-v2``, ``fjlt-v1`` or ``fjlt-v2``.
+        variant: ``kr-v1``, ``kr-v2``, ``fjlt-v1`` or ``fjlt-v2``; the last two need pixels.
         multiplier: r; 0 is the plain kernel. None chooses it by cross-validation.
         multipliers: Multipliers to choose from.
         folds: Folds of the cross-validation.
@@ -468,7 +421,7 @@ def label_aware(
     Source:
         Chen, He and Su 2020.
     """
-    y = check_labels(labels)
+    y = check_signs(labels)
     choice = None
     if multiplier is None:
         choice = choose_multiplier(
@@ -540,19 +493,9 @@ def local_elasticity(kernel: Matrix, labels: Matrix) -> float:
     mean and the mean over pairs between classes; ½ if classes make no difference. Pairs of an image
     with itself are left out, as they are within a class for any labels.
 
-    Args:
-        kernel: (n, n) symmetric, its diagonal above 0.
-        labels: (n,) class numbers or ±1.
-
-    Returns:
-        The ratio.
-
-    Raises:
-        InputError: If the diagonal is not above 0, there are no two images of one class or no two
-            of different ones, or the sum of the two means is not above 0.
-
-    Source:
-        Chen, He and Su 2020 (relative ratio); He and Su 2020 (local elasticity).
+    The kernel is (n, n) symmetric, the labels (n,) class numbers or ±1. ``InputError`` if the
+    diagonal or the sum of the two means is not above 0, or there are no two images of one class or
+    of different ones. Source: Chen, He and Su 2020 (relative ratio); He and Su 2020.
     """
     kernel, labels = np.asarray(kernel, dtype=np.float64), np.asarray(labels)
     n = len(labels)

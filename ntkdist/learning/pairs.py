@@ -18,6 +18,8 @@ Positions = NDArray[np.integer[Any]]
 # Eigenvalues of the pixels' covariance below this share of the largest are rounding.
 _RANK_TOLERANCE = 1e-10
 
+_FACTOR = 128  # order of the matrices whose products make a Walsh-Hadamard transform
+
 
 @dataclass(frozen=True, eq=False)
 class PixelPairs:
@@ -128,17 +130,9 @@ class PairFeatures:
     correlation, L1 distance. Ten more come from the first five principal components of the
     training images: products p_c p'_c and distances |p_c − p'_c|; fewer if the images span less.
     Cosine with an image of zeros and correlation with a constant image, which are 0/0, are 0.
-    Unlike in the authors' script, no pixel of 1 is appended to the images.
-
-    Args:
-        train: Pairs of the training images with themselves.
-        components: Principal components, 0 or 5 as published.
-
-    Raises:
-        InputError: Without pixels, or if all training images are equal.
-
-    Source:
-        Chen, He and Su 2020 (LANTK-FJLT-V1 and V2).
+    Unlike in the authors' script, no pixel of 1 is appended to the images. ``components`` is 0 or 5
+    as published. ``InputError`` without pixels, or if all training images are equal (Chen, He and
+    Su 2020, LANTK-FJLT-V1 and V2).
     """
 
     def __init__(self, train: Pairs, components: int) -> None:
@@ -215,11 +209,6 @@ def _ratio(numerator: Matrix, denominator: Matrix) -> Matrix:
     return np.clip(out, -1.0, 1.0, out=out)
 
 
-Matrix = NDArray[np.float64]
-
-_FACTOR = 128  # order of the matrices whose products make a Walsh-Hadamard transform
-
-
 def walsh_hadamard(x: Matrix) -> Matrix:
     """Return ``scipy.linalg.hadamard(2**a) @ x`` of x (2^a,).
 
@@ -241,16 +230,8 @@ class Fjlt:
     """Φ = P H D: signs D, a Hadamard transform H, and a sparse Gaussian matrix P of k rows.
 
     Entries of P are nonzero with probability q = min(1, ln²(columns)/size). Columns are
-    transformed one at a time, so that the matrix need not be in memory.
-
-    Args:
-        length: Rows of the matrix to be sketched.
-        rows: Rows of the sketch, k.
-        columns: Columns of the matrix.
-        seed: Seed of D and P.
-
-    Source:
-        Ailon and Chazelle 2009.
+    transformed one at a time, so that the matrix, of ``length`` rows, need not be in memory. The
+    sketch has ``rows`` rows, k (Ailon and Chazelle 2009).
     """
 
     def __init__(self, length: int, rows: int, columns: int, seed: int) -> None:

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist.checks import check_whole
 from ntkdist.errors import InputError
 from ntkdist.kernels import kernel_matrix
-from ntkdist.learning.checks import check_whole
 from ntkdist.learning.finite.network import check_trainable, weight_layers, weight_shapes
 from ntkdist.networks.architecture import Architecture, ArchitectureSpec
 from ntkdist.networks.layers import Conv, Dense, Layer, Residual

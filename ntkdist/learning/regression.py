@@ -9,17 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist.checks import check_choice, check_labels
 from ntkdist.errors import InputError
-from ntkdist.learning.checks import (
-    check_choice,
-    check_columns,
-    check_labels,
-    check_ridge,
-    check_whole,
-)
+from ntkdist.learning.checks import check_columns
 from ntkdist.learning.evaluation import accuracy, log_loss, softmax_scale
 from ntkdist.learning.spectrum import Spectrum, dense_square, mean_of_diagonal, read_rows
-from ntkdist.linalg import submatrix
+from ntkdist.linalg import check_ridge, submatrix
 
 TARGETS = ("centered", "one-hot")
 # Half decades; below the first, a ridge is lost in the rounding of float32 entries.
@@ -46,10 +41,8 @@ def targets_of(labels: Any, num_classes: int, targets: str = "centered") -> NDAr
         Arora et al. 2019 (centred targets: 0.9 and −0.1 for K = 10).
     """
     check_choice("targets", targets, TARGETS)
-    K = check_whole("num_classes", num_classes, 1, "give K")
-    given = np.asarray(labels)
-    Y = np.eye(K)[check_labels(given, len(given) if given.ndim else 0, K)]
-    return Y - 1.0 / K if targets == "centered" else Y
+    Y = np.eye(num_classes)[check_labels(labels, num_classes)]
+    return Y - 1.0 / num_classes if targets == "centered" else Y
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,7 +252,4 @@ def sweep_ridge(
 
 
 def _targets(labels: Any, num_classes: int, targets: str, n: int) -> NDArray[np.float64]:
-    Y = targets_of(labels, num_classes, targets)
-    if len(Y) != n:
-        raise InputError(f"{len(Y)} labels for a Gram matrix of {n} images; give {n}")
-    return Y
+    return targets_of(check_labels(labels, num_classes, n), num_classes, targets)

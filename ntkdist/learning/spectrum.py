@@ -10,10 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
-from ntkdist.learning.checks import check_ridge
+from ntkdist.linalg import bands, check_ridge
 
-# Rows of a stored matrix read together.
-BAND_BYTES = 64 * 2**20
 # How far below zero rounding of float32 entries may leave an eigenvalue, relative to N · λ_max.
 _NEGATIVE = float(np.finfo(np.float32).eps)
 
@@ -70,25 +68,16 @@ class Spectrum:
 
 
 def dense_square(gram: Any) -> NDArray[np.float64]:
-    """Read a square symmetric matrix whole.
+    """Return a copy (N, N) float64 of a Gram matrix, as ``Spectrum.of`` takes it.
 
-    Args:
-        gram: (N, N), N ≥ 1, as for ``Spectrum.of``.
-
-    Returns:
-        (N, N) float64, a copy.
-
-    Raises:
-        InputError: If it is not square, not finite or not symmetric.
+    ``InputError`` if it is not square, not finite or not symmetric.
     """
     shape = tuple(int(edge) for edge in gram.shape)
     if len(shape) != 2 or shape[0] != shape[1] or not shape[0]:
         raise InputError(f"a Gram matrix of shape {shape}; (N, N) with N ≥ 1 is needed")
     H = read_rows(gram, lambda rows: rows)
-    step = max(1, BAND_BYTES // (8 * len(H)))
     scale = float(np.abs(np.diagonal(H)).max())
-    for start in range(0, len(H), step):
-        rows = slice(start, start + step)
+    for rows in bands(*shape):
         if np.abs(H[rows] - H[:, rows].T).max() > 1e-4 * max(scale, np.finfo(np.float64).tiny):
             raise InputError(
                 "the Gram matrix is not symmetric; a test × train matrix cannot stand in for it"
@@ -99,30 +88,21 @@ def dense_square(gram: Any) -> NDArray[np.float64]:
 def read_rows(
     matrix: Any, change: Callable[[NDArray[np.float64]], NDArray[np.float64]]
 ) -> NDArray[np.float64]:
-    """Read a matrix in bands of rows and return ``change`` of every band, stacked.
+    """Return ``change`` of each band of rows of a matrix, stacked, (M, …) float64.
 
-    Args:
-        matrix: (M, N), NumPy or anything that can be sliced by rows.
-        change: Takes and returns arrays with a row for each row; float64.
-
-    Returns:
-        The stack, (M, …) float64.
-
-    Raises:
-        InputError: If the matrix holds NaN or infinity.
+    The matrix (M, N) is NumPy or anything that can be sliced by rows; ``InputError`` if it holds
+    NaN or infinity.
     """
     M, N = (int(edge) for edge in matrix.shape)
-    step = max(1, BAND_BYTES // (8 * N))
     out: NDArray[np.float64] | None = None
-    for start in range(0, M, step):
-        stop = min(start + step, M)
-        band = np.asarray(matrix[start:stop, :], dtype=np.float64)
+    for rows in bands(M, N):
+        band = np.asarray(matrix[rows, :], dtype=np.float64)
         if not np.isfinite(band).all():
             raise InputError("the kernel matrix holds NaN or infinity; ntkdist status names tiles")
         changed = change(band)
         if out is None:
             out = np.empty((M, *changed.shape[1:]))
-        out[start:stop] = changed
+        out[rows] = changed
     return np.empty((0, N)) if out is None else out
 
 

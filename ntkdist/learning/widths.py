@@ -14,15 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist.checks import check_labels, check_number, check_whole
 from ntkdist.errors import InputError
 from ntkdist.kernels import kernel_matrix
-from ntkdist.learning.checks import (
-    check_images,
-    check_labels,
-    check_number,
-    check_whole,
-    require_jax,
-)
+from ntkdist.learning.checks import check_images, require_jax
 from ntkdist.learning.empirical import PseudoKernel, compare_pseudo_kernel, empirical_kernel
 from ntkdist.learning.finite.network import FiniteNetwork, Params
 from ntkdist.learning.finite.training import compiled, outputs, split
@@ -31,6 +26,11 @@ from ntkdist.networks.architecture import Architecture, ArchitectureSpec
 
 # Images of one pass through the network.
 _BATCH = 64
+
+WIDTHS = (32, 64, 128, 256, 512, 1024, 2048)
+# Learning rate in units of 1/λ of the infinite kernel. Descent diverges above 2/λ of the network's
+# own kernel, whose λ is larger at small widths, by more than a half in some draws.
+_RATE = 0.5
 
 
 def linearized(
@@ -81,26 +81,15 @@ def descend(
 ) -> Iterator[Params]:
     """Train by full-batch gradient descent on squares; yield the parameters at some steps.
 
-    Args:
-        network: The network.
-        params: θ₀.
-        images: (N, H, W, C).
-        labels: (N,) classes 0..K−1; the targets are one-hot less 1/K.
-        learning_rate: η.
-        steps: Numbers of steps at which to yield, ascending.
-
-    Yields:
-        The parameters after each number of steps.
-
-    Raises:
-        InputError: For images, labels or settings that do not fit.
+    ``images`` (N, H, W, C) have ``labels`` (N,) 0..K−1, whose targets are one-hot less 1/K; the
+    numbers of ``steps`` ascend.
     """
     require_jax()
     import jax.numpy as jnp
     import optax
 
     x = check_images(images, arch=network.arch)
-    y = check_labels(labels, len(x), network.num_classes)
+    y = check_labels(labels, network.num_classes, len(x))
     check_number("learning_rate", learning_rate, 0.0, float("inf"), "give η")
     network.check(params, x.shape[1:])
     step = compiled(network.arch, "mse").step
@@ -159,30 +148,14 @@ def linearization_gap(
 
     Full batches, squares, no momentum: the network by steps, its linearisation in closed form.
 
-    Args:
-        network: The network.
-        params: θ₀.
-        images: (N, H, W, C) training images.
-        labels: (N,) classes 0..K−1; the targets are one-hot less 1/K.
-        test: (m, H, W, C) images to compare the outputs on.
-        learning_rate: η.
-        steps: Numbers of steps at which to compare, ascending.
-        kernels: (N, K, N, K) and (m, K, N, K) tangent kernels at θ₀; None computes them.
-
-    Returns:
-        The outputs of both.
-
-    Raises:
-        InputError: For images, labels or settings that do not fit, or a learning rate at which
-            either diverges.
-
-    Source:
-        Lee et al. 2019, theorem 2.1: the distance is O(width^−1/2) at any time; Dyer and
-        Gur-Ari 2020 argue for O(width^−1).
+    Training is that of ``descend``, and the outputs are compared on ``test`` (m, H, W, C).
+    ``kernels`` are the (N, K, N, K) and (m, K, N, K) tangent kernels at ``params``; None computes
+    them. ``InputError`` for a learning rate at which either diverges. Lee et al. 2019, theorem 2.1:
+    the distance is O(width^−1/2) at any time; Dyer and Gur-Ari 2020 argue for O(width^−1).
     """
     x = check_images(images, arch=network.arch)
     held = check_images(test, x.shape[1:])
-    y = check_labels(labels, len(x), network.num_classes)
+    y = check_labels(labels, network.num_classes, len(x))
     logits = compiled(network.arch).logits
 
     def f(at: Params, part: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -223,23 +196,10 @@ def linearized_descent(
 
     Θ is not inverted: (1 − (1 − ηλ/N)ᵗ)/λ of each eigenvalue λ has a limit at 0.
 
-    Args:
-        kernel: (N, K, N, K) tangent kernel of the training images at θ₀.
-        crossed: (m, K, N, K) kernel of other images with them.
-        start: (N, K) f_0(X).
-        start_crossed: (m, K) f_0(x).
-        targets: (N, K) Y.
-        learning_rate: η.
-        steps: Numbers of steps t, at least 0.
-
-    Returns:
-        (len(steps), m, K) float64.
-
-    Raises:
-        InputError: If ηλ/N exceeds 2, where descent diverges.
-
-    Source:
-        Lee et al. 2019, equations 8 to 11 (gradient flow; this is its discrete form).
+    ``kernel`` (N, K, N, K) is Θ of the training images at θ₀ and ``crossed`` (m, K, N, K) that of
+    other images with them; f_0 is ``start`` (N, K) and ``start_crossed`` (m, K). The result is
+    (len(steps), m, K) float64. ``InputError`` if ηλ/N exceeds 2, where descent diverges (Lee et al.
+    2019, equations 8 to 11, gradient flow; this is its discrete form).
     """
     from scipy.linalg import eigh
 
@@ -262,13 +222,6 @@ def linearized_descent(
         change = projected @ (over * inside) * (learning_rate / n)
         outputs_at.append(np.asarray(start_crossed, dtype=np.float64) - change.reshape(-1, K))
     return np.stack(outputs_at)
-
-
-WIDTHS = (32, 64, 128, 256, 512, 1024, 2048)
-
-# Learning rate in units of 1/λ of the infinite kernel. Descent diverges above 2/λ of the network's
-# own kernel, whose λ is larger at small widths, by more than a half in some draws.
-_RATE = 0.5
 
 
 @dataclass(frozen=True)
@@ -438,9 +391,9 @@ def sweep_widths(
     require_jax()
     arch = Architecture.parse(architecture)
     x = check_images(images, arch=arch)
-    y = check_labels(labels, len(x), check_whole("num_classes", num_classes, 1, "give K"))
+    y = check_labels(labels, num_classes, len(x))
     held = check_images(test[0], x.shape[1:])
-    held_labels = check_labels(test[1], len(held), num_classes)
+    held_labels = check_labels(test[1], num_classes, len(held))
     check_whole("seeds", seeds, 1, "give the networks of each width")
     check_whole("trained", trained, 1, "give how many of them are trained")
     if len(set(widths)) != len(widths) or not widths:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -17,7 +18,7 @@ from ntkdist.linalg.tasks import Runner, constant, side_by_side, task
 
 #: Largest |A_ij - A_ji|, relative to the largest entry of the piece, that rounding explains.
 ASYMMETRY = 1e-5
-#: Bytes of the rows that ``submatrix`` reads together.
+#: Bytes of the float64 rows of a band.
 BAND_BYTES = 64 * 2**20
 #: Row ranges of the survey: enough to spread, few enough that their sums stay small.
 _SURVEY_PARTS = 64
@@ -320,13 +321,18 @@ def submatrix(matrix: Any, rows: NDArray[Any], columns: NDArray[Any]) -> NDArray
         return np.array(matrix[np.ix_(rows, columns)], dtype=np.float64)
     M, N = (int(edge) for edge in matrix.shape)
     out = np.empty((len(rows), len(columns)))
-    step = max(1, BAND_BYTES // (8 * N))
-    for start in range(0, M, step):
-        inside = np.flatnonzero((rows >= start) & (rows < start + step))
+    for band in bands(M, N):
+        inside = np.flatnonzero((rows >= band.start) & (rows < band.stop))
         if inside.size:
-            band = np.asarray(matrix[start : min(start + step, M), :])
-            out[inside] = band[rows[inside] - start][:, columns]
+            out[inside] = np.asarray(matrix[band, :])[rows[inside] - band.start][:, columns]
     return out
+
+
+def bands(rows: int, columns: int) -> Iterator[slice]:
+    """Yield slices of rows, each of at most ``BAND_BYTES`` in float64 but of one row at least."""
+    step = max(1, BAND_BYTES // (ITEM * columns))
+    for start in range(0, rows, step):
+        yield slice(start, min(start + step, rows))
 
 
 class SymmetricOperator:

@@ -76,18 +76,10 @@ def refine(
     of long sums, many appended bands), down to a backward error of float64's rounding; the forward
     error remains that times the condition number.
 
-    Args:
-        multiply: X -> M X, one pass over the matrix.
-        solve: R -> M⁻¹ R, by the factor.
-        b: (N, K) right-hand sides.
-        x: (N, K) solutions to correct; not overwritten.
-        steps: Most corrections.
-
-    Returns:
-        (N, K) float64; no column has a larger residual than before.
-
-    Source:
-        Higham 2002, "Accuracy and stability of numerical algorithms", section 12.1.
+    ``multiply`` maps X to M X in one pass over the matrix, and ``solve`` R to M⁻¹ R by the factor.
+    The right-hand sides ``b`` and the solutions ``x``, which are not overwritten, are (N, K); so is
+    the result, of which no column has a larger residual than before. Source: Higham 2002, "Accuracy
+    and stability of numerical algorithms", section 12.1.
     """
     best = x.copy()
     r = b - multiply(best)
@@ -117,15 +109,8 @@ def inverse_norm1(solve: Callable[[NDArray[np.float64]], NDArray[np.float64]], n
 
     Equivalent to LAPACK's dlacn2 (as used by dpocon).
 
-    Args:
-        solve: Maps b (N,) to M⁻¹b (N,).
-        n: Rows of M.
-
-    Returns:
-        The estimate.
-
-    Source:
-        Higham 1988, "FORTRAN codes for estimating the one-norm", algorithm 4.1.
+    ``solve`` maps b (n,) to M⁻¹b (n,). Source: Higham 1988, "FORTRAN codes for estimating the
+    one-norm", algorithm 4.1.
     """
     x = np.full(n, 1.0 / n)
     y = solve(x)

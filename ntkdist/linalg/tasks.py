@@ -7,6 +7,7 @@ are called from one thread only, and one that raises stops the tasks at their ne
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -115,6 +116,9 @@ def task_runner(scheduler: Scheduler) -> Iterator[Runner]:
                 f"scheduler {scheduler!r} is not known; use one of {', '.join(sorted(known))}, "
                 f"or an address tcp://host:port{did_you_mean(scheduler, known)}"
             )
+    configured = dask.config.get("scheduler", None)
+    if scheduler is None and not configured and "distributed" not in sys.modules:
+        scheduler = "threads"  # Dask would import distributed, only to see that there is no client
     chosen = {} if scheduler is None else {"scheduler": scheduler}
     get = dask.base.get_scheduler(**chosen)
     threaded = get is None or get is dask.threaded.get

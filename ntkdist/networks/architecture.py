@@ -24,27 +24,9 @@ from ntkdist.networks.layers import (
     Relu,
     Residual,
     first_spatial,
-    pixels_behind,
-    weight_layers,
+    output_size,
+    weight_depth,
 )
-
-__all__ = [
-    "LAYERS",
-    "Architecture",
-    "ArchitectureSpec",
-    "AvgPool",
-    "Conv",
-    "Dense",
-    "Erf",
-    "Flatten",
-    "GlobalAvgPool",
-    "Layer",
-    "Relu",
-    "Residual",
-    "preset",
-    "preset_names",
-    "preset_of",
-]
 
 
 @dataclass(frozen=True)
@@ -80,7 +62,7 @@ class Architecture:
             for layer in self.layers[ends[0] + 1 :]:
                 if not isinstance(layer, (Dense, Relu, Erf)):
                     raise InputError(
-                        f"architecture: {layer!r} stands behind {self.layers[ends[0]]!r}, where no "
+                        f"architecture: {layer!r} comes after {self.layers[ends[0]]!r}, where no "
                         "pixels are left; only Dense, Relu and Erf can follow"
                     )
         if not isinstance(self.layers[-1], Dense):
@@ -96,7 +78,7 @@ class Architecture:
     @property
     def depth(self) -> int:
         """The number of weight layers, branches counted by the longer one."""
-        return weight_layers(self.layers)
+        return weight_depth(self.layers)
 
     def __str__(self) -> str:
         return "[" + ", ".join(repr(layer) for layer in self.layers) + "]"
@@ -136,7 +118,7 @@ class Architecture:
             height: Rows of pixels.
             width: Columns of pixels.
         """
-        pixels_behind(self.layers, height, width, f"{height}×{width}")
+        output_size(self.layers, height, width, f"{height}×{width}")
 
     def check_features(self) -> None:
         """Raise ``InputError`` if a layer looks at pixels, which features do not have."""

@@ -114,7 +114,9 @@ class Residual:
         object.__setattr__(self, "shortcut", tuple(self.shortcut))
         for layer in self.branch + self.shortcut:
             if isinstance(layer, (Flatten, GlobalAvgPool)):
-                raise InputError(f"Residual: {layer!r} cannot stand inside a branch; put it behind")
+                raise InputError(
+                    f"Residual: {layer!r} cannot be part of a branch; put it after the Residual"
+                )
 
 
 Layer: TypeAlias = Conv | Dense | Relu | Erf | AvgPool | GlobalAvgPool | Flatten | Residual
@@ -124,12 +126,12 @@ LAYERS: dict[str, type] = {
 }
 
 
-def weight_layers(layers: Sequence[Layer]) -> int:
-    """Return how many weight layers stand behind each other; of branches, the longer counts."""
+def weight_depth(layers: Sequence[Layer]) -> int:
+    """Return the number of weight layers in sequence; of branches, the longer counts."""
     count = 0
     for layer in layers:
         if isinstance(layer, Residual):
-            count += max(weight_layers(layer.branch), weight_layers(layer.shortcut))
+            count += max(weight_depth(layer.branch), weight_depth(layer.shortcut))
         else:
             count += isinstance(layer, (Conv, Dense))
     return count
@@ -147,8 +149,11 @@ def first_spatial(layers: Sequence[Layer]) -> Layer | None:
     return None
 
 
-def pixels_behind(layers: Sequence[Layer], H: int, W: int, image: str) -> tuple[int, int]:
-    """Return the pixels (rows, columns) that ``layers`` leave of an image."""
+def output_size(layers: Sequence[Layer], H: int, W: int, image: str) -> tuple[int, int]:
+    """Return the pixels (rows, columns) of the layers' output for an image of H × W pixels.
+
+    ``image`` is the size of the whole image, for messages.
+    """
     for layer in layers:
         match layer:
             case AvgPool():
@@ -158,8 +163,8 @@ def pixels_behind(layers: Sequence[Layer], H: int, W: int, image: str) -> tuple[
             case Conv():
                 rest = -(-H // layer.stride), -(-W // layer.stride)
             case Residual():
-                rest = pixels_behind(layer.branch, H, W, image)
-                other = pixels_behind(layer.shortcut, H, W, image)
+                rest = output_size(layer.branch, H, W, image)
+                other = output_size(layer.shortcut, H, W, image)
                 if rest != other:
                     raise InputError(
                         f"Residual: one branch leaves {rest[0]}×{rest[1]} pixels, the other "

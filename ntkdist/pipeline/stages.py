@@ -224,7 +224,7 @@ class Pipeline:
     def choice(self) -> dict[str, Any]:
         """Estimate ridge and label noise by likelihood, or read them from the run."""
         from ntkdist.labels import choose_ridge
-        from ntkdist.labels.checks import check_locked
+        from ntkdist.labels.options import check_locked
 
         run, settings = self.run, self.config.labels
         given = run.read("inputs", "labels")

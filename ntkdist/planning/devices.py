@@ -485,7 +485,7 @@ def _other_backend(planned: PlannedRun) -> str | None:
 def _gpus(address: str | None) -> bool:
     """Return whether there are GPUs, here or on the cluster."""
     if address is None:
-        return any(not device.simulated for device in cuda_device.devices())
+        return bool(cuda_device.devices())
     with cluster(address, cpus=1, gpus=0, environment=package_path()) as (ray, _):
         return bool(ray.cluster_resources().get("GPU"))
 

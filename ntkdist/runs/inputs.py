@@ -108,7 +108,7 @@ def source_of(data: DataConfig) -> str:
 
 def stamp_of(data: DataConfig) -> str | None:
     """Return a digest of the names, sizes and times of a source's files; see ``source_stamp``."""
-    from ntkdist.data.stamp import source_stamp
+    from ntkdist.data.readers import source_stamp
 
     return source_stamp(data.source, data.features)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ntkdist.config import RunConfig
 from ntkdist.data import ImageSet, Preprocessor, symmetric
-from ntkdist.data.subset import subset_order
+from ntkdist.data.sampling import subset_order
 from ntkdist.errors import InputError
 from ntkdist.runs.inputs import (
     PREPROCESS,

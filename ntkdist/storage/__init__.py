@@ -22,9 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ntkdist.storage import folders, object_stores
-from ntkdist.storage.addresses import join, parse
-from ntkdist.storage.addresses import local_path as local_path
-from ntkdist.storage.addresses import normal as normal
+from ntkdist.storage.addresses import join, local_path as local_path, normal as normal, parse
 from ntkdist.storage.folders import write_error as write_error
 
 _READERS = 16

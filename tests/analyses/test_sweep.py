@@ -66,5 +66,5 @@ def test_bad_input_is_named(tmp_path):
     with Pipeline(settings(tmp_path / "r")) as pipeline:
         with pytest.raises(InputError, match="must be from 10 to"):
             sweep(pipeline, "depth", images=3)
-        with pytest.raises(InputError, match="over='height' is unknown"):
+        with pytest.raises(InputError, match="over='height' is not one of"):
             sweep(pipeline, "height")

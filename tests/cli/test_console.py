@@ -5,15 +5,16 @@ import io
 import pytest
 
 from ntkdist.cli.console import StageLines
-from ntkdist.events.types import PosteriorRound, StepContinues
-from ntkdist.linalg import (
+from ntkdist.events.types import (
     BandDone,
     InverseBlockDone,
     IterationDone,
     LinalgProgress,
     PanelDone,
+    PosteriorRound,
     RidgeTried,
     SketchDone,
+    StepContinues,
 )
 
 

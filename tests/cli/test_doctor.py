@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from ntkdist import Run
-from ntkdist.cli import doctor
-from ntkdist.cli import main as cli
+from ntkdist.cli import doctor, main as cli
 from ntkdist.cli.doctor import describe_finding, diagnose
 from ntkdist.config import DataConfig, FactorConfig, GramConfig, RunConfig
 from ntkdist.kernels import Selection, registry
@@ -24,14 +23,14 @@ from ntkdist.planning import planned_run
 from ntkdist.planning.planned_run import PlannedRun
 
 N = 12
-GPU = DeviceInfo(0, "Test GPU", "9.0", "580.1", 132, 80 * 2**30, 79 * 2**30, False)
+GPU = DeviceInfo(0, "Test GPU", "9.0", "580.1", 132, 80 * 2**30, 79 * 2**30)
 REPORT = KernelReport("fused 4 × 4", 128, "4 classes", 96, 8, 2048, 5, 0.3125)
 NO_GPU = "no NVIDIA GPU is visible; check nvidia-smi and CUDA_VISIBLE_DEVICES"
 
 
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch):
-    """Pretend that there is no GPU, nor a simulator of one, nor a cluster."""
+    """Pretend that there is neither a GPU nor a cluster."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(doctor, "_answer", lambda a: doctor.Finding("cluster", f"{a}: answers"))
     monkeypatch.setattr(doctor, "_DRIVER", ())
@@ -151,15 +150,6 @@ def test_gpus_of_a_cluster_are_not_asked_for_here(config):
     assert "stride" in refused(strided)
     for here in (with_gram(far, address=None), with_gram(far, executor="inline")):
         assert re.search(r"backend 'cuda': .*nvidia-smi", refused(here))
-
-
-def test_the_simulator_is_not_timed(config, gpus, monkeypatch):
-    gpus(dataclasses.replace(GPU, simulated=True))
-    monkeypatch.delattr(cuda_device, "kernel_reports")
-    monkeypatch.delattr(doctor, "choose_edge")
-    found = told(config)
-    assert all("simulator: for tests, no speed" in x for x in found["gpu"] + found["time"])
-    assert "rate" not in found
 
 
 def test_images_are_read_once(config, monkeypatch):

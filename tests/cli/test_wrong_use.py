@@ -175,7 +175,7 @@ CASES = [
     ("gram run --architecture fc-2", "with architecture='fc-1', now architecture='fc-2'", "--run"),
     ("gram run --recompute r1", "'r1' is not a tile key", "write it like r0003c0012"),
     ("labelings run", "--files", "--help lists"),
-    ("labelings run --files five.npy", "5 labels for a matrix of 6", "give 6"),
+    ("labelings run --files five.npy", "5 labels for 6 images", "give one whole number an image"),
     ("labelings run --files high.npy", "label 7", "outside 0..1"),
     ("labelings run --files words.txt", "words.txt: cannot be read", "a number a line"),
     ("compare good.yaml --architectures fc-2", "1 architectures", "give at least two"),

@@ -79,7 +79,7 @@ def floats(**pixels: float) -> np.ndarray:
             {"labels": np.array([0, 2**64 - 1, 1, 1], dtype=np.uint64)},
             "label 18446744073709551615 at index 1 is outside",
         ),
-        ({"num_classes": 0}, "num_classes = 0; at least 1 is needed"),
+        ({"num_classes": 0}, "num_classes=0 must be a whole number of at least 1"),
         ({"class_names": ("a", "b")}, "2 class names for 3 classes; give one for each class"),
     ],
 )

@@ -6,8 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from ntkdist.data import ImageSet, Preprocessor, load, preprocess
 from ntkdist.data.features import feature_words, holds_split, read_features

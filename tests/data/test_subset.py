@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from ntkdist.data.subset import select
+from ntkdist.data.sampling import select
 from ntkdist.errors import InputError
 
 label_lists = st.lists(st.integers(0, 6), min_size=2, max_size=60).map(np.array)
@@ -75,12 +74,12 @@ def test_n_none_takes_all(how):
     ("arguments", "message"),
     [
         ((6,), "n = 6 images, but there are only 5; use at most 5"),
-        ((1,), "n = 1 images; an integer of at least 2 is needed"),
-        ((2.5,), "n = 2.5 images; an integer"),
-        ((True,), "n = True images; an integer"),
+        ((1,), "n=1 must be a whole number of at least 2"),
+        ((2.5,), "n=2.5 must be"),
+        ((True,), "n=True must be"),
         ((3, "balance"), "subset 'balance' is unknown; use first or balanced; did you mean 'bal"),
-        ((3, "balanced", -1), "seed = -1; an integer of at least 0 is needed"),
-        ((3, "first", 0.5), "seed = 0.5; an integer"),
+        ((3, "balanced", -1), "seed=-1 must be a whole number of at least 0"),
+        ((3, "first", 0.5), "seed=0.5 must be"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message):

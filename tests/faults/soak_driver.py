@@ -10,11 +10,12 @@ from typing import Any
 from ntkdist.errors import InterruptedRunError, NtkdistError
 from ntkdist.events.bus import Subscribers
 from ntkdist.events.log import EventLog
+from ntkdist.events.types import PanelDone, PanelStarted
 from ntkdist.gram.compute import compute_gram
 from ntkdist.gram.executors.ray import RayExecutor
 from ntkdist.gram.signals import stop_on_signals
 from ntkdist.gram.store import GramStore
-from ntkdist.linalg import PanelDone, PanelStarted, factorize
+from ntkdist.linalg import factorize
 from ntkdist.storage.lease import Lease
 from tests.faults.script import ScriptedWorker
 from tests.faults.soak_target import PANEL_SECONDS, RIDGE, SMALL, target

@@ -25,9 +25,9 @@ from ntkdist.config import (
     RunConfig,
 )
 from ntkdist.errors import InterruptedRunError
-from ntkdist.events.types import PosteriorRound, StepContinues
+from ntkdist.events.types import LinalgProgress, PosteriorRound, StepContinues
 from ntkdist.labels import block_error, class_matrix, invert, refurbish
-from ntkdist.linalg import CholeskyFactor, LinalgProgress
+from ntkdist.linalg import CholeskyFactor
 from ntkdist.pipeline import Pipeline
 from ntkdist.pipeline.extend import extend
 from ntkdist.pipeline.verify import verify_run

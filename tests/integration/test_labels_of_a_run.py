@@ -154,7 +154,7 @@ def test_labelings_are_ranked_by_how_clean_they_are(finished, tmp_path):
         assert found[0].noise_rate < 0.1 < found[2].noise_rate
         assert found[2].changed == 0
         for name, content, said in (
-            ("short.txt", "1\n2\n", "2 labels for a matrix of 200"),
+            ("short.txt", "1\n2\n", "2 labels for 200 images"),
             ("words.txt", "cat\n", "cannot be read as labels"),
         ):
             (tmp_path / name).write_text(content)

@@ -16,8 +16,7 @@ from ntkdist.errors import InputError
 from ntkdist.gram.tiling import TileKey, Tiling
 from ntkdist.gram.worker import TileRecord
 from ntkdist.pipeline import Pipeline
-from ntkdist.planning import devices
-from ntkdist.planning import plan as planning
+from ntkdist.planning import devices, plan as planning
 from ntkdist.planning.devices import (
     Measured,
     Probe,

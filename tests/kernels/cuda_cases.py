@@ -11,7 +11,7 @@ import pytest
 from ntkdist import Architecture
 from ntkdist.kernels import get_backend
 from ntkdist.kernels.cuda import layout
-from ntkdist.kernels.cuda.intrinsics import SIMULATED
+from tests.kernels import SIMULATED
 from tests.kernels.images import two_sets
 from tests.tolerances import RTOL
 
@@ -46,7 +46,7 @@ SMALL = {
 }
 DTYPES = tuple(RTOL)
 TWICE = ("Conv", "Relu", "Conv", "Relu", "AvgPool(2)", "Conv", "Relu", "AvgPool(2)", "Conv", "Relu")
-minutes_on_the_simulator = pytest.mark.slow if SIMULATED else pytest.mark.filterwarnings("error")
+minutes_on_the_simulator = pytest.mark.long if SIMULATED else pytest.mark.filterwarnings("error")
 
 
 def sized(name, shape):

@@ -14,14 +14,8 @@ from numpy.typing import DTypeLike
 from ntkdist import Architecture
 from ntkdist.kernels import reference, select_backend
 from ntkdist.kernels.reference import PairKernels
-from ntkdist.networks.architecture import (
-    ArchitectureSpec,
-    AvgPool,
-    Erf,
-    Flatten,
-    GlobalAvgPool,
-    Relu,
-)
+from ntkdist.networks.architecture import ArchitectureSpec
+from ntkdist.networks.layers import AvgPool, Erf, Flatten, GlobalAvgPool, Relu
 from tests.tolerances import RTOL, assert_close
 
 KINDS = ("ntk", "nngp")

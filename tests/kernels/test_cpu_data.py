@@ -9,7 +9,7 @@ import pytest
 
 from ntkdist import kernel_matrix
 from ntkdist.data import Preprocessor, load
-from ntkdist.networks.architecture import AvgPool, Conv, Dense, Erf, Flatten, GlobalAvgPool, Relu
+from ntkdist.networks.layers import AvgPool, Conv, Dense, Erf, Flatten, GlobalAvgPool, Relu
 from tests.kernels.oracle import KINDS, check_cpu
 
 pytestmark = pytest.mark.data
@@ -68,7 +68,7 @@ def test_depth_21_is_near_the_oracle(pixels, name, recipe, arch):
     check_cpu(arch, *rows_and_columns(pixels[name], recipe, 10))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("arch", DEEP)
 @pytest.mark.parametrize(("name", "recipe"), [("cifar10", "standardize"), ("mnist", "none")])
 def test_depth_21_is_near_the_oracle_on_whole_near_duplicates(pixels, name, recipe, arch):

@@ -2,20 +2,10 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from ntkdist import Architecture, kernel_matrix
-from ntkdist.networks.architecture import (
-    AvgPool,
-    Conv,
-    Dense,
-    Erf,
-    Flatten,
-    GlobalAvgPool,
-    Layer,
-    Relu,
-)
+from ntkdist.networks.layers import AvgPool, Conv, Dense, Erf, Flatten, GlobalAvgPool, Layer, Relu
 from tests.kernels.images import awkward_images, two_sets
 from tests.kernels.oracle import KINDS, check_cpu, cpu_entries, extended_entries
 from tests.tolerances import RTOL, assert_close
@@ -156,7 +146,7 @@ def test_fully_connected_networks_are_near_the_oracle(arch, shape):
         ("cnn-3", (28, 28, 1)),
         ("myrtle-5", (32, 32, 3)),
         ((Conv(), Relu(), AvgPool(4), *ONE, *TOP), (64, 16, 2)),
-        pytest.param((Conv(), Relu(), AvgPool(4), *ONE, *TOP), (64, 64, 2), marks=pytest.mark.slow),
+        pytest.param((Conv(), Relu(), AvgPool(4), *ONE, *TOP), (64, 64, 2), marks=pytest.mark.long),
     ],
     ids=["cnn-3", "myrtle-5", "64 rows", "64 rows and columns"],
 )

@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given, settings
 
 from ntkdist import kernel_matrix
-from ntkdist.kernels.cuda.intrinsics import SIMULATED
-from tests.kernels import test_cpu, test_cpu_networks
+from tests.kernels import SIMULATED, test_cpu, test_cpu_networks
 from tests.kernels.cuda_cases import (
     DTYPES,
     cases,
@@ -25,6 +24,8 @@ from tests.kernels.test_cpu_networks import (
     STAX,
 )
 from tests.tolerances import RTOL, assert_close
+
+pytestmark = pytest.mark.usefixtures("gpu")
 
 
 @cases(POOLED)

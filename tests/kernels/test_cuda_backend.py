@@ -4,13 +4,12 @@ import dataclasses
 
 import numpy as np
 import pytest
-from numba import cuda
 
 from ntkdist import Architecture, kernel_matrix
 from ntkdist.errors import InputError
 from ntkdist.kernels import get_backend
-from ntkdist.kernels.cuda import backend as backend_module
-from ntkdist.kernels.cuda import batches, prepare
+from ntkdist.kernels.cuda import prepare, runner
+from ntkdist.kernels.cuda.intrinsics import cuda
 from tests.kernels.cuda_cases import (
     DTYPES,
     minutes_on_the_simulator,
@@ -25,6 +24,8 @@ from tests.kernels.test_cpu_networks import (
     TOP,
 )
 from tests.tolerances import RTOL, assert_close
+
+pytestmark = pytest.mark.usefixtures("gpu")
 
 
 @pytest.mark.parametrize("arch", ["cntk-gap-4", PLAIN["biases everywhere"][0]], ids=str)
@@ -59,7 +60,7 @@ def test_runs_blocks_batches_and_symmetry_do_not_change_a_bit(arch, n, dtype, mo
     x = awkward_images((4, 3, 2), max(n, 5))[:n]
     whole = entries_by("cuda", arch, x, x.copy(), dtype)
     again = entries_by("cuda", arch, x, x.copy(), dtype)
-    monkeypatch.setattr(batches, "MOST_PAIRS", 2)
+    monkeypatch.setattr(runner, "MOST_PAIRS", 2)
     own = {kind: kernel_matrix(arch, x, kind=kind, backend="cuda", dtype=dtype) for kind in KINDS}
     parts = [entries_by("cuda", arch, x[:2], x[k:], dtype) for k in (0, n - 1)]
     for kind in KINDS:
@@ -100,7 +101,7 @@ def test_arrays_of_jax_on_the_gpu_are_read_where_they_are():
     there = jnp.asarray(x)
     if not hasattr(there, "_array_interface__"):
         pytest.skip("jax has no GPU here")
-    view = backend_module.on_device(there)
+    view = prepare.on_device(there)
     assert view._array_interface__["data"] == there._array_interface__["data"]
     found = kernel_matrix("cntk-gap-4", there, backend="cuda")
     assert (found == kernel_matrix("cntk-gap-4", x, backend="cuda")).all()
@@ -133,6 +134,6 @@ def test_what_is_not_covered_is_said():
 
 
 def test_too_little_memory_is_said_with_the_numbers(monkeypatch):
-    monkeypatch.setattr(batches, "free_bytes", lambda: 1000)
+    monkeypatch.setattr(runner, "free_bytes", lambda: 1000)
     with pytest.raises(InputError, match=r"one pair of images needs .* MiB .* or take backend cpu"):
         kernel_matrix(POOLED["halved"][0], np.ones((1, 4, 6, 2)), backend="cuda")

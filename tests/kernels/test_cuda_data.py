@@ -5,12 +5,14 @@ Crops and sets are those of the cpu backend's tests, on the simulator smaller an
 
 import pytest
 
-from ntkdist.kernels.cuda.intrinsics import SIMULATED
+from tests.kernels import SIMULATED
 from tests.kernels.oracle import check
 from tests.kernels.test_cpu_data import NETWORKS, pixels, rows_and_columns
 
 # minutes on the simulator, on images that the cpu backend's tests have as well
-pytestmark = [pytest.mark.data, *([pytest.mark.slow] if SIMULATED else [])]
+pytestmark = [
+    pytest.mark.data, pytest.mark.usefixtures("gpu"), *([pytest.mark.long] if SIMULATED else [])
+]  # fmt: skip
 __all__ = ["pixels"]  # fixture
 
 RECIPES = [("cifar10", "standardize"), ("cifar10", "none"), ("mnist", "none")]

@@ -14,13 +14,7 @@ from ntkdist.kernels.cuda.device import cuda_unavailable, devices, kernel_report
 from ntkdist.kernels.registry import arithmetic_of, coverage
 
 
-@pytest.fixture
-def real(monkeypatch):
-    """Look for a GPU as if there were no simulator."""
-    monkeypatch.delenv("NUMBA_ENABLE_CUDASIM", raising=False)
-
-
-def test_a_machine_without_numba_cuda_says_so(real, monkeypatch):
+def test_a_machine_without_numba_cuda_says_so(monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "numba_cuda" else find(name)
@@ -31,14 +25,10 @@ def test_a_machine_without_numba_cuda_says_so(real, monkeypatch):
         get_backend("cuda")
 
 
-def test_a_simulator_without_its_package_says_so(monkeypatch):
-    find = importlib.util.find_spec
+def test_numbas_simulator_is_no_gpu(monkeypatch):
     monkeypatch.setenv("NUMBA_ENABLE_CUDASIM", "1")
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "greenlet" else find(name)
-    )
-    assert "pip install greenlet" in cuda_unavailable()
-    with pytest.raises(InputError, match="pip install greenlet"):
+    assert "unset it" in cuda_unavailable()
+    with pytest.raises(InputError, match="NUMBA_ENABLE_CUDASIM is set"):
         get_backend("cuda")
 
 
@@ -59,18 +49,13 @@ print(cuda_unavailable())
     assert "no NVIDIA GPU is visible" in done.stdout or "CUDA cannot be used" in done.stdout
 
 
-def test_auto_never_takes_the_simulator():
-    arch = Architecture.parse("cntk-gap-4")
-    if cuda_device.simulated():
-        assert select_backend(arch, (8, 8, 1)).backend.name == "cpu"
-    else:
-        assert (select_backend(arch, (8, 8, 1)).backend.name == "cuda") == (
-            cuda_unavailable() is None
-        )
+def test_auto_takes_the_gpu_only_where_there_is_one():
+    chosen = select_backend(Architecture.parse("cntk-gap-4"), (8, 8, 1))
+    assert chosen.backend.name == ("cpu" if cuda_unavailable() else "cuda")
+    assert "GPU" not in chosen.reason  # nobody asked for one
 
 
-def test_auto_takes_the_gpu_where_there_is_one(real, monkeypatch):
-    """The simulator stands for the GPU."""
+def test_auto_takes_the_gpu_where_there_is_one(monkeypatch):
     monkeypatch.setattr("ntkdist.kernels.registry.cuda_unavailable", lambda: None)
     chosen = select_backend(Architecture.parse("cntk-gap-4"), (8, 8, 1))
     assert chosen.backend.name == "cuda"
@@ -93,19 +78,10 @@ def test_arithmetic_and_coverage_are_known_without_a_gpu(monkeypatch):
         assert "stride 1" in coverage(name, strided, (8, 8, 1))
 
 
-@pytest.mark.skipif(not cuda_device.simulated(), reason="on the simulator only")
-def test_the_simulator_says_what_it_is():
-    (device,) = devices()
-    assert device.simulated
-    assert device.driver == "simulator"
-    assert kernel_reports("cntk-gap-4", (4, 4, 1)) == []
-
-
 @pytest.mark.gpu
 def test_kernels_of_a_network_are_reported():
     (device, *_) = devices()
     assert device.free <= device.memory
-    assert not device.simulated
     names = {r.name.split()[0]: r for r in kernel_reports("cnn-3", (32, 32, 3))}
     assert set(names) == {"fused", "pool"}
     for report in names.values():
@@ -114,7 +90,8 @@ def test_kernels_of_a_network_are_reported():
         assert 0 < report.occupancy <= 1
 
 
-def test_what_a_backend_yields_as_kernels_covers_every_block():
+def test_what_a_backend_yields_as_kernels_covers_every_block(monkeypatch):
+    monkeypatch.setattr("ntkdist.kernels.registry.cuda_unavailable", lambda: None)
     backend = get_backend("cuda")
     layers = ["Conv", "Relu", {"AvgPool": {"size": 2}}, "Conv(5)", "Relu", "GlobalAvgPool", "Dense"]
     for arch, expected in (

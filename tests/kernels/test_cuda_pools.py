@@ -7,9 +7,8 @@ import sys
 import pytest
 
 from ntkdist import Architecture
-from ntkdist.kernels.cuda import backend as backend_module
-from ntkdist.kernels.cuda import layout, spec
-from ntkdist.kernels.cuda.intrinsics import SIMULATED
+from ntkdist.kernels.cuda import fused, layout, runner
+from tests.kernels import SIMULATED, simulator
 from tests.kernels.cuda_cases import (
     DTYPES,
     TWICE,
@@ -19,6 +18,8 @@ from tests.kernels.cuda_cases import (
 )
 from tests.kernels.oracle import KINDS, check, entries_by
 from tests.tolerances import RTOL, assert_close
+
+pytestmark = pytest.mark.usefixtures("gpu")
 
 
 @pytest.mark.parametrize("buffers", [0, 1])
@@ -30,7 +31,7 @@ def test_less_shared_memory_changes_nothing(arch, buffers):
     x, y = sets((4, 4, 2))
     found = entries_by("cuda", arch, x, y, "float32")
     room = 4 * 4 * (4 + 1) * 4  # bytes, rows, and numbers of a row
-    with changed(spec, SHARED_BYTES=room * 3 // 2 if buffers else room - 1):
+    with changed(fused, SHARED_BYTES=room * 3 // 2 if buffers else room - 1):
         assert blocks_of(arch, x)[0].fused.buffers == buffers
         again = entries_by("cuda", arch, x, y, "float32")
     for kind, entries in found.items():
@@ -42,7 +43,7 @@ def test_sums_of_windows_in_registers_or_shared_memory_have_the_same_bits(kept):
     x, y = sets((4, 4, 2))
     arch = [*("Conv", "Relu") * 3, "AvgPool(2)", *TWICE[-2:], "GlobalAvgPool", "Dense"]
     found = entries_by("cuda", arch, x, y, "float32")
-    with changed(spec.Fused, kept=property(lambda self: kept if self.pools else 0)):
+    with changed(fused.Fused, kept=property(lambda self: kept if self.pools else 0)):
         again = entries_by("cuda", arch, x, y, "float32")
     for kind in KINDS:
         assert (again[kind] == found[kind]).all()
@@ -88,7 +89,7 @@ def test_pieces_of_an_entry_do_not_change_a_bit(shape, monkeypatch):
     arch = [*TWICE[-5:], "GlobalAvgPool", "Dense"]
     found = {}
     for pieces in (1, 2, 99):
-        monkeypatch.setattr(backend_module, "pieces_of", lambda pooling, pairs, n=pieces: n)
+        monkeypatch.setattr(runner, "pieces_of", lambda pooling, pairs, n=pieces: n)
         found[pieces] = entries_by("cuda", arch, x, y, "float32")
     for kind in KINDS:
         assert (found[2][kind] == found[1][kind]).all()
@@ -97,12 +98,13 @@ def test_pieces_of_an_entry_do_not_change_a_bit(shape, monkeypatch):
 
 WHOLE_WARPS = """
 import numpy as np
-from ntkdist.kernels.cuda import intrinsics
+from tests.kernels import simulator
 from tests.kernels.images import awkward_images
 from tests.kernels.oracle import KINDS, entries_by
 from tests.kernels.cuda_cases import TWICE, blocks_of
 
-assert intrinsics.LANES == 32
+assert simulator.LANES == 32
+simulator.use_as_gpu()
 arch = [*TWICE[:7], "GlobalAvgPool", "Dense"]
 for shape in ((4, 14, 1), (2, 20, 1), (2, 32, 1), (4, 10, 2), (2, 6, 2)):
     x = awkward_images(shape)[[0, 1, 2, 3]]
@@ -135,11 +137,9 @@ def test_warps_of_their_true_size_pool_all_columns():
 @pytest.mark.parametrize("arch", ["cnn-3", "cntk-gap-4", [*TWICE, "Flatten", "Dense"]], ids=str)
 def test_no_thread_depends_on_who_comes_first(arch):
     """Threads in the opposite order between barriers meet the same numbers."""
-    from ntkdist.kernels.cuda.threads import backwards
-
     x, y = sets((4, 4, 2))
     forwards = entries_by("cuda", arch, x, y, "float32")
-    with backwards():
+    with simulator.backwards():
         found = entries_by("cuda", arch, x, y, "float32")
     for kind in KINDS:
         assert (found[kind] == forwards[kind]).all()

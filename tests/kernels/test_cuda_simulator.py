@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
-from numba import cuda, float64
+from numba import float64
 
-from ntkdist.kernels.cuda.intrinsics import LANES, SIMULATED, beside, kernel, over_lanes
+from tests.kernels import SIMULATED
 
 if not SIMULATED:
     pytest.skip("a GPU is at hand", allow_module_level=True)
 
-from ntkdist.kernels.cuda.threads import backwards
+from tests.kernels.simulator import LANES, backwards, beside, cuda, kernel, over_lanes
 
 THREADS = 2 * LANES
 

@@ -40,7 +40,7 @@ def test_other_networks_are_no_family(specs):
 
 @pytest.mark.parametrize("dtype", RTOL)
 @pytest.mark.parametrize("depths", [(3, 6), (11, 2, 3, 12), (4, 4)])
-def test_one_pass_gives_what_each_network_gives_alone(depths, dtype):
+def test_one_pass_gives_what_each_network_gives_alone(gpu, depths, dtype):
     archs = parsed(*(f"cntk-gap-{depth}" for depth in depths))
     x = awkward_images((4, 3, 2))
     backend = get_backend("cuda", dtype=dtype)

@@ -4,16 +4,15 @@ import numpy as np
 import pytest
 
 from ntkdist.errors import InputError
-from ntkdist.labels import (
+from ntkdist.labels import FactorInverse, MemoryFactor, invert
+from ntkdist.labels.descent import Columns
+from ntkdist.labels.inverse import (
     ArrayInverse,
-    FactorInverse,
     Inverse,
-    MemoryFactor,
     StoredInverse,
     as_inverse,
-    invert,
+    checked_diagonal,
 )
-from ntkdist.labels.inverse import Columns, checked_diagonal
 
 from .oracle import clustered
 
@@ -65,7 +64,7 @@ def test_wraps_arrays_and_stored_arrays_and_keeps_the_rest():
 
 
 def test_stored_diagonal_is_read_in_row_blocks(monkeypatch):
-    monkeypatch.setattr("ntkdist.labels.inverse.ROW_BYTES", 8 * 20 * 3)
+    monkeypatch.setattr("ntkdist.linalg.matrix.BAND_BYTES", 8 * 20 * 3)
     A, _, _ = clustered(20, 3, 0.0, 1)
     np.testing.assert_array_equal(stored(A).diagonal(), np.diagonal(A))
     np.testing.assert_allclose(as_inverse(A).solve(A), A @ A, rtol=1e-12)
@@ -125,7 +124,7 @@ def test_columns_are_fetched_in_batches_of_likely_ones_and_cached():
 
 
 def test_cached_columns_stay_within_their_share_of_memory(monkeypatch):
-    monkeypatch.setattr("ntkdist.labels.inverse.KEPT_BYTES", 8 * 60 * 4)
+    monkeypatch.setattr("ntkdist.labels.descent.KEPT_BYTES", 8 * 60 * 4)
     A, _, _ = clustered(60, 3, 0.0, 3)
     source = ColumnsOnly(A)
     source.columns_at_once = 2
@@ -179,7 +178,8 @@ def test_a_stored_factor_is_an_inverse_without_forming_it(factor, tmp_path):
 
 
 def test_a_given_diagonal_is_used_and_solutions_report_progress(factor, monkeypatch):
-    from ntkdist.linalg import LinalgProgress, tasks
+    from ntkdist.events.types import LinalgProgress
+    from ntkdist.linalg import tasks
 
     monkeypatch.setattr(tasks, "PROGRESS_SECONDS", 1e-4)
     stored_factor, A = factor
@@ -193,7 +193,7 @@ def test_a_given_diagonal_is_used_and_solutions_report_progress(factor, monkeypa
 @pytest.mark.parametrize("n", [1, 7, 90])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_factor_in_memory_is_the_inverse(monkeypatch, n, dtype):
-    monkeypatch.setattr("ntkdist.labels.inverse.ROW_BYTES", 8 * n * 13)
+    monkeypatch.setattr("ntkdist.linalg.matrix.BAND_BYTES", 8 * n * 13)
     random = np.random.default_rng(n)
     x = random.normal(size=(n, n + 5))
     gram = (x @ x.T).astype(dtype)

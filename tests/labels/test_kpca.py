@@ -18,7 +18,7 @@ def gram(n=90, seed=0, K=3):
 
 @pytest.mark.parametrize("block", [100, 2**26])
 def test_ratios_are_those_of_numpy_and_scipy(block, monkeypatch):
-    monkeypatch.setattr("ntkdist.labels.kpca.BLOCK_BYTES", block)
+    monkeypatch.setattr("ntkdist.linalg.matrix.BAND_BYTES", block)
     H, y = gram()
     J = np.eye(90) - 1 / 90
     values, vectors = np.linalg.eigh(J @ H @ J)
@@ -70,9 +70,9 @@ def test_a_stored_matrix_gives_the_same(tmp_path):
     [
         ([0] * 90, 4, "all images are of one class"),
         (list(range(90)), 4, "no class has two images"),
-        ([0, 1] * 45, 90, "components=90 must be from 1 to 89"),
+        ([0, 1] * 45, 90, "components=90 must be a whole number from 1 to 89"),
         ([0, 1] * 45, 0, "components=0"),
-        ([0, 1] * 44, 4, "88 labels for a matrix of 90"),
+        ([0, 1] * 44, 4, "88 labels for 90 images"),
     ],
 )
 def test_labels_and_components_without_a_ratio_are_refused(labels, components, said):

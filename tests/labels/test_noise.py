@@ -6,18 +6,23 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from ntkdist.data import asymmetric, symmetric
 from ntkdist.errors import InputError
-from ntkdist.labels import NoiseEstimate, centered_leave_one_out, choose_ridge, fit_noise, refurbish
-from ntkdist.labels import noise as noise_models
+from ntkdist.labels import (
+    NoiseEstimate,
+    centered_leave_one_out,
+    choose_ridge,
+    noise as noise_models,
+    refurbish,
+)
 from ntkdist.labels.leave_one_out import probabilities
 from ntkdist.labels.noise import (
     CLASS_CONDITIONAL,
     SYMMETRIC,
     estimate_noise,
+    fit_noise,
     highest_rate,
     maximise_transition,
     rate_interval,

@@ -2,18 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from ntkdist.errors import InputError
-from ntkdist.labels import (
-    StoredInverse,
-    block_error,
-    block_error_gradient,
-    class_matrix,
-    refurbish,
-)
+from ntkdist.labels import block_error, block_error_gradient, class_matrix, refurbish
 from ntkdist.labels.compiled import moved
+from ntkdist.labels.inverse import StoredInverse
 
 from .oracle import clustered, loss
 from .test_inverse import ColumnsOnly
@@ -268,14 +262,14 @@ def test_the_given_labels_are_left_as_they_are():
         ({"steps": "atuo"}, "steps='atuo'.*did you mean 'auto'"),
         ({"beta": -1.0}, "beta=-1.0"),
         ({"beta": float("nan")}, "beta=nan"),
-        ({"blocks": 0}, "blocks=0 must be a whole number ≥ 1"),
-        ({"flips_per_step": 0}, "flips_per_step=0 must be a whole number ≥ 1"),
-        ({"checkpoint_every": 0.5}, "checkpoint_every=0.5 must be a whole number ≥ 1"),
-        ({"noise_rate": 1.5}, "noise_rate=1.5 must be from 0 to 1"),
+        ({"blocks": 0}, "blocks=0 must be a whole number of at least 1"),
+        ({"flips_per_step": 0}, "flips_per_step=0 must be a whole number of at least 1"),
+        ({"checkpoint_every": 0.5}, "checkpoint_every=0.5 must be a whole number of at least 1"),
+        ({"noise_rate": 1.5}, "noise_rate=1.5 must be a number from 0 to 1"),
         ({"noise_rate": "auto"}, "noise_rate='auto' must be a number from 0 to 1"),
         ({"first_probs": np.ones((20, 2))}, r"first_probs has shape \(20, 2\)"),
         ({"first_probs": np.ones((20, 3))}, "first_probs: row 0 does not hold probabilities"),
-        ({"confidence": -0.1}, "confidence=-0.1 must be from 0 to 1"),
+        ({"confidence": -0.1}, "confidence=-0.1 must be a number from 0 to 1"),
         ({"locked": [3, 20]}, "locked names image 20; they are numbered 0 to 19"),
         ({"locked": np.ones(19, bool)}, r"locked has type bool and shape \(19,\)"),
     ],
@@ -287,7 +281,7 @@ def test_refuses_options_that_do_not_fit(options, said):
 
 
 @pytest.mark.parametrize(
-    ("labels", "said"), [([0, 1], "2 labels for a matrix of 3"), ([0, 1, 7], "label 7 at index 2")]
+    ("labels", "said"), [([0, 1], "2 labels for 3 images"), ([0, 1, 7], "label 7 at index 2")]
 )
 def test_refuses_labels_that_do_not_fit(labels, said):
     with pytest.raises(InputError, match=said):

@@ -5,14 +5,9 @@ import pytest
 import zarr
 
 from ntkdist.errors import InputError
-from ntkdist.labels import (
-    centered_leave_one_out,
-    choose_ridge,
-    class_matrix,
-    fit_noise,
-    invert,
-)
+from ntkdist.labels import centered_leave_one_out, choose_ridge, class_matrix, invert
 from ntkdist.labels.leave_one_out import probabilities
+from ntkdist.labels.noise import fit_noise
 from ntkdist.labels.ridge import LADDER
 
 from .oracle import clustered
@@ -83,8 +78,8 @@ def test_a_sample_from_a_store_is_the_sample_from_memory(tmp_path, monkeypatch):
     [
         ({"ridges": ()}, r"ridges=\(\) must be finite numbers above 0"),
         ({"ridges": (0.0, 1.0)}, "above 0"),
-        ({"max_images": 1}, "max_images=1 must be at least 2"),
-        ({"labels": [0, 1]}, "2 labels for a matrix of 3"),
+        ({"max_images": 1}, "max_images=1 must be a whole number of at least 2"),
+        ({"labels": [0, 1]}, "2 labels for 3 images"),
         ({"gram": np.full((3, 3), np.nan)}, "holds NaN or infinity"),
     ],
 )

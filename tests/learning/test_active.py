@@ -322,7 +322,7 @@ X0 = np.zeros((4, 2, 2, 1))
         (lambda: eer(state_of(H0, Y0), measure="loss"), "measure='loss'"),
         (lambda: look_ahead(H0[:13, :13], H0[13:, :12], H0[13:, 13:], Y0, K), "belong together"),
         (lambda: look_ahead(H0[0], H0[13:, :13], H0[13:, 13:], Y0, K), "are needed"),
-        (lambda: state_of(H0, Y0[:12].repeat(2)[:13] + K), "lies outside 0..3"),
+        (lambda: state_of(H0, Y0[:12].repeat(2)[:13] + K), "outside the classes 0..3"),
         (lambda: state_of(np.ones((20, 20)), Y0), "not positive definite at ridge=0"),
         (lambda: state_of(H0, Y0, ridge=-1.0), "ridge=-1.0"),
         (lambda: state_of(np.where(np.eye(30), np.nan, H0), Y0), "NaN or infinity"),

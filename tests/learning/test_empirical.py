@@ -197,9 +197,9 @@ def test_neural_tangents_gives_the_same():
 def test_what_does_not_fit_is_refused():
     network, params = drawn("fc-2")
     x = images(2)
-    with pytest.raises(InputError, match="kind='ntkk' is unknown; use ntk, trace, pntk or logit"):
+    with pytest.raises(InputError, match="kind='ntkk' is not one of ntk, trace, pntk, logit"):
         empirical_kernel(network, params, x, kind="ntkk")
-    with pytest.raises(InputError, match="parameterization='mup' is unknown"):
+    with pytest.raises(InputError, match="parameterization='mup' is not one of ntk, standard"):
         empirical_kernel(network, params, x, parameterization="mup")
     with pytest.raises(InputError, match="batch=0 must be a whole number of at least 1"):
         empirical_kernel(network, params, x, batch=0)

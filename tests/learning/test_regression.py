@@ -137,7 +137,7 @@ def test_a_submatrix_of_rows_is_that_of_the_array():
 
 def test_bad_input_is_named():
     H, cross, labels, _ = problem(n=12)
-    with pytest.raises(InputError, match="12 images; give 12"):
+    with pytest.raises(InputError, match="11 labels for 12 images"):
         KernelRegression.fit(H, labels[:-1], K)
     with pytest.raises(InputError, match=r"not positive definite .* larger ridge"):
         KernelRegression.fit(np.ones((12, 12)), labels, K)
@@ -147,7 +147,7 @@ def test_bad_input_is_named():
         KernelRegression.fit(H, labels, K, targets="centred")
     with pytest.raises(InputError, match="NaN or infinity"):
         KernelRegression.fit(H, labels, K).predict(np.full((2, 12), np.nan))
-    with pytest.raises(InputError, match=r"lies outside 0\.\.2"):
+    with pytest.raises(InputError, match=r"outside the classes 0\.\.2"):
         KernelRegression.fit(H, labels, 3)
     with pytest.raises(InputError, match="ridge=-1"):
         sweep_ridge(H, labels, K, ridges=[-1])

@@ -5,7 +5,6 @@ import pytest
 import zarr
 
 from ntkdist.errors import InputError
-from ntkdist.learning import spectrum as module
 from ntkdist.learning.spectrum import Spectrum
 
 N = 23
@@ -38,7 +37,7 @@ def test_functions_of_the_matrix_are_those_of_numpy():
 
 
 def test_a_stored_matrix_is_read_in_bands(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "BAND_BYTES", 8 * N * 5)
+    monkeypatch.setattr("ntkdist.linalg.matrix.BAND_BYTES", 8 * N * 5)
     H = gram(3)
     stored = zarr.create_array(str(tmp_path / "h"), shape=H.shape, chunks=(7, 7), dtype="f4")
     stored[...] = H

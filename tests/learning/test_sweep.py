@@ -112,7 +112,7 @@ def test_bad_input_is_named():
         variants("fc-2", "depth", ["2.5"])
     with pytest.raises(InputError, match="b_std=-1 must be a number of at least 0"):
         variants("fc-2", "b_std", ["-1"])
-    with pytest.raises(InputError, match="nonlinearity='Tanh' is unknown"):
+    with pytest.raises(InputError, match="nonlinearity='Tanh' is not one of Relu, Erf"):
         variants("fc-2", "nonlinearity", ["Tanh"])
     with pytest.raises(InputError, match="leave out images of zeros"):
         measure(Variant("v", Architecture.parse("fc-1")), 0 * x, labels, K)

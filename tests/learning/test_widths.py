@@ -92,7 +92,7 @@ def test_regression_without_ridge_has_the_least_norm_where_the_kernel_is_singula
 
 
 def test_costs_come_with_the_same_comparison(monkeypatch):
-    monkeypatch.setattr("ntkdist.learning.empirical._BLOCK_BYTES", 8 * 9 * K * K * 2)
+    monkeypatch.setattr("ntkdist.learning.empirical._CROSSED_BYTES", 8 * 9 * K * K * 2)
     (x, y), (test, truth) = problem(9, 0), problem(5, 1)
     network = FiniteNetwork("fc-2", 64, K)
     params = network.init(0, x.shape[1:])

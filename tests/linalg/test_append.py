@@ -14,14 +14,8 @@ import zarr
 from numpy.testing import assert_allclose, assert_array_equal
 
 from ntkdist.errors import InputError, StoreError
-from ntkdist.linalg import (
-    BandDone,
-    CholeskyFactor,
-    InverseStore,
-    NotPositiveDefiniteError,
-    PanelStarted,
-    factorize,
-)
+from ntkdist.events.types import BandDone, PanelStarted
+from ntkdist.linalg import CholeskyFactor, InverseStore, NotPositiveDefiniteError, factorize
 from tests.linalg.matrices import SMALL, spd, upper_only
 from tests.linalg.stopping import StopError, stop_at
 

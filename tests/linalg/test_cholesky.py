@@ -9,7 +9,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from zarr.codecs import Crc32cCodec
 
 from ntkdist.errors import InputError, StoreError
-from ntkdist.linalg import CholeskyFactor, PanelDone, PanelStarted, factorize
+from ntkdist.events.types import PanelDone, PanelStarted
+from ntkdist.linalg import CholeskyFactor, factorize
 from tests.linalg.matrices import SMALL, spd, upper_only, whole_factor
 
 MODES = {"one panel": "2GiB", "many panels": SMALL}

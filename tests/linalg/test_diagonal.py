@@ -9,17 +9,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from ntkdist.errors import StoreError
-from ntkdist.linalg import (
-    BandDone,
-    CholeskyFactor,
-    InverseBlockDone,
-    LinalgProgress,
-    PanelDone,
-    cholesky,
-    factorize,
-    inverse,
-    tasks,
-)
+from ntkdist.events.types import BandDone, InverseBlockDone, LinalgProgress, PanelDone
+from ntkdist.linalg import CholeskyFactor, cholesky, factorize, inverse, tasks
 from ntkdist.linalg.tasks import Progress
 from tests.linalg.matrices import SMALL, spd
 from tests.linalg.stopping import StopError, stop_at

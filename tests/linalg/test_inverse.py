@@ -8,7 +8,8 @@ import zarr
 from numpy.testing import assert_allclose, assert_array_equal
 
 from ntkdist.errors import InputError, StoreError
-from ntkdist.linalg import CholeskyFactor, InverseBlockDone, InverseStore, factorize
+from ntkdist.events.types import InverseBlockDone
+from ntkdist.linalg import CholeskyFactor, InverseStore, factorize
 from tests.linalg.matrices import SMALL, spd
 from tests.linalg.stopping import StopError, stop_at
 

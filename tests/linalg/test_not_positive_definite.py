@@ -4,16 +4,15 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from numpy.testing import assert_allclose
 
 from ntkdist.errors import InputError, StoreError
+from ntkdist.events.types import RidgeTried
 from ntkdist.linalg import (
     RIDGE_LADDER,
     CholeskyFactor,
     NotPositiveDefiniteError,
-    RidgeTried,
     factorize,
     first_passing,
 )

@@ -12,7 +12,8 @@ import zarr
 from numpy.testing import assert_allclose
 
 from ntkdist.errors import InputError, StoreError
-from ntkdist.linalg import CholeskyFactor, PanelDone, PanelStarted, factorize
+from ntkdist.events.types import PanelDone, PanelStarted
+from ntkdist.linalg import CholeskyFactor, factorize
 from tests.linalg.matrices import SMALL, spd, stored_bytes
 from tests.linalg.stopping import StopError, stop_at
 
@@ -55,7 +56,8 @@ def test_a_stopped_factorisation_resumes_at_the_next_panel(tmp_path, matrix, und
 SCRIPT = """
 import sys, time
 import numpy as np
-from ntkdist.linalg import PanelDone, PanelStarted, factorize
+from ntkdist.events.types import PanelDone, PanelStarted
+from ntkdist.linalg import factorize
 def listen(event):
     print(type(event).__name__, event.index, flush=True)
     if isinstance(event, PanelDone):

@@ -51,8 +51,7 @@ def extend(target: Target = None, *, settings: Settings = DEFAULTS, out: Out) ->
 
     Writes the new images, the new tiles of gram/, and new rows of finished factors.
     """
-    from ntkdist.pipeline.extend import as_stored, describe_extension
-    from ntkdist.pipeline.extend import extend as extended
+    from ntkdist.pipeline.extend import as_stored, describe_extension, extend as extended
 
     with opened(as_stored(settings), out) as session:
         result = extended(session.pipeline, settings.data.n)

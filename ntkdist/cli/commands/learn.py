@@ -29,8 +29,7 @@ def predict(target: Target = None, *, settings: Settings = DEFAULTS, out: Out) -
 
     Writes cross/NAME/predictions.csv and predict.svg of the run.
     """
-    from ntkdist.analyses.predict import describe_predictions
-    from ntkdist.analyses.predict import predict as predicted
+    from ntkdist.analyses.predict import describe_predictions, predict as predicted
 
     with opened(settings, out) as session:
         result = predicted(session.pipeline)
@@ -84,8 +83,7 @@ def sweep(
 
     Writes sweep/ and sweep-OVER.svg of the run.
     """
-    from ntkdist.analyses.sweep import describe_sweep
-    from ntkdist.analyses.sweep import sweep as swept
+    from ntkdist.analyses.sweep import describe_sweep, sweep as swept
 
     with opened(settings, out) as session:
         result = swept(session.pipeline, over, values, images)

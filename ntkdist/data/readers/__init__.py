@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -94,7 +96,7 @@ def load(
             ``images`` and ``csv`` must have one size.
         channels: 3 repeats greyscale images three times, so that they can stand beside coloured
             ones; others change nothing.
-        features: A file of features of the images, which the kernel is to see in their place:
+        features: A file of features of the images, from which the kernel is computed instead:
             ``.npy`` with an array (N, D), row i for image i of the split, or ``.npz`` with one
             such array, or one for each split, called ``train`` and ``test``. The images become
             the set's ``pictures``.
@@ -128,6 +130,44 @@ def holds_features(source: str) -> bool:
     """Return whether a source holds features in place of images, by the header of its file."""
     name, _, place = source.strip().partition(":")
     return name == "npz" and bool(place.strip()) and npz.holds_features(resolve(place, None))
+
+
+def source_stamp(source: str, *features: str | None) -> str | None:
+    """Return a digest of the names, sizes and modification times of a source's files.
+
+    Args:
+        source: As for ``ntkdist.data.load``; one without files has a stamp of its name alone.
+        features: Files of features beside it; None for none.
+
+    Returns:
+        64 hexadecimal digits; None if a file is missing or its metadata cannot be read, which
+        the reader then reports.
+    """
+    digest = hashlib.sha256(source.encode())
+    try:
+        for path in _files(source, features):
+            stat = path.stat()
+            digest.update(
+                f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode("utf-8", "replace")
+            )
+    except (OSError, InputError):
+        return None
+    return digest.hexdigest()
+
+
+def _files(source: str, features: tuple[str | None, ...]) -> Iterator[Path]:
+    name, _, place = source.strip().partition(":")
+    if place.strip():
+        path = resolve(place.strip(), None)
+        if path.is_dir():
+            for folder, below, files in os.walk(path, followlinks=True):
+                below.sort()
+                yield from (Path(folder, file) for file in sorted(files))
+        else:
+            yield path
+        if name in READERS:
+            yield from READERS[name].more_files(path)
+    yield from (resolve(one.strip(), None) for one in features if one is not None)
 
 
 def _with_features(

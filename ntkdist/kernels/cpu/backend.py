@@ -27,7 +27,8 @@ from ntkdist.kernels.cpu import dense, finish, loops
 from ntkdist.kernels.cpu.vector import BYTES, LANES, coefficients
 from ntkdist.kernels.duals import erf_dual, relu_distance
 from ntkdist.kernels.plan import Plan, plan_of
-from ntkdist.networks.architecture import Architecture, Dense, Erf, Layer, Relu
+from ntkdist.networks.architecture import Architecture
+from ntkdist.networks.layers import Dense, Erf, Layer, Relu
 
 # Rows that a thread takes at once: few, so that the triangle of a diagonal tile spreads evenly;
 # more where an entry is cheap, so that what is read of a column image serves many of them.

@@ -13,28 +13,37 @@ PyTorch array); they are read where they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numba import cuda
 
 from ntkdist.errors import InputError
 from ntkdist.kernels.backend import check_kinds, check_pair
 from ntkdist.kernels.chain import Chain, chain_of, linear_tail, not_a_chain
 from ntkdist.kernels.cuda import ARITHMETIC, dense
-from ntkdist.kernels.cuda.batches import Workspace, batch_size, pairs_of, pieces_of
-from ntkdist.kernels.cuda.cells import ERF, LINEAR, RELU
-from ntkdist.kernels.cuda.finish import finish_kernels
+from ntkdist.kernels.cuda.cells import ERF, LINEAR, RELU, cell_functions
 from ntkdist.kernels.cuda.fused import fused_kernel
 from ntkdist.kernels.cuda.general import general_kernel, pool_kernel
-from ntkdist.kernels.cuda.intrinsics import SIMULATED
-from ntkdist.kernels.cuda.launch import SIMPLE, each, on_device, put
-from ntkdist.kernels.cuda.layout import Block, Classes, Layout, Pooling, layout_of
-from ntkdist.kernels.cuda.prepare import Preparation
-from ntkdist.kernels.cuda.spec import TEAMS, THREADS
-from ntkdist.kernels.cuda.state import CudaState
-from ntkdist.networks.architecture import Architecture, Dense, Erf
+from ntkdist.kernels.cuda.intrinsics import (
+    SIMPLE,
+    TEAMS,
+    THREADS,
+    cuda,
+    each,
+    fetch,
+    kernel,
+    pointer,
+    put,
+)
+from ntkdist.kernels.cuda.layout import layout_of
+from ntkdist.kernels.cuda.prepare import CudaState, Preparation, on_device
+from ntkdist.kernels.cuda.runner import BlockRunner, pairs_of, to_device
+from ntkdist.kernels.cuda.unroll import written_out
+from ntkdist.networks.architecture import Architecture
+from ntkdist.networks.layers import Dense, Erf
 
 
 class CudaBackend:
@@ -51,7 +60,7 @@ class CudaBackend:
     def __init__(self, *, dtype: str = "float32", threads: int = 1) -> None:
         self.dtype = dtype
         self.threads = threads
-        self._workspace = Workspace()
+        self._runner = BlockRunner(dtype)
 
     def supports(
         self, arch: Architecture, image_shape: tuple[int, int, int], dtype: str | None = None
@@ -81,7 +90,7 @@ class CudaBackend:
         x = on_device(images)
         if chain.spatial:
             arch.check_image(*x.shape[1:3])
-        return Preparation(self, chain, x, reads).state()
+        return Preparation(self._runner, chain, x, reads).state()
 
     def can_read(self, arch: Architecture, image_shape: tuple[int, int, int]) -> bool:
         """Return whether ``prepare`` takes ``reads`` for a network on such images."""
@@ -126,14 +135,16 @@ class CudaBackend:
         chain = a.layout.plan.chain
         sums = [cuda.device_array((n, m, 2), np.float64) for _ in a.spreads]
         if chain.spatial:
-            held = self._workspace.nbytes
-            batch = batch_size(a.layout, len(a.layout.blocks), held=held)
+            batch = self._runner.batch_size(a.layout, len(a.layout.blocks))
             for pairs in pairs_of(n, m, a is b, batch):
                 self._sums(a, b, pairs, sums)
         else:
             self._dense(a, b, sums[0])
         bends = len(chain.tail) if chain.bends_behind else 0
-        linear, table = put(linear_tail(() if bends else chain.tail)), put(_tail_table(chain))
+        linear, table = (
+            to_device(linear_tail(() if bends else chain.tail)),
+            to_device(_tail_table(chain)),
+        )
         networks = []
         for of_network, scale, spread_a, spread_b in zip(
             sums, a.layout.scales(), a.spreads, b.spreads, strict=True
@@ -169,9 +180,9 @@ class CudaBackend:
 
     def _sums(self, a: CudaState, b: CudaState, pairs: np.ndarray, sums: Sequence[Any]) -> None:
         """Fill the pairs' entries of each network's sums, (n, m, 2)."""
-        there = put(pairs)
+        there = to_device(pairs)
         classes = tuple(block.classes for block in a.layout.blocks)
-        found = self._run(a.layout, a.numbers, b.numbers, there, classes)
+        found = self._runner.run(a.layout, a.numbers, b.numbers, there, classes)
         for network, filled in enumerate(sums):
             each(finish_kernels(self.dtype)["gather"], len(pairs))(
                 found, there, len(pairs), found.shape[1], network, filled.shape[1], filled
@@ -182,80 +193,8 @@ class CudaBackend:
         grid = tuple(-(-len(x) // dense.EDGE) for x in (b, a))
         dense.dense_kernel(self.dtype)[grid, (dense.SIDE, dense.SIDE)](
             a.numbers, b.numbers, a.layout.size, a.layout.plan.shape[2], a is b,
-            put(block.table), put(block.units), block.last, sums,
+            to_device(block.table), to_device(block.units), block.last, sums,
         )  # fmt: skip
-
-    def _run(
-        self, layout: Layout, A: Any, B: Any, pairs: Any, classes: Sequence[Classes | Pooling]
-    ) -> Any:
-        """Run the first blocks, as many as classes are given, on pairs (n, 2) of images.
-
-        Returns:
-            Sums (n, chunks, networks, 2) float64 at the networks' end, or the pooled windows
-            (n, 2, h·slots, h, w) behind the last of these blocks; both until the next run.
-        """
-        work = self._workspace
-        empty = work.array("nothing", (1,) * 5, self.dtype)
-        pooled, n = empty, pairs.shape[0]
-        for at, (block, of_block) in enumerate(zip(layout.blocks, classes, strict=False)):
-            h, w = (edge // max(1, block.pool) for edge in (block.H, block.W))
-            windows = empty
-            if block.pool:  # two take turns, since a block reads the last one's
-                shape = (n, 2, h * block.slots, h, w)
-                windows = work.array(f"windows {at % 2}", shape, self.dtype)
-            if isinstance(of_block, Pooling):
-                rows = of_block.chunks(pieces_of(of_block, n))
-                table, no_sums = put(rows.ravel()), work.array("sums", (1,) * 4, np.float64)
-                which = len(rows), table, table
-                self._stage(layout, block, which, pairs, A, B, pooled, no_sums, windows)
-                pooled = windows
-                continue
-            chunks, count = len(of_block.starts) - 1, len(of_block.ids)
-            networks = 1 + len(layout.reads)
-            sums = work.array("sums", (n, chunks * block.teams, networks, 2), np.float64)
-            cells = empty
-            if block.pool:
-                cells = work.array("cells", (n, 2, count, block.H, block.W), self.dtype)
-            # each kernel's flat pointers do the indexing
-            self._stage(
-                layout, block, (chunks, work.table(of_block.starts), work.table(of_block.ids)),
-                pairs, A, B, pooled, sums, cells,
-            )  # fmt: skip
-            if not block.pool:
-                return sums
-            each(pool_kernel(self.dtype), n * (h * w) ** 2)(
-                cells, work.table(of_block.slots), count, n * (h * w) ** 2, block.pool, block.H,
-                block.W, windows,
-            )  # fmt: skip
-            pooled = windows
-        return pooled
-
-    def _stage(
-        self, layout: Layout, block: Block, classes: tuple[int, Any, Any], pairs: Any, A: Any,
-        B: Any, pooled: Any, sums: Any, cells: Any,
-    ) -> None:  # fmt: skip
-        work = self._workspace
-        if block.fused is not None:
-            tasks = pairs.shape[0] * classes[0] * block.teams
-            fused_kernel(block.fused)[-(-tasks // TEAMS), THREADS](
-                pairs, tasks, block.teams, *classes, A, B, layout.size, pooled,
-                work.table(block.planes), work.table(block.fused_units), block.last, sums, cells,
-            )  # fmt: skip
-            return
-        tasks = pairs.shape[0] * classes[0]
-        blocks = min(-(-tasks // TEAMS), _resident_blocks())
-        scratch = work.array("scratch", (blocks * TEAMS, 6, block.pixels), self.dtype)
-        channels = layout.plan.shape[2]
-        general_kernel(self.dtype)[blocks, THREADS](
-            pairs, tasks, *classes, A, B, layout.size, pooled, work.table(block.table),
-            work.table(block.units), block.last, sums, cells, block.H, block.W, block.pitch,
-            block.plane, channels, block.pool == 0, scratch,
-        )  # fmt: skip
-
-
-def _resident_blocks() -> int:
-    """Return how many blocks of teams keep the device busy."""
-    return 4 if SIMULATED else 8 * int(cuda.get_current_device().MULTIPROCESSOR_COUNT)
 
 
 def _tail_table(chain: Chain) -> np.ndarray:
@@ -267,3 +206,110 @@ def _tail_table(chain: Chain) -> np.ndarray:
         else:
             rows.append([ERF if isinstance(layer, Erf) else RELU, 0.0, 0.0, 0.0])
     return np.array(rows or [[0.0] * 4], np.float64)
+
+
+@lru_cache(maxsize=4)
+def finish_kernels(dtype: str) -> dict[str, Any]:
+    """Return ``gather`` and ``finish`` for entries of a dtype."""
+    cells = cell_functions("float64")
+    names = {
+        "real": np.dtype(dtype).type,
+        "relu_signed": cells["relu_signed"],
+        "half_erf": cells["half_erf"],
+    }
+    functions: dict[str, Callable[..., Any]] = {"gather": _gather, "finish": _finish}
+    return {name: kernel(written_out(f, {}, names)) for name, f in functions.items()}
+
+
+def _gather(found, pairs, n, chunks, network, m, sums):
+    """Add up what the teams found for one network.
+
+    Args:
+        found: (n, chunks, networks, 2) sums of Δ and Θ.
+        pairs: (n, 2) int64 rows and columns of the entries.
+        n: Pairs.
+        chunks: Parts of the sums.
+        network: Which.
+        m: Columns.
+        sums: (rows, m, 2) to fill.
+    """
+    index = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
+    if index >= n:
+        return
+    d, t = np.float64(0), np.float64(0)
+    for chunk in range(chunks):
+        d += found[index, chunk, network, 0]
+        t += found[index, chunk, network, 1]
+    to = 2 * (pairs[index, 0] * m + pairs[index, 1])
+    put(pointer(sums, 0), to, d)
+    put(pointer(sums, 0), to + 1, t)
+
+
+def _finish(
+    sums, n, m, symmetric, scale, spread_a, spread_b, variance_a, variance_b, norm_a, norm_b,
+    linear, layers, bends, K_out, T_out,
+):  # fmt: skip
+    """Fill a block of K and Θ.
+
+    Args:
+        sums: (n, m, 2) sums of Δ and Θ over positions; of a symmetric block the upper triangle.
+        n: Rows.
+        m: Columns.
+        symmetric: Whether the lower triangle is a copy of the upper one.
+        scale: What makes means of the sums.
+        spread_a: (n,) mean over pixels of the row images' variances.
+        spread_b: (m,) of the column images'.
+        variance_a: (n,) variance of the row images behind the mean over positions.
+        variance_b: (m,) of the column images.
+        norm_a: (n,) what row images were divided by.
+        norm_b: (m,) what column images were divided by.
+        linear: (5,) α, β, γ, δ, ε of the dense layers behind: αK + β and γΘ + δK + ε.
+        layers: (k, 4) kind, weight variance, bias variance and 1 if trained, of the layers behind
+            where one of them is a nonlinearity; the first row is not read where none is.
+        bends: How many of them; 0 takes ``linear``.
+        K_out: (n, m) of the dtype.
+        T_out: (n, m) of the dtype.
+    """
+    index = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
+    if index >= n * m:
+        return
+    i = index // m
+    j = index - i * m
+    if symmetric and i > j:
+        i, j = j, i
+    delta = fetch(pointer(sums, 0), 2 * (i * m + j))
+    tangent = fetch(pointer(sums, 0), 2 * (i * m + j) + 1)
+    # without biases an empty image has no variance, and no kernel with anything
+    both = norm_a[i] * norm_b[j] if spread_a[i] > 0 and spread_b[j] > 0 else np.float64(0)
+    K = both * ((spread_a[i] + spread_b[j]) / 2 - scale * delta)
+    T = both * scale * tangent
+    if bends == 0:
+        T = linear[2] * T + linear[3] * K + linear[4]
+        K = linear[0] * K + linear[1]
+    else:
+        # in K's order of operations, so that Δ of equal images is zero
+        A = (norm_a[i] * norm_a[i]) * variance_a[i]
+        B = (norm_b[j] * norm_b[j]) * variance_b[j]
+        delta = (A + B) / 2 - K
+        for k in range(bends):
+            if layers[k, 0] == LINEAR:
+                delta *= layers[k, 1]
+                A = layers[k, 1] * A + layers[k, 2]
+                B = layers[k, 1] * B + layers[k, 2]
+                T = layers[k, 1] * T + layers[k, 3] * ((A + B) / 2 - delta)
+            elif layers[k, 0] == ERF:
+                d = math.sqrt(0.5 + A) - math.sqrt(0.5 + B)
+                root_a, root_b = math.sqrt(1 + 2 * A), math.sqrt(1 + 2 * B)
+                # variances in K's order of operations, so that Δ of equal images is zero
+                m_ab, m_a, m_b = 1 / (root_a * root_b), 1 / (root_a * root_a), 1 / (root_b * root_b)
+                w = (2 * delta + 1 - d * d) * m_ab
+                K = 2 * half_erf(w, (A + B - 2 * delta) * m_ab)
+                T *= 4 / math.pi * m_ab / math.sqrt(abs(w * (2 - w)))
+                A, B = 2 * half_erf(m_a, (A + A) * m_a), 2 * half_erf(m_b, (B + B) * m_b)
+                delta = (A + B) / 2 - K
+            else:
+                delta, T = relu_signed(delta, T, math.sqrt(A / 2), math.sqrt(B / 2), np.float64(0))
+                delta, T, A, B = delta / 2, T / 2, A / 2, B / 2
+        K = (A + B) / 2 - delta
+    put(pointer(K_out, 0), index, real(K))
+    put(pointer(T_out, 0), index, real(T))

@@ -12,15 +12,13 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numba import cuda
 from numba import types as numba_types
 
 from ntkdist.kernels.cuda.cells import cell_functions
 from ntkdist.kernels.cuda.general import CELLS, FACTOR, KIND, SCALE, SIGNED, TRAINED
-from ntkdist.kernels.cuda.intrinsics import SIMULATED, advance, device, kernel, pointer, put
+from ntkdist.kernels.cuda.intrinsics import SIDE, advance, cuda, device, kernel, pointer, put
 from ntkdist.kernels.cuda.unroll import registers, unroll, written_out
 
-SIDE = 2 if SIMULATED else 16  # threads of a block along each side
 EACH = 4  # entries of a thread along each side
 EDGE = SIDE * EACH  # entries of a block along each side
 DEPTH = 16  # numbers of an image read at a time

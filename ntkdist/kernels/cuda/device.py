@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from ntkdist.errors import InputError
-from ntkdist.kernels.cuda import SIMULATED_BYTES
 from ntkdist.networks.architecture import Architecture, ArchitectureSpec
 
 _WARP = 32
@@ -22,11 +21,10 @@ class DeviceInfo:
         index: As CUDA numbers those that are visible.
         name: Of the product.
         compute_capability: As in ``9.0``.
-        driver: CUDA version of the driver, or ``simulator``.
+        driver: Version of the driver, else the CUDA version that it offers.
         multiprocessors: How many.
         memory: Bytes.
         free: Bytes not taken by any process.
-        simulated: Whether it is Numba's simulator, on which nothing is fast.
     """
 
     index: int
@@ -36,7 +34,6 @@ class DeviceInfo:
     multiprocessors: int
     memory: int
     free: int
-    simulated: bool
 
 
 @dataclass(frozen=True)
@@ -64,19 +61,12 @@ class KernelReport:
     occupancy: float
 
 
-def simulated() -> bool:
-    """Return whether Numba's simulator stands in for a GPU."""
-    return os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
-
-
 def cuda_unavailable() -> str | None:
-    """Return None if kernels can run on a GPU or on the simulator, else why not and the remedy."""
-    if simulated():
-        if importlib.util.find_spec("greenlet") is None:
-            return (
-                "NUMBA_ENABLE_CUDASIM=1 simulates with greenlet; pip install greenlet, or unset it"
-            )
-        return None
+    """Return None if kernels can run on a GPU here, else the reason and the remedy."""
+    if os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0"):
+        return (
+            "NUMBA_ENABLE_CUDASIM is set, and the kernels do not run on Numba's simulator; unset it"
+        )
     if importlib.util.find_spec("numba_cuda") is None:
         return "numba-cuda is not installed; pip install 'numba-cuda[cu12]'"
     from numba import cuda
@@ -95,9 +85,6 @@ def devices() -> list[DeviceInfo]:
         return []
     from numba import cuda
 
-    if simulated():
-        size = SIMULATED_BYTES
-        return [DeviceInfo(0, "CUDA simulator", "0.0", "simulator", 1, size, size, True)]
     found = []
     version = ".".join(map(str, cuda.runtime.get_version()))
     for index, gpu in enumerate(cuda.gpus):
@@ -114,7 +101,6 @@ def devices() -> list[DeviceInfo]:
                     int(device.MULTIPROCESSOR_COUNT),
                     int(memory.total),
                     int(memory.free),
-                    False,
                 )
             )
     return found
@@ -141,7 +127,7 @@ def kernel_reports(
         dtype: ``float32`` or ``float64``.
 
     Returns:
-        One report for each kernel that computes pairs; none on the simulator.
+        One report for each kernel that computes pairs.
 
     Raises:
         InputError: If the cuda backend does not cover the network, or there is no GPU.
@@ -153,8 +139,6 @@ def kernel_reports(
     from ntkdist.kernels.cuda.backend import CudaBackend
 
     backend = CudaBackend(dtype=dtype)
-    if simulated():
-        return []
     images = np.random.default_rng(0).normal(size=(2, *image_shape))
     state = backend.prepare(Architecture.parse(arch), images)
     backend.block(state, state, ("ntk",))  # compiles for the types of this network

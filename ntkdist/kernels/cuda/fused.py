@@ -9,31 +9,43 @@ they compute the one before. (Read through the cache, they cost two thirds of th
 teams drift apart, and the layers that they stand at do not fit it together.) Where an entry has one
 class, as without pooling, teams share nothing and read device memory. Cuts and units are those of
 ``cpu.loops``; where a link is cut, Δ is half of the variance of the pixel that one image still
-has, and Θ is zero. How a block ends in an average pool is in ``cuda.windows``.
+has, and Θ is zero.
 
 The sums over a class are in the dtype along a column and in float64 beyond, in an order that
 depends on the network and the images' size alone.
+
+An average over 2 × 2 windows takes window I of the row image and I + P of the column image
+together from rows of the classes p = 2P − 1, 2P and 2P + 1: of an even p both rows of a window
+meet those of the same window; of an odd one the upper rows belong to P and the lower ones to P + 1.
+Along the columns it is the same. So a block of threads takes a run of p, one after the other,
+for a few q next to each other (``Parts``). Each lane adds up the rows of its column over three p,
+in registers or in shared memory of its own; then lanes and classes meet in shared memory, and
+what is stored are windows. Cells never leave the chip, and the order of every sum is fixed,
+however many p a block takes.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numba import cuda, float64
+from numba import float64
 from numba.np.numpy_support import from_dtype
 
 from ntkdist.kernels.cuda.cells import across_of, across_one_of, cell_functions, distance, keep
 from ntkdist.kernels.cuda.intrinsics import (
     LANES,
+    TEAMS,
+    THREADS,
     advance,
     await_copies,
     beside,
     beside_one,
     block_barrier,
     copy_unit,
+    cuda,
     fetch,
     kernel,
     over_lanes,
@@ -41,9 +53,190 @@ from ntkdist.kernels.cuda.intrinsics import (
     pointer,
     put,
 )
-from ntkdist.kernels.cuda.spec import MOST_REGISTERS, THREADS, Fused
 from ntkdist.kernels.cuda.unroll import paste, registers, unroll, written_out
-from ntkdist.kernels.cuda.windows import into_windows, known_of_pools
+
+# Two numbers a cell and some forty more: what fits 255 registers with room for the loads
+MOST_CELLS = 64
+# Of a thread in float32 with one column, so that a multiprocessor has four blocks of threads
+MOST_REGISTERS = 128
+# As much shared memory as a block has without asking
+SHARED_BYTES = 48 * 1024
+
+
+@dataclass(frozen=True)
+class Fused:
+    """What is known when a fused kernel is compiled.
+
+    Attributes:
+        H: Rows of the block's images.
+        W: Columns.
+        pitch: Numbers from one row of a plane to the next.
+        plane: Numbers of a plane.
+        columns: Columns of a lane.
+        channels: Channels of a pixel; 0 where the block begins with pooled windows.
+        layers: Nonlinearities of the block; 3 stands for more.
+        signed: Whether the first of them meets negative correlations.
+        sums: Whether the block ends in sums over positions.
+        pools: Whether it ends in sums over pairs of 2 × 2 windows; else, and without ``sums``,
+            its cells are stored.
+        parted: How many window displacements along a row the pooled windows come in parts of (see
+            ``Parts``), if the block begins with such; else 0.
+        reads: Shallower networks that end in the same sums on the way.
+        buffers: Layers that shared memory holds at a time, 2 if the next is copied ahead (of a
+            single one there is none); 0 where images are read from device memory.
+        dtype: ``float32`` or ``float64``.
+    """
+
+    H: int
+    W: int
+    pitch: int
+    plane: int
+    columns: int
+    channels: int
+    layers: int
+    signed: bool
+    sums: bool
+    pools: bool
+    parted: int
+    reads: int
+    buffers: int
+    dtype: str
+
+    @property
+    def room(self) -> int:
+        """Numbers of both images that one layer needs: roots, half variances, four rows of sums."""
+        return room_of(self.H, self.pitch)
+
+    @property
+    def lanes_of_class(self) -> int:
+        """Lanes that share a class."""
+        return -(-self.W // self.columns)
+
+    @property
+    def together(self) -> int:
+        """Classes of a team at a time."""
+        return LANES // self.lanes_of_class
+
+    @property
+    def parts(self) -> Parts:
+        """How its pooled windows are cut."""
+        return Parts.of(self.W)
+
+    @property
+    def layers_size(self) -> int:
+        """Numbers of the layers in shared memory; a single layer has no next one."""
+        return min(self.buffers, self.layers) * self.room
+
+    @property
+    def kept(self) -> int:
+        """Rows of windows whose sums stay in registers: all where there are registers, or no room.
+
+        The others are kept in shared memory, each thread's own.
+        """
+        rows = self.H // 2
+        if self.layers == 1 or self.H <= 16:
+            return rows
+        limit = SHARED_BYTES // np.dtype(self.dtype).itemsize
+        return next(kept for kept in range(rows + 1) if self._shared(kept) <= limit)
+
+    def _exchange(self, kept: int) -> int:
+        return max(1, self.layers_size, 2 * THREADS * kept if self.pools else 0)
+
+    def _shared(self, kept: int) -> int:
+        in_memory = self.H // 2 - kept if self.pools else 0
+        return self._exchange(kept) + 2 * THREADS * in_memory
+
+    @property
+    def exchange_size(self) -> int:
+        """Numbers of shared memory in front of the sums kept there.
+
+        Layers, or where a pool's sums from registers meet.
+        """
+        return self._exchange(self.kept)
+
+    @property
+    def shared_size(self) -> int:
+        """Numbers of shared memory."""
+        return self._shared(self.kept)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """How the pairs of windows of a pool are cut among blocks of threads, along the columns.
+
+    Window J of a row image meets window J + Q of a column image in the classes q = 2Q − 1, 2Q and
+    2Q + 1 (modulo W). A block of threads has ``run`` classes q next to each other, from an even one
+    on; the last of them, an odd one, adds to windows that otherwise belong to the next block. So
+    windows are stored in ``half`` + 1 slots a block: its own, and last what it has of the next
+    block's first.
+
+    Attributes:
+        W: Columns in front of the pool.
+        run: Classes of a block of threads, even.
+    """
+
+    W: int
+    run: int
+
+    @classmethod
+    def of(cls, W: int) -> Parts:
+        """Return how windows of an image with W columns, W even, are cut."""
+        return cls(W, min(W, TEAMS * (LANES // W)))
+
+    @property
+    def half(self) -> int:
+        """Window displacements of a block of threads."""
+        return self.run // 2
+
+    @property
+    def count(self) -> int:
+        """Blocks of threads that the classes of one p take."""
+        return -(-self.W // self.run)
+
+    @property
+    def slots(self) -> int:
+        """Slots of all of them."""
+        return self.count * (self.half + 1)
+
+
+def room_of(H: int, pitch: int) -> int:
+    """Return how many numbers of both images a layer needs."""
+    return 4 * (H + 1) * pitch
+
+
+def columns_of(W: int) -> int:
+    """Return how many columns a lane has."""
+    return -(-W // LANES)
+
+
+def buffers_of(
+    H: int, W: int, pitch: int, layers: int, count: int, dtype: str, *, pools: bool
+) -> int:
+    """Return how many layers to keep in shared memory.
+
+    Args:
+        H: Rows.
+        W: Columns.
+        pitch: Numbers from one row to the next.
+        layers: Nonlinearities of the block.
+        count: Displacement classes of an entry.
+        dtype: Of the numbers.
+        pools: Whether the block ends in a pool's sums.
+
+    Returns:
+        2, so that one is copied while another is in use; 1 where there is no more room; 0 where
+        there is none, or an entry has too few classes for a block of teams to share what is copied.
+    """
+    if H * W == 1 or (count < H * W and not pools):
+        return 0
+    fit = SHARED_BYTES // np.dtype(dtype).itemsize // room_of(H, pitch)
+    return 2 if fit >= min(2, layers) else fit
+
+
+def can_pool(H: int, W: int, edge: int, dtype: str) -> bool:
+    """Return whether a fused kernel can add up the windows behind its block."""
+    meeting = 2 * THREADS * (H // 2) * np.dtype(dtype).itemsize
+    return edge == 2 and H % 2 == 0 and W % 2 == 0 and W <= LANES and meeting <= SHARED_BYTES
 
 
 @lru_cache(maxsize=64)
@@ -76,6 +269,23 @@ def fused_kernel(spec: Fused) -> Any:
     limited = spec.dtype == "float32" and cells <= 32
     limit = {"max_registers": MOST_REGISTERS} if limited else {}
     return kernel(written_out(_fused, known, names), **limit)
+
+
+def known_of_pools(spec: Fused) -> dict[str, Any]:
+    """Return what is known of the pools behind and in front of a block."""
+    h, w = spec.H // 2, spec.W // 2
+    known: dict[str, Any] = {"windows": h, "across_windows": w, "area": h * w, "kept": spec.kept}
+    known["kept_at"] = spec.exchange_size - 2 * THREADS * spec.kept
+    known["gathers"] = -(-2 * h * w // THREADS)
+    known["all_gather"] = 2 * h * w % THREADS == 0
+    known |= {"half": 0, "slots": 0, "run": 0, "slots_in": spec.W, "parts_in": 1}
+    if spec.pools:
+        parts = spec.parts
+        known |= {"half": parts.half, "slots": parts.slots, "run": parts.run}
+    if spec.parted:
+        known["parts_in"] = -(-spec.W // spec.parted)
+        known["slots_in"] = known["parts_in"] * (spec.parted + 1)
+    return known
 
 
 def _fused(
@@ -397,3 +607,65 @@ def _fused(
         if lane == 0:
             put(pointer(found, 0), 2 * (task * (reads + 1) + reads), total_d)
             put(pointer(found, 0), 2 * (task * (reads + 1) + reads) + 1, total_t)
+
+
+def into_windows(
+    D, T, p, pair, step, thread, shared, cells, pool_d, pool_t, there, spill, first_q, kept,
+    kept_at, windows, across_windows, area, half, slots, run, gathers, all_gather, threads,
+    together, lanes, lanes_of_class,
+):  # fmt: skip
+    """Add up a class behind its last layer; pasted into ``_fused``, where all names are known."""
+    if p % 2 == 0:
+        for k in unroll(windows):
+            if k < kept:
+                pool_d[k] += D[2 * k] + D[2 * k + 1]
+                pool_t[k] += T[2 * k] + T[2 * k + 1]
+            else:
+                own = kept_at + 2 * threads * k + thread
+                put(shared, own, peek(shared, own) + (D[2 * k] + D[2 * k + 1]))
+                own += threads
+                put(shared, own, peek(shared, own) + (T[2 * k] + T[2 * k + 1]))
+    else:
+        if step > 0:
+            if kept > 0:
+                block_barrier()  # nobody reads what is now written over
+            for k in unroll(windows):
+                if k < kept:
+                    put(shared, 2 * threads * k + thread, pool_d[k] + D[2 * k])
+                    put(shared, 2 * threads * k + threads + thread, pool_t[k] + T[2 * k])
+                else:
+                    own = kept_at + 2 * threads * k + thread
+                    put(shared, own, peek(shared, own) + D[2 * k])
+                    put(shared, own + threads, peek(shared, own + threads) + T[2 * k])
+            block_barrier()
+            for k in unroll(gathers):
+                turn = k * threads + thread
+                if all_gather or turn < 2 * area:
+                    of_theta = turn // area
+                    window = turn - of_theta * area
+                    row = window // across_windows
+                    own = (2 * row + of_theta) * threads + 2 * (window - row * across_windows)
+                    own += kept_at if row >= kept else 0
+                    to = (pair * 2 + of_theta) * windows + p // 2
+                    to = (to * slots + first_q // run * (half + 1)) * area + window
+                    for s in unroll(half):
+                        if 2 * s < there:
+                            even = 2 * s // together * lanes + 2 * s % together * lanes_of_class
+                            odd = (2 * s + 1) // together * lanes
+                            odd += (2 * s + 1) % together * lanes_of_class
+                            value = peek(shared, own + even) + peek(shared, own + even + 1)
+                            value += peek(shared, own + odd)
+                            if s > 0:
+                                odd = (2 * s - 1) // together * lanes
+                                odd += (2 * s - 1) % together * lanes_of_class
+                                value += peek(shared, own + odd + 1)
+                            put(pointer(cells, 0), to + s * area, value)
+                    put(pointer(cells, 0), to + half * area, peek(shared, own + spill))
+            block_barrier()  # nobody reads what is now written over
+        for k in unroll(windows):
+            if k < kept:
+                pool_d[k], pool_t[k] = D[2 * k + 1], T[2 * k + 1]
+            else:
+                own = kept_at + 2 * threads * k + thread
+                put(shared, own, D[2 * k + 1])
+                put(shared, own + threads, T[2 * k + 1])

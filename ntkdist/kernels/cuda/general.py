@@ -15,13 +15,13 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numba import cuda
 
 from ntkdist.kernels.cuda.cells import PIXELS, POOLED, cell_functions, distance, keep
 from ntkdist.kernels.cuda.intrinsics import (
     LANES,
     advance,
     barrier,
+    cuda,
     fetch,
     kernel,
     over_lanes,

@@ -12,16 +12,15 @@ import numpy as np
 from ntkdist.kernels import plan as columns
 from ntkdist.kernels.chain import Chain, Link
 from ntkdist.kernels.cuda import general as tables
-from ntkdist.kernels.cuda.intrinsics import LANES
-from ntkdist.kernels.cuda.spec import (
+from ntkdist.kernels.cuda.fused import (
     MOST_CELLS,
-    TEAMS,
     Fused,
     Parts,
     buffers_of,
     can_pool,
     columns_of,
 )
+from ntkdist.kernels.cuda.intrinsics import LANES, TEAMS
 from ntkdist.kernels.plan import Plan, plan_of
 
 # A team's share of an entry: enough classes to keep the ends cheap, enough teams to fill a GPU
@@ -70,7 +69,7 @@ class Pooling:
     Attributes:
         first: The first P, negative where they go around.
         count: How many P.
-        starts: The first q of each part (``spec.Parts``) that is needed.
+        starts: The first q of each part (``Parts``) that is needed.
     """
 
     first: int

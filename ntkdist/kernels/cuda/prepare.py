@@ -1,42 +1,99 @@
-"""What depends on one image alone, computed on the GPU link by link."""
+"""What depends on one image alone, computed on the GPU in float64 link by link.
+
+One thread a pixel, except where a number belongs to a whole image. Planes of an image are stored
+with their rows twice, one copy below the other, so that rows i + p need no wrap.
+"""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache, reduce
 from typing import Any
 
 import numpy as np
-from numba import cuda
 
 from ntkdist.errors import InputError
+from ntkdist.kernels.backend import as_images
 from ntkdist.kernels.chain import Chain, Link
-from ntkdist.kernels.cuda.batches import batch_size
-from ntkdist.kernels.cuda.cells import ERF, LINEAR, RELU
-from ntkdist.kernels.cuda.images import image_kernels
-from ntkdist.kernels.cuda.intrinsics import SIMULATED
-from ntkdist.kernels.cuda.launch import each, put
-from ntkdist.kernels.cuda.layout import Block, layout_of
-from ntkdist.kernels.cuda.state import CudaState
+from ntkdist.kernels.cuda.cells import ERF, LINEAR, RELU, cell_functions
+from ntkdist.kernels.cuda.intrinsics import (
+    SIMPLE,
+    cuda,
+    device,
+    each,
+    fetch,
+    kernel,
+    peek,
+    pointer,
+    put,
+)
+from ntkdist.kernels.cuda.layout import Block, Layout, layout_of
+from ntkdist.kernels.cuda.runner import BlockRunner, to_device
+from ntkdist.kernels.cuda.unroll import written_out
 
 _KIND = {"": LINEAR, "relu": RELU, "erf": ERF}
-CLEARING = 1 if SIMULATED else 2**18  # threads
+CLEARING = 1024 * SIMPLE  # threads
+
+
+@dataclass(frozen=True)
+class CudaState:
+    """What ``prepare`` made of n images; the arrays are on the device.
+
+    Attributes:
+        layout: The network on images of this shape.
+        numbers: (n, size) of the dtype.
+        spreads: For each network of the layout (n,) float64, the mean over pixels of K(x, x) at the
+            end of its blocks.
+        variance: (n,) float64, K(x, x) behind the mean over positions where it matters.
+        norm: (n,) float64, what each image was divided by.
+    """
+
+    layout: Layout
+    numbers: Any
+    spreads: tuple[Any, ...]
+    variance: Any
+    norm: Any
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held on the device."""
+        return int(self.numbers.nbytes)
+
+    def __len__(self) -> int:
+        return int(self.numbers.shape[0])
+
+
+def on_device(images: Any) -> Any:
+    """Return (n, H, W, C) images on the device; those that are there are not copied."""
+    if hasattr(images, "__cuda_array_interface__") or hasattr(images, "copy_to_host"):
+        x = images if hasattr(images, "copy_to_host") else cuda.as_cuda_array(images)
+        if x.ndim != 4 or 0 in x.shape:
+            raise InputError(f"images have shape {tuple(x.shape)}; (n, H, W, C) is needed")
+        if np.dtype(x.dtype) not in (np.float32, np.float64):
+            raise InputError(
+                f"images on the device are {x.dtype}; float32 or float64 is needed there"
+            )
+        if not x.is_c_contiguous():
+            raise InputError("images on the device are not contiguous; make a copy in C order")
+        return x
+    return to_device(as_images(np.asarray(images)))
 
 
 class Preparation:
     """Fills a layout's numbers for images, link by link, on the device."""
 
-    def __init__(self, backend: Any, chain: Chain, x: Any, reads: tuple[int, ...]) -> None:
+    def __init__(self, runner: BlockRunner, chain: Chain, x: Any, reads: tuple[int, ...]) -> None:
         n, H, W, C = x.shape
         shape = (H, W, C) if chain.spatial else (1, 1, H * W * C)
-        self.backend = backend
-        self.layout = layout_of(chain, shape, backend.dtype, reads)
-        self.kernels = image_kernels(backend.dtype)
+        self.runner = runner
+        self.layout = layout_of(chain, shape, runner.dtype, reads)
+        self.kernels = image_kernels(runner.dtype)
         self.n, (H, W, C) = n, shape
-        self.numbers = cuda.device_array((n, self.layout.size), backend.dtype)
-        threads = min(
-            self.numbers.size, CLEARING
-        )  # not from the host: they are half a megabyte each
+        # cleared there: copied zeros would be half a megabyte an image
+        self.numbers = cuda.device_array((n, self.layout.size), runner.dtype)
+        threads = min(self.numbers.size, CLEARING)
         each(self.kernels["clear"], threads)(self.numbers, self.numbers.size, threads)
         self.norm = cuda.device_array(n, np.float64)
         bad = cuda.device_array(n, np.int64)
@@ -71,16 +128,16 @@ class Preparation:
             inside = np.empty(self.n)
             for part, found in self._with_itself(len(layout.blocks)):
                 # chunk by chunk, as for an entry
-                inside[part] = functools.reduce(np.add, found.copy_to_host()[:, :, 0, 0].T)
+                inside[part] = reduce(np.add, found.copy_to_host()[:, :, 0, 0].T)
             inside *= layout.plan.unit / layout.plan.count
-            variance = put(np.maximum(spread.copy_to_host() - inside, 0.0))
+            variance = to_device(np.maximum(spread.copy_to_host() - inside, 0.0))
         return CudaState(layout, self.numbers, (*spreads, spread), variance, self.norm)
 
     def _variances(self, H: int, W: int) -> Any:
         """Return an array for the variances of all pixels, another one than the last time."""
         self.turn = 1 - self.turn
         shape = (self.n, H, W)
-        return self.backend._workspace.array(f"variances {self.turn}", shape, np.float64)
+        return self.runner.workspace.array(f"variances {self.turn}", shape, np.float64)
 
     def _spread(self, block: Block) -> Any:
         """Return the mean over a block's pixels of the variances as they are now."""
@@ -121,8 +178,212 @@ class Preparation:
         classes = tuple(block.classes for block in layout.blocks)
         if upto < len(layout.blocks):
             classes = layout.blocks[upto].windows
-        batch = batch_size(layout, upto, classes, self.backend._workspace.nbytes)
+        batch = self.runner.batch_size(layout, upto, classes)
         for start in range(0, self.n, batch):
             part = slice(start, min(self.n, start + batch))
-            pairs = put(np.repeat(np.arange(part.start, part.stop)[:, None], 2, axis=1))
-            yield part, self.backend._run(layout, self.numbers, self.numbers, pairs, classes)
+            pairs = to_device(np.repeat(np.arange(part.start, part.stop)[:, None], 2, axis=1))
+            yield part, self.runner.run(layout, self.numbers, self.numbers, pairs, classes)
+
+
+@lru_cache(maxsize=8)
+def image_kernels(dtype: str) -> dict[str, Any]:
+    """Return the kernels for a dtype: clear, contrast, pixels, link, windows and mean."""
+    real = np.dtype(dtype).type
+    names = {
+        "real": real,
+        "half_erf": cell_functions(dtype)["half_erf"],
+        "one": real(1),
+        "zero": real(0),
+    }
+    functions: dict[str, Callable[..., Any]] = {
+        "clear": _clear,
+        "contrast": _contrast,
+        "pixels": _pixels,
+        "link": _link,
+        "windows": _windows,
+        "mean": _mean,
+    }
+    return {name: kernel(written_out(f, {}, names)) for name, f in functions.items()}
+
+
+@device
+def twice(numbers, at, copy, value):
+    """Store a number, and its copy if the plane has one."""
+    put(numbers, at, value)
+    if copy > 0:
+        put(numbers, at + copy, value)
+
+
+def _clear(numbers, count, threads):
+    """Set all numbers to zero."""
+    for k in range(cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x, count, threads):
+        put(pointer(numbers, 0), k, zero)
+
+
+def _contrast(x, n, count, homogeneous, bad, norm):
+    """Find what each of (n, count) images is divided by (see ``cpu.contrast``), and bad pixels."""
+    image = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
+    if image >= n:
+        return
+    source = pointer(x, image * count)
+    largest = np.float64(0)
+    finite = True
+    for k in range(count):
+        value = abs(np.float64(fetch(source, k)))
+        finite = finite and value < np.float64(math.inf)
+        largest = max(largest, value)
+    put(pointer(bad, 0), image, 0 if finite else 1)
+    found = np.float64(1)
+    if homogeneous and finite:
+        if largest == 0:
+            largest = np.float64(1)
+        square = np.float64(0)
+        for k in range(count):
+            value = np.float64(fetch(source, k)) / largest
+            square += value * value
+        square /= count
+        if square == 0:
+            square = np.float64(1)
+        found = math.ldexp(largest, math.floor(math.log2(square) / 2 + 0.5))
+    put(pointer(norm, 0), image, found)
+
+
+def _pixels(x, total, area, W, channels, norm, factor, numbers, size, pitch, plane, copy, A):
+    """Lay out pixels by channel, times ``factor``, and start with the variance of each."""
+    index = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
+    if index >= total:
+        return
+    image = index // area
+    pixel = index - image * area
+    i = pixel // W
+    j = pixel - i * W
+    square = np.float64(0)
+    for c in range(channels):
+        value = np.float64(fetch(pointer(x, 0), index * channels + c))
+        value /= fetch(pointer(norm, 0), image)
+        square += value * value
+        to = pointer(numbers, image * size + c * plane + i * pitch + j)
+        twice(to, 0, copy, real(value * factor))
+    put(pointer(A, 0), index, square / channels)
+
+
+def _link(
+    A, total, H, W, box, scale, bias, before, behind, kind, numbers, size, pitch, plane, copy,
+    half_at, side_at, cells_at, new,
+):  # fmt: skip
+    """Go through a linear layer and what stands behind it.
+
+    Args:
+        A: (n, H, W) float64 variances in front.
+        total: n·H·W.
+        H: Rows.
+        W: Columns.
+        box: Filter edge.
+        scale: Weight variance over box².
+        bias: Bias variance.
+        before: Unit of Δ in front.
+        behind: Unit of Δ behind the linear layer.
+        kind: What stands behind it.
+        numbers: (n, size) to fill.
+        size: Numbers of an image.
+        pitch: From one row of a plane to the next.
+        plane: Numbers of a plane.
+        copy: From a number to its copy; 0 where there is none.
+        half_at: Where to store half variances in front.
+        side_at: Where to store their sums along the row.
+        cells_at: Where to store what the cells behind the layer read.
+        new: (n, H, W) float64 variances behind.
+    """
+    index = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
+    if index >= total:
+        return
+    image = index // (H * W)
+    pixel = index - image * H * W
+    i = pixel // W
+    j = pixel - i * W
+    reach = box // 2
+    area, row = np.float64(0), np.float64(0)
+    for s in range(-reach, reach + 1):
+        if 0 <= i + s < H:
+            for r in range(-reach, reach + 1):
+                if 0 <= j + r < W:
+                    value = fetch(pointer(A, 0), index + s * W + r)
+                    area += value
+                    if s == 0:
+                        row += value
+    to = pointer(numbers, image * size + i * pitch + j)
+    twice(to, half_at, copy, real(fetch(pointer(A, 0), index) / 2 / before))
+    twice(to, side_at, copy, real(row / 2 / before))
+    variance = scale * area + bias
+    if kind == ERF:
+        inverse = 1 / math.sqrt(1 + 2 * variance)
+        m = real(inverse) * real(inverse)
+        twice(to, cells_at, copy, real(math.sqrt(0.5 + variance)))
+        twice(to, cells_at + plane, copy, real(inverse))
+        twice(to, cells_at + 2 * plane, copy, real(variance))
+        # as covariances are computed: equal images then meet exactly
+        z = (real(variance) + real(variance)) * m
+        twice(to, cells_at + 3 * plane, copy, half_erf(one * m, z))
+        variance = 2 / math.pi * math.asin(2 * variance / (1 + 2 * variance))
+    else:
+        # from the rounded root, for the same reason
+        twice(to, cells_at, copy, real(math.sqrt(variance / 2 / behind)))
+        if kind != LINEAR:
+            variance /= 2
+    put(pointer(new, 0), index, variance)
+
+
+def _windows(
+    A, total, W, edge, h, w, pooled, slots, more, unit, numbers, size, pitch, copy, centers_at, new
+):  # fmt: skip
+    """Average variances over windows: mean a² less the mean of Δ(x, x) over a window's pairs.
+
+    Args:
+        A: (n, H, W) float64 variances in front.
+        total: n·h·w.
+        W: Columns in front.
+        edge: Of a window.
+        h: Rows of windows.
+        w: Columns of windows.
+        pooled: (n, 2, h·slots, h, w), sums of each image's Δ with itself in its first slot.
+        slots: For each displacement of rows.
+        more: The slot that has more of them; 0 where none has.
+        unit: What makes means of these sums.
+        numbers: (n, size) to fill.
+        size: Numbers of an image.
+        pitch: From one row of a plane to the next.
+        copy: From a number to its copy; 0 where there is none.
+        centers_at: Where to store half of the sums.
+        new: (n, h, w) float64 variances behind.
+    """
+    index = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
+    if index >= total:
+        return
+    area = h * w
+    image = index // area
+    window = index - image * area
+    I = window // w
+    J = window - I * w
+    H = A.shape[1]
+    mean = np.float64(0)
+    for i in range(I * edge, I * edge + edge):
+        for j in range(J * edge, J * edge + edge):
+            mean += fetch(pointer(A, 0), (image * H + i) * W + j)
+    own = image * 2 * h * slots * area + window
+    inside = fetch(pointer(pooled, 0), own)
+    if more > 0:
+        inside += fetch(pointer(pooled, 0), own + more * area)
+    twice(pointer(numbers, image * size + I * pitch + J), centers_at, copy, inside / (one + one))
+    value = mean / (edge * edge) - unit * np.float64(inside)
+    put(pointer(new, 0), index, max(value, np.float64(0)))
+
+
+def _mean(A, n, area, spread):
+    """Average the variances of each image over its pixels."""
+    image = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
+    if image >= n:
+        return
+    total = np.float64(0)
+    for k in range(area):
+        total += peek(pointer(A, 0), image * area + k)
+    put(pointer(spread, 0), image, total / area)

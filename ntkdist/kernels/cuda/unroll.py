@@ -5,7 +5,7 @@ and Numba gives no way to ask for a loop to be unrolled. So a kernel is written 
 ordinary Python with three marks: ``for r in unroll(n)``, ``x, y = registers(n)`` and ``paste(f)``.
 ``written_out`` repeats the loops' bodies, makes a variable of every element, puts the body of ``f``
 in its place, and drops branches whose condition is known. What it returns is plain Python again,
-for Numba and for the simulator.
+for Numba to compile or for Python to run.
 """
 
 from __future__ import annotations

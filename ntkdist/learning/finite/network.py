@@ -1,8 +1,4 @@
-"""An architecture at finite width: the shapes of its weights, drawing them, and the forward pass.
-
-NTK parameterisation (Jacot et al. 2018): weights and biases are N(0, 1) and a weight layer
-computes W_std/√fan_in · (W ∗ x) + b_std · b.
-"""
+"""An architecture at finite width: shapes and draws of its weights, and the forward pass."""
 
 from __future__ import annotations
 
@@ -13,8 +9,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from ntkdist.checks import check_whole
 from ntkdist.errors import InputError
-from ntkdist.learning.checks import check_whole, require_jax
+from ntkdist.learning.checks import require_jax
 from ntkdist.networks.architecture import Architecture
 from ntkdist.networks.layers import (
     AvgPool,
@@ -26,7 +23,7 @@ from ntkdist.networks.layers import (
     Layer,
     Relu,
     Residual,
-    pixels_behind,
+    output_size,
 )
 
 Params: TypeAlias = tuple[tuple[Any, Any], ...]
@@ -192,12 +189,12 @@ def _append_shapes(layers: Sequence[Layer], width: int, at: Shape, shapes: list[
         match layer:
             case Conv():
                 shapes.append((layer.size, layer.size, at[-1], width))
-                at = (*pixels_behind([layer], at[0], at[1], "these"), width)
+                at = (*output_size([layer], at[0], at[1], "these"), width)
             case Dense():
                 shapes.append((at[-1], width))
                 at = (*at[:-1], width)
             case AvgPool():
-                at = (*pixels_behind([layer], at[0], at[1], "these"), at[-1])
+                at = (*output_size([layer], at[0], at[1], "these"), at[-1])
             case GlobalAvgPool():
                 at = at[-1:]
             case Flatten():

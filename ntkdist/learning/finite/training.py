@@ -12,15 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist.checks import check_choice, check_labels, check_number, check_whole
 from ntkdist.errors import InputError
-from ntkdist.learning.checks import (
-    check_choice,
-    check_images,
-    check_labels,
-    check_number,
-    check_whole,
-    require_jax,
-)
+from ntkdist.learning.checks import check_images, require_jax
 from ntkdist.learning.evaluation import log_loss, softmax
 from ntkdist.learning.finite.network import (
     FiniteNetwork,
@@ -137,7 +131,7 @@ class TrainedNetwork:
         """
         K = self.network.num_classes
         p = self.probabilities(images)
-        Y = np.eye(K)[check_labels(labels, len(p), K)]
+        Y = np.eye(K)[check_labels(labels, K, len(p))]
         return Y.T @ p / np.maximum(Y.sum(axis=0), 1.0)[:, None]
 
 
@@ -202,11 +196,11 @@ def train(
     import optax
 
     x = check_images(images, arch=Architecture.parse(architecture))
-    y = check_labels(labels, len(x), check_whole("num_classes", num_classes, 1, "give K"))
+    y = check_labels(labels, num_classes, len(x))
     held = None
     if test is not None:
         held = check_images(test[0], x.shape[1:])
-        held_labels = check_labels(test[1], len(held), num_classes)
+        held_labels = check_labels(test[1], num_classes, len(held))
     check_whole("epochs", epochs, 1, "give the number of passes over the images")
     check_whole("batch", batch, 1, "give the images of one step, such as 32")
     check_number("momentum", momentum, 0.0, 1.0, "0.9 is customary, 0 switches it off")
@@ -291,7 +285,7 @@ def _epochs(
     state: Any,
     fixed: Any,
     images: NDArray[np.float32],
-    labels: NDArray[np.int32],
+    labels: NDArray[np.int64],
     batch: int,
     settings: tuple[np.float32, ...],
     seed: int,
@@ -428,7 +422,7 @@ def _stable_rate(curvature: float, loss: str, batch: int, momentum: float) -> fl
     return RATES[loss] / curvature * min(1.0, batch * (1.0 - momentum) / _QUIET_BATCH)
 
 
-def _mean_loss(f: NDArray[np.float32], labels: NDArray[np.int32], loss: str) -> float:
+def _mean_loss(f: NDArray[np.float32], labels: NDArray[np.int64], loss: str) -> float:
     """Return the mean loss of outputs (n, K) and labels (n,), in float64."""
     f64 = f.astype(np.float64)
     if loss == "mse":

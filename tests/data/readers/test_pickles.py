@@ -10,8 +10,7 @@ from collections import OrderedDict
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from ntkdist.data.readers.pickles import read_plain
 from ntkdist.errors import InputError

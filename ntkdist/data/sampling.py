@@ -1,16 +1,88 @@
-"""Label noise of a known rate, to measure how many wrong labels are found and restored."""
+"""Seeded choices on labelled images: subsets, and label noise of a known rate.
+
+Label noise measures how many wrong labels are found and restored.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ntkdist.data.dataset import check_labels
-from ntkdist.data.seeds import NOISE, generator
-from ntkdist.errors import InputError
+from ntkdist.checks import check_labels, check_whole, is_whole
+from ntkdist.errors import InputError, did_you_mean
+
+# With one seed, the images that are chosen and the labels that are corrupted are independent.
+_SUBSET, _NOISE = 1, 2
+HOW = ("first", "balanced")
+
+
+def select(
+    labels: ArrayLike, n: int | None = None, how: str = "first", seed: int = 0
+) -> NDArray[np.int64]:
+    """Choose n images by their labels.
+
+    ``balanced`` gives class sizes that differ by at most one; where a class has too few images,
+    the others get more. The seed decides which images of a class are taken, and which classes get
+    one more. For one seed a larger n contains every smaller one.
+
+    Args:
+        labels: Classes, shape (N,).
+        n: How many, 2..N; None is all.
+        how: ``first`` or ``balanced``.
+        seed: Seed of ``balanced``, at least 0.
+
+    Returns:
+        Indices, shape (n,), int64, strictly increasing: the images keep their original
+        order, so n = N is the identity either way.
+
+    Raises:
+        InputError: n is outside 2..N, or ``how`` is unknown.
+    """
+    order = subset_order(labels, how, seed)
+    total = len(order)
+    if n is None:
+        return np.arange(total, dtype=np.int64)
+    check_whole("n", n, 2, "give the number of images")
+    if n > total:
+        raise InputError(f"n = {n} images, but there are only {total}; use at most {total}")
+    return np.sort(order[:n])
+
+
+def subset_order(labels: ArrayLike, how: str = "first", seed: int = 0) -> NDArray[np.int64]:
+    """Return the order in which images are chosen: :func:`select` takes the first n of it.
+
+    Args:
+        labels: Classes, shape (N,).
+        how: ``first`` or ``balanced``.
+        seed: Seed of ``balanced``, at least 0.
+
+    Returns:
+        A permutation of 0..N−1, int64.
+
+    Raises:
+        InputError: ``how`` or the seed is unknown.
+    """
+    given = np.asarray(labels)
+    if given.ndim != 1:
+        raise InputError(f"labels have shape {given.shape}; (N,) is needed")
+    if how not in HOW:
+        raise InputError(
+            f"subset {how!r} is unknown; use {' or '.join(HOW)}" + did_you_mean(str(how), HOW)
+        )
+    random = _generator(seed, _SUBSET)
+    total = len(given)
+    if how == "first":
+        return np.arange(total, dtype=np.int64)
+    classes, position = np.unique(given, return_inverse=True)
+    turn = random.permutation(len(classes))
+    rank = np.empty(total, dtype=np.int64)
+    for k in range(len(classes)):
+        members = np.flatnonzero(position == k)
+        rank[members] = random.permutation(len(members))
+    # round r takes the r-th image of every class, the classes in the drawn order
+    return np.lexsort((turn[position], rank)).astype(np.int64)
 
 
 def symmetric(
@@ -35,13 +107,12 @@ def symmetric(
         InputError: The rate is outside 0..1, a label outside 0..K−1, or there is no
             other class to draw.
     """
-    given = _checked(labels, rate)
+    noisy = _checked(labels, num_classes, rate)
     if rate > 0 and num_classes == 1:
         raise InputError(
             f"noise rate {rate} with one class: there is no other class to draw; use rate 0"
         )
-    noisy = check_labels(given, num_classes)
-    random = generator(seed, NOISE)
+    random = _generator(seed, _NOISE)
     count = round(rate * len(noisy))
     corrupted = np.zeros(len(noisy), dtype=np.bool_)
     if count:
@@ -80,15 +151,14 @@ def asymmetric(
     Source:
         Patrini et al. 2017 (the pairs of MNIST and CIFAR-10 are theirs).
     """
-    given = _checked(labels, rate)
-    true = check_labels(given, num_classes)
+    true = _checked(labels, num_classes, rate)
     pairs = _checked_pairs(mapping, num_classes)
     if rate > 0 and not pairs:
         raise InputError(
             f"noise rate {rate} with an empty mapping: no class is confused with another; "
             "name some, for example {7: 1}, or use rate 0"
         )
-    random = generator(seed, NOISE)
+    random = _generator(seed, _NOISE)
     noisy = true.copy()
     for source, target in pairs:
         members = np.flatnonzero(true == source)
@@ -97,14 +167,12 @@ def asymmetric(
     return noisy, noisy != true
 
 
-def _checked(labels: ArrayLike, rate: float) -> NDArray[Any]:
-    given = np.asarray(labels)
-    if given.ndim != 1:
-        raise InputError(f"labels have shape {given.shape}; (N,) is needed")
+def _checked(labels: ArrayLike, num_classes: int, rate: float) -> NDArray[np.int64]:
+    """Return a copy of the labels; ``InputError`` for bad ones, or a rate outside 0..1."""
     # not: also for NaN
     if not 0.0 <= rate <= 1.0:
         raise InputError(f"noise rate {rate} is outside 0..1; 0.3 corrupts 30 % of the labels")
-    return given
+    return check_labels(labels, num_classes)
 
 
 def _checked_pairs(mapping: Mapping[int, int], num_classes: int) -> list[tuple[int, int]]:
@@ -113,8 +181,7 @@ def _checked_pairs(mapping: Mapping[int, int], num_classes: int) -> list[tuple[i
         raise InputError(f"mapping = {mapping!r}; class → other class is needed, such as {{7: 1}}")
     for source, target in mapping.items():
         for each in (source, target):
-            whole = isinstance(each, int | np.integer) and not isinstance(each, bool)
-            if not whole or not 0 <= each < num_classes:
+            if not is_whole(each) or not 0 <= each < num_classes:
                 raise InputError(
                     f"mapping {source!r} → {target!r}: {each!r} is not one of the classes "
                     f"0..{num_classes - 1}"
@@ -122,3 +189,9 @@ def _checked_pairs(mapping: Mapping[int, int], num_classes: int) -> list[tuple[i
         if source == target:
             raise InputError(f"mapping {source} → {target}: a class cannot be confused with itself")
     return sorted((int(source), int(target)) for source, target in mapping.items())
+
+
+def _generator(seed: int, purpose: int) -> np.random.Generator:
+    """Return a fresh PCG64 generator for a seed of at least 0 and a purpose."""
+    check_whole("seed", seed, 0, "give another seed")
+    return np.random.default_rng([int(seed), purpose])

@@ -8,7 +8,7 @@ import pytest
 from ntkdist.errors import InputError, StoreError
 from ntkdist.labels import refurbish
 
-from ..oracle import clustered
+from .oracle import clustered
 
 
 @pytest.mark.parametrize("method", ["exact", "paper"])

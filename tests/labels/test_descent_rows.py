@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from ntkdist.labels import class_matrix, refurbish
 from ntkdist.labels.block_error import reciprocal
-from ntkdist.labels.descent.blocks import TABLES, Move, RowBlock, every
+from ntkdist.labels.descent import TABLES, Move, RowBlock, every
 
-from ..oracle import clustered, loss
+from .oracle import clustered, loss
 
 
 def scanned(method, A, labels, K, beta):
@@ -106,7 +105,7 @@ def test_screened_flips_are_the_unscreened_ones_to_the_end(method, monkeypatch):
         place = int(np.argmin(values))
         return self._candidate(place, values[place], classes[place])
 
-    monkeypatch.setattr("ntkdist.labels.descent.blocks.RowBlock.best", unscreened)
+    monkeypatch.setattr("ntkdist.labels.descent.RowBlock.best", unscreened)
     plain = refurbish(A, labels, 30, method=method, steps=400)
     assert len(plain.history) > 100
     assert screened.history == plain.history
@@ -138,7 +137,7 @@ def test_several_flips_per_step_scan_all_rows_less_often(monkeypatch):
     scans = []
     plain = RowBlock.best
     monkeypatch.setattr(
-        "ntkdist.labels.descent.blocks.RowBlock.best", lambda *a: scans.append(1) or plain(*a)
+        "ntkdist.labels.descent.RowBlock.best", lambda *a: scans.append(1) or plain(*a)
     )
     result = refurbish(A, labels, 6, flips_per_step=8)
     assert len(scans) < len(result.history) / 3

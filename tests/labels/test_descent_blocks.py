@@ -11,7 +11,7 @@ import pytest
 from ntkdist.errors import StageError
 from ntkdist.labels import refurbish
 
-from ..oracle import clustered
+from .oracle import clustered
 
 
 @pytest.fixture(scope="module")

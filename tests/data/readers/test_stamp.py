@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ntkdist.data.stamp import source_stamp
+from ntkdist.data.readers import source_stamp
 
 
 @pytest.fixture
