@@ -85,14 +85,14 @@ def devices() -> list[DeviceInfo]:
         return []
     from numba import cuda
 
-    found = []
+    gpus = []
     version = ".".join(map(str, cuda.runtime.get_version()))
     for index, gpu in enumerate(cuda.gpus):
         with gpu:
             memory = cuda.current_context().get_memory_info()
             device = cuda.get_current_device()
             name = device.name.decode() if isinstance(device.name, bytes) else str(device.name)
-            found.append(
+            gpus.append(
                 DeviceInfo(
                     index,
                     name,
@@ -103,7 +103,7 @@ def devices() -> list[DeviceInfo]:
                     int(memory.free),
                 )
             )
-    return found
+    return gpus
 
 
 def _driver() -> str:

@@ -103,9 +103,9 @@ class Fused:
     dtype: str
 
     @property
-    def room(self) -> int:
+    def layer_size(self) -> int:
         """Numbers of both images that one layer needs: roots, half variances, four rows of sums."""
-        return room_of(self.H, self.pitch)
+        return layer_size_of(self.H, self.pitch)
 
     @property
     def lanes_of_class(self) -> int:
@@ -125,7 +125,7 @@ class Fused:
     @property
     def layers_size(self) -> int:
         """Numbers of the layers in shared memory; a single layer has no next one."""
-        return min(self.buffers, self.layers) * self.room
+        return min(self.buffers, self.layers) * self.layer_size
 
     @property
     def kept(self) -> int:
@@ -199,7 +199,7 @@ class Parts:
         return self.count * (self.half + 1)
 
 
-def room_of(H: int, pitch: int) -> int:
+def layer_size_of(H: int, pitch: int) -> int:
     """Return how many numbers of both images a layer needs."""
     return 4 * (H + 1) * pitch
 
@@ -229,7 +229,7 @@ def buffers_of(
     """
     if H * W == 1 or (count < H * W and not pools):
         return 0
-    fit = SHARED_BYTES // np.dtype(dtype).itemsize // room_of(H, pitch)
+    fit = SHARED_BYTES // np.dtype(dtype).itemsize // layer_size_of(H, pitch)
     return 2 if fit >= min(2, layers) else fit
 
 
@@ -246,8 +246,8 @@ def fused_kernel(spec: Fused) -> Any:
     del known["dtype"]
     cells = spec.H * spec.columns
     known |= {"lanes_of_class": spec.lanes_of_class, "together": spec.together}
-    known["room"], known["front"] = spec.room, spec.H * spec.pitch
-    known["other_room"] = spec.room if spec.layers > 1 else 0
+    known["front"] = spec.H * spec.pitch
+    known["next_layer"] = spec.layer_size if spec.layers > 1 else 0
     known["shared_size"] = spec.shared_size
     unit = 16 // np.dtype(spec.dtype).itemsize  # numbers that a thread copies at a time
     known |= {"threads": THREADS, "lanes": LANES, "unit": unit}
@@ -289,7 +289,7 @@ def known_of_pools(spec: Fused) -> dict[str, Any]:
 
 
 def _fused(
-    pairs, tasks, teams, chunks, starts, classes, A, B, size, pooled, planes, units, last, found,
+    pairs, tasks, teams, chunks, starts, classes, A, B, size, pooled, planes, units, last, totals,
     cells,
 ):  # fmt: skip
     """Run one block.
@@ -314,7 +314,7 @@ def _fused(
         units: (last + 1, 3) of the dtype: 1 if the layer in front is trained, else 0; what
             sums of neighbours are multiplied by; and 0.
         last: Index of the last sweep.
-        found: (n, chunks · teams, networks, 2) float64, sums of Δ and Θ.
+        totals: (n, chunks · teams, networks, 2) float64, sums of Δ and Θ.
         cells: Δ and Θ at the end of a block in front of a pool, of the dtype: ``pooled`` of
             the next block, or (n, 2, count, H, W) where another kernel pools.
     """
@@ -432,9 +432,9 @@ def _fused(
                     if buffers == 2 or (buffers == 1 and phase > 0):
                         if buffers == 2 and phase > 0:
                             await_copies()
-                            held = other_room - held
+                            held = next_layer - held
                         block_barrier()  # nobody reads what is now written over
-                        to = other_room - held if buffers == 2 else 0
+                        to = next_layer - held if buffers == 2 else 0
                         for k in unroll(turns):
                             if whole or piece[k] < front:
                                 copy_unit(shared, to + piece[k], from_a[k], 0)
@@ -567,7 +567,7 @@ def _fused(
         trained = units[last, 0]
         if buffers == 2:
             await_copies()
-            held = other_room - held
+            held = next_layer - held
             block_barrier()
         for c in unroll(columns):
             if buffers == 2:
@@ -602,11 +602,11 @@ def _fused(
             for k in range(2 * reads):
                 part_of = over_lanes(early[k])
                 if lane == 0:
-                    put(pointer(found, 0), 2 * task * (reads + 1) + k, part_of)
+                    put(pointer(totals, 0), 2 * task * (reads + 1) + k, part_of)
         total_d, total_t = over_lanes(total_d), over_lanes(total_t)
         if lane == 0:
-            put(pointer(found, 0), 2 * (task * (reads + 1) + reads), total_d)
-            put(pointer(found, 0), 2 * (task * (reads + 1) + reads) + 1, total_t)
+            put(pointer(totals, 0), 2 * (task * (reads + 1) + reads), total_d)
+            put(pointer(totals, 0), 2 * (task * (reads + 1) + reads) + 1, total_t)
 
 
 def into_windows(

@@ -9,8 +9,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from ntkdist.kernels import plan as columns
-from ntkdist.kernels.chain import Chain, Link
+from ntkdist.kernels import chain as columns
+from ntkdist.kernels.chain import Chain, Link, Plan, plan_of
 from ntkdist.kernels.cuda import general as tables
 from ntkdist.kernels.cuda.fused import (
     MOST_CELLS,
@@ -21,7 +21,6 @@ from ntkdist.kernels.cuda.fused import (
     columns_of,
 )
 from ntkdist.kernels.cuda.intrinsics import LANES, TEAMS
-from ntkdist.kernels.plan import Plan, plan_of
 
 # A team's share of an entry: enough classes to keep the ends cheap, enough teams to fill a GPU
 _STEPS, _CHUNKS = 8, 32

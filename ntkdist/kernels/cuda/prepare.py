@@ -16,8 +16,8 @@ import numpy as np
 
 from ntkdist.errors import InputError
 from ntkdist.kernels.backend import as_images
-from ntkdist.kernels.chain import Chain, Link
-from ntkdist.kernels.cuda.cells import ERF, LINEAR, RELU, cell_functions
+from ntkdist.kernels.chain import ERF, KIND_OF, LINEAR, Chain, Link
+from ntkdist.kernels.cuda.cells import cell_functions
 from ntkdist.kernels.cuda.intrinsics import (
     SIMPLE,
     cuda,
@@ -33,7 +33,6 @@ from ntkdist.kernels.cuda.layout import Block, Layout, layout_of
 from ntkdist.kernels.cuda.runner import BlockRunner, to_device
 from ntkdist.kernels.cuda.unroll import written_out
 
-_KIND = {"": LINEAR, "relu": RELU, "erf": ERF}
 CLEARING = 1024 * SIMPLE  # threads
 
 
@@ -124,11 +123,11 @@ class Preparation:
                     spreads.append(self._spread(block))
         spread = self._spread(layout.blocks[-1])
         variance = spread
-        if chain.pooled and chain.bends_behind:
+        if chain.pooled and chain.has_nonlinear_head:
             inside = np.empty(self.n)
-            for part, found in self._with_itself(len(layout.blocks)):
+            for part, totals in self._with_itself(len(layout.blocks)):
                 # chunk by chunk, as for an entry
-                inside[part] = reduce(np.add, found.copy_to_host()[:, :, 0, 0].T)
+                inside[part] = reduce(np.add, totals.copy_to_host()[:, :, 0, 0].T)
             inside *= layout.plan.unit / layout.plan.count
             variance = to_device(np.maximum(spread.copy_to_host() - inside, 0.0))
         return CudaState(layout, self.numbers, (*spreads, spread), variance, self.norm)
@@ -152,7 +151,7 @@ class Preparation:
         new = self._variances(block.H, block.W)
         each(self.kernels["link"], total)(
             self.A, total, block.H, block.W, link.size, link.W_std**2 / link.size**2,
-            link.b_std**2, before, behind, _KIND[link.activation], self.numbers,
+            link.b_std**2, before, behind, KIND_OF[link.activation], self.numbers,
             self.layout.size, block.pitch, block.plane, block.copy, where["half"],
             where["side"], where["cells"], new,
         )  # fmt: skip
@@ -233,7 +232,7 @@ def _contrast(x, n, count, homogeneous, bad, norm):
         finite = finite and value < np.float64(math.inf)
         largest = max(largest, value)
     put(pointer(bad, 0), image, 0 if finite else 1)
-    found = np.float64(1)
+    divisor = np.float64(1)
     if homogeneous and finite:
         if largest == 0:
             largest = np.float64(1)
@@ -244,8 +243,8 @@ def _contrast(x, n, count, homogeneous, bad, norm):
         square /= count
         if square == 0:
             square = np.float64(1)
-        found = math.ldexp(largest, math.floor(math.log2(square) / 2 + 0.5))
-    put(pointer(norm, 0), image, found)
+        divisor = math.ldexp(largest, math.floor(math.log2(square) / 2 + 0.5))
+    put(pointer(norm, 0), image, divisor)
 
 
 def _pixels(x, total, area, W, channels, norm, factor, numbers, size, pitch, plane, copy, A):
@@ -271,28 +270,13 @@ def _link(
     A, total, H, W, box, scale, bias, before, behind, kind, numbers, size, pitch, plane, copy,
     half_at, side_at, cells_at, new,
 ):  # fmt: skip
-    """Go through a linear layer and what stands behind it.
+    """Go through a linear layer and what stands behind it, of ``kind``.
 
-    Args:
-        A: (n, H, W) float64 variances in front.
-        total: n·H·W.
-        H: Rows.
-        W: Columns.
-        box: Filter edge.
-        scale: Weight variance over box².
-        bias: Bias variance.
-        before: Unit of Δ in front.
-        behind: Unit of Δ behind the linear layer.
-        kind: What stands behind it.
-        numbers: (n, size) to fill.
-        size: Numbers of an image.
-        pitch: From one row of a plane to the next.
-        plane: Numbers of a plane.
-        copy: From a number to its copy; 0 where there is none.
-        half_at: Where to store half variances in front.
-        side_at: Where to store their sums along the row.
-        cells_at: Where to store what the cells behind the layer read.
-        new: (n, H, W) float64 variances behind.
+    ``A`` and ``new`` are (n, H, W) float64 variances in front and behind, ``total`` n·H·W,
+    ``box`` the filter's edge, ``scale`` its weight variance over box²; ``before`` and ``behind``
+    are units of Δ in front of and behind the linear layer. ``numbers`` is (n, size) to fill: half
+    variances in front at ``half_at``, their sums along rows at ``side_at``, what the cells behind
+    the layer read at ``cells_at``; ``copy`` is from a number to its copy, 0 where there is none.
     """
     index = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
     if index >= total:
@@ -338,23 +322,10 @@ def _windows(
 ):  # fmt: skip
     """Average variances over windows: mean a² less the mean of Δ(x, x) over a window's pairs.
 
-    Args:
-        A: (n, H, W) float64 variances in front.
-        total: n·h·w.
-        W: Columns in front.
-        edge: Of a window.
-        h: Rows of windows.
-        w: Columns of windows.
-        pooled: (n, 2, h·slots, h, w), sums of each image's Δ with itself in its first slot.
-        slots: For each displacement of rows.
-        more: The slot that has more of them; 0 where none has.
-        unit: What makes means of these sums.
-        numbers: (n, size) to fill.
-        size: Numbers of an image.
-        pitch: From one row of a plane to the next.
-        copy: From a number to its copy; 0 where there is none.
-        centers_at: Where to store half of the sums.
-        new: (n, h, w) float64 variances behind.
+    ``A`` and ``new`` are (n, H, W) and (n, h, w) float64 variances in front and behind, ``total``
+    n·h·w, ``edge`` that of a window. ``pooled`` is (n, 2, h·slots, h, w), sums of each image's Δ
+    with itself in its first slot and in slot ``more``, if that is not 0; ``unit`` makes means of
+    them, and half of them go to ``centers_at`` of ``numbers``, as in ``_link``.
     """
     index = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
     if index >= total:

@@ -53,22 +53,22 @@ class Workspace:
     """
 
     def __init__(self) -> None:
-        self._rooms: dict[tuple[str, str], Any] = {}
+        self._arrays: dict[tuple[str, str], Any] = {}
         self._tables: dict[int, tuple[np.ndarray, Any]] = {}
 
     @property
     def nbytes(self) -> int:
         """Bytes held, tables left out."""
-        return sum(int(room.nbytes) for room in self._rooms.values())
+        return sum(int(kept.nbytes) for kept in self._arrays.values())
 
     def array(self, name: str, shape: tuple[int, ...], dtype: Any) -> Any:
         """Return an array with whatever is in it; the next call with this name may overwrite it."""
         key, size = (name, np.dtype(dtype).str), math.prod(shape)
-        room = self._rooms.get(key)
-        if room is None or room.size < size:
-            self._rooms.pop(key, None)  # first, or both would be there
-            room = self._rooms[key] = cuda.device_array((size,), dtype)
-        return room[:size].reshape(shape)
+        kept = self._arrays.get(key)
+        if kept is None or kept.size < size:
+            self._arrays.pop(key, None)  # first, or both would be there
+            kept = self._arrays[key] = cuda.device_array((size,), dtype)
+        return kept[:size].reshape(shape)
 
     def table(self, values: np.ndarray) -> Any:
         """Return a constant array on the device; the same for the same object."""
