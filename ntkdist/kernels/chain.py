@@ -22,7 +22,7 @@ KIND, THETA, TRAINED, FOLD, SIZE, POOL, CELLS, CELLS_B, HALF, HALF_B, SIDE, SIDE
 SWEEP_FIELDS = 12
 # KIND: what is applied to the state in front of the linear layer
 PIXELS, POOLED, LINEAR, RELU, ERF = range(5)
-# THETA: is zero, begins to be K, or is there
+# THETA: Θ is zero, is K from here on, or was so before
 ABSENT, FIRST, PRESENT = range(3)
 # columns of the block table; POOLS: where the block's input starts in the pools' buffer
 HEIGHT, WIDTH, SWEEP, SWEEP_END, CLASS, CLASS_END, POOLS = range(7)
@@ -38,7 +38,7 @@ KIND_OF = {"": LINEAR, "relu": RELU, "erf": ERF}
 
 @dataclass(frozen=True)
 class Link:
-    """One linear layer and what stands behind it.
+    """One linear layer and the nonlinearity behind it.
 
     Attributes:
         size: Filter edge, odd; 1 for a dense layer.
@@ -185,7 +185,7 @@ def linear_tail(tail: Sequence[Layer]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Plan:
-    """Where everything stands, and in which unit.
+    """The tables of a chain on images of one shape, and the units of its states.
 
     Attributes:
         chain: The network, pools at the end taken together.
@@ -308,7 +308,7 @@ def plan_of(chain: Chain, shape: tuple[int, int, int], dtype: str) -> Plan:
 
 
 class _Layout:
-    """Sweeps in order, and where each finds an image's numbers, while a plan is made."""
+    """The sweeps of a plan in the making, and where each finds an image's numbers."""
 
     def __init__(self, pixels: int) -> None:
         self.unit = 1.0
@@ -376,7 +376,7 @@ class _Layout:
         self._close(1.0)
 
     def _take(self, area: int, numbers: int = 1, vectors: int = 1) -> tuple[int, int]:
-        """Reserve numbers for each pixel, of which columns keep the first; say where."""
+        """Reserve numbers for each pixel, of which columns keep the first; return their start."""
         at = self.numbers, self.vectors
         kept = np.arange(area)[:, None] * numbers + np.arange(vectors)
         self.columns.append(self.numbers + kept.ravel())

@@ -65,7 +65,7 @@ def kernel_matrix(
 
 
 def _rows(arch: Architecture, x: np.ndarray) -> np.ndarray:
-    """Return features (n, D) as images of one pixel, which a network for pixels may not see."""
+    """Return features (n, D) as images of one pixel; networks with layers for images raise."""
     on_device = hasattr(x, "__cuda_array_interface__")
     x = x if on_device else np.asarray(x)
     if x.ndim != 2:

@@ -8,7 +8,7 @@ Errors in float32 are about 1e-6 of an entry, also between near duplicates, to a
 any contrast. Two limits: with biases or erf a network is not homogeneous, and where two images
 differ in contrast by more than about 100 times K is a small difference of Δ and the
 variances; and an average over windows of nearly equal images leaves 1 − c a few roundings of
-the dtype, so a ReLU behind it can be off by 1e-4. ``dtype="float64"`` has room for both.
+the dtype, so a ReLU behind it can be off by 1e-4. ``dtype="float64"`` is right in both.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def contrast(x: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class CpuState:
-    """What ``prepare`` made of n images.
+    """n prepared images.
 
     Attributes:
         plan: The network on images of this shape.
@@ -227,7 +227,7 @@ class _Preparation:
         self.A = np.mean(x * x, axis=3)
 
     def state(self) -> CpuState:
-        """Go through the blocks."""
+        """Fill the numbers block by block and return the state."""
         plan, at = self.plan, 0
         for n, block in enumerate(plan.chain.blocks):
             if n:
@@ -255,7 +255,7 @@ class _Preparation:
             cells: tuple[np.ndarray, ...] = np.sqrt(0.5 + A), inverse, A, self._half_erf(A, inverse)
             self.A = 2 / np.pi * np.arcsin(2 * A / (1 + 2 * A))
         else:
-            # from the rounded root, so that equal images meet exactly
+            # from the rounded root, so that Δ of equal images is zero
             root = np.sqrt(A / 2 / behind).astype(self.rows.dtype).astype(np.float64)
             inverse = np.divide(np.sqrt(0.5), root, out=np.zeros_like(root), where=root > 0)
             cells = (root, inverse, 2 * root)

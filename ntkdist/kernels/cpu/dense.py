@@ -135,7 +135,7 @@ def dense_entries(
         for k in range(groups * ROWS * VECTORS * 2):
             store(splat(unit - unit), cells + k * BYTES)
         for c in range(0, channels, CHANNELS):
-            if c % CHANNELS**2 == 0:  # the second level of the sums stands in Θ's place
+            if c % CHANNELS**2 == 0:  # the second level of the sums is kept in Θ's place
                 for k in range(groups * ROWS * VECTORS):
                     _add(load(cells + k * CELL, unit), cells + k * CELL + BYTES, unit)
                     store(splat(unit - unit), cells + k * CELL)

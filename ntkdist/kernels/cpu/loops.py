@@ -138,7 +138,7 @@ def _fused_row(
     kind, theta, fold, channels, P, R, sweep, a, b, H, W, i, i2, q, cells, out, old, previous, new,
     unit,
 ):  # fmt: skip
-    """Push row i through pixels or a ReLU and sums along the row; sum rows for the one before.
+    """Compute row i of pixels or a ReLU and its sums along the row; sum rows for the one before.
 
     ``old``, ``previous`` and ``new`` are rows of sums along the row; row i's go into ``new``.
     Cells are started while the one before them is finished, so what is known one cell later
@@ -414,7 +414,7 @@ def _relu_row(theta, fold, P, R, sweep, a, b, W, i, i2, q, cells, to, unit):
 def relu_pool_sweep(
     sweep, table, a, b, H, W, p, q, size, offsets, pool, state, ring, unit
 ):  # fmt: skip
-    """A ReLU and an average pool; rows for the same windows wait for each other."""
+    """A ReLU and an average pool; rows of the same windows are added up first."""
     theta, fold = field(sweep, THETA), field(sweep, FOLD)
     P, R = arccos_over_pi(table, unit), sine_gap_over_pi(table, unit)
     row = (W + 1) * CELL
@@ -504,7 +504,7 @@ def _blocks(
 
 @numba.njit(nogil=True)
 def _work(template, vectors):
-    """Return an array with room for ``vectors``, and an address in it on a vector's border."""
+    """Return an array that holds ``vectors``, and an address in it on a vector's border."""
     array = np.zeros((vectors + 1) * (BYTES // template.itemsize), template.dtype)
     start = array.ctypes.data
     return array, start + (-start) % BYTES
@@ -518,7 +518,7 @@ def entries(
     """Fill rows of Δ and Θ behind the last spatial layer, summed over positions.
 
     Args:
-        rows: (n, numbers) of the dtype, what ``prepare`` knows of row images.
+        rows: (n, numbers) of the dtype, prepared row images.
         columns: (m, vectors, lanes), of column images, one per lane, on vectors' borders.
         channels: Channels of a pixel.
         blocks: (number of blocks, 7) integers, see the constants above.
@@ -582,7 +582,7 @@ def self_windows(
 def half_erf_variances(variances, inverses, table, out):
     """Fill ``out`` with half the variances behind an erf, as the loops compute covariances.
 
-    Equal images then meet exactly: Δ = 0. ``variances`` A in front, ``inverses`` 1/√(1 + 2A) and
+    Δ of equal images is then zero. ``variances`` A in front, ``inverses`` 1/√(1 + 2A) and
     ``out`` are (vectors, lanes), ``table`` is ``coefficients`` of the dtype.
     """
     unit = table.dtype.type(1)

@@ -174,7 +174,7 @@ def distance(a, b, at, plane, channels):
 
 @device
 def keep(cells, at, plane, d, t, mine):
-    """Store Δ and Θ of a cell, if it is one."""
+    """Store Δ and Θ of a cell if it belongs to this lane."""
     if mine:
         put(pointer(cells, 0), at, d)
         put(pointer(cells, 0), at + plane, t)

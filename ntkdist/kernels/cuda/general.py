@@ -172,7 +172,7 @@ def _pool(cells, slots, count, total, edge, H, W, pooled):
     """Add up the cells of every pair of windows of ``edge`` rows and columns, ``total`` n·(h·w)².
 
     ``cells`` is (n, 2, count, H, W) Δ and Θ; ``slots`` (H·W,) int64, where a displacement class
-    stands among the ``count``, −1 where it does not; ``pooled`` (n, 2, h·w, h, w) to fill: a
+    is among the ``count``, −1 where it is not; ``pooled`` (n, 2, h·w, h, w) to fill: a
     ragged rest of rows or columns is left out.
     """
     index = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x

@@ -38,7 +38,7 @@ CLEARING = 1024 * SIMPLE  # threads
 
 @dataclass(frozen=True)
 class CudaState:
-    """What ``prepare`` made of n images; the arrays are on the device.
+    """n prepared images; the arrays are on the device.
 
     Attributes:
         layout: The network on images of this shape.
@@ -65,7 +65,7 @@ class CudaState:
 
 
 def on_device(images: Any) -> Any:
-    """Return (n, H, W, C) images on the device; those that are there are not copied."""
+    """Return (n, H, W, C) images on the device; those already there are not copied."""
     if hasattr(images, "__cuda_array_interface__") or hasattr(images, "copy_to_host"):
         x = images if hasattr(images, "copy_to_host") else cuda.as_cuda_array(images)
         if x.ndim != 4 or 0 in x.shape:
@@ -110,7 +110,7 @@ class Preparation:
         )  # fmt: skip
 
     def state(self) -> CudaState:
-        """Go through the blocks."""
+        """Fill the numbers block by block and return the state."""
         layout = self.layout
         chain = layout.plan.chain
         spreads = []
@@ -126,14 +126,14 @@ class Preparation:
         if chain.pooled and chain.has_nonlinear_head:
             inside = np.empty(self.n)
             for part, totals in self._with_itself(len(layout.blocks)):
-                # chunk by chunk, as for an entry
+                # in the order of chunks, as for an entry
                 inside[part] = reduce(np.add, totals.copy_to_host()[:, :, 0, 0].T)
             inside *= layout.plan.unit / layout.plan.count
             variance = to_device(np.maximum(spread.copy_to_host() - inside, 0.0))
         return CudaState(layout, self.numbers, (*spreads, spread), variance, self.norm)
 
     def _variances(self, H: int, W: int) -> Any:
-        """Return an array for the variances of all pixels, another one than the last time."""
+        """Return one of two arrays in turn for the variances of all pixels."""
         self.turn = 1 - self.turn
         shape = (self.n, H, W)
         return self.runner.workspace.array(f"variances {self.turn}", shape, np.float64)
@@ -158,21 +158,21 @@ class Preparation:
         self.A = new
 
     def _pool(self, n: int) -> None:
-        """Average over windows, with what each image's windows have of themselves."""
+        """Average over windows, less the mean of Δ of each window with itself."""
         front, block = self.layout.blocks[n - 1], self.layout.blocks[n]
         new = self._variances(block.H, block.W)
         for part, pooled in self._with_itself(n):
             count = part.stop - part.start
             each(self.kernels["windows"], count * block.pixels)(
                 self.A[part], count * block.pixels, front.W, front.pool, block.H, block.W,
-                pooled, front.slots, front.aligned_too, self.layout.plan.pool_units[n],
+                pooled, front.slots, front.second_aligned_slot, self.layout.plan.pool_units[n],
                 self.numbers[part], self.layout.size, block.pitch, block.copy, block.centers,
                 new[part],
             )  # fmt: skip
         self.A = new
 
     def _with_itself(self, upto: int) -> Iterator[tuple[slice, Any]]:
-        """Run the first blocks on each image and itself, in batches; yield which and what."""
+        """Run the first blocks on each image and itself; yield each batch's slice and result."""
         layout = self.layout
         classes = tuple(block.classes for block in layout.blocks)
         if upto < len(layout.blocks):
@@ -220,7 +220,7 @@ def _clear(numbers, count, threads):
 
 
 def _contrast(x, n, count, homogeneous, bad, norm):
-    """Find what each of (n, count) images is divided by (see ``cpu.contrast``), and bad pixels."""
+    """Store each image's divisor (see ``cpu.backend.contrast``), and 1 in ``bad`` if it is bad."""
     image = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
     if image >= n:
         return
@@ -305,7 +305,7 @@ def _link(
         twice(to, cells_at, copy, real(math.sqrt(0.5 + variance)))
         twice(to, cells_at + plane, copy, real(inverse))
         twice(to, cells_at + 2 * plane, copy, real(variance))
-        # as covariances are computed: equal images then meet exactly
+        # as covariances are computed: so that Δ of equal images is zero
         z = (real(variance) + real(variance)) * m
         twice(to, cells_at + 3 * plane, copy, half_erf(one * m, z))
         variance = 2 / math.pi * math.asin(2 * variance / (1 + 2 * variance))
