@@ -521,7 +521,7 @@ def entries(
         rows: (n, numbers) of the dtype, prepared row images.
         columns: (m, vectors, lanes), of column images, one per lane, on vectors' borders.
         channels: Channels of a pixel.
-        blocks: (number of blocks, 7) integers, see the constants above.
+        blocks: (number of blocks, 7) integers, columns as in ``chain``.
         sweeps: (number of sweeps, ``SWEEP_FIELDS``) integers.
         scales: The unit of the state in front of each sweep.
         factors: What the state behind each sweep is multiplied by.
