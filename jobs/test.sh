@@ -1,8 +1,14 @@
 #!/usr/bin/env bash
-# The test suite, without what is slow or needs a GPU. Arguments go to pytest.
+# The test suite, without what is slow or needs a GPU; with --all what is slow too. Further arguments
+# go to pytest.
 # Tests on real images run if NTKDIST_DATA names the folder that holds them. Three processes share
 # the test files, since many tests wait for other processes; "-n 0" runs all in one process.
 set -euo pipefail
+select="not slow and not long and not gpu"
+if [ "${1:-}" = --all ]; then
+    select="not long and not gpu"
+    shift
+fi
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 # compiled once, in parallel, instead of by each process
 echo "compiling the kernels that are not compiled yet ..."
@@ -15,4 +21,4 @@ for network in ('cnn-3', 'fc-2'):
 " &
 done
 wait
-exec python -m pytest -m "not slow and not gpu" -n 3 --dist loadfile --no-loadscope-reorder "$@"
+exec python -m pytest -m "$select" -n 3 --dist loadfile --no-loadscope-reorder "$@"

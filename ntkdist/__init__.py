@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from ntkdist.labels.block_error import block_error as block_error
     from ntkdist.labels.refurbish import refurbish as refurbish
     from ntkdist.linalg import CholeskyFactor as CholeskyFactor
-    from ntkdist.networks import (
-        Architecture as Architecture,
+    from ntkdist.networks.architecture import Architecture as Architecture
+    from ntkdist.networks.layers import (
         AvgPool as AvgPool,
         Conv as Conv,
         Dense as Dense,
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "Architecture": "networks",
-    "AvgPool": "networks",
-    "Conv": "networks",
-    "Dense": "networks",
-    "Erf": "networks",
-    "Flatten": "networks",
-    "GlobalAvgPool": "networks",
-    "Relu": "networks",
-    "Residual": "networks",
+_MODULES = {
+    "Architecture": "networks.architecture",
+    "AvgPool": "networks.layers",
+    "Conv": "networks.layers",
+    "Dense": "networks.layers",
+    "Erf": "networks.layers",
+    "Flatten": "networks.layers",
+    "GlobalAvgPool": "networks.layers",
+    "Relu": "networks.layers",
+    "Residual": "networks.layers",
     "RunConfig": "config",
     "kernel_matrix": "kernels",
     "block_error": "labels",
@@ -53,16 +53,16 @@ _HOMES = {
     "Run": "runs",
 }
 
-__all__ = [*_HOMES, "__version__"]
+__all__ = [*_MODULES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'ntkdist' has no attribute {name!r}")
-    value = getattr(import_module(f"ntkdist.{_HOMES[name]}"), name)
+    value = getattr(import_module(f"ntkdist.{_MODULES[name]}"), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted([*globals(), *_MODULES])

@@ -46,6 +46,13 @@ def check_number(name: str, value: Any, least: float, below: float, remedy: str)
     return float(value)
 
 
+def check_fraction(name: str, value: Any, remedy: str) -> float:
+    """Return a number above 0 and below 1."""
+    if not is_number(value) or not 0 < value < 1:
+        raise InputError(f"{name}={value!r} must be a number above 0 and below 1; {remedy}")
+    return float(value)
+
+
 def check_labels(
     labels: Any, num_classes: int | None, count: int | None = None, *, floats: bool = False
 ) -> NDArray[np.int64]:
@@ -73,7 +80,8 @@ def check_labels(
         whole = bool(np.isfinite(given).all() and (given == np.floor(given)).all())
     if not whole:
         raise InputError(
-            f"labels have dtype {given.dtype}; integers 0..K-1 are needed: number the classes"
+            f"labels have dtype {given.dtype}; integers 0..K-1 are needed: "
+            "number the classes from 0"
         )
     if count is not None and len(given) != count:
         raise InputError(

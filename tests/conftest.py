@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -48,6 +48,24 @@ def data_dir() -> Path:
     return Path(folder)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _draw_figures() -> Iterator[Callable[..., dict[str, str]]]:
+    """Reports without figures: drawing takes longer than all else of a small run."""
+    from ntkdist.report.page import draw_figures
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ntkdist.report.page.draw_figures", lambda *_: {})
+        yield draw_figures
+
+
+@pytest.fixture(scope="module")
+def figures(_draw_figures: Callable[..., dict[str, str]]) -> Iterator[None]:
+    """A module whose reports have figures, except in tests that are ``undrawn``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ntkdist.report.page.draw_figures", _draw_figures)
+        yield
+
+
 @pytest.fixture(scope="module")
 def gpu() -> Iterator[None]:
     """The cuda backend can be taken: on a GPU, or on simulated threads in its place."""
@@ -62,7 +80,6 @@ def gpu() -> Iterator[None]:
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports without figures, for tests of other things: drawing outlasts a small run."""
     monkeypatch.setattr("ntkdist.report.page.draw_figures", lambda *_: {})
 
 

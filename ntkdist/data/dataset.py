@@ -22,7 +22,7 @@ class ImageSet:
     """Images or features with their labels and the names of the classes.
 
     Attributes:
-        images: What the kernel sees: pixels as read, shape (N, H, W, C), N ≥ 2, any real dtype
+        images: Input of the kernel: pixels as read, shape (N, H, W, C), N ≥ 2, any real dtype
             (``Preprocessor`` knows what uint8 means); or features, shape (N, D), D ≥ 2.
         labels: Classes 0..K−1, shape (N,), int64.
         num_classes: K; classes without an image are allowed.
@@ -73,7 +73,7 @@ class ImageSet:
 
     @property
     def is_features(self) -> bool:
-        """Whether the kernel sees features (N, D) instead of images."""
+        """Whether the kernel is computed from features (N, D) instead of images."""
         return self.images.ndim == 2
 
     @property

@@ -37,8 +37,8 @@ def parse_size(size: Size) -> str | tuple[int, int]:
     return pair[0], pair[1]
 
 
-def target(size: Size, found: Collection[tuple[int, int]]) -> tuple[int, int]:
-    """Return the height and width that images of the sizes ``found`` are scaled to.
+def target(size: Size, sizes: Collection[tuple[int, int]]) -> tuple[int, int]:
+    """Return the height and width that images of these ``sizes`` are scaled to.
 
     ``auto`` keeps images of one size and at most 64 pixels a side, and takes 32×32 for all others:
     convolutional kernels compare every pixel of one image with every pixel of another, so that
@@ -47,8 +47,8 @@ def target(size: Size, found: Collection[tuple[int, int]]) -> tuple[int, int]:
     wanted = parse_size(size)
     if not isinstance(wanted, str):
         return wanted
-    sizes = set(found)
-    if len(sizes) == 1 and max(only := sizes.pop()) <= _AUTO_KEEPS:
+    different = set(sizes)
+    if len(different) == 1 and max(only := different.pop()) <= _AUTO_KEEPS:
         return only
     return _AUTO_SIDE, _AUTO_SIDE
 

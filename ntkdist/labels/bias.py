@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.checks import is_number
+from ntkdist.checks import check_fraction
 from ntkdist.errors import InputError
 from ntkdist.labels.block_error import check_class_matrix, reciprocal
 
@@ -99,8 +99,7 @@ def rank_biased_overlap(a: Sequence[Any], b: Sequence[Any], p: float = 0.9) -> f
     Source:
         Webber, Moffat and Zobel 2010, equation 32.
     """
-    if not is_number(p) or not 0 < p < 1:
-        raise InputError(f"p={p!r} must be above 0 and below 1 (0.9 is usual)")
+    check_fraction("p", p, "0.9 is usual")
     first, second = _items("a", a), _items("b", b)
     short, long = sorted((first, second), key=len)
     s, l = len(short), len(long)

@@ -6,30 +6,20 @@ finite networks), ``widths`` and ``sweep``, ``label_aware``, ``active`` (active 
 """
 
 from ntkdist.learning.empirical import empirical_kernel
-from ntkdist.learning.evaluation import Evaluation, accuracy, evaluate, softmax_scale
+from ntkdist.learning.evaluation import Evaluation, accuracy, evaluate
 from ntkdist.learning.finite.network import FiniteNetwork
-from ntkdist.learning.finite.training import Epoch, TrainedNetwork, train
+from ntkdist.learning.finite.training import train
 from ntkdist.learning.parameterization import standard_kernel_matrix
-from ntkdist.learning.regression import (
-    KernelRegression,
-    RidgeRow,
-    RidgeSweep,
-    sweep_ridge,
-    targets_of,
-)
+from ntkdist.learning.regression import KernelRegression, RidgeSweep, sweep_ridge, targets_of
 
 __all__ = [
-    "Epoch",
     "Evaluation",
     "FiniteNetwork",
     "KernelRegression",
-    "RidgeRow",
     "RidgeSweep",
-    "TrainedNetwork",
     "accuracy",
     "empirical_kernel",
     "evaluate",
-    "softmax_scale",
     "standard_kernel_matrix",
     "sweep_ridge",
     "targets_of",

@@ -88,10 +88,7 @@ def check_targets(targets: Any, n: int) -> NDArray[np.float64]:
 
 
 def check_outputs(name: str, outputs: Any, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """Return outputs as finite float64 of a shape, read-only where a number stands for all.
-
-    None stands for 0.
-    """
+    """Return outputs as finite float64 of a shape; a number, or None for 0, fills it read-only."""
     f = np.asarray(0.0 if outputs is None else outputs, dtype=np.float64)
     if f.ndim and f.shape != shape:
         raise InputError(f"{name} have shape {f.shape}; {shape} is needed, or None for 0")

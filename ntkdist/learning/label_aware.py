@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.checks import check_choice, check_whole
+from ntkdist.checks import check_choice, check_fraction, check_whole
 from ntkdist.errors import InputError
 from ntkdist.learning.pairs import PairFeatures, Pairs, pair_regression
 from ntkdist.linalg import RIDGE_LADDER, first_passing
@@ -55,32 +55,16 @@ def label_part(
     epsilon: float = EPSILON,
     seed: int = 0,
 ) -> tuple[Matrix, Matrix]:
-    """Return Z̃ of the training images, and of test and training images.
+    """Return Z̃ of the training images (n, n), and of test and training images (m, n), float64.
 
-    Args:
-        train: (n, n) pairs of the training images with themselves.
-        labels: (n,) their labels, −1 or 1.
-        test: (m, n) pairs of the test images with them.
-        variant: ``kr-v1``, ``kr-v2``, ``fjlt-v1`` or ``fjlt-v2``; the last two need pixels.
-        epsilon: ε of FJLT's sketch of ⌊ln(p + 1)/ε²⌋ rows, p the number of features.
-        seed: Seed of the sketch.
-
-    Returns:
-        (n, n) and (m, n) float64.
-
-    Raises:
-        InputError: For an unknown variant, labels of other than two classes, or pairs that do not
-            fit.
-
-    Source:
-        Chen, He and Su 2020.
+    Arguments, errors and source are those of ``label_aware``. FJLT's sketch has ⌊ln(p + 1)/ε²⌋ rows
+    with p the number of features.
     """
     y = check_signs(labels)
     check_pairs(train, test, len(y))
     check_choice("variant", variant, VARIANTS)
     components = VARIANTS[variant]
-    if not 0 < epsilon < 1:
-        raise InputError(f"epsilon={epsilon!r} must be above 0 and below 1; 0.01 is published")
+    check_fraction("epsilon", epsilon, "0.01 is published")
     if components is None:
         votes = y if variant == "kr-v1" else _solve_definite(train.kernel, y)
         vote = _LabelVotes(train.kernel, votes)
@@ -274,7 +258,7 @@ def choose_multiplier(
     Args:
         train: (n, n) pairs of the training images.
         labels: (n,) −1 or 1.
-        variant: As for ``label_part``.
+        variant: As for ``label_aware``.
         multipliers: Multipliers to try, at least 0; 0 is the plain kernel.
         folds: Number of folds, 2 to the size of the smaller class.
         epsilon: ε of FJLT's sketch.
@@ -420,7 +404,7 @@ def label_aware(
         train: (n, n) pairs of the training images with themselves.
         labels: (n,) their labels, −1 or 1.
         test: (m, n) pairs of the test images with them.
-        variant: ``kr-v1``, ``kr-v2``, ``fjlt-v1`` or ``fjlt-v2``.
+        variant: ``kr-v1``, ``kr-v2``, ``fjlt-v1`` or ``fjlt-v2``; the last two need pixels.
         multiplier: r; 0 is the plain kernel. None chooses it by cross-validation.
         multipliers: Multipliers to choose from.
         folds: Folds of the cross-validation.
@@ -509,19 +493,9 @@ def local_elasticity(kernel: Matrix, labels: Matrix) -> float:
     mean and the mean over pairs between classes; ½ if classes make no difference. Pairs of an image
     with itself are left out, as they are within a class for any labels.
 
-    Args:
-        kernel: (n, n) symmetric, its diagonal above 0.
-        labels: (n,) class numbers or ±1.
-
-    Returns:
-        The ratio.
-
-    Raises:
-        InputError: If the diagonal is not above 0, there are no two images of one class or no two
-            of different ones, or the sum of the two means is not above 0.
-
-    Source:
-        Chen, He and Su 2020 (relative ratio); He and Su 2020 (local elasticity).
+    The kernel is (n, n) symmetric, the labels (n,) class numbers or ±1. ``InputError`` if the
+    diagonal or the sum of the two means is not above 0, or there are no two images of one class or
+    of different ones. Source: Chen, He and Su 2020 (relative ratio); He and Su 2020.
     """
     kernel, labels = np.asarray(kernel, dtype=np.float64), np.asarray(labels)
     n = len(labels)

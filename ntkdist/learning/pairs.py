@@ -130,17 +130,9 @@ class PairFeatures:
     correlation, L1 distance. Ten more come from the first five principal components of the
     training images: products p_c p'_c and distances |p_c − p'_c|; fewer if the images span less.
     Cosine with an image of zeros and correlation with a constant image, which are 0/0, are 0.
-    Unlike in the authors' script, no pixel of 1 is appended to the images.
-
-    Args:
-        train: Pairs of the training images with themselves.
-        components: Principal components, 0 or 5 as published.
-
-    Raises:
-        InputError: Without pixels, or if all training images are equal.
-
-    Source:
-        Chen, He and Su 2020 (LANTK-FJLT-V1 and V2).
+    Unlike in the authors' script, no pixel of 1 is appended to the images. ``components`` is 0 or 5
+    as published. ``InputError`` without pixels, or if all training images are equal (Chen, He and
+    Su 2020, LANTK-FJLT-V1 and V2).
     """
 
     def __init__(self, train: Pairs, components: int) -> None:
@@ -238,16 +230,8 @@ class Fjlt:
     """Φ = P H D: signs D, a Hadamard transform H, and a sparse Gaussian matrix P of k rows.
 
     Entries of P are nonzero with probability q = min(1, ln²(columns)/size). Columns are
-    transformed one at a time, so that the matrix need not be in memory.
-
-    Args:
-        length: Rows of the matrix to be sketched.
-        rows: Rows of the sketch, k.
-        columns: Columns of the matrix.
-        seed: Seed of D and P.
-
-    Source:
-        Ailon and Chazelle 2009.
+    transformed one at a time, so that the matrix, of ``length`` rows, need not be in memory. The
+    sketch has ``rows`` rows, k (Ailon and Chazelle 2009).
     """
 
     def __init__(self, length: int, rows: int, columns: int, seed: int) -> None:

@@ -173,11 +173,8 @@ def _with_deviation(arch: Architecture, field: str, size: float) -> Architecture
     last = len(list(weight_layers(arch.layers))) - 1
 
     def change(place: int, layer: Conv | Dense) -> Conv | Dense:
-        if place == last:
-            return layer
-        if field == "W_std":
-            return dataclasses.replace(layer, W_std=size)
-        return dataclasses.replace(layer, b_std=size)
+        changes: dict[str, Any] = {field: size}
+        return layer if place == last else dataclasses.replace(layer, **changes)
 
     return change_layers(arch, change)
 

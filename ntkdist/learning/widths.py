@@ -148,26 +148,10 @@ def linearization_gap(
 
     Full batches, squares, no momentum: the network by steps, its linearisation in closed form.
 
-    Args:
-        network: The network.
-        params: θ₀.
-        images: (N, H, W, C) training images.
-        labels: (N,) classes 0..K−1; the targets are one-hot less 1/K.
-        test: (m, H, W, C) images to compare the outputs on.
-        learning_rate: η.
-        steps: Numbers of steps at which to compare, ascending.
-        kernels: (N, K, N, K) and (m, K, N, K) tangent kernels at θ₀; None computes them.
-
-    Returns:
-        The outputs of both.
-
-    Raises:
-        InputError: For images, labels or settings that do not fit, or a learning rate at which
-            either diverges.
-
-    Source:
-        Lee et al. 2019, theorem 2.1: the distance is O(width^−1/2) at any time; Dyer and
-        Gur-Ari 2020 argue for O(width^−1).
+    Training is that of ``descend``, and the outputs are compared on ``test`` (m, H, W, C).
+    ``kernels`` are the (N, K, N, K) and (m, K, N, K) tangent kernels at ``params``; None computes
+    them. ``InputError`` for a learning rate at which either diverges. Lee et al. 2019, theorem 2.1:
+    the distance is O(width^−1/2) at any time; Dyer and Gur-Ari 2020 argue for O(width^−1).
     """
     x = check_images(images, arch=network.arch)
     held = check_images(test, x.shape[1:])

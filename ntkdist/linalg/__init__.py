@@ -5,16 +5,15 @@ It knows arrays and stores, and nothing of kernels or runs. Heavy libraries are 
 
 from __future__ import annotations
 
-from ntkdist.linalg.cg import CgResult, cg_solve
+from ntkdist.linalg.cg import cg_solve
 from ntkdist.linalg.cholesky import factorize, first_passing
-from ntkdist.linalg.eigen import Eigenpairs, top_eigenpairs
+from ntkdist.linalg.eigen import top_eigenpairs
 from ntkdist.linalg.factor import CholeskyFactor, holds
 from ntkdist.linalg.inverse import InverseStore
 from ntkdist.linalg.matrix import bands, submatrix
-from ntkdist.linalg.panels import PanelPlan, plan_panels
+from ntkdist.linalg.panels import plan_panels
 from ntkdist.linalg.status import (
     RIDGE_LADDER,
-    LinalgStatus,
     NotConvergedError,
     NotPositiveDefiniteError,
     check_ridge,
@@ -23,14 +22,10 @@ from ntkdist.linalg.status import (
 
 __all__ = [
     "RIDGE_LADDER",
-    "CgResult",
     "CholeskyFactor",
-    "Eigenpairs",
     "InverseStore",
-    "LinalgStatus",
     "NotConvergedError",
     "NotPositiveDefiniteError",
-    "PanelPlan",
     "bands",
     "cg_solve",
     "check_ridge",

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ntkdist import storage
+from ntkdist.checks import check_fraction, check_whole
 from ntkdist.events.bus import Subscriber
 from ntkdist.events.types import IterationDone, SketchDone
 from ntkdist.linalg import groups
@@ -23,7 +24,6 @@ from ntkdist.linalg.status import (
     NotPositiveDefiniteError,
     check_memory,
     check_ridge,
-    check_setting,
     check_vectors,
     parse_memory,
 )
@@ -139,18 +139,12 @@ def cg_solve(
     rhs = check_vectors(b, source.n)
     n, k = rhs.shape
     ridge = check_ridge(ridge)
-    check_setting("tolerance", tolerance, 0 < tolerance < 1, "a number between 0 and 1")
-    check_setting("max_iterations", max_iterations, max_iterations >= 1, "an integer >= 1")
+    check_fraction("tolerance", tolerance, "1e-8 is usual")
+    check_whole("max_iterations", max_iterations, 1, "give a larger one")
     limit = parse_memory(memory_limit)
     if rank == "auto":
         rank = choose_rank(n, limit)
-    check_setting(
-        "rank",
-        rank,
-        isinstance(rank, int | np.integer) and 0 <= rank <= n,
-        f"'auto' or an integer from 0 to {n}",
-    )
-    rank = int(rank)
+    rank = check_whole("rank", rank, 0, "or pass 'auto'", most=n)
     need = _COPIES * ITEM * n * k + _sketch_bytes(n, rank)
     remedy = ", or pass a smaller rank" if rank else ""
     check_memory(need, limit, vectors=k, n=n, remedy=remedy)
@@ -216,16 +210,10 @@ class Nystrom:
 
     @classmethod
     def sketch(cls, multiply: SymmetricOperator, rank: int, shift: float, seed: int) -> Nystrom:
-        """Build it with one pass over the matrix.
+        """Build it from a sketch of ``rank`` ≥ 1 columns, with one pass over the matrix.
 
-        Args:
-            multiply: X -> A X.
-            rank: Columns of the sketch, at least 1.
-            shift: μ.
-            seed: Seed of the random test matrix.
-
-        Returns:
-            The preconditioner; its rank is smaller where the matrix has a smaller one.
+        ``shift`` is μ, and ``seed`` that of the random test matrix. The preconditioner's rank is
+        smaller where the matrix has a smaller one.
         """
         from scipy.linalg import solve_triangular
 

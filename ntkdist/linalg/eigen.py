@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist.checks import check_choice, check_fraction, check_whole
 from ntkdist.events.bus import Subscriber
 from ntkdist.events.types import IterationDone
 from ntkdist.linalg.blas import ITEM, Matrix, Vector, blas_threads_between
@@ -18,7 +19,6 @@ from ntkdist.linalg.status import (
     LinalgStatus,
     NotConvergedError,
     check_memory,
-    check_setting,
     parse_memory,
 )
 from ntkdist.linalg.tasks import Scheduler, notifier, task_runner, thread_count
@@ -104,7 +104,9 @@ def top_eigenpairs(
     """
     source = Source(a)
     limit = parse_memory(memory_limit)
-    _check(source.n, k, tolerance, method)
+    check_whole("k", k, 1, "give the number of eigenpairs", most=source.n)
+    check_fraction("tolerance", tolerance, "1e-8 is usual")
+    check_choice("method", method, METHODS)
     block = min(max(2 * k, k + _EXTRA), source.n)
     need = _COPIES * ITEM * source.n * block
     check_memory(need, limit, vectors=block, n=source.n, remedy=", or pass a smaller k")
@@ -214,13 +216,3 @@ def _trace(source: Source, product: _Counted, centered: bool) -> float:
     if not centered:
         return trace
     return trace - product.mean_of_sums()  # tr(C A C) = tr A − 1ᵀA1/N
-
-
-def _check(n: int, k: int, tolerance: float, method: str) -> None:
-    fits = isinstance(k, int | np.integer) and 1 <= k <= n
-    for name, value, good, allowed in (
-        ("k", k, fits, f"an integer from 1 to {n}"),
-        ("tolerance", tolerance, 0 < tolerance < 1, "a number between 0 and 1"),
-        ("method", repr(method), method in METHODS, f"one of {', '.join(METHODS)}"),
-    ):
-        check_setting(name, value, good, allowed)

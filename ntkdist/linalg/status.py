@@ -45,7 +45,6 @@ class LinalgStatus(enum.Enum):
     BAD_MEMORY = (
         "memory_limit {given!r} is not a size; pass bytes or a string such as '2GiB' or '500MB'"
     )
-    BAD_SETTING = "{name} is {value}; pass {allowed}"
     PANEL_EXCEEDS_MEMORY = (
         "memory_limit {given} is below the {need} that panels of {width} columns need at "
         "N = {n}; raise memory_limit to at least {need_bytes} bytes"
@@ -232,12 +231,6 @@ def check_ridge(ridge: Any, name: str = "ridge", *, otherwise: str = "") -> floa
     if not number or isinstance(ridge, bool) or not math.isfinite(ridge) or ridge < 0:
         raise LinalgStatus.BAD_RIDGE.error(name=name, ridge=ridge, otherwise=otherwise)
     return float(ridge)
-
-
-def check_setting(name: str, value: Any, fits: bool, allowed: str) -> None:
-    """Raise an error that names the ``allowed`` values unless the argument ``fits``."""
-    if not fits:
-        raise LinalgStatus.BAD_SETTING.error(name=name, value=value, allowed=allowed)
 
 
 def check_vectors(b: Any, n: int) -> NDArray[np.float64]:

@@ -62,7 +62,7 @@ class Architecture:
             for layer in self.layers[ends[0] + 1 :]:
                 if not isinstance(layer, (Dense, Relu, Erf)):
                     raise InputError(
-                        f"architecture: {layer!r} stands behind {self.layers[ends[0]]!r}, where no "
+                        f"architecture: {layer!r} comes after {self.layers[ends[0]]!r}, where no "
                         "pixels are left; only Dense, Relu and Erf can follow"
                     )
         if not isinstance(self.layers[-1], Dense):

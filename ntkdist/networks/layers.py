@@ -114,7 +114,9 @@ class Residual:
         object.__setattr__(self, "shortcut", tuple(self.shortcut))
         for layer in self.branch + self.shortcut:
             if isinstance(layer, (Flatten, GlobalAvgPool)):
-                raise InputError(f"Residual: {layer!r} cannot stand inside a branch; put it behind")
+                raise InputError(
+                    f"Residual: {layer!r} cannot be part of a branch; put it after the Residual"
+                )
 
 
 Layer: TypeAlias = Conv | Dense | Relu | Erf | AvgPool | GlobalAvgPool | Flatten | Residual

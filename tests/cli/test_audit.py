@@ -75,7 +75,6 @@ def test_wrong_labels_of_a_folder_are_found(
     assert Run.open("runs/photos").array("inputs", "images").shape == (120, 32, 32, 1)
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_started_again_it_computes_nothing_anew(
     photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
@@ -88,7 +87,6 @@ def test_started_again_it_computes_nothing_anew(
     assert found["run"] == "runs/photos"
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_settings_are_flags_and_the_run_has_its_place(
     photos: Path, tmp_path: Path, capsys: Captured
 ) -> None:
@@ -101,7 +99,6 @@ def test_settings_are_flags_and_the_run_has_its_place(
     assert found["next"] == [f"ntkdist predict {tmp_path}/r"]
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_an_archive_and_a_table_are_audited(photos: Path, tmp_path: Path, capsys: Captured) -> None:
     files = sorted(photos.rglob("*.png"))
     lines = [f"{path},{path.parent.name}" for path in files]
@@ -121,7 +118,6 @@ def test_an_archive_and_a_table_are_audited(photos: Path, tmp_path: Path, capsys
     assert named == [(i, None, str(y[i])) for i in wrong]
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_qualities_are_listed_from_the_worst(
     photos: Path, tmp_path: Path, capsys: Captured
 ) -> None:
@@ -200,9 +196,7 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def few(
-    audited: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undrawn: None, capsys: Captured
-) -> Path:
+def few(audited: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> Path:
     """A copy of that folder, which is the current one."""
     shutil.copytree(audited, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)

@@ -55,9 +55,7 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def here(
-    audited: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undrawn: None, capsys: Captured
-) -> Path:
+def here(audited: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> Path:
     """A copy of that folder, which is the current one."""
     shutil.copytree(audited, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)

@@ -1,6 +1,6 @@
 """Random faults over one Gram and its factorisation: the same bits, and nothing done in vain.
 
-The whole soak has more than a hundred faults and is marked slow; a short one always runs.
+The whole soak has more than a hundred faults and is marked long; a short one always runs.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def undisturbed(folder: Path, edge: int) -> Path:
     [
         pytest.param([1, 1, 1, 1, 0, 1, 0, 0, 0, 1, 0, 1], 30, id="short"),
         pytest.param(
-            [40, 8, 12, 10, 2, 5, 3, 3, 2, 10, 3, 4], 15, id="whole", marks=pytest.mark.slow
+            [40, 8, 12, 10, 2, 5, 3, 3, 2, 10, 3, 4], 15, id="whole", marks=pytest.mark.long
         ),
     ],
 )

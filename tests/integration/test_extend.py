@@ -454,7 +454,7 @@ def contents(place: Path | str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 11])
+@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.long), 11])
 def test_killed_at_a_write_the_run_is_as_it_was_or_rolls_forward(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:

@@ -84,7 +84,6 @@ def test_what_the_run_says_of_z_is_what_the_matrix_says(finished):
     np.testing.assert_allclose(stored, Y.T @ np.linalg.solve(H, Y), rtol=1e-7, atol=1e-7)
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_started_again_it_computes_nothing(finished):
     before = computed(finished)
     factor = sorted(p.stat().st_mtime_ns for p in (finished / "factor").rglob("c/*") if p.is_file())
@@ -96,7 +95,6 @@ def test_started_again_it_computes_nothing(finished):
     )
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_another_ridge_or_method_keeps_the_gram(finished):
     before = computed(finished)
     changed = settings(
@@ -238,7 +236,6 @@ def test_thumbnail_averages_the_class_ordered_matrix():
     assert full.shape == (n, n)
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_run_behind_a_url_goes_all_the_way(tmp_path):
     url = f"memory://bucket/{tmp_path.name}"
     config = settings(tmp_path, run=url, data=DataConfig(n=60))

@@ -46,7 +46,7 @@ SMALL = {
 }
 DTYPES = tuple(RTOL)
 TWICE = ("Conv", "Relu", "Conv", "Relu", "AvgPool(2)", "Conv", "Relu", "AvgPool(2)", "Conv", "Relu")
-minutes_on_the_simulator = pytest.mark.slow if SIMULATED else pytest.mark.filterwarnings("error")
+minutes_on_the_simulator = pytest.mark.long if SIMULATED else pytest.mark.filterwarnings("error")
 
 
 def sized(name, shape):

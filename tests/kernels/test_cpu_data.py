@@ -68,7 +68,7 @@ def test_depth_21_is_near_the_oracle(pixels, name, recipe, arch):
     check_cpu(arch, *rows_and_columns(pixels[name], recipe, 10))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("arch", DEEP)
 @pytest.mark.parametrize(("name", "recipe"), [("cifar10", "standardize"), ("mnist", "none")])
 def test_depth_21_is_near_the_oracle_on_whole_near_duplicates(pixels, name, recipe, arch):

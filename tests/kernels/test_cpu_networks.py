@@ -146,7 +146,7 @@ def test_fully_connected_networks_are_near_the_oracle(arch, shape):
         ("cnn-3", (28, 28, 1)),
         ("myrtle-5", (32, 32, 3)),
         ((Conv(), Relu(), AvgPool(4), *ONE, *TOP), (64, 16, 2)),
-        pytest.param((Conv(), Relu(), AvgPool(4), *ONE, *TOP), (64, 64, 2), marks=pytest.mark.slow),
+        pytest.param((Conv(), Relu(), AvgPool(4), *ONE, *TOP), (64, 64, 2), marks=pytest.mark.long),
     ],
     ids=["cnn-3", "myrtle-5", "64 rows", "64 rows and columns"],
 )

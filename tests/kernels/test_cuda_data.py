@@ -11,7 +11,7 @@ from tests.kernels.test_cpu_data import NETWORKS, pixels, rows_and_columns
 
 # minutes on the simulator, on images that the cpu backend's tests have as well
 pytestmark = [
-    pytest.mark.data, pytest.mark.usefixtures("gpu"), *([pytest.mark.slow] if SIMULATED else [])
+    pytest.mark.data, pytest.mark.usefixtures("gpu"), *([pytest.mark.long] if SIMULATED else [])
 ]  # fmt: skip
 __all__ = ["pixels"]  # fixture
 

@@ -60,7 +60,7 @@ def test_near_duplicates_agree_as_far_as_float64_goes():
 
 @pytest.mark.parametrize(
     "arch",
-    ["myrtle-5", *(pytest.param(f"myrtle-{d}", marks=pytest.mark.slow) for d in (7, 10))],
+    ["myrtle-5", *(pytest.param(f"myrtle-{d}", marks=pytest.mark.long) for d in (7, 10))],
 )
 def test_neural_tangents_agrees_on_myrtle(arch):
     # five halvings need 32 pixels; two images keep the (P·Q)² states in memory

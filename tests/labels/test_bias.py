@@ -63,9 +63,9 @@ def test_the_first_places_count_most():
 @pytest.mark.parametrize(
     ("a", "b", "p", "said"),
     [
-        ("ab", "ab", 1.0, "p=1.0 must be above 0 and below 1"),
+        ("ab", "ab", 1.0, "p=1.0 must be a number above 0 and below 1"),
         ("ab", "ab", 0.0, "p=0.0"),
-        ("ab", "ab", "high", "p='high' must be above 0"),
+        ("ab", "ab", "high", "p='high' must be a number above 0"),
         ("ab", "ab", float("nan"), "p=nan"),
         ("", "ab", 0.9, "ranking a is empty"),
         ("ab", "aa", 0.9, "ranking b holds 'a' twice"),

@@ -4,17 +4,15 @@ import numpy as np
 import pytest
 
 from ntkdist.errors import InputError
-from ntkdist.labels import (
+from ntkdist.labels import FactorInverse, MemoryFactor, invert
+from ntkdist.labels.descent import Columns
+from ntkdist.labels.inverse import (
     ArrayInverse,
-    FactorInverse,
     Inverse,
-    MemoryFactor,
     StoredInverse,
     as_inverse,
-    invert,
+    checked_diagonal,
 )
-from ntkdist.labels.descent import Columns
-from ntkdist.labels.inverse import checked_diagonal
 
 from .oracle import clustered
 

@@ -256,7 +256,7 @@ def test_images_are_standardised_and_judged_by_a_convolutional_network_unless_to
     ("change", "said"),
     [
         ({"architecture": "cnn-2"}, "Conv is a layer for images, and the inputs are features"),
-        ({"architecture": ["Flatten", {"AvgPool": {"size": 1}}, "Dense"]}, "stands behind"),
+        ({"architecture": ["Flatten", {"AvgPool": {"size": 1}}, "Dense"]}, "comes after"),
         ({"preprocess": "halve"}, "features have none; leave halve away"),
         ({"labels": [0, 1]}, "2 labels for 30 rows"),
         ({"images": np.zeros((1, 8)), "labels": [0]}, "1 rows; at least 2"),

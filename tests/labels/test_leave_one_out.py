@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from ntkdist.labels import class_matrix, fit_noise, leave_one_out
+from ntkdist.labels import class_matrix, leave_one_out
 from ntkdist.labels.leave_one_out import probabilities
+from ntkdist.labels.noise import fit_noise
 
 from .oracle import clustered
 

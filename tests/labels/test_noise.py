@@ -14,7 +14,6 @@ from ntkdist.labels import (
     NoiseEstimate,
     centered_leave_one_out,
     choose_ridge,
-    fit_noise,
     noise as noise_models,
     refurbish,
 )
@@ -23,6 +22,7 @@ from ntkdist.labels.noise import (
     CLASS_CONDITIONAL,
     SYMMETRIC,
     estimate_noise,
+    fit_noise,
     highest_rate,
     maximise_transition,
     rate_interval,

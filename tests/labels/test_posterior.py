@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ntkdist.labels import class_matrix, class_posterior
+from ntkdist.labels import class_matrix
 from ntkdist.labels.noise import best_scale
+from ntkdist.labels.posterior import class_posterior
 
 from .oracle import clustered
 

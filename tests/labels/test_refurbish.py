@@ -5,14 +5,9 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from ntkdist.errors import InputError
-from ntkdist.labels import (
-    StoredInverse,
-    block_error,
-    block_error_gradient,
-    class_matrix,
-    refurbish,
-)
+from ntkdist.labels import block_error, block_error_gradient, class_matrix, refurbish
 from ntkdist.labels.compiled import moved
+from ntkdist.labels.inverse import StoredInverse
 
 from .oracle import clustered, loss
 from .test_inverse import ColumnsOnly

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from ntkdist.labels import class_matrix, class_posterior, find_label_issues, refurbish
-from ntkdist.labels.posterior import ROUNDS
+from ntkdist.labels import class_matrix, find_label_issues, refurbish
+from ntkdist.labels.posterior import ROUNDS, class_posterior
 from ntkdist.labels.refurbish import _changes_alone
 from ntkdist.linalg import factorize
 

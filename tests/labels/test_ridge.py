@@ -5,14 +5,9 @@ import pytest
 import zarr
 
 from ntkdist.errors import InputError
-from ntkdist.labels import (
-    centered_leave_one_out,
-    choose_ridge,
-    class_matrix,
-    fit_noise,
-    invert,
-)
+from ntkdist.labels import centered_leave_one_out, choose_ridge, class_matrix, invert
 from ntkdist.labels.leave_one_out import probabilities
+from ntkdist.labels.noise import fit_noise
 from ntkdist.labels.ridge import LADDER
 
 from .oracle import clustered

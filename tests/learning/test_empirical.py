@@ -199,7 +199,7 @@ def test_what_does_not_fit_is_refused():
     x = images(2)
     with pytest.raises(InputError, match="kind='ntkk' is not one of ntk, trace, pntk, logit"):
         empirical_kernel(network, params, x, kind="ntkk")
-    with pytest.raises(InputError, match="parameterization='mup' is unknown"):
+    with pytest.raises(InputError, match="parameterization='mup' is not one of ntk, standard"):
         empirical_kernel(network, params, x, parameterization="mup")
     with pytest.raises(InputError, match="batch=0 must be a whole number of at least 1"):
         empirical_kernel(network, params, x, batch=0)

@@ -5,8 +5,8 @@ import pytest
 from sklearn.metrics import brier_score_loss, confusion_matrix, log_loss
 
 from ntkdist.errors import InputError
-from ntkdist.learning import accuracy, evaluate, softmax_scale
-from ntkdist.learning.evaluation import BINS, softmax
+from ntkdist.learning import accuracy, evaluate
+from ntkdist.learning.evaluation import BINS, softmax, softmax_scale
 
 M, K = 203, 5
 

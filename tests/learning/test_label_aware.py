@@ -371,7 +371,7 @@ def test_what_does_not_fit_is_refused():
 
     bare = Pairs(train.kernel), Pairs(test.kernel)
     refused("give the images", lambda: label_part(bare[0], y, bare[1], variant="fjlt-v1"))
-    refused("variant='kr-v' is unknown", lambda: label_part(train, y, test, variant="kr-v"))
+    refused("variant='kr-v' is not one of", lambda: label_part(train, y, test, variant="kr-v"))
     refused("columns are the 23", lambda: label_part(train, y, Pairs(np.eye(4)), variant="kr-v1"))
     refused(
         "distinguishes images",

@@ -15,7 +15,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from ntkdist.errors import InputError, StoreError
 from ntkdist.events.types import IterationDone, SketchDone
-from ntkdist.linalg import LinalgStatus, NotConvergedError, NotPositiveDefiniteError, cg_solve
+from ntkdist.linalg import NotConvergedError, NotPositiveDefiniteError, cg_solve
+from ntkdist.linalg.status import LinalgStatus
 from tests.linalg.kernels import exponential, gaussian
 from tests.linalg.matrices import spd, upper_only, with_eigenvalues
 from tests.linalg.stopping import StopError, stop_at
@@ -236,11 +237,11 @@ def test_another_system_is_refused(tmp_path, kernel, b, change, text):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"tolerance": 0}, "tolerance is 0; pass a number between 0 and 1"),
-        ({"tolerance": float("nan")}, "tolerance is nan"),
-        ({"max_iterations": 0}, "max_iterations is 0; pass an integer >= 1"),
-        ({"rank": N + 1}, "rank is 601; pass 'auto' or an integer from 0 to 600"),
-        ({"rank": "all"}, "rank is all; pass 'auto'"),
+        ({"tolerance": 0}, "tolerance=0 must be a number above 0 and below 1"),
+        ({"tolerance": float("nan")}, "tolerance=nan"),
+        ({"max_iterations": 0}, "max_iterations=0 must be a whole number of at least 1"),
+        ({"rank": N + 1}, "rank=601 must be a whole number from 0 to 600; or pass 'auto'"),
+        ({"rank": "all"}, "rank='all' must be .* 'auto'"),
         ({"ridge": -1}, "ridge=-1 must be finite and ≥ 0"),
         ({"b": np.ones(N - 1)}, r"it must be \(600,\)"),
         ({"memory_limit": "100kB"}, "4 vectors of 600 rows need; raise .*, or pass a smaller rank"),

@@ -91,11 +91,11 @@ def test_a_tolerance_out_of_reach_is_said(kernel):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"k": 0}, "k is 0; pass an integer from 1 to 700"),
-        ({"k": N + 1}, "k is 701"),
-        ({"k": 2.5}, "k is 2.5"),
-        ({"tolerance": 1.0}, "tolerance is 1.0; pass a number between 0 and 1"),
-        ({"method": "qr"}, "method is 'qr'; pass one of auto, lobpcg, lanczos"),
+        ({"k": 0}, "k=0 must be a whole number from 1 to 700"),
+        ({"k": N + 1}, "k=701"),
+        ({"k": 2.5}, "k=2.5"),
+        ({"tolerance": 1.0}, "tolerance=1.0 must be a number above 0 and below 1"),
+        ({"method": "qr"}, "method='qr' is not one of auto, lobpcg, lanczos"),
         ({"memory_limit": "10kB"}, "19 vectors of 700 rows need; .*, or pass a smaller k"),
     ],
 )

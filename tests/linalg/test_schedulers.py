@@ -85,7 +85,7 @@ def test_ray(stored, expected, tmp_path):
     same(everything(stored, tmp_path, "ray"), expected)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_processes(stored, expected, tmp_path):
     same(everything(stored, tmp_path, "processes"), expected)
 

@@ -111,7 +111,7 @@ def test_depth_takes_the_longer_branch():
         ("[3]", "not a layer"),
         (3, "neither a preset name"),
         ([{"Conv": {}, "Relu": {}}], "is not a layer"),
-        (["Residual(branch=(Flatten(),))", "Flatten", "Dense"], "cannot stand inside a branch"),
+        (["Residual(branch=(Flatten(),))", "Flatten", "Dense"], "cannot be part of a branch"),
     ],
     ids=str,
 )

@@ -37,6 +37,8 @@ from .conftest import (
     gram_events,
 )
 
+pytestmark = pytest.mark.usefixtures("figures")
+
 VOID = {"meta", "img", "br", "wbr", "link", "input", "hr"}
 
 

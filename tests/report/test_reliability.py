@@ -55,6 +55,9 @@ CLAIMS = re.compile(
 )
 
 
+pytestmark = pytest.mark.usefixtures("figures")
+
+
 def judged(make_run: MakeRun, verdict: str, noise: str = "symmetric", **others: Any) -> Run:
     """Return a run with a verdict and a table; pass ``put_on=0`` for unknown true labels."""
     run = make_run(noise=others.pop("put_on", 0.3))

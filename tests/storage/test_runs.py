@@ -91,7 +91,7 @@ def test_a_run_on_s3_has_the_bits_of_one_in_a_folder(s3: S3Server, local: Any) -
     assert "TileDone" not in new
 
 
-@pytest.mark.parametrize("away", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("away", [3, pytest.param(20, marks=pytest.mark.long)])
 def test_a_server_that_is_killed_costs_a_run_time_and_nothing_else(
     mortal: S3Server, local: Any, away: float
 ) -> None:
@@ -234,7 +234,6 @@ def test_the_command_line_answers_in_one_line(
     assert not os.path.exists("s3:")
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_corrected_labels_take_the_gram_of_a_run_on_s3(
     s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

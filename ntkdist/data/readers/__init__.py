@@ -96,7 +96,7 @@ def load(
             ``images`` and ``csv`` must have one size.
         channels: 3 repeats greyscale images three times, so that they can stand beside coloured
             ones; others change nothing.
-        features: A file of features of the images, which the kernel is to see in their place:
+        features: A file of features of the images, from which the kernel is computed instead:
             ``.npy`` with an array (N, D), row i for image i of the split, or ``.npz`` with one
             such array, or one for each split, called ``train`` and ``test``. The images become
             the set's ``pictures``.
@@ -140,8 +140,8 @@ def source_stamp(source: str, *features: str | None) -> str | None:
         features: Files of features beside it; None for none.
 
     Returns:
-        64 hexadecimal digits; None where a file is missing or cannot be looked at, which the
-        reader then reports.
+        64 hexadecimal digits; None if a file is missing or its metadata cannot be read, which
+        the reader then reports.
     """
     digest = hashlib.sha256(source.encode())
     try:

@@ -23,17 +23,10 @@ def assemble(
     other_labels: NDArray[Any] | None = None,
     files: Sequence[str] = (),
 ) -> ImageSet:
-    """Return a checked ImageSet of arrays as they are stored.
+    """Return a checked ImageSet of images (N, H, W[, C]) or features (N, D), labels (N,) or (N, 1).
 
-    Args:
-        where: The file or folder, which begins every error message.
-        images: (N, H, W, C), or (N, H, W) for greyscale; or features (N, D).
-        labels: (N,) or (N, 1).
-        class_names: Names in label order, if the files hold them.
-        num_classes: K, if it is known; else the number of names, else one more than the largest
-            label.
-        other_labels: Labels of the other split, so that both splits get the same K.
-        files: Names of the images' files.
+    ``where``, the file or folder, begins every error message. Without ``num_classes``, K is the
+    number of names, else one more than the largest label of this and the other split.
     """
     if images.ndim == 3:
         images = images[..., None]

@@ -80,7 +80,7 @@ def read(path: Path, split: str, size: Size | None = None) -> ImageSet:
 
 
 def named_files(path: Path) -> list[Path]:
-    """Return the image files that a table names, of all splits; refuses what ``read`` refuses."""
+    """Return the image files that a table names, of all splits; same errors as ``read``."""
     return _locate(path, _table(path)[1])
 
 
@@ -215,14 +215,14 @@ def _refuse_two_spellings(path: Path, rows: Sequence[_Row]) -> None:
 
 
 def _locate(path: Path, rows: Sequence[_Row]) -> list[Path]:
-    """Return the paths of the files; refuse one that is named twice or does not exist."""
+    """Return the paths of the files; ``InputError`` for one that is named twice or is missing."""
     files = [path.parent / row.file for row in rows]
     seen: dict[str, int] = {}
     for row, file in zip(rows, files, strict=True):
         before = seen.setdefault(str(file), row.line)
         if before != row.line:
             raise InputError(
-                f"{path}, line {row.line}: {row.file} stands in line {before} already; "
+                f"{path}, line {row.line}: {row.file} is already in line {before}; "
                 "remove one of them"
             )
     missing = [i for i, file in enumerate(files) if not file.is_file()]

@@ -26,7 +26,7 @@ def read(folder: Path, split: str, size: Size | None = None) -> ImageSet:
     """Read one split, as ``image_files.decode`` reads the files.
 
     The folder holds a folder for each class; or ``train`` and ``test`` folders that do, which then
-    are the splits. Class names and files are taken in sorted order (by code point, so ``10`` stands
+    are the splits. Class names and files are taken in sorted order (by code point, so ``10`` comes
     before ``2``); hidden ones are passed over. File names are relative to the folder.
     """
     existing_folder(folder)
@@ -37,11 +37,11 @@ def read(folder: Path, split: str, size: Size | None = None) -> ImageSet:
         if not (place / name).is_dir():
             continue  # a class of the other split only
         _refuse_unread(place / name)
-        found = _images(place / name)
-        if not found:
+        images = _images(place / name)
+        if not images:
             raise InputError(f"{place / name} holds no {KINDS} file; remove the folder or fill it")
-        files += found
-        labels += [k] * len(found)
+        files += images
+        labels += [k] * len(images)
     return assemble(
         f"{folder} ({split})",
         decode(files, size),

@@ -23,7 +23,8 @@ _ENDINGS = {
 }
 SUFFIXES = frozenset(ending for endings in _ENDINGS.values() for ending in endings)
 KINDS = "PNG, JPEG, BMP, GIF, TIFF or WebP"
-# of images that are not read, and are refused: without them a set would lack images silently
+# Endings of images that cannot be read; they raise an error, because the set would otherwise lack
+# images silently.
 UNREAD = frozenset(
     [".avif", ".dng", ".heic", ".heif", ".jp2", ".pgm", ".ppm", ".psd", ".svg", ".tga"]
 )
@@ -38,14 +39,14 @@ def decode(files: Sequence[Path], size: Size | None = None) -> NDArray[np.uint8]
 
     Without a size all must have one. C = 1 if every image is greyscale, else 3. Alpha is dropped,
     16-bit grey becomes 8-bit, rotation tags are ignored, of several frames or pages the first is
-    taken. A first pass reads only the headers, so that two sizes are found before hours of
-    decoding.
+    taken. A first pass reads only the headers, so that an error about two sizes comes before hours
+    of decoding.
     """
     headers = [_header(path) for path in files]
-    found = [(height, width) for (width, height), _ in headers]
+    sizes = [(height, width) for (width, height), _ in headers]
     if size is None:
-        _refuse_two_sizes(files, found)
-    shape = found[0] if size is None else target(size, set(found))
+        _refuse_two_sizes(files, sizes)
+    shape = sizes[0] if size is None else target(size, set(sizes))
     grey = all(mode in _GREY for _, mode in headers)
     images = np.empty((len(files), *shape, 1 if grey else 3), dtype=np.uint8)
     for i, path in enumerate(files):
@@ -53,9 +54,9 @@ def decode(files: Sequence[Path], size: Size | None = None) -> NDArray[np.uint8]
     return images
 
 
-def _refuse_two_sizes(files: Sequence[Path], found: Sequence[tuple[int, int]]) -> None:
-    height, width = found[0]
-    for path, (h, w) in zip(files, found, strict=True):
+def _refuse_two_sizes(files: Sequence[Path], sizes: Sequence[tuple[int, int]]) -> None:
+    height, width = sizes[0]
+    for path, (h, w) in zip(files, sizes, strict=True):
         if (h, w) != (height, width):
             raise InputError(
                 f"{files[0]} has {width}x{height} pixels but {path} {w}x{h}; "

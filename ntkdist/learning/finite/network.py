@@ -1,8 +1,4 @@
-"""An architecture at finite width: the shapes of its weights, drawing them, and the forward pass.
-
-NTK parameterisation (Jacot et al. 2018): weights and biases are N(0, 1) and a weight layer
-computes W_std/√fan_in · (W ∗ x) + b_std · b.
-"""
+"""An architecture at finite width: shapes and draws of its weights, and the forward pass."""
 
 from __future__ import annotations
 
