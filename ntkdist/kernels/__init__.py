@@ -4,8 +4,7 @@ Needs numpy, scipy and numba alone; ``stax`` loads jax and neural-tangents when 
 """
 
 from ntkdist.kernels.backend import KINDS, Backend
-from ntkdist.kernels.family import Family
-from ntkdist.kernels.matrix import kernel_matrix
+from ntkdist.kernels.matrix import Family, kernel_matrix
 from ntkdist.kernels.registry import Selection, get_backend, select_backend
 
 __all__ = [

@@ -1,19 +1,44 @@
-"""Networks as the fast backends read them: blocks of linear layers between average pools."""
+"""A network as the fast backends read it, and the tables of it that the kernels read.
+
+A ``Chain`` is a network as blocks of linear layers between average pools; a ``Plan`` is a chain on
+images of one shape as the tables of the CPU backend's loops, which ``cuda.layout`` starts from.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from ntkdist.networks.architecture import Architecture
 from ntkdist.networks.layers import AvgPool, Conv, Dense, Erf, Flatten, GlobalAvgPool, Layer, Relu
 
+# columns of the sweep table: what a sweep does, and where it finds per-image numbers of rows
+# and of columns
+KIND, THETA, TRAINED, FOLD, SIZE, POOL, CELLS, CELLS_B, HALF, HALF_B, SIDE, SIDE_B = range(12)
+SWEEP_FIELDS = 12
+# KIND: what is applied to the state in front of the linear layer
+PIXELS, POOLED, LINEAR, RELU, ERF = range(5)
+# THETA: Θ is zero, is K from here on, or was so before
+ABSENT, FIRST, PRESENT = range(3)
+# columns of the block table; POOLS: where the block's input starts in the pools' buffer
+HEIGHT, WIDTH, SWEEP, SWEEP_END, CLASS, CLASS_END, POOLS = range(7)
+
+NUMBERS, NUMBERS_B = 3, 2  # of a pixel behind a layer, in row and in column images
+NUMBERS_ERF = 4  # in both
+
+# Units are powers of what the layers scale by. Where they have drifted from the variances by more
+# than 2^±_RANGE, the state is brought back to about 1, so that its squares stay within float32.
+_RANGE = 40
+KIND_OF = {"": LINEAR, "relu": RELU, "erf": ERF}
+
 
 @dataclass(frozen=True)
 class Link:
-    """One linear layer and what stands behind it.
+    """One linear layer and the nonlinearity behind it.
 
     Attributes:
         size: Filter edge, odd; 1 for a dense layer.
@@ -70,7 +95,7 @@ class Chain:
         return not any(link.b_std or link.activation == "erf" for link in self.links)
 
     @property
-    def bends_behind(self) -> bool:
+    def has_nonlinear_head(self) -> bool:
         """Whether a nonlinearity stands behind the mean."""
         return any(isinstance(layer, (Relu, Erf)) for layer in self.tail)
 
@@ -156,3 +181,215 @@ def linear_tail(tail: Sequence[Layer]) -> np.ndarray:
             scale * rest + trained * beta,
         )
     return np.array([alpha, beta, gamma, mixed, rest])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The tables of a chain on images of one shape, and the units of its states.
+
+    Attributes:
+        chain: The network, pools at the end taken together.
+        shape: (H, W, C) of the images.
+        dtype: Of the arithmetic.
+        blocks, sweeps, factors, classes, work_cells: Arguments of ``loops.entries``.
+        scales: Likewise; the unit in front of each sweep.
+        offsets: For each link, where ``half``, ``side`` and ``cells`` start in a row's numbers.
+        centers: For each block behind a pool, where the means over its windows start.
+        units: For each link, the unit in front of its linear layer and the one behind it.
+        unit: The unit at the end.
+        pool_units: For each block, the unit of its input.
+        columns: Which of a row's numbers make the vectors of a column image.
+        numbers: Numbers an image has as row.
+        count: Cells that the sums at the end run over.
+    """
+
+    chain: Chain
+    shape: tuple[int, int, int]
+    dtype: str
+    blocks: np.ndarray
+    sweeps: np.ndarray
+    scales: np.ndarray
+    factors: np.ndarray
+    classes: np.ndarray
+    work_cells: np.ndarray
+    offsets: tuple[dict[str, int], ...]
+    centers: tuple[int, ...]
+    units: tuple[tuple[float, float], ...]
+    unit: float
+    pool_units: tuple[float, ...]
+    columns: np.ndarray
+    numbers: int
+    count: int
+
+    def without_theta(self) -> np.ndarray:
+        """Return ``sweeps`` for Δ alone."""
+        sweeps = self.sweeps.copy()
+        sweeps[:, THETA] = ABSENT
+        return sweeps
+
+    def windows_in_front_of(self, upto: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return blocks and classes that reach the aligned windows in front of a block."""
+        radius = 1
+        blocks, classes = self.blocks.copy(), []
+        for n in range(upto - 1, -1, -1):
+            radius *= self.chain.blocks[n].pool
+            H, W = blocks[n, HEIGHT], blocks[n, WIDTH]
+            near = [_near(edge, radius - 1) for edge in (H, W)]
+            classes.append(np.add.outer(near[0] * W, near[1]).ravel())
+        _number_classes(blocks, classes[::-1])
+        return blocks, np.concatenate(classes[::-1])
+
+
+def _near(edge: int, radius: int) -> np.ndarray:
+    """Return the displacements modulo ``edge`` whose absolute value is at most ``radius``."""
+    far = np.arange(edge)
+    return far[np.minimum(far, edge - far) <= radius]
+
+
+def _box(x: np.ndarray, size: int) -> np.ndarray:
+    """Sum (H, W) over a window of ``size`` × ``size`` around each pixel, zeros outside."""
+    rows, columns = (np.abs(np.subtract.outer(*(np.arange(n),) * 2)) <= size // 2 for n in x.shape)
+    return np.asarray(rows @ x @ columns)
+
+
+def _number_classes(blocks: np.ndarray, classes: list[np.ndarray]) -> None:
+    ends = np.cumsum([len(x) for x in classes])
+    blocks[: len(classes), CLASS_END] = ends
+    blocks[: len(classes), CLASS] = ends - [len(x) for x in classes]
+
+
+@lru_cache(maxsize=32)
+def plan_of(chain: Chain, shape: tuple[int, int, int], dtype: str) -> Plan:
+    """Lay out a chain on (H, W, C) images."""
+    H, W, C = shape
+    chain = chain.on(H, W)
+    layout = _Layout(H * W * C)
+    layout.variance = np.ones((H, W))  # of an image whose pixels have variance 1
+    blocks, pool_units, classes = [], [], []
+    state = 0
+    for n, block in enumerate(chain.blocks):
+        first = len(layout.sweeps)
+        pool_units.append(layout.unit)
+        layout.start(H * W, pooled=n > 0)
+        for link in block.links:
+            layout.link(link, H * W)
+        layout.end(block.pool)
+        blocks.append([H, W, first, len(layout.sweeps), 0, 0, 0])
+        most = max([3, block.pool, *(link.size for link in block.links)])
+        # a spare cell in front of every row, and a row with the reach on both sides
+        state = max(state, (H + most + 1) * (W + 1) + 1 + most)
+        count = H * W
+        if block.pool:
+            H, W = H // block.pool, W // block.pool
+            layout.unit /= block.pool**4
+            layout.variance = np.full((H, W), layout.variance.mean())
+    table = np.array(blocks, np.int64)
+    # where pooled arrays start: block n reads what block n − 1 adds up
+    sizes = [(int(h) * int(w)) ** 2 for h, w in table[1:, :2]]
+    table[1:, POOLS] = np.cumsum([0, *sizes])[:-1]
+    radius = None if chain.pooled else 0
+    for n in range(len(table) - 1, -1, -1):
+        h, w = (int(x) for x in table[n, :2])
+        pool = chain.blocks[n].pool
+        if pool and radius is not None:
+            radius = radius * pool + pool - 1
+        near = [_near(edge, edge if radius is None else radius) for edge in (h, w)]
+        classes.append(np.add.outer(near[0] * w, near[1]).ravel())
+    classes.reverse()
+    _number_classes(table, classes)
+    return Plan(
+        chain, shape, dtype, table, np.array(layout.sweeps, np.int64),
+        np.array(layout.scales, dtype), np.array(layout.factors, dtype), np.concatenate(classes),
+        np.array([state, sum(sizes)], np.int64), tuple(layout.offsets), tuple(layout.centers),
+        tuple(layout.units), layout.unit, tuple(pool_units),
+        np.concatenate(layout.columns), layout.numbers,
+        count * len(classes[-1]),
+    )  # fmt: skip
+
+
+class _Layout:
+    """The sweeps of a plan in the making, and where each finds an image's numbers."""
+
+    def __init__(self, pixels: int) -> None:
+        self.unit = 1.0
+        self.variance = np.ones((1, 1))
+        self.theta = False
+        self.fold = True
+        self.sweeps: list[np.ndarray] = []
+        self.scales: list[float] = []
+        self.factors: list[float] = []
+        self.offsets: list[dict[str, int]] = []
+        self.units: list[tuple[float, float]] = []
+        self.centers: list[int] = []
+        self.columns = [np.arange(pixels)]
+        self.numbers = self.vectors = pixels
+        self._begin(PIXELS)
+
+    def start(self, area: int, *, pooled: bool) -> None:
+        """Begin with pixels, or with means over windows."""
+        self._begin(PIXELS)
+        if pooled:
+            self._begin(POOLED)
+            self.centers.append(self.numbers)
+            self.sweep[[CELLS, CELLS_B]] = self._take(area)
+        self.sweep[THETA] = PRESENT if self.theta else ABSENT
+
+    def link(self, link: Link, area: int) -> None:
+        """End the sweep with a linear layer, and begin one with what stands behind it."""
+        half, side = self._take(area), self._take(area)
+        kind = KIND_OF[link.activation]
+        numbers = (NUMBERS_ERF,) * 2 if kind == ERF else (NUMBERS, NUMBERS_B)
+        behind = self._take(area, *numbers)
+        self.offsets.append({"half": half[0], "side": side[0], "cells": behind[0]})
+        self.sweep[[HALF, HALF_B]] = half
+        self.sweep[[SIDE, SIDE_B]] = side
+        self.sweep[SIZE] = link.size
+        before = self.unit
+        scale = link.W_std**2 / link.size**2
+        self.unit *= scale
+        self.variance = scale * _box(self.variance, link.size) + link.b_std**2
+        power = math.floor(math.log2(self.unit / self.variance.mean()))
+        factor = 1.0 if abs(power) < _RANGE else 2.0**power
+        self.unit /= factor
+        self.units.append((before, self.unit))
+        self._close(factor)
+        self._begin(kind)
+        self.sweep[[CELLS, CELLS_B]] = behind
+        self.sweep[[TRAINED, FOLD]] = link.trainable, self.fold
+        if self.theta:
+            self.sweep[THETA] = PRESENT
+        elif link.trainable:
+            self.sweep[THETA] = FIRST
+            self.theta = True
+        if link.activation:
+            # a covariance is not negative behind a ReLU, and stays so through linear layers
+            self.fold = link.activation == "erf"
+            self.unit = self.unit / 2 if link.activation == "relu" else 1.0
+            if link.activation == "relu":
+                self.variance = self.variance / 2
+            else:
+                self.variance = np.ones_like(self.variance)
+
+    def end(self, pool: int) -> None:
+        """End the sweep with a pool, or with the sums at the end."""
+        self.sweep[POOL] = pool
+        self._close(1.0)
+
+    def _take(self, area: int, numbers: int = 1, vectors: int = 1) -> tuple[int, int]:
+        """Reserve numbers for each pixel, of which columns keep the first; return their start."""
+        at = self.numbers, self.vectors
+        kept = np.arange(area)[:, None] * numbers + np.arange(vectors)
+        self.columns.append(self.numbers + kept.ravel())
+        self.numbers += area * numbers
+        self.vectors += area * vectors
+        return at
+
+    def _begin(self, kind: int) -> None:
+        self.sweep = np.zeros(SWEEP_FIELDS, np.int64)
+        self.sweep[KIND] = kind
+        self.scale = self.unit
+
+    def _close(self, factor: float) -> None:
+        self.sweeps.append(self.sweep)
+        self.scales.append(self.scale)
+        self.factors.append(factor)

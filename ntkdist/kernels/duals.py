@@ -125,13 +125,7 @@ def relu_distance(delta: np.ndarray, A: np.ndarray, B: np.ndarray) -> tuple[np.n
 def erf_dual(K: np.ndarray, A: np.ndarray, B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return E[σ(u)σ(v)] and E[σ̇(u)σ̇(v)] for σ = erf, (u, v) ~ N(0, [[A, K], [K, B]]).
 
-    Args:
-        K: Covariances, any shape, float64.
-        A: Variances of u, broadcastable to ``K``.
-        B: Variances of v, broadcastable to ``K``.
-
-    Returns:
-        Both expectations, shaped like ``K``.
+    Arguments and results are shaped as those of ``relu_dual``.
 
     Source:
         Williams 1997, eq. (11); the derivative by Price's theorem.

@@ -74,14 +74,7 @@ def input_kernels(x1: np.ndarray, x2: np.ndarray) -> PairKernels:
 
 
 def apply(layer: Layer, k: PairKernels) -> PairKernels:
-    """Push the kernels through one layer.
-
-    Args:
-        layer: The layer.
-        k: The kernels before it.
-
-    Returns:
-        The kernels behind it.
+    """Return the kernels behind a layer, from those in front of it.
 
     Raises:
         InputError: If what is left of the image is too small for the layer.
@@ -208,7 +201,7 @@ class ReferenceBackend:
         """Compute (n_a, n_b) entries of each kind, in groups of pairs that fit memory."""
         kinds = check_kinds(kinds)
         check_pair(a.images.shape[1:], b.images.shape[1:])
-        found = {kind: np.empty((len(a), len(b)), self.dtype) for kind in kinds}
+        entries = {kind: np.empty((len(a), len(b)), self.dtype) for kind in kinds}
         P, Q = a.images.shape[1:3]
         step = max(1, int((2**27 / 8 / (P * Q) ** 2) ** 0.5))
         for i in range(0, len(a), step):
@@ -219,7 +212,7 @@ class ReferenceBackend:
                     k = apply(layer, k)
                 for kind in kinds:
                     x = k.theta if kind == "ntk" else k.K
-                    found[kind][rows, columns] = x[:, :, 0, 0, 0, 0]
+                    entries[kind][rows, columns] = x[:, :, 0, 0, 0, 0]
         if a is b:
-            found = {kind: np.triu(x) + np.triu(x, 1).T for kind, x in found.items()}
-        return found
+            entries = {kind: np.triu(x) + np.triu(x, 1).T for kind, x in entries.items()}
+        return entries

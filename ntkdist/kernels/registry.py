@@ -120,13 +120,7 @@ def select_backend(
 
 
 def arithmetic_of(name: str) -> str:
-    """Return the arithmetic of a backend, which for ``cuda`` is known without a GPU.
-
-    Args:
-        name: ``cuda``, ``cpu``, ``stax`` or ``reference``.
-
-    Returns:
-        The backend's ``arithmetic``.
+    """Return the ``arithmetic`` of a backend, which for ``cuda`` is known without a GPU.
 
     Raises:
         InputError: If the name is unknown, or the backend cannot be imported here.

@@ -236,7 +236,7 @@ class StaxBackend:
         """Compute (n_a, n_b) entries of each kind, in groups of one size (compiled once)."""
         kinds = check_kinds(kinds)
         check_pair(a.images.shape[1:], b.images.shape[1:])
-        found = {kind: np.empty((len(a), len(b)), self.dtype) for kind in kinds}
+        entries = {kind: np.empty((len(a), len(b)), self.dtype) for kind in kinds}
         step = min(max(len(a), len(b)), self._group(a))
         for i in range(0, len(a), step):
             for j in range(0, len(b), step):
@@ -246,10 +246,10 @@ class StaxBackend:
                 kernel = a.kernel_fn(rows, columns)
                 m, n = min(step, len(a) - i), min(step, len(b) - j)
                 for kind in kinds:
-                    found[kind][i : i + m, j : j + n] = np.asarray(getattr(kernel, kind))[:m, :n]
+                    entries[kind][i : i + m, j : j + n] = np.asarray(getattr(kernel, kind))[:m, :n]
         if a is b:
-            found = {kind: np.triu(x) + np.triu(x, 1).T for kind, x in found.items()}
-        return found
+            entries = {kind: np.triu(x) + np.triu(x, 1).T for kind, x in entries.items()}
+        return entries
 
     def _group(self, state: StaxState) -> int:
         """Return how many images on each side fit into one call."""

@@ -176,7 +176,7 @@ CASES = [
     ("gram run --recompute r1", "'r1' is not a tile key", "write it like r0003c0012"),
     ("labelings run", "--files", "--help lists"),
     ("labelings run --files five.npy", "5 labels for 6 images", "give one whole number an image"),
-    ("labelings run --files high.npy", "label 7", "outside 0..1"),
+    ("labelings run --files high.npy", "label 7", "outside the classes 0..1"),
     ("labelings run --files words.txt", "words.txt: cannot be read", "a number a line"),
     ("compare good.yaml --architectures fc-2", "1 architectures", "give at least two"),
     ("report run --port 80", "--port", "give it too"),

@@ -2,13 +2,13 @@
 
 Covers every network of Conv (odd size, SAME, stride 1), Dense, Relu, Erf, AvgPool, Flatten and
 GlobalAvgPool, in float32 and float64. ``prepare`` computes in float64 what depends on one image
-alone; ``plan`` lays it out, and ``cpu.loops`` reads it.
+alone; a ``Plan`` lays it out, and ``cpu.loops`` reads it.
 
 Errors in float32 are about 1e-6 of an entry, also between near duplicates, to any depth and at
 any contrast. Two limits: with biases or erf a network is not homogeneous, and where two images
 differ in contrast by more than about 100 times K is a small difference of Δ and the
 variances; and an average over windows of nearly equal images leaves 1 − c a few roundings of
-the dtype, so a ReLU behind it can be off by 1e-4. ``dtype="float64"`` has room for both.
+the dtype, so a ReLU behind it can be off by 1e-4. ``dtype="float64"`` is right in both.
 """
 
 from __future__ import annotations
@@ -22,11 +22,10 @@ import numpy as np
 
 from ntkdist.errors import InputError
 from ntkdist.kernels.backend import as_images, check_kinds, check_pair
-from ntkdist.kernels.chain import Chain, Link, chain_of, linear_tail, not_a_chain
-from ntkdist.kernels.cpu import dense, finish, loops
+from ntkdist.kernels.chain import Chain, Link, Plan, chain_of, linear_tail, not_a_chain, plan_of
+from ntkdist.kernels.cpu import dense, loops
 from ntkdist.kernels.cpu.vector import BYTES, LANES, coefficients
 from ntkdist.kernels.duals import erf_dual, relu_distance
-from ntkdist.kernels.plan import Plan, plan_of
 from ntkdist.networks.architecture import Architecture
 from ntkdist.networks.layers import Dense, Erf, Layer, Relu
 
@@ -68,7 +67,7 @@ def contrast(x: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class CpuState:
-    """What ``prepare`` made of n images.
+    """n prepared images.
 
     Attributes:
         plan: The network on images of this shape.
@@ -107,11 +106,11 @@ def to_lanes(rows: np.ndarray) -> np.ndarray:
     groups = -(-n // lanes)
     raw = np.zeros(groups * numbers * lanes + lanes, rows.dtype)
     start = -raw.ctypes.data % BYTES // rows.itemsize
-    found = raw[start : start + groups * numbers * lanes].reshape(groups, numbers, lanes)
+    vectors = raw[start : start + groups * numbers * lanes].reshape(groups, numbers, lanes)
     for group in range(groups):
         part = rows[group * lanes : (group + 1) * lanes]
-        found[group, :, : len(part)] = part.T
-    return found
+        vectors[group, :, : len(part)] = part.T
+    return vectors
 
 
 class CpuBackend:
@@ -157,27 +156,27 @@ class CpuBackend:
         lanes, first = b.lanes, np.zeros(n, np.int64)
         if a is b:
             first = np.arange(n) // LANES[self.dtype]
-        tail: Sequence[Layer] = () if chain.bends_behind else chain.tail
+        tail: Sequence[Layer] = () if chain.has_nonlinear_head else chain.tail
         last = linear_tail(tail)
-        wide = "float64" if chain.bends_behind else self.dtype
+        wide = "float64" if chain.has_nonlinear_head else self.dtype
         K, theta = np.empty((n, m), wide), np.empty((n, m), wide)
 
         def run(part: slice) -> None:
             delta, tangent = self._sums(a.plan, a.rows[part], lanes, first[part], "ntk" in kinds)
-            finish.finish(
+            loops.finish(
                 delta, tangent, a.plan.unit / a.plan.count, a.spread[part], b.spread,
                 a.norm[part], b.norm, last, K[part], theta[part],
             )  # fmt: skip
 
         self._spread_out(run, n, _rows_at_once(chain))
-        if chain.bends_behind:
+        if chain.has_nonlinear_head:
             K, theta = _vector_layers(a, b, K, theta)
             K, theta = K.astype(self.dtype), theta.astype(self.dtype)
-        found = {"ntk": theta, "nngp": K}
+        computed = {"ntk": theta, "nngp": K}
         if a is b:
-            finish.mirror(K)
-            finish.mirror(theta)
-        return {kind: found[kind] for kind in kinds}
+            loops.mirror(K)
+            loops.mirror(theta)
+        return {kind: computed[kind] for kind in kinds}
 
     def _sums(
         self, plan: Plan, rows: np.ndarray, lanes: np.ndarray, first: np.ndarray, theta: bool
@@ -189,7 +188,7 @@ class CpuBackend:
         given, units = (rows, lanes, plan.shape[2]), (plan.scales, plan.factors)
         if plan.chain.spatial:
             loops.entries(
-                *given, plan.blocks, sweeps, *units, plan.classes, table, plan.room, first,
+                *given, plan.blocks, sweeps, *units, plan.classes, table, plan.work_cells, first,
                 delta, tangent,
             )  # fmt: skip
         else:
@@ -228,7 +227,7 @@ class _Preparation:
         self.A = np.mean(x * x, axis=3)
 
     def state(self) -> CpuState:
-        """Go through the blocks."""
+        """Fill the numbers block by block and return the state."""
         plan, at = self.plan, 0
         for n, block in enumerate(plan.chain.blocks):
             if n:
@@ -238,7 +237,7 @@ class _Preparation:
                 at += 1
         spread = self.A.mean(axis=(1, 2))
         variance = spread
-        if plan.chain.pooled and plan.chain.bends_behind:
+        if plan.chain.pooled and plan.chain.has_nonlinear_head:
             variance = np.maximum(spread - self._self_entries(), 0.0)
         return CpuState(plan, self.rows, spread, variance, self.norm)
 
@@ -256,7 +255,7 @@ class _Preparation:
             cells: tuple[np.ndarray, ...] = np.sqrt(0.5 + A), inverse, A, self._half_erf(A, inverse)
             self.A = 2 / np.pi * np.arcsin(2 * A / (1 + 2 * A))
         else:
-            # from the rounded root, so that equal images meet exactly
+            # from the rounded root, so that Δ of equal images is zero
             root = np.sqrt(A / 2 / behind).astype(self.rows.dtype).astype(np.float64)
             inverse = np.divide(np.sqrt(0.5), root, out=np.zeros_like(root), where=root > 0)
             cells = (root, inverse, 2 * root)
@@ -268,9 +267,9 @@ class _Preparation:
         lanes = LANES[dtype.name]
         vectors = -(-arrays[0].size // lanes)
         padded = [np.resize(x.astype(dtype), (vectors, lanes)) for x in arrays]
-        found = np.empty_like(padded[0])
-        loops.half_erf_variances(*padded, coefficients(dtype.name), found)
-        return found.ravel()[: arrays[0].size].reshape(shape)
+        halves = np.empty_like(padded[0])
+        loops.half_erf_variances(*padded, coefficients(dtype.name), halves)
+        return halves.ravel()[: arrays[0].size].reshape(shape)
 
     def _pool(self, n: int) -> None:
         """Average over windows: mean K(x, x) = mean a² − mean Δ(x, x) over pairs of pixels."""
@@ -278,47 +277,40 @@ class _Preparation:
         blocks, classes = plan.windows_in_front_of(n)
         H, W = (int(x) for x in plan.blocks[n, :2])
         lanes, sweeps = to_lanes(self.rows[:, plan.columns]), plan.without_theta()
-        found = np.zeros((len(self.rows), H * W), self.rows.dtype)
+        sums = np.zeros((len(self.rows), H * W), self.rows.dtype)
 
         def run(group: slice) -> None:
             loops.self_windows(
                 self.rows[group], lanes, plan.shape[2], blocks, n, sweeps, plan.scales,
-                plan.factors, classes, coefficients(plan.dtype), plan.room, group.start,
-                found[group],
+                plan.factors, classes, coefficients(plan.dtype), plan.work_cells, group.start,
+                sums[group],
             )  # fmt: skip
 
         self.backend._spread_out(run, len(self.rows))
-        self._put(plan.centers[n - 1], found / 2)
+        self._put(plan.centers[n - 1], sums / 2)
         means = window_mean(self.A, plan.chain.blocks[n - 1].pool)
-        inside = plan.pool_units[n] * found.astype(np.float64).reshape(-1, H, W)
+        inside = plan.pool_units[n] * sums.astype(np.float64).reshape(-1, H, W)
         self.A = np.maximum(means - inside, 0.0)
 
     def _self_entries(self) -> np.ndarray:
         """Return the mean over all pairs of positions of Δ(x, x), (n,) float64."""
         lanes = to_lanes(self.rows[:, self.plan.columns])
         width = lanes.shape[2]
-        found = np.empty(len(self.rows))
+        means = np.empty(len(self.rows))
         for group in range(len(lanes)):
-            part = slice(group * width, min(len(found), (group + 1) * width))
+            part = slice(group * width, min(len(means), (group + 1) * width))
             rows = self.rows[part]
             delta, _ = self.backend._sums(
                 self.plan, rows, lanes[group : group + 1], np.zeros(len(rows), np.int64), False
             )
-            found[part] = np.diag(delta) * self.plan.unit / self.plan.count
-        return found
+            means[part] = np.diag(delta) * self.plan.unit / self.plan.count
+        return means
 
 
 def _vector_layers(
     a: CpuState, b: CpuState, K: np.ndarray, theta: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Apply the layers behind the mean over positions to (n_a, n_b) float64; return K and Θ.
-
-    Args:
-        a: The row images.
-        b: The column images.
-        K: K behind the mean.
-        theta: Θ behind the mean.
-    """
+    """Apply the layers behind the mean over positions to (n_a, n_b) float64; return K and Θ."""
     A, B = (a.variance * a.norm**2)[:, None], (b.variance * b.norm**2)[None, :]
     delta = (A + B) / 2 - K
     for layer in a.plan.chain.tail:

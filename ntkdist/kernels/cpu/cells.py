@@ -14,6 +14,24 @@ from __future__ import annotations
 
 import numba
 
+from ntkdist.kernels.chain import (
+    ABSENT,
+    CELLS,
+    CELLS_B,
+    ERF,
+    FIRST,
+    FOLD,
+    KIND,
+    LINEAR,
+    NUMBERS,
+    NUMBERS_B,
+    NUMBERS_ERF,
+    PIXELS,
+    POOLED,
+    PRESENT,
+    THETA,
+    TRAINED,
+)
 from ntkdist.kernels.cpu.vector import (
     BYTES,
     arccos_over_pi,
@@ -34,24 +52,6 @@ from ntkdist.kernels.cpu.vector import (
     store,
     where_above,
     word,
-)
-from ntkdist.kernels.plan import (
-    CELLS,
-    CELLS_B,
-    ERF,
-    FOLD,
-    FRESH,
-    KIND,
-    LINEAR,
-    NONE,
-    NUMBERS,
-    NUMBERS_B,
-    NUMBERS_ERF,
-    PIXELS,
-    POOLED,
-    THERE,
-    THETA,
-    TRAINED,
 )
 
 CELL = 2 * BYTES  # Δ and Θ
@@ -83,9 +83,9 @@ def relu_start(theta, fold, cell, a, b, unit):
     if fold:
         s = where_above(w, one, magnitude(one + one - w), s)
     total = e
-    if theta == FRESH:
+    if theta == FIRST:
         total = fms(splat(number(a + 2 * width, unit)), second, e)
-    if theta == THERE:
+    if theta == PRESENT:
         total = fma(splat(number(a + 2 * width, unit)), second, load(cell + BYTES, unit) - e)
     return old, e, w, s, sqrt(s), total, ab
 
@@ -112,7 +112,7 @@ def relu_end(fold, P, R, old, e, w, s, t, total, ab, unit):
 @numba.njit(nogil=True, forceinline=True)
 def _tangent(theta, cell, scale, K, trained, unit):
     """Return Θ behind a linear layer in true units: scale·Θ + trained·K."""
-    if theta == THERE:
+    if theta == PRESENT:
         return fma(splat(trained), K, splat(scale) * load(cell + BYTES, unit))
     return splat(trained) * K
 
@@ -203,7 +203,7 @@ def end(kind, fold, P, R, old, e, w, s, t, total, ab, unit):
 def _relu_cells(theta, fold, P, R, trained, cell, a, b, count, to, unit):
     for j in range(count):
         at, near = j * CELL, j * NUMBERS * word(unit)
-        old, e, w, s, t, total, ab = relu_start(NONE, fold, cell + at, a + near, b + at, unit)
+        old, e, w, s, t, total, ab = relu_start(ABSENT, fold, cell + at, a + near, b + at, unit)
         if theta:
             total = _tangent(theta, cell + at, unit, ab - e, trained, unit)
         D, T = relu_end(fold, P, R, old, e, w, s, t, total, ab, unit)
@@ -214,24 +214,12 @@ def _relu_cells(theta, fold, P, R, trained, cell, a, b, count, to, unit):
 
 @numba.njit(nogil=True)
 def activate(sweep, table, channels, scale, a, b, cell, W, i, i2, j0, j1, shift, to, unit):
-    """Apply what stands in front of a linear layer to the cells j0 ≤ j < j1 of a row.
+    """Apply what stands in front of a linear layer to the cells j0 ≤ j < j1 of row i of a class.
 
-    Args:
-        sweep: Address of a row of the sweep table.
-        table: Address of ``coefficients``.
-        channels: Channels of a pixel.
-        scale: The unit of the state (erf only).
-        a: Address of the row image's numbers.
-        b: Address of the column images' vectors.
-        cell: Address of the state's cell (i, 0).
-        W: Columns of an image.
-        i: Row of the row image's pixels.
-        i2: Row of the column images' pixels.
-        j0: First cell.
-        j1: Behind the last cell.
-        shift: Column of the column images' pixel less that of the row image's.
-        to: Where to store the cells, one after the other.
-        unit: 1 in the dtype.
+    ``sweep`` (a row of the sweep table), ``table`` (``coefficients``), ``a`` and ``b`` (the
+    numbers of the row image and the vectors of the column images), ``cell`` (the state's cell
+    (i, 0)) and ``to`` (the first cell to store) are addresses. ``scale`` is the unit of the state.
+    The column images' pixels are those of their row ``i2``, ``shift`` columns further.
     """
     width = word(unit)
     kind, theta = field(sweep, KIND), field(sweep, THETA)
@@ -283,6 +271,6 @@ def activate(sweep, table, channels, scale, a, b, cell, W, i, i2, j0, j1, shift,
     elif theta:
         _relu_cells(theta, False, P, R, trained, cell, a, b, count, to, unit)
     elif field(sweep, FOLD):
-        _relu_cells(NONE, True, P, R, trained, cell, a, b, count, to, unit)
+        _relu_cells(ABSENT, True, P, R, trained, cell, a, b, count, to, unit)
     else:
-        _relu_cells(NONE, False, P, R, trained, cell, a, b, count, to, unit)
+        _relu_cells(ABSENT, False, P, R, trained, cell, a, b, count, to, unit)

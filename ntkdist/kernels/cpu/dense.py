@@ -12,6 +12,18 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from ntkdist.kernels.chain import (
+    ABSENT,
+    CELLS,
+    CELLS_B,
+    FIRST,
+    FOLD,
+    KIND,
+    PRESENT,
+    RELU,
+    THETA,
+    TRAINED,
+)
 from ntkdist.kernels.cpu.cells import CELL, CHANNELS, activate, field, relu_end, relu_start
 from ntkdist.kernels.cpu.compile import compiled
 from ntkdist.kernels.cpu.vector import (
@@ -25,18 +37,6 @@ from ntkdist.kernels.cpu.vector import (
     store,
     word,
 )
-from ntkdist.kernels.plan import (
-    CELLS,
-    CELLS_B,
-    FOLD,
-    FRESH,
-    KIND,
-    NONE,
-    RELU,
-    THERE,
-    THETA,
-    TRAINED,
-)
 
 ROWS = 4
 VECTORS = 8  # of columns at a time, so that their numbers stay in the second-level cache
@@ -49,19 +49,10 @@ def _add(part, at, unit):
 
 @numba.njit(nogil=True)
 def _distances(x0, x1, x2, x3, y0, y1, channels, cells, pitch, unit):
-    """Add Σ (x − y)² of four rows and two vectors of columns to the Δ of their cells.
+    """Add Σ (x − y)² of four row images and two vectors of columns to the Δ of their cells.
 
-    Args:
-        x0: Address of a row image's numbers.
-        x1: Of the next one's.
-        x2: Of the third's.
-        x3: Of the fourth's.
-        y0: Address of column images' vectors.
-        y1: Of the next ones'.
-        channels: How many numbers.
-        cells: Address of the cell of x0 and y0; that of y1 is the next.
-        pitch: Bytes from one row's cells to the next's.
-        unit: 1 in the dtype.
+    ``x0`` to ``x3``, ``y0``, ``y1`` and ``cells`` (the cell of x0 and y0; that of y1 is the next)
+    are addresses; ``pitch`` is the bytes from one row's cells to the next one's.
     """
     width = word(unit)
     zero = splat(unit - unit)
@@ -109,14 +100,14 @@ def _layer(sweep, table, scale, a, b, stride, cells, count, unit):
     P, R = arccos_over_pi(table, unit), sine_gap_over_pi(table, unit)
     a += field(sweep, CELLS) * word(unit)
     b += field(sweep, CELLS_B) * BYTES
-    if theta == THERE:
-        _relu_cells(THERE, False, P, R, a, b, stride, cells, count, unit)
-    elif theta == FRESH:
-        _relu_cells(FRESH, False, P, R, a, b, stride, cells, count, unit)
+    if theta == PRESENT:
+        _relu_cells(PRESENT, False, P, R, a, b, stride, cells, count, unit)
+    elif theta == FIRST:
+        _relu_cells(FIRST, False, P, R, a, b, stride, cells, count, unit)
     elif fold:
-        _relu_cells(NONE, True, P, R, a, b, stride, cells, count, unit)
+        _relu_cells(ABSENT, True, P, R, a, b, stride, cells, count, unit)
     else:
-        _relu_cells(NONE, False, P, R, a, b, stride, cells, count, unit)
+        _relu_cells(ABSENT, False, P, R, a, b, stride, cells, count, unit)
 
 
 @compiled
@@ -125,17 +116,7 @@ def dense_entries(
 ):
     """Fill rows of Δ and Θ behind the last layer of a network on 1 × 1 pixels.
 
-    Args:
-        rows: (n, numbers) of the dtype, what ``prepare`` knows of row images.
-        columns: (m, vectors, lanes), of column images, one per lane, on vectors' borders.
-        channels: Numbers of an image.
-        sweeps: (number of sweeps, ``SWEEP_FIELDS``) integers.
-        scales: The unit of the state in front of each sweep.
-        factors: What the state behind each sweep is multiplied by.
-        table: ``coefficients`` of the dtype.
-        first: (n,) first vector of columns to compute for each row.
-        out_delta: (n, m, lanes) float64.
-        out_theta: (n, m, lanes) float64.
+    Arguments are those of ``loops.entries``, with ``channels`` the numbers of an image.
     """
     unit = scales.dtype.type(1)
     width = scales.itemsize
@@ -154,7 +135,7 @@ def dense_entries(
         for k in range(groups * ROWS * VECTORS * 2):
             store(splat(unit - unit), cells + k * BYTES)
         for c in range(0, channels, CHANNELS):
-            if c % CHANNELS**2 == 0:  # the second level of the sums stands in Θ's place
+            if c % CHANNELS**2 == 0:  # the second level of the sums is kept in Θ's place
                 for k in range(groups * ROWS * VECTORS):
                     _add(load(cells + k * CELL, unit), cells + k * CELL + BYTES, unit)
                     store(splat(unit - unit), cells + k * CELL)

@@ -9,16 +9,17 @@ into one full image; the link between neighbours is cut where the index wraps. B
 cut or a border one of the images may still have a pixel: K and Θ are zero there, but Δ is
 half of that pixel's variance.
 
-As many column images as fit a vector are computed side by side, one per lane (``_vector``): cuts
+As many column images as fit a vector are computed side by side, one per lane (``cpu.vector``): cuts
 and borders are then the same for all lanes, nothing is masked or padded, and the rate does
 not depend on the image's size. Every lane does the same operations in the same order, so an
 entry's bits do not depend on its neighbours.
 
 A layer is one sweep over the rows of a class: what stands in front of the linear layer
 (``cpu.cells``), sums along the row, and sums over a ring of the last rows. ReLU in front of a
-3 × 3 filter, which is nearly all of the work, goes through registers in one loop. An average
-pool mixes displacements: all classes of a block add up in one array in memory,
-(p, q, i, j) of the pooled images, which the classes of the next block start from.
+3 × 3 filter, which is nearly all of the work, goes through registers in one loop, and so do
+pixels and windows. An average pool mixes displacements: a window of one image with a window of
+another averages over cells of neighbouring ones, so all classes of a block add up in one array
+in memory, (p, q, i, j) of the pooled images, which the classes of the next block start from.
 """
 
 from __future__ import annotations
@@ -26,38 +27,414 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from ntkdist.kernels.cpu.cells import CELL, field, half_erf
-from ntkdist.kernels.cpu.compile import compiled
-from ntkdist.kernels.cpu.pools import pool_offsets, pool_rows, relu_pool_sweep
-from ntkdist.kernels.cpu.sweeps import (
-    clear,
-    fused_sweep,
-    general_sweep,
-    relu_sum_sweep,
-    total,
-    whole_row,
-    wrap,
-)
-from ntkdist.kernels.cpu.vector import BYTES, arccos_over_pi, load, number, splat, store
-from ntkdist.kernels.plan import (
+from ntkdist.kernels.chain import (
+    ABSENT,
+    CELLS,
+    CELLS_B,
     CLASS,
     CLASS_END,
+    FIRST,
     FOLD,
-    FRESH,
+    HALF,
+    HALF_B,
     HEIGHT,
     KIND,
+    NUMBERS,
+    NUMBERS_B,
+    PIXELS,
     POOL,
     POOLED,
     POOLS,
+    PRESENT,
     RELU,
+    SIDE,
+    SIDE_B,
     SIZE,
     SWEEP,
     SWEEP_END,
-    THERE,
     THETA,
     TRAINED,
     WIDTH,
 )
+from ntkdist.kernels.cpu.cells import (
+    CELL,
+    activate,
+    end,
+    field,
+    half_erf,
+    relu_end,
+    relu_start,
+    start,
+)
+from ntkdist.kernels.cpu.compile import compiled
+from ntkdist.kernels.cpu.vector import (
+    BYTES,
+    arccos_over_pi,
+    load,
+    number,
+    sine_gap_over_pi,
+    splat,
+    store,
+    word,
+)
+
+
+@numba.njit(nogil=True, forceinline=True)
+def wrap(index, edge):
+    """Return index modulo edge for 0 ≤ index < 2·edge, without a division."""
+    return index - edge if index >= edge else index
+
+
+@numba.njit(nogil=True)
+def clear(to, vectors, unit):
+    """Store zeros in a number of vectors."""
+    for k in range(vectors):
+        store(splat(unit - unit), to + k * BYTES)
+
+
+@numba.njit(nogil=True, forceinline=True)
+def _side(sweep, a, b, i, i2, j, j2, H, W, unit):
+    """Return the half variance of whichever image has a pixel where the other has none."""
+    if 0 <= i < H and 0 <= j < W:
+        return splat(number(a + (field(sweep, HALF) + i * W + j) * word(unit), unit))
+    if 0 <= i2 < H and 0 <= j2 < W:
+        return load(b + (field(sweep, HALF_B) + i2 * W + j2) * BYTES, unit)
+    return splat(unit - unit)
+
+
+@numba.njit(nogil=True)
+def _side_row(sweep, a, b, i, i2, H, W, q, to, unit):
+    """Store the sums along a row that only one of the images has: half variances, or zeros."""
+    nothing = splat(unit - unit)
+    if 0 <= i < H:
+        at = a + (field(sweep, SIDE) + i * W) * word(unit)
+        for j in range(W):
+            store(splat(number(at + j * word(unit), unit)), to + j * CELL)
+            store(nothing, to + j * CELL + BYTES)
+    elif 0 <= i2 < H:
+        for part in range(2):
+            j0, j1, shift = (0, W - q, q) if part == 0 else (W - q, W, q - W)
+            at = b + (field(sweep, SIDE_B) + i2 * W + shift) * BYTES
+            for j in range(j0, j1):
+                store(load(at + j * BYTES, unit), to + j * CELL)
+                store(nothing, to + j * CELL + BYTES)
+    else:
+        clear(to, 2 * W, unit)
+
+
+@numba.njit(nogil=True, forceinline=True)
+def _emit(theta, D, T, old, previous, new, out, at, unit):
+    """Store the sums of three rows' sums, the newest of them ``D`` and ``T``, and these."""
+    store((load(old + at, unit) + load(previous + at, unit)) + D, out + at)
+    store(D, new + at)
+    if theta:
+        at += BYTES
+        store((load(old + at, unit) + load(previous + at, unit)) + T, out + at)
+        store(T, new + at)
+
+
+@numba.njit(nogil=True, forceinline=True)
+def _fused_row(
+    kind, theta, fold, channels, P, R, sweep, a, b, H, W, i, i2, q, cells, out, old, previous, new,
+    unit,
+):  # fmt: skip
+    """Compute row i of pixels or a ReLU and its sums along the row; sum rows for the one before.
+
+    ``old``, ``previous`` and ``new`` are rows of sums along the row; row i's go into ``new``.
+    Cells are started while the one before them is finished, so what is known one cell later
+    is stored two cells later. Before a part's first cell that goes to the cell left of it: in
+    front of the row, or to the end of the left part, which therefore comes second.
+    """
+    width = word(unit)
+    near, far = NUMBERS * width, NUMBERS_B * BYTES
+    if kind == PIXELS:
+        near, far = channels * width, channels * BYTES
+    if kind == POOLED:
+        near, far = width, BYTES
+    for part in range(2):
+        j0, j1, shift = (0, W - q, q) if part == 1 else (W - q, W, q - W)
+        if j0 == j1:
+            continue
+        x = a + field(sweep, CELLS) * width + (i * W + j0) * near
+        y = b + field(sweep, CELLS_B) * BYTES + (i2 * W + j0 + shift) * far
+        last_D = _side(sweep, a, b, i, i2, j0 - 1, j0 - 1 + shift, H, W, unit)
+        last_T = splat(unit - unit)
+        two_D, two_T = last_D, last_T
+        c0, c1, c2, c3, c4, c5, c6 = start(
+            kind, theta, fold, cells + j0 * CELL, x, y, channels, unit
+        )
+        for j in range(1, j1 - j0):
+            D, T = end(kind, fold, P, R, c0, c1, c2, c3, c4, c5, c6, unit)
+            at = cells + (j0 + j) * CELL
+            c0, c1, c2, c3, c4, c5, c6 = start(
+                kind, theta, fold, at, x + j * near, y + j * far, channels, unit
+            )
+            at = (j0 + j - 2) * CELL
+            _emit(theta, two_D + D, two_T + T, old, previous, new, out, at, unit)
+            two_D, two_T = last_D + D, last_T + T
+            last_D, last_T = D, T
+        D, T = end(kind, fold, P, R, c0, c1, c2, c3, c4, c5, c6, unit)
+        at = (j1 - 2) * CELL
+        _emit(theta, two_D + D, two_T + T, old, previous, new, out, at, unit)
+        two_D = last_D + D + _side(sweep, a, b, i, i2, j1, j1 + shift, H, W, unit)
+        _emit(theta, two_D, last_T + T, old, previous, new, out, at + CELL, unit)
+
+
+@numba.njit(nogil=True)
+def _last_row(old, previous, new, vectors, out, unit):
+    for k in range(vectors):
+        at = k * BYTES
+        store((load(old + at, unit) + load(previous + at, unit)) + load(new + at, unit), out + at)
+
+
+@numba.njit(nogil=True)
+def fused_sweep(
+    sweep, table, channels, a, b, H, W, p, q, source, pitch, state, ring, spare, unit
+):  # fmt: skip
+    """Pixels, windows or a ReLU, from rows ``pitch`` apart, and a 3 × 3 filter to ``state``."""
+    kind, theta, fold = field(sweep, KIND), field(sweep, THETA), field(sweep, FOLD)
+    P, R = arccos_over_pi(table, unit), sine_gap_over_pi(table, unit)
+    pitch_out = (W + 1) * CELL
+    for part in range(2):
+        i0, i1, shift = (0, H - p, p) if part == 0 else (H - p, H, p - H)
+        if i0 == i1:
+            continue
+        old, previous, new = ring, ring + pitch_out, ring + 2 * pitch_out
+        _side_row(sweep, a, b, i0 - 1, i0 - 1 + shift, H, W, q, previous, unit)
+        for i in range(i0, i1):
+            i2 = i + shift
+            cells = source + i * pitch
+            out = spare if i == i0 else state + (i - 1) * pitch_out
+            row = sweep, a, b, H, W, i, i2, q, cells, out, old, previous, new, unit
+            if kind == PIXELS and channels == 1:
+                _fused_row(PIXELS, ABSENT, False, 1, P, R, *row)
+            elif kind == PIXELS and channels == 3:
+                _fused_row(PIXELS, ABSENT, False, 3, P, R, *row)
+            elif kind == PIXELS:
+                _fused_row(PIXELS, ABSENT, False, channels, P, R, *row)
+            elif kind == POOLED:
+                _fused_row(POOLED, theta, False, channels, P, R, *row)
+            elif fold and theta:
+                _fused_row(RELU, FIRST, True, channels, P, R, *row)
+            elif fold:
+                _fused_row(RELU, ABSENT, True, channels, P, R, *row)
+            elif theta == PRESENT:
+                _fused_row(RELU, PRESENT, False, channels, P, R, *row)
+            elif theta == FIRST:
+                _fused_row(RELU, FIRST, False, channels, P, R, *row)
+            else:
+                _fused_row(RELU, ABSENT, False, channels, P, R, *row)
+            old, previous, new = previous, new, old
+        _side_row(sweep, a, b, i1, i1 + shift, H, W, q, new, unit)
+        _last_row(old, previous, new, 2 * W, state + (i1 - 1) * pitch_out, unit)
+
+
+@numba.njit(nogil=True)
+def _add_lanes(cell, sums, unit):
+    """Add a cell's Δ and Θ to float64 sums per lane."""
+    width = word(unit)
+    for lane in range(BYTES // width):
+        sums[0, lane] += number(cell + lane * width, unit)
+        sums[1, lane] += number(cell + BYTES + lane * width, unit)
+
+
+@numba.njit(nogil=True, forceinline=True)
+def _relu_sums(theta, P, R, sweep, a, b, H, W, p, q, state, to, unit):
+    near, far = NUMBERS * word(unit), NUMBERS_B * BYTES
+    class_D = class_T = splat(unit - unit)
+    for i in range(H):
+        row_D = row_T = splat(unit - unit)
+        i2 = wrap(i + p, H)
+        x = a + field(sweep, CELLS) * word(unit) + i * W * near
+        for part in range(2):
+            j0, j1, shift = (0, W - q, q) if part == 0 else (W - q, W, q - W)
+            y = b + field(sweep, CELLS_B) * BYTES + (i2 * W + shift) * far
+            cells = state + i * (W + 1) * CELL
+            for j in range(j0, j1):
+                c0, c1, c2, c3, c4, c5, c6 = relu_start(
+                    theta, False, cells + j * CELL, x + j * near, y + j * far, unit
+                )
+                D, T = relu_end(False, P, R, c0, c1, c2, c3, c4, c5, c6, unit)
+                row_D, row_T = row_D + D, row_T + T
+        class_D, class_T = class_D + row_D, class_T + row_T
+    store(class_D, to)
+    if theta:
+        store(class_T, to + BYTES)
+
+
+@numba.njit(nogil=True)
+def relu_sum_sweep(sweep, table, a, b, H, W, p, q, state, spare, sums, unit):
+    """A ReLU and the sums at the end: along rows and over rows in the dtype, then in float64."""
+    clear(spare, 2, unit)
+    P, R = arccos_over_pi(table, unit), sine_gap_over_pi(table, unit)
+    if field(sweep, THETA):
+        _relu_sums(PRESENT, P, R, sweep, a, b, H, W, p, q, state, spare, unit)
+    else:
+        _relu_sums(ABSENT, P, R, sweep, a, b, H, W, p, q, state, spare, unit)
+    _add_lanes(spare, sums, unit)
+
+
+@numba.njit(nogil=True)
+def _padded_row(sweep, table, channels, scale, a, b, H, W, i, i2, q, cells, padded, to, unit):
+    """Store the sums along row i, of any odd number of cells; ``padded`` is working memory."""
+    size = field(sweep, SIZE)
+    reach = size // 2
+    vectors = 2 if field(sweep, THETA) else 1
+    for part in range(2):
+        j0, j1, shift = (0, W - q, q) if part == 0 else (W - q, W, q - W)
+        if j0 == j1:
+            continue
+        for k in range(2 * reach):
+            j = j0 - reach + k if k < reach else j1 + k - reach
+            slot = padded + (j - j0 + reach) * CELL
+            store(_side(sweep, a, b, i, i2, j, j + shift, H, W, unit), slot)
+            store(splat(unit - unit), slot + BYTES)
+        activate(
+            sweep, table, channels, scale, a, b, cells, W, i, i2, j0, j1, shift,
+            padded + reach * CELL, unit,
+        )  # fmt: skip
+        for j in range(j1 - j0):
+            for v in range(vectors):
+                at = padded + j * CELL + v * BYTES
+                total = load(at, unit)
+                for k in range(1, size):
+                    total = total + load(at + k * CELL, unit)
+                store(total, to + (j0 + j) * CELL + v * BYTES)
+
+
+@numba.njit(nogil=True)
+def general_sweep(
+    sweep, table, channels, scale, a, b, H, W, p, q, source, pitch, state, ring, spare, unit
+):  # fmt: skip
+    """Anything in front of a filter of any odd size, from rows ``pitch`` apart to ``state``."""
+    size = field(sweep, SIZE)
+    reach = size // 2
+    row = (W + 1) * CELL
+    for part in range(2):
+        i0, i1, shift = (0, H - p, p) if part == 0 else (H - p, H, p - H)
+        if i0 == i1:
+            continue
+        for r in range(i0 - reach, i1 + reach):
+            slot = ring + (r - i0 + reach) % size * row
+            if i0 <= r < i1:
+                _padded_row(
+                    sweep, table, channels, scale, a, b, H, W, r, r + shift, q,
+                    source + r * pitch, spare, slot, unit,
+                )  # fmt: skip
+            else:
+                _side_row(sweep, a, b, r, r + shift, H, W, q, slot, unit)
+            if r >= i0 + reach:
+                for k in range(2 * W):
+                    at = k * BYTES
+                    total = load(ring + at, unit)
+                    for n in range(1, size):
+                        total = total + load(ring + n * row + at, unit)
+                    store(total, state + (r - reach) * row + at)
+
+
+@numba.njit(nogil=True)
+def whole_row(sweep, table, channels, scale, a, b, W, i, i2, q, cells, to, unit):
+    """Store row i of what stands in front of the linear layer."""
+    for part in range(2):
+        j0, j1, shift = (0, W - q, q) if part == 0 else (W - q, W, q - W)
+        if j0 < j1:
+            activate(
+                sweep, table, channels, scale, a, b, cells, W, i, i2, j0, j1, shift,
+                to + j0 * CELL, unit,
+            )  # fmt: skip
+
+
+@numba.njit(nogil=True)
+def total(row, W, sums, unit):
+    """Add a row of cells to float64 sums per lane; along the row the sum is in the dtype."""
+    D, T = load(row, unit), load(row + BYTES, unit)
+    for j in range(1, W):
+        D = D + load(row + j * CELL, unit)
+        T = T + load(row + j * CELL + BYTES, unit)
+    store(D, row)
+    store(T, row + BYTES)
+    _add_lanes(row, sums, unit)
+
+
+@numba.njit(nogil=True)
+def pool_offsets(size, H, W, q, offsets):
+    """Find where the cells of a row go, relative to their windows' row; −1 for a ragged rest."""
+    rows, columns = H // size, W // size
+    for j in range(W):
+        J, J2 = j // size, wrap(j + q, W) // size
+        inside = columns > J and columns > J2
+        offsets[j] = ((J2 - J) % columns * rows * columns + J) * CELL if inside else -1
+
+
+@numba.njit(nogil=True)
+def pool_rows(size, i, i2, H, W, offsets, pool, theta, row, held, pitch, unit):
+    """Add ``held`` rows of cells, ``pitch`` apart, to the windows that they all belong to."""
+    rows, columns = H // size, W // size
+    I, I2 = i // size, i2 // size
+    if rows <= I or rows <= I2:
+        return
+    for k in range(1, held):
+        for v in range(2 * W):
+            at = row + v * BYTES
+            store(load(at, unit) + load(at + k * pitch, unit), at)
+    here = pool + ((I2 - I) % rows * columns * rows + I) * columns * CELL
+    j = 0
+    while j < W:
+        offset, at = offsets[j], row + j * CELL
+        D, T = load(at, unit), load(at + BYTES, unit)
+        j += 1
+        while j < W and offsets[j] == offset:
+            at += CELL
+            D, T = D + load(at, unit), T + load(at + BYTES, unit)
+            j += 1
+        if offset >= 0:
+            to = here + offset
+            store(load(to, unit) + D, to)
+            if theta:
+                store(load(to + BYTES, unit) + T, to + BYTES)
+
+
+@numba.njit(nogil=True, forceinline=True)
+def _relu_row(theta, fold, P, R, sweep, a, b, W, i, i2, q, cells, to, unit):
+    near, far = NUMBERS * word(unit), NUMBERS_B * BYTES
+    x = a + field(sweep, CELLS) * word(unit) + i * W * near
+    for part in range(2):
+        j0, j1, shift = (0, W - q, q) if part == 0 else (W - q, W, q - W)
+        y = b + field(sweep, CELLS_B) * BYTES + (i2 * W + shift) * far
+        for j in range(j0, j1):
+            c0, c1, c2, c3, c4, c5, c6 = relu_start(
+                theta, fold, cells + j * CELL, x + j * near, y + j * far, unit
+            )
+            D, T = relu_end(fold, P, R, c0, c1, c2, c3, c4, c5, c6, unit)
+            store(D, to + j * CELL)
+            store(T, to + j * CELL + BYTES)
+
+
+@numba.njit(nogil=True)
+def relu_pool_sweep(
+    sweep, table, a, b, H, W, p, q, size, offsets, pool, state, ring, unit
+):  # fmt: skip
+    """A ReLU and an average pool; rows of the same windows are added up first."""
+    theta, fold = field(sweep, THETA), field(sweep, FOLD)
+    P, R = arccos_over_pi(table, unit), sine_gap_over_pi(table, unit)
+    row = (W + 1) * CELL
+    held = 0
+    for i in range(H):
+        i2 = wrap(i + p, H)
+        cells, to = state + i * row, ring + held * row
+        if fold and theta:
+            _relu_row(FIRST, True, P, R, sweep, a, b, W, i, i2, q, cells, to, unit)
+        elif fold:
+            _relu_row(ABSENT, True, P, R, sweep, a, b, W, i, i2, q, cells, to, unit)
+        elif theta:
+            _relu_row(PRESENT, False, P, R, sweep, a, b, W, i, i2, q, cells, to, unit)
+        else:
+            _relu_row(ABSENT, False, P, R, sweep, a, b, W, i, i2, q, cells, to, unit)
+        held += 1
+        more = i + 1 < H and (i + 1) // size == i // size
+        if not more or wrap(i + 1 + p, H) // size != i2 // size:
+            pool_rows(size, i, i2, H, W, offsets, pool, theta, ring, held, row, unit)
+            held = 0
 
 
 @numba.njit(nogil=True)
@@ -90,10 +467,10 @@ def _blocks(
                 fold = field(sweep, FOLD)
                 # nearly all sweeps are a ReLU behind a ReLU, or one of the first two layers
                 plain = field(sweep, KIND) == RELU and (field(sweep, TRAINED) or not theta)
-                if plain and theta == FRESH and not fold and box != 3:
+                if plain and theta == FIRST and not fold and box != 3:
                     for j in range(H * (W + 1)):
                         store(splat(unit - unit), state + j * CELL + BYTES)
-                usual = plain and not (fold and theta == THERE)
+                usual = plain and not (fold and theta == PRESENT)
                 images = a, b, H, W, p, q
                 if box == 3 and (field(sweep, KIND) <= POOLED or usual):
                     fused_sweep(
@@ -127,7 +504,7 @@ def _blocks(
 
 @numba.njit(nogil=True)
 def _work(template, vectors):
-    """Return an array with room for ``vectors``, and an address in it on a vector's border."""
+    """Return an array that holds ``vectors``, and an address in it on a vector's border."""
     array = np.zeros((vectors + 1) * (BYTES // template.itemsize), template.dtype)
     start = array.ctypes.data
     return array, start + (-start) % BYTES
@@ -135,40 +512,29 @@ def _work(template, vectors):
 
 @compiled
 def entries(
-    rows,
-    columns,
-    channels,
-    blocks,
-    sweeps,
-    scales,
-    factors,
-    classes,
-    table,
-    room,
-    first,
-    out_delta,
-    out_theta,
-):
+    rows, columns, channels, blocks, sweeps, scales, factors, classes, table, work_cells, first,
+    out_delta, out_theta,
+):  # fmt: skip
     """Fill rows of Δ and Θ behind the last spatial layer, summed over positions.
 
     Args:
-        rows: (n, numbers) of the dtype, what ``prepare`` knows of row images.
+        rows: (n, numbers) of the dtype, prepared row images.
         columns: (m, vectors, lanes), of column images, one per lane, on vectors' borders.
         channels: Channels of a pixel.
-        blocks: (number of blocks, 7) integers, see the constants above.
+        blocks: (number of blocks, 7) integers, columns as in ``chain``.
         sweeps: (number of sweeps, ``SWEEP_FIELDS``) integers.
         scales: The unit of the state in front of each sweep.
         factors: What the state behind each sweep is multiplied by.
         classes: p·W + q of the displacement classes to visit, block by block.
         table: ``coefficients`` of the dtype.
-        room: Cells of working memory: for one class, for all pooled arrays.
+        work_cells: Cells of working memory: for one class, for all pooled arrays.
         first: (n,) first vector of columns to compute for each row.
         out_delta: (n, m, lanes) float64.
         out_theta: (n, m, lanes) float64.
     """
     unit = scales.dtype.type(1)
-    kept, state = _work(scales, 2 * room[0])
-    kept_pools, pools = _work(scales, 2 * room[1])
+    kept, state = _work(scales, 2 * work_cells[0])
+    kept_pools, pools = _work(scales, 2 * work_cells[1])
     sums = np.zeros((2, BYTES // scales.itemsize))
     for m in range(columns.shape[0]):  # outside: a column's numbers stay in cache for all rows
         for n in range(rows.shape[0]):
@@ -187,29 +553,18 @@ def entries(
 
 @compiled
 def self_windows(
-    rows, columns, channels, blocks, upto, sweeps, scales, factors, classes, table, room, first, out
-):
+    rows, columns, channels, blocks, upto, sweeps, scales, factors, classes, table, work_cells,
+    first, out,
+):  # fmt: skip
     """Fill out[n] with the sums over windows of Δ of row image n and itself in front of a block.
 
-    Args:
-        rows: As for ``entries``.
-        columns: The same images in lanes.
-        channels: Channels of a pixel.
-        blocks: As for ``entries``.
-        upto: The block in front of which windows are read.
-        sweeps: As for ``entries``.
-        scales: As for ``entries``.
-        factors: As for ``entries``.
-        classes: As for ``entries``.
-        table: As for ``entries``.
-        room: As for ``entries``.
-        first: Index among ``columns`` of the first row image.
-        out: (n, H·W) of the block.
+    ``upto`` is that block, ``columns`` the row images in lanes, ``first`` the index among them of
+    the first row, ``out`` (n, H·W) of the block; all else as for ``entries``.
     """
     unit = scales.dtype.type(1)
     lanes = BYTES // scales.itemsize
-    kept, state = _work(scales, 2 * room[0])
-    kept_pools, pools = _work(scales, 2 * room[1])
+    kept, state = _work(scales, 2 * work_cells[0])
+    kept_pools, pools = _work(scales, 2 * work_cells[1])
     sums = np.zeros((2, lanes))
     for n in range(rows.shape[0]):
         m, lane = (first + n) // lanes, (first + n) % lanes
@@ -227,13 +582,8 @@ def self_windows(
 def half_erf_variances(variances, inverses, table, out):
     """Fill ``out`` with half the variances behind an erf, as the loops compute covariances.
 
-    Equal images then meet exactly: Δ = 0.
-
-    Args:
-        variances: (vectors, lanes) variances A in front.
-        inverses: Like ``variances``; 1/√(1 + 2A).
-        table: ``coefficients`` of the dtype.
-        out: Like ``variances``.
+    Δ of equal images is then zero. ``variances`` A in front, ``inverses`` 1/√(1 + 2A) and
+    ``out`` are (vectors, lanes), ``table`` is ``coefficients`` of the dtype.
     """
     unit = table.dtype.type(1)
     P = arccos_over_pi(table.ctypes.data, unit)
@@ -241,3 +591,38 @@ def half_erf_variances(variances, inverses, table, out):
         A, inverse = load(variances[k].ctypes.data, unit), load(inverses[k].ctypes.data, unit)
         m = inverse * inverse
         store(half_erf(splat(unit) * m, (A + A) * m, P, unit), out[k].ctypes.data)
+
+
+@compiled
+def finish(delta, theta, scale, spread_a, spread_b, norm_a, norm_b, last, K, T):
+    """Fill a block of K and Θ from the sums of Δ and Θ.
+
+    Args:
+        delta: (n, ≥ m) sums of Δ over positions.
+        theta: (n, ≥ m) sums of Θ.
+        scale: What makes means of the sums.
+        spread_a, spread_b: (n,) and (m,) mean over pixels of the images' variances.
+        norm_a, norm_b: (n,) and (m,) what the images were divided by.
+        last: (5,) as of ``linear_tail``.
+        K, T: (n, m) to fill.
+    """
+    alpha, beta, gamma, mixed, rest = last[0], last[1], last[2], last[3], last[4]
+    for i in range(K.shape[0]):
+        # without biases an empty image has no variance, and no kernel with anything
+        norm = norm_a[i] if spread_a[i] > 0 else 0.0
+        for j in range(K.shape[1]):
+            both = norm * norm_b[j] if spread_b[j] > 0 else 0.0
+            k = both * ((spread_a[i] + spread_b[j]) / 2 - scale * delta[i, j])
+            K[i, j] = alpha * k + beta
+            T[i, j] = gamma * both * scale * theta[i, j] + mixed * k + rest
+
+
+@compiled
+def mirror(K):
+    """Copy what stands above the diagonal of (n, n) below it."""
+    n, edge = K.shape[0], 64
+    for I in range(0, n, edge):
+        for J in range(0, I + edge, edge):
+            for i in range(I, min(n, I + edge)):
+                for j in range(J, min(i, J + edge)):
+                    K[i, j] = K[j, i]

@@ -155,54 +155,33 @@ def store(typingctx, x, address):
     return types.void(x, _INDEX), generate
 
 
-@intrinsic
-def fma(typingctx, x, y, z):
-    """Return x·y + z, rounded once."""
+def _fused(negated: int | None) -> Any:
+    @intrinsic
+    def operation(typingctx, x, y, z):
+        def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            terms = [builder.fneg(v) if k == negated else v for k, v in enumerate(args)]
+            return _call(builder, x, "fma", terms)
 
-    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _call(builder, x, "fma", list(args))
+        return x(x, x, x), generate
 
-    return x(x, x, x), generate
-
-
-@intrinsic
-def fms(typingctx, x, y, z):
-    """Return x·y − z, rounded once."""
-
-    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _call(builder, x, "fma", [args[0], args[1], builder.fneg(args[2])])
-
-    return x(x, x, x), generate
+    return operation
 
 
-@intrinsic
-def fnma(typingctx, x, y, z):
-    """Return z − x·y, rounded once."""
-
-    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _call(builder, x, "fma", [builder.fneg(args[0]), args[1], args[2]])
-
-    return x(x, x, x), generate
+fma = _fused(None)  # x·y + z, rounded once
+fms = _fused(2)  # x·y − z
+fnma = _fused(0)  # z − x·y
 
 
-@intrinsic
-def sqrt(typingctx, x):
-    """Return the square root."""
+def _unary(name: str) -> Any:
+    @intrinsic
+    def operation(typingctx, x):
+        return x(x), lambda context, builder, sig, args: _call(builder, x, name, list(args))
 
-    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _call(builder, x, "sqrt", list(args))
-
-    return x(x), generate
+    return operation
 
 
-@intrinsic
-def magnitude(typingctx, x):
-    """Return |x|."""
-
-    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _call(builder, x, "fabs", list(args))
-
-    return x(x), generate
+sqrt = _unary("sqrt")
+magnitude = _unary("fabs")
 
 
 @intrinsic
@@ -221,7 +200,6 @@ def _constant(value: float) -> Any:
         kind = _BY_SCALAR[unit]
         return kind(unit), lambda context, builder, sig, args: kind.constant(value)
 
-    constant.__doc__ = f"Return {value} in every lane."
     return constant
 
 
@@ -254,11 +232,13 @@ for _symbol, _name in (
     _operator(_symbol, _name)
 
 
-def _table(first: int, counts: dict[str, int], what: str) -> Any:
+def _table(polynomial: dict[str, tuple[float, ...]], *, behind: bool) -> Any:
+    """Return the function that reads a polynomial's coefficients from ``coefficients``."""
+
     @intrinsic
     def read(typingctx, address, unit):
-        kind, count = _BY_SCALAR[unit], counts[unit.name]
-        start = first * (len(ARCCOS[unit.name]))
+        kind, count = _BY_SCALAR[unit], len(polynomial[unit.name])
+        start = len(ARCCOS[unit.name]) if behind else 0
 
         def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             vectors = []
@@ -270,7 +250,6 @@ def _table(first: int, counts: dict[str, int], what: str) -> Any:
 
         return types.UniTuple(kind, count)(_INDEX, unit), generate
 
-    read.__doc__ = what
     return read
 
 
@@ -279,16 +258,8 @@ def coefficients(dtype: str) -> np.ndarray:
     return np.array([*ARCCOS[dtype], *SINE_GAP[dtype]], np.float64).astype(dtype) / math.pi
 
 
-arccos_over_pi = _table(
-    0,
-    {dtype: len(c) for dtype, c in ARCCOS.items()},
-    "Return the coefficients of P/π, arccos(1 − s) = √s·P(s), in vectors.",
-)
-sine_gap_over_pi = _table(
-    1,
-    {dtype: len(c) for dtype, c in SINE_GAP.items()},
-    "Return the coefficients of R/π, sin θ − θ cos θ = s√s·R(s), in vectors.",
-)
+arccos_over_pi = _table(ARCCOS, behind=False)  # P/π, arccos(1 − s) = √s·P(s)
+sine_gap_over_pi = _table(SINE_GAP, behind=True)  # R/π, sin θ − θ cos θ = s√s·R(s)
 
 
 @intrinsic

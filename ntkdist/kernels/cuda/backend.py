@@ -22,9 +22,9 @@ import numpy as np
 
 from ntkdist.errors import InputError
 from ntkdist.kernels.backend import check_kinds, check_pair
-from ntkdist.kernels.chain import Chain, chain_of, linear_tail, not_a_chain
+from ntkdist.kernels.chain import ERF, LINEAR, RELU, Chain, chain_of, linear_tail, not_a_chain
 from ntkdist.kernels.cuda import ARITHMETIC, dense
-from ntkdist.kernels.cuda.cells import ERF, LINEAR, RELU, cell_functions
+from ntkdist.kernels.cuda.cells import cell_functions
 from ntkdist.kernels.cuda.fused import fused_kernel
 from ntkdist.kernels.cuda.general import general_kernel, pool_kernel
 from ntkdist.kernels.cuda.intrinsics import (
@@ -75,7 +75,7 @@ class CudaBackend:
             arch: The network.
             images: (n, H, W, C) of a floating dtype, on the host or the device.
             reads: After how many layers shallower networks end as this one does, for
-                ``blocks``; ascending (see ``family``).
+                ``blocks``; ascending (see ``Family``).
 
         Returns:
             The state, on the device.
@@ -98,7 +98,7 @@ class CudaBackend:
         if isinstance(chain, str) or not chain.spatial or len(chain.blocks) > 1:
             return False
         fused = layout_of(chain, image_shape, self.dtype).blocks[0].fused
-        return fused is not None and chain.pooled and not chain.bends_behind
+        return fused is not None and chain.pooled and not chain.has_nonlinear_head
 
     def block(
         self, a: CudaState, b: CudaState, kinds: Sequence[str] = ("ntk",)
@@ -110,8 +110,8 @@ class CudaBackend:
         self, a: CudaState, b: CudaState, kinds: Sequence[str] = ("ntk",)
     ) -> list[dict[str, np.ndarray]]:
         """Compute like ``block`` for each network of the states, the deepest last."""
-        found = self._blocks(a, b, kinds)
-        return [{kind: entries.copy_to_host() for kind, entries in one.items()} for one in found]
+        networks = self._blocks(a, b, kinds)
+        return [{kind: entries.copy_to_host() for kind, entries in one.items()} for one in networks]
 
     def block_on_device(
         self, a: CudaState, b: CudaState, kinds: Sequence[str] = ("ntk",)
@@ -140,9 +140,9 @@ class CudaBackend:
                 self._sums(a, b, pairs, sums)
         else:
             self._dense(a, b, sums[0])
-        bends = len(chain.tail) if chain.bends_behind else 0
+        nonlinear = len(chain.tail) if chain.has_nonlinear_head else 0
         linear, table = (
-            to_device(linear_tail(() if bends else chain.tail)),
+            to_device(linear_tail(() if nonlinear else chain.tail)),
             to_device(_tail_table(chain)),
         )
         networks = []
@@ -152,10 +152,10 @@ class CudaBackend:
             K, theta = (cuda.device_array((n, m), self.dtype) for _ in range(2))
             each(finish_kernels(self.dtype)["finish"], n * m)(
                 of_network, n, m, a is b, scale, spread_a, spread_b, a.variance, b.variance,
-                a.norm, b.norm, linear, table, bends, K, theta,
+                a.norm, b.norm, linear, table, nonlinear, K, theta,
             )  # fmt: skip
-            found = {"ntk": theta, "nngp": K}
-            networks.append({kind: found[kind] for kind in kinds})
+            computed = {"ntk": theta, "nngp": K}
+            networks.append({kind: computed[kind] for kind in kinds})
         return networks
 
     def kernels(self, state: CudaState) -> Iterator[tuple[str, str, int, Any]]:
@@ -182,10 +182,10 @@ class CudaBackend:
         """Fill the pairs' entries of each network's sums, (n, m, 2)."""
         there = to_device(pairs)
         classes = tuple(block.classes for block in a.layout.blocks)
-        found = self._runner.run(a.layout, a.numbers, b.numbers, there, classes)
+        totals = self._runner.run(a.layout, a.numbers, b.numbers, there, classes)
         for network, filled in enumerate(sums):
             each(finish_kernels(self.dtype)["gather"], len(pairs))(
-                found, there, len(pairs), found.shape[1], network, filled.shape[1], filled
+                totals, there, len(pairs), totals.shape[1], network, filled.shape[1], filled
             )
 
     def _dense(self, a: CudaState, b: CudaState, sums: Any) -> None:
@@ -221,25 +221,18 @@ def finish_kernels(dtype: str) -> dict[str, Any]:
     return {name: kernel(written_out(f, {}, names)) for name, f in functions.items()}
 
 
-def _gather(found, pairs, n, chunks, network, m, sums):
-    """Add up what the teams found for one network.
+def _gather(totals, pairs, n, chunks, network, m, sums):
+    """Add up the chunks' sums for one network, (n, chunks, networks, 2), at (rows, m, 2) ``sums``.
 
-    Args:
-        found: (n, chunks, networks, 2) sums of Δ and Θ.
-        pairs: (n, 2) int64 rows and columns of the entries.
-        n: Pairs.
-        chunks: Parts of the sums.
-        network: Which.
-        m: Columns.
-        sums: (rows, m, 2) to fill.
+    ``pairs`` is (n, 2) int64, rows and columns of the entries.
     """
     index = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
     if index >= n:
         return
     d, t = np.float64(0), np.float64(0)
     for chunk in range(chunks):
-        d += found[index, chunk, network, 0]
-        t += found[index, chunk, network, 1]
+        d += totals[index, chunk, network, 0]
+        t += totals[index, chunk, network, 1]
     to = 2 * (pairs[index, 0] * m + pairs[index, 1])
     put(pointer(sums, 0), to, d)
     put(pointer(sums, 0), to + 1, t)
@@ -247,7 +240,7 @@ def _gather(found, pairs, n, chunks, network, m, sums):
 
 def _finish(
     sums, n, m, symmetric, scale, spread_a, spread_b, variance_a, variance_b, norm_a, norm_b,
-    linear, layers, bends, K_out, T_out,
+    linear, layers, nonlinear, K_out, T_out,
 ):  # fmt: skip
     """Fill a block of K and Θ.
 
@@ -257,18 +250,14 @@ def _finish(
         m: Columns.
         symmetric: Whether the lower triangle is a copy of the upper one.
         scale: What makes means of the sums.
-        spread_a: (n,) mean over pixels of the row images' variances.
-        spread_b: (m,) of the column images'.
-        variance_a: (n,) variance of the row images behind the mean over positions.
-        variance_b: (m,) of the column images.
-        norm_a: (n,) what row images were divided by.
-        norm_b: (m,) what column images were divided by.
-        linear: (5,) α, β, γ, δ, ε of the dense layers behind: αK + β and γΘ + δK + ε.
+        spread_a, spread_b: (n,) and (m,) mean over pixels of the images' variances.
+        variance_a, variance_b: Variance of the images behind the mean over positions.
+        norm_a, norm_b: What the images were divided by.
+        linear: (5,) as of ``linear_tail``.
         layers: (k, 4) kind, weight variance, bias variance and 1 if trained, of the layers behind
             where one of them is a nonlinearity; the first row is not read where none is.
-        bends: How many of them; 0 takes ``linear``.
-        K_out: (n, m) of the dtype.
-        T_out: (n, m) of the dtype.
+        nonlinear: How many of them; 0 takes ``linear``.
+        K_out, T_out: (n, m) of the dtype, to fill.
     """
     index = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
     if index >= n * m:
@@ -283,7 +272,7 @@ def _finish(
     both = norm_a[i] * norm_b[j] if spread_a[i] > 0 and spread_b[j] > 0 else np.float64(0)
     K = both * ((spread_a[i] + spread_b[j]) / 2 - scale * delta)
     T = both * scale * tangent
-    if bends == 0:
+    if nonlinear == 0:
         T = linear[2] * T + linear[3] * K + linear[4]
         K = linear[0] * K + linear[1]
     else:
@@ -291,7 +280,7 @@ def _finish(
         A = (norm_a[i] * norm_a[i]) * variance_a[i]
         B = (norm_b[j] * norm_b[j]) * variance_b[j]
         delta = (A + B) / 2 - K
-        for k in range(bends):
+        for k in range(nonlinear):
             if layers[k, 0] == LINEAR:
                 delta *= layers[k, 1]
                 A = layers[k, 1] * A + layers[k, 2]

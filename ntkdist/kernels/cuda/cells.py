@@ -13,13 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from ntkdist.kernels.chain import ERF, LINEAR
 from ntkdist.kernels.cuda.intrinsics import device, fetch, inverse_root, pointer, put, root
 from ntkdist.kernels.duals import ARCCOS, SINE_GAP
 
 # Added under the root: far below any e·ab that matters, so that 0/0 is 0.
 TINY = {"float32": 1e-36, "float64": 1e-300}
-# kinds of sweeps, as in the tables of the CPU backend
-PIXELS, POOLED, LINEAR, RELU, ERF = range(5)
 # Above √2, the largest value of √(2(1 − c)) for c ≥ 0: where ab = 0 only rounding is left of e.
 MOST = 1.5
 
@@ -81,12 +80,12 @@ def cell_functions(dtype: str) -> dict[str, Any]:
         large = half - root(s) * plain_of(s)
         return -large if negative else large
 
-    found = {
+    functions = {
         "relu": device(relu),
         "relu_signed": device(relu_signed),
         "half_erf": device(half_erf),
     }
-    relu_of, signed_of, half_erf_of = found.values()
+    relu_of, signed_of, half_erf_of = functions.values()
     four_over_pi = real(4 / np.pi)
 
     def erf(delta: Any, theta: Any, a: Any, b: Any, plane: Any, trained: Any, scale: Any) -> Any:
@@ -116,8 +115,8 @@ def cell_functions(dtype: str) -> dict[str, Any]:
             return signed_of(delta, theta, ra, rb, trained)
         return relu_of(delta, theta, ra, rb, trained)
 
-    found["activate"] = device(activate)
-    return found
+    functions["activate"] = device(activate)
+    return functions
 
 
 def _polynomial(name: str, coefficients: list[Any]) -> Any:
@@ -127,8 +126,8 @@ def _polynomial(name: str, coefficients: list[Any]) -> Any:
         text = f"({text}) * s + c{k}"
     scope: dict[str, Any] = {f"c{k}": value for k, value in enumerate(coefficients)}
     exec(f"def {name}(s):\n    return {text}\n", scope)  # our own text
-    found: Callable[..., Any] = device(scope[name])
-    return found
+    function: Callable[..., Any] = device(scope[name])
+    return function
 
 
 def across_of(zero: Any, one: Any) -> Any:
@@ -138,17 +137,9 @@ def across_of(zero: Any, one: Any) -> Any:
     def across(row, cut, down, up, sum_d, sum_t, old_d, old_t, new_d, new_t):
         """Return Δ and Θ of the row above, and the sums for this one without the row below.
 
-        Args:
-            row: This row, as a number of the dtype.
-            cut: The row in front of which the link is cut.
-            down: What Δ of the row above has below it, if this is the row behind the cut.
-            up: What Δ of this row has above it, likewise.
-            sum_d: Of the row above and the one over it.
-            sum_t: Likewise.
-            old_d: Sum along the row above.
-            old_t: Likewise.
-            new_d: Sum along this row.
-            new_t: Likewise.
+        ``old`` and ``new`` are the sums along the row above and along this one, ``sum`` that of
+        the row above and the one over it. Where the link in front of this row is cut (``row`` is
+        ``cut``), Δ of the row above has ``down`` below it, and Δ of this one ``up`` above it.
         """
         link, miss = (zero, one) if row == cut else (one, zero)
         D, T = (sum_d + down * miss) + new_d * link, sum_t + new_t * link
@@ -183,7 +174,7 @@ def distance(a, b, at, plane, channels):
 
 @device
 def keep(cells, at, plane, d, t, mine):
-    """Store Δ and Θ of a cell, if it is one."""
+    """Store Δ and Θ of a cell if it belongs to this lane."""
     if mine:
         put(pointer(cells, 0), at, d)
         put(pointer(cells, 0), at + plane, t)

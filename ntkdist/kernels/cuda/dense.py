@@ -32,7 +32,7 @@ def dense_kernel(dtype: str) -> Any:
         **cell_functions(dtype),
         "zero": np.dtype(dtype).type(0),
         "kept": getattr(numba_types, dtype),
-        "ROOM": (DEPTH, EDGE + 1),
+        "PART": (DEPTH, EDGE + 1),
     }
     names["finish"] = _layers(names["activate"], names["zero"])
     known = {"EACH": EACH, "SIDE": SIDE, "EDGE": EDGE, "DEPTH": DEPTH, "LEVEL": LEVEL}
@@ -41,7 +41,7 @@ def dense_kernel(dtype: str) -> Any:
 
 def _layers(activate: Any, zero: Any) -> Any:
     @device
-    def layers(delta, a, b, table, units, last, found):
+    def layers(delta, a, b, table, units, last, totals):
         theta = zero
         for sweep in range(1, last + 1):
             delta, theta = activate(
@@ -51,35 +51,27 @@ def _layers(activate: Any, zero: Any) -> Any:
             )  # fmt: skip
             if sweep < last:
                 delta, theta = delta * units[sweep, FACTOR], theta * units[sweep, FACTOR]
-        put(found, 0, np.float64(delta))
-        put(found, 1, np.float64(theta))
+        put(totals, 0, np.float64(delta))
+        put(totals, 1, np.float64(theta))
 
     return layers
 
 
-def _dense(A, B, size, channels, symmetric, table, units, last, found):
-    """Fill a rectangle of entries.
+def _dense(A, B, size, channels, symmetric, table, units, last, totals):
+    """Fill (n, m, 2) float64 Δ and Θ; ``symmetric`` leaves out what stands below the diagonal.
 
-    Args:
-        A: (n, size) numbers of the row images.
-        B: (m, size) numbers of the column images.
-        size: Numbers of an image.
-        channels: How many of them are pixels.
-        symmetric: Whether what stands below the diagonal is left out.
-        table: As for ``cuda.general``.
-        units: As for ``cuda.general``.
-        last: Index of the last sweep.
-        found: (n, m, 2) float64, Δ and Θ, to fill.
+    ``A`` and ``B`` are (n, size) and (m, size) numbers of the images, the first ``channels`` of
+    them pixels; ``table``, ``units`` and ``last`` are those of ``cuda.general``.
     """
     row = cuda.blockIdx.y * EDGE
     col = cuda.blockIdx.x * EDGE
-    n, m = found.shape[0], found.shape[1]
+    n, m = totals.shape[0], totals.shape[1]
     if symmetric and row >= col + EDGE:
         return
     tx, ty = cuda.threadIdx.x, cuda.threadIdx.y
     own = ty * SIDE + tx
-    xs = cuda.shared.array(ROOM, kept)
-    ys = cuda.shared.array(ROOM, kept)
+    xs = cuda.shared.array(PART, kept)
+    ys = cuda.shared.array(PART, kept)
     part, whole = registers(EACH * EACH)
     x, y = registers(EACH)
     for k in unroll(EACH * EACH):
@@ -115,5 +107,5 @@ def _dense(A, B, size, channels, symmetric, table, units, last, found):
                 finish(
                     (whole[k * EACH + l] + part[k * EACH + l]) * units[0, FACTOR],
                     pointer(A, i * size), pointer(B, j * size), table, units, last,
-                    pointer(found, 2 * (i * m + j)),
+                    pointer(totals, 2 * (i * m + j)),
                 )  # fmt: skip

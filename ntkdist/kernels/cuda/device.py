@@ -1,4 +1,4 @@
-"""Which GPUs there are, and what the kernels take of them; nothing heavy is imported for it."""
+"""The visible GPUs, and the resources that kernels take; numba is imported only when needed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class DeviceInfo:
 
 @dataclass(frozen=True)
 class KernelReport:
-    """What a compiled kernel takes.
+    """The resources of a compiled kernel.
 
     Attributes:
         name: Of the kernel, with what it was compiled for.
@@ -80,19 +80,19 @@ def cuda_unavailable() -> str | None:
 
 
 def devices() -> list[DeviceInfo]:
-    """Return the GPUs that are visible; none where ``cuda_unavailable`` says why."""
+    """Return the visible GPUs; none where ``cuda_unavailable`` gives a reason."""
     if cuda_unavailable() is not None:
         return []
     from numba import cuda
 
-    found = []
+    gpus = []
     version = ".".join(map(str, cuda.runtime.get_version()))
     for index, gpu in enumerate(cuda.gpus):
         with gpu:
             memory = cuda.current_context().get_memory_info()
             device = cuda.get_current_device()
             name = device.name.decode() if isinstance(device.name, bytes) else str(device.name)
-            found.append(
+            gpus.append(
                 DeviceInfo(
                     index,
                     name,
@@ -103,11 +103,11 @@ def devices() -> list[DeviceInfo]:
                     int(memory.free),
                 )
             )
-    return found
+    return gpus
 
 
 def _driver() -> str:
-    """Return the driver's version as its kernel module says it; empty where it does not."""
+    """Return the version that the driver's kernel module states, else an empty string."""
     try:
         with open("/proc/driver/nvidia/version", encoding="ascii") as file:
             words = file.readline().split()
@@ -119,7 +119,7 @@ def _driver() -> str:
 def kernel_reports(
     arch: ArchitectureSpec, image_shape: tuple[int, int, int], dtype: str = "float32"
 ) -> list[KernelReport]:
-    """Compile what a network needs, and say what each kernel takes.
+    """Compile the kernels of a network and return the resources of each.
 
     Args:
         arch: The network.

@@ -19,9 +19,9 @@ together from rows of the classes p = 2P − 1, 2P and 2P + 1: of an even p both
 meet those of the same window; of an odd one the upper rows belong to P and the lower ones to P + 1.
 Along the columns it is the same. So a block of threads takes a run of p, one after the other,
 for a few q next to each other (``Parts``). Each lane adds up the rows of its column over three p,
-in registers or in shared memory of its own; then lanes and classes meet in shared memory, and
-what is stored are windows. Cells never leave the chip, and the order of every sum is fixed,
-however many p a block takes.
+in registers or in shared memory of its own; lanes and classes are added in shared memory, and
+what is stored are windows. Cells stay in registers and shared memory, and the order of every sum
+is fixed, however many p a block takes.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ from ntkdist.kernels.cuda.intrinsics import (
 )
 from ntkdist.kernels.cuda.unroll import paste, registers, unroll, written_out
 
-# Two numbers a cell and some forty more: what fits 255 registers with room for the loads
+# Two numbers a cell and some forty more, so that the loads still fit 255 registers
 MOST_CELLS = 64
 # Of a thread in float32 with one column, so that a multiprocessor has four blocks of threads
 MOST_REGISTERS = 128
@@ -75,7 +75,7 @@ class Fused:
         columns: Columns of a lane.
         channels: Channels of a pixel; 0 where the block begins with pooled windows.
         layers: Nonlinearities of the block; 3 stands for more.
-        signed: Whether the first of them meets negative correlations.
+        signed: Whether the first of them takes negative correlations.
         sums: Whether the block ends in sums over positions.
         pools: Whether it ends in sums over pairs of 2 × 2 windows; else, and without ``sums``,
             its cells are stored.
@@ -103,9 +103,9 @@ class Fused:
     dtype: str
 
     @property
-    def room(self) -> int:
+    def layer_size(self) -> int:
         """Numbers of both images that one layer needs: roots, half variances, four rows of sums."""
-        return room_of(self.H, self.pitch)
+        return layer_size_of(self.H, self.pitch)
 
     @property
     def lanes_of_class(self) -> int:
@@ -125,13 +125,14 @@ class Fused:
     @property
     def layers_size(self) -> int:
         """Numbers of the layers in shared memory; a single layer has no next one."""
-        return min(self.buffers, self.layers) * self.room
+        return min(self.buffers, self.layers) * self.layer_size
 
     @property
     def kept(self) -> int:
-        """Rows of windows whose sums stay in registers: all where there are registers, or no room.
+        """Rows of windows whose sums stay in registers.
 
-        The others are kept in shared memory, each thread's own.
+        All where the registers suffice; else shared memory, each thread's own part of it, takes as
+        many rows as fit.
         """
         rows = self.H // 2
         if self.layers == 1 or self.H <= 16:
@@ -148,10 +149,7 @@ class Fused:
 
     @property
     def exchange_size(self) -> int:
-        """Numbers of shared memory in front of the sums kept there.
-
-        Layers, or where a pool's sums from registers meet.
-        """
+        """Numbers of shared memory for layers, or for the exchange of a pool's sums."""
         return self._exchange(self.kept)
 
     @property
@@ -164,11 +162,10 @@ class Fused:
 class Parts:
     """How the pairs of windows of a pool are cut among blocks of threads, along the columns.
 
-    Window J of a row image meets window J + Q of a column image in the classes q = 2Q − 1, 2Q and
-    2Q + 1 (modulo W). A block of threads has ``run`` classes q next to each other, from an even one
-    on; the last of them, an odd one, adds to windows that otherwise belong to the next block. So
-    windows are stored in ``half`` + 1 slots a block: its own, and last what it has of the next
-    block's first.
+    Window J of a row image with window J + Q of a column image takes cells of the classes
+    q = 2Q − 1, 2Q and 2Q + 1 (modulo W). A block of threads has ``run`` adjacent classes q, from an
+    even one on. Its last class, an odd one, also adds to the first Q of the next block; these sums
+    have a slot of their own. So a block stores ``half`` + 1 slots.
 
     Attributes:
         W: Columns in front of the pool.
@@ -199,7 +196,7 @@ class Parts:
         return self.count * (self.half + 1)
 
 
-def room_of(H: int, pitch: int) -> int:
+def layer_size_of(H: int, pitch: int) -> int:
     """Return how many numbers of both images a layer needs."""
     return 4 * (H + 1) * pitch
 
@@ -212,31 +209,21 @@ def columns_of(W: int) -> int:
 def buffers_of(
     H: int, W: int, pitch: int, layers: int, count: int, dtype: str, *, pools: bool
 ) -> int:
-    """Return how many layers to keep in shared memory.
+    """Return how many of a block's ``layers`` to keep in shared memory.
 
-    Args:
-        H: Rows.
-        W: Columns.
-        pitch: Numbers from one row to the next.
-        layers: Nonlinearities of the block.
-        count: Displacement classes of an entry.
-        dtype: Of the numbers.
-        pools: Whether the block ends in a pool's sums.
-
-    Returns:
-        2, so that one is copied while another is in use; 1 where there is no more room; 0 where
-        there is none, or an entry has too few classes for a block of teams to share what is copied.
+    2, so that one is copied while another is in use; 1 where two do not fit; 0 where none fits, or
+    an entry has too few classes (``count``) for a block of teams to share what is copied.
     """
     if H * W == 1 or (count < H * W and not pools):
         return 0
-    fit = SHARED_BYTES // np.dtype(dtype).itemsize // room_of(H, pitch)
+    fit = SHARED_BYTES // np.dtype(dtype).itemsize // layer_size_of(H, pitch)
     return 2 if fit >= min(2, layers) else fit
 
 
 def can_pool(H: int, W: int, edge: int, dtype: str) -> bool:
     """Return whether a fused kernel can add up the windows behind its block."""
-    meeting = 2 * THREADS * (H // 2) * np.dtype(dtype).itemsize
-    return edge == 2 and H % 2 == 0 and W % 2 == 0 and W <= LANES and meeting <= SHARED_BYTES
+    exchanged = 2 * THREADS * (H // 2) * np.dtype(dtype).itemsize
+    return edge == 2 and H % 2 == 0 and W % 2 == 0 and W <= LANES and exchanged <= SHARED_BYTES
 
 
 @lru_cache(maxsize=64)
@@ -246,8 +233,8 @@ def fused_kernel(spec: Fused) -> Any:
     del known["dtype"]
     cells = spec.H * spec.columns
     known |= {"lanes_of_class": spec.lanes_of_class, "together": spec.together}
-    known["room"], known["front"] = spec.room, spec.H * spec.pitch
-    known["other_room"] = spec.room if spec.layers > 1 else 0
+    known["front"] = spec.H * spec.pitch
+    known["next_layer"] = spec.layer_size if spec.layers > 1 else 0
     known["shared_size"] = spec.shared_size
     unit = 16 // np.dtype(spec.dtype).itemsize  # numbers that a thread copies at a time
     known |= {"threads": THREADS, "lanes": LANES, "unit": unit}
@@ -289,7 +276,7 @@ def known_of_pools(spec: Fused) -> dict[str, Any]:
 
 
 def _fused(
-    pairs, tasks, teams, chunks, starts, classes, A, B, size, pooled, planes, units, last, found,
+    pairs, tasks, teams, chunks, starts, classes, A, B, size, pooled, planes, units, last, totals,
     cells,
 ):  # fmt: skip
     """Run one block.
@@ -314,7 +301,7 @@ def _fused(
         units: (last + 1, 3) of the dtype: 1 if the layer in front is trained, else 0; what
             sums of neighbours are multiplied by; and 0.
         last: Index of the last sweep.
-        found: (n, chunks · teams, networks, 2) float64, sums of Δ and Θ.
+        totals: (n, chunks · teams, networks, 2) float64, sums of Δ and Θ.
         cells: Δ and Θ at the end of a block in front of a pool, of the dtype: ``pooled`` of
             the next block, or (n, 2, count, H, W) where another kernel pools.
     """
@@ -327,7 +314,7 @@ def _fused(
     team = task - chunk_of_pair * teams
     pair = chunk_of_pair // chunks
     chunk = chunk_of_pair - pair * chunks
-    if pools:  # both neighbours' rows meet in a window: P takes p = 2P − 1, 2P and 2P + 1
+    if pools:  # a window takes rows of both neighbours: P takes p = 2P − 1, 2P and 2P + 1
         first_p, first_q = 2 * classes[3 * chunk] - 1, classes[3 * chunk + 2]
         begin, stop, stride = 0, 2 * classes[3 * chunk + 1] + 1, 1
         there = min(run, W - first_q)  # classes
@@ -413,7 +400,7 @@ def _fused(
                 advance(pa[c], 1) if ja[c] < W - 1 else advance(pb[c], 1 if jb[c] < W - 1 else 0)
             )
             if buffers > 0:
-                # lanes that need none read along with one that may, or there were more wavefronts
+                # inactive lanes read an active lane's address, which takes fewer wavefronts
                 from_left[c] = 3 * front + max(q - 1, 0)
                 from_right[c] = 3 * front + q
                 if some_left[c] == one:
@@ -427,14 +414,14 @@ def _fused(
                 for sweep in range(phase, last if phase == 2 else phase + 1):
                     trained = fetch(pointer(units, 0), 3 * sweep)
                     factor = fetch(pointer(units, 0), 3 * sweep + 1)
-                    # with a zero read anew, or the masks of all rows would be kept in registers
+                    # a zero is read anew: else the masks of all rows are kept in registers
                     cut_row = real(cut) + fetch(pointer(units, 0), 3 * sweep + 2)
                     if buffers == 2 or (buffers == 1 and phase > 0):
                         if buffers == 2 and phase > 0:
                             await_copies()
-                            held = other_room - held
-                        block_barrier()  # nobody reads what is now written over
-                        to = other_room - held if buffers == 2 else 0
+                            held = next_layer - held
+                        block_barrier()  # all have read what is overwritten now
+                        to = next_layer - held if buffers == 2 else 0
                         for k in unroll(turns):
                             if whole or piece[k] < front:
                                 copy_unit(shared, to + piece[k], from_a[k], 0)
@@ -567,7 +554,7 @@ def _fused(
         trained = units[last, 0]
         if buffers == 2:
             await_copies()
-            held = other_room - held
+            held = next_layer - held
             block_barrier()
         for c in unroll(columns):
             if buffers == 2:
@@ -602,11 +589,11 @@ def _fused(
             for k in range(2 * reads):
                 part_of = over_lanes(early[k])
                 if lane == 0:
-                    put(pointer(found, 0), 2 * task * (reads + 1) + k, part_of)
+                    put(pointer(totals, 0), 2 * task * (reads + 1) + k, part_of)
         total_d, total_t = over_lanes(total_d), over_lanes(total_t)
         if lane == 0:
-            put(pointer(found, 0), 2 * (task * (reads + 1) + reads), total_d)
-            put(pointer(found, 0), 2 * (task * (reads + 1) + reads) + 1, total_t)
+            put(pointer(totals, 0), 2 * (task * (reads + 1) + reads), total_d)
+            put(pointer(totals, 0), 2 * (task * (reads + 1) + reads) + 1, total_t)
 
 
 def into_windows(
@@ -628,7 +615,7 @@ def into_windows(
     else:
         if step > 0:
             if kept > 0:
-                block_barrier()  # nobody reads what is now written over
+                block_barrier()  # all have read what is overwritten now
             for k in unroll(windows):
                 if k < kept:
                     put(shared, 2 * threads * k + thread, pool_d[k] + D[2 * k])
@@ -661,7 +648,7 @@ def into_windows(
                                 value += peek(shared, own + odd + 1)
                             put(pointer(cells, 0), to + s * area, value)
                     put(pointer(cells, 0), to + half * area, peek(shared, own + spill))
-            block_barrier()  # nobody reads what is now written over
+            block_barrier()  # all have read what is overwritten now
         for k in unroll(windows):
             if k < kept:
                 pool_d[k], pool_t[k] = D[2 * k + 1], T[2 * k + 1]

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from ntkdist.kernels.cuda.cells import PIXELS, POOLED, cell_functions, distance, keep
+from ntkdist.kernels.chain import PIXELS, POOLED
+from ntkdist.kernels.cuda.cells import cell_functions, distance, keep
 from ntkdist.kernels.cuda.intrinsics import (
     LANES,
     advance,
@@ -51,7 +52,7 @@ def pool_kernel(dtype: str) -> Any:
 
 
 def _general(
-    pairs, tasks, chunks, starts, classes, A, B, size, pooled, table, units, last, found, cells,
+    pairs, tasks, chunks, starts, classes, A, B, size, pooled, table, units, last, totals, cells,
     H, W, pitch, plane, channels, sums, scratch,
 ):  # fmt: skip
     """Run one block.
@@ -163,22 +164,16 @@ def _general(
         if sums:
             total_d, total_t = over_lanes(total_d), over_lanes(total_t)
             if lane == 0:
-                put(pointer(found, 0), 2 * task, total_d)
-                put(pointer(found, 0), 2 * task + 1, total_t)
+                put(pointer(totals, 0), 2 * task, total_d)
+                put(pointer(totals, 0), 2 * task + 1, total_t)
 
 
 def _pool(cells, slots, count, total, edge, H, W, pooled):
-    """Add up the cells of every pair of windows.
+    """Add up the cells of every pair of windows of ``edge`` rows and columns, ``total`` n·(h·w)².
 
-    Args:
-        cells: (n, 2, count, H, W) Δ and Θ.
-        slots: (H·W,) int64, where a displacement class stands in ``cells``; -1 where it does not.
-        count: Classes in ``cells``.
-        total: Pairs of windows, n·(h·w)².
-        edge: Of a window.
-        H: Rows in front.
-        W: Columns in front.
-        pooled: (n, 2, h·w, h, w) to fill; a ragged rest of rows or columns is left out.
+    ``cells`` is (n, 2, count, H, W) Δ and Θ; ``slots`` (H·W,) int64, where a displacement class
+    is among the ``count``, −1 where it is not; ``pooled`` (n, 2, h·w, h, w) to fill: a
+    ragged rest of rows or columns is left out.
     """
     index = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
     if index >= total:

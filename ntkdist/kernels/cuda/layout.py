@@ -9,8 +9,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from ntkdist.kernels import plan as columns
-from ntkdist.kernels.chain import Chain, Link
+from ntkdist.kernels import chain as columns
+from ntkdist.kernels.chain import Chain, Link, Plan, plan_of
 from ntkdist.kernels.cuda import general as tables
 from ntkdist.kernels.cuda.fused import (
     MOST_CELLS,
@@ -21,7 +21,6 @@ from ntkdist.kernels.cuda.fused import (
     columns_of,
 )
 from ntkdist.kernels.cuda.intrinsics import LANES, TEAMS
-from ntkdist.kernels.plan import Plan, plan_of
 
 # A team's share of an entry: enough classes to keep the ends cheap, enough teams to fill a GPU
 _STEPS, _CHUNKS = 8, 32
@@ -34,7 +33,7 @@ class Classes:
     Attributes:
         ids: (count,) p·W + q.
         starts: (chunks + 1,) where each chunk starts.
-        slots: (H·W,) where a class stands among ``ids``; -1 where it does not.
+        slots: (H·W,) where a class is among ``ids``; −1 where it is not.
     """
 
     ids: np.ndarray
@@ -43,14 +42,7 @@ class Classes:
 
     @classmethod
     def of(cls, ids: np.ndarray, H: int, W: int, *, by_rows: bool) -> Classes:
-        """Cut the classes of an H × W block into chunks.
-
-        Args:
-            ids: (count,) p·W + q, ascending.
-            H: Rows.
-            W: Columns.
-            by_rows: Whether a chunk is all classes of one p.
-        """
+        """Cut ascending classes p·W + q of an H × W block into chunks; ``by_rows`` one a p."""
         if by_rows:
             starts = np.append(np.unique(ids // W, return_index=True)[1], len(ids)).astype(np.int64)
         else:
@@ -67,7 +59,7 @@ class Pooling:
     """Displacements of windows behind a block whose kernel adds them up, in the chunks of teams.
 
     Attributes:
-        first: The first P, negative where they go around.
+        first: The first P, negative where they wrap.
         count: How many P.
         starts: The first q of each part (``Parts``) that is needed.
     """
@@ -164,8 +156,8 @@ class Block:
         return Parts.of(self.W).slots if self.pools else self.W // self.pool
 
     @property
-    def aligned_too(self) -> int:
-        """The slot that has more of aligned windows than their own, the first; 0 if none has."""
+    def second_aligned_slot(self) -> int:
+        """The slot that holds the other part of aligned windows' sums; 0 if slot 0 holds all."""
         return self.slots - 1 if self.pools else 0
 
     def chunk(self, ids: np.ndarray) -> Classes | Pooling:
@@ -182,7 +174,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where an image's numbers stand.
+    """The tables of a network's kernels, and where they find an image's numbers.
 
     Attributes:
         plan: Units, sweeps and classes, shared with the CPU backend.
@@ -205,7 +197,7 @@ class Layout:
 
 
 def _pitch(W: int) -> int:
-    """Return a row's room: a line of the cache where it is nearly one, else the next power, from 4.
+    """Return the numbers from one row to the next: a power of two from 4, or a multiple of 32.
 
     So rows begin where 16 bytes can be copied at a time.
     """
@@ -218,11 +210,7 @@ def layout_of(
 ) -> Layout:
     """Lay out a chain on (H, W, C) images.
 
-    Args:
-        chain: The network.
-        shape: (H, W, C).
-        dtype: Of the numbers.
-        reads: After how many layers shallower networks end; for one block without a pool.
+    ``reads`` says after how many layers shallower networks end; for one block without a pool.
     """
     plan = plan_of(chain, shape, dtype)
     blocks: list[Block] = []
@@ -277,7 +265,7 @@ def layout_of(
             fused, block.pool, Pooling(0, 0, ()), links, centers, _windows(plan, blocks),
         )  # fmt: skip
         blocks.append(replace(made, classes=made.chunk(ids)))
-    for made in blocks:  # what is copied along with the last roots, and not used
+    for made in blocks:  # the last roots are copied with two planes that are not used
         if made.fused is not None and made.fused.buffers:
             size = max(size, int(made.planes[-1, 0]) + 3 * made.plane)
     return Layout(plan, tuple(blocks), tuple(offsets), -(-size // 4) * 4, reads)

@@ -16,8 +16,8 @@ import numpy as np
 
 from ntkdist.errors import InputError
 from ntkdist.kernels.backend import as_images
-from ntkdist.kernels.chain import Chain, Link
-from ntkdist.kernels.cuda.cells import ERF, LINEAR, RELU, cell_functions
+from ntkdist.kernels.chain import ERF, KIND_OF, LINEAR, Chain, Link
+from ntkdist.kernels.cuda.cells import cell_functions
 from ntkdist.kernels.cuda.intrinsics import (
     SIMPLE,
     cuda,
@@ -33,13 +33,12 @@ from ntkdist.kernels.cuda.layout import Block, Layout, layout_of
 from ntkdist.kernels.cuda.runner import BlockRunner, to_device
 from ntkdist.kernels.cuda.unroll import written_out
 
-_KIND = {"": LINEAR, "relu": RELU, "erf": ERF}
 CLEARING = 1024 * SIMPLE  # threads
 
 
 @dataclass(frozen=True)
 class CudaState:
-    """What ``prepare`` made of n images; the arrays are on the device.
+    """n prepared images; the arrays are on the device.
 
     Attributes:
         layout: The network on images of this shape.
@@ -66,7 +65,7 @@ class CudaState:
 
 
 def on_device(images: Any) -> Any:
-    """Return (n, H, W, C) images on the device; those that are there are not copied."""
+    """Return (n, H, W, C) images on the device; those already there are not copied."""
     if hasattr(images, "__cuda_array_interface__") or hasattr(images, "copy_to_host"):
         x = images if hasattr(images, "copy_to_host") else cuda.as_cuda_array(images)
         if x.ndim != 4 or 0 in x.shape:
@@ -111,7 +110,7 @@ class Preparation:
         )  # fmt: skip
 
     def state(self) -> CudaState:
-        """Go through the blocks."""
+        """Fill the numbers block by block and return the state."""
         layout = self.layout
         chain = layout.plan.chain
         spreads = []
@@ -124,17 +123,17 @@ class Preparation:
                     spreads.append(self._spread(block))
         spread = self._spread(layout.blocks[-1])
         variance = spread
-        if chain.pooled and chain.bends_behind:
+        if chain.pooled and chain.has_nonlinear_head:
             inside = np.empty(self.n)
-            for part, found in self._with_itself(len(layout.blocks)):
-                # chunk by chunk, as for an entry
-                inside[part] = reduce(np.add, found.copy_to_host()[:, :, 0, 0].T)
+            for part, totals in self._with_itself(len(layout.blocks)):
+                # in the order of chunks, as for an entry
+                inside[part] = reduce(np.add, totals.copy_to_host()[:, :, 0, 0].T)
             inside *= layout.plan.unit / layout.plan.count
             variance = to_device(np.maximum(spread.copy_to_host() - inside, 0.0))
         return CudaState(layout, self.numbers, (*spreads, spread), variance, self.norm)
 
     def _variances(self, H: int, W: int) -> Any:
-        """Return an array for the variances of all pixels, another one than the last time."""
+        """Return one of two arrays in turn for the variances of all pixels."""
         self.turn = 1 - self.turn
         shape = (self.n, H, W)
         return self.runner.workspace.array(f"variances {self.turn}", shape, np.float64)
@@ -152,28 +151,28 @@ class Preparation:
         new = self._variances(block.H, block.W)
         each(self.kernels["link"], total)(
             self.A, total, block.H, block.W, link.size, link.W_std**2 / link.size**2,
-            link.b_std**2, before, behind, _KIND[link.activation], self.numbers,
+            link.b_std**2, before, behind, KIND_OF[link.activation], self.numbers,
             self.layout.size, block.pitch, block.plane, block.copy, where["half"],
             where["side"], where["cells"], new,
         )  # fmt: skip
         self.A = new
 
     def _pool(self, n: int) -> None:
-        """Average over windows, with what each image's windows have of themselves."""
+        """Average over windows, less the mean of Δ of each window with itself."""
         front, block = self.layout.blocks[n - 1], self.layout.blocks[n]
         new = self._variances(block.H, block.W)
         for part, pooled in self._with_itself(n):
             count = part.stop - part.start
             each(self.kernels["windows"], count * block.pixels)(
                 self.A[part], count * block.pixels, front.W, front.pool, block.H, block.W,
-                pooled, front.slots, front.aligned_too, self.layout.plan.pool_units[n],
+                pooled, front.slots, front.second_aligned_slot, self.layout.plan.pool_units[n],
                 self.numbers[part], self.layout.size, block.pitch, block.copy, block.centers,
                 new[part],
             )  # fmt: skip
         self.A = new
 
     def _with_itself(self, upto: int) -> Iterator[tuple[slice, Any]]:
-        """Run the first blocks on each image and itself, in batches; yield which and what."""
+        """Run the first blocks on each image and itself; yield each batch's slice and result."""
         layout = self.layout
         classes = tuple(block.classes for block in layout.blocks)
         if upto < len(layout.blocks):
@@ -221,7 +220,7 @@ def _clear(numbers, count, threads):
 
 
 def _contrast(x, n, count, homogeneous, bad, norm):
-    """Find what each of (n, count) images is divided by (see ``cpu.contrast``), and bad pixels."""
+    """Store each image's divisor (see ``cpu.backend.contrast``), and 1 in ``bad`` if it is bad."""
     image = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
     if image >= n:
         return
@@ -233,7 +232,7 @@ def _contrast(x, n, count, homogeneous, bad, norm):
         finite = finite and value < np.float64(math.inf)
         largest = max(largest, value)
     put(pointer(bad, 0), image, 0 if finite else 1)
-    found = np.float64(1)
+    divisor = np.float64(1)
     if homogeneous and finite:
         if largest == 0:
             largest = np.float64(1)
@@ -244,8 +243,8 @@ def _contrast(x, n, count, homogeneous, bad, norm):
         square /= count
         if square == 0:
             square = np.float64(1)
-        found = math.ldexp(largest, math.floor(math.log2(square) / 2 + 0.5))
-    put(pointer(norm, 0), image, found)
+        divisor = math.ldexp(largest, math.floor(math.log2(square) / 2 + 0.5))
+    put(pointer(norm, 0), image, divisor)
 
 
 def _pixels(x, total, area, W, channels, norm, factor, numbers, size, pitch, plane, copy, A):
@@ -271,28 +270,13 @@ def _link(
     A, total, H, W, box, scale, bias, before, behind, kind, numbers, size, pitch, plane, copy,
     half_at, side_at, cells_at, new,
 ):  # fmt: skip
-    """Go through a linear layer and what stands behind it.
+    """Go through a linear layer and what stands behind it, of ``kind``.
 
-    Args:
-        A: (n, H, W) float64 variances in front.
-        total: n·H·W.
-        H: Rows.
-        W: Columns.
-        box: Filter edge.
-        scale: Weight variance over box².
-        bias: Bias variance.
-        before: Unit of Δ in front.
-        behind: Unit of Δ behind the linear layer.
-        kind: What stands behind it.
-        numbers: (n, size) to fill.
-        size: Numbers of an image.
-        pitch: From one row of a plane to the next.
-        plane: Numbers of a plane.
-        copy: From a number to its copy; 0 where there is none.
-        half_at: Where to store half variances in front.
-        side_at: Where to store their sums along the row.
-        cells_at: Where to store what the cells behind the layer read.
-        new: (n, H, W) float64 variances behind.
+    ``A`` and ``new`` are (n, H, W) float64 variances in front and behind, ``total`` n·H·W,
+    ``box`` the filter's edge, ``scale`` its weight variance over box²; ``before`` and ``behind``
+    are units of Δ in front of and behind the linear layer. ``numbers`` is (n, size) to fill: half
+    variances in front at ``half_at``, their sums along rows at ``side_at``, what the cells behind
+    the layer read at ``cells_at``; ``copy`` is from a number to its copy, 0 where there is none.
     """
     index = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
     if index >= total:
@@ -321,7 +305,7 @@ def _link(
         twice(to, cells_at, copy, real(math.sqrt(0.5 + variance)))
         twice(to, cells_at + plane, copy, real(inverse))
         twice(to, cells_at + 2 * plane, copy, real(variance))
-        # as covariances are computed: equal images then meet exactly
+        # as covariances are computed: so that Δ of equal images is zero
         z = (real(variance) + real(variance)) * m
         twice(to, cells_at + 3 * plane, copy, half_erf(one * m, z))
         variance = 2 / math.pi * math.asin(2 * variance / (1 + 2 * variance))
@@ -338,23 +322,10 @@ def _windows(
 ):  # fmt: skip
     """Average variances over windows: mean a² less the mean of Δ(x, x) over a window's pairs.
 
-    Args:
-        A: (n, H, W) float64 variances in front.
-        total: n·h·w.
-        W: Columns in front.
-        edge: Of a window.
-        h: Rows of windows.
-        w: Columns of windows.
-        pooled: (n, 2, h·slots, h, w), sums of each image's Δ with itself in its first slot.
-        slots: For each displacement of rows.
-        more: The slot that has more of them; 0 where none has.
-        unit: What makes means of these sums.
-        numbers: (n, size) to fill.
-        size: Numbers of an image.
-        pitch: From one row of a plane to the next.
-        copy: From a number to its copy; 0 where there is none.
-        centers_at: Where to store half of the sums.
-        new: (n, h, w) float64 variances behind.
+    ``A`` and ``new`` are (n, H, W) and (n, h, w) float64 variances in front and behind, ``total``
+    n·h·w, ``edge`` that of a window. ``pooled`` is (n, 2, h·slots, h, w), sums of each image's Δ
+    with itself in its first slot and in slot ``more``, if that is not 0; ``unit`` makes means of
+    them, and half of them go to ``centers_at`` of ``numbers``, as in ``_link``.
     """
     index = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
     if index >= total:

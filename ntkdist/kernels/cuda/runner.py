@@ -26,7 +26,7 @@ MOST_BYTES = 2**31  # of it: enough to keep a GPU busy, and little to ask for
 MOST_PAIRS = 2**22  # of a batch
 MOST_TABLES = 256
 BLOCKS_AT_ONCE = 4  # blocks of threads of a fused kernel that a multiprocessor has
-WAVES = 8  # how often the blocks of threads that fit a GPU should go round at least
+WAVES = 8  # at least so many times the blocks of threads that a GPU runs at once
 
 
 def windows_of(block: Block) -> int:
@@ -36,7 +36,7 @@ def windows_of(block: Block) -> int:
 
 
 def pieces_of(pooling: Pooling, pairs: int) -> int:
-    """Return into how many pieces to cut the row displacements of an entry; more cost more."""
+    """Return into how many pieces to cut the row displacements of an entry: few, for a busy GPU."""
     wanted = WAVES * BLOCKS_AT_ONCE * multiprocessors()
     return max(1, min(pooling.count, wanted // (pairs * len(pooling.starts))))
 
@@ -47,28 +47,28 @@ def to_device(values: np.ndarray) -> Any:
 
 
 class Workspace:
-    """Device memory that is used again from batch to batch, and tables that stay there.
+    """Device memory that is reused from batch to batch, and constant tables on the device.
 
-    Asking a GPU for memory and giving it back makes it wait; so does copying small tables.
+    Allocating and freeing device memory makes the GPU wait; so does copying small tables.
     """
 
     def __init__(self) -> None:
-        self._rooms: dict[tuple[str, str], Any] = {}
+        self._arrays: dict[tuple[str, str], Any] = {}
         self._tables: dict[int, tuple[np.ndarray, Any]] = {}
 
     @property
     def nbytes(self) -> int:
         """Bytes held, tables left out."""
-        return sum(int(room.nbytes) for room in self._rooms.values())
+        return sum(int(kept.nbytes) for kept in self._arrays.values())
 
     def array(self, name: str, shape: tuple[int, ...], dtype: Any) -> Any:
-        """Return an array with whatever is in it; the next call with this name may overwrite it."""
+        """Return an array that is not cleared; the next call with this name may overwrite it."""
         key, size = (name, np.dtype(dtype).str), math.prod(shape)
-        room = self._rooms.get(key)
-        if room is None or room.size < size:
-            self._rooms.pop(key, None)  # first, or both would be there
-            room = self._rooms[key] = cuda.device_array((size,), dtype)
-        return room[:size].reshape(shape)
+        kept = self._arrays.get(key)
+        if kept is None or kept.size < size:
+            self._arrays.pop(key, None)  # freed first: both need not fit
+            kept = self._arrays[key] = cuda.device_array((size,), dtype)
+        return kept[:size].reshape(shape)
 
     def table(self, values: np.ndarray) -> Any:
         """Return a constant array on the device; the same for the same object."""
@@ -110,15 +110,9 @@ class BlockRunner:
     def batch_size(
         self, layout: Layout, upto: int, classes: Sequence[Classes | Pooling] | None = None
     ) -> int:
-        """Return how many pairs to run at a time, from the memory that is free now.
+        """Return how many pairs of the first ``upto`` blocks fit the memory that is free now.
 
-        Args:
-            layout: The network.
-            upto: How many of its blocks.
-            classes: Of each block, where they are not the layout's.
-
-        Returns:
-            At least 1.
+        ``classes`` are those of each block, where they are not the layout's.
 
         Raises:
             InputError: If not even one pair fits.

@@ -92,11 +92,11 @@ class _Writer(ast.NodeTransformer):
         self.arrays: set[str] = set()
 
     def statements(self, body: list[ast.stmt]) -> list[ast.stmt]:
-        found: list[ast.stmt] = []
+        written: list[ast.stmt] = []
         for statement in body:
             new = self.visit(statement)
-            found += new if isinstance(new, list) else [] if new is None else [new]
-        return found
+            written += new if isinstance(new, list) else [] if new is None else [new]
+        return written
 
     def value(self, node: ast.expr) -> Any:
         """Return what an expression is if only known names are in it, else raise ``ValueError``."""
@@ -115,15 +115,15 @@ class _Writer(ast.NodeTransformer):
             node.body = self.statements(node.body)
             return node
         assert isinstance(node.target, ast.Name)
-        found: list[ast.stmt] = []
+        written: list[ast.stmt] = []
         outside = self.known.get(node.target.id)
         for index in range(self.value(call.args[0])):
             self.known[node.target.id] = index
-            found += self.statements(copy.deepcopy(node.body))
+            written += self.statements(copy.deepcopy(node.body))
         self.known.pop(node.target.id, None)
         if outside is not None:
             self.known[node.target.id] = outside
-        return found
+        return written
 
     def visit_While(self, node: ast.While) -> Any:
         node.test = self.visit(node.test)

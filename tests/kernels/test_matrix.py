@@ -5,7 +5,7 @@ import pytest
 
 from ntkdist import Architecture
 from ntkdist.kernels import Family, get_backend
-from ntkdist.kernels.family import depths_of
+from ntkdist.kernels.matrix import depths_of
 from tests.kernels.images import awkward_images
 from tests.kernels.oracle import KINDS
 from tests.tolerances import RTOL, assert_close
