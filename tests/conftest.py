@@ -83,8 +83,13 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ntkdist.report.page.draw_figures", lambda *_: {})
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest files; skip what needs a GPU where there is none."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    """Begin with the longest files; one case of slow tests stays quick; skip what needs a GPU."""
+    for item in items:
+        for mark in [mark for mark in item.own_markers if mark.name == "slow"]:
+            if "but" in mark.kwargs and item.callspec.id == mark.kwargs["but"]:
+                item.own_markers.remove(mark)
     here = Path(__file__).parent
     places = {here / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
