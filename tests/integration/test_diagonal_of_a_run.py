@@ -257,6 +257,7 @@ def test_a_stop_is_followed_within_a_round(
         np.testing.assert_array_equal(pipeline.run.read("labels", "refurbished"), labels)
 
 
+@pytest.mark.usefixtures("figures")
 def test_the_report_shows_changes_and_no_curve(finished: RunConfig) -> None:
     page = Path(write_report(Run.open(finished.run))).read_text()
     assert 'id="fig-changes' in page or "changes" in page
