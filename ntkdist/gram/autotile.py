@@ -24,7 +24,7 @@ _MEASURE_SECONDS = 0.5
 _TILES_PER_WORKER = 16
 _FEWEST_PER_WORKER = 4
 _SHORTEST_SECONDS = 0.5
-_COPIES = 6  # of a block: the backend's, the store's contiguous one, the compressed one; two tiles
+_COPIES = 6  # of a block in memory: computed, contiguous and compressed, of two tiles each
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,11 @@ def choose_edge(
 ) -> TileChoice:
     """Choose the edge of a tile.
 
-    The rule: a tile takes the geometric middle of ``seconds``; smaller, so that every
-    worker gets 16 tiles (an interruption then loses little, and nobody waits long for
-    the last one), but not below the shorter of ``seconds[0]`` and half a second for
-    that reason alone; smaller still for at least 4 tiles a worker; and never more than
-    ``memory``. Small matrices therefore have short tiles. Then rounded to a multiple of
-    16 images, if the number of tile rows stays the same or is at least 16.
+    The edge is the smallest of four. (1) A tile takes the geometric mean of ``seconds``.
+    (2) Every worker gets 16 tiles, so that an interruption loses little, but a tile takes
+    at least half a second, or ``seconds[0]`` if that is shorter. (3) Every worker gets 4
+    tiles. (4) A tile fits ``memory``. The edge is then rounded to a multiple of 16, if the
+    grid stays the same or has at least 16 rows and columns of tiles.
 
     Args:
         backend: Measured on this machine, after a warm-up that compiles.
@@ -78,7 +77,7 @@ def choose_edge(
         kinds: Kinds of kernel.
 
     Raises:
-        InputError: If there are fewer than 2 images, or not even a few fit ``memory``.
+        InputError: If there are fewer than 2 images, or 2 do not fit ``memory``.
     """
     if len(images) < 2:
         raise InputError(f"{len(images)} images given to measure with; at least 2 are needed")
@@ -107,14 +106,14 @@ def choose_edge(
         edge,
         rate,
         expected,
-        f"edge {edge}: {rate:.3g} entries/s measured, {expected:.2g} s a tile; bound by {why}",
+        f"edge {edge}: {rate:.3g} entries/s measured, {expected:.2g} s a tile; limit: {why}",
     )
 
 
 def choose_edge_there(
     name: str, dtype: str, arch: str, images: np.ndarray, **more: Any
 ) -> TileChoice:
-    """Choose like ``choose_edge`` with a backend created here, which may be another machine."""
+    """Call ``choose_edge`` with a backend created by its name, as on a worker's node."""
     return choose_edge(get_backend(name, dtype=dtype), Architecture.parse(arch), images, **more)
 
 

@@ -51,7 +51,7 @@ def compute_gram(
     Raises:
         InputError: If the stores have another fingerprint, shape or edge, or a tile to recompute
             does not exist.
-        StageError: After everything else is done, if tiles failed; or no worker is left.
+        StageError: If tiles failed, after all others are done; or at once if no worker is left.
         InterruptedRunError: If ``stop`` was set before all was done.
     """
     start = time.monotonic()
@@ -115,7 +115,7 @@ def open_outputs(job: GramJob, tiling: Tiling) -> list[GramStore]:
     """Open the job's stores for writing, and create those that are absent.
 
     Raises:
-        InputError: If a store is there for another fingerprint, kind, shape or edge, or
+        InputError: If a store has another fingerprint, kind, shape, symmetry, edge or dtype, or
             cannot be created.
     """
     if tiling.edge != job.edge:

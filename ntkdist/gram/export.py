@@ -48,7 +48,7 @@ def export(
         on_rows: Told after each band how many rows of how many are written.
 
     Raises:
-        InputError: For an unknown format, a file that is there, one that cannot be written, or a
+        InputError: For a URL, an unknown format, a file that exists or cannot be written, or a
             package that is not installed.
         StageError: If tiles are missing.
         StoreError: If a tile is corrupt.
@@ -131,7 +131,7 @@ def _h5(path: str, kind: str, shape: tuple[int, int], edge: int, bands: Bands) -
         raise InputError(
             f"{path}: HDF5 needs h5py, which is not installed; pip install h5py, or export to .npy"
         ) from None
-    # HDF5 takes chunks of less than 4 GiB, and none larger than the array
+    # HDF5 takes no chunk larger than the array
     chunk = min(edge, *shape)
     with h5py.File(path, "w") as file:
         data = file.create_dataset(

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM set a flag, so that tiles in flight are finished; twice means now."""
+"""SIGINT or SIGTERM sets a flag, and tiles in flight are finished; a second one stops at once."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def stop_on_signals() -> Iterator[StopFlag]:
 
 @contextmanager
 def keep_signal_handlers() -> Iterator[None]:
-    """Put the handlers back that code in the block replaces (``ray.init`` takes SIGTERM)."""
+    """Restore the handlers that the block replaces (``ray.init`` replaces SIGTERM's)."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -144,7 +144,7 @@ class GramStore:
                 f" {metadata.fingerprint}, this job is {fingerprint};"
                 " take another folder, or the configuration the store was made with"
             )
-        # Reading never sees an explicitly stored NaN tile, so writing must not make one.
+        # A chunk of fill values (NaN) means a missing tile, so none may be written.
         return cls(address, array.with_config({"write_empty_chunks": False}), metadata)
 
     @staticmethod
@@ -192,8 +192,8 @@ class GramStore:
         Raises:
             NotFiniteError: If an entry is NaN or infinite; the message names the images.
             StoreError: If the key is not a tile of this store, the shape is not the
-                tile's, or the store is open for reading only.
-            InputError: If the place cannot be written.
+                tile's, the store is open for reading only, or the disk is full.
+            InputError: If the address cannot be written.
         """
         self._check_key(key)
         expected = self.tiling.tile_shape(key)
@@ -265,7 +265,7 @@ class GramStore:
         ):
             images = (np.flatnonzero(whole) + part.start).tolist()
             if 0 < len(images) < len(whole):
-                where += f", all those of {name} images {images[:8]}"
+                where += f", including every entry of {name} images {images[:8]}"
         raise NotFiniteError(
             f"tile {key} of {self.kind}: {int(bad.sum())} of {bad.size} entries are NaN or"
             f" infinite{where}; check these images and the scale of the inputs"
@@ -588,15 +588,15 @@ class DigestLog:
         self._log = AppendLog(address, _DIGESTS)
 
     def append(self, key: TileKey | str, digest: str) -> None:
-        """Enter a tile that was stored; the last entry of a tile holds."""
+        """Log the digest of a stored tile; the last entry of a tile counts."""
         self._log.append(f"{key} {digest}")
 
     def forget(self, key: TileKey) -> None:
-        """Enter that a tile was removed; its digest no longer holds."""
+        """Log that a tile was removed; its digest no longer counts."""
         self._log.append(f"{key} {_GONE}")
 
     def close(self) -> None:
-        """Write the entries that still wait."""
+        """Write the entries that are still buffered."""
         self._log.close()
 
 

@@ -1,8 +1,7 @@
 """Computes tiles: reads images, keeps prepared states, writes the tile, returns a record.
 
-One tile at a time is computed. Checking its entries, compressing, writing and hashing it are left
-to the thread that asked for it, so that a worker with two threads has its device compute the next
-tile meanwhile.
+One tile at a time is computed, under a lock. Its thread checks, compresses, writes and hashes it
+after the lock is released, so that a second thread can compute the next tile meanwhile.
 """
 
 from __future__ import annotations
@@ -38,8 +37,8 @@ class GramJob:
         images: Address of the rows' images, a Zarr array (N, H, W, C) float32.
         architecture: Canonical text of the network.
         backend: Name of the kernel backend, never ``auto``.
-        arithmetic: What the driver's backend reported; a worker whose backend reports
-            another one refuses to work.
+        arithmetic: Arithmetic of the driver's backend; a worker raises if its backend has
+            another one.
         dtype: ``float32`` or ``float64``.
         outputs: (kind, address of its store) for each kind of kernel.
         edge: Rows and columns of a tile.
@@ -48,8 +47,8 @@ class GramJob:
             the rows' images and a symmetric matrix.
         threads: Threads of one worker's backend and BLAS.
         kinds: The kinds of kernel; may be left out, ``outputs`` names them.
-        cache_bytes: What a worker may keep of prepared states; the two of the tile at
-            hand stay whatever they take.
+        cache_bytes: Most bytes of prepared states that a worker keeps; the two newest stay
+            whatever their size.
     """
 
     images: str
@@ -102,10 +101,10 @@ class TileRecord:
     Fields that are not listed are those of ``TileDone`` and ``TileFailed``.
 
     Attributes:
-        seconds: Duration with reading and writing, without waiting for the backend.
+        seconds: Duration with reading and writing; only a failed tile's includes waiting.
         error: None if the tile is stored; else the error in one line.
         unwritable: Whether it was computed and could not be stored.
-        computing: Of the seconds, those in which no other tile of the worker could be computed.
+        computing: Part of ``seconds`` in which the tile was computed, and no other one could be.
     """
 
     key: str
@@ -129,7 +128,7 @@ class UnwritableError(StoreError):
 class TileWorker:
     """Computes tiles of one job in this process; several threads may ask for tiles at once.
 
-    The backend, the prepared states and the limits of thread pools are one thread's at a time.
+    One thread at a time uses the backend, the prepared states and the thread-pool limits.
 
     Args:
         job: The job.
@@ -153,7 +152,7 @@ class TileWorker:
         self._states = StateCache(job.cache_bytes)
         self._make_backend = make_backend
         self._backend: Backend | None = None
-        self._turn = threading.RLock()  # its holder computes
+        self._compute_lock = threading.RLock()  # its holder computes
         self.on_computed: Callable[[TileKey], None] = lambda key: None
 
     def start(self) -> dict[str, Any]:
@@ -171,8 +170,8 @@ class TileWorker:
         for kind, store in self._stores.items():
             if store.arithmetic not in ("", job.arithmetic):
                 raise InputError(
-                    f"worker {self.name}: the tiles of {kind} are computed by {store.arithmetic},"
-                    f" its own would be by {job.arithmetic}; use the backend of the stored tiles"
+                    f"worker {self.name}: the stored tiles of {kind} are {store.arithmetic},"
+                    f" this job is {job.arithmetic}; use the backend of the stored tiles"
                 )
         self.start_computing()
         tiling = next(iter(self._stores.values())).tiling
@@ -185,7 +184,7 @@ class TileWorker:
         return {"pid": os.getpid(), "host": socket.gethostname(), "threads": self.job.threads}
 
     def start_computing(self) -> None:
-        """Open the images and create the backend, which ``blocks`` and ``block_of`` take.
+        """Open the images and create the backend, which ``blocks`` and ``block_of`` need.
 
         Raises:
             InputError: If the backend's arithmetic is not the job's.
@@ -235,7 +234,7 @@ class TileWorker:
             UnwritableError: If the tile cannot be written.
         """
         job = self.job
-        with self._turn:
+        with self._compute_lock:
             if self._backend is None:
                 self.start()
             begun = time.perf_counter()
@@ -263,17 +262,17 @@ class TileWorker:
     def blocks(self, key: TileKey) -> dict[str, np.ndarray]:
         """Compute and return one tile of every kind; on the diagonal the upper triangle counts."""
         rows, cols = self._tiling.slices(key)
-        # Under every executor, because BLAS may add in another order with other threads.
-        with self._turn, self._thread_pools.limit(limits=self.job.threads):
+        # Every executor limits threads: with another number, BLAS may add in another order.
+        with self._compute_lock, self._thread_pools.limit(limits=self.job.threads):
             a = self._state("rows", rows)
-            # on the diagonal the same object, by which the backend knows
+            # the same object on the diagonal, where the backend then computes half
             b = self._state("cols", cols)
             return self._get_backend().block(a, b, self.job.kinds)
 
     def block_of(self, a: np.ndarray, b: np.ndarray) -> dict[str, np.ndarray]:
         """Compute the kernel of any images, (n, H, W, C) and (m, H, W, C), of every kind."""
         backend = self._get_backend()
-        with self._turn, self._thread_pools.limit(limits=self.job.threads):
+        with self._compute_lock, self._thread_pools.limit(limits=self.job.threads):
             states = backend.prepare(self._arch, a), backend.prepare(self._arch, b)
             return backend.block(*states, self.job.kinds)
 
@@ -356,7 +355,7 @@ class StateCache:
 
     @property
     def bytes(self) -> int:
-        """What the states that are kept take."""
+        """Bytes of the kept states."""
         return sum(size for _, size in self._states.values())
 
     def __len__(self) -> int:

@@ -16,13 +16,13 @@ import numpy as np
 from ntkdist.networks.architecture import Architecture
 from ntkdist.networks.layers import AvgPool, Conv, Dense, Erf, Flatten, GlobalAvgPool, Layer, Relu
 
-# columns of the sweep table: what a sweep does, and where it finds per-image numbers of rows
-# and of columns
+# columns of the sweep table: what a sweep does (FOLD: whether K may be negative), and where the
+# numbers of row images and (_B) of column images start
 KIND, THETA, TRAINED, FOLD, SIZE, POOL, CELLS, CELLS_B, HALF, HALF_B, SIDE, SIDE_B = range(12)
 SWEEP_FIELDS = 12
 # KIND: what is applied to the state in front of the linear layer
 PIXELS, POOLED, LINEAR, RELU, ERF = range(5)
-# THETA: Θ is zero, is K from here on, or was so before
+# THETA: Θ is zero, is set to K in this sweep, or was set before
 ABSENT, FIRST, PRESENT = range(3)
 # columns of the block table; POOLS: where the block's input starts in the pools' buffer
 HEIGHT, WIDTH, SWEEP, SWEEP_END, CLASS, CLASS_END, POOLS = range(7)
@@ -168,7 +168,7 @@ def not_a_chain(arch: Architecture) -> str | None:
 
 
 def linear_tail(tail: Sequence[Layer]) -> np.ndarray:
-    """Return (5,) α, β, γ, δ, ε of dense layers: αK + β in K's place, γΘ + δK + ε in Θ's."""
+    """Return (5,) α, β, γ, δ, ε of dense layers: K becomes αK + β, and Θ γΘ + δK + ε."""
     alpha, beta, gamma, mixed, rest = 1.0, 0.0, 1.0, 0.0, 0.0
     for layer in tail:
         assert isinstance(layer, Dense)
@@ -228,7 +228,7 @@ class Plan:
         return sweeps
 
     def windows_in_front_of(self, upto: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return blocks and classes that reach the aligned windows in front of a block."""
+        """Return blocks and classes for Δ between equal windows of two images before a block."""
         radius = 1
         blocks, classes = self.blocks.copy(), []
         for n in range(upto - 1, -1, -1):
@@ -276,7 +276,7 @@ def plan_of(chain: Chain, shape: tuple[int, int, int], dtype: str) -> Plan:
         layout.end(block.pool)
         blocks.append([H, W, first, len(layout.sweeps), 0, 0, 0])
         most = max([3, block.pool, *(link.size for link in block.links)])
-        # a spare cell in front of every row, and a row with the reach on both sides
+        # H rows, a ring of ``most`` rows and a padded row, each with a spare cell in front
         state = max(state, (H + most + 1) * (W + 1) + 1 + most)
         count = H * W
         if block.pool:
@@ -376,7 +376,7 @@ class _Layout:
         self._close(1.0)
 
     def _take(self, area: int, numbers: int = 1, vectors: int = 1) -> tuple[int, int]:
-        """Reserve numbers for each pixel, of which columns keep the first; return their start."""
+        """Reserve numbers per pixel, the first ``vectors`` also in columns; return both starts."""
         at = self.numbers, self.vectors
         kept = np.arange(area)[:, None] * numbers + np.arange(vectors)
         self.columns.append(self.numbers + kept.ravel())

@@ -1,7 +1,7 @@
 """Kernel matrices in memory, and blocks of several networks on the same images in one pass.
 
-Networks that begin with the same layers and end in the same way differ in where they end. A GPU
-passes their common layers once: CNTK-GAP at depths 3, 4, 6, 11 and 21 for the price of 21.
+Networks that share first layers, mean and last layers may differ in depth alone. A GPU computes
+the shared layers once: CNTK-GAP at depths 3, 4, 6, 11 and 21 costs as much as depth 21.
 """
 
 from __future__ import annotations
@@ -84,10 +84,10 @@ def _rows(arch: Architecture, x: np.ndarray) -> np.ndarray:
 
 
 def depths_of(archs: Sequence[Architecture]) -> tuple[int, ...] | None:
-    """Return how many layers with a nonlinearity each of several networks has, in their order.
+    """Return how many links (see ``Link``) each of several networks has, in their order.
 
-    None unless all are the beginning of the deepest, without pools on the way, with the same
-    layers behind the same mean.
+    None unless the links of each are the first links of the deepest, no network has a pool, and
+    the mean and the layers behind it are the same.
     """
     chains = [chain_of(arch) for arch in archs]
     plain = [chain for chain in chains if isinstance(chain, Chain)]

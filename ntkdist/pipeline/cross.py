@@ -33,9 +33,9 @@ class HeldOut:
             for an experiment.
         indices: (M,) int64, their places: in the run for ``holdout``, else in the source's split.
         train: (n,) int64, the images of the run that are trained on, ascending.
-        train_labels: (n,) int64 their labels, of the kind that was asked for.
+        train_labels: (n,) int64 labels of ``train``; the given ones if no true ones are stored.
         images: (M, H, W, C) float32, preprocessed as the run's.
-        pictures: (M, H, W, C) uint8, for display; None for features of no images.
+        pictures: (M, H, W, C) uint8, for display; None for features without images.
     """
 
     how: str
@@ -50,7 +50,7 @@ class HeldOut:
 
     @property
     def num_classes(self) -> int:
-        """K."""
+        """Number of classes, K."""
         return self._pipeline.run.num_classes
 
     def gram(self, kind: str = "ntk") -> Any:
@@ -102,7 +102,7 @@ class HeldOut:
 
     @property
     def fingerprint(self) -> str:
-        """Of the run, the images to predict and those trained on."""
+        """sha256 of the run's fingerprint, the images to predict and those trained on."""
         return _digest(self._pipeline, self.images, self.train)
 
     def factor_address(self, kind: str, ridge: float) -> str:
@@ -130,9 +130,9 @@ class HeldOut:
         needed = 8 * rows * len(self.train)
         if needed > parse_memory(limit):
             raise InputError(
-                f"holdout takes {needed / 2**30:.1f} GiB of the Gram into memory, factor."
-                f"memory_limit is {limit}; raise it, or predict.on=test or rest, which are read in "
-                "tiles"
+                f"predict.on=holdout reads {needed / 2**30:.1f} GiB of the Gram into memory, and "
+                f"factor.memory_limit is {limit}; raise it, or use predict.on=test or rest, which "
+                "are read in tiles"
             )
 
 
@@ -140,8 +140,8 @@ def held_out(pipeline: Pipeline) -> HeldOut:
     """Return the images that ``predict`` of the configuration names.
 
     Raises:
-        InputError: If the source has none of the kind that is asked for, or labels that are not
-            there.
+        InputError: If there are no such images, or ``predict.kind`` is not in ``gram.kinds``.
+        StageError: If refurbished labels are asked for and the run has none yet.
     """
     config, run = pipeline.config, pipeline.run
     settings = config.predict
@@ -180,7 +180,7 @@ def _others(
 
     data, settings = config.data, config.predict
     if how == "test" and data.split == "test":
-        raise InputError("predict.on=test: the run itself is of the test split; give rest, holdout")
+        raise InputError("predict.on=test: the run is of the test split; use rest or holdout")
     if how == "test":
         source = load_data(data, "test", size=run.scaled_to, channels=run.channels)
         if source.num_classes > run.num_classes:
@@ -197,14 +197,14 @@ def _others(
         source, preprocess = match.source, match.preprocess
         if preprocessor_of(run) is None and (match.places < 0).any():
             raise InputError(
-                f"predict.on=rest: {data.source} has changed since the run was made, and which of "
-                "its images are the run's cannot be told; give holdout"
+                f"predict.on=rest: {data.source} has changed since the run was made, and the run's "
+                "images cannot be found in it; use predict.on=holdout"
             )
         left = np.sort(match.others)
         if len(left) < 2:
             raise InputError(
-                "predict.on=rest: the run has all images of its split; give holdout, or a run "
-                "with fewer images (data.n)"
+                "predict.on=rest: the run has all images of its split; use predict.on="
+                "holdout, or a run with fewer images (data.n)"
             )
     if settings.n is not None:
         left = left[select(source.labels[left], settings.n, "balanced", settings.seed)]

@@ -1,4 +1,4 @@
-"""``ntkdist extend``: more images of a run's source; new tiles alone, and factors appended to."""
+"""``ntkdist extend``: adds images of a run's source, computes new tiles and extends factors."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ExtensionResult:
 
 
 def as_stored(settings: RunConfig) -> RunConfig:
-    """Return settings with the number of images that the run there has, to open it with.
+    """Return settings with the stored run's number of images, to open that run.
 
     Raises:
         InputError: If there is no run.
@@ -60,8 +60,8 @@ def extend(pipeline: Pipeline, n: int | None = None) -> ExtensionResult:
     or the diagonal of that, was stored, what the label method needs of it is brought up to date.
     All else that was made from the smaller run is kept until it is asked for again.
 
-    Killed at any moment, the run is as it was, or any command that writes to it rolls it forward;
-    this one again does all that is left. For subsets of kind ``first`` the run
+    After a kill the run is unchanged, or the next command that writes to it rolls it forward;
+    the same call does what is left. For subsets of kind ``first`` the run
     then has the fingerprint and the bits of one begun with all images and the same tile edge.
 
     Raises:
@@ -97,16 +97,16 @@ def extend(pipeline: Pipeline, n: int | None = None) -> ExtensionResult:
 
 
 def _switch(pipeline: Pipeline, inputs: Inputs, n: int | None) -> None:
-    """Make the run the larger one: everything is written beside it first, then its manifest."""
+    """Enlarge the run: stage the new inputs, write the manifest, then roll forward."""
     run = pipeline.run
     extension = run.manifest.extension
     former = () if extension is None else extension.former
     factors = factors_to_grow(run)
-    if extension is not None and extension.state != "done":  # what it has not come to yet
+    if extension is not None and extension.state != "done":  # factors it did not grow yet
         for name, inverse in extension.factors.items():
             factors[name] = inverse or factors.get(name, False)
     waiting = run.address(STAGING)
-    storage.remove_all(waiting)  # of an extension that was killed here
+    storage.remove_all(waiting)  # left by an extension that was killed
     store_inputs(waiting, inputs)
     settings = run.config.gram
     written = RunConfig.from_dict({**run.manifest.config, "run": run.url})
@@ -129,7 +129,7 @@ def _larger(run: Run, config: RunConfig, n: int | None) -> RunConfig:
     address = run.address("gram", config.gram.kinds[0])
     if config.gram.tile == "auto" or not GramStore.exists(address):
         return config
-    # near-equal edges of another number of images would be others
+    # another number of images would give another near-equal edge
     return replace(config, gram=replace(config.gram, tile=GramStore.open(address).tiling.edge))
 
 
@@ -142,7 +142,7 @@ def _grow_factors(pipeline: Pipeline, extension: Extension) -> tuple[str, ...]:
         with pipeline.stage("factor") as detail, pipeline.scheduler() as scheduler:
             address = pipeline.run.address("factor", name)
             if not pipeline.grow_factor(address, pipeline.gram_store(name.partition("/")[0])):
-                detail.append(f"{name}: dropped, the larger matrix has none with its ridge")
+                detail.append(f"{name}: dropped, the larger matrix needs a larger ridge")
                 continue
             factor = CholeskyFactor.open(address, memory_limit=limit, scheduler=scheduler)
             if inverse and pipeline.config.labels.method != "posterior":
@@ -159,7 +159,7 @@ def _images(run: Run) -> int:
 
 
 def _stored_tiles(run: Run) -> int:
-    """Return of how many tiles every kind is stored."""
+    """Return the number of tiles of which every kind is stored."""
     missing, count = set(), 0
     for _, address in gram_of(run).outputs:
         if not GramStore.exists(address):

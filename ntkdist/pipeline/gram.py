@@ -173,8 +173,8 @@ def _edge(
             and Tiling.from_target(n, int(settings.tile), n_cols).edge != stored
         ):
             raise InputError(
-                f"{run.url}: holds tiles of edge {stored}, now gram.tile={settings.tile} is "
-                "asked; give auto or the old value, or another --run"
+                f"{run.url}: its tiles have edge {stored}, but gram.tile={settings.tile} is set; "
+                f"use auto or {stored}, or another --run"
             )
         return stored, f"edge {stored} as before"
     if settings.tile != "auto":

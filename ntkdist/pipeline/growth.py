@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def roll_forward(run: Run) -> Run:
-    """Bring inputs and matrices to the size that the manifest speaks of, if they are not.
+    """Grow the stored inputs and matrices to the size in the manifest, if they are smaller.
 
     Idempotent: a kill at any moment leaves a run that the same call resumes. The run's lease
     must be held.
@@ -28,7 +28,7 @@ def roll_forward(run: Run) -> Run:
     extension = run.manifest.extension
     if extension is None or not run.has_pending_extension:
         return run
-    _move_inputs(run.url)
+    _copy_inputs(run.url)
     n = run.array("inputs", "images").shape[0]
     before = extension.before.fingerprint
     for kind in run.config.gram.kinds:
@@ -40,7 +40,7 @@ def roll_forward(run: Run) -> Run:
 
 
 def advanced(run: Run, state: str) -> Run:
-    """Write how far the latest extension is, and return the run that says so."""
+    """Write the state of the latest extension, and return the run with it."""
     extension = run.manifest.extension
     assert extension is not None
     changed = dataclasses.replace(extension, state=state)  # type: ignore[arg-type]
@@ -49,8 +49,8 @@ def advanced(run: Run, state: str) -> Run:
     return Run(run.url, manifest, run.config)
 
 
-def _move_inputs(url: str) -> None:
-    """Copy the staged inputs into their place; they stay staged until all is settled."""
+def _copy_inputs(url: str) -> None:
+    """Copy the staged inputs to ``inputs``; they stay staged until the matrices have grown."""
     waiting = storage.join(url, STAGING)
     # metadata last: until then a reader finds chunks that do not fit, never plausible zeros
     for name in sorted(storage.list_objects(waiting), key=lambda name: (_is_metadata(name), name)):
@@ -64,7 +64,7 @@ def _is_metadata(name: str) -> bool:
 
 
 def _ragged_tiles(tiling: Tiling) -> list[TileKey]:
-    """Return the tiles of a symmetric matrix whose shape is another one in a larger matrix."""
+    """Return the tiles of a symmetric matrix whose shape changes when the matrix grows."""
     if tiling.n_rows % tiling.edge == 0:
         return []
     last = tiling.grid[1] - 1
@@ -72,10 +72,10 @@ def _ragged_tiles(tiling: Tiling) -> list[TileKey]:
 
 
 def grow_store(address: str, n: int, *, fingerprint: str, former: str) -> None:
-    """Make a store of a symmetric matrix that of a larger one, with the same edge.
+    """Grow the store of a symmetric matrix to ``n`` rows, with the same edge.
 
     The new metadata are written last, in one write, so that after a kill at any moment the same
-    call resumes; one that was made larger already stays as it is.
+    call resumes. A store whose fingerprint is not ``former`` stays as it is.
 
     Raises:
         StoreError: If nothing is there, or it does not answer.
@@ -109,11 +109,11 @@ def grow_factor(
     on_event: Callable[[Any], None],
     appended: bool = True,
 ) -> bool:
-    """Bring a factor of the run before an extension up to date, where there is one.
+    """Append the rows of an extension to a stored factor; return whether it is up to date.
 
-    The new rows are appended to a finished one, which keeps its absolute ridge: that of the mean
-    diagonal of the images it was begun with. One that is unfinished, or that has no larger factor
-    with that ridge, is dropped, for ``factorize`` to make it anew.
+    The factor keeps its absolute ridge, from the mean diagonal of its first images. It is dropped,
+    for ``factorize`` to compute it again, if it is unfinished, if ``appended`` is False, or if the
+    larger matrix is not positive definite with that ridge.
     """
     from ntkdist.linalg import CholeskyFactor, NotPositiveDefiniteError
     from ntkdist.linalg.maintenance import drop_factor

@@ -1,4 +1,4 @@
-"""The label stage beside the methods: its progress, the locked images, and what it stores."""
+"""Progress events, locked images and stored results of the label stage."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class RoundProgress:
         self._said = time.monotonic()
 
     def __call__(self, number: int) -> None:
-        """Take one round in."""
+        """Emit an event for one round."""
         now = time.monotonic()
         self._emit(PosteriorRound(number, self._most, now - self._said))
         self._said = now
@@ -42,7 +42,7 @@ class FlipProgress:
         self._said, self._flips = time.monotonic(), 0
 
     def __call__(self, flip: Any) -> None:
-        """Take one flip in."""
+        """Check for a stop, and emit an event every few seconds."""
         self._check_stop()
         now = time.monotonic()
         if now - self._said >= EVERY:
@@ -77,15 +77,15 @@ def read_locked(path: str | None, n: int) -> NDArray[np.int64] | None:
 
 
 _THUMBNAIL = 400  # most bins of the Gram's picture by class
-_POINTS = 1500  # images of the kernel PCA: more lie on one another
+_POINTS = 1500  # images of the kernel PCA; more would overlap
 _COMPONENTS = 4
-_PICTURE = 1e-5  # relative residual of an eigenvector that is looked at
+_PICTURE = 1e-5  # relative residual of an eigenvector in a picture
 
 
 def summarise(
     run: Run, settings: RunConfig, ridge: float, inverse: Any, given: np.ndarray, result: Any
 ) -> dict[str, Any]:
-    """Store Z of the given, refurbished and true labels; return what to say about them.
+    """Store Z of the given, refurbished and true labels; return the summary of the labels.
 
     Args:
         run: Where to store.
@@ -255,7 +255,7 @@ def store_kpca(run: Run, gram: Any, labels: np.ndarray) -> None:
     components = min(_COMPONENTS, len(chosen) - 1)
     try:
         pairs = top_eigenpairs(sample, components, centered=True, tolerance=_PICTURE)
-    except NotConvergedError as error:  # as near as it came is near enough to look at
+    except NotConvergedError as error:  # the last iterate is accurate enough for a picture
         pairs = error.result
     values = np.maximum(np.asarray(pairs.values), 0.0)
     total = float(pairs.total)  # 0 where all images are alike

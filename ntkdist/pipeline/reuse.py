@@ -1,4 +1,4 @@
-"""A run of the same images begun before, whose Gram and factors a new run takes."""
+"""Copies the Gram and factors of an earlier run of the same images into a new run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _READERS = 4
 def take_from_origin(
     run: Run, tile: int | str, on_event: Callable[[Event], None], check_stop: Callable[[], None]
 ) -> Run:
-    """Take tiles and factors from the run that the manifest names, unless that is done.
+    """Copy tiles and factors from the run that the manifest names, unless that is done.
 
     What is not taken, because it is unfinished, damaged or gone, is computed by the stages. Killed
     at any moment, the same call resumes. The run's lease must be held.
@@ -56,10 +56,10 @@ def _take(run: Run, url: str, tile: int | str, check_stop: Callable[[], None]) -
     except NtkdistError as error:
         return GramReused(url, 0, 0, (), str(error))
     if source.fingerprint != run.fingerprint:
-        return GramReused(url, 0, 0, (), "it is of other images by now")
+        return GramReused(url, 0, 0, (), "its fingerprint has changed")
     tiling = _tiling(source)
     if tiling is None:
-        return GramReused(url, 0, 0, (), "it is not there any more")
+        return GramReused(url, 0, 0, (), "it is no longer stored")
     if tile != "auto" and Tiling.from_target(tiling.n_rows, int(tile)).edge != tiling.edge:
         why = f"its tiles have edge {tiling.edge}, gram.tile={tile} is set"
         return GramReused(url, 0, 0, (), why)
@@ -97,19 +97,19 @@ class TilesTaken:
 def take_tiles(
     source: str, target: str, *, fingerprint: str, between: Callable[[], None] = lambda: None
 ) -> TilesTaken:
-    """Take every tile of another store that is finished, whole and not in this one.
+    """Copy the tiles of another store that are undamaged and missing in this one.
 
-    Each tile is read first: its checksum must be right, no entry may be NaN, and where a digest of
-    it was kept when it was stored, its entries must be those. A tile is taken whole or not at all,
-    so after a kill the same call resumes.
+    Each tile is read first: its checksum and, where logged, its digest must match, and no entry may
+    be NaN. Tiles of another tiling or of another backend are not copied. A tile is copied whole or
+    not at all, so after a kill the same call resumes.
 
     Raises:
-        InputError: If one of them is of another fingerprint, or cannot be written.
-        StoreError: If the other is not there.
+        InputError: If a store has another fingerprint, or the target cannot be written.
+        StoreError: If the source does not exist.
     """
     old = GramStore.open(source, "r", fingerprint)
     if not GramStore.exists(target):
-        # the very metadata: chunks are bytes of its codecs
+        # copy the metadata too: chunks are encoded with its codecs
         metadata = storage.read_bytes(storage.join(source, "zarr.json")) or b""
         storage.write_bytes(storage.join(target, "zarr.json"), metadata)
     new = GramStore.open(target, "r+", fingerprint)

@@ -76,18 +76,18 @@ def verify_run(
     seed: int = 0,
     on_event: Callable[[Any], None] | None = None,
 ) -> RunCheck:
-    """Read everything a run holds, compute some of it again, and change nothing.
+    """Read the inputs, matrices and factors of a run, recompute samples, and change nothing.
 
-    Inputs: the fingerprint of the stored images is taken again. Every kernel matrix: see
-    ``verify_gram``. Every finished factor: the sha256 of each panel; of its inverse, or of the
-    diagonal of that, every checksum, and a few columns against solutions with the factor.
+    Inputs: the fingerprint of the stored images. Every kernel matrix: see ``verify_gram``. Every
+    finished factor: the sha256 of each panel; the backward error, if no tile is bad or missing;
+    every checksum of its inverse (or the diagonal), and a few columns against the factor.
 
     Args:
         run: The run.
         recompute: Tiles of each matrix to compute again.
         entries: Entries of each matrix to compare with the float64 reference.
-        seed: Of the draws.
-        on_event: Told how far it is.
+        seed: Seed of the random draws.
+        on_event: Called with ``TilesVerified``.
 
     Raises:
         StoreError: If there is no Gram yet.
@@ -122,8 +122,8 @@ def verify_run(
     return RunCheck(inputs, tuple(checks), factors, tuple(matrices))
 
 
-def repaired(pipeline: Pipeline, check: RunCheck) -> list[str]:
-    """Compute tiles again that were found bad, and only those; drop what else is bad.
+def repair_run(pipeline: Pipeline, check: RunCheck) -> list[str]:
+    """Compute bad and missing tiles; drop factors, inverses and diagonals that are bad.
 
     Raises:
         StoreError: If the inputs themselves are damaged.
@@ -146,7 +146,7 @@ def repaired(pipeline: Pipeline, check: RunCheck) -> list[str]:
         if wanted:
             with pipeline.stage("repair") as detail:
                 detail += pipeline.compute(matrix, [str(key) for key in keys])
-            done.append(f"{mine[0].address}: {wanted} tiles computed again")
+            done.append(f"{mine[0].address}: {counted(wanted, 'tile')} computed again")
         elif any(one.stale for one in mine):
             done.append(f"{mine[0].address}: fingerprint restored")
     done += _repair_factors(run, check)
@@ -165,7 +165,7 @@ def _repair_factors(run: Run, check: RunCheck) -> Iterator[str]:
         elif _misfit(run, where):  # it was computed from tiles that were bad already
             drop_factor(where)
             run.write_attributes("labels", {"fingerprint": None})
-            yield f"{where}: is not of this Gram, dropped with what followed from it; {again}"
+            yield f"{where}: is not of this Gram, dropped; the labels are stale; {again}"
         elif texts:
             for part in ("inverse", "diagonal"):
                 if any(text.startswith(part) for text in texts):
@@ -193,7 +193,7 @@ def verify_and_repair(
         return check, []
     problems = [f"FOUND     {text}" for text in check.problems]
     with Pipeline(config, subscribers) as pipeline:
-        done = repaired(pipeline, check)
+        done = repair_run(pipeline, check)
     return look(run), problems + [f"REPAIRED  {text}" for text in done]
 
 
@@ -223,7 +223,7 @@ def describe_check(check: RunCheck, url: str) -> str:
     problems = check.problems
     lines += [f"PROBLEM   {text}" for text in problems]
     lines.append(
-        f"verdict   {len(problems)} problems; repair with: ntkdist verify {url} --repair"
+        f"verdict   {counted(len(problems), 'problem')}; repair with: ntkdist verify {url} --repair"
         if problems
         else "verdict   nothing is wrong"
     )
@@ -279,7 +279,7 @@ def _open_factor(run: Run, address: str) -> CholeskyFactor | None:
 
 
 def _misfit(run: Run, address: str) -> str:
-    """Return how far a factor of the run's own NTK is from that matrix, if it is not its own."""
+    """Return why a factor does not belong to the run's matrix of its kind; empty if it does."""
     factor = _open_factor(run, address)
     matrix = address.rstrip("/").split("/")[-2]
     if factor is None or matrix not in run.config.gram.kinds:
@@ -289,7 +289,7 @@ def _misfit(run: Run, address: str) -> str:
     error = factor.backward_error(GramStore.open(run.address("gram", matrix)))
     if error <= _FACTOR_BOUND:
         return ""
-    return f"backward error {error:.1e} with the stored Gram: it is of another matrix"
+    return f"backward error {error:.1e} with the stored Gram: it belongs to another matrix"
 
 
 def _factor(run: Run, address: str, *, whole: bool) -> Iterator[str]:
@@ -356,7 +356,7 @@ def _few_columns(n: int) -> np.ndarray:
 
 
 REFERENCE_BOUND = {"float32": 2e-5, "float64": 1e-9}
-"""Largest relative error of an entry against the float64 reference that is let pass."""
+"""Largest accepted relative error of an entry against the float64 reference."""
 
 _READERS = 4
 _PSD_IMAGES = 256
@@ -382,7 +382,7 @@ class GramCheck:
         bad: Tiles that cannot be trusted.
         stale: The fingerprint in its metadata, if it is not the one it should have.
         probed: Tiles without a digest, of which single entries were computed again.
-        recomputed: Tiles computed again as a whole, with the same bits.
+        recomputed: Tiles computed again and equal to the bit (mixed tiles: to rounding).
         entries: Entries compared with the float64 reference.
         reference_error: Largest relative error of these.
         least_eigenvalue: Of a principal submatrix, relative to its largest; None where there
@@ -418,7 +418,7 @@ class GramCheck:
         if self.reference_error > REFERENCE_BOUND[self.dtype]:
             problems.append(
                 f"an entry is {self.reference_error:.1e} from the float64 reference (relative);"
-                f" {REFERENCE_BOUND[self.dtype]:g} is let pass"
+                f" the limit is {REFERENCE_BOUND[self.dtype]:g}"
             )
         if self.least_eigenvalue is not None and self.least_eigenvalue < -_psd_bound(self.dtype):
             problems.append(
@@ -444,10 +444,10 @@ def verify_gram(
         job: What it was computed from and where it is.
         kind: Which of the job's kinds.
         tiling: What it must be cut like.
-        recompute: How many tiles, drawn at random, are computed again and compared bit by bit.
+        recompute: How many of the good tiles, drawn at random, are computed again and compared.
         entries: How many entries, drawn at random, are compared with the float64 reference.
-        seed: Of the draws.
-        on_event: Told ``TilesVerified`` now and then.
+        seed: Seed of the random draws.
+        on_event: Called with ``TilesVerified`` after each tile.
 
     Raises:
         InputError: If a newer version wrote the store.
@@ -464,7 +464,7 @@ def verify_gram(
 def restamp(address: str, fingerprint: str) -> None:
     """Write the fingerprint that a matrix should have into its metadata.
 
-    Only after every tile of another run was found out: see ``GramCheck.bad``.
+    Call it only when every tile of another run is known: see ``GramCheck.bad``.
     """
     place = storage.join(address, "zarr.json")
     metadata = json.loads(storage.read_text(place) or "{}")
@@ -480,7 +480,7 @@ class _Check:
     random: np.random.Generator
     emit: Callable[[Any], None]
     bad: dict[TileKey, str] = field(default_factory=dict)
-    found: dict[str, Any] = field(default_factory=dict)
+    results: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -524,7 +524,7 @@ class _Check:
                 else:
                     self.good.append(key)
             probed = len(unknown)
-        self.found |= {"missing": tuple(missing), "probed": probed}
+        self.results |= {"missing": tuple(missing), "probed": probed}
 
     def _read(self, key: TileKey) -> tuple[TileKey, str | None]:
         """Return "" for a tile that is right, a reason for one that is not, None if unknown."""
@@ -553,7 +553,7 @@ class _Check:
             if reason:
                 self.bad[key] = reason
                 self.good.remove(key)
-        self.found["recomputed"] = sum(key in self.good for key in chosen)
+        self.results["recomputed"] = sum(key in self.good for key in chosen)
 
     def _draw(self, count: int) -> list[TileKey]:
         picked = self.random.permutation(len(self.good))[:count]
@@ -573,7 +573,7 @@ class _Check:
             pairs.append((int(i), int(j)))
         for i, j in pairs:
             worst = max(worst, self.again.reference_error(i, j))
-        self.found |= {"entries": len(pairs), "reference_error": worst}
+        self.results |= {"entries": len(pairs), "reference_error": worst}
 
     def spectrum(self) -> None:
         """Take the eigenvalues of a principal submatrix out of a few block rows."""
@@ -596,7 +596,7 @@ class _Check:
             images.append(self.random.permutation(rows)[: _PSD_IMAGES // len(kept)])
         chosen = np.sort(np.concatenate(images))
         values = np.linalg.eigvalsh(self.store[chosen, chosen].astype(np.float64))
-        self.found["least_eigenvalue"] = float(values[0] / max(values[-1], np.finfo(float).tiny))
+        self.results["least_eigenvalue"] = float(values[0] / max(values[-1], np.finfo(float).tiny))
 
     def result(self) -> GramCheck:
         """Return what was found."""
@@ -608,7 +608,7 @@ class _Check:
             stale=self.store.fingerprint if self.stale else None,
             notes=tuple(self.notes),
             dtype=str(self.store.dtype),
-            **self.found,
+            **self.results,
         )
 
 

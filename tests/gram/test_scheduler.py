@@ -100,7 +100,7 @@ def test_none_of_several_tiles_is_blamed_for_a_death_and_each_comes_back_alone()
     assert scheduler.take("u") == (first[0], 2)
     assert scheduler.is_quarantined(first[0])
     assert not scheduler.is_quarantined(other[0])
-    scheduler.unstarted("u", [first[0]])  # stays in quarantine
+    scheduler.take_back("u", [first[0]])  # stays in quarantine
     assert scheduler.summary().left == (first[0], second[0])
 
 

@@ -126,7 +126,7 @@ def digest_of(folder):
 
 def test_another_tile_is_refused(finished):
     changed = settings(finished, gram=GramConfig(executor="inline", tile=70))
-    with pytest.raises(InputError, match=r"tiles of edge 38, now gram\.tile=70"):  # noqa: SIM117
+    with pytest.raises(InputError, match=r"its tiles have edge 38, but gram\.tile=70 is set"):  # noqa: SIM117
         with Pipeline(changed) as pipeline:
             execute(pipeline)
 

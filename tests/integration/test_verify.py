@@ -22,6 +22,7 @@ from ntkdist.gram.tiling import TileKey
 from ntkdist.pipeline import Pipeline
 from ntkdist.pipeline.verify import verify_and_repair, verify_run
 from ntkdist.runs.run import Run
+from ntkdist.words import counted
 from tests.faults.script import flip_byte
 
 KEY, OTHER = TileKey(1, 2), TileKey(0, 3)
@@ -136,7 +137,7 @@ def test_damage_is_found_and_just_those_tiles_are_computed_again(
     assert after.problems == []
     assert set(computed(run, events)) == {str(key) for key in bad}
     assert len(computed(run, events)) == len(bad)
-    assert f"{len(bad)} tiles computed again" in "\n".join(done)
+    assert f"{counted(len(bad), 'tile')} computed again" in "\n".join(done)
     for kind in ("ntk", "nngp"):
         np.testing.assert_array_equal(
             GramStore.open(str(run / "gram" / kind))[:, :],
@@ -174,7 +175,7 @@ def test_command_line_finds_repairs_and_has_exit_codes(
     said = capsys.readouterr()
     assert "PROBLEM" in said.out
     assert f"repair with: ntkdist verify {run} --repair" in said.out
-    assert said.err.splitlines()[-1] == f"ntkdist: 1 problems found in {run}"
+    assert said.err.splitlines()[-1] == f"ntkdist: 1 problem found in {run}"
     main_ok(["verify", str(run), "--repair"])
     assert "REPAIRED" in capsys.readouterr().out
 

@@ -9,6 +9,7 @@ from ntkdist.cli.console import Terminal
 from ntkdist.cli.options import File, Kind, Open, Out, Overwrite, Repair, Settings, Target, WatchRun
 from ntkdist.cli.result import CommandResult, opened, print_result
 from ntkdist.errors import InputError, StageError
+from ntkdist.words import counted
 
 
 @app.command(group=AFTER, sort_key=1)
@@ -117,7 +118,7 @@ def verify(
     }
     shown = "\n".join([describe_check(check, url), *done])
     if check.problems:
-        failure = StageError(f"{len(check.problems)} problems found in {url}")
+        failure = StageError(f"{counted(len(check.problems), 'problem')} found in {url}")
         return CommandResult(result, [shown], url, [f"ntkdist verify {url} --repair"], failure)
     return CommandResult(result, [shown], url, [f"ntkdist status {url}"])
 

@@ -26,18 +26,18 @@ def cores() -> int:
 def cluster(
     address: str | None, *, cpus: int, gpus: int, environment: Mapping[str, str] | None = None
 ) -> Iterator[tuple[Any, bool]]:
-    """Connect to Ray, and leave behind what was not started here.
+    """Connect to Ray; yield the module ``ray`` and whether the cluster was started here.
 
     A Ray that is initialised already is used as it is. Otherwise ``address``, or the
-    environment's RAY_ADDRESS, names a cluster to join; without one a local cluster is
-    started and shut down at the end.
+    environment's RAY_ADDRESS, names a cluster to join; without one, or for ``local``, a
+    local cluster is started and shut down at the end.
 
     Raises:
         InputError: If there is no cluster at the address.
     """
-    # Read by Ray when it is imported and started. Without the first it reports usage to
-    # its makers; the second is what the next version does by default (CPU actors keep
-    # their GPUs visible), and asking for it silences the announcement.
+    # Ray reads both when it is imported and started. The first turns usage reports off. The
+    # second chooses the default of Ray's next version (CPU actors keep their GPUs visible)
+    # and so silences the warning about it.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     with _quiet():
@@ -80,7 +80,7 @@ def cluster(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Ray's warnings about itself from a caller who turns warnings into errors."""
+    """Ignore Ray's warnings about itself, which some callers turn into errors."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -110,7 +110,7 @@ def actor_environment(*, threads: int, gpus: float) -> dict[str, str]:
 
 
 def package_path() -> dict[str, str]:
-    """Return a PYTHONPATH on which this machine finds the package, installed or not."""
+    """Return the variable PYTHONPATH with the folder that holds this package in front."""
     here = str(Path(__file__).parents[__name__.count(".")])
     rest = os.environ.get("PYTHONPATH")
     return {"PYTHONPATH": os.pathsep.join([here, rest] if rest else [here])}
@@ -118,35 +118,35 @@ def package_path() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Nodes:
-    """The nodes of a cluster, as one look at them found.
+    """The nodes of a cluster at one time.
 
     Attributes:
         workers: How many workers its resources allow.
         alive: Ids of the nodes that are alive.
-        leaving: Of them, those that Ray has announced it will lose; they get no worker.
+        draining: Ids of those that are draining; they get no worker.
     """
 
     workers: int
     alive: frozenset[str]
-    leaving: frozenset[str]
+    draining: frozenset[str]
 
 
-def look(ray: Any, *, threads: int, gpus: float) -> Nodes:
-    """Look at a cluster.
+def current_nodes(ray: Any, *, threads: int, gpus: float) -> Nodes:
+    """Return the nodes of a cluster, and how many workers fit on them.
 
     Spot pre-emptions, and nodes that an autoscaler or ``ray drain-node`` takes away, are
     announced some time before; nothing new is placed on such a node.
     """
     # what Ray's own libraries read; there is no public call for it
-    leaving = frozenset(ray._private.state.state.get_draining_nodes())
+    draining = frozenset(ray._private.state.state.get_draining_nodes())
     workers = 0
     alive = set()
     for node in ray.nodes():
         if not node["Alive"]:
             continue
         alive.add(node["NodeID"])
-        if node["NodeID"] in leaving:
+        if node["NodeID"] in draining:
             continue
         cpus = int(node["Resources"].get("CPU", 0) // threads)
         workers += min(cpus, int(node["Resources"].get("GPU", 0) / gpus)) if gpus else cpus
-    return Nodes(workers, frozenset(alive), leaving & alive)
+    return Nodes(workers, frozenset(alive), draining & alive)

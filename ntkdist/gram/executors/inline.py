@@ -101,7 +101,7 @@ class _WorkerThreads:
     def __init__(self, worker: TileWorker) -> None:
         self._worker = worker
         self._tasks: queue.SimpleQueue[tuple[TileKey, int] | None] = queue.SimpleQueue()
-        # key, and None once it is computed, or what became of it
+        # (key, None) when computed; (key, record or error) when finished
         self._news: queue.SimpleQueue[tuple[TileKey, TileRecord | BaseException | None]]
         self._news = queue.SimpleQueue()
         self._computing: TileKey | None = None

@@ -18,7 +18,13 @@ from typing import Any
 
 from ntkdist.errors import InputError, StageError
 from ntkdist.events.types import Interrupted, WorkerLost, WorkerStarted
-from ntkdist.gram.executors.cluster import actor_environment, cluster, cores, look, package_path
+from ntkdist.gram.executors.cluster import (
+    actor_environment,
+    cluster,
+    cores,
+    current_nodes,
+    package_path,
+)
 from ntkdist.gram.executors.scheduler import ExecutorSummary, TileScheduler
 from ntkdist.gram.tiling import TileKey
 from ntkdist.gram.worker import GramJob, TileRecord, TileWorker
@@ -27,8 +33,8 @@ from ntkdist.words import counted
 _log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.25  # how late a signal is noticed
-_LOOK_SECONDS = 2.0  # how late nodes that join, leave or are about to leave are noticed
-_PATIENCE_SECONDS = 60.0
+_LOOK_SECONDS = 2.0  # between two checks for nodes that joined, left or drain
+_PATIENCE_SECONDS = 60.0  # without a ready worker before a warning
 
 
 class RayExecutor:
@@ -41,17 +47,17 @@ class RayExecutor:
             RAY_ADDRESS, or the Ray this process has already initialised).
         threads: Threads, and Ray CPUs, of one actor; None takes the job's.
         num_gpus: GPUs of one actor.
-        max_in_flight: Tiles one actor has at a time: one that it computes, others that it writes
-            or has before it. 1 lets it compute a tile only once the one before it is written.
-        retries: How often a tile that raised, or died with its worker, is tried again.
-        max_losses: Deaths in a row, without a tile finished in between, after which a
+        max_in_flight: Tiles that one actor has at a time: one is computed, others are written or
+            wait. With 1, a tile is computed only after the tile before it is written.
+        retries: How often a tile that raised, or whose worker died, is tried again.
+        max_losses: Deaths in a row, without a tile done or failed in between, after which a
             worker is given up.
-        time_limit: Seconds after which a tile's worker is taken to hang, is ended, and its
-            tile given to another; None takes ten times the median of the tiles so far.
+        time_limit: Timeout of a tile in seconds; its worker is then killed and its tiles are
+            returned to the queue. None takes ten times the median of recent tiles.
         grace: Seconds to wait for the tiles in flight once the job is asked to stop; None
             waits until they are done.
         clock: Monotonic seconds.
-        make_worker: Makes the worker from a job and a name, where it computes; importable there.
+        make_worker: Called in the actor with the job and a name; must be importable there.
 
     Raises:
         InputError: If a number is out of range.
@@ -216,10 +222,10 @@ class RayExecutor:
         more: bool = True,
     ) -> None:
         """Have as many workers as were asked for, or as the cluster has resources for now."""
-        nodes = look(ray, threads=threads, gpus=self._num_gpus)
-        pool.drain(nodes.leaving)
+        nodes = current_nodes(ray, threads=threads, gpus=self._num_gpus)
+        pool.drain(nodes.draining)
         pool.allow_again(nodes.alive)
-        # at least one waits for a node to come, or to come back
+        # at least one worker waits for a node that joins or returns
         target = self._wanted if isinstance(self._wanted, int) else max(1, nodes.workers)
         target -= pool.given_up
         pool.shrink(target)
@@ -246,7 +252,7 @@ class RayExecutor:
                 options["runtime_env"] = {"env_vars": environment}
 
             def task(*given: Any) -> Any:
-                return function(*given)  # which may be a partial, and those Ray does not take
+                return function(*given)  # may be a partial, which ``ray.remote`` rejects
 
             try:
                 return ray.get(ray.remote(task).options(**options).remote(*args))
@@ -298,7 +304,7 @@ class WorkerHandle:
         ready: Whether it has started.
         draining: Whether it gets no more tiles because its node is draining.
         tiles: ``ObjectRef`` of its pending answer → tile, the oldest first.
-        since: When it began to compute its oldest tile (monotonic seconds).
+        since: When its oldest tile became the oldest (monotonic seconds).
         deaths: Its deaths since its last tile record.
         retry_at: When a dead one is started again (monotonic seconds).
     """
@@ -550,7 +556,7 @@ class RayWorkerPool:
 
     def _drop(self, worker: WorkerHandle, reason: str) -> None:
         self.last_reason = reason
-        self._scheduler.unstarted(worker.name, list(worker.tiles.values()))
+        self._scheduler.take_back(worker.name, list(worker.tiles.values()))
         self._forget(worker)
         self.workers.remove(worker)
         if worker in self._backing_off:
@@ -561,7 +567,7 @@ class RayWorkerPool:
     def close(self) -> None:
         """Kill all workers; return their tiles without counting a failure."""
         for worker in self.workers:
-            self._scheduler.unstarted(worker.name, list(worker.tiles.values()))
+            self._scheduler.take_back(worker.name, list(worker.tiles.values()))
             self._forget(worker)
             self._ray.kill(worker.actor, no_restart=True)
         self.workers.clear()

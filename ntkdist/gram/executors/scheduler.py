@@ -49,7 +49,7 @@ class Executor(Protocol):
         """Compute the tiles, whatever happens to the workers.
 
         Raises:
-            StageError: If no worker is left, or none can start.
+            StageError: If no worker is left, or twelve tiles in a row could not be stored.
         """
 
 
@@ -127,7 +127,7 @@ class RowQueue:
         return key
 
     def put_back(self, keys: Iterable[TileKey]) -> None:
-        """Take tiles back that were handed out and not finished; they come first again."""
+        """Return unfinished tiles to the queue; they come first in their rows."""
         for key in sorted(keys, reverse=True):
             self._rows.setdefault(key.row, deque()).appendleft(key)
             self._count += 1
@@ -148,7 +148,7 @@ class RowQueue:
 class TileScheduler:
     """The tiles of one job: waiting, handed out, done, tried again, given up. Not thread-safe.
 
-    When a worker dies that has several tiles, each of them may be the cause: they are quarantined.
+    When a worker dies, each of its tiles may be the cause: they are quarantined.
     A quarantined tile is run alone, to find out whether it is the one that kills its worker.
 
     Args:
@@ -232,8 +232,8 @@ class TileScheduler:
     def lost(self, worker: str, keys: Sequence[TileKey], reason: str) -> None:
         """Take back the tiles of a worker that died.
 
-        A tile that was alone is tried only as often as one that raises; from then on, the deaths
-        at which it was one of several count too.
+        If the worker had one tile, this death and all earlier ones at which the tile was one of
+        several count as failures of it; if it had several tiles, none counts yet.
         """
         self._queue.forget(worker)
         if len(keys) == 1:
@@ -245,7 +245,7 @@ class TileScheduler:
             self._shared[key] += 1
         self._put_back(keys)
 
-    def unstarted(self, worker: str, keys: Sequence[TileKey]) -> None:
+    def take_back(self, worker: str, keys: Sequence[TileKey]) -> None:
         """Take back tiles of a worker that was ended on purpose; no failure is counted."""
         self._queue.forget(worker)
         self._put_back(keys)

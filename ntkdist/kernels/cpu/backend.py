@@ -52,7 +52,7 @@ def window_mean(x: np.ndarray, size: int) -> np.ndarray:
 
 
 def contrast(x: np.ndarray) -> np.ndarray:
-    """Return what to divide each of (n, H, W, C) images by; 1 for an empty one.
+    """Return the divisor of each of (n, H, W, C) images; 1 for an all-zero image.
 
     The largest pixel times the power of two that brings the mean square near 1: images that
     differ in a few pixels get the same, so that windows they share stay equal to the bit, and
@@ -100,7 +100,7 @@ class CpuState:
 
 
 def to_lanes(rows: np.ndarray) -> np.ndarray:
-    """Return (n, numbers) as (⌈n / lanes⌉, numbers, lanes) on vectors' borders."""
+    """Return (n, numbers) as (⌈n / lanes⌉, numbers, lanes), aligned to ``BYTES``."""
     n, numbers = rows.shape
     lanes = LANES[rows.dtype.name]
     groups = -(-n // lanes)
@@ -132,8 +132,8 @@ class CpuBackend:
     def prepare(self, arch: Architecture, images: np.ndarray) -> CpuState:
         """Compute in float64 what depends on one image alone, from (n, H, W, C) images.
 
-        Behind an average pool that needs K between neighbouring pixels of the same image, which
-        costs the classes of small displacements of one entry for every image and vector lane.
+        An average pool needs K between neighbouring pixels of the same image. Its cost for each
+        image is one vector of entries, restricted to the classes of small displacements.
         """
         chain = chain_of(arch)
         if isinstance(chain, str):
@@ -168,7 +168,7 @@ class CpuBackend:
                 a.norm[part], b.norm, last, K[part], theta[part],
             )  # fmt: skip
 
-        self._spread_out(run, n, _rows_at_once(chain))
+        self._in_threads(run, n, _rows_at_once(chain))
         if chain.has_nonlinear_head:
             K, theta = _vector_layers(a, b, K, theta)
             K, theta = K.astype(self.dtype), theta.astype(self.dtype)
@@ -195,7 +195,7 @@ class CpuBackend:
             dense.dense_entries(*given, sweeps, *units, table, first, delta, tangent)
         return delta.reshape(len(rows), -1), tangent.reshape(len(rows), -1)
 
-    def _spread_out(self, run: Callable[[slice], None], n: int, group: int = _ROWS_POOLED) -> None:
+    def _in_threads(self, run: Callable[[slice], None], n: int, group: int = _ROWS_POOLED) -> None:
         """Call ``run`` for groups of rows, on all threads."""
         if min(self.threads, n) == 1:
             run(slice(0, n))
@@ -286,7 +286,7 @@ class _Preparation:
                 sums[group],
             )  # fmt: skip
 
-        self.backend._spread_out(run, len(self.rows))
+        self.backend._in_threads(run, len(self.rows))
         self._put(plan.centers[n - 1], sums / 2)
         means = window_mean(self.A, plan.chain.blocks[n - 1].pool)
         inside = plan.pool_units[n] * sums.astype(np.float64).reshape(-1, H, W)

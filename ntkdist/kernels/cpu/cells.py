@@ -5,9 +5,9 @@ pixel of the column images, one column image per lane. Both are in units of thei
 a linear layer adds neighbours up without scaling and a ReLU maps to twice its value, and the
 per-image numbers are divided by the unit of their layer once, in ``prepare``.
 
-Per image and pixel behind a layer with variance a² stand together, in the layer's unit:
-the root a/√2; 1/a, or 0 for a = 0; and, for row images, twice the root. In front of an erf that
-is √(½ + a²), 1/√(1 + 2a²), a², and half the variance behind it.
+Each image has, for each pixel behind a layer, in the layer's unit, with a² the variance:
+the root a/√2; 1/a, or 0 for a = 0; and, for row images, twice the root. In front of an erf it
+has, in true units, √(½ + a²), 1/√(1 + 2a²), a², and half the variance behind the erf.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def field(sweep, name):
 
 @numba.njit(nogil=True, forceinline=True)
 def relu_start(theta, fold, cell, a, b, unit):
-    """Read a cell: Δ, e = ab − K, w = 1 − c, s, √s, Θ + K, and ab.
+    """Read a cell: Δ, e = ab − K, w = 1 − c, s = 1 − |c|, √s, Θ + K (FIRST: K), and ab.
 
     The square root is started here, so that a loop can overlap it with the cell before.
     """
@@ -111,7 +111,7 @@ def relu_end(fold, P, R, old, e, w, s, t, total, ab, unit):
 
 @numba.njit(nogil=True, forceinline=True)
 def _tangent(theta, cell, scale, K, trained, unit):
-    """Return Θ behind a linear layer in true units: scale·Θ + trained·K."""
+    """Return Θ behind a linear layer, scale·Θ + trained·K, in the unit of ``K``."""
     if theta == PRESENT:
         return fma(splat(trained), K, splat(scale) * load(cell + BYTES, unit))
     return splat(trained) * K
@@ -158,7 +158,7 @@ def erf_cell(theta, P, cell, scale, trained, a, b, unit):
 
 @numba.njit(nogil=True, forceinline=True)
 def half_distance(x, y, channels, width, unit):
-    """Return Σ (x − y)² over the channels: x numbers in a row, y vectors in a row."""
+    """Return Σ (x − y)² over channels: Δ of two pixels, which ``prepare`` divides by √(2C)."""
     total = splat(unit - unit)
     for c in range(min(channels, CHANNELS)):
         d = splat(number(x + c * width, unit)) - load(y + c * BYTES, unit)

@@ -2,7 +2,7 @@
 
 Images are vectors, so the only work that grows with their size is one distance per pair. It is
 blocked like a matrix product, four row images by two vectors of column images in registers;
-but it adds up (x − y)², which costs no more where additions have pipes of their own and keeps
+but it adds up (x − y)², which costs no more where subtractions run in parallel, and keeps
 the digits that |x|² + |y|² − 2xy loses between near duplicates. The layers behind it go
 through cells in cache, as in ``cpu.loops``.
 """
@@ -116,7 +116,7 @@ def dense_entries(
 ):
     """Fill rows of Δ and Θ behind the last layer of a network on 1 × 1 pixels.
 
-    Arguments are those of ``loops.entries``, with ``channels`` the numbers of an image.
+    Arguments are those of ``loops.entries``; ``channels`` is the length of an image's vector.
     """
     unit = scales.dtype.type(1)
     width = scales.itemsize

@@ -124,7 +124,7 @@ def _side_row(sweep, a, b, i, i2, H, W, q, to, unit):
 
 @numba.njit(nogil=True, forceinline=True)
 def _emit(theta, D, T, old, previous, new, out, at, unit):
-    """Store the sums of three rows' sums, the newest of them ``D`` and ``T``, and these."""
+    """Store ``D`` and ``T`` in ``new``, and their sums with the two rows before in ``out``."""
     store((load(old + at, unit) + load(previous + at, unit)) + D, out + at)
     store(D, new + at)
     if theta:
@@ -138,12 +138,12 @@ def _fused_row(
     kind, theta, fold, channels, P, R, sweep, a, b, H, W, i, i2, q, cells, out, old, previous, new,
     unit,
 ):  # fmt: skip
-    """Compute row i of pixels or a ReLU and its sums along the row; sum rows for the one before.
+    """Sum row i of pixels, windows or a ReLU along the row; store the 3 × 3 sums of row i − 1.
 
     ``old``, ``previous`` and ``new`` are rows of sums along the row; row i's go into ``new``.
-    Cells are started while the one before them is finished, so what is known one cell later
-    is stored two cells later. Before a part's first cell that goes to the cell left of it: in
-    front of the row, or to the end of the left part, which therefore comes second.
+    Each cell is started before the previous one is ended. Each part first writes a wrong sum to
+    the cell left of it: the spare cell in front of the row, or the last cell of the left part.
+    The left part therefore comes second and overwrites it.
     """
     width = word(unit)
     near, far = NUMBERS * width, NUMBERS_B * BYTES
@@ -345,7 +345,7 @@ def whole_row(sweep, table, channels, scale, a, b, W, i, i2, q, cells, to, unit)
 
 
 @numba.njit(nogil=True)
-def total(row, W, sums, unit):
+def add_row(row, W, sums, unit):
     """Add a row of cells to float64 sums per lane; along the row the sum is in the dtype."""
     D, T = load(row, unit), load(row + BYTES, unit)
     for j in range(1, W):
@@ -496,7 +496,7 @@ def _blocks(
                         if box == 0 and size:
                             pool_rows(size, i, i2, H, W, offsets, pool, theta, to, 1, row, unit)
                         elif box == 0:
-                            total(to, W, sums, unit)
+                            add_row(to, W, sums, unit)
                 if factors[k] != unit:  # keeps the units of deep networks within range
                     for j in range(2 * H * (W + 1)):
                         store(load(state + j * BYTES, unit) * splat(factors[k]), state + j * BYTES)
@@ -504,7 +504,7 @@ def _blocks(
 
 @numba.njit(nogil=True)
 def _work(template, vectors):
-    """Return an array that holds ``vectors``, and an address in it on a vector's border."""
+    """Return an array for ``vectors`` vectors, and its first address aligned to ``BYTES``."""
     array = np.zeros((vectors + 1) * (BYTES // template.itemsize), template.dtype)
     start = array.ctypes.data
     return array, start + (-start) % BYTES
@@ -519,7 +519,7 @@ def entries(
 
     Args:
         rows: (n, numbers) of the dtype, prepared row images.
-        columns: (m, vectors, lanes), of column images, one per lane, on vectors' borders.
+        columns: (m, numbers, lanes), column images, one per lane, aligned to ``BYTES``.
         channels: Channels of a pixel.
         blocks: (number of blocks, 7) integers, columns as in ``chain``.
         sweeps: (number of sweeps, ``SWEEP_FIELDS``) integers.
@@ -600,7 +600,7 @@ def finish(delta, theta, scale, spread_a, spread_b, norm_a, norm_b, last, K, T):
     Args:
         delta: (n, ≥ m) sums of Δ over positions.
         theta: (n, ≥ m) sums of Θ.
-        scale: What makes means of the sums.
+        scale: Factor that turns the sums into means.
         spread_a, spread_b: (n,) and (m,) mean over pixels of the images' variances.
         norm_a, norm_b: (n,) and (m,) what the images were divided by.
         last: (5,) as of ``linear_tail``.
@@ -608,7 +608,7 @@ def finish(delta, theta, scale, spread_a, spread_b, norm_a, norm_b, last, K, T):
     """
     alpha, beta, gamma, mixed, rest = last[0], last[1], last[2], last[3], last[4]
     for i in range(K.shape[0]):
-        # without biases an empty image has no variance, and no kernel with anything
+        # without biases an all-zero image has variance 0, and kernel 0 with all images
         norm = norm_a[i] if spread_a[i] > 0 else 0.0
         for j in range(K.shape[1]):
             both = norm * norm_b[j] if spread_b[j] > 0 else 0.0

@@ -1,14 +1,14 @@
 """A Numba type for one vector register: 16 float32 or 8 float64 side by side.
 
-Numba's own loops over 16 numbers are at the compiler's mercy: short constant trip counts are
-unrolled into scalar code, others are guarded by aliasing checks at every turn. A value of
+Numba's own loops over 16 numbers are not always vectorised: short constant trip counts are
+unrolled into scalar code, others check for aliasing in every iteration. A value of
 type ``Lanes`` is an LLVM vector instead: ``+``, ``-``, ``*`` and the functions here are one
 instruction each where registers are wide enough (LLVM splits them where they are narrower),
 with every operation in the order written, so that results have the same bits on any processor.
 
 ``load`` and ``store`` take addresses as integers. The caller keeps the arrays alive, and aligned
-to ``BYTES``: a vector that straddles two cache lines costs double. Where a function takes
-``unit``, the number 1 of a dtype, it says which vector is meant.
+to ``BYTES``: a vector that straddles two cache lines costs double. An argument ``unit`` is the
+number 1 of a dtype, which selects the type of the vector.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def splat(typingctx, x):
 
 @intrinsic
 def word(typingctx, unit):
-    """Return the bytes of one number."""
+    """Return the size of one number in bytes."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return context.get_constant(_INDEX, unit.bitwidth // 8)
