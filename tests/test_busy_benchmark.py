@@ -13,6 +13,7 @@ from tests.kernels.simulator import ON_SIMULATOR
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow(but="cuda")
 @pytest.mark.parametrize("backend", ["cpu", "cuda"])
 def test_the_busy_share_counts_every_block_and_gap(tmp_path, backend):
     start = ON_SIMULATOR if backend == "cuda" and SIMULATED else ()

@@ -241,6 +241,7 @@ def test_rows_added_by_several_threads_are_all_kept(depths, tmp_path):
     assert [row["depth"] for row in depths.rows_of(path, settings)] == list(range(12))
 
 
+@pytest.mark.slow
 def test_a_gpu_computes_all_depths_in_one_pass(gpu, call, output, limit, depths, data, monkeypatch):
     monkeypatch.setattr(depths, "BLOCK", 3)
     given = {"train": 6, "test": 3, "at": "3,5"}

@@ -53,6 +53,7 @@ def numbers(text: str, name: str) -> list[float]:
     return [float(found) for found in re.findall(rf"{name}: (\d\.\d+)", text)]
 
 
+@pytest.mark.slow
 def test_audit_finds_the_labels_that_were_spoiled(tmp_path: Path) -> None:
     text = started("audit_labels.py", 300, 0.1, folder=tmp_path)
     assert numbers(text, "precision at 10")[0] >= 0.9

@@ -99,6 +99,7 @@ def fake(scripts, monkeypatch):
     return put
 
 
+@pytest.mark.slow(but="cntk-v-4-True")
 @pytest.mark.parametrize("separable", [True, False])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_peer_agrees_with_the_reference(scripts, name, separable):

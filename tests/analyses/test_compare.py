@@ -26,6 +26,7 @@ def settings(folder, **changes):
     return RunConfig(**{**base, **changes})
 
 
+@pytest.mark.slow
 def test_architectures_are_compared_and_the_comparison_resumes(tmp_path):
     config = settings(tmp_path / "set", noise=NoiseConfig(0.0))
     found = compare_architectures(config, ["fc-2", "cnn-1"])
@@ -55,6 +56,7 @@ def test_architectures_are_compared_and_the_comparison_resumes(tmp_path):
     assert points == 3 * len(again[0].points) + 10
 
 
+@pytest.mark.slow
 def test_the_architecture_of_a_run_that_is_there_is_compared_from_its_own_gram(tmp_path):
     config = settings(tmp_path / "set")
     with Pipeline(config) as pipeline:

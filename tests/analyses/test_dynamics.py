@@ -44,6 +44,7 @@ def followed(tmp_path_factory):
     return config, found, told
 
 
+@pytest.mark.slow
 def test_both_ends_of_training_are_chance_and_kernel_regression(followed):
     config, found, _ = followed
     with Pipeline(config) as pipeline:
@@ -142,6 +143,7 @@ def test_the_text_says_what_a_reader_needs(followed):
         assert words in text
 
 
+@pytest.mark.slow
 def test_without_the_nngp_kernel_the_spread_is_left_out_and_said_why(tmp_path):
     config = settings(
         tmp_path / "run", data=DataConfig(n=60), noise=NoiseConfig(0.0),
@@ -182,6 +184,7 @@ def test_settings_are_refused_before_anything_is_computed(tmp_path, settings_giv
         assert not pipeline.run.has("gram", "ntk")
 
 
+@pytest.mark.slow
 def test_images_that_are_there_twice_give_numbers_and_a_note(tmp_path):
     random = np.random.default_rng(0)
     x = random.integers(0, 256, (30, 4, 4, 1), dtype=np.uint8)

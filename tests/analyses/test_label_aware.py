@@ -29,6 +29,7 @@ def config(tmp_path_factory):
     )
 
 
+@pytest.mark.slow
 def test_a_run_tells_what_labels_add_for_two_of_its_classes(config):
     events = []
     with Pipeline(config, [events.append]) as pipeline:
@@ -66,6 +67,7 @@ def test_a_run_tells_what_labels_add_for_two_of_its_classes(config):
     assert len(words.splitlines()) == 2 + len(names) + 1
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_and_variants_can_be_chosen(config):
     with Pipeline(config) as pipeline:
         a, b, c = (
@@ -78,6 +80,7 @@ def test_the_same_seed_gives_the_same_and_variants_can_be_chosen(config):
     assert len(same) == c.held_out
 
 
+@pytest.mark.slow
 def test_the_most_entangled_classes_are_those_whose_means_are_closest(config):
     with Pipeline(config) as pipeline:
         pipeline.gram()

@@ -59,6 +59,7 @@ def test_a_run_tells_what_its_labels_would_have_taught(config):
     assert f"{100 * found.gain('mlmoc'):+.2f} points over random" in words
 
 
+@pytest.mark.slow
 def test_networks_are_trained_where_they_are_asked_for(config):
     pytest.importorskip("jax")
     with Pipeline(config) as pipeline:

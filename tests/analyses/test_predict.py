@@ -49,6 +49,7 @@ def computed(folder):
     return sum(event["event"] == "TileDone" for event in read_events(str(folder)))
 
 
+@pytest.mark.slow(but="nngp")
 @pytest.mark.parametrize("kind", ["ntk", "nngp"])
 def test_the_test_split_is_predicted_as_in_memory(tmp_path, source, kind):
     wanted = PredictConfig(ridge=1e-3, kind=kind)
@@ -67,6 +68,7 @@ def test_the_test_split_is_predicted_as_in_memory(tmp_path, source, kind):
     assert found.evaluation.accuracy > 0.7
 
 
+@pytest.mark.slow
 def test_started_again_nothing_is_computed_and_the_same_is_said(tmp_path, source):
     with Pipeline(settings(tmp_path / "r", source)) as pipeline:
         first = predict(pipeline)
@@ -102,6 +104,7 @@ def test_what_a_run_leaves_out_is_predicted_where_there_is_no_test_split(tmp_pat
     assert not any(image.tobytes() in flat for image in held.images)
 
 
+@pytest.mark.slow
 def test_a_share_of_the_run_is_held_out_where_it_has_all_images(tmp_path, source):
     config = settings(tmp_path / "r", source, data=DataConfig(source=source))
     config = dataclasses.replace(config, predict=PredictConfig(on="holdout", ridge=1e-2))
@@ -130,6 +133,7 @@ def test_diagonals_are_those_of_the_kernel(tmp_path, source):
         np.testing.assert_allclose(found, np.diagonal(whole), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_labels_before_the_noise_and_refurbished_ones_can_be_trained_on(tmp_path):
     accuracy = {}
     for labels in ("given", "true"):
@@ -151,6 +155,7 @@ def test_labels_before_the_noise_and_refurbished_ones_can_be_trained_on(tmp_path
         predict(pipeline)
 
 
+@pytest.mark.slow
 def test_a_table_a_picture_and_the_figures_are_left_in_the_run(tmp_path, source):
     with Pipeline(settings(tmp_path / "r", source)) as pipeline:
         found = predict(pipeline)
@@ -170,6 +175,7 @@ def test_a_table_a_picture_and_the_figures_are_left_in_the_run(tmp_path, source)
     assert "predictions.csv" in said
 
 
+@pytest.mark.slow
 def test_a_ridge_without_a_factor_is_refused_and_a_chosen_one_is_raised(tmp_path, source):
     doubled = np.load(source.removeprefix("npz:"))
     path = tmp_path / "twice.npz"

@@ -71,6 +71,7 @@ def test_predictions_of_an_older_version_lack_only_the_calibration(make_run: Mak
     assert len(only(run).figures) == 2
 
 
+@pytest.mark.slow
 def test_dynamics_says_when_to_stop(make_run: MakeRun) -> None:
     run = make_run()
     add_dynamics(run)
@@ -83,6 +84,7 @@ def test_dynamics_says_when_to_stop(make_run: MakeRun) -> None:
     assert len(section.figures) == 3
 
 
+@pytest.mark.slow
 def test_the_uncertainty_of_the_ensemble_is_told(make_run: MakeRun) -> None:
     run = make_run()
     quarters = [0.01, 0.05, 0.1, 0.4]
@@ -93,6 +95,7 @@ def test_the_uncertainty_of_the_ensemble_is_told(make_run: MakeRun) -> None:
     assert section.more is None
 
 
+@pytest.mark.slow
 def test_training_without_an_end_needs_no_stopping(make_run: MakeRun) -> None:
     run = make_run()
     add_dynamics(run)
@@ -102,6 +105,7 @@ def test_training_without_an_end_needs_no_stopping(make_run: MakeRun) -> None:
     assert ("Stop at step", "never", "") in section.numbers
 
 
+@pytest.mark.slow
 def test_networks_and_labels_are_told(make_run: MakeRun) -> None:
     run = make_run()
     add_networks(run)
@@ -123,6 +127,7 @@ def test_networks_and_labels_are_told(make_run: MakeRun) -> None:
             assert caption
 
 
+@pytest.mark.slow
 def test_of_values_that_predict_equally_well_all_are_named(make_run: MakeRun) -> None:
     run = make_run()
     add_networks(run)

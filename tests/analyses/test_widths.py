@@ -26,6 +26,7 @@ def config(tmp_path_factory):
     )
 
 
+@pytest.mark.slow
 def test_a_run_tells_how_near_networks_are_to_the_infinite_one(config):
     events = []
     with Pipeline(config, [events.append]) as pipeline:

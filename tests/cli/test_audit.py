@@ -52,6 +52,7 @@ def audit(capsys: Captured, *tokens: Any) -> dict[str, Any]:
     return json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_wrong_labels_of_a_folder_are_found(
     photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
@@ -87,6 +88,7 @@ def test_started_again_it_computes_nothing_anew(
     assert found["run"] == "runs/photos"
 
 
+@pytest.mark.slow
 def test_settings_are_flags_and_the_run_has_its_place(
     photos: Path, tmp_path: Path, capsys: Captured
 ) -> None:
@@ -99,6 +101,7 @@ def test_settings_are_flags_and_the_run_has_its_place(
     assert found["next"] == [f"ntkdist predict {tmp_path}/r"]
 
 
+@pytest.mark.slow
 def test_an_archive_and_a_table_are_audited(photos: Path, tmp_path: Path, capsys: Captured) -> None:
     files = sorted(photos.rglob("*.png"))
     lines = [f"{path},{path.parent.name}" for path in files]
@@ -118,6 +121,7 @@ def test_an_archive_and_a_table_are_audited(photos: Path, tmp_path: Path, capsys
     assert named == [(i, None, str(y[i])) for i in wrong]
 
 
+@pytest.mark.slow
 def test_qualities_are_listed_from_the_worst(
     photos: Path, tmp_path: Path, capsys: Captured
 ) -> None:
@@ -204,6 +208,7 @@ def few(audited: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     return tmp_path
 
 
+@pytest.mark.slow
 def test_corrected_labels_get_a_run_of_their_own_and_the_old_is_kept(
     few: Path, capsys: Captured
 ) -> None:
@@ -223,6 +228,7 @@ def test_corrected_labels_get_a_run_of_their_own_and_the_old_is_kept(
     assert audit(capsys, "photos")["run"] == "runs/photos"
 
 
+@pytest.mark.slow
 def test_a_table_that_was_corrected_is_noticed(few: Path, capsys: Captured) -> None:
     files = sorted(Path("photos").rglob("*.png"))
     lines = ["file,label", *(f"{file},{file.parent.name}" for file in files)]
@@ -233,6 +239,7 @@ def test_a_table_that_was_corrected_is_noticed(few: Path, capsys: Captured) -> N
     assert audit(capsys, "list.csv")["run"] == "runs/list-2"
 
 
+@pytest.mark.slow
 def test_a_run_that_was_named_is_not_left_for_another(few: Path, capsys: Captured) -> None:
     audit(capsys, "photos", "--run", "mine")
     (few / "photos/dark/04.png").rename(few / "photos/light/04.png")
@@ -258,6 +265,7 @@ def test_other_images_are_refused_with_what_to_do(few: Path, capsys: Captured) -
         (few / "photos/light/01.png").unlink(missing_ok=True)
 
 
+@pytest.mark.slow
 def test_another_architecture_has_a_run_of_its_own(few: Path, capsys: Captured) -> None:
     assert audit(capsys, "photos", "--architecture", "fc-1")["run"] == "runs/photos-fc-1"
 
@@ -298,6 +306,7 @@ def test_images_are_told_by_their_pixels_in_any_order(
     assert found.words.startswith(expected[1])
 
 
+@pytest.mark.slow
 def test_an_extended_run_is_still_the_one_of_its_source(few: Path, capsys: Captured) -> None:
     draw(few / "photos/dark/99.png", light=False, rng=np.random.default_rng(9))
     cli.main(["extend", "runs/photos", "--quiet"])

@@ -18,6 +18,7 @@ def script(shell: str, capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_bash_script_is_valid_and_completes_commands(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -38,6 +39,7 @@ def test_the_bash_script_is_valid_and_completes_commands(
         assert [one.strip() for one in done.stdout.split()] == [word]
 
 
+@pytest.mark.slow(but="fish")
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
 def test_other_shells_get_a_script_that_names_the_commands(
     shell: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

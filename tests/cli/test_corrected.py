@@ -94,6 +94,7 @@ def chunks(url: str) -> dict[str, bytes]:
     return found
 
 
+@pytest.mark.slow
 def test_only_the_label_stage_runs_and_finds_what_a_fresh_audit_finds(
     here: Path, capsys: Captured
 ) -> None:
@@ -111,6 +112,7 @@ def test_only_the_label_stage_runs_and_finds_what_a_fresh_audit_finds(
     assert Path("fresh/labels.csv").read_bytes() == Path("runs/list-2/labels.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_run_is_as_any_other_and_outlives_the_old_one(here: Path, capsys: Captured) -> None:
     correct(4)
     audit(capsys)
@@ -140,6 +142,7 @@ def test_the_run_is_as_any_other_and_outlives_the_old_one(here: Path, capsys: Ca
     assert "nothing is wrong" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_images_that_move_to_another_folder_keep_their_places(here: Path, capsys: Captured) -> None:
     audit(capsys, source="photos")
     Path("photos/dark/04.png").rename("photos/light/04.png")
@@ -164,6 +167,7 @@ def test_images_that_move_to_another_folder_keep_their_places(here: Path, capsys
     assert audit(capsys, source="photos")["run"] == "runs/photos"
 
 
+@pytest.mark.slow
 def test_a_run_that_was_named_takes_from_the_one_it_follows(here: Path, capsys: Captured) -> None:
     audit(capsys, "--run", "mine")
     correct(4)
@@ -188,6 +192,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return calls
 
 
+@pytest.mark.slow
 def test_images_are_decoded_once_where_labels_were_corrected(
     here: Path, capsys: Captured, reads: list[Any]
 ) -> None:
@@ -196,6 +201,7 @@ def test_images_are_decoded_once_where_labels_were_corrected(
     assert len(reads) == 1
 
 
+@pytest.mark.slow
 def test_nothing_is_decoded_where_the_files_are_those_of_the_run(
     here: Path, capsys: Captured, reads: list[Any]
 ) -> None:
@@ -218,6 +224,7 @@ def spoil(address: str, place: int = 50) -> None:
     storage.write_bytes(address, bytes(content))
 
 
+@pytest.mark.slow
 def test_a_damaged_tile_is_computed_again_and_so_is_the_factor(
     here: Path, capsys: Captured
 ) -> None:
@@ -233,6 +240,7 @@ def test_a_damaged_tile_is_computed_again_and_so_is_the_factor(
     assert chunks("runs/list-2") == right
 
 
+@pytest.mark.slow
 def test_a_damaged_factor_is_computed_again(here: Path, capsys: Captured) -> None:
     correct(4)
     right = chunks("runs/list")
@@ -244,6 +252,7 @@ def test_a_damaged_factor_is_computed_again(here: Path, capsys: Captured) -> Non
     assert chunks("runs/list-2") == right
 
 
+@pytest.mark.slow
 def test_tiles_that_the_old_run_lacks_are_computed(here: Path, capsys: Captured) -> None:
     correct(4)
     right = chunks("runs/list")
@@ -255,6 +264,7 @@ def test_tiles_that_the_old_run_lacks_are_computed(here: Path, capsys: Captured)
     assert chunks("runs/list-2") == right
 
 
+@pytest.mark.slow(but="41")
 @pytest.mark.parametrize("after", [0, 5, 2 * TILES - 1, 2 * TILES + 1])
 def test_a_kill_while_it_is_taken_leaves_a_run_that_goes_on(
     here: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch, after: int
@@ -284,6 +294,7 @@ def test_a_kill_while_it_is_taken_leaves_a_run_that_goes_on(
     assert audit(capsys)["result"]["gram_from"] == "runs/list"
 
 
+@pytest.mark.slow
 def test_what_a_kill_left_of_a_factor_goes_where_the_old_run_is_gone(
     here: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -316,6 +327,7 @@ def test_what_a_kill_left_of_a_factor_goes_where_the_old_run_is_gone(
     assert gram <= set(chunks("runs/list-2"))
 
 
+@pytest.mark.slow
 def test_tiles_of_another_edge_are_not_taken(here: Path, capsys: Captured) -> None:
     correct(4)
     cli.main(["audit", "list.csv", *FLAGS[2:], "--gram.tile", "20", "--json"])
@@ -326,6 +338,7 @@ def test_tiles_of_another_edge_are_not_taken(here: Path, capsys: Captured) -> No
     assert GramStore.open("runs/list-2/gram/ntk").tiling.edge == 20
 
 
+@pytest.mark.slow(but="another")
 @pytest.mark.parametrize("change", ["added", "removed", "another"])
 def test_other_images_take_nothing(here: Path, capsys: Captured, change: str) -> None:
     lines = Path("list.csv").read_text().splitlines()
@@ -340,6 +353,7 @@ def test_other_images_take_nothing(here: Path, capsys: Captured, change: str) ->
     assert computed("runs/list-2").count("TileDone") == TILES + (7 if change == "added" else 0)
 
 
+@pytest.mark.slow
 def test_images_in_another_order_take_it_in_the_old_one(here: Path, capsys: Captured) -> None:
     lines = Path("list.csv").read_text().splitlines()
     Path("list.csv").write_text("\n".join([lines[0], *reversed(lines[1:])]) + "\n")
@@ -349,6 +363,7 @@ def test_images_in_another_order_take_it_in_the_old_one(here: Path, capsys: Capt
     assert Run.open("runs/list-2").files() == Run.open("runs/list").files()
 
 
+@pytest.mark.slow
 def test_statistics_that_another_order_rounds_otherwise_are_those_of_the_old_run(
     here: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:

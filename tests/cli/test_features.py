@@ -59,6 +59,7 @@ def suspicious(found: dict[str, Any], key: str) -> set[Any]:
     return {one[key] for one in found["result"]["suspicious"]}
 
 
+@pytest.mark.slow
 def test_images_of_several_sizes_are_audited_by_their_features(
     here: Path, capsys: Captured
 ) -> None:
@@ -82,6 +83,7 @@ def test_images_of_several_sizes_are_audited_by_their_features(
     assert Path("runs/photos-emb/report.html").read_text().count("<img") == 10
 
 
+@pytest.mark.slow
 def test_a_table_is_audited_without_pictures(here: Path, capsys: Captured) -> None:
     cli.main(["audit", "table.npz"])
     said = capsys.readouterr()
@@ -95,6 +97,7 @@ def test_a_table_is_audited_without_pictures(here: Path, capsys: Captured) -> No
     assert "<img" not in Path("runs/table/report.html").read_text()
 
 
+@pytest.mark.slow
 def test_another_network_or_none_of_the_features_has_a_run_of_its_own(
     here: Path, capsys: Captured
 ) -> None:
@@ -108,6 +111,7 @@ def test_another_network_or_none_of_the_features_has_a_run_of_its_own(
     assert not Run.open("runs/photos-fc-2").manifest.is_features
 
 
+@pytest.mark.slow
 def test_started_again_the_features_are_found_unchanged(here: Path, capsys: Captured) -> None:
     for tokens in (["table.npz"], ["photos", "--data.features", "emb.npy"]):
         first = run(capsys, "audit", *tokens)
@@ -123,6 +127,7 @@ def test_started_again_the_features_are_found_unchanged(here: Path, capsys: Capt
     assert again["run"] == "runs/photos-emb"
 
 
+@pytest.mark.slow
 def test_corrected_labels_of_the_same_features_are_no_new_images(
     here: Path, capsys: Captured
 ) -> None:
@@ -143,6 +148,7 @@ def test_corrected_labels_of_the_same_features_are_no_new_images(
     assert re.search(r"1 of 120 labels differs \(one of \w+ is now", capsys.readouterr().err)
 
 
+@pytest.mark.slow
 def test_changed_features_are_noticed_and_refused_with_what_to_do(
     here: Path, capsys: Captured
 ) -> None:
@@ -160,12 +166,14 @@ def test_changed_features_are_noticed_and_refused_with_what_to_do(
     assert not Path("runs/photos-emb-2").exists()
 
 
+@pytest.mark.slow
 def test_the_more_careful_network_is_not_one_for_images(here: Path, capsys: Captured) -> None:
     for tokens in (["table.npz"], ["photos", "--data.features", "emb.npy"]):
         found = run(capsys, "audit", *tokens)
         assert found["next"] == [f"ntkdist predict {found['run']}"]
 
 
+@pytest.mark.slow
 def test_predictions_and_status_of_features(here: Path, capsys: Captured) -> None:
     run(capsys, "audit", "photos", "--data.features", "emb.npy")
     assert run(capsys, "status", "runs/photos-emb")["result"]["shape"] == [120, 30]
@@ -180,6 +188,7 @@ def test_predictions_and_status_of_features(here: Path, capsys: Captured) -> Non
     )
 
 
+@pytest.mark.slow
 def test_networks_compared_on_features_are_checked_before_any_is_computed(
     here: Path, capsys: Captured
 ) -> None:
@@ -208,6 +217,7 @@ def spoilt(kind: str) -> None:
     np.save("bad.npy", rows, allow_pickle=True)
 
 
+@pytest.mark.slow(but="object-holds Python objects, which are not read")
 @pytest.mark.parametrize(
     ("kind", "said"),
     [

@@ -134,6 +134,7 @@ def once(places: dict[str, str]) -> Callable[[str], tuple[int, str, str]]:
 Once = Callable[[str], tuple[int, str, str]]
 
 
+@pytest.mark.slow(but="plan")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_prints_what_its_schema_says(command: str, once: Once) -> None:
     code, out, err = once(command)
@@ -165,6 +166,7 @@ def test_commands_that_may_follow_can_be_typed(command: str, once: Once) -> None
         assert cli._parse(words, Terminal()).name in COMMANDS
 
 
+@pytest.mark.slow
 def test_a_result_may_come_with_an_error(places: dict[str, str]) -> None:
     """A plan over its budget is shown all the same."""
     tokens = ["plan", places["RUN"], "--seconds", "0.2", "--price", "1e9", "--budget", "1e-9"]

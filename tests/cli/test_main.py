@@ -164,6 +164,7 @@ def test_demo_needs_no_file(parsed, tmp_path):
     assert parsed("demo", "--run", tmp_path / "d").noise.rate == 0.3
 
 
+@pytest.mark.slow
 def test_help_is_quick():
     command = [sys.executable, "-m", "ntkdist", "--help"]
     quickest = math.inf
@@ -212,6 +213,7 @@ def example_in(text):
     return re.search(r"Example: (ntkdist .*)$", text, re.MULTILINE)[1]
 
 
+@pytest.mark.slow(but="completion")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_a_command_asks_a_question_and_has_an_example(command):
     text = helped(command)

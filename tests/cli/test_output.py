@@ -27,6 +27,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> str:
     return place
 
 
+@pytest.mark.slow
 def test_the_next_command_is_said_after_the_result(run: str, capsys: Captured) -> None:
     cli.main(["factor", run])
     said = capsys.readouterr()
@@ -189,6 +190,7 @@ def test_plain_values_are_strict_json() -> None:
     json.dumps(found, allow_nan=False)
 
 
+@pytest.mark.slow
 def test_long_commands_say_what_they_have_got_to(
     run: str, tmp_path: Path, capsys: Captured
 ) -> None:

@@ -83,6 +83,7 @@ def mappings(num_classes):
     return pairs.map(lambda m: {a: b if a != b else (b + 1) % num_classes for a, b in m.items()})
 
 
+@pytest.mark.slow
 @given(
     case=st.integers(2, 8).flatmap(lambda K: st.tuples(st.just(K), mappings(K))),
     n=st.integers(0, 80),

@@ -123,6 +123,7 @@ def settings(folder: Path, place: str, **data: object) -> RunConfig:
     )
 
 
+@pytest.mark.slow
 def test_later_images_are_scaled_as_the_first_ones_were(tmp_path):
     from ntkdist.analyses.predict import predict
     from ntkdist.pipeline import Pipeline

@@ -64,6 +64,7 @@ def stored(run: Path) -> int:
     return sum(1 for path in run.glob("gram/ntk/c/*/*") if not path.name.startswith("."))
 
 
+@pytest.mark.slow
 def test_an_interrupted_job_is_queued_again_and_goes_on(slurm: FakeSlurm, tmp_path: Path) -> None:
     run, run_file = tmp_path / "run", tmp_path / "run.yaml"
     run_file.write_text(yaml.safe_dump(RUN | {"run": str(run)}))
@@ -96,6 +97,7 @@ def test_an_interrupted_job_is_queued_again_and_goes_on(slurm: FakeSlurm, tmp_pa
     assert not list(Path(slurm.environment["TMPDIR"]).iterdir())
 
 
+@pytest.mark.slow(but="cancelled")
 @pytest.mark.parametrize(
     ("number", "cancelled", "queued_again"),
     [
@@ -136,6 +138,7 @@ def test_a_job_without_ray_fails_and_says_where_to_look(stand_ins: FakeSlurm) ->
     assert not (stand_ins.repository / "arguments").exists()
 
 
+@pytest.mark.slow
 def test_jobs_of_an_array_differ_in_settings_and_ports(stand_ins: FakeSlurm) -> None:
     (stand_ins.repository / "code").write_text("1")
     seen = set()
@@ -159,6 +162,7 @@ def test_jobs_of_an_array_differ_in_settings_and_ports(stand_ins: FakeSlurm) -> 
         assert "--min-worker-port=0 --max-worker-port=0 --dashboard-agent-listen-port=0" in line
 
 
+@pytest.mark.slow
 def test_another_run_is_not_taken_for_done(stand_ins: FakeSlurm) -> None:
     (stand_ins.repository / "code").write_text("0")
     assert stand_ins.start("a.yaml").wait(30) == 0
@@ -180,6 +184,7 @@ def test_token_and_credentials_reach_the_driver_and_no_log(stand_ins: FakeSlurm)
     assert "eu-central-1" not in logs
 
 
+@pytest.mark.slow
 def test_more_nodes_join_a_run_and_end_with_it(stand_ins: FakeSlurm) -> None:
     assert stand_ins.start(str(stand_ins.job), script="join.sbatch").wait(30) == 2
     assert "is computing no run" in stand_ins.output

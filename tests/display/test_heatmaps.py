@@ -96,6 +96,7 @@ def test_cells_too_small_for_letters_are_circled(K: int, lettered: bool) -> None
     assert len(svg) < 200_000
 
 
+@pytest.mark.slow(but="2-nan")
 @pytest.mark.parametrize(("K", "fill"), [(1, 0.0), (2, np.nan), (17, np.nan), (100, 0.0)])
 def test_any_number_of_classes_and_empty_values_can_be_drawn(K: int, fill: float) -> None:
     matrix = np.full((K, K), fill)

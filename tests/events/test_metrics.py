@@ -62,6 +62,7 @@ def last(recorded: list[Any], name: str) -> float:
     return [value for _, found, value, _ in recorded if found == name][-1]
 
 
+@pytest.mark.slow
 def test_events_reach_rays_metrics(ray_session: None, recorded: list[Any]) -> None:
     metrics = RayMetrics("runs/mnist")
     for event in (
@@ -113,6 +114,7 @@ def test_what_happened_before_ray_was_there_is_told_later(
     assert last(recorded, "ntkdist_stage") == 1
 
 
+@pytest.mark.slow
 def test_a_job_on_ray_is_counted(tmp_path: Path, ray_session: None, recorded: list[Any]) -> None:
     arithmetic = get_backend("cpu").arithmetic
     job, tiling = make_job(

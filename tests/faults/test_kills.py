@@ -16,6 +16,7 @@ from tests.faults.target import matrix, target
 from tests.faults.watch import driver, drivers, keys, tiles_done, wait_for_tiles
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["inline", pytest.param("2", id="ray")])
 def test_driver_killed_three_times(
     tmp_path: Path, undisturbed: np.ndarray, running: str, where: str
@@ -51,6 +52,7 @@ def test_driver_killed_three_times(
     assert recomputed <= in_flight
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_signal_ends_after_the_tiles_in_flight(
     tmp_path: Path, undisturbed: np.ndarray, running: str, name: str

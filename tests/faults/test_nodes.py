@@ -62,6 +62,7 @@ def newcomer_at_work(folder: Path, since: float) -> bool:
     return any(e["worker"] in new and e["time"] > new[e["worker"]] for e in done)
 
 
+@pytest.mark.slow
 def test_node_lost_and_node_added(tmp_path: Path, undisturbed: np.ndarray, nodes: Any) -> None:
     tiles_take(tmp_path, SLOW)
     first, second = nodes.add_node(**node_options(1)), nodes.add_node(**node_options(1))
@@ -87,6 +88,7 @@ def test_node_lost_and_node_added(tmp_path: Path, undisturbed: np.ndarray, nodes
     assert first in nodes.list_all_nodes()
 
 
+@pytest.mark.slow
 def test_node_that_is_drained_loses_nothing(
     tmp_path: Path, undisturbed: np.ndarray, nodes: Any
 ) -> None:
@@ -113,6 +115,7 @@ def test_node_that_is_drained_loses_nothing(
     np.testing.assert_array_equal(matrix(str(tmp_path)), undisturbed)
 
 
+@pytest.mark.slow
 def test_head_that_dies_ends_the_driver_and_the_next_resumes(
     tmp_path: Path, undisturbed: np.ndarray, running: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

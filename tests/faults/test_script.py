@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from ntkdist.gram.compute import compute_gram
 from ntkdist.gram.executors.inline import InlineExecutor
@@ -22,6 +23,7 @@ TABLE: dict[str, list[tuple[int, str, float]]] = {
 }
 
 
+@pytest.mark.slow
 def test_table_of_failures_on_ray(tmp_path: Path, undisturbed: np.ndarray, running: str) -> None:
     write_script(tmp_path, TABLE)
     with driver(tmp_path, "2", running, "", "8") as process:
@@ -52,6 +54,7 @@ def test_table_of_failures_on_ray(tmp_path: Path, undisturbed: np.ndarray, runni
     np.testing.assert_array_equal(matrix(str(tmp_path)), undisturbed)
 
 
+@pytest.mark.slow
 def test_tile_that_raises_in_this_process(tmp_path: Path, undisturbed: np.ndarray) -> None:
     write_script(tmp_path, {"r0000c0000": [(1, "raise", 0)], "r0007c0007": [(2, "raise", 0)]})
     job, tiling = target(str(tmp_path))
@@ -62,6 +65,7 @@ def test_tile_that_raises_in_this_process(tmp_path: Path, undisturbed: np.ndarra
     np.testing.assert_array_equal(matrix(str(tmp_path)), undisturbed)
 
 
+@pytest.mark.slow
 def test_grace_period_ends_before_a_tile_that_takes_too_long(
     tmp_path: Path, undisturbed: np.ndarray, running: str
 ) -> None:

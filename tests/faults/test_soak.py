@@ -45,6 +45,7 @@ def undisturbed(folder: Path, edge: int) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("counts", "edge"),  # 210 tiles, 820 tiles
     [

@@ -19,6 +19,7 @@ from tests.faults.target import matrix, target
 from tests.faults.watch import ROOT, driver, tiles_done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["inline", "2"])
 def test_full_disk_stops_the_job_soon_and_room_lets_it_go_on(
     small_disk: Path, undisturbed: np.ndarray, running: str, where: str
@@ -86,6 +87,7 @@ def remount(place: Path, how: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{how}", str(place)], check=True)
 
 
+@pytest.mark.slow
 def test_second_driver_of_a_run_is_refused(tmp_path: Path) -> None:
     """The real command line, twice at once on one run."""
     command = [

@@ -130,6 +130,7 @@ def _visible() -> str:
     return os.environ.get("CUDA_VISIBLE_DEVICES", "unset")
 
 
+@pytest.mark.slow
 def test_a_worker_with_a_gpu_sees_it_and_others_do_not(two_gpus):
     assert RayExecutor(num_gpus=1).call(functools.partial(_visible)) in ("0", "1")
     with pytest.raises(StageError, match="ZeroDivisionError"):

@@ -42,6 +42,7 @@ def read(path: str) -> Any:
         return file["ntk"][:]
 
 
+@pytest.mark.slow(but="float32-h5-1048576")
 @pytest.mark.parametrize("band", [1, 4 * N * 7, 4 * N * (2 * EDGE + 5), 1 << 20])
 @pytest.mark.parametrize("suffix", ["npy", "npz", "h5", "hdf5", "safetensors"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -73,6 +73,7 @@ class Waiting(TileWorker):
         return held
 
 
+@pytest.mark.slow(but="inline")
 @pytest.mark.parametrize("where", ["inline", "ray"])
 def test_next_tile_is_computed_while_one_is_written(
     tmp_path: Path, where: str, request: pytest.FixtureRequest

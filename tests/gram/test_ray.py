@@ -53,6 +53,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[np.ndarray]:
     return read(job)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_same_bits_for_any_number_of_actors(
     tmp_path: Path, undisturbed: list[np.ndarray], workers: int
@@ -74,6 +75,7 @@ def test_same_bits_for_any_number_of_actors(
     assert len(busy) <= workers
 
 
+@pytest.mark.slow
 def test_killed_worker_costs_only_its_tiles(tmp_path: Path, undisturbed: list[np.ndarray]) -> None:
     job, tiling = real_job(tmp_path)
     events: list[Any] = []
@@ -100,6 +102,7 @@ def test_killed_worker_costs_only_its_tiles(tmp_path: Path, undisturbed: list[np
     assert again == set(lost[0].keys)
 
 
+@pytest.mark.slow
 def test_worker_that_always_dies_ends_in_a_clear_failure(tmp_path: Path) -> None:
     job, tiling = real_job(tmp_path)
     lost: list[WorkerLost] = []
@@ -116,6 +119,7 @@ def test_worker_that_always_dies_ends_in_a_clear_failure(tmp_path: Path) -> None
     assert len(lost) == 3  # two deaths, and that it is given up
 
 
+@pytest.mark.slow
 def test_worker_of_another_arithmetic_refuses(tmp_path: Path) -> None:
     job, tiling = real_job(tmp_path)
     other = dataclasses.replace(job, arithmetic="cpu 0")
@@ -133,6 +137,7 @@ def test_stop_with_nothing_in_flight_is_told(tmp_path: Path) -> None:
     assert [event.in_flight for event in events if isinstance(event, Interrupted)] == [()]
 
 
+@pytest.mark.slow
 def test_stop_waits_for_the_tiles_in_flight(tmp_path: Path) -> None:
     job, tiling = real_job(tmp_path)
     stop = threading.Event()

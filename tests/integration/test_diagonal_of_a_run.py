@@ -77,6 +77,7 @@ def gram_of(config: RunConfig) -> np.ndarray:
         return pipeline.gram_store()[:, :]
 
 
+@pytest.mark.slow
 def test_after_a_run_there_is_a_diagonal_and_no_inverse(finished: RunConfig) -> None:
     assert not (ridge_of(finished) / "inverse").exists()
     factor = CholeskyFactor.open(str(ridge_of(finished)))
@@ -117,6 +118,7 @@ def test_labels_are_those_of_the_dense_inverse(finished: RunConfig) -> None:
     assert summary["block_error"]["true"] == pytest.approx(right, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_stored_inverse_of_an_older_run_is_used(copied: RunConfig) -> None:
     labels = Run.open(copied.run).read("labels", "refurbished")
     shutil.rmtree(ridge_of(copied) / "diagonal")
@@ -130,6 +132,7 @@ def test_a_stored_inverse_of_an_older_run_is_used(copied: RunConfig) -> None:
     np.testing.assert_array_equal(Run.open(copied.run).read("labels", "refurbished"), labels)
 
 
+@pytest.mark.slow
 def test_the_method_decides_what_of_the_inverse_is_computed(copied: RunConfig) -> None:
     exact = replace(copied, labels=LabelsConfig(method="exact", steps=5))
     assert not read_status_of(exact).factored
@@ -167,6 +170,7 @@ def test_labelings_and_bias_need_solutions_only(copied: RunConfig) -> None:
     np.testing.assert_allclose(bias.intra_scores, expected, rtol=1e-6)
 
 
+@pytest.mark.slow(but="500")
 @pytest.mark.parametrize("n", [500, 900])
 def test_an_extended_run_has_the_diagonal_of_the_larger_factor(
     copied: RunConfig, n: int, monkeypatch: pytest.MonkeyPatch
@@ -193,6 +197,7 @@ def test_an_extended_run_has_the_diagonal_of_the_larger_factor(
         assert len(pipeline.run.read("labels", "refurbished")) == n
 
 
+@pytest.mark.slow
 def test_an_extended_older_run_gets_a_diagonal_in_place_of_its_inverse(copied: RunConfig) -> None:
     shutil.rmtree(ridge_of(copied) / "diagonal")
     CholeskyFactor.open(str(ridge_of(copied))).inverse()
@@ -205,6 +210,7 @@ def test_an_extended_older_run_gets_a_diagonal_in_place_of_its_inverse(copied: R
 # -- progress ---------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_long_step_is_told_from_the_calling_thread(
     finished: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

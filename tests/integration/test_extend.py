@@ -95,6 +95,7 @@ def with_edge(config: RunConfig, edge: int) -> RunConfig:
     return config
 
 
+@pytest.mark.slow(but="290")
 @pytest.mark.parametrize("edge", [300, 290])
 def test_the_larger_gram_has_the_bits_of_a_fresh_one_and_only_new_tiles_are_computed(
     digits_run: Path, tmp_path: Path, edge: int
@@ -126,6 +127,7 @@ def test_the_larger_gram_has_the_bits_of_a_fresh_one_and_only_new_tiles_are_comp
         assert (run.read("inputs", name) == Run.open(fresh).read("inputs", name)).all()
 
 
+@pytest.mark.slow
 def test_the_factor_is_that_of_the_larger_matrix_with_the_same_absolute_ridge(
     digits_run: Path, tmp_path: Path
 ) -> None:
@@ -170,6 +172,7 @@ def test_an_unfinished_run_grows_and_an_unfinished_factor_is_made_anew(tmp_path:
     assert factor.ridge_absolute == pytest.approx(1e-3 * mean, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_extended_three_times_is_one_begun_with_all_images(tmp_path: Path) -> None:
     config = begun(settings(tmp_path / "run", 30))
     for n in (47, 48, 90):
@@ -280,6 +283,7 @@ def test_the_rest_of_a_grown_source_holds_no_image_that_is_trained_on(
     assert not set(map(bytes, held.images)) & set(map(bytes, trained))
 
 
+@pytest.mark.slow
 def test_verify_finds_nothing_wrong_with_a_run_that_grew(tmp_path: Path) -> None:
     data = DataConfig("shapes", n=40, preprocess="halve+standardize")
     config = settings(tmp_path / "run", data=data, predict=PredictConfig(on="test", n=20))
@@ -353,6 +357,7 @@ def test_a_run_without_statistics_is_extended_only_from_an_unchanged_source(
     assert extended(config.run, 16).after == 16  # which says it by now
 
 
+@pytest.mark.slow
 def test_the_command_says_what_it_did_and_refuses_other_settings(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -381,6 +386,7 @@ def test_the_command_says_what_it_did_and_refuses_other_settings(
     assert "of before" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_no_result_of_the_smaller_run_is_taken_for_current(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -453,6 +459,7 @@ def contents(place: Path | str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.long), 11])
 def test_killed_at_a_write_the_run_is_as_it_was_or_rolls_forward(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
@@ -492,6 +499,7 @@ def state_of(place: Path) -> str | None:
     return None if extension is None else extension.state
 
 
+@pytest.mark.slow
 def test_a_run_on_s3_grows_like_one_in_a_folder(s3: S3Server, tmp_path: Path) -> None:
     url = s3.url("bucket/extend/run")
     chunks = []

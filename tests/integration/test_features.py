@@ -69,6 +69,7 @@ def finished(made, tmp_path_factory):
     return runs
 
 
+@pytest.mark.slow
 def test_a_run_stores_prepared_rows_and_says_that_they_are_features(made, finished):
     data = load(f"npz:{made / 'rows.npz'}")
     prepared = Preprocessor.fit(data.images, "center+unit-norm").apply(data.images)
@@ -134,6 +135,7 @@ def test_status_doctor_and_verify_speak_of_rows(made, finished):
         assert sum(one.recomputed for one in check.grams) > 0
 
 
+@pytest.mark.slow(but="None")
 @pytest.mark.parametrize("features", [None, "f.npy"])
 def test_a_new_run_is_planned_and_nothing_is_written(made, tmp_path, features):
     config = settings(tmp_path / "new", made, features)
@@ -147,6 +149,7 @@ def test_a_new_run_is_planned_and_nothing_is_written(made, tmp_path, features):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow(but="both.npz-None")
 @pytest.mark.parametrize(
     ("features", "features_test"),
     [(None, None), ("f.npy", "f_test.npy"), ("both.npz", None)],
@@ -201,6 +204,7 @@ def test_bad_test_features_are_told_and_not_passed_over(made, tmp_path, values, 
             predict(pipeline)
 
 
+@pytest.mark.slow
 def test_test_features_may_be_named_for_a_run_that_is_there(made, tmp_path):
     config = settings(tmp_path / "r", made, "f.npy")
     Run.create(config)
@@ -314,6 +318,7 @@ def test_rows_are_told_apart_whatever_number_type_holds_them():
     assert (row_digests(np.zeros((2, 3))) == row_digests(-np.zeros((2, 3)))).all()
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_real_features_find_labels_that_people_got_wrong(data_dir, tmp_path):
     n = 2000

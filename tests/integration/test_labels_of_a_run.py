@@ -55,6 +55,7 @@ def labels_again(config, **changes):
         return pipeline.run.read("labels", "refurbished"), pipeline.run.attributes("labels")
 
 
+@pytest.mark.slow
 def test_the_noise_of_the_given_labels_is_estimated_once_and_kept(finished):
     with Pipeline(finished) as pipeline:
         choice = pipeline.choice()
@@ -105,6 +106,7 @@ def test_a_known_noise_rate_and_confidence_go_in(finished):
     assert sure["summary"]["abstained"] > 0
 
 
+@pytest.mark.slow
 def test_stopped_in_the_middle_the_stage_goes_on_with_the_same_flips(finished, monkeypatch):
     method = "exact"
     labels_again(finished, method=method, beta=0.75)
@@ -172,6 +174,7 @@ def test_bias_ranks_all_classes_and_pairs(finished):
     assert len({tuple(pair) for pair in found.inter}) == 45
 
 
+@pytest.mark.slow
 def test_bias_labelings_and_compare_are_commands(finished, tmp_path, capsys):
     np.savetxt(tmp_path / "other.txt", np.zeros(200), fmt="%d")
     for command, words in (
@@ -192,6 +195,7 @@ def test_bias_labelings_and_compare_are_commands(finished, tmp_path, capsys):
     assert "give at least two" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_row_blocks_on_the_workers_of_a_cluster_give_the_same_flips(finished):
     from distributed import LocalCluster
 

@@ -116,12 +116,14 @@ def test_status_of_a_finished_run(folder: Path, capsys: pytest.CaptureFixture[st
     ]
 
 
+@pytest.mark.slow
 def test_verify_finds_nothing_wrong(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # tiles computed again have the same bits on the same kind of processor alone: none is
     code, found = command("verify finished --tiles 0 --entries 4", capsys)
     assert (code, found["error"]) == (0, None)
 
 
+@pytest.mark.slow
 def test_the_report_shows_every_result(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("report finished", capsys)[0] == 0
     page = (folder / "finished" / "report.html").read_text(encoding="utf-8")
@@ -129,6 +131,7 @@ def test_the_report_shows_every_result(folder: Path, capsys: pytest.CaptureFixtu
         assert f"ntkdist {name}" in page or f'id="{name}' in page, name
 
 
+@pytest.mark.slow
 def test_labels_are_found_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = folder / "finished"
     before = {

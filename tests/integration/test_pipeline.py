@@ -55,6 +55,7 @@ def finished(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_labels_and_a_report(finished):
     with Pipeline(settings(finished)) as pipeline:
         run = pipeline.run
@@ -109,6 +110,7 @@ def test_another_ridge_or_method_keeps_the_gram(finished):
     assert computed(finished) == before
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # ray's own
 @pytest.mark.usefixtures("ray_session")
 def test_the_factor_stage_on_ray_gives_the_same_bits(finished, tmp_path):
@@ -165,6 +167,7 @@ def test_stages_out_of_order_say_what_is_missing(tmp_path):
         execute(pipeline, ["tea"])
 
 
+@pytest.mark.slow
 def test_interrupted_run_exits_130_and_the_printed_command_resumes(tmp_path):
     folder = tmp_path / "run"
     flags = "--architecture cntk-gap-11 --data.n 200 --gram.executor inline --gram.tile 20"
@@ -198,6 +201,7 @@ def test_interrupted_run_exits_130_and_the_printed_command_resumes(tmp_path):
     assert (found == expected).all()
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_every_stage_is_finished_by_the_next_start(tmp_path):
     folder = tmp_path / "run"
     yaml = tmp_path / "r.yaml"
@@ -236,6 +240,7 @@ def test_thumbnail_averages_the_class_ordered_matrix():
     assert full.shape == (n, n)
 
 
+@pytest.mark.slow
 def test_a_run_behind_a_url_goes_all_the_way(tmp_path):
     url = f"memory://bucket/{tmp_path.name}"
     config = settings(tmp_path, run=url, data=DataConfig(n=60))

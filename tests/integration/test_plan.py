@@ -191,6 +191,7 @@ def test_a_sample_is_from_all_over_the_set(tmp_path: Path) -> None:
     np.testing.assert_array_equal(all_labels, ordered.labels)
 
 
+@pytest.mark.slow(but="posterior")
 @pytest.mark.parametrize("method", ["posterior", "exact"])
 def test_stages_behind_are_measured_on_a_small_run(tmp_path: Path, method: Any) -> None:
     subject = PlannedRun.of(replace(config(tmp_path), labels=LabelsConfig(method=method)))
@@ -283,6 +284,7 @@ def test_each_step_is_told_before_it_is_measured(tmp_path: Path, quick: None) ->
     assert "tiles of edge 20: 7 s" in steps[2]
 
 
+@pytest.mark.slow
 def test_nothing_is_measured_where_all_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -403,6 +405,7 @@ def test_table_names_what_a_user_asks_for(tmp_path: Path, quick: None) -> None:
         assert words in text, words
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_real_workers_measure_real_tiles_together(tmp_path: Path) -> None:
     probe = Probe("fc-2", "cpu", "float32", ("ntk", "nngp"), 1, 20, 0.2)

@@ -60,6 +60,7 @@ def test_a_run_file_and_progress_in_lines(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_files_of_a_table_are_named_in_the_labels(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     lines = ["path,class"]

@@ -22,6 +22,7 @@ def mnist(data_dir):
     return invert(kernel_matrix("fc-1", images), RIDGE), data.labels
 
 
+@pytest.mark.slow(but="0.1")
 @pytest.mark.parametrize("rate", [0.7, 0.3, 0.2, 0.1])
 def test_restored_share_is_the_poster_s_and_exact_descent_restores_more(mnist, rate):
     inverse, true = mnist
@@ -38,6 +39,7 @@ def test_restored_share_is_the_poster_s_and_exact_descent_restores_more(mnist, r
         assert abs(restored["paper"] - POSTER[rate]) <= 6
 
 
+@pytest.mark.slow(but="mnist")
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])
 def test_block_error_orders_noise_rates_with_a_convolutional_kernel(data_dir, name):
     data = load(f"npz:{data_dir / f'{name}.npz'}")

@@ -119,6 +119,7 @@ def computed(run: Path, since: int) -> list[str]:
     return [e["key"] for e in read_events(str(run))[since:] if e["event"] == "TileDone"]
 
 
+@pytest.mark.slow(but="truncate")
 @pytest.mark.parametrize(("damage", "bad", "said"), DAMAGE, ids=[d[0].__name__ for d in DAMAGE])
 def test_damage_is_found_and_just_those_tiles_are_computed_again(
     run: Path, foreign: Path, whole: Path, damage: Callable[[Path, Path], None],
@@ -146,6 +147,7 @@ def test_damage_is_found_and_just_those_tiles_are_computed_again(
     assert Run.open(run).fingerprint == GramStore.open(str(run / "gram/ntk")).fingerprint
 
 
+@pytest.mark.slow
 def test_undamaged_run_is_right_and_its_error_is_said(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -165,6 +167,7 @@ def main_ok(tokens: list[str]) -> None:
     main(tokens)
 
 
+@pytest.mark.slow
 def test_command_line_finds_repairs_and_has_exit_codes(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -180,6 +183,7 @@ def test_command_line_finds_repairs_and_has_exit_codes(
     assert "REPAIRED" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_wrong_computation_is_noticed(run: Path) -> None:
     """Entries that were wrong when they were stored: digests fit, arithmetic does not."""
     store = GramStore.open(str(run / "gram/ntk"), "r+")
@@ -193,6 +197,7 @@ def test_wrong_computation_is_noticed(run: Path) -> None:
     assert [p for p in entries.problems if "from the float64 reference (relative)" in p]
 
 
+@pytest.mark.slow
 def test_tiles_without_a_digest_are_probed(run: Path) -> None:
     (run / "gram/ntk/digests.jsonl").unlink()
     assert next(iter(verify_run(Run.open(run)).grams)).probed == 10
@@ -211,6 +216,7 @@ def test_changed_images_are_found_and_cannot_be_repaired(run: Path) -> None:
         verify_and_repair(dataclasses.replace(CONFIG, run=str(run)), 0, 0, repair=True)
 
 
+@pytest.mark.slow(but="panel")
 @pytest.mark.parametrize("part", ["panel", "inverse", "diagonal"])
 def test_damaged_factor_is_found_and_dropped(run: Path, whole: Path, part: str) -> None:
     (ridge,) = (run / "factor/ntk").glob("ridge-*")
@@ -239,6 +245,7 @@ def test_damaged_factor_is_found_and_dropped(run: Path, whole: Path, part: str) 
         np.testing.assert_array_equal(got, right)
 
 
+@pytest.mark.slow
 def test_a_diagonal_that_is_not_the_factors_is_found(run: Path) -> None:
     (ridge,) = (run / "factor/ntk").glob("ridge-*")
     diagonal = zarr.open_array(ridge / "diagonal/diagonal", mode="r+")
@@ -261,6 +268,7 @@ def test_verifying_computes_nothing_that_is_missing(run: Path) -> None:
     assert before == {path: path.stat().st_mtime_ns for path in ridge.rglob("*")}
 
 
+@pytest.mark.slow
 def test_factor_of_a_gram_that_was_bad_already_is_dropped(run: Path) -> None:
     """A tile changed before the factorisation: the factor is whole, and of another matrix."""
     shutil.rmtree(run / "factor")

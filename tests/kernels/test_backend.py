@@ -70,6 +70,7 @@ def test_features_are_images_of_one_pixel(backend):
     np.testing.assert_allclose(cross, wide, rtol=2e-5, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_kernels_need_numpy_scipy_and_numba_alone():
     allowed = {"numpy", "scipy", "numba", "llvmlite", "ntkdist"}
     code = f"""

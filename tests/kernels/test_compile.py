@@ -2,6 +2,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from ntkdist.kernels.cpu import compile as cache
 
 BLOCK = """
@@ -25,6 +27,7 @@ def run() -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.slow
 def test_a_second_process_does_not_compile():
     run()
     hits, misses, _ = run()

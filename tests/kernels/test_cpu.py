@@ -31,6 +31,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow(but="fc-2-(5, 4, 3)")
 @pytest.mark.parametrize(("arch", "shape"), CASES, ids=str)
 def test_float32_entries_are_near_the_reference(arch, shape):
     x, y = two_sets(shape)
@@ -41,6 +42,7 @@ def test_float32_entries_are_near_the_reference(arch, shape):
         assert_close(found, expected, RTOL["float32"])
 
 
+@pytest.mark.slow(but="cntk-gap-4")
 @pytest.mark.parametrize("arch", ["cntk-gap-4", "cntk-v-5"])
 def test_full_size_pair_is_near_the_reference(arch):
     x = awkward_images((32, 32, 3), 5)
@@ -57,6 +59,7 @@ def test_ill_scaled_images_keep_their_digits(scale):
     assert_close(found, expected, RTOL["float32"])
 
 
+@pytest.mark.slow
 def test_pixels_on_a_zero_background_keep_their_digits():
     x = np.clip(awkward_images((10, 10, 1), 8), 0, None)
     x[:, :4], x[:, :, :3] = 0, 0

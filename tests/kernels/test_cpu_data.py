@@ -60,6 +60,7 @@ def rows_and_columns(images, recipe, edge):
     return rows, preprocess(np.concatenate([cut[:2], near[1:2], cut[3:4]]))
 
 
+@pytest.mark.slow(but="mnist-none-cntk-v-21")
 @pytest.mark.parametrize("arch", DEEP)
 @pytest.mark.parametrize(
     ("name", "recipe"), [("cifar10", "standardize"), ("cifar10", "none"), ("mnist", "none")]
@@ -77,6 +78,7 @@ def test_depth_21_is_near_the_oracle_on_whole_near_duplicates(pixels, name, reci
     check_cpu(arch, x[[3]], y[[0]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", DEEP)
 def test_depth_21_is_near_the_reference_on_a_whole_pair(pixels, arch):
     images = Preprocessor.fit(pixels["cifar10"], "standardize").apply(pixels["cifar10"][:2])
@@ -88,6 +90,7 @@ def test_depth_21_is_near_the_reference_on_a_whole_pair(pixels, arch):
     check_cpu(arch, x, y, expected)
 
 
+@pytest.mark.slow(but="cifar10-standardize-pools and biases")
 @pytest.mark.parametrize("arch", NETWORKS.values(), ids=NETWORKS.keys())
 @pytest.mark.parametrize(("name", "recipe"), [("cifar10", "standardize"), ("mnist", "none")])
 def test_pooled_networks_are_near_the_oracle(pixels, name, recipe, arch):
@@ -103,6 +106,7 @@ SCALED = [("cntk-gap-21", 1e-3, 1e3)] + [
 ]
 
 
+@pytest.mark.slow(but="mnist-none-arch2-1000.0-1000.0")
 @pytest.mark.parametrize(("arch", "first", "second"), SCALED)
 @pytest.mark.parametrize(("name", "recipe"), [("cifar10", "standardize"), ("mnist", "none")])
 def test_ill_scaled_images_are_near_the_oracle(pixels, name, recipe, arch, first, second):
@@ -111,6 +115,7 @@ def test_ill_scaled_images_are_near_the_oracle(pixels, name, recipe, arch, first
     check_cpu(arch, x * first, y * second)
 
 
+@pytest.mark.slow(but="cnn-2")
 @pytest.mark.parametrize("arch", ["cntk-v-11", "cnn-2"])
 def test_gram_of_raw_digits_is_semidefinite(pixels, arch):
     check_semidefinite(
@@ -118,6 +123,7 @@ def test_gram_of_raw_digits_is_semidefinite(pixels, arch):
     )
 
 
+@pytest.mark.slow(but="arch2")
 @pytest.mark.parametrize("arch", ["cntk-gap-4", "cnn-3", (*POOLED[:3], *TOP, Relu(), Dense())])
 def test_gram_of_small_photographs_is_semidefinite(pixels, arch):
     small = pixels["cifar10"].reshape(FITTED, 8, 4, 8, 4, 3).mean(axis=(2, 4)).astype(np.uint8)

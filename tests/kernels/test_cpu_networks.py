@@ -115,16 +115,19 @@ def cases(table):
     return pytest.mark.parametrize(("arch", "shape"), table.values(), ids=table.keys())
 
 
+@pytest.mark.slow(but="pool then GAP")
 @cases(POOLED)
 def test_average_pools_are_near_the_oracle(arch, shape):
     check_cpu(arch, *two_sets(shape))
 
 
+@pytest.mark.slow(but="pool alone")
 @cases(SIGNED)
 def test_erf_and_linear_networks_are_near_the_oracle(arch, shape):
     check_cpu(arch, *two_sets(shape), signed=True)
 
 
+@pytest.mark.slow(but="1-pixel filters")
 @cases(PLAIN)
 def test_convolutions_are_near_the_oracle(arch, shape):
     check_cpu(arch, *two_sets(shape))
@@ -140,6 +143,7 @@ def test_fully_connected_networks_are_near_the_oracle(arch, shape):
     check_cpu(arch, *two_sets(shape))
 
 
+@pytest.mark.slow(but="cnn-3")
 @pytest.mark.parametrize(
     ("arch", "shape"),
     [
@@ -183,6 +187,7 @@ STAX = {
 }
 
 
+@pytest.mark.slow(but="erf, flat")
 @cases(STAX)
 def test_neural_tangents_agrees(arch, shape):
     x, y = two_sets(shape, near=False)
@@ -238,6 +243,7 @@ def networks(
     return Architecture((*layers, draw(DENSE))), (H, W, C)
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(networks(), SEEDS)
 def test_any_small_network_is_near_the_oracle(network, seed):

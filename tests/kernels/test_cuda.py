@@ -28,16 +28,19 @@ from tests.tolerances import RTOL, assert_close
 pytestmark = pytest.mark.usefixtures("gpu")
 
 
+@pytest.mark.slow(but="pool before its ReLU")
 @cases(POOLED)
 def test_average_pools_are_near_the_oracle(arch, shape):
     check("cuda", arch, *sets(shape), dtypes=DTYPES)
 
 
+@pytest.mark.slow(but="fc-10 with biases")
 @cases(SIGNED)
 def test_erf_and_linear_networks_are_near_the_oracle(arch, shape):
     check("cuda", arch, *sets(shape), signed=True)
 
 
+@pytest.mark.slow(but="deep tail behind Flatten")
 @cases(PLAIN)
 def test_convolutions_are_near_the_oracle(arch, shape):
     check("cuda", arch, *sets(shape))
@@ -53,11 +56,13 @@ def test_fully_connected_networks_are_near_the_oracle(arch, shape):
     check("cuda", arch, *two_sets(shape))
 
 
+@pytest.mark.slow(but="fc-2 (5, 4, 3)")
 @cases({f"{arch} {shape}": (arch, shape) for arch, shape in test_cpu.CASES})
 def test_presets_are_near_the_oracle_at_every_depth(arch, shape):
     check("cuda", arch, *sets(shape))
 
 
+@pytest.mark.slow(but="fc-2")
 @pytest.mark.parametrize("arch", ["cntk-gap-4", "cnn-2", "fc-2"])
 def test_zero_and_constant_images_are_near_the_oracle(arch):
     x, y = two_sets((4, 4, 1))
@@ -71,6 +76,7 @@ def test_ill_scaled_images_keep_their_digits(scale):
     check("cuda", "cntk-gap-11", x[:1] * scale, y)
 
 
+@pytest.mark.slow(but="cntk-v-21")
 @pytest.mark.parametrize("arch", ["cntk-gap-4", "cntk-v-21"])
 def test_pixels_on_a_zero_background_keep_their_digits(arch):
     x = np.clip(awkward_images(sized("", (10, 10, 1)), 8), 0, None)
@@ -102,6 +108,7 @@ def small_networks():
     return test_cpu_networks.networks(*((4, 4) if SIMULATED else (9, 9)))
 
 
+@pytest.mark.slow
 @settings(max_examples=8 if SIMULATED else 40)
 @given(small_networks(), test_cpu_networks.SEEDS)
 def test_any_small_network_is_near_the_oracle(network, seed):

@@ -28,6 +28,7 @@ from tests.tolerances import RTOL, assert_close
 pytestmark = pytest.mark.usefixtures("gpu")
 
 
+@pytest.mark.slow(but="cntk-gap-4")
 @pytest.mark.parametrize("arch", ["cntk-gap-4", PLAIN["biases everywhere"][0]], ids=str)
 def test_registers_and_memory_hold_the_same_state(arch, monkeypatch):
     """The general kernel must agree with the fused one, which is tested above."""
@@ -47,6 +48,7 @@ def test_registers_and_memory_hold_the_same_state(arch, monkeypatch):
         assert_close(found[kind], fused[kind], RTOL["float64"])
 
 
+@pytest.mark.slow(but="float32-fc-3-11")
 @pytest.mark.parametrize(
     ("arch", "n"),
     [(POOLED["halved"][0], 3), ((*ERF_FLAT[:4], *TOP), 3), ("cntk-gap-4", 4), ("fc-3", 11)],

@@ -90,6 +90,7 @@ def test_kernels_of_a_network_are_reported():
         assert 0 < report.occupancy <= 1
 
 
+@pytest.mark.slow
 def test_what_a_backend_yields_as_kernels_covers_every_block(monkeypatch):
     monkeypatch.setattr("ntkdist.kernels.registry.cuda_unavailable", lambda: None)
     backend = get_backend("cuda")

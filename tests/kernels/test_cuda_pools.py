@@ -22,6 +22,7 @@ from tests.tolerances import RTOL, assert_close
 pytestmark = pytest.mark.usefixtures("gpu")
 
 
+@pytest.mark.slow(but="arch1-1")
 @pytest.mark.parametrize("buffers", [0, 1])
 @pytest.mark.parametrize(
     "arch", ["cntk-gap-4", [*("Conv", "Relu") * 3, *TWICE[4:7], "Flatten", "Dense"]]
@@ -63,6 +64,7 @@ def pooling_cases():
     ]  # fmt: skip
 
 
+@pytest.mark.slow(but="aligned (4, 4, 2)")
 @pytest.mark.parametrize(("arch", "shape"), pooling_cases())
 def test_pools_added_up_where_cells_are_computed_are_near_the_oracle(arch, shape):
     x, y = sets(shape)
@@ -70,6 +72,7 @@ def test_pools_added_up_where_cells_are_computed_are_near_the_oracle(arch, shape
     check("cuda", arch, x, y, dtypes=DTYPES)
 
 
+@pytest.mark.slow(but="three")
 @pytest.mark.parametrize("arch", [TWICE, ("Conv", "Relu", *TWICE)], ids=["two layers", "three"])
 def test_pools_by_either_kernel_agree(arch):
     """Where cells are stored and pooled by another kernel, which the tests of odd sizes hold."""
@@ -115,6 +118,7 @@ for shape in ((4, 14, 1), (2, 20, 1), (2, 32, 1), (4, 10, 2), (2, 6, 2)):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SIMULATED, reason="needs simulated threads")
 def test_warps_of_their_true_size_pool_all_columns():
     """Several classes a warp, runs of classes that do not divide the columns, idle lanes."""

@@ -22,6 +22,7 @@ def test_short_polynomials_reach_the_dtype(dtype, bound):
     assert np.abs(np.sqrt(s) * polynomial(SINE_GAP[dtype], s) - gap / s).max() < bound
 
 
+@pytest.mark.slow(but="2.0-0.5--0.7-relu_dual")
 @pytest.mark.parametrize("dual", [relu_dual, erf_dual])
 @pytest.mark.parametrize(("A", "B", "c"), [(1.0, 1.0, 0.3), (2.0, 0.5, -0.7), (0.3, 4.0, 0.95)])
 def test_duals_are_the_gaussian_integrals(dual, A, B, c):

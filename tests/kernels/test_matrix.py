@@ -38,6 +38,7 @@ def test_other_networks_are_no_family(specs):
     assert depths_of(parsed(*specs)) is None
 
 
+@pytest.mark.slow(but="depths2-float32")
 @pytest.mark.parametrize("dtype", RTOL)
 @pytest.mark.parametrize("depths", [(3, 6), (11, 2, 3, 12), (4, 4)])
 def test_one_pass_gives_what_each_network_gives_alone(gpu, depths, dtype):

@@ -30,26 +30,31 @@ MIXED = [
 SMALL = ["fc-2", "fc-10", "cnn-1", "cnn-2", "cnn-3", "cntk-v-4", "cntk-gap-4", RESIDUAL]
 
 
+@pytest.mark.slow(but="fc-2-(12, 12, 3)")
 @pytest.mark.parametrize("shape", [(9, 7, 2), (12, 12, 3)], ids=str)
 @pytest.mark.parametrize("arch", SMALL, ids=str)
 def test_neural_tangents_agrees_with_the_reference(arch, shape):
     check(arch, shape)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["cntk-v-21", "cntk-gap-21"])
 def test_neural_tangents_agrees_at_depth_21(arch):
     check(arch, (9, 7, 2))
 
 
+@pytest.mark.slow
 def test_neural_tangents_agrees_on_strides_paddings_and_erf():
     check(MIXED, (17, 14, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["cntk-v-11", "cntk-gap-11"])
 def test_neural_tangents_agrees_at_depth_11(arch):
     check(arch, (12, 12, 3))
 
 
+@pytest.mark.slow
 def test_near_duplicates_agree_as_far_as_float64_goes():
     x, y = two_sets((9, 7, 2))
     for arch in ("fc-10", "cntk-gap-4"):
@@ -58,6 +63,7 @@ def test_near_duplicates_agree_as_far_as_float64_goes():
         assert_close(found, expected, 1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arch",
     ["myrtle-5", *(pytest.param(f"myrtle-{d}", marks=pytest.mark.long) for d in (7, 10))],
@@ -77,6 +83,7 @@ def check(arch, shape, x=None, y=None):
         assert_close(found, expected, RTOL["float64"])
 
 
+@pytest.mark.slow
 def test_float32_entries_are_float64_ones_rounded():
     x, y = two_sets((5, 6, 2))
     narrow = kernel_matrix("cntk-gap-4", x, y, backend="stax")
@@ -91,6 +98,7 @@ def test_diagonal_block_is_symmetric_to_the_bit():
     assert (K == K.T).all()
 
 
+@pytest.mark.slow
 def test_architecture_gives_a_stax_network_that_runs():
     from jax import random
 
@@ -101,6 +109,7 @@ def test_architecture_gives_a_stax_network_that_runs():
     assert kernel_fn(x, x, "ntk").shape == (2, 2)
 
 
+@pytest.mark.slow
 def test_tensorflow_is_never_loaded():
     code = (
         "import sys; from ntkdist.kernels.stax import import_neural_tangents; "

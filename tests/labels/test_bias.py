@@ -93,6 +93,7 @@ def test_the_class_in_the_middle_is_hardest_and_neighbours_are_most_entangled():
     assert found.inter_scores[0, 2] == pytest.approx(abs(Z[0, 2]) / (40 * 30))
 
 
+@pytest.mark.slow(but="0")
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_most_entangled_pairs_are_those_confused_when_left_out(seed):
     random = np.random.default_rng(seed)

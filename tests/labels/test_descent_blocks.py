@@ -27,6 +27,7 @@ def client():
         yield client
 
 
+@pytest.mark.slow(but="posterior")
 @pytest.mark.parametrize("method", ["posterior", "exact", "paper"])
 def test_sixteen_blocks_on_two_workers_make_the_flips_of_one_block(client, method):
     A, labels, _ = clustered(403, 7, 0.5, 1)
@@ -38,6 +39,7 @@ def test_sixteen_blocks_on_two_workers_make_the_flips_of_one_block(client, metho
     np.testing.assert_array_equal(there.labels, here.labels)
 
 
+@pytest.mark.slow
 def test_several_flips_per_step_are_the_same_too(client):
     A, labels, _ = clustered(250, 5, 0.5, 2)
     here = refurbish(A, labels, 5, flips_per_step=6)
@@ -45,6 +47,7 @@ def test_several_flips_per_step_are_the_same_too(client):
     assert there.history == here.history
 
 
+@pytest.mark.slow
 def test_a_descent_begun_here_continues_on_the_cluster(client, tmp_path):
     A, labels, _ = clustered(250, 5, 0.5, 3)
     whole = refurbish(A, labels, 5, steps=80)
@@ -64,6 +67,7 @@ def test_a_descent_begun_here_continues_on_the_cluster(client, tmp_path):
     assert there.history == whole.history
 
 
+@pytest.mark.slow
 def test_a_lost_worker_is_an_error_and_the_state_is_stored(tmp_path):
     from distributed import Client, LocalCluster
 

@@ -11,6 +11,7 @@ from ntkdist.labels import refurbish
 from .oracle import clustered
 
 
+@pytest.mark.slow(but="1-exact")
 @pytest.mark.parametrize("method", ["exact", "paper"])
 @pytest.mark.parametrize("flips_per_step", [1, 5])
 def test_a_killed_descent_continues_with_the_same_flips(tmp_path, method, flips_per_step):
@@ -45,6 +46,7 @@ def test_a_killed_descent_continues_with_the_same_flips(tmp_path, method, flips_
     np.testing.assert_array_equal(last.G, whole.G)
 
 
+@pytest.mark.slow
 def test_a_state_of_other_labels_or_settings_is_not_used(tmp_path):
     A, labels, _ = clustered(120, 4, 0.4, 16)
     url = str(tmp_path / "state")

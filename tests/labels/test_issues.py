@@ -59,6 +59,7 @@ def noisy(noise: float):
     return gram, labels, true, choose_ridge(gram, labels, 10)
 
 
+@pytest.mark.slow(but="exact-0.1-0.98")
 @pytest.mark.parametrize(("noise", "least"), [(0.1, 0.98), (0.3, 0.98), (0.5, 0.96)])
 @pytest.mark.parametrize("method", ["posterior", "exact"])
 def test_ranking_by_label_quality_finds_the_corrupted_digits(noise, least, method):
@@ -78,6 +79,7 @@ def test_ranking_by_label_quality_finds_the_corrupted_digits(noise, least, metho
     assert sum(gaps) / 1000 <= 0.05
 
 
+@pytest.mark.slow
 def test_quality_of_clean_digits_is_the_share_that_is_right():
     gram, labels, _, found = noisy(0.0)
     known = {"estimate": found.estimate, "steps": "auto"}

@@ -132,6 +132,7 @@ def test_rate_and_interval_stay_within_their_limits(seed, n, K):
     assert model.rate - 0.02 <= high <= highest_rate(K)
 
 
+@pytest.mark.slow(but="0.4")
 @pytest.mark.parametrize("rate", [0.1, 0.3, 0.4])
 def test_the_interval_holds_the_true_rate_and_narrows_with_more_images(rate):
     widths = []
@@ -143,6 +144,7 @@ def test_the_interval_holds_the_true_rate_and_narrows_with_more_images(rate):
     assert widths[1] < widths[0] / 2
 
 
+@pytest.mark.slow
 def test_pair_noise_is_class_conditional_and_symmetric_noise_is_not():
     A, true = clusters(1500, 5, 5)
     swapped, _ = asymmetric(true, 5, 0.4, {0: 1, 2: 3}, seed=0)
@@ -229,6 +231,7 @@ def test_the_same_labels_give_the_same_estimate():
     assert one == other
 
 
+@pytest.mark.slow
 def test_the_ridge_is_chosen_for_the_selected_kind_of_noise():
     A, true = clusters(800, 4, 10)
     H = np.linalg.inv(A)

@@ -28,6 +28,7 @@ def judged(images, labels):
     return table, table.attrs["reliability"]
 
 
+@pytest.mark.slow(but="15-0")
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("each", [15, 20, 80])
 def test_clean_photographs_of_cats_and_dogs_are_not_judged_by_their_pixels(data_dir, each, seed):
@@ -37,6 +38,7 @@ def test_clean_photographs_of_cats_and_dogs_are_not_judged_by_their_pixels(data_
     assert how["noise_rate"] <= 0.5
 
 
+@pytest.mark.slow(but="classes0-20-mnist")
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10"])
 @pytest.mark.parametrize(("classes", "each"), [((3, 5), 20), (tuple(range(10)), 30)])
 def test_clean_labels_are_hardly_flagged(data_dir, name, classes, each):
@@ -44,6 +46,7 @@ def test_clean_labels_are_hardly_flagged(data_dir, name, classes, each):
     assert how["verdict"] == "cannot judge" or table["is_label_issue"].mean() <= 0.02
 
 
+@pytest.mark.slow(but="fashion_mnist-0.6")
 @pytest.mark.parametrize(("name", "least"), [("mnist", 0.85), ("fashion_mnist", 0.6)])
 def test_flags_and_interval_hold_under_symmetric_noise(data_dir, name, least):
     images, true = some(data_dir, name, tuple(range(10)), 100, 3)
@@ -57,6 +60,7 @@ def test_flags_and_interval_hold_under_symmetric_noise(data_dir, name, least):
     assert how["expected_precision"] == pytest.approx(wrong[flags].mean(), abs=0.12)
 
 
+@pytest.mark.slow
 def test_confused_pairs_of_digits_are_found(data_dir):
     images, true = some(data_dir, "mnist", tuple(range(10)), 150, 4)
     labels, _ = asymmetric(true, 10, 0.3, {2: 7, 3: 8, 5: 6, 6: 5, 7: 1}, seed=0)
@@ -70,6 +74,7 @@ def test_confused_pairs_of_digits_are_found(data_dir):
     assert transition[3].argsort()[-2] == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "auroc", "f1", "rate"),
     [("random1", 0.93, 0.62, 0.06), ("worse", 0.92, 0.7, 0.12)],

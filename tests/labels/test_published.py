@@ -48,6 +48,7 @@ def restored(data_dir):
     return table
 
 
+@pytest.mark.slow(but="0.2")
 @pytest.mark.parametrize("rate", PUBLISHED)
 def test_paper_restores_the_published_share_on_mnist(restored, rate):
     found = restored["paper", rate]
@@ -60,6 +61,7 @@ def test_exact_restores_at_least_as_much_as_paper_on_mnist(restored, rate):
         assert exact >= paper
 
 
+@pytest.mark.slow(but="0.0")
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.3])
 def test_auto_estimates_the_noise_and_keeps_clean_labels_on_mnist(data_dir, rate):
     x, true = first_images(data_dir, "mnist", 2000)
@@ -70,6 +72,7 @@ def test_auto_estimates_the_noise_and_keeps_clean_labels_on_mnist(data_dir, rate
     assert accuracy >= {0.0: 0.985, 0.1: 0.965, 0.3: 0.935}[rate]
 
 
+@pytest.mark.slow(but="fashion_mnist")
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10"])
 def test_block_error_orders_labellings_by_their_noise(data_dir, name):
     x, true = first_images(data_dir, name, 1000)

@@ -103,6 +103,7 @@ def test_renaming_classes_renames_the_flips():
     assert [(i, order[o], order[n]) for i, o, n in moves(plain)] == moves(renamed)
 
 
+@pytest.mark.slow(but="7-exact")
 @pytest.mark.parametrize("method", ["exact", "paper"])
 @pytest.mark.parametrize("blocks", [2, 7, 16, 1000])
 def test_any_number_of_row_blocks_gives_the_same_flips_to_the_bit(method, blocks):

@@ -70,6 +70,7 @@ def test_no_column_is_read_and_few_solutions():
     assert source.solved == 2 + result.posterior.rounds
 
 
+@pytest.mark.slow
 def test_a_factor_in_panels_gives_the_labels_of_the_dense_inverse(tmp_path):
     A, labels, _ = clustered(450, 5, 0.4, 2)
     H = np.linalg.inv(A)

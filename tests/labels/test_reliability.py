@@ -119,6 +119,7 @@ def test_locked_labels_are_never_flagged():
     assert (labels != true)[locked].mean() > 0.8
 
 
+@pytest.mark.slow
 def test_flags_under_class_conditional_noise_are_right():
     A, true, _ = clustered(1500, 5, 0.0, 5)
     labels, _ = asymmetric(true, 5, 0.4, {0: 1, 2: 3}, seed=0)
@@ -131,6 +132,7 @@ def test_flags_under_class_conditional_noise_are_right():
     assert (found.labels == true).mean() > 0.98
 
 
+@pytest.mark.slow(but="0.1")
 @pytest.mark.parametrize("noise", [0.1, 0.3])
 def test_digits_are_judged_reliably(noise):
     images, labels, true = digits(1000, noise)

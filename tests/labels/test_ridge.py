@@ -47,12 +47,14 @@ def rates(choice):
     return [(ridge, model.rate, model.scale) for ridge, model in choice.tried]
 
 
+@pytest.mark.slow(but="0.6")
 @pytest.mark.parametrize("noise", [0.0, 0.3, 0.6])
 def test_the_noise_rate_is_found(noise):
     H, labels, _ = gram(500, 5, noise, 1)
     assert choose_ridge(H, labels, 5).noise.rate == pytest.approx(noise, abs=0.05)
 
 
+@pytest.mark.slow
 def test_more_noise_needs_a_larger_ridge():
     ridges = []
     for noise in (0.0, 0.6):
@@ -61,6 +63,7 @@ def test_more_noise_needs_a_larger_ridge():
     assert ridges[0] < ridges[1] / 5
 
 
+@pytest.mark.slow
 def test_a_sample_from_a_store_is_the_sample_from_memory(tmp_path, monkeypatch):
     monkeypatch.setattr("ntkdist.linalg.matrix.BAND_BYTES", 8 * 200 * 17)
     H, labels, _ = gram(200, 4, 0.2, 3)

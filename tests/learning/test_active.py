@@ -80,6 +80,7 @@ def test_changes_are_those_of_the_published_form():
         np.testing.assert_allclose(state.change(c, 2), change, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_a_network_linearised_where_it_stands_is_met_exactly():
     jax = pytest.importorskip("jax")
     from ntkdist.learning import FiniteNetwork
@@ -283,6 +284,7 @@ def test_greedy_picks_ask_once_for_each_group_that_nothing_is_known_of():
     assert len(set(group[5:][query("mlmoc", state, 3, picks="top")])) < 3
 
 
+@pytest.mark.slow
 def test_a_network_is_trained_each_round_and_looks_ahead_with_its_own_kernel():
     pytest.importorskip("jax")
     x, y = digits(200, seed=1)

@@ -62,6 +62,7 @@ def test_small_steps_of_kernel_gradient_descent_come_to_the_same():
     np.testing.assert_allclose(found.test(cross, g_0)[0], g, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_linearised_network_trained_by_gradient_descent_does_the_same():
     nt = import_neural_tangents()
     import jax
@@ -101,6 +102,7 @@ def test_a_linearised_network_trained_by_gradient_descent_does_the_same():
     np.testing.assert_allclose(g, linear(trained, z), atol=3e-3 * moved)
 
 
+@pytest.mark.slow
 def test_neural_tangents_integrates_to_the_same():
     import_neural_tangents()
     import jax

@@ -62,6 +62,7 @@ def close(found, expected):
     np.testing.assert_allclose(found, np.asarray(expected), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow(but="0.05-False")
 @pytest.mark.parametrize("centred", [False, True])
 @pytest.mark.parametrize("ridge", [0.0, 0.05])
 def test_gradient_flow_agrees_with_neural_tangents(problem, centred, ridge):
@@ -85,6 +86,7 @@ def test_gradient_flow_agrees_with_neural_tangents(problem, centred, ridge):
             close(flow.train(t), theirs(there, f_0))
 
 
+@pytest.mark.slow(but="0.0-True")
 @pytest.mark.parametrize("centred", [False, True])
 @pytest.mark.parametrize("ridge", [0.0, 0.05])
 def test_the_infinite_ensemble_agrees_with_neural_tangents(problem, centred, ridge):
@@ -112,6 +114,7 @@ def test_the_infinite_ensemble_agrees_with_neural_tangents(problem, centred, rid
         )
 
 
+@pytest.mark.slow
 def test_the_last_layer_alone_trains_with_the_nngp_in_the_ntks_place(problem):
     from neural_tangents import predict
 

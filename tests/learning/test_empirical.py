@@ -122,6 +122,7 @@ def assert_near(found: np.ndarray, expected: np.ndarray) -> None:
     assert np.abs(found - expected).max() <= RTOL["float32"] * np.abs(expected).max()
 
 
+@pytest.mark.slow(but="fc-2-standard")
 @pytest.mark.parametrize("parameterization", ["ntk", "standard"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_kind_is_that_of_the_jacobian(name, parameterization):
@@ -138,6 +139,7 @@ def test_every_kind_is_that_of_the_jacobian(name, parameterization):
         np.testing.assert_array_equal(flat, flat.T)
 
 
+@pytest.mark.slow(but="biases, erf, a ragged pool, a fixed layer-by positions")
 @pytest.mark.parametrize("cheaper", [0, 1], ids=["by positions", "by gradients"])
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name != "fc-2"])
 def test_both_contractions_are_right_in_small_blocks(name, cheaper, monkeypatch):
@@ -178,6 +180,7 @@ def test_the_contraction_with_fewer_multiplications_is_taken():
     assert by_positions < by_gradients
 
 
+@pytest.mark.slow
 def test_neural_tangents_gives_the_same():
     from ntkdist.kernels.stax import import_neural_tangents
 

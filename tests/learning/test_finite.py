@@ -81,6 +81,7 @@ def relative(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
     return (found - expected) / np.outer(scale, scale)
 
 
+@pytest.mark.slow(but="fc-2")
 @pytest.mark.parametrize("name", NETWORKS)
 def test_kernels_at_initialisation_tend_to_those_of_infinite_width(name):
     x, _ = digits(3)
@@ -95,6 +96,7 @@ def test_kernels_at_initialisation_tend_to_those_of_infinite_width(name):
         assert np.abs(relative(found, expected)).max() <= 0.12, kind
 
 
+@pytest.mark.slow(but="cntk-gap-4")
 @pytest.mark.parametrize("name", NETWORKS)
 def test_outputs_equal_those_of_neural_tangents_for_the_same_weights(name):
     import jax
@@ -113,6 +115,7 @@ def test_outputs_equal_those_of_neural_tangents_for_the_same_weights(name):
     np.testing.assert_allclose(network.apply(params, x), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_distance_from_infinite_width_falls_as_its_square_root():
     x, _ = digits(3)
     expected = kernel_matrix("fc-2", x, dtype="float64", backend="reference")
@@ -123,6 +126,7 @@ def test_the_distance_from_infinite_width_falls_as_its_square_root():
     assert 2.5 < spread[0] / spread[1] < 6.5  # sqrt(512 / 32) = 4
 
 
+@pytest.mark.slow
 def test_the_automatic_rate_is_that_of_the_infinite_kernel():
     x, y = digits(100)
     H = kernel_matrix("fc-2", x, dtype="float64", backend="reference")
@@ -159,6 +163,7 @@ def test_an_optimizer_of_optax_takes_the_place_of_rate_and_momentum():
         train("fc-2", x, y, 10, **options, optimizer=optax.sgd(1e4))
 
 
+@pytest.mark.slow
 def test_steps_are_those_of_momentum_by_hand():
     import jax
 
@@ -232,6 +237,7 @@ def test_fixed_layers_keep_their_weights():
     assert (np.asarray(found.params[1][0]) != np.asarray(before[1][0])).any()
 
 
+@pytest.mark.slow
 def test_mean_loss_of_an_epoch_counts_each_image_once():
     x, y = digits(50)
     # a step too small to change anything: batches of 7 and 8 must give the plain mean

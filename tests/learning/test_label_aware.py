@@ -170,6 +170,7 @@ def test_without_sketch_it_is_least_squares_over_all_pairs(variant):
     np.testing.assert_allclose(Z_test.ravel(), B @ weights, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_a_sketch_comes_close_and_closer_with_more_rows():
     train, y, _, _ = data(120, 2, seed=3)
     features = PairFeatures(train, 5)

@@ -48,6 +48,7 @@ def test_the_expansion_meets_the_network_to_second_order():
     )
 
 
+@pytest.mark.slow
 def test_the_closed_form_is_descent_on_the_expansion_step_by_step():
     network, start = drawn("fc-2", width=16)
     x, y = problem(7)
@@ -107,6 +108,7 @@ def test_fixed_layers_stay():
     assert moved == [True, False, True]
 
 
+@pytest.mark.slow
 def test_wider_networks_are_nearer_to_their_linearisation():
     x, y = problem(8)
     test, _ = problem(5, seed=4)

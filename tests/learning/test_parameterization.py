@@ -53,6 +53,7 @@ def stax_standard(arch):
     return stax.serial(*built)[2]
 
 
+@pytest.mark.slow(but="fc-3")
 @pytest.mark.parametrize("spec", NETWORKS, ids=str)
 def test_it_is_that_of_neural_tangents(spec):
     arch = Architecture.parse(spec)
@@ -62,6 +63,7 @@ def test_it_is_that_of_neural_tangents(spec):
     np.testing.assert_allclose(ours, np.asarray(theirs), rtol=1e-6)
 
 
+@pytest.mark.slow(but="fc-2")
 @pytest.mark.parametrize("spec", ["fc-2", NETWORKS[3]], ids=str)
 def test_wide_finite_networks_come_near_it(spec):
     arch, width, x = Architecture.parse(spec), 128, images(4)

@@ -23,6 +23,7 @@ def pictures(path, n, m):
     )
 
 
+@pytest.mark.slow(but="mnist-cnn-2")
 @pytest.mark.parametrize(("name", "architecture"), [("mnist", "cnn-2"), ("cifar10", "cntk-v-4")])
 def test_leave_one_out_predictions_foretell_those_of_test_images(data_dir, name, architecture):
     x, labels, others, truth = pictures(data_dir / f"{name}.npz", 800, 800)

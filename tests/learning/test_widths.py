@@ -91,6 +91,7 @@ def test_regression_without_ridge_has_the_least_norm_where_the_kernel_is_singula
     np.testing.assert_allclose(solve(kernel, Y), expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_costs_come_with_the_same_comparison(monkeypatch):
     monkeypatch.setattr("ntkdist.learning.empirical._CROSSED_BYTES", 8 * 9 * K * K * 2)
     (x, y), (test, truth) = problem(9, 0), problem(5, 1)
@@ -104,6 +105,7 @@ def test_costs_come_with_the_same_comparison(monkeypatch):
     assert min(found.full_seconds, found.pseudo_predict_seconds) > 0
 
 
+@pytest.mark.slow
 def test_rows_are_what_each_network_shows_by_itself():
     (x, y), test = problem(8, 0), problem(6, 1)
     seen = []
@@ -128,6 +130,7 @@ def test_rows_are_what_each_network_shows_by_itself():
     assert seen[0].linear_maximum > seen[0].linear_gap > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "architecture",
     ["fc-2", "[Conv(), Relu(), AvgPool(size=2), Conv(), Relu(), GlobalAvgPool(), Dense()]"],

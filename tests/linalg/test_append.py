@@ -42,6 +42,7 @@ FORMS = {
 }
 
 
+@pytest.mark.slow(but="rows")
 @pytest.mark.parametrize(
     ("form", "limit"),
     [*((form, "2GiB") for form in FORMS.values()), (FORMS["array"], SMALL), (FORMS["rows"], SMALL)],
@@ -64,6 +65,7 @@ def test_appended_rows_make_the_factor_of_the_larger_matrix(tmp_path, matrix, fo
     large.verify()
 
 
+@pytest.mark.slow(but="sizes0-one panel")
 @pytest.mark.parametrize("limit", MODES.values(), ids=MODES)
 @pytest.mark.parametrize("sizes", [(63, 64, 3)])
 def test_bands_on_bands_equal_one_factorisation(tmp_path, matrix, sizes, limit):
@@ -81,6 +83,7 @@ def test_bands_on_bands_equal_one_factorisation(tmp_path, matrix, sizes, limit):
     assert_allclose(factor.diagonal_of_inverse(), np.diag(inverse), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_small_limit_appends_band_by_band(tmp_path, matrix):
     factor = factorize(matrix[:N, :N], tmp_path / "f", memory_limit=SMALL)
     factor = CholeskyFactor.open(tmp_path / "f", memory_limit="600kB")
@@ -95,6 +98,7 @@ def test_a_small_limit_appends_band_by_band(tmp_path, matrix):
     assert_allclose(large._store.whole(), np.linalg.cholesky(matrix), rtol=0, atol=1e-13)
 
 
+@pytest.mark.slow(but="array")
 @pytest.mark.parametrize("form", ["array", "rows"])
 def test_an_interrupted_append_goes_on_behind_the_last_band(tmp_path, matrix, form):
     for name in ("f", "undisturbed"):
@@ -119,6 +123,7 @@ def test_an_interrupted_append_goes_on_behind_the_last_band(tmp_path, matrix, fo
     assert nothing == []
 
 
+@pytest.mark.slow
 def test_an_unfinished_band_counts_for_nothing(tmp_path, matrix):
     small = factorize(matrix[:N, :N], tmp_path / "f", memory_limit=SMALL)
     large = small.append(matrix)
@@ -143,6 +148,7 @@ factor.append(np.load(sys.argv[1]), on_event=lambda e: print(e.index, flush=True
 """
 
 
+@pytest.mark.slow
 def test_a_killed_append_leaves_a_factor(tmp_path, matrix):
     np.save(tmp_path / "a.npy", matrix)
     for name in ("f", "undisturbed"):
@@ -196,6 +202,7 @@ def test_without_a_fingerprint_a_sample_is_hashed(tmp_path, matrix):
     assert other.fingerprint != factor.fingerprint
 
 
+@pytest.mark.slow
 def test_the_inverse_of_the_smaller_matrix_is_dropped(tmp_path, matrix):
     small = factorize(matrix[:N, :N], tmp_path / "f")
     small.inverse()
@@ -205,6 +212,7 @@ def test_the_inverse_of_the_smaller_matrix_is_dropped(tmp_path, matrix):
     assert_allclose(np.asarray(large.inverse()), np.linalg.inv(matrix), atol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_stale_inverse_beside_the_panels_is_replaced(tmp_path, matrix):
     """As after a kill between the band's record and the inverse's removal."""
     small = factorize(matrix[:N, :N], tmp_path / "f")
@@ -281,6 +289,7 @@ def test_too_little_memory_for_a_row_is_said(tmp_path, matrix):
         factor.append(matrix)
 
 
+@pytest.mark.slow(but="flipped")
 @pytest.mark.parametrize("loss", ["flipped", "missing"])
 def test_damage_in_a_band_is_named_and_repaired(tmp_path, matrix, loss):
     factorize(matrix[:N, :N], tmp_path / "f", memory_limit=SMALL)
@@ -312,6 +321,7 @@ def test_a_chunk_swapped_in_a_band_is_found_by_verify(tmp_path, matrix):
         factor.verify()
 
 
+@pytest.mark.slow
 def test_damage_below_a_band_takes_the_band_along(tmp_path, matrix):
     factorize(matrix[:N, :N], tmp_path / "f", memory_limit=SMALL).append(matrix)
     for item in (tmp_path / "f" / "panels" / "00003").iterdir():

@@ -32,6 +32,7 @@ def stored(a: np.ndarray, place: Path, *, fill: float = np.nan, triangle: bool =
     return array
 
 
+@pytest.mark.slow(but="memory-120-430-many panels")
 @pytest.mark.parametrize("limit", MODES.values(), ids=MODES)
 @pytest.mark.parametrize(("row", "col"), [(3, 7), (120, 430), (449, 448)])
 @pytest.mark.parametrize("kind", ["memory", "zarr"])
@@ -54,6 +55,7 @@ def test_rounding_is_no_asymmetry(tmp_path):
     assert factor.n == N
 
 
+@pytest.mark.slow(but="one panel-0.0")
 @pytest.mark.parametrize("fill", [np.nan, 0.0])
 @pytest.mark.parametrize("limit", MODES.values(), ids=MODES)
 def test_a_lower_triangle_that_was_never_stored_is_none(tmp_path, fill, limit):
@@ -93,6 +95,7 @@ USES = {
 }
 
 
+@pytest.mark.slow(but="factorize")
 @pytest.mark.parametrize("use", USES.values(), ids=USES)
 def test_a_missing_tile_is_named_by_its_key(gram, tmp_path, use):
     gram.remove(TileKey(1, 3))
@@ -109,6 +112,7 @@ def test_a_missing_tile_of_a_plain_array_is_an_entry_that_is_no_number(tmp_path,
         use(given, tmp_path / "f")
 
 
+@pytest.mark.slow
 def test_a_tile_lost_between_two_panels_is_named(gram, tmp_path):
     def lose(event: object) -> None:
         if type(event).__name__ == "PanelDone" and event.index == 1:  # type: ignore[attr-defined]
@@ -123,6 +127,7 @@ def test_a_tile_lost_between_two_panels_is_named(gram, tmp_path):
 # -- a full disk ------------------------------------------------------------------
 
 
+@pytest.mark.slow(but="30000")
 @pytest.mark.parametrize("leave", [0, 30_000, 200_000, 500_000])
 def test_a_full_disk_is_said_and_room_lets_it_go_on(tmp_path, small_disk, leave):
     a = spd(300)
@@ -168,6 +173,7 @@ except NtkdistError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_file_size_limit_is_said(tmp_path):
     """What a full disk or a quota does, without a file system of its own: writes fail."""
     np.save(tmp_path / "a.npy", spd(300))

@@ -38,6 +38,7 @@ def relative(a, shift, x, b):
     return np.linalg.norm(b - a @ x - shift * x, axis=0) / np.linalg.norm(b, axis=0)
 
 
+@pytest.mark.slow(but="0.001-auto")
 @pytest.mark.parametrize("rank", [0, 1, 75, "auto"])
 @pytest.mark.parametrize("ridge", [0.0, 1e-3])
 def test_solutions_are_direct_ones(kernel, b, rank, ridge):
@@ -54,6 +55,7 @@ def test_solutions_are_direct_ones(kernel, b, rank, ridge):
     assert result.passes == result.iterations + (2 if rank else 1)
 
 
+@pytest.mark.slow
 def test_the_preconditioner_saves_two_thirds_of_the_iterations(b):
     a = gaussian(N)
     helped = cg_solve(a, b, ridge=1e-4)
@@ -63,18 +65,21 @@ def test_the_preconditioner_saves_two_thirds_of_the_iterations(b):
     assert plain.status is LinalgStatus.TOO_MANY_ITERATIONS
 
 
+@pytest.mark.slow
 def test_a_block_needs_fewer_passes_than_a_column(kernel, b):
     together = cg_solve(kernel, b, rank=0, ridge=1e-2)
     alone = cg_solve(kernel, b[:, 0], rank=0, ridge=1e-2)
     assert together.iterations < alone.iterations
 
 
+@pytest.mark.slow
 def test_a_single_right_hand_side_keeps_its_shape(kernel, b):
     result = cg_solve(kernel, b[:, 0])
     assert result.x.shape == (N,)
     assert_array_equal(cg_solve(kernel, b[:, :1]).x[:, 0], result.x)
 
 
+@pytest.mark.slow
 def test_repeated_zero_and_easy_right_hand_sides(kernel, b):
     """Directions become dependent at once, or one by one."""
     easy = kernel[:, 0] + 1e-3 * kernel[:, 1]
@@ -87,6 +92,7 @@ def test_repeated_zero_and_easy_right_hand_sides(kernel, b):
     assert cg_solve(kernel, np.zeros((N, 0))).x.shape == (N, 0)
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(
     n=st.integers(1, 40), k=st.integers(1, 6), rank=st.integers(0, 5), seed=st.integers(0, 10**6)
@@ -99,6 +105,7 @@ def test_any_small_system_is_solved(n, k, rank, seed):
     assert relative(a, 0.0, result.x, rhs).max() <= 1.01e-9
 
 
+@pytest.mark.slow(but="synchronous")
 @pytest.mark.parametrize("scheduler", ["synchronous", dask.get])
 def test_schedulers_give_the_same_bits(kernel, b, scheduler):
     expected = cg_solve(kernel, b)
@@ -119,6 +126,7 @@ def test_events_tell_the_sketch_and_every_residual(kernel, b):
     assert all(isinstance(e, IterationDone) and e.method == "cg" for e in steps)
 
 
+@pytest.mark.slow(but="7-20")
 @pytest.mark.parametrize("rank", [0, 20])
 @pytest.mark.parametrize("index", [1, 7])
 def test_an_interrupted_solve_goes_on_with_the_same_bits(tmp_path, kernel, b, rank, index):
@@ -154,6 +162,7 @@ cg_solve(a, b, url=sys.argv[3], save_every=0, on_event=listen)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_solve_goes_on_with_the_same_bits(tmp_path, kernel, b):
     np.save(tmp_path / "a.npy", kernel)
     np.save(tmp_path / "b.npy", b)
@@ -180,6 +189,7 @@ def test_a_killed_solve_goes_on_with_the_same_bits(tmp_path, kernel, b):
     assert_array_equal(result.x, cg_solve(kernel, b).x)
 
 
+@pytest.mark.slow
 def test_too_few_iterations_are_said_and_can_go_on(tmp_path, kernel, b):
     with pytest.raises(
         NotConvergedError, match=r"no convergence: .* after 5 iterations.*rank"
@@ -194,6 +204,7 @@ def test_too_few_iterations_are_said_and_can_go_on(tmp_path, kernel, b):
     assert_array_equal(result.x, cg_solve(kernel, b).x)
 
 
+@pytest.mark.slow
 def test_a_tolerance_out_of_reach_is_said():
     a = with_eigenvalues(np.geomspace(1, 1e-13, 300))
     with pytest.raises(
@@ -216,6 +227,7 @@ def test_an_indefinite_matrix_is_said(b, value):
         cg_solve(a, b, rank=0)
 
 
+@pytest.mark.slow(but="change3-right_hand_sides = ")
 @pytest.mark.parametrize(
     ("change", "text"),
     [
@@ -265,6 +277,7 @@ def test_a_damaged_iterate_is_named(tmp_path, kernel, b, name):
         cg_solve(kernel, b, url=tmp_path / "s")
 
 
+@pytest.mark.slow
 def test_a_half_written_iterate_counts_for_nothing(tmp_path, kernel, b):
     with pytest.raises(StopError):
         cg_solve(kernel, b, url=tmp_path / "s", on_event=stop_at(IterationDone, index=3))

@@ -16,6 +16,7 @@ from tests.linalg.matrices import SMALL, spd, upper_only, whole_factor
 MODES = {"one panel": "2GiB", "many panels": SMALL}
 
 
+@pytest.mark.slow(but="577-10000000000.0-1e-07-one panel")
 @pytest.mark.parametrize("limit", MODES.values(), ids=MODES)
 @pytest.mark.parametrize(
     ("n", "condition", "rtol"), [(301, 1e2, 1e-13), (500, 1e6, 1e-11), (577, 1e10, 1e-7)]
@@ -35,6 +36,7 @@ def test_tiny_matrices_have_a_factor(tmp_path, n):
     assert_allclose(whole_factor(factorize(a, tmp_path / "f")), np.linalg.cholesky(a), atol=1e-14)
 
 
+@pytest.mark.slow(but="449")
 @pytest.mark.parametrize("n", [448, 449, 511, 320])
 def test_many_panels_equal_one(tmp_path, n):
     a = spd(n, 1e3)
@@ -75,6 +77,7 @@ def zarr_of(a, tmp_path, edge):
     return z
 
 
+@pytest.mark.slow(but="object-one panel")
 @pytest.mark.parametrize("limit", MODES.values(), ids=MODES)
 @pytest.mark.parametrize("kind", ["zarr", "large zarr chunks", "dask", "object"])
 def test_any_array_gives_the_same_factor(tmp_path, kind, limit):
@@ -93,6 +96,7 @@ def test_any_array_gives_the_same_factor(tmp_path, kind, limit):
     assert_allclose(whole_factor(got), np.linalg.cholesky(full), atol=1e-13)
 
 
+@pytest.mark.slow(but="threads-one panel")
 @pytest.mark.parametrize("limit", MODES.values(), ids=MODES)
 @pytest.mark.parametrize(
     "scheduler",
@@ -105,6 +109,7 @@ def test_schedulers_give_the_same_bits(tmp_path, limit, scheduler):
     assert got.digest() == expected.digest()
 
 
+@pytest.mark.slow
 def test_a_distributed_client_gives_the_same_bits(tmp_path):
     from distributed import Client
 
@@ -126,6 +131,7 @@ def test_an_unknown_scheduler_is_named(tmp_path):
     assert not (tmp_path / "f").exists()
 
 
+@pytest.mark.slow
 def test_the_store_is_checksummed_square_chunks_of_the_panels(tmp_path):
     factor = factorize(spd(450), tmp_path / "f", memory_limit=SMALL)
     lower = zarr.open_array(str(tmp_path / "f" / "lower"), mode="r")

@@ -18,6 +18,7 @@ from tests.linalg.stopping import StopError, stop_at
 STREAMED = "100kB"  # no strip is kept, and a task takes a few columns
 
 
+@pytest.mark.slow(but="2MB-65")
 @pytest.mark.parametrize("n", [1, 2, 65, 450, 513])
 @pytest.mark.parametrize("limit", ["2GiB", SMALL, STREAMED])
 def test_the_diagonal_is_that_of_the_inverse(tmp_path, n, limit):
@@ -30,6 +31,7 @@ def test_the_diagonal_is_that_of_the_inverse(tmp_path, n, limit):
     assert not (tmp_path / "f" / "inverse").exists()
 
 
+@pytest.mark.slow
 def test_memory_and_scheduler_do_not_change_it(tmp_path):
     a = spd(450)
     factorize(a, tmp_path / "f", memory_limit=SMALL)
@@ -46,6 +48,7 @@ def test_memory_and_scheduler_do_not_change_it(tmp_path):
     assert len(events) > 1
 
 
+@pytest.mark.slow
 def test_it_is_stored_and_read_back(tmp_path, monkeypatch):
     factor = factorize(spd(450), tmp_path / "f", memory_limit=SMALL)
     assert not factor.has_diagonal
@@ -69,6 +72,7 @@ def test_that_of_a_stored_inverse_is_read_instead(tmp_path, monkeypatch):
     assert not (tmp_path / "f" / "diagonal").exists()
 
 
+@pytest.mark.slow(but="2MB")
 @pytest.mark.parametrize("limit", [SMALL, STREAMED])
 def test_an_interrupted_diagonal_resumes_to_the_same_bits(tmp_path, limit):
     factorize(spd(450), tmp_path / "f", memory_limit=SMALL)
@@ -109,6 +113,7 @@ def test_another_factors_diagonal_is_not_taken(tmp_path):
     assert_allclose(other.diagonal_of_inverse(), np.diag(np.linalg.inv(a)), rtol=1e-9)
 
 
+@pytest.mark.slow(but="parts2-2GiB")
 @pytest.mark.parametrize("limit", ["2GiB", STREAMED])
 @pytest.mark.parametrize("parts", [(330, 450), (330, 361, 450), (200, 450)])
 def test_appended_rows_extend_it(tmp_path, monkeypatch, parts, limit):
@@ -126,6 +131,7 @@ def test_appended_rows_extend_it(tmp_path, monkeypatch, parts, limit):
     assert_array_equal(CholeskyFactor.open(tmp_path / "f").diagonal_of_inverse(), got)
 
 
+@pytest.mark.slow
 def test_an_unfinished_diagonal_of_the_smaller_factor_is_not_extended(tmp_path):
     a = spd(450)
     factor = factorize(a[:400, :400], tmp_path / "f", memory_limit=SMALL)
@@ -138,6 +144,7 @@ def test_an_unfinished_diagonal_of_the_smaller_factor_is_not_extended(tmp_path):
 # -- progress ---------------------------------------------------------------------
 
 
+@pytest.mark.slow(but="synchronous")
 @pytest.mark.parametrize("scheduler", ["threads", "synchronous"])
 def test_every_computation_tells_how_far_it_is_while_it_is_at_work(
     tmp_path, monkeypatch, scheduler
@@ -224,6 +231,7 @@ def never(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inverse, "_column_norms", fail)
 
 
+@pytest.mark.slow
 def test_bands_and_panels_are_still_told(tmp_path):
     a = spd(450)
     events: list[Any] = []

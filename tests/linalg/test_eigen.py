@@ -23,6 +23,7 @@ def kernel() -> np.ndarray:
     return exponential(N)
 
 
+@pytest.mark.slow(but="1-True-lanczos")
 @pytest.mark.parametrize("method", ["auto", "lobpcg", "lanczos"])
 @pytest.mark.parametrize("centered", [False, True])
 @pytest.mark.parametrize("k", [1, 4, 16])
@@ -61,6 +62,7 @@ def test_a_fast_decay_and_negative_rounding_are_no_trouble():
     assert_allclose(found.values, expected, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_lobpcg_needs_fewer_passes_than_lanczos(kernel):
     few = top_eigenpairs(kernel, 16, method="lobpcg").passes
     assert 2 * few <= top_eigenpairs(kernel, 16, method="lanczos").passes

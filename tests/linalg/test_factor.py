@@ -33,6 +33,7 @@ def factor(request, matrix, tmp_path_factory) -> CholeskyFactor:
     return CholeskyFactor.open(url, memory_limit=used)
 
 
+@pytest.mark.slow(but="kept panels-7")
 @pytest.mark.parametrize("k", [None, 1, 7])
 def test_solutions_have_a_small_backward_error(factor, matrix, k):
     b = np.random.default_rng(1).standard_normal(N if k is None else (N, k))
@@ -113,6 +114,7 @@ def test_the_smallest_pivot_is_the_factors(factor, matrix):
     assert_allclose(factor.min_pivot, (np.diag(np.linalg.cholesky(matrix)) ** 2).min(), rtol=1e-10)
 
 
+@pytest.mark.slow(but="0.0-10000.0-2GiB")
 @pytest.mark.parametrize("limit", ["2GiB", SMALL])
 @pytest.mark.parametrize("condition", [1.0, 10.0, 1e4, 1e9])
 @pytest.mark.parametrize("ridge", [0.0, 0.1])

@@ -40,6 +40,7 @@ def factor(request, factors) -> CholeskyFactor:
     return CholeskyFactor.open(factors[built], memory_limit=used)
 
 
+@pytest.mark.slow(but="kept panels")
 def test_the_inverse_is_numpys_and_symmetric_to_the_bit(factor, matrix, tmp_path):
     inverse = factor.inverse(tmp_path / "i")
     full = np.asarray(inverse)
@@ -51,6 +52,7 @@ def test_the_inverse_is_numpys_and_symmetric_to_the_bit(factor, matrix, tmp_path
     assert inverse.shape == (N, N)
 
 
+@pytest.mark.slow(but="one panel")
 def test_columns_are_rows_in_the_order_asked_for(factor, tmp_path):
     inverse = factor.inverse(tmp_path / "i")
     full = np.asarray(inverse)
@@ -78,6 +80,7 @@ def test_one_row_is_one_contiguous_checksummed_read(factor, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_by_default_it_lies_beside_the_panels_and_is_kept(factors):
     factor = CholeskyFactor.open(factors[SMALL])
     first = factor.inverse()
@@ -88,6 +91,7 @@ def test_by_default_it_lies_beside_the_panels_and_is_kept(factors):
     assert_array_equal(np.asarray(InverseStore.open(first.url)), np.asarray(first))
 
 
+@pytest.mark.slow(but="2GiB-rows-0")
 @pytest.mark.parametrize(
     ("limit", "stage", "index"),
     [
@@ -111,6 +115,7 @@ def test_an_interrupted_inverse_resumes_to_the_same_bits(factors, tmp_path, stag
     assert [e.resumed for e in seen] == [e.index <= index for e in seen]
 
 
+@pytest.mark.slow(but="synchronous")
 @pytest.mark.parametrize("scheduler", ["synchronous", "threads"])
 def test_schedulers_give_the_same_inverse(factors, tmp_path, scheduler):
     expected = CholeskyFactor.open(factors[SMALL]).inverse(tmp_path / "i")
@@ -118,6 +123,7 @@ def test_schedulers_give_the_same_inverse(factors, tmp_path, scheduler):
     assert_array_equal(np.asarray(factor.inverse(tmp_path / "j")), np.asarray(expected))
 
 
+@pytest.mark.slow
 def test_another_factors_inverse_is_refused(matrix, tmp_path):
     factorize(matrix, tmp_path / "a").inverse(tmp_path / "i")
     other = factorize(matrix, tmp_path / "b", ridge=0.1)
@@ -128,6 +134,7 @@ def test_another_factors_inverse_is_refused(matrix, tmp_path):
     assert_allclose(got @ shifted, np.eye(N), atol=1e-10)
 
 
+@pytest.mark.slow
 def test_a_flipped_byte_in_a_row_is_named_and_repaired(factors, tmp_path):
     factor = CholeskyFactor.open(factors[SMALL])
     inverse = factor.inverse(tmp_path / "i")
@@ -144,6 +151,7 @@ def test_a_flipped_byte_in_a_row_is_named_and_repaired(factors, tmp_path):
     assert_array_equal(np.asarray(factor.inverse(tmp_path / "i")), expected)
 
 
+@pytest.mark.slow
 def test_a_missing_row_block_is_named(factors, tmp_path):
     inverse = CholeskyFactor.open(factors[SMALL]).inverse(tmp_path / "i")
     (tmp_path / "i" / "rows" / "c" / "3" / "0").unlink()

@@ -31,6 +31,7 @@ def first_bad_pivot(a: np.ndarray) -> tuple[int, float]:
     raise AssertionError("positive definite")
 
 
+@pytest.mark.slow(but="-2e-07-1e-06-one panel")
 @pytest.mark.parametrize("limit", MODES.values(), ids=MODES)
 @pytest.mark.parametrize(
     ("lowest", "suggested"), [(-3e-4, 1e-3), (-2e-7, 1e-6), (-0.02, 0.1), (-0.6, 1.0)]
@@ -63,6 +64,7 @@ def test_the_suggested_ridge_passes_and_the_next_smaller_does_not(
     assert factorize(a, tmp_path / "f", ridge=suggested, memory_limit=limit).ridge == suggested
 
 
+@pytest.mark.slow
 def test_a_failure_in_a_later_panel_leaves_nothing_behind(tmp_path):
     a = spd(450, 10.0)
     a[400, 400] = -1.0

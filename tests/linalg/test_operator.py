@@ -43,6 +43,7 @@ def test_a_product_is_numpys(n, shape):
     assert_allclose(y, a @ x, rtol=0, atol=1e-12 * n)
 
 
+@pytest.mark.slow(but="1073741824-1100")
 @pytest.mark.parametrize("edge", [47, 100, 1100])
 @pytest.mark.parametrize("limit", [GIB, 300_000])
 def test_stored_tiles_give_the_same_product(tmp_path, edge, limit):
@@ -52,12 +53,14 @@ def test_stored_tiles_give_the_same_product(tmp_path, edge, limit):
     assert_allclose(y, a.astype(float) @ x, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_dask_arrays_are_computed_tile_by_tile():
     a = spd(500)
     x = np.ones((500, 2))
     assert_allclose(multiply(da.from_array(a, chunks=120), x), a @ x, atol=1e-13)
 
 
+@pytest.mark.slow(but="get_sync")
 @pytest.mark.parametrize("scheduler", ["synchronous", "threads", dask.get])
 def test_schedulers_give_the_same_bits(tmp_path, scheduler):
     z = stored(spd(900), tmp_path, 60)

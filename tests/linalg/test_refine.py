@@ -11,6 +11,7 @@ from tests.linalg.matrices import SMALL, spd
 N = 400
 
 
+@pytest.mark.slow(but="10000.0-2GiB")
 @pytest.mark.parametrize("limit", ["2GiB", SMALL])
 @pytest.mark.parametrize("condition", [1e4, 1e8])
 def test_refined_solutions_are_as_good_as_a_direct_solve(tmp_path, condition, limit):
@@ -48,6 +49,7 @@ def test_no_right_hand_side_is_no_solution(tmp_path):
     assert factor.solve(np.zeros((N, 0)), matrix=spd(N)).shape == (N, 0)
 
 
+@pytest.mark.slow
 def test_a_matrix_of_another_size_is_refused(tmp_path):
     factor = factorize(spd(N), tmp_path / "f")
     with pytest.raises(InputError, match=r"the matrix has 401 rows and the factor 400; pass"):

@@ -66,6 +66,7 @@ factorize(np.load(sys.argv[1]), sys.argv[2], memory_limit=sys.argv[3], on_event=
 """
 
 
+@pytest.mark.slow(but="PanelStarted 3")
 @pytest.mark.parametrize("line", ["PanelDone 1", "PanelStarted 3"])
 def test_a_killed_process_loses_one_panel_at_most(tmp_path, matrix, undisturbed, line):
     np.save(tmp_path / "a.npy", matrix)
@@ -192,6 +193,7 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
+@pytest.mark.slow(but="truncated")
 @pytest.mark.parametrize("loss", ["flipped", "missing", "truncated"])
 def test_damage_is_found_named_and_repaired(tmp_path, matrix, undisturbed, loss):
     url = tmp_path / "f"

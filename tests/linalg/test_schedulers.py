@@ -61,6 +61,7 @@ def same(found: dict[str, Any], expected: dict[str, Any]) -> None:
         assert_array_equal(found[name], value, err_msg=name)
 
 
+@pytest.mark.slow(but="threads")
 @pytest.mark.parametrize("scheduler", [None, "threads"])
 def test_threads(stored, expected, tmp_path, scheduler):
     same(everything(stored, tmp_path, scheduler), expected)
@@ -75,10 +76,12 @@ def address() -> Iterator[str]:
         yield cluster.scheduler_address
 
 
+@pytest.mark.slow
 def test_an_address(stored, expected, tmp_path, address):
     same(everything(stored, tmp_path, address), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # ray's own
 @pytest.mark.usefixtures("ray_session")
 def test_ray(stored, expected, tmp_path):
@@ -90,6 +93,7 @@ def test_processes(stored, expected, tmp_path):
     same(everything(stored, tmp_path, "processes"), expected)
 
 
+@pytest.mark.slow
 def test_one_lapack_call_has_the_same_bits_in_a_worker(stored, tmp_path, address):
     """The worker's own number of BLAS threads is another one."""
     here = factorize(stored, tmp_path / "here", ridge=1e-3)
@@ -98,6 +102,7 @@ def test_one_lapack_call_has_the_same_bits_in_a_worker(stored, tmp_path, address
     assert there.digest() == here.digest()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # distributed's own
 def test_an_address_where_nobody_answers_is_said(stored, tmp_path, monkeypatch):
     monkeypatch.setattr("ntkdist.linalg.tasks.CONNECT_TIMEOUT", "1s")

@@ -247,6 +247,7 @@ def test_only_what_is_new_is_read_and_torn_lines_wait(tmp_path: Path) -> None:
     assert list(events.read()) == []
 
 
+@pytest.mark.slow
 def test_a_run_in_an_object_store_is_followed(s3: S3Server, run: Run) -> None:
     there = Run.create(replace(run.config, run=s3.url("bucket/live")))
     driver, follower = Driver(there), Follower(there)
@@ -311,6 +312,7 @@ def test_the_page_works_without_scripts_and_its_script_under_its_nonce_alone(
     assert 'name="viewport"' in page
 
 
+@pytest.mark.slow(but="/report.html-127.0.0.1.evil.example")
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", ""])
 @pytest.mark.parametrize("path", ["/", "/state", "/report.html"])
 def test_other_hosts_are_refused(

@@ -101,6 +101,7 @@ def report(make_run: MakeRun) -> Report:
     return Report(run, stored, read(write_report(run)))
 
 
+@pytest.mark.slow
 def test_the_default_place_is_in_the_run(report: Report) -> None:
     assert os.path.exists(os.path.join(report.run.url, "report.html"))
     assert not list(Path(report.run.url).glob(".*.part"))
@@ -189,6 +190,7 @@ def test_both_colour_schemes_and_print_are_styled(report: Report) -> None:
         assert query in report.html
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_bytes(report: Report, tmp_path: Path) -> None:
     assert read(write_report(report.run, str(tmp_path / "again.html"))) == report.html
 
@@ -229,6 +231,7 @@ def test_a_run_with_tiles_says_how_many(
     assert len(page.all("svg")) == 1
 
 
+@pytest.mark.slow
 def test_without_noise_nothing_is_said_about_true_labels(make_run: MakeRun) -> None:
     run = make_run(noise=0.0)
     unknown = dict.fromkeys(
@@ -244,6 +247,7 @@ def test_without_noise_nothing_is_said_about_true_labels(make_run: MakeRun) -> N
         assert word not in page.text
 
 
+@pytest.mark.slow
 def test_a_run_without_flags_and_without_a_verdict_calls_nothing_clean(make_run: MakeRun) -> None:
     run = make_run(noise=0.0)
     add_labels(run, flips=0, num_issues=0)
@@ -335,6 +339,7 @@ def test_an_old_report_survives_a_failure(
     assert os.listdir(tmp_path) == ["r.html"]
 
 
+@pytest.mark.slow
 def test_two_thousand_colour_pictures_stay_under_eight_megabytes(
     make_run: MakeRun, tmp_path: Path
 ) -> None:
@@ -382,6 +387,7 @@ def full(make_run: MakeRun) -> Report:
     return Report(run, stored, read(write_report(run)))
 
 
+@pytest.mark.slow(but="report")
 @pytest.mark.parametrize("which", ["report", "full"])
 def test_the_sections_come_in_order_and_the_contents_lead_to_them(
     which: str, request: pytest.FixtureRequest
@@ -433,10 +439,12 @@ def test_a_run_of_an_older_version_says_how_to_add_what_it_lacks(
     assert "kept no eigenvalues" not in new
 
 
+@pytest.mark.slow
 def test_a_full_report_is_the_same_to_the_byte(full: Report, tmp_path: Path) -> None:
     assert read(write_report(full.run, str(tmp_path / "again.html"))) == full.html
 
 
+@pytest.mark.slow
 def test_where_true_labels_are_unknown_quality_is_drawn_instead(make_run: MakeRun) -> None:
     run = make_run(noise=0.0)
     add_labels(run)
@@ -550,6 +558,7 @@ def test_words_and_citation_are_folded(full: Report) -> None:
         assert words in full.page.text
 
 
+@pytest.mark.slow
 def test_labels_decided_at_once_are_told_as_such(make_run: MakeRun) -> None:
     """No curve leads from the first loss to the last: each change is shown by itself."""
     run = make_run()
@@ -565,6 +574,7 @@ def test_labels_decided_at_once_are_told_as_such(make_run: MakeRun) -> None:
     assert "while labels are changed one at a time" not in page.text
 
 
+@pytest.mark.slow
 def test_a_posterior_of_an_older_version_keeps_its_curve(make_run: MakeRun) -> None:
     run = make_run()
     add_labels(run, method="posterior")  # with a loss for each change

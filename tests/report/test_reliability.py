@@ -125,6 +125,7 @@ def test_the_first_section_says_how_far_to_trust_what_follows(
     assert ("the ranking of all labels is in labels.csv" in box.lower()) == (verdict == "weak")
 
 
+@pytest.mark.slow(but="reliable")
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("verdict", VERDICTS)
 def test_the_box_of_each_verdict_looks_its_own_way(make_run: MakeRun, verdict: str) -> None:
@@ -141,6 +142,7 @@ def test_the_key_numbers_have_the_interval(make_run: MakeRun) -> None:
     assert "Leave-one-out accuracy 76.5 % 13.6 % by chance" in text
 
 
+@pytest.mark.slow(but="class-conditional-0.3")
 @pytest.mark.parametrize("put_on", [0.0, 0.3])
 @pytest.mark.parametrize("noise", ["symmetric", "class-conditional"])
 def test_where_labels_cannot_be_judged_nothing_is_claimed_of_them(
@@ -160,6 +162,7 @@ def test_where_labels_cannot_be_judged_nothing_is_claimed_of_them(
     assert not any("noise" in attrs["aria-label"] for attrs in page.all("svg"))
 
 
+@pytest.mark.slow
 def test_no_noise_matrix_is_drawn_where_labels_cannot_be_judged(make_run: MakeRun) -> None:
     for verdict in VERDICTS:
         run = judged(make_run, verdict, "class-conditional")
@@ -168,6 +171,7 @@ def test_no_noise_matrix_is_drawn_where_labels_cannot_be_judged(make_run: MakeRu
         assert ("noise" in figures) == (verdict != "cannot judge")
 
 
+@pytest.mark.slow
 def test_the_claims_are_found_where_they_are_made(make_run: MakeRun) -> None:
     run = judged(make_run, "reliable", "class-conditional")
     found = {claim.lower() for claim in CLAIMS.findall(page_of(run).text)}
@@ -227,6 +231,7 @@ def test_a_ranking_of_rows_has_neither_suggestion_nor_quality(
     assert "another pretrained network" in page.text
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("verdict", "interval", "sentence", "clean"),
@@ -358,6 +363,7 @@ def test_flags_are_judged_by_the_true_labels() -> None:
     assert verdicts(given, suggested, true).tolist() == ["right", "other", "kept", "wrong", "kept"]
 
 
+@pytest.mark.slow(but="class-conditional-cannot judge-10")
 @pytest.mark.parametrize("K", [2, 10, 100])
 @pytest.mark.parametrize("verdict", VERDICTS)
 @pytest.mark.parametrize("noise", ["symmetric", "class-conditional"])
@@ -545,6 +551,7 @@ def test_flags_of_other_methods_have_the_precision_of_their_own(make_run: MakeRu
     assert "75.0 % are expected to be wrong" in page_of(run).text
 
 
+@pytest.mark.slow(but="cannot judge-False")
 @pytest.mark.parametrize(("verdict", "told"), [("reliable", True), ("cannot judge", False)])
 def test_other_sections_say_no_more_than_the_verdict_allows(
     make_run: MakeRun, verdict: str, told: bool
@@ -569,6 +576,7 @@ def test_other_sections_say_no_more_than_the_verdict_allows(
     assert any("are wrong by estimate" in one for one in sentences) == told
 
 
+@pytest.mark.slow
 def test_a_report_with_the_matrix_is_the_same_to_the_byte(
     make_run: MakeRun, tmp_path: Path
 ) -> None:

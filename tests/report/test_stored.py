@@ -19,7 +19,7 @@ from ntkdist.runs.run import Run
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+def config(tmp_path_factory: pytest.TempPathFactory, figures: None) -> RunConfig:
     """The configuration of a finished run."""
     given = RunConfig(
         run=str(tmp_path_factory.mktemp("stored") / "r"),

@@ -62,6 +62,7 @@ def html(run: Run) -> Page:
     return Page(run._repr_html_())
 
 
+@pytest.mark.slow
 def test_one_line_says_what_it_is_and_how_far(run: Run) -> None:
     about = f"<Run {run.url}: 60 images of 8×8×1, 10 classes, fc-1, "
     assert repr(run) == f"{about}gram, factor, labels, report done>"

@@ -116,6 +116,7 @@ def test_listing_gives_relative_paths_of_what_holds_a_byte(base: str) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_listing_of_many_pages_is_whole(tmp_path: Path, s3: S3Server) -> None:
     names = {f"{i % 7}/{i}" for i in range(1100)} | {"top", "1/deep/er"}
     with ThreadPoolExecutor(8) as pool:

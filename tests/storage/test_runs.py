@@ -70,6 +70,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return chunks(url)
 
 
+@pytest.mark.slow
 def test_a_run_on_s3_has_the_bits_of_one_in_a_folder(s3: S3Server, local: Any) -> None:
     url = s3.url("bucket/runs/whole")
     with Pipeline(settings(url)) as pipeline:
@@ -91,6 +92,7 @@ def test_a_run_on_s3_has_the_bits_of_one_in_a_folder(s3: S3Server, local: Any) -
     assert "TileDone" not in new
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("away", [3, pytest.param(20, marks=pytest.mark.long)])
 def test_a_server_that_is_killed_costs_a_run_time_and_nothing_else(
     mortal: S3Server, local: Any, away: float

@@ -51,6 +51,7 @@ def test_a_wrong_key_points_to_the_environment(
     assert "AWS_SECRET_ACCESS_KEY" in message
 
 
+@pytest.mark.slow(but="create")
 @pytest.mark.parametrize("act", ACTS)
 def test_a_server_that_stays_away_is_given_up_after_retries(
     s3: S3Server, monkeypatch: pytest.MonkeyPatch, act: str
@@ -88,6 +89,7 @@ def test_a_forked_process_is_told_so_instead_of_waiting_for_ever(s3: S3Server) -
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
+@pytest.mark.slow
 def test_requests_outlast_a_server_that_is_killed(mortal: S3Server) -> None:
     """Reads, writes and listings go on around two kills; none fails, none is wrong."""
     content = os.urandom(2_000_000)

@@ -54,6 +54,7 @@ leaves = st.integers() | st.text() | st.booleans() | st.none() | st.binary(min_s
 values = st.recursive(leaves, lambda inner: st.lists(inner, max_size=5), max_leaves=12)
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.text(), values, max_size=6), st.sampled_from([2, 4, 5]))
 def test_plain_data_are_those_of_pickle(tmp_path_factory, batch, protocol):
     folder = tmp_path_factory.getbasetemp()
