@@ -63,18 +63,21 @@ def test_audit_finds_the_labels_that_were_spoiled(tmp_path: Path) -> None:
     assert suggested > 0.95
 
 
+@pytest.mark.slow
 def test_a_table_of_own_images_is_audited_in_one_command(tmp_path: Path) -> None:
     text = started("own_images.py", 1500, 0.1, folder=tmp_path)
     assert "the 10 most suspicious" in text
     assert numbers(text, "precision at 150")[0] >= 0.5  # by chance 0.1
 
 
+@pytest.mark.slow
 def test_predictions_are_far_better_than_chance(printed: Callable[..., str]) -> None:
     text = printed("predict.py", 200, 100)
     assert 0.7 < numbers(text, "accuracy")[0] < 1
     assert "of 100 images" in text
 
 
+@pytest.mark.slow
 def test_architectures_are_ranked(printed: Callable[..., str]) -> None:
     text = printed("compare_architectures.py", 150, "fc-2", "cnn-2")
     found = numbers(text, "leave-one-out accuracy")
@@ -83,12 +86,14 @@ def test_architectures_are_ranked(printed: Callable[..., str]) -> None:
     assert found[-1] > 0.7
 
 
+@pytest.mark.slow
 def test_exported_files_hold_what_the_store_holds(printed: Callable[..., str]) -> None:
     text = printed("export.py")
     assert re.findall(r"wrote .*K\.(\w+)", text) == ["npy", "npz", "h5", "safetensors"]
     assert "shape: (300, 300), equal to the store: True" in text
 
 
+@pytest.mark.slow
 def test_scikit_learn_agrees_with_kernel_regression_on_the_stored_kernel(
     printed: Callable[..., str],
 ) -> None:
@@ -99,6 +104,7 @@ def test_scikit_learn_agrees_with_kernel_regression_on_the_stored_kernel(
     assert max(found) - min(found) < 0.15
 
 
+@pytest.mark.slow
 def test_cleanlab_agrees_on_the_probabilities_of_a_run(printed: Callable[..., str]) -> None:
     text = printed("cleanlab_from_run.py", 300, 0.1)
     ours, theirs, both = map(int, re.findall(r"(\d+)(?: label|, | are)", text)[:3])
@@ -108,6 +114,7 @@ def test_cleanlab_agrees_on_the_probabilities_of_a_run(printed: Callable[..., st
     assert numbers(text, "agreement")[0] > 0.7
 
 
+@pytest.mark.slow
 def test_a_run_on_ray_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     text = started("cluster_run.py", "--n", 200, folder=tmp_path)
     first, second = map(int, re.findall(r"(\d+) tiles before the stop, (\d+) after it", text)[0])

@@ -142,6 +142,7 @@ def test_operations_are_those_of_all_cells(scripts):
         work_of(Architecture.parse("[Conv(size=5), Relu(), Flatten(), Dense()]"), (8, 8, 1))
 
 
+@pytest.mark.slow
 def test_rows_follow_from_the_times(scripts, fake, tmp_path, capsys, monkeypatch):
     fake(FakeCuda)
     path = tmp_path / "out" / "gpu.json"
@@ -236,6 +237,7 @@ def run(*words, start=()):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SIMULATED, reason="there is a GPU")
 def test_at_toy_size_it_checks_and_times_nothing(tmp_path):
     path = tmp_path / "sim.json"

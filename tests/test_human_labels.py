@@ -72,6 +72,7 @@ def call(data, tmp_path, monkeypatch, capsys):
     return run
 
 
+@pytest.mark.slow
 def test_every_method_is_scored_on_every_label_set(call, data, tmp_path):
     cache = tmp_path / "cache"
     words = ("--features", "fc-1", "--pixels", "cnn-1", "--pooled", "cntk-gap-3")
@@ -227,6 +228,7 @@ def reliable(monkeypatch):
     return patch
 
 
+@pytest.mark.slow
 def test_reliability_is_shown_and_recorded(call, reliable):
     import _label_methods
 

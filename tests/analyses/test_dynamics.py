@@ -63,6 +63,7 @@ def test_both_ends_of_training_are_chance_and_kernel_regression(followed):
     assert squared.true_accuracy[-1] == pytest.approx(0.7, abs=0.01)
 
 
+@pytest.mark.slow
 def test_stopping_early_forgets_label_noise(followed):
     _, found, _ = followed
     place = found.stopping.index

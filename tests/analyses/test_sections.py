@@ -32,6 +32,7 @@ def test_a_run_that_was_asked_nothing_names_every_command(make_run: MakeRun) -> 
     assert all(run.url in q.command_line(run) for q in questions)
 
 
+@pytest.mark.slow
 def test_predictions_are_told_with_and_without_refurbishment(make_run: MakeRun) -> None:
     run = make_run()
     add_predictions(run, "given", 0.9)
@@ -139,6 +140,7 @@ def test_of_values_that_predict_equally_well_all_are_named(make_run: MakeRun) ->
     assert "3 and 6 predict best: 80.0 %" in said(section)
 
 
+@pytest.mark.slow
 def test_a_plain_kernel_that_is_not_beaten_is_said_to_be_so(make_run: MakeRun) -> None:
     run = make_run()
     add_networks(run)

@@ -52,6 +52,7 @@ def test_only_what_is_missing_is_computed(tmp_path, monkeypatch):
     assert "sweep-depth.svg" in said[-1]
 
 
+@pytest.mark.slow
 def test_words_are_drawn_and_what_only_scales_is_said(tmp_path):
     with Pipeline(settings(tmp_path / "r")) as pipeline:
         bent = sweep(pipeline, "nonlinearity", images=40)

@@ -76,6 +76,7 @@ def test_wrong_labels_of_a_folder_are_found(
     assert Run.open("runs/photos").array("inputs", "images").shape == (120, 32, 32, 1)
 
 
+@pytest.mark.slow
 def test_started_again_it_computes_nothing_anew(
     photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
@@ -251,6 +252,7 @@ def test_a_run_that_was_named_is_not_left_for_another(few: Path, capsys: Capture
     assert "ntkdist audit images:photos --run mine-2" in said
 
 
+@pytest.mark.slow
 def test_other_images_are_refused_with_what_to_do(few: Path, capsys: Captured) -> None:
     draw(few / "photos/dark/99.png", light=False, rng=np.random.default_rng(9))
     for change in ("1 new", "1 new, 1 of 16 gone"):

@@ -157,6 +157,7 @@ def test_an_error_is_told_by_the_same_schema(command: str) -> None:
     assert found["error"]["exit_code"] == 2
 
 
+@pytest.mark.slow(but="plan")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_that_may_follow_can_be_typed(command: str, once: Once) -> None:
     _, out, _ = once(command)

@@ -233,6 +233,7 @@ def test_paragraphs_of_several_lines_fit_a_terminal(command):
         assert len(lines) < 2 or max(map(len, lines)) <= 78
 
 
+@pytest.mark.slow(but="completion")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_examples_of_the_help_can_be_parsed(command, monkeypatch):
     text = helped(command)

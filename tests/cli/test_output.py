@@ -35,6 +35,7 @@ def test_the_next_command_is_said_after_the_result(run: str, capsys: Captured) -
     assert said.err.splitlines()[-1] == f"next: ntkdist labels {run}"
 
 
+@pytest.mark.slow
 def test_quiet_leaves_the_result(run: str, capsys: Captured) -> None:
     cli.main(["labels", run, "--quiet"])
     said = capsys.readouterr()

@@ -122,6 +122,7 @@ def test_a_stage_that_tells_only_its_end_was_started_too(tmp_path: Path) -> None
     assert stage.detail == "60×8×8×1"
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.tuples(st.floats(0, 1e4), st.floats(0, 50), st.integers(1, 10**6)),

@@ -98,6 +98,7 @@ def test_events_reach_rays_metrics(ray_session: None, recorded: list[Any]) -> No
     assert last(recorded, "ntkdist_workers_alive") == 0
 
 
+@pytest.mark.slow
 def test_what_happened_before_ray_was_there_is_told_later(
     ray_session: None, recorded: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

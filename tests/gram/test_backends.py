@@ -59,7 +59,7 @@ def test_another_arithmetic_is_refused(tmp_path):
     job, tiling, store = begun(tmp_path)
     other = dataclasses.replace(job, arithmetic="other 2")
     with pytest.raises(
-        InputError, match=r"by fake 1.*by other 2.*use the backend of the stored tiles"
+        InputError, match=r"are fake 1, this job is other 2; use the backend of the stored tiles"
     ):
         compute_gram(other, fake_executor(FakeBackend(arithmetic="other 2")), tiling=tiling)
     assert len(store.done()) == 1
@@ -137,6 +137,7 @@ def test_a_worker_with_a_gpu_sees_it_and_others_do_not(two_gpus):
         RayExecutor(num_gpus=1).call(_fail)
 
 
+@pytest.mark.slow
 def test_a_driver_without_a_gpu_can_begin_a_run_for_workers_with_one(
     two_gpus, tmp_path, monkeypatch
 ):

@@ -91,6 +91,7 @@ def test_after_a_run_there_is_a_diagonal_and_no_inverse(finished: RunConfig) -> 
     assert verify_run(Run.open(finished.run), recompute=0, entries=0).problems == []
 
 
+@pytest.mark.slow
 def test_labels_are_those_of_the_dense_inverse(finished: RunConfig) -> None:
     run = Run.open(finished.run)
     given = run.read("inputs", "labels")
@@ -263,6 +264,7 @@ def test_a_stop_is_followed_within_a_round(
         np.testing.assert_array_equal(pipeline.run.read("labels", "refurbished"), labels)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("figures")
 def test_the_report_shows_changes_and_no_curve(finished: RunConfig) -> None:
     page = Path(write_report(Run.open(finished.run))).read_text()

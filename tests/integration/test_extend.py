@@ -198,6 +198,7 @@ def test_a_balanced_subset_grows_to_the_larger_balanced_subset(tmp_path: Path) -
     assert sorted(map(bytes, images)) == sorted(map(bytes, expected))
 
 
+@pytest.mark.slow
 def test_noise_is_added_to_the_new_labels_alone(tmp_path: Path) -> None:
     config = begun(settings(tmp_path / "a", 100, noise=NoiseConfig(0.3, seed=5)), "gram")
     shutil.copytree(tmp_path / "a", tmp_path / "b")

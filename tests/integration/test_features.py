@@ -90,6 +90,7 @@ def test_a_run_stores_prepared_rows_and_says_that_they_are_features(made, finish
     )
 
 
+@pytest.mark.slow
 def test_the_gram_is_that_of_the_rows_in_memory(made, finished):
     data = load(f"npz:{made / 'rows.npz'}")
     prepared = Preprocessor.fit(data.images, "auto").apply(data.images)
@@ -169,6 +170,7 @@ def test_the_test_split_is_predicted_from_its_features(made, tmp_path, features,
     np.testing.assert_array_equal(held.images[:, 0, 0], expected)
 
 
+@pytest.mark.slow(but="None-holdout-18")
 @pytest.mark.parametrize(("n", "how", "images"), [(60, "rest", 30), (None, "holdout", 18)])
 def test_without_test_features_others_are_predicted(made, tmp_path, n, how, images):
     config = settings(tmp_path / "r", made, "f.npy", data={"n": n})

@@ -67,6 +67,7 @@ def test_the_noise_of_the_given_labels_is_estimated_once_and_kept(finished):
     np.testing.assert_allclose(probs.sum(axis=1), 1)
 
 
+@pytest.mark.slow
 def test_an_automatic_ridge_is_the_likeliest_for_exact_and_small_for_posterior(finished):
     own = dataclasses.replace(finished, factor=FactorConfig(ridge="auto"))
     with Pipeline(own) as pipeline:
@@ -80,6 +81,7 @@ def test_an_automatic_ridge_is_the_likeliest_for_exact_and_small_for_posterior(f
     assert summary["accuracy_refurbished"] > summary["accuracy_given"] + 0.15
 
 
+@pytest.mark.slow
 def test_trusted_images_named_in_a_file_keep_their_labels(finished, tmp_path):
     with Pipeline(finished) as pipeline:
         given = pipeline.run.read("inputs", "labels")
@@ -98,6 +100,7 @@ def test_trusted_images_named_in_a_file_keep_their_labels(finished, tmp_path):
         labels_again(finished, locked=str(tmp_path / "none.txt"))
 
 
+@pytest.mark.slow
 def test_a_known_noise_rate_and_confidence_go_in(finished):
     _, sure = labels_again(finished, noise_rate=0.3, confidence=0.99)
     _, all_of_them = labels_again(finished, noise_rate=0.3)

@@ -75,6 +75,7 @@ def test_a_run_ends_with_labels_and_a_report(finished):
     assert "10 of 10 tiles" in describe(str(finished))
 
 
+@pytest.mark.slow
 def test_what_the_run_says_of_z_is_what_the_matrix_says(finished):
     with Pipeline(settings(finished)) as pipeline:
         H = np.asarray(pipeline.gram_store()[:, :], np.float64)

@@ -254,6 +254,7 @@ def test_two_workers_are_measured_together_and_cost_twice(tmp_path: Path, quick:
     assert plan.cost == pytest.approx(3.6 * 2 * plan.seconds / 3600)
 
 
+@pytest.mark.slow
 def test_what_a_run_has_stored_is_not_planned_again(tmp_path: Path, quick: None) -> None:
     settings = config(tmp_path)
     with Pipeline(settings) as pipeline:

@@ -70,6 +70,7 @@ def test_zero_and_constant_images_are_near_the_oracle(arch):
     assert (entries_by("cuda", arch, x[[5]], y, "float32")["ntk"] == 0).all()
 
 
+@pytest.mark.slow(but="1000.0")
 @pytest.mark.parametrize("scale", [1e-3, 1e3])
 def test_ill_scaled_images_keep_their_digits(scale):
     x, y = sets(sized("", (6, 7, 2)))

@@ -32,6 +32,7 @@ def test_numbas_simulator_is_no_gpu(monkeypatch):
         get_backend("cuda")
 
 
+@pytest.mark.slow
 def test_a_machine_without_a_gpu_says_so_in_a_fresh_process():
     code = """
 import importlib.util

@@ -235,6 +235,7 @@ def features(n, rate, seed=0):
     return rows, labels, true
 
 
+@pytest.mark.slow(but="float16")
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_features_are_judged_by_a_fully_connected_network_unless_another_is_given(dtype):
     rows, labels, true = features(150, 0.2)

@@ -40,6 +40,7 @@ def test_probabilities_are_a_softmax_that_does_not_overflow():
     assert p[1].tolist() == [1.0, 0.0]
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(
     seed=st.integers(0, 1000),

@@ -107,6 +107,7 @@ def test_the_default_place_is_in_the_run(report: Report) -> None:
     assert not list(Path(report.run.url).glob(".*.part"))
 
 
+@pytest.mark.slow
 def test_numbers_shown_are_those_stored(report: Report) -> None:
     summary, text = report.stored["summary"], report.page.text
     for value in summary["block_error"].values():
@@ -398,6 +399,7 @@ def test_the_sections_come_in_order_and_the_contents_lead_to_them(
     assert links == ["#main", *(f"#{name}" for name in SECTIONS)]
 
 
+@pytest.mark.slow
 def test_headings_are_nested_without_gaps(full: Report) -> None:
     levels = [int(tag[1]) for tag, _ in full.page.elements if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1

@@ -40,6 +40,7 @@ def gram(run: Run) -> np.ndarray:
     return np.asarray(GramStore.open(run.address("gram", "ntk"), "r")[:, :], dtype=np.float64)
 
 
+@pytest.mark.slow
 def test_eigenvalues_are_on_the_scale_of_the_ridge(config: RunConfig) -> None:
     run = Run.open(config.run)
     found = read_geometry(run).eigenvalues
@@ -73,6 +74,7 @@ def test_the_report_shows_them(config: RunConfig) -> None:
     assert "Why: there are 5 images per class on average" in text
 
 
+@pytest.mark.slow
 def test_a_run_of_an_older_version_gets_them_without_new_labels(
     config: RunConfig, tmp_path: Path
 ) -> None:

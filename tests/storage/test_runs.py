@@ -119,6 +119,7 @@ def test_a_server_that_is_killed_costs_a_run_time_and_nothing_else(
     assert not {name for name in names if "Failed" in name or "Lost" in name}
 
 
+@pytest.mark.slow
 def test_a_run_with_ray_on_s3_leaves_no_key_anywhere(
     s3: S3Server, local: Any, tmp_path: Path
 ) -> None:
@@ -202,6 +203,7 @@ def _nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NTKDIST_STORE_PATIENCE", "0.1")
 
 
+@pytest.mark.slow(but="s5://bucket/run-None-2-give a folder's path, s3://, gs://")
 @pytest.mark.parametrize(
     ("url", "break_it", "code", "text"),
     [
@@ -236,6 +238,7 @@ def test_the_command_line_answers_in_one_line(
     assert not os.path.exists("s3:")
 
 
+@pytest.mark.slow
 def test_corrected_labels_take_the_gram_of_a_run_on_s3(
     s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
