@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The test suite, without what is slow or needs a GPU; with --all what is slow too. Further arguments
 # go to pytest.
-# Tests on real images run if NTKDIST_DATA names the folder that holds them. Three processes share
-# the test files, since many tests wait for other processes; "-n 0" runs all in one process.
+# Tests on real images run if NTKDIST_DATA names the folder that holds them. Two processes share the
+# test files; "-n 0" runs all in one process.
 set -euo pipefail
 select="not slow and not long and not gpu"
 if [ "${1:-}" = --all ]; then
@@ -21,4 +21,4 @@ for network in ('cnn-3', 'fc-2'):
 " &
 done
 wait
-exec python -m pytest -m "$select" -n 3 --dist loadfile --no-loadscope-reorder "$@"
+exec python -m pytest -m "$select" -n 2 --dist loadfile --no-loadscope-reorder "$@"
