@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from ntkdist.errors import InputError
-from ntkdist.events.bus import Subscriber
-from ntkdist.events.types import Event, StageDone, StageStarted
 from ntkdist.words import columns
+
+if TYPE_CHECKING:
+    from ntkdist.events.bus import Subscriber
 
 _EVERY = 9.0  # seconds; progress is published every five and so written every ten
 _LONGEST = 60  # characters of a field that --verbose shows
@@ -133,6 +134,8 @@ class Watch:
         self.subscribers = [self._keep]
 
     def _keep(self, event: Any) -> None:
+        from ntkdist.events.types import StageDone  # not at the top: --help needs none of it
+
         if isinstance(event, StageDone):
             fields = ("stage", "seconds", "detail")
             self.stages.append({name: getattr(event, name) for name in fields})
@@ -167,6 +170,8 @@ class StageLines:
 
     def __call__(self, event: Any) -> None:
         """Take one event in; those of tiles have no line, ``GramProgress`` shows them."""
+        from ntkdist.events.types import Event, StageStarted
+
         now = time.monotonic()
         if isinstance(event, StageStarted):
             self._began = now
