@@ -40,6 +40,14 @@ def test_digits_are_sixteenths_in_ten_classes():
     assert np.bincount(digits.labels).min() >= 174
 
 
+def test_digits_are_those_of_scikit_learn():
+    from sklearn.datasets import load_digits
+
+    theirs, ours = load_digits(), load("digits")
+    np.testing.assert_array_equal(ours.images[..., 0], theirs.images / 16)
+    np.testing.assert_array_equal(ours.labels, theirs.target)
+
+
 def test_digits_have_no_test_split():
     assert "digits have no test split; use split train" in message_of("digits", "test")
 
