@@ -209,17 +209,19 @@ _DRIVER = (Path("/dev/nvidiactl"), Path("/proc/driver/nvidia/version"))
 
 
 def check_machine(config: RunConfig) -> Iterator[Finding]:
-    """Yield what there is of cores, memory and room; of Ray's only where it is used."""
+    """Yield what there is of cores, memory and disk space; of Ray's only where it is used."""
     yield Finding("machine", f"{cores()} cores, {_memory()} memory")
     yield from check_threads()
     yield disk(config.run)
     if config.gram.executor != "ray":
         return
     folder = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
-    yield _room(folder, _TEMPORARY_LEAST, "Ray's session", "set RAY_TMPDIR to a folder with room")
+    yield _disk_space(
+        folder, _TEMPORARY_LEAST, "Ray's session", "set RAY_TMPDIR to a folder with space"
+    )
     if _SHARED.is_dir():
         remedy = "give the container more: docker run --shm-size=512m"
-        yield _room(_SHARED, _SHARED_LEAST, "Ray's object store", remedy)
+        yield _disk_space(_SHARED, _SHARED_LEAST, "Ray's object store", remedy)
 
 
 def check_threads() -> Iterator[Finding]:
@@ -300,7 +302,7 @@ def check_gpus(devices: Sequence[DeviceInfo]) -> Iterator[Finding]:
         yield Finding("gpu", f"none: {cuda_device.cuda_unavailable()}")
 
 
-def _room(folder: Path, least: int, what: str, remedy: str) -> Finding:
+def _disk_space(folder: Path, least: int, what: str, remedy: str) -> Finding:
     try:
         free = shutil.disk_usage(folder).free
     except OSError as error:
@@ -451,7 +453,7 @@ def check_run(config: RunConfig, devices: list[DeviceInfo], *, quick: bool) -> I
 
     Raises:
         InputError: Where the run cannot be done: bad data, a network or backend that cannot be
-            computed here, a place that cannot be written, or no room there for the Gram.
+            computed here, a place that cannot be written, or no space there for the Gram.
     """
     _check_place(config)
     planned = PlannedRun.of(config)
@@ -503,7 +505,7 @@ def _check_place(config: RunConfig) -> None:
 
 
 def _check_room(config: RunConfig, todo: int, free: int | None) -> str:
-    """Say what the missing entries take; raises ``InputError`` where there is no room."""
+    """Say what the missing entries take; raises ``InputError`` where there is no space."""
     needed = todo * np.dtype(config.gram.dtype).itemsize * len(config.gram.kinds)
     said = f"{todo:,} entries to compute, at most {format_bytes(needed)} to store"
     if free is not None and needed > free:

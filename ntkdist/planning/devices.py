@@ -39,7 +39,7 @@ from ntkdist.planning.planned_run import SAMPLE, PlannedRun
 from ntkdist.words import percent
 
 _FIRST = 5.0  # seconds; a first tile that takes more than that longer has compiled
-_PATIENCE_SECONDS = 120.0  # for workers that a busy cluster has no room for
+_PATIENCE_SECONDS = 120.0  # for workers that a busy cluster has no resources for
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ def measure_on_ray(
     """Measure on Ray workers, all at once.
 
     Returns:
-        One result a worker that the cluster had room for, and the seconds that Ray and the
+        One result a worker that the cluster had resources for, and the seconds that Ray and the
         workers took to start and to end.
 
     Raises:
@@ -228,8 +228,8 @@ def measure_on_ray(
 
 def _room(ray: Any, threads: int, gpus: int) -> int:
     resources = ray.cluster_resources()
-    room = int(resources.get("CPU", 0) // threads)
-    return max(1, min(room, int(resources.get("GPU", 0)) // gpus) if gpus else room)
+    fitting = int(resources.get("CPU", 0) // threads)
+    return max(1, min(fitting, int(resources.get("GPU", 0)) // gpus) if gpus else fitting)
 
 
 def _measure_all(

@@ -606,7 +606,7 @@ def _check_place(url: str) -> None:
 
 
 def _check_room(url: str, inputs: Inputs, config: RunConfig, *, gram: bool) -> None:
-    """Raise ``InputError`` where there is no room for the inputs and a Gram that is computed."""
+    """Raise ``InputError`` where there is no space for the inputs and a Gram that is computed."""
     free = free_space(url)
     if free is None:
         return

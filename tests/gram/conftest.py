@@ -1,4 +1,4 @@
-"""One Ray for all tests of this room and of the faults."""
+"""One Ray for all tests of Gram executors and of faults."""
 
 from __future__ import annotations
 

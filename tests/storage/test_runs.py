@@ -54,10 +54,10 @@ def settings(url: str) -> RunConfig:
 def chunks(url: str) -> dict[str, bytes]:
     """Return the bytes of every chunk that a run holds."""
     found = {}
-    for room in KEPT:
-        for name, content in storage.read_all(storage.join(url, room)).items():
+    for part in KEPT:
+        for name, content in storage.read_all(storage.join(url, part)).items():
             if "/c/" in f"/{name}" and not name.endswith(".csv"):
-                found[f"{room}/{name}"] = content
+                found[f"{part}/{name}"] = content
     return found
 
 

@@ -104,7 +104,7 @@ def audit(
     audit, runs/NAME-2. Corrected labels need no new Gram: the new run takes
     Gram and factor of the old one, and has the images in its order. Every tile
     and panel is read and its checksum compared first. In folders they become
-    links, which take no room; the old run may be removed.
+    links, which take no space; the old run may be removed.
     """
     from ntkdist.analyses.status import describe_flags, describe_reliability
     from ntkdist.cli.audit import (
