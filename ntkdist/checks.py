@@ -31,7 +31,7 @@ def check_choice(name: str, value: Any, known: Collection[str]) -> None:
 
 
 def check_whole(name: str, value: Any, least: int, remedy: str, *, most: int | None = None) -> int:
-    """Return a whole number of at least ``least`` and, where given, at most ``most``."""
+    """Return the value as int; ``InputError`` unless it is an integer in ``least``..``most``."""
     if not is_whole(value) or value < least or (most is not None and value > most):
         limits = f"of at least {least}" if most is None else f"from {least} to {most}"
         raise InputError(f"{name}={value!r} must be a whole number {limits}; {remedy}")
@@ -39,7 +39,7 @@ def check_whole(name: str, value: Any, least: int, remedy: str, *, most: int | N
 
 
 def check_number(name: str, value: Any, least: float, below: float, remedy: str) -> float:
-    """Return a number that is at least ``least`` and below ``below``, which may be infinite."""
+    """Return the value as float; ``InputError`` unless ``least`` <= value < ``below``."""
     if not is_number(value) or not least <= value < below:
         limit = f"at least {least:g}" + (f" and below {below:g}" if math.isfinite(below) else "")
         raise InputError(f"{name}={value!r} must be a finite number, {limit}; {remedy}")
@@ -47,7 +47,7 @@ def check_number(name: str, value: Any, least: float, below: float, remedy: str)
 
 
 def check_fraction(name: str, value: Any, remedy: str) -> float:
-    """Return a number above 0 and below 1."""
+    """Return the value as float; ``InputError`` unless it is above 0 and below 1."""
     if not is_number(value) or not 0 < value < 1:
         raise InputError(f"{name}={value!r} must be a number above 0 and below 1; {remedy}")
     return float(value)

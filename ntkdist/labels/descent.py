@@ -4,8 +4,8 @@
 labels in row blocks, and the compiled loops at the end evaluate the moves of a block's rows.
 ``Checkpoint`` stores the state.
 
-Every number of a row comes from elementwise arithmetic in a fixed order, so that it does not
-depend, to the bit, on the block that holds the row.
+Every number of a row comes from elementwise arithmetic in a fixed order, so that it is the
+same, bit for bit, in whatever block the row is.
 
 A step costs O(m) for m rows, not O(mK): each row keeps the smallest entry of its G, which gives a
 lower bound of its best value (``_bounds``), and only rows whose bound can beat the best value so
@@ -53,7 +53,8 @@ Classes: TypeAlias = tuple[Vector, Vector, float]
 
 TABLES = {"exact": exact_tables, "paper": paper_tables}
 
-# Share of a bound's terms that rounding may take: far above it, far below any decision.
+# A lower bound is reduced by this share of its terms, so that rounding cannot lift it above the
+# value. The share is far above rounding errors and far below differences that matter.
 SLACK = 1e-12
 # A decrease of L(Z) smaller than this share of its terms is rounding, not a gain.
 ROUNDING = 1e-12
@@ -154,7 +155,7 @@ class Descent:
     def run(
         self, options: Options, limit: int | None, on_step: Callable[[Flip], None] | None
     ) -> bool:
-        """Make flips up to a limit; return whether it was reached, rather than no flip left.
+        """Make flips up to a limit; return True if it was reached, False if no flip was left.
 
         The limit counts flips; with ``steps="auto"`` of ``exact`` it counts changed labels.
         """
@@ -190,7 +191,7 @@ class Descent:
                 yield from self._further(method, others, most - 1)
 
     def _further(self, method: str, others: list[Candidate], most: int) -> Iterator[Flip]:
-        """Make up to ``most`` flips of rows read before the last moves; each is evaluated again."""
+        """Make up to ``most`` more flips from the last scan's rows, each evaluated again first."""
         tables = TABLES[method](*self._classes())
         order = [self._updated(row).evaluated(tables).value for row in others]
         for place in np.argsort(order, kind="stable"):
@@ -203,7 +204,8 @@ class Descent:
                 yield self._make(now)
 
     def _helps(self, method: str, candidate: Candidate) -> bool:
-        # Algorithm 1 acts on any gradient; a descent must not take rounding for a gain.
+        # "paper" (Algorithm 1) accepts every negative value; "exact" must decrease the loss by
+        # more than rounding.
         least = ROUNDING * self._size if method == "exact" else 0.0
         return candidate.index >= 0 and candidate.value < -least
 

@@ -57,16 +57,16 @@ def watch(
     """Serve the live page of a run until it is stopped.
 
     Args:
-        url: Folder or URL of the run; another process may work on it or not.
+        url: Folder or URL of the run; another process may be working on it.
         port: Port on 127.0.0.1; 0 takes a free one. From another machine it is reached through
             ssh -L alone.
         open_browser: Whether to open the page in the browser.
-        interval: Seconds between two looks at the run.
-        on_ready: Told the page's address once it is served.
-        stop: Ends the serving when set; Ctrl-C does as well.
+        interval: Seconds between two reads of the run; more than 0.
+        on_ready: Called with the address of the page once it is served.
+        stop: Event that stops the server when set; Ctrl-C stops it as well.
 
     Raises:
-        InputError: If there is no run, or the port is taken.
+        InputError: If there is no run, or the interval or the port cannot be used.
     """
     run = Run.open(url, pending_extension=True)
     if not interval > 0:
@@ -96,7 +96,7 @@ def watch(
 def _look(page: Page, follower: Follower) -> State:
     try:
         return page.state(follower.look())
-    except (NtkdistError, OSError) as error:  # a store that is away comes back
+    except (NtkdistError, OSError) as error:  # shown, not raised: the next read may succeed
         return page.state(None, trouble=" ".join(str(error).split()))
 
 
@@ -104,7 +104,7 @@ class _Server(ThreadingHTTPServer):
     """Answers from the latest state, so that many readers cost no more than one.
 
     Attributes:
-        state: What is shown now.
+        state: The latest state of the page.
     """
 
     daemon_threads = True
@@ -115,7 +115,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__((_HOST, port), _Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Pass over browsers that went away in the midst of an answer; log anything else."""
+        """Ignore connections that the browser closed during an answer; log other errors."""
         if not isinstance(sys.exception(), ConnectionError):
             _log.warning("a request to the live page failed", exc_info=True)
 
@@ -142,7 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer one request."""
         if self.headers.get("Host", "").partition(":")[0].lower() not in _NAMES:
-            # a page of another site that calls itself this machine (DNS rebinding)
+            # DNS rebinding: the name of another site was resolved to 127.0.0.1
             self._answer(HTTPStatus.FORBIDDEN, "text/plain", b"for this machine only\n")
             return
         parts = urlsplit(self.path)
@@ -201,7 +201,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing: standard error is the command's."""
+        """Log no requests: standard error is kept for the messages of the command."""
 
 
 _MOST_CELLS = 200
@@ -214,11 +214,11 @@ class State:
     """What the page shows at one moment.
 
     Attributes:
-        version: Goes up with every state.
-        title: Of the window.
-        html: What changes.
-        summary: What a screen reader is told: changes seldom.
-        report: Changes whenever a report was written; None where there is none.
+        version: Number of the state; each state has the next one.
+        title: Title of the browser window.
+        html: HTML of the part of the page that is redrawn.
+        summary: Text for screen readers; it changes seldom.
+        report: Version of the report, new whenever one is written; None if there is no report.
     """
 
     version: int
