@@ -41,7 +41,14 @@ from ntkdist.data.features import feature_words
 from ntkdist.display.html import html_table
 from ntkdist.errors import InputError, NtkdistError, StageError, StoreError
 from ntkdist.networks.architecture import Architecture, preset_of
-from ntkdist.runs.inputs import Inputs, fingerprint, load_inputs, source_of, store_inputs
+from ntkdist.runs.inputs import (
+    NOTES,
+    Inputs,
+    fingerprint,
+    load_inputs,
+    source_of,
+    store_inputs,
+)
 from ntkdist.runs.manifest import (
     SCHEMA,
     GramOrigin,
@@ -145,6 +152,11 @@ class Run:
     def has_pictures(self) -> bool:
         """Whether there are images for people to look at; False for features of no images."""
         return not self.manifest.is_features or self.config.data.features is not None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on what its source held that was not read as it is, and on unused classes."""
+        return tuple(self.attributes("inputs", "images").get(NOTES, ()))
 
     @property
     def channels(self) -> int | None:
