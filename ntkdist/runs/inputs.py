@@ -26,6 +26,8 @@ STAMP = "source_stamp"
 """Attribute of the stored images: names, sizes and times of the source's files, as a digest."""
 NOTES = "notes"
 """Attribute of the stored images: sentences on what the source holds that was not read as it is."""
+ARRAYS = "arrays"
+"""Attribute of the stored images, and of a result's group: the names of all arrays beside them."""
 _SHOWN = 5
 
 
@@ -242,7 +244,9 @@ def store_inputs(address: str, inputs: Inputs) -> None:
         # no line can hold the end of a line; Zarr v3 has no settled type for text of any length
         text = "\n".join(name.replace("\n", "\\n") for name in inputs.files)
         named["files"] = np.frombuffer(text.encode("utf-8", "replace"), np.uint8)
-    about: dict[str, dict[str, Any]] = {"images": {PREPROCESS: inputs.preprocess.to_dict()}}
+    about: dict[str, dict[str, Any]] = {
+        "images": {PREPROCESS: inputs.preprocess.to_dict(), ARRAYS: sorted(named)}
+    }
     if inputs.stamp is not None:
         about["images"][STAMP] = inputs.stamp
     if inputs.notes:

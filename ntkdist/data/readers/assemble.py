@@ -33,10 +33,9 @@ def assemble(
     if images.ndim == 3:
         images = images[..., None]
     try:
-        _refuse_channels_first(images)
         labels = label_values(labels)
         other = [] if other_labels is None else [label_values(other_labels)]
-        if labels.dtype.kind == "O" and len(labels):
+        if any(isinstance(label, str) for label in labels):
             labels, class_names = _numbered(labels, other, class_names)
         if num_classes is None and class_names:
             num_classes = len(class_names)
@@ -62,12 +61,3 @@ def _numbered(
         numbers, names = number_names(both, lambda i: f"at index {i}")
         return numbers[: len(labels)], names
     return numbers_in(class_names, [str(name) for name in labels]), class_names
-
-
-def _refuse_channels_first(images: NDArray[Any]) -> None:
-    # (N, 3, 32, 32) would pass as 3x32 images of 32 channels and give a wrong kernel silently
-    if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[2] == images.shape[3] >= 8:
-        raise InputError(
-            f"images have shape {images.shape}, which looks like (N, C, H, W); "
-            "(N, H, W, C) is needed: x.transpose(0, 2, 3, 1)"
-        )
