@@ -287,17 +287,17 @@ def _store(run: Run, result: DynamicsResult) -> None:
     stopping = result.stopping
     squared = result.squared.arrays()
     entropy = None if result.cross_entropy is None else result.cross_entropy.arrays()
-    run.write_attributes("dynamics", _summary(result))
-    for name, curves in (("squared", squared), ("cross_entropy", entropy)):
-        for part, values in (curves or {}).items():
-            run.write(f"dynamics/{name}/{part}", values)
-    for part in ("losses", "accuracies"):
-        run.write(f"dynamics/stopping/{part}", getattr(stopping, part))
-    for part in ("eigenvalues", "time_constants", "energy"):
-        run.write(f"dynamics/{part}", getattr(result, part))
+    arrays = {
+        f"{name}/{part}": values
+        for name, curves in (("squared", squared), ("cross_entropy", entropy))
+        for part, values in (curves or {}).items()
+    }
+    arrays |= {f"stopping/{part}": getattr(stopping, part) for part in ("losses", "accuracies")}
+    arrays |= {part: getattr(result, part) for part in ("eigenvalues", "time_constants", "energy")}
     if result.spread is not None:
-        run.write("dynamics/spread/std", result.spread.std)
-        run.write("dynamics/spread/disagreement", result.spread.disagreement)
+        arrays["spread/std"] = result.spread.std
+        arrays["spread/disagreement"] = result.spread.disagreement
+    run.write_result("dynamics", arrays, _summary(result))
     small = FONT_SIZE - 4
     with svg_file(run.address("dynamics.svg"), 12.0, 3.9, math=True) as figure:
         left, middle, right = figure.subplots(1, 3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cyclopts import App, Group
@@ -72,18 +72,27 @@ def begins_with(
     return register
 
 
-def run_settings(command: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+def run_settings(
+    command: Callable[..., Any], arguments: Mapping[str, Any], tokens: Sequence[str] = ()
+) -> dict[str, Any]:
     """Return the default settings of a command, which the command line overrides.
 
+    Without a target they are those of the package, if the command line names a data source.
+
     Raises:
-        InputError: There is no target, or it is neither a run file nor a run.
+        InputError: There is no target and no data source, or the target is neither a run file nor
+            a run.
     """
     if command in _BASES:
         return _BASES[command](arguments).to_dict()
     target = arguments.get("target")
     if target is None:
+        if any(token.partition("=")[0] == "--data.source" for token in tokens):
+            return RunConfig().to_dict()
         name = app.name_transform(command.__name__)
-        raise InputError(f"{name}: give a run file (jobs/mnist.yaml) or the folder of a run")
+        raise InputError(
+            f"{name}: give a run file (jobs/mnist.yaml), the folder of a run, or --data.source"
+        )
     return target_settings(target).to_dict()
 
 

@@ -59,7 +59,7 @@ def _parse(tokens: Sequence[str], out: Terminal) -> _Call:
     name = app.name_transform(command.__name__)
     if "settings" in command.__annotations__:
         # under the command's name: else cyclopts drops keys that are names of commands (gram)
-        base = {name: run_settings(command, bound.arguments)}
+        base = {name: run_settings(command, bound.arguments, tokens)}
         app.config = (Dict(base, source="run file"),)
         command, bound, _ = app.parse_args(tokens, print_error=False, exit_on_error=False)
     settings = bound.arguments.get("settings")

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from ntkdist.checks import check_labels
 from ntkdist.data.features import check_features, not_finite
 from ntkdist.errors import InputError
+from ntkdist.pixels import image_array
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +24,8 @@ class ImageSet:
 
     Attributes:
         images: Input of the kernel: pixels as read, shape (N, H, W, C), N ≥ 2, any real dtype
-            (``Preprocessor`` knows what uint8 means); or features, shape (N, D), D ≥ 2.
+            (``Preprocessor`` knows what uint8 means), given as such, as (N, H, W) or as a list of
+            images; or features, shape (N, D), D ≥ 2.
         labels: Classes 0..K−1, shape (N,), int64.
         num_classes: K; classes without an image are allowed.
         class_names: K names in label order; ``()`` becomes ``("0", "1", …)``.
@@ -44,14 +46,16 @@ class ImageSet:
     pictures: NDArray[Any] | None = None
 
     def __post_init__(self) -> None:
-        images, labels = np.asarray(self.images), np.asarray(self.labels)
+        images, labels = image_array(self.images), np.asarray(self.labels)
         if images.ndim == 2:
             check_features(images)
             _check_counts(images, labels, "rows of features")
             if self.pictures is not None:
-                _check_shapes(self.pictures, labels)
+                pictures = image_array(self.pictures)
+                _check_counts(pictures, labels, "images")
+                object.__setattr__(self, "pictures", pictures)
         else:
-            _check_shapes(images, labels)
+            _check_counts(images, labels, "images")
             check_pixels(images)
         labels = check_labels(labels, self.num_classes)
         names = tuple(self.class_names) or tuple(str(k) for k in range(self.num_classes))
@@ -103,18 +107,6 @@ class ImageSet:
         )
 
 
-def _check_shapes(images: NDArray[Any], labels: NDArray[Any]) -> None:
-    """Raise InputError unless images are (N, H, W, C), labels (N,) and N ≥ 2."""
-    if images.ndim != 4:
-        raise InputError(
-            f"images have shape {images.shape}; (N, H, W, C) is needed: reshape them, "
-            "greyscale has C = 1"
-        )
-    _check_counts(images, labels, "images")
-    if 0 in images.shape:
-        raise InputError(f"images have shape {images.shape}; an image needs at least one pixel")
-
-
 def _check_counts(images: NDArray[Any], labels: NDArray[Any], what: str) -> None:
     if labels.ndim != 1:
         hint = "; turn one-hot rows into classes with argmax(axis=1)" if labels.ndim == 2 else ""
@@ -130,11 +122,7 @@ def _check_counts(images: NDArray[Any], labels: NDArray[Any], what: str) -> None
 
 
 def check_pixels(images: NDArray[Any]) -> None:
-    """Raise InputError unless all pixels are finite real numbers."""
-    if images.dtype.kind not in "buif":
-        raise InputError(
-            f"images have dtype {images.dtype}; real numbers are needed, such as uint8 or float32"
-        )
+    """Raise InputError unless all pixels, of a real dtype, are finite."""
     if bad := not_finite(images):
         counts, first = bad
         raise InputError(

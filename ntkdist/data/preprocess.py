@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ntkdist.data.dataset import check_pixels
 from ntkdist.data.features import check_features
 from ntkdist.errors import InputError, did_you_mean
+from ntkdist.pixels import image_array
 
 RECIPES = ("none", "standardize", "center", "unit-norm", "halve")
 
@@ -74,12 +75,12 @@ class Preprocessor:
     steps: tuple[Step, ...]
 
     @classmethod
-    def fit(cls, images: NDArray[Any], recipe: str) -> Preprocessor:
+    def fit(cls, images: Any, recipe: str) -> Preprocessor:
         """Measure the statistics of the recipe on the training images.
 
         Args:
-            images: Training images, shape (N, H, W, C), N ≥ 1, uint8 or any real dtype; or
-                features, shape (N, D), D ≥ 2.
+            images: Training images, shape (N, H, W, C) or (N, H, W), N ≥ 1, uint8 or any real
+                dtype, or a list of images; or features, shape (N, D), D ≥ 2.
             recipe: ``none`` or steps joined by ``+``; or ``auto``.
 
         Returns:
@@ -89,6 +90,7 @@ class Preprocessor:
             InputError: A step is unknown; the images are not finite (N, H, W, C), or have an odd
                 side and are halved; features are halved, or all rows are equal.
         """
+        images = image_array(images)
         recipe = resolve_recipe(recipe, features=images.ndim == 2)
         names = _parse(recipe)
         _check(images)
@@ -128,20 +130,22 @@ class Preprocessor:
         )
         return cls(values["recipe"], values["channels"], steps)
 
-    def apply(self, images: NDArray[Any]) -> NDArray[np.float32]:
+    def apply(self, images: Any) -> NDArray[np.float32]:
         """Return the prepared images or features.
 
         Args:
-            images: Shape (M, H, W, C) with the training set's C; or (M, D) with its D.
+            images: Shape (M, H, W, C) with the training set's C, (M, H, W) where that is 1, or a
+                list of images; or (M, D) with its D.
 
         Returns:
-            float32, of the same shape unless halved; an image depends on itself and the
-            statistics only.
+            float32, (M, H, W, C), fewer pixels if halved, or (M, D); an image depends on itself
+            and the statistics only.
 
         Raises:
             InputError: The number of channels differs, or pixels are not finite or
                 leave the range of float32.
         """
+        images = image_array(images)
         _check(images)
         features, given = images.ndim == 2, images.shape
         images = _as_images(images)
@@ -206,8 +210,6 @@ def _check(images: NDArray[Any]) -> None:
     if images.ndim == 2:
         check_features(images)
         return
-    if images.ndim != 4 or 0 in images.shape:
-        raise InputError(f"images have shape {images.shape}; (N, H, W, C) with pixels is needed")
     check_pixels(images)
 
 

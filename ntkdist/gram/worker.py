@@ -20,13 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from ntkdist import storage
 from ntkdist.errors import InputError, NtkdistError, StoreError
 from ntkdist.gram.store import GramStore, NotFiniteError
 from ntkdist.gram.tiling import TileKey, Tiling
 from ntkdist.kernels.backend import Backend
 from ntkdist.kernels.registry import get_backend
 from ntkdist.networks.architecture import Architecture
+from ntkdist.storage.arrays import open_array
 
 
 @dataclass(frozen=True)
@@ -303,10 +303,8 @@ class TileWorker:
 
 
 def _open_images(address: str) -> Any:
-    import zarr
-
     try:
-        images = zarr.open_array(storage.zarr_store(address), mode="r")
+        images = open_array(address)
     except Exception as error:
         raise StoreError(f"{address}: the images cannot be opened: {error}") from error
     if images.ndim != 4:

@@ -13,17 +13,18 @@ from typing import Any
 import numpy as np
 
 from ntkdist.errors import InputError
-from ntkdist.kernels.backend import as_images, check_kinds
+from ntkdist.kernels.backend import check_kinds
 from ntkdist.kernels.chain import Chain, chain_of
 from ntkdist.kernels.ranges import check_entries
 from ntkdist.kernels.registry import select_backend
 from ntkdist.networks.architecture import Architecture, ArchitectureSpec
+from ntkdist.pixels import array_of, channels_last
 
 
 def kernel_matrix(
     arch: ArchitectureSpec,
-    x1: np.ndarray,
-    x2: np.ndarray | None = None,
+    x1: Any,
+    x2: Any = None,
     *,
     kind: str = "ntk",
     backend: str = "auto",
@@ -32,12 +33,19 @@ def kernel_matrix(
 ) -> np.ndarray:
     """Compute the kernel matrix of two sets of images, or of rows of features.
 
+    Channels come last. Arrays that are surely (n, C, H, W) raise an error, as everywhere in this
+    package (the rule is that of ``ntkdist.pixels.channels_last``): their kernel would be another
+    one and look much the same. The rule leaves square images of any size, and all of at most four
+    channels; for the few that it refuses wrongly, maps of one to four rows with more channels,
+    exchange height and width: the kernel stays the same up to rounding.
+
     Args:
         arch: A preset name, a list of layers, canonical text, or an ``Architecture``.
-        x1: (n, H, W, C) images, or (n, D) features for a fully connected network. What is on a
-            GPU already (``__cuda_array_interface__``) is read there by the cuda backend.
-        x2: (m, H, W, C) images or (m, D) features; None means ``x1``, and half of the entries are
-            computed.
+        x1: (n, H, W, C) images, (n, H, W) for one channel, or a list of images of one size; or
+            (n, D) features for a fully connected network. The numbers are taken as they are. What
+            is on a GPU already (``__cuda_array_interface__``) is read there by the cuda backend.
+        x2: m images or rows of features of the same shape; None means ``x1``, and half of the
+            entries are computed.
         kind: ``ntk`` or ``nngp``.
         backend: ``auto``, ``cuda``, ``cpu``, ``stax`` or ``reference``.
         dtype: ``float32`` or ``float64``.
@@ -55,8 +63,6 @@ def kernel_matrix(
     x1 = _rows(arch, x1)
     x2 = None if x2 is None else _rows(arch, x2)
     threads = threads or len(os.sched_getaffinity(0))
-    if x1.ndim != 4:
-        as_images(np.asarray(x1))  # raises with the shape that is needed
     chosen = select_backend(arch, x1.shape[1:], name=backend, dtype=dtype, threads=threads).backend
     states = []
     for x in (x1,) if x2 is None else (x1, x2):
@@ -78,22 +84,19 @@ def _on_host(x: Any) -> np.ndarray:
     return on_host(x)
 
 
-def _rows(arch: Architecture, x: np.ndarray) -> np.ndarray:
-    """Return features (n, D) as images of one pixel; networks with layers for images raise."""
+def _rows(arch: Architecture, x: Any) -> Any:
+    """Return images (n, H, W, C); features (n, D) as images of one pixel, if the network may."""
     on_device = hasattr(x, "__cuda_array_interface__")
-    x = x if on_device else np.asarray(x)
+    x = channels_last(x if on_device else array_of(x))
     if x.ndim != 2:
         return x
     arch.check_features()
-    if not on_device:
-        if x.dtype.kind not in "buif":
-            raise InputError(f"features have dtype {x.dtype}; real numbers are needed")
-        if not (finite := np.isfinite(x)).all():
-            row, column = np.unravel_index(int(np.argmin(finite)), x.shape)
-            raise InputError(
-                f"features hold NaN or infinity, the first in row {row}, column {column} (counted "
-                "from 0); repair or leave out these rows"
-            )
+    if not on_device and not (finite := np.isfinite(x)).all():
+        row, column = np.unravel_index(int(np.argmin(finite)), x.shape)
+        raise InputError(
+            f"features hold NaN or infinity, the first in row {row}, column {column} (counted "
+            "from 0); repair or leave out these rows"
+        )
     return x.reshape(x.shape[0], 1, 1, x.shape[1])
 
 

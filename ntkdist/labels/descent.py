@@ -38,13 +38,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist import storage
-from ntkdist.errors import InputError, NtkdistError, StageError, StoreError
+from ntkdist.errors import InputError, StageError, StoreError
 from ntkdist.labels.block_error import reciprocal
 from ntkdist.labels.compiled import compiled, exact_tables, inlined, moved, paper_tables, sums
 from ntkdist.labels.inverse import Inverse
 from ntkdist.labels.options import Options
 from ntkdist.labels.result import Flip
-from ntkdist.storage.arrays import create_array, row_chunks
+from ntkdist.storage.arrays import read_array, write_array
 
 Vector: TypeAlias = NDArray[np.float64]
 Tables: TypeAlias = tuple[Vector, ...]
@@ -613,39 +613,31 @@ class Checkpoint:
 
     def load(self) -> State | None:
         """Return the last complete state of the same inputs, or None; ``StoreError`` if damaged."""
-        import zarr
-
         if self._current is None:
             return None
+        slot = storage.join(self.url, self._current)
+        remedy = f"delete {self.url} to start the labels again from the beginning"
+        names = ("G", "h", "Z", "labels", *(f"history_{name}" for name in _FLIP_FIELDS))
         try:
-            group = zarr.open_group(self._slot(self._current), mode="r")
-            read = {name: np.asarray(group[name][...]) for name in group.array_keys()}  # type: ignore[index]
-            flips = zip(*(read[f"history_{name}"].tolist() for name in _FLIP_FIELDS), strict=True)
-            history = tuple(Flip(*row) for row in flips)
-            return State(read["G"], read["h"], read["Z"], read["labels"], history)
-        except NtkdistError:
-            raise
-        except Exception as error:
-            raise StoreError(
-                f"{self.url}/{self._current}: cannot be read ({error}); delete {self.url} to "
-                "start the labels again from the beginning"
-            ) from error
+            read = {name: read_array(storage.join(slot, name), remedy) for name in names}
+        except FileNotFoundError as error:
+            raise StoreError(f"{error}; {remedy}") from error
+        flips = zip(*(read[f"history_{name}"].tolist() for name in _FLIP_FIELDS), strict=True)
+        history = tuple(Flip(*row) for row in flips)
+        return State(read["G"], read["h"], read["Z"], read["labels"], history)
 
     def save(self, state: State) -> None:
         """Write a state into the other slot, then make it the current one."""
         import zarr
 
         slot = "b" if self._current == "a" else "a"
-        group = zarr.open_group(self._slot(slot), mode="w")
+        zarr.open_group(self._slot(slot), mode="w")
         arrays = {"G": state.G, "h": state.h, "Z": state.Z, "labels": state.labels}
         for name in _FLIP_FIELDS:
             kind = np.float64 if "loss" in name else np.int64
             arrays[f"history_{name}"] = np.array([getattr(f, name) for f in state.history], kind)
         for name, values in arrays.items():
-            array = create_array(
-                group, name, shape=values.shape, dtype=values.dtype, chunks=row_chunks(values)
-            )
-            array[...] = values
+            write_array(storage.join(self.url, slot, name), values)
         whole = {"kind": _CHECKPOINT, "fingerprint": self.fingerprint, "current": slot}
         zarr.open_group(storage.zarr_store(self.url), mode="a").attrs.update(whole)
         self._current = slot

@@ -16,6 +16,7 @@ from ntkdist.labels.refurbish import refurbish
 from ntkdist.labels.result import Flip, RefurbishResult
 from ntkdist.labels.ridge import POSTERIOR_RIDGE, choose_ridge
 from ntkdist.linalg import check_ridge
+from ntkdist.pixels import image_array
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -106,8 +107,8 @@ def find_label_issues(
     invert it in place); a run does the same from a store.
 
     Args:
-        images: (N, H, W, C) or (N, H, W), uint8 or any real dtype; or features (N, D), from a
-            pretrained network or a table.
+        images: (N, H, W, C) or (N, H, W), uint8 or any real dtype, or a list of images of one
+            size; or features (N, D), from a pretrained network or a table.
         labels: (N,) integers in 0..K−1, or names of classes (text), which are numbered in sorted
             order.
         architecture: A preset name, a list of layers, canonical text or an ``Architecture``; None
@@ -152,9 +153,7 @@ def find_label_issues(
     )
     if ridge != "auto":
         check_ridge(ridge, otherwise=", or auto")
-    images = np.asarray(images)
-    if images.ndim == 3:
-        images = images[..., None]
+    images = image_array(images)
     what = "rows" if images.ndim == 2 else "images"
     if architecture is None:
         architecture = FEATURES_ARCHITECTURE if images.ndim == 2 else IMAGES_ARCHITECTURE

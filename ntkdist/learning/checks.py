@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ntkdist.checks import is_number
 from ntkdist.errors import InputError
 from ntkdist.networks.architecture import Architecture
+from ntkdist.pixels import image_array
 
 
 def require_jax() -> None:
@@ -55,14 +56,15 @@ def check_images(
 ) -> NDArray[np.float32]:
     """Return images as float32 (n, H, W, C), n ≥ 1, finite, of ``image_shape`` where it is given.
 
-    Features (n, D) become images of one pixel, (n, 1, 1, D), unless ``arch`` needs pixels.
+    They are given so, as (n, H, W) or as a list of images (see ``pixels.image_array``). Features
+    (n, D) become images of one pixel, (n, 1, 1, D), unless ``arch`` needs pixels.
     """
-    x = np.asarray(images)
+    x = image_array(images)
     if x.ndim == 2:
         if arch is not None:
             arch.check_features()
         x = x[:, None, None, :]
-    if x.ndim != 4 or 0 in x.shape:
+    if 0 in x.shape:
         raise InputError(f"images have shape {x.shape}; (N, H, W, C) with N ≥ 1 is needed")
     if image_shape is not None and x.shape[1:] != tuple(image_shape):
         raise InputError(

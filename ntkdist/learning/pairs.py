@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
+from ntkdist.pixels import array_of
 
 Matrix = NDArray[np.float64]
 Positions = NDArray[np.integer[Any]]
@@ -82,7 +83,7 @@ def pixel_pairs(images: Any, others: Any = None) -> PixelPairs:
 
 
 def _flat(images: Any) -> Matrix:
-    x = np.asarray(images)
+    x = array_of(images)
     if x.ndim < 2 or 0 in x.shape:
         raise InputError(f"images have shape {x.shape}; (n, H, W, C) with n ≥ 1 is needed")
     x = x.reshape(len(x), -1).astype(np.float64)

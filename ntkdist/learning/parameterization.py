@@ -23,6 +23,7 @@ from ntkdist.kernels import kernel_matrix
 from ntkdist.learning.finite.network import check_trainable, weight_layers, weight_shapes
 from ntkdist.networks.architecture import Architecture, ArchitectureSpec
 from ntkdist.networks.layers import Conv, Dense, Layer, Residual
+from ntkdist.pixels import image_array
 
 
 def standard_kernel_matrix(
@@ -44,8 +45,8 @@ def standard_kernel_matrix(
     Args:
         arch: A preset name, a list of layers, canonical text, or an ``Architecture``, without
             biases: the share of a bias in Θ cannot be separated from that of its weights.
-        x1: (n, H, W, C) images, or (n, D) features for a fully connected network.
-        x2: (m, H, W, C) images or (m, D) features; None means ``x1``.
+        x1: As for ``ntkdist.kernel_matrix``.
+        x2: The same; None means ``x1``.
         width: Channels or units of every weight layer but the last, ≥ 1.
         backend: As for ``ntkdist.kernel_matrix``.
         dtype: ``float32`` or ``float64``.
@@ -63,11 +64,9 @@ def standard_kernel_matrix(
     """
     parsed = Architecture.parse(arch)
     width = check_whole("width", width, 1, "give the channels of each hidden layer, such as 64")
-    x1 = np.asarray(x1)
+    x1 = image_array(x1)
     if x1.ndim == 2:
         parsed.check_features()
-    elif x1.ndim != 4:
-        raise InputError(f"images have shape {x1.shape}; (N, H, W, C) is needed")
     shape = x1.shape[1:] if x1.ndim == 4 else (1, 1, x1.shape[1])
     factors = layer_factors(parsed, width, shape)
     check_trainable(parsed)

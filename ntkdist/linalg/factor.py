@@ -422,10 +422,10 @@ class CholeskyFactor:
         return hashlib.sha256("".join(parts).encode()).hexdigest()
 
     def verify(self) -> None:
-        """Read every panel and compare it with the sha256 of its record.
+        """Read every panel and compare it with the sha256 of its record; read the column sums.
 
         Raises:
-            StoreError: A panel is damaged; names it.
+            StoreError: A panel, or the column sums, are damaged or missing; names it.
         """
         reason = "differs from the sha256 recorded for it"
         for k, record in enumerate(self._records):
@@ -435,6 +435,7 @@ class CholeskyFactor:
             for k, expected in enumerate(record["sha256"]):
                 if self._store.digest(k, band) != expected:
                     raise self._store.damaged(k, f"added/{band:05d}/{k:05d}", reason, band)
+        self._store.sums()
 
     def backward_error(self, matrix: Any, *, seed: int = 0) -> float:
         """Return the backward error of one solve: about 1e-16 if the factor is the matrix's.

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from itertools import product
+from collections.abc import Callable
 from typing import Any
 
 from ntkdist import storage
-from ntkdist.errors import NtkdistError, StoreError
+from ntkdist.errors import StoreError
 from ntkdist.linalg import groups
 from ntkdist.linalg.factor import CholeskyFactor
 from ntkdist.linalg.panels import ADDED, BAND_RECORDS, KIND, FactorStore
+from ntkdist.storage.arrays import damages
 
 _METADATA = "zarr.json"
 _PANELS = ("lower", ADDED)  # read by CholeskyFactor.verify
@@ -125,8 +125,6 @@ def _is_unfinished(name: str) -> bool:
 
 def _read_arrays(source: str, names: list[str], between: Callable[[], None]) -> None:
     """Read every array except the panels, so that all checksums are compared."""
-    import zarr
-
     for name in names:
         folder, _, last = name.rpartition("/")
         if last != _METADATA or not folder or folder.split("/")[0] in _PANELS:
@@ -135,20 +133,7 @@ def _read_arrays(source: str, names: list[str], between: Callable[[], None]) -> 
         metadata = json.loads(storage.read_text(storage.join(source, name)) or "{}")
         if metadata.get("node_type") != "array":
             continue
-        array = zarr.open_array(storage.zarr_store(address), mode="r")
-        for where in _objects(array):
-            between()
-            try:
-                array[where]
-            except NtkdistError:
-                raise
-            except (ValueError, OSError, RuntimeError) as error:
-                raise StoreError(f"{address}: cannot be read ({error})") from error
-
-
-def _objects(array: Any) -> Iterator[tuple[slice, ...]]:
-    """Yield the region of each stored object of an array."""
-    edges = array.shards or array.chunks
-    axes = [range(0, size, edge) for size, edge in zip(array.shape, edges, strict=True)]
-    for first in product(*axes):
-        yield tuple(slice(i, i + edge) for i, edge in zip(first, edges, strict=True))
+        for error in damages(
+            address, f"ntkdist verify repairs the run that {source} is of", between
+        ):
+            raise error

@@ -255,10 +255,10 @@ class Pipeline:
                 "estimate": chosen.estimate.to_dict(),
                 "fingerprint": key,
             }
+            arrays = {"eigenvalues": chosen.eigenvalues}
             if chosen.estimate.first_probs is not None:
-                run.write("noise/pred_probs", chosen.estimate.first_probs)
-            run.write("noise/eigenvalues", chosen.eigenvalues)
-            run.write_attributes("noise", stored)
+                arrays["pred_probs"] = chosen.estimate.first_probs
+            run.write_result("noise", arrays, stored)
         return stored
 
     def grow_factor(self, address: str, gram: Any, *, appended: bool = True) -> bool:

@@ -1,5 +1,8 @@
 """``ntkdist verify``: whether what a run holds is what it says, and repair of what is not.
 
+Every array beside the matrices and factors is read whole: inputs, results of the label stage and of
+the analyses. Their chunks have checksums, and a missing chunk or array is found too.
+
 Three things can be wrong with a tile: its bytes (its checksum fails, or it cannot be read), its
 place (it is whole, and another tile's or another run's), or its origin (it was wrong when it was
 stored). Digests kept when tiles were stored find the second. A tile without one (stored right
@@ -30,7 +33,9 @@ from ntkdist.pipeline.gram import Matrix, gram_of, job_of, threads_of
 from ntkdist.pipeline.growth import factor_names
 from ntkdist.pipeline.stages import Pipeline
 from ntkdist.runs.inputs import fingerprint
+from ntkdist.runs.manifest import STAGING
 from ntkdist.runs.run import Run
+from ntkdist.storage.arrays import damages, open_array
 from ntkdist.words import counted
 
 if TYPE_CHECKING:
@@ -51,12 +56,14 @@ class RunCheck:
         grams: One check for each kernel matrix, the run's own first.
         factors: Address of each factor → what is wrong with it, its inverse or the diagonal of
             that, one line each.
+        results: Name in the run of each damaged array of a result → what is wrong with it.
         matrices: The matrices of ``grams``, to compute bad tiles of again.
     """
 
     inputs: tuple[str, ...]
     grams: tuple[GramCheck, ...]
     factors: dict[str, tuple[str, ...]]
+    results: dict[str, str] = field(default_factory=dict)
     matrices: tuple[Matrix, ...] = field(default=(), repr=False)
 
     @property
@@ -65,6 +72,7 @@ class RunCheck:
         problems = [f"inputs: {text}" for text in self.inputs]
         problems += [f"{check.address}: {text}" for check in self.grams for text in check.problems]
         problems += [f"{where}: {text}" for where, texts in self.factors.items() for text in texts]
+        problems += list(self.results.values())
         return problems
 
 
@@ -119,7 +127,8 @@ def verify_run(
     names = factor_names(run, sorted(storage.children(run.address("factor"))))
     places = [run.address("factor", name) for name in names]
     factors = {where: tuple(_factor(run, where, whole=whole)) for where in places}
-    return RunCheck(inputs, tuple(checks), factors, tuple(matrices))
+    results = {name: text for name, text in _arrays(run) if not name.startswith("inputs/")}
+    return RunCheck(inputs, tuple(checks), factors, results, tuple(matrices))
 
 
 def repair_run(pipeline: Pipeline, check: RunCheck) -> list[str]:
@@ -150,7 +159,27 @@ def repair_run(pipeline: Pipeline, check: RunCheck) -> list[str]:
         elif any(one.stale for one in mine):
             done.append(f"{mine[0].address}: fingerprint restored")
     done += _repair_factors(run, check)
+    done += _repair_results(run, check)
     return done
+
+
+def _repair_results(run: Run, check: RunCheck) -> Iterator[str]:
+    """Remove the results that have a damaged array, so that their command computes them again."""
+    for group, command in sorted({_result_of(name) for name in check.results}):
+        if group == "labels":  # its checkpoint may still be needed
+            run.write_attributes("labels", {"fingerprint": None, "summary": None})
+        for name in run.array_names(group):
+            if name not in run.config.gram.kinds:
+                storage.remove_all(run.address(group, name))
+        yield f"{run.address(group)}: removed; ntkdist {command} {run.url} computes it again"
+
+
+def _result_of(name: str) -> tuple[str, str]:
+    """Return the folder in the run, and the command, of the result that an array belongs to."""
+    group, *rest = name.split("/")
+    if group == "cross":
+        return f"cross/{rest[0]}", "predict"
+    return group, {"noise": "labels", "label_aware": "label-aware"}.get(group, group)
 
 
 def _repair_factors(run: Run, check: RunCheck) -> Iterator[str]:
@@ -167,10 +196,13 @@ def _repair_factors(run: Run, check: RunCheck) -> Iterator[str]:
             run.write_attributes("labels", {"fingerprint": None})
             yield f"{where}: is not of this Gram, dropped; the labels are stale; {again}"
         elif texts:
-            for part in ("inverse", "diagonal"):
-                if any(text.startswith(part) for text in texts):
-                    drop_part(where, part)
-                    yield f"{where}: {part} dropped; {again}"
+            bad = [p for p in ("inverse", "diagonal") if any(t.startswith(p) for t in texts)]
+            for part in bad:
+                drop_part(where, part)
+                yield f"{where}: {part} dropped; {again}"
+            if not bad:
+                drop_factor(where)
+                yield f"{where}: dropped; {again}"
 
 
 def verify_and_repair(
@@ -231,20 +263,51 @@ def describe_check(check: RunCheck, url: str) -> str:
 
 
 def _inputs(run: Run) -> Iterator[str]:
-    settings = run.config.gram
-    try:
-        images = run.read("inputs", "images")
-        run.read("inputs", "labels")
-        if run.has_pictures:
-            run.read("inputs", "pictures")
-    except StoreError as error:
-        yield str(error)
+    damaged = [text for name, text in _arrays(run) if name.startswith("inputs/")]
+    if damaged:
+        yield from damaged
         return
+    settings = run.config.gram
     now = fingerprint(
-        images, run.architecture, settings.kinds, settings.dtype, run.manifest.arithmetic
+        run.read("inputs", "images"),
+        run.architecture,
+        settings.kinds,
+        settings.dtype,
+        run.manifest.arithmetic,
     )
     if now != run.fingerprint:
         yield f"the stored images have fingerprint {now[:12]}, the run's is {run.fingerprint[:12]}"
+
+
+def _arrays(run: Run) -> Iterator[tuple[str, str]]:
+    """Yield the name and the problem of each damaged or missing array, beside matrices and factors.
+
+    Missing arrays are those that a group was stored with, and those of which only chunks are left.
+    """
+    objects = storage.list_objects(run.url)
+    present = {name.removesuffix("/zarr.json") for name in objects if name.endswith("/zarr.json")}
+    parts = (name.partition("/c/")[0] for name in objects if "/c/" in name)
+    names = present | {name for name in parts if not _is_apart(name)}
+    for group in {name.partition("/")[0] for name in present}:
+        names |= {f"{group}/{name}" for name in run.stored_names(group)}
+    matrices = {
+        f"cross/{name}/{kind}"
+        for name in storage.children(run.address("cross"))
+        for kind in run.config.gram.kinds
+    }
+    for name in sorted(names):
+        if name not in present:
+            yield name, f"{run.address(name)}: is missing; {run.remedy(name)}"
+        elif not _is_apart(name) and name not in matrices:
+            metadata = json.loads(storage.read_text(run.address(name, "zarr.json")) or "{}")
+            if metadata.get("node_type") == "array":
+                for error in damages(run.address(name), run.remedy(name)):
+                    yield name, str(error)
+
+
+def _is_apart(name: str) -> bool:
+    """Return whether an array is of a matrix or factor, or of work that is not finished."""
+    return name.split("/")[0] in ("gram", "factor", STAGING) or "checkpoint" in name.split("/")
 
 
 def _matrices(run: Run) -> Iterator[Matrix]:
@@ -697,10 +760,8 @@ class Recomputer:
         return abs(float(stored) - exact) / max(abs(exact), np.finfo(np.float64).tiny)
 
     def _take(self, address: str, indices: Any) -> np.ndarray:
-        import zarr
-
         if address not in self._images:
-            self._images[address] = zarr.open_array(storage.zarr_store(address), mode="r")
+            self._images[address] = open_array(address)
         images = self._images[address]
         return np.stack([np.asarray(images[int(i)]) for i in indices])
 

@@ -36,6 +36,7 @@ from ntkdist.kernels.cuda import device as cuda_device
 from ntkdist.kernels.registry import coverage, get_backend
 from ntkdist.linalg import parse_memory
 from ntkdist.planning.planned_run import SAMPLE, PlannedRun
+from ntkdist.storage.arrays import write_array
 from ntkdist.words import percent
 
 _FIRST = 5.0  # seconds; a first tile that takes more than that longer has compiled
@@ -265,10 +266,8 @@ def _measure_all(
 
 def _scratch_job(probe: Probe, images: np.ndarray, folder: str) -> GramJob:
     """Store the images and empty matrices in a folder, and return the job on them."""
-    import zarr
-
     address = os.path.join(folder, "images")
-    zarr.create_array(address, data=images, chunks=(min(256, len(images)), *images.shape[1:]))
+    write_array(address, images)
     backend = get_backend(probe.backend, dtype=probe.dtype, threads=probe.threads)
     tiling = Tiling(len(images), probe.edge)
     outputs = tuple((kind, os.path.join(folder, kind)) for kind in probe.kinds)

@@ -22,6 +22,8 @@ PREPROCESS = "preprocess"
 """Attribute of the stored images: what prepared them."""
 STAMP = "source_stamp"
 """Attribute of the stored images: names, sizes and times of the source's files, as a digest."""
+ARRAYS = "arrays"
+"""Attribute of the stored images, and of a result's group: the names of all arrays beside them."""
 
 
 @dataclass(frozen=True)
@@ -228,7 +230,9 @@ def store_inputs(address: str, inputs: Inputs) -> None:
         # no line can hold the end of a line; Zarr v3 has no settled type for text of any length
         text = "\n".join(name.replace("\n", "\\n") for name in inputs.files)
         named["files"] = np.frombuffer(text.encode("utf-8", "replace"), np.uint8)
-    about: dict[str, dict[str, Any]] = {"images": {PREPROCESS: inputs.preprocess.to_dict()}}
+    about: dict[str, dict[str, Any]] = {
+        "images": {PREPROCESS: inputs.preprocess.to_dict(), ARRAYS: sorted(named)}
+    }
     if inputs.stamp is not None:
         about["images"][STAMP] = inputs.stamp
     for name, values in named.items():

@@ -26,7 +26,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from html import escape
@@ -41,7 +41,14 @@ from ntkdist.data.features import feature_words
 from ntkdist.display.html import html_table
 from ntkdist.errors import InputError, NtkdistError, StageError, StoreError
 from ntkdist.networks.architecture import Architecture, preset_of
-from ntkdist.runs.inputs import Inputs, fingerprint, load_inputs, source_of, store_inputs
+from ntkdist.runs.inputs import (
+    ARRAYS,
+    Inputs,
+    fingerprint,
+    load_inputs,
+    source_of,
+    store_inputs,
+)
 from ntkdist.runs.manifest import (
     SCHEMA,
     GramOrigin,
@@ -51,7 +58,7 @@ from ntkdist.runs.manifest import (
     write_manifest,
 )
 from ntkdist.storage import lease
-from ntkdist.storage.arrays import write_array
+from ntkdist.storage.arrays import open_array, read_array, write_array
 
 if TYPE_CHECKING:
     import zarr
@@ -60,6 +67,7 @@ if TYPE_CHECKING:
 STAGES = ("gram", "factor", "labels", "report")
 _MADE_FOR = "run_fingerprint"
 _PROBE = ".probe"
+_LOST_INPUTS = "restore it from a copy, or make the run again under another --run"
 _LONGEST_NAME = 48  # characters of an architecture that has no name
 #: All that a killed ``Run.create`` can leave.
 HALF_MADE = {"zarr.json", "inputs", _PROBE, *lease.FILES}
@@ -165,13 +173,13 @@ class Run:
         """The command that computes the same from the same data, into a new folder."""
         from ntkdist.data.preprocess import resolve_recipe
 
-        flags = [("run", "runs/again")]
+        flags = [("run", "runs/again"), ("data.source", self.config.data.source)]
         flags.append(("architecture", preset_of(self.architecture) or self.config.architecture))
         recipe = resolve_recipe("auto", features=self.manifest.is_features)
         for name, _, value in differences(RunConfig().to_dict(), self.config.to_dict()):
             section, _, key = name.partition(".")
             means = section == "gram" and key in EXECUTION_SETTINGS
-            if means or section in ("run", "architecture", "predict"):
+            if means or name == "data.source" or section in ("run", "architecture", "predict"):
                 continue
             if name == "data.preprocess" and value == recipe:
                 continue
@@ -274,42 +282,55 @@ class Run:
         return run
 
     def has(self, *parts: str) -> bool:
-        """Return whether an array or group is stored under ``parts``."""
+        """Return whether an array or group is stored under ``parts``.
+
+        Raises:
+            StoreError: If an array of the inputs is not there any more.
+        """
         import zarr
         from zarr.errors import GroupNotFoundError, NodeNotFoundError
 
         try:
             zarr.open(storage.zarr_store(self.address(*parts)), mode="r")
         except (FileNotFoundError, NodeNotFoundError, GroupNotFoundError):
+            inputs, _, name = "/".join(parts).partition("/")
+            if inputs == "inputs" and name != "images" and name in self.stored_names("inputs"):
+                raise StoreError(f"{self.address(*parts)}: is missing; {_LOST_INPUTS}") from None
             return False
         return True
 
+    def stored_names(self, group: str) -> list[str]:
+        """Return the names of the arrays that a group was stored with; empty if not recorded."""
+        at = ("inputs", "images") if group == "inputs" else (group,)
+        return [str(name) for name in self.attributes(*at).get(ARRAYS, [])]
+
     def array(self, *parts: str) -> zarr.Array:
-        """Open a stored array.
+        """Open a stored array for reading; reading a missing chunk raises ``StoreError``.
 
         Raises:
             StoreError: If it is not there.
         """
-        import zarr
+        with self._naming_absent(parts):
+            return open_array(self.address(*parts), self.remedy(parts[0]))
 
+    def read(self, *parts: str) -> np.ndarray:
+        """Read a stored array whole; an absent, incomplete or damaged one raises ``StoreError``."""
+        with self._naming_absent(parts):
+            return read_array(self.address(*parts), self.remedy(parts[0]))
+
+    @contextlib.contextmanager
+    def _naming_absent(self, parts: tuple[str, ...]) -> Iterator[None]:
         try:
-            return zarr.open_array(storage.zarr_store(self.address(*parts)), mode="r")
+            yield
         except (FileNotFoundError, KeyError) as error:
             name = "/".join(parts)
             raise StoreError(f"{self.url}: holds no {name} yet; {self.resume_command}") from error
 
-    def read(self, *parts: str) -> np.ndarray:
-        """Read a stored array whole; a corrupt one raises ``StoreError`` with its name."""
-        array = self.array(*parts)
-        try:
-            return np.asarray(array[...])
-        except NtkdistError:
-            raise
-        except Exception as error:
-            raise StoreError(
-                f"{self.address(*parts)}: cannot be read ({error}); "
-                "delete it and run the stage again"
-            ) from error
+    def remedy(self, name: str) -> str:
+        """Return what to do about a damaged array, named inside the run."""
+        if name.split("/")[0] == "inputs":
+            return _LOST_INPUTS
+        return f"ntkdist verify {self.url} --repair removes what is damaged"
 
     def write(
         self, parts: str, values: np.ndarray, attributes: Mapping[str, Any] | None = None
@@ -332,11 +353,35 @@ class Run:
         return dict(zarr.open(storage.zarr_store(self.address(*parts)), mode="r").attrs)
 
     def write_attributes(self, parts: str, attributes: Mapping[str, Any]) -> None:
-        """Set JSON attributes of a group, created if needed, with the run's fingerprint."""
+        """Set JSON attributes of a group, created if needed.
+
+        The run's fingerprint and the names of the group's arrays are added.
+        """
         import zarr
 
         group = zarr.open_group(storage.zarr_store(self.address(parts)), mode="a")
-        group.attrs.update({**attributes, _MADE_FOR: self.fingerprint})
+        about = {ARRAYS: self.array_names(parts), _MADE_FOR: self.fingerprint}
+        group.attrs.update({**attributes, **about})
+
+    def write_result(
+        self, group: str, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]
+    ) -> None:
+        """Store a result in place of an earlier one: its arrays first, its attributes last.
+
+        A group without attributes counts as no result, so that a kill leaves none that is mixed.
+        """
+        storage.remove(self.address(group, "zarr.json"))
+        storage.remove_all(self.address(group))
+        for name, values in arrays.items():
+            self.write(f"{group}/{name}", values)
+        self.write_attributes(group, attributes)
+
+    def array_names(self, folder: str = "") -> list[str]:
+        """Return the names of the arrays and groups below a group, without a checkpoint's."""
+        ending = "/zarr.json"
+        nodes = storage.list_objects(self.address(folder) if folder else self.url)
+        names = (name.removesuffix(ending) for name in nodes if name.endswith(ending))
+        return sorted(name for name in names if "checkpoint" not in name.split("/"))
 
     def is_current(self, *parts: str) -> bool:
         """Return whether a group's attributes were set since the run was last extended."""

@@ -1,13 +1,19 @@
-"""Creation of Zarr arrays: every array has checksums."""
+"""Zarr arrays with checksums, whose missing chunks are errors.
+
+Zarr reads a chunk whose object is missing as the fill value, zeros unless set. Arrays written here
+have an object for every chunk, and ``open_array`` raises an error where one is missing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from ntkdist import storage
+from ntkdist.errors import NtkdistError, StoreError
 
 _CHUNK_BYTES = 2**22
 
@@ -49,6 +55,71 @@ def write_array(
         overwrite=True,
     )
     array[...] = values
+
+
+def open_array(address: str, remedy: str = "restore it from a copy") -> Any:
+    """Open a stored array for reading; every chunk of it must be there.
+
+    Args:
+        address: Folder or URL of an array whose chunks were all written.
+        remedy: What the error of a missing or damaged chunk says to do.
+
+    Returns:
+        A Zarr array. Reading a chunk that has no object raises ``StoreError``.
+
+    Raises:
+        FileNotFoundError: There is no array.
+    """
+    import zarr
+
+    from ntkdist.storage.complete import CompleteStore
+
+    return zarr.open_array(CompleteStore(address, remedy), mode="r")
+
+
+def read_array(address: str, remedy: str = "restore it from a copy") -> np.ndarray:
+    """Read a stored array whole.
+
+    Raises:
+        FileNotFoundError: There is no array.
+        StoreError: An object is missing or damaged; the message names it.
+    """
+    array = open_array(address, remedy)
+    try:
+        return np.asarray(array[...])
+    except NtkdistError:
+        raise
+    except Exception as error:
+        raise next(damages(address, remedy), _unreadable(address, error, remedy)) from error
+
+
+def damages(
+    address: str, remedy: str, between: Callable[[], None] = lambda: None
+) -> Iterator[StoreError]:
+    """Read a stored array object by object; yield an error for each missing or damaged one.
+
+    ``between`` is called before each object and may raise to stop.
+    """
+    array = open_array(address, remedy)
+    edges = array.shards or array.chunks
+    axes = [range(-(-size // edge)) for size, edge in zip(array.shape, edges, strict=True)]
+    for index in itertools.product(*axes):
+        between()
+        where = tuple(slice(i * e, (i + 1) * e) for i, e in zip(index, edges, strict=True))
+        try:
+            array[where]
+        except StoreError as error:
+            yield error
+        except NtkdistError:
+            raise
+        except Exception as error:
+            name = f"{address}/{array.metadata.encode_chunk_key(index)}"
+            yield _unreadable(name, error, remedy)
+
+
+def _unreadable(name: str, error: Exception, remedy: str) -> StoreError:
+    reason = "its checksum is wrong" if "checksum" in str(error) else str(error)
+    return StoreError(f"{name}: cannot be read ({' '.join(reason.split())}); {remedy}")
 
 
 def row_chunks(values: np.ndarray, chunk_bytes: int = _CHUNK_BYTES) -> tuple[int, ...]:

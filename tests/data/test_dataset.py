@@ -54,8 +54,8 @@ def floats(**pixels: float) -> np.ndarray:
     ("change", "message"),
     [
         (
-            {"images": IMAGES[..., 0]},
-            r"images have shape \(4, 2, 3\); \(N, H, W, C\) is needed: reshape .* C = 1",
+            {"images": IMAGES[..., None]},
+            r"images have shape \(4, 2, 3, 1, 1\); \(N, H, W, C\) is needed: reshape .*\(N, H, W\)",
         ),
         ({"labels": np.eye(4, dtype=int)}, r"labels have shape \(4, 4\); .* argmax\(axis=1\)"),
         ({"labels": LABELS[:3]}, "4 images but 3 labels; give one label for each image"),
@@ -64,7 +64,7 @@ def floats(**pixels: float) -> np.ndarray:
             "N = 1 images; a Gram matrix needs at least 2: give more images",
         ),
         ({"images": IMAGES[:, :0]}, "at least one pixel"),
-        ({"images": IMAGES.astype(object)}, "images have dtype object; real numbers are needed"),
+        ({"images": IMAGES.astype(complex)}, "images have dtype complex128; real numbers are"),
         (
             {"images": floats(i1=np.nan, i2=np.inf, i3=-np.inf)},
             "images hold 1 NaN and 2 infinite pixels, the first in image 1; repair or leave out",

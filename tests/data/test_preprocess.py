@@ -138,8 +138,8 @@ def test_another_number_of_channels_is_refused():
 
 
 def test_other_shapes_and_nan_are_refused():
-    with pytest.raises(InputError, match=r"images have shape \(3, 4, 2\)"):
-        Preprocessor.fit(np.zeros((3, 4, 2)), "none")
+    with pytest.raises(InputError, match=r"images have shape \(3, 4, 2, 1, 1\)"):
+        Preprocessor.fit(np.zeros((3, 4, 2, 1, 1)), "none")
     with pytest.raises(InputError, match="1 NaN and 0 infinite"):
         Preprocessor.fit(np.array([np.nan, 0.0]).reshape(2, 1, 1, 1), "none")
 

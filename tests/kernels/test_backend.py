@@ -37,7 +37,7 @@ def test_a_named_backend_that_cannot_is_refused():
         (lambda: get_backend("cpuu"), r"'cpuu' is unknown.*did you mean 'cpu'"),
         (lambda: get_backend("cpu", dtype="float16"), "float16"),
         (lambda: get_backend("cpu", threads=0), "at least 1"),
-        (lambda: kernel_matrix("fc-2", np.ones((3, 4, 2))), r"\(3, 4, 2\)"),
+        (lambda: kernel_matrix("fc-2", np.ones((3, 4, 2, 1, 1))), r"\(3, 4, 2, 1, 1\)"),
         (lambda: kernel_matrix("cnn-2", np.ones((3, 4))), "Conv is a layer for images"),
         (lambda: kernel_matrix("fc-2", np.ones((3, 4)), np.ones((3, 5))), "need the same shape"),
         (lambda: kernel_matrix("fc-2", np.array([[1, 2], [3, np.nan]])), "row 1, column 1"),

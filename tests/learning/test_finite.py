@@ -262,7 +262,7 @@ def test_a_network_without_active_units_is_told():
         ({"momentum": 1.0}, "momentum=1.0 must be"),
         ({"labels": [11] * 20}, r"label 11 at index 0 is outside the classes 0\.\.9"),
         ({"labels": [0]}, r"give one whole number an image, \(20,\)"),
-        ({"images": np.zeros((20, 8, 8))}, "images have shape"),
+        ({"images": np.zeros((20, 8, 8, 1, 1))}, "images have shape"),
         ({"images": np.full((20, 8, 8, 1), np.nan)}, "NaN or infinity"),
         ({"architecture": Architecture((Dense(trainable=False),))}, "no layer is trainable"),
         ({"learning_rate": 1e6, "epochs": 3}, r"training diverged; give .* or 'auto'"),

@@ -106,4 +106,4 @@ def test_bad_input_is_named():
     with pytest.raises(InputError, match="width=0 must be a whole number"):
         standard_kernel_matrix("fc-1", x, width=0)
     with pytest.raises(InputError, match=r"\(N, H, W, C\) is needed"):
-        standard_kernel_matrix("fc-1", x[0], width=4)
+        standard_kernel_matrix("fc-1", x[..., None], width=4)

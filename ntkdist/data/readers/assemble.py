@@ -31,7 +31,6 @@ def assemble(
     if images.ndim == 3:
         images = images[..., None]
     try:
-        _refuse_channels_first(images)
         labels = _as_column(labels)
         if num_classes is None and class_names:
             num_classes = len(class_names)
@@ -51,15 +50,6 @@ def assemble(
 
 def _as_column(labels: NDArray[Any]) -> NDArray[Any]:
     return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
-
-
-def _refuse_channels_first(images: NDArray[Any]) -> None:
-    # (N, 3, 32, 32) would pass as 3x32 images of 32 channels and give a wrong kernel silently
-    if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[2] == images.shape[3] >= 8:
-        raise InputError(
-            f"images have shape {images.shape}, which looks like (N, C, H, W); "
-            "(N, H, W, C) is needed: x.transpose(0, 2, 3, 1)"
-        )
 
 
 def _count_classes(splits: Sequence[NDArray[Any]]) -> int:

@@ -25,6 +25,7 @@ from ntkdist.networks.layers import (
     Residual,
     output_size,
 )
+from ntkdist.pixels import array_of, channels_last
 
 Params: TypeAlias = tuple[tuple[Any, Any], ...]
 Shape: TypeAlias = tuple[int, ...]
@@ -107,14 +108,14 @@ class FiniteNetwork:
         Raises:
             InputError: If images and parameters have shapes that do not fit the network.
         """
+        import jax
         import jax.numpy as jnp
 
-        x = jnp.asarray(x, jnp.float32)
+        x = jnp.asarray(x if isinstance(x, jax.Array) else array_of(x), jnp.float32)
         if x.ndim == 2:
             self.arch.check_features()
             x = x[:, None, None, :]
-        if x.ndim != 4:
-            raise InputError(f"images have shape {x.shape}; (N, H, W, C) is needed")
+        x = channels_last(x)
         self.check(params, x.shape[1:])
         return forward(executed_layers(self.arch), iter(params), x)
 

@@ -1,0 +1,146 @@
+"""Images as callers give them: in one array, channels last.
+
+N is the number of images; H, W and C are their height, width and channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ntkdist.errors import InputError
+
+_MOST_CHANNELS = 4  # of pictures: grey, grey and alpha, RGB, RGB and alpha
+_PICTURE_SIDE = 8  # a grey set of so many images, so high and at most 4 wide, is rather one picture
+
+
+def array_of(images: Any) -> NDArray[Any]:
+    """Return what holds images, or rows of features, as one array of real numbers.
+
+    Args:
+        images: An array; or a list of arrays or of Pillow images, all of one shape and mode.
+
+    Returns:
+        The array, of any shape and any real dtype.
+
+    Raises:
+        InputError: For anything else, such as None, text, images of several sizes, palette images
+            or masked values.
+    """
+    if _is_pillow(images):
+        raise InputError("images is one Pillow image; give a list of at least two")
+    if np.ma.is_masked(images):
+        raise InputError("images hold masked values; fill them, or leave out these images")
+    if isinstance(images, Sequence) and not isinstance(images, str | bytes):
+        _check_pillow(images)
+    try:
+        array = np.asarray(images)
+        if array.dtype == object and array.ndim:
+            # an array of arrays, or of Python numbers
+            array = np.asarray(images if isinstance(images, list) else array.tolist())
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(_why_no_array(images, error)) from None
+    if array.dtype.kind not in "buif":
+        if array.dtype == object or not array.ndim:
+            raise InputError(_why_no_array(images, None))
+        what = "features" if array.ndim == 2 else "images"
+        raise InputError(
+            f"{what} have dtype {array.dtype}; real numbers are needed, such as uint8 or float32"
+        )
+    return array
+
+
+def image_array(images: Any) -> NDArray[Any]:
+    """Return images as one array (N, H, W, C), or features as (N, D); see ``channels_last``."""
+    return channels_last(array_of(images))
+
+
+def channels_last(x: Any) -> Any:
+    """Return an array of images with its channel axis; features (N, D) are returned as they are.
+
+    (N, H, W) are images of one channel. A shape (N, A, B, D) is taken for channels first, (N, C, H,
+    W), if A ≤ 4 < D and A ≠ B: a picture has at most four channels, and is seldom at most four
+    pixels high and then no square. Feature maps of (N, 4, 4, 512) and single pixels (N, 1, 1, D)
+    are therefore accepted, and so are images 3 pixels high with up to 4 channels. What is refused
+    and is channels last, such as (N, 1, 128, 12), can be given with height and width exchanged:
+    filters and windows are square, so that the kernel is the same. Channels first is not noticed if
+    pictures are at most 4 pixels wide or have more than 4 channels.
+
+    Args:
+        x: Anything with ``shape``, ``ndim`` and ``reshape``, on any device.
+
+    Raises:
+        InputError: For another number of axes, an axis of length 0, channels first, or one picture
+            (H, W, C) in place of a set.
+    """
+    shape = tuple(int(side) for side in x.shape)
+    if x.ndim == 2:
+        return x
+    if x.ndim not in (3, 4):
+        raise InputError(
+            f"images have shape {shape}; (N, H, W, C) is needed: reshape them, greyscale may be "
+            "(N, H, W)"
+        )
+    if 0 in shape:
+        raise InputError(
+            f"images have shape {shape}; (N, H, W, C) with at least one image of at least one "
+            "pixel is needed"
+        )
+    if x.ndim == 3:
+        if shape[2] in (1, 3, 4) and min(shape[:2]) >= _PICTURE_SIDE:
+            raise InputError(
+                f"images have shape {shape}, which looks like one picture (H, W, C); (N, H, W, C) "
+                "is needed: x[None], or x[..., None] for a set of greyscale images"
+            )
+        return x.reshape(*shape, 1)
+    _, a, b, d = shape
+    if a <= _MOST_CHANNELS < d and a != b:
+        raise InputError(
+            f"images have shape {shape}, which looks like (N, C, H, W); (N, H, W, C) is needed: "
+            f"x.transpose(0, 2, 3, 1), or x.transpose(0, 2, 1, 3) for images that are {a} "
+            f"{'pixel' if a == 1 else 'pixels'} high and have {d} channels (the kernel is the same)"
+        )
+    return x
+
+
+def _is_pillow(image: Any) -> bool:
+    return hasattr(image, "getbands") and hasattr(image, "getpalette")
+
+
+def _check_pillow(images: Sequence[Any]) -> None:
+    """Raise InputError for Pillow images of several modes, or whose numbers are no colours."""
+    modes = [image.mode for image in images if _is_pillow(image)]
+    named = set(modes)
+    if not named:
+        return
+    remedy = '[image.convert("RGB") for image in images]'
+    if len(named) > 1:
+        raise InputError(f"images are of the modes {', '.join(sorted(named))}; use {remedy}")
+    if modes[0] in ("P", "PA"):
+        raise InputError(
+            f"images are of mode {modes[0]}, whose numbers are places in a palette; use {remedy}"
+        )
+
+
+def _why_no_array(images: Any, error: Exception | None) -> str:
+    """Return why images do not make an array: the first that does not fit, or their type."""
+    remedy = "give an array (N, H, W, C), or a list of images of one size"
+    if isinstance(images, list | tuple | np.ndarray) and len(images):
+        try:
+            shapes = [tuple(np.shape(image)) for image in images]
+        except (TypeError, ValueError, RuntimeError):
+            shapes = [()]
+        others = [i for i, shape in enumerate(shapes) if shape != shapes[0]]
+        empty = next((i for i, image in enumerate(images) if image is None), None)
+        if empty is not None:
+            return f"images[{empty}] is None; {remedy}"
+        if others:
+            return (
+                f"images[0] has shape {shapes[0]} but images[{others[0]}] {shapes[others[0]]}; "
+                "bring all to one height, width and number of channels"
+            )
+    reason = f" ({error})" if error is not None else ""
+    return f"images are given as {type(images).__name__}{reason}; {remedy}"
