@@ -521,8 +521,11 @@ def _code(text: str) -> str:
 
 
 def _describe(config: RunConfig, inputs: Inputs) -> Manifest:
+    from ntkdist.kernels.ranges import check_entries
+
     arch = Architecture.parse(config.architecture)
     name, arithmetic, reason = choose_backend(config, arch, inputs.images.shape[1:])
+    check_entries(arch, inputs.images, config.gram.dtype, config.gram.kinds)
     return Manifest(
         schema=SCHEMA,
         config=_resolved(config, features=inputs.is_features).to_dict(),
