@@ -15,6 +15,7 @@ import numpy as np
 from ntkdist.errors import InputError
 from ntkdist.kernels.backend import check_kinds
 from ntkdist.kernels.chain import Chain, chain_of
+from ntkdist.kernels.ranges import check_entries
 from ntkdist.kernels.registry import select_backend
 from ntkdist.networks.architecture import Architecture, ArchitectureSpec
 from ntkdist.pixels import array_of, channels_last, check_raw_scale
@@ -56,7 +57,8 @@ def kernel_matrix(
 
     Raises:
         InputError: For bad images, an unknown kind or backend, an architecture that no backend
-            covers, or integers in one of x1 and x2 and other pixels on another scale in the other.
+            covers, integers in one of x1 and x2 and other pixels on another scale in the other, or
+            entries that would all be 0 or leave the range of ``dtype``.
     """
     (kind,) = check_kinds([kind])
     arch = Architecture.parse(arch)
@@ -66,11 +68,24 @@ def kernel_matrix(
         check_raw_scale(x1, x2, "x2")
     threads = threads or len(os.sched_getaffinity(0))
     chosen = select_backend(arch, x1.shape[1:], name=backend, dtype=dtype, threads=threads).backend
-    a = chosen.prepare(arch, x1 if chosen.name == "cuda" else np.asarray(x1))
-    b = a
-    if x2 is not None:
-        b = chosen.prepare(arch, x2 if chosen.name == "cuda" else np.asarray(x2))
-    return chosen.block(a, b, (kind,))[kind]
+    states = []
+    for x in (x1,) if x2 is None else (x1, x2):
+        states.append(chosen.prepare(arch, x if chosen.name == "cuda" else np.asarray(x)))
+        check_entries(arch, _on_host(x), dtype, (kind,))
+    entries = chosen.block(states[0], states[-1], (kind,))[kind]
+    if not np.isfinite(entries).all():
+        raise InputError(
+            f"an entry is beyond the largest {dtype}; take dtype float64, or rescale the images"
+        )
+    return entries
+
+
+def _on_host(x: Any) -> np.ndarray:
+    if not hasattr(x, "__cuda_array_interface__"):
+        return np.asarray(x)
+    from ntkdist.kernels.cuda.prepare import on_host
+
+    return on_host(x)
 
 
 def _rows(arch: Architecture, x: Any) -> Any:

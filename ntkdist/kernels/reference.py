@@ -15,6 +15,7 @@ import numpy as np
 from ntkdist.errors import InputError
 from ntkdist.kernels.backend import as_images, check_kinds, check_pair
 from ntkdist.kernels.duals import erf_dual, relu_dual
+from ntkdist.kernels.ranges import check_range
 from ntkdist.networks.architecture import Architecture
 from ntkdist.networks.layers import (
     AvgPool,
@@ -193,6 +194,7 @@ class ReferenceBackend:
     def prepare(self, arch: Architecture, images: np.ndarray) -> ReferenceState:
         """Check and keep the images; fully connected networks see them flattened."""
         x = as_images(images)
+        check_range(arch, x, self.dtype)
         return ReferenceState(arch, x if arch.is_spatial else x.reshape(x.shape[0], 1, 1, -1))
 
     def block(

@@ -19,6 +19,7 @@ import numpy as np
 
 from ntkdist.errors import InputError
 from ntkdist.kernels.backend import as_images, check_kinds, check_pair
+from ntkdist.kernels.ranges import check_range
 from ntkdist.networks.architecture import Architecture
 from ntkdist.networks.layers import (
     AvgPool,
@@ -228,7 +229,9 @@ class StaxBackend:
 
     def prepare(self, arch: Architecture, images: np.ndarray) -> StaxState:
         """Keep the images; neural-tangents computes its diagonals with every block."""
-        return StaxState(arch, as_images(images), _kernel_fn(arch))
+        x = as_images(images)
+        check_range(arch, x, self.dtype)
+        return StaxState(arch, x, _kernel_fn(arch))
 
     def block(
         self, a: StaxState, b: StaxState, kinds: Sequence[str] = ("ntk",)

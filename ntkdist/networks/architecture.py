@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, TypeAlias
 
 from ntkdist.errors import InputError, did_you_mean
@@ -23,6 +23,7 @@ from ntkdist.networks.layers import (
     Layer,
     Relu,
     Residual,
+    as_layers,
     first_spatial,
     output_size,
     weight_depth,
@@ -45,14 +46,9 @@ class Architecture:
     layers: tuple[Layer, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "layers", tuple(self.layers))
+        object.__setattr__(self, "layers", as_layers("architecture", self.layers))
         if not self.layers:
             raise InputError("architecture: the list of layers is empty; give a preset or layers")
-        for layer in self.layers:
-            if type(layer).__name__ not in LAYERS:
-                raise InputError(
-                    f"architecture: {layer!r} is not a layer; the layers are {', '.join(LAYERS)}"
-                )
         ends = [i for i, x in enumerate(self.layers) if isinstance(x, (Flatten, GlobalAvgPool))]
         if self.is_spatial and not ends:
             raise InputError(
@@ -91,8 +87,8 @@ class Architecture:
             spec: A preset (``cntk-gap-11``), a canonical string
                 (``[Conv(size=3), Relu(), Flatten(), Dense()]``), a list whose items are
                 layers, layer texts (``"Conv(size=5)"``, ``"Relu"``) or one-key
-                mappings (``{"Conv": {"size": 5}}``, as YAML gives them), or an
-                ``Architecture``.
+                mappings (``{"Conv": {"size": 5}}``, as YAML gives them; ``{"Conv": 5}``
+                gives the first field), or an ``Architecture``.
 
         Returns:
             The architecture.
@@ -102,11 +98,16 @@ class Architecture:
         """
         if isinstance(spec, Architecture):
             return spec
-        if isinstance(spec, str):
-            text = spec.strip()
-            return cls(_parse_text(text)) if text.startswith("[") else preset(text)
-        if isinstance(spec, Sequence):
-            return cls(tuple(_parse_item(item) for item in spec))
+        try:
+            if isinstance(spec, str):
+                text = spec.strip()
+                return cls(_parse_text(text)) if text.startswith("[") else preset(text)
+            if isinstance(spec, Sequence) and not isinstance(spec, bytes):
+                return cls(_parse_items(spec))
+        except RecursionError:
+            raise InputError(
+                "architecture: residual branches are nested too deeply; nest fewer"
+            ) from None
         raise InputError(
             f"architecture: {spec!r} is neither a preset name, a list of layers nor an Architecture"
         )
@@ -216,14 +217,23 @@ def _make(name: str, positional: Sequence[Any], named: dict[str, Any]) -> Layer:
             raise InputError(
                 f"architecture: {name} has no field {field!r}; "
                 + (f"its fields are {', '.join(known)}" if known else "it has none")
-                + did_you_mean(field, known)
+                + did_you_mean(str(field), known)
             )
     if len(positional) > len(known):
         raise InputError(f"architecture: {name} takes at most {len(known)} values")
     repeated = [f for f in known[: len(positional)] if f in named]
     if repeated:
         raise InputError(f"architecture: {name} is given {repeated[0]!r} twice")
+    for f in fields(cls)[len(positional) :]:
+        if f.default is MISSING and f.name not in named:
+            raise InputError(f"architecture: {name} needs the field {f.name!r}, a list of layers")
     return cls(*positional, **named)
+
+
+def _parse_items(items: Any) -> tuple[Layer, ...]:
+    """Read layers: several in a list, or one alone."""
+    several = isinstance(items, Sequence) and not isinstance(items, (str, bytes))
+    return tuple(_parse_item(item) for item in (items if several else (items,)))
 
 
 def _parse_item(item: Any) -> Layer:
@@ -231,13 +241,28 @@ def _parse_item(item: Any) -> Layer:
         return item
     if isinstance(item, str):
         text = item.strip()
-        return _parse_text(f"[{text}]" if "(" in text else f"[{text}()]")[0]
+        layers = _parse_text(f"[{text}]" if "(" in text else f"[{text}()]")
+        if len(layers) != 1:
+            raise InputError(f"architecture: {item!r} is not one layer; make it items of the list")
+        return layers[0]
     if isinstance(item, dict) and len(item) == 1:
-        ((name, named),) = item.items()
-        named = dict(named or {})
-        for branch in ("branch", "shortcut"):
-            if branch in named and isinstance(named[branch], list):
-                named[branch] = tuple(_parse_item(x) for x in named[branch])
+        ((name, value),) = item.items()
+        known = [f.name for f in fields(LAYERS[name])] if name in LAYERS else []
+        if isinstance(value, dict) and set(value) - set(LAYERS):
+            named = dict(value)
+        elif value is None or (isinstance(value, (list, dict)) and not value):
+            named = {}
+        elif known:
+            named = {known[0]: value}
+        else:
+            raise InputError(
+                f"architecture: {item!r} cannot be read: {name} has no field to take {value!r}"
+                if name in LAYERS
+                else f"architecture: unknown layer {name!r}; the layers are {', '.join(LAYERS)}"
+                + did_you_mean(str(name), LAYERS)
+            )
+        for branch in {"branch", "shortcut"} & set(named) & set(known):
+            named[branch] = _parse_items(named[branch])
         return _make(str(name), (), named)
     raise InputError(
         f"architecture: {item!r} is not a layer; write Conv, Conv(size=5) or {{Conv: {{size: 5}}}}"

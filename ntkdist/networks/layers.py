@@ -9,13 +9,17 @@ aligned filter offsets of a convolution (one offset for a dense layer).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import TypeAlias
 
 from ntkdist.errors import InputError, did_you_mean
 
 SQRT2 = math.sqrt(2.0)
+# the squares of standard deviations must be numbers of float64 with all digits
+SMALLEST_STD, LARGEST_STD = 1e-150, 1e150
+LARGEST_FILTER = 1000
 
 
 @dataclass(frozen=True)
@@ -39,9 +43,10 @@ class Conv:
     padding: str = "SAME"
 
     def __post_init__(self) -> None:
-        _check_integer("Conv", "size", self.size, 1)
-        _check_integer("Conv", "stride", self.stride, 1)
-        if self.padding not in {"SAME", "VALID", "CIRCULAR"}:
+        _check_integer(self, "size", most=LARGEST_FILTER)
+        _check_integer(self, "stride")
+        paddings = {"SAME", "VALID", "CIRCULAR"}
+        if not isinstance(self.padding, str) or self.padding not in paddings:
             raise InputError(
                 f"Conv: padding={self.padding!r} is not one of SAME, VALID, CIRCULAR"
                 + did_you_mean(str(self.padding).upper(), ["SAME", "VALID", "CIRCULAR"])
@@ -84,7 +89,7 @@ class AvgPool:
     size: int = 2
 
     def __post_init__(self) -> None:
-        _check_integer("AvgPool", "size", self.size, 1)
+        _check_integer(self, "size")
 
 
 @dataclass(frozen=True)
@@ -110,8 +115,8 @@ class Residual:
     shortcut: tuple[Layer, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "branch", tuple(self.branch))
-        object.__setattr__(self, "shortcut", tuple(self.shortcut))
+        object.__setattr__(self, "branch", as_layers("Residual: branch", self.branch))
+        object.__setattr__(self, "shortcut", as_layers("Residual: shortcut", self.shortcut))
         for layer in self.branch + self.shortcut:
             if isinstance(layer, (Flatten, GlobalAvgPool)):
                 raise InputError(
@@ -183,19 +188,47 @@ def output_size(layers: Sequence[Layer], H: int, W: int, image: str) -> tuple[in
     return H, W
 
 
-def _check_integer(owner: str, field: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise InputError(f"{owner}: {field}={value!r} must be a whole number of at least {least}")
+def as_layers(owner: str, layers: object) -> tuple[Layer, ...]:
+    """Return layers as a tuple, or raise ``InputError`` if they are no sequence of layers."""
+    if isinstance(layers, (str, bytes)) or not isinstance(layers, Iterable):
+        raise InputError(f"{owner}: {layers!r} is not a list of layers")
+    checked = tuple(layers)
+    for layer in checked:
+        if type(layer).__name__ not in LAYERS:
+            raise InputError(
+                f"{owner}: {layer!r} is not a layer; the layers are {', '.join(LAYERS)}"
+            )
+    return checked
+
+
+def _check_integer(layer: Conv | AvgPool, field: str, *, most: int | None = None) -> None:
+    value = getattr(layer, field)
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not whole or value < 1 or (most is not None and value > most):
+        limits = "of at least 1" if most is None else f"from 1 to {most}"
+        raise InputError(
+            f"{type(layer).__name__}: {field}={value!r} must be a whole number {limits}"
+        )
+    # those of NumPy too are to give the same canonical text
+    object.__setattr__(layer, field, int(value))
 
 
 def _check_weights(layer: Conv | Dense) -> None:
     owner = type(layer).__name__
-    for field, least in (("W_std", "positive"), ("b_std", "zero or positive")):
+    for field, least in (("W_std", SMALLEST_STD), ("b_std", 0.0)):
         value = getattr(layer, field)
-        usable = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not usable or not math.isfinite(value) or value < 0 or (field == "W_std" and value == 0):
-            raise InputError(f"{owner}: {field}={value!r} must be a finite number, {least}")
+        try:
+            number = float(value) if isinstance(value, Real) else math.nan
+        except OverflowError:  # an integer beyond float64
+            number = math.inf
+        in_range = number == least or SMALLEST_STD <= number <= LARGEST_STD
+        if isinstance(value, bool) or not in_range:
+            zero = "0, or " if field == "b_std" else ""
+            raise InputError(
+                f"{owner}: {field}={value!r} must be {zero}a number from {SMALLEST_STD:g} to "
+                f"{LARGEST_STD:g}"
+            )
         # 1 and 1.0 are the same network and must give the same canonical text
-        object.__setattr__(layer, field, float(value))
+        object.__setattr__(layer, field, number + 0.0)  # −0.0 too
     if not isinstance(layer.trainable, bool):
         raise InputError(f"{owner}: trainable={layer.trainable!r} must be true or false")

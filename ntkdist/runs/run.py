@@ -43,6 +43,7 @@ from ntkdist.errors import InputError, NtkdistError, StageError, StoreError
 from ntkdist.networks.architecture import Architecture, preset_of
 from ntkdist.runs.inputs import (
     ARRAYS,
+    NOTES,
     Inputs,
     fingerprint,
     load_inputs,
@@ -153,6 +154,11 @@ class Run:
     def has_pictures(self) -> bool:
         """Whether there are images for people to look at; False for features of no images."""
         return not self.manifest.is_features or self.config.data.features is not None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on what its source held that was not read as it is, and on unused classes."""
+        return tuple(self.attributes("inputs", "images").get(NOTES, ()))
 
     @property
     def channels(self) -> int | None:
@@ -515,8 +521,11 @@ def _code(text: str) -> str:
 
 
 def _describe(config: RunConfig, inputs: Inputs) -> Manifest:
+    from ntkdist.kernels.ranges import check_entries
+
     arch = Architecture.parse(config.architecture)
     name, arithmetic, reason = choose_backend(config, arch, inputs.images.shape[1:])
+    check_entries(arch, inputs.images, config.gram.dtype, config.gram.kinds)
     return Manifest(
         schema=SCHEMA,
         config=_resolved(config, features=inputs.is_features).to_dict(),

@@ -20,6 +20,7 @@ from ntkdist.runs.inputs import (
     Inputs,
     kernel_view,
     load_data,
+    notes_of,
     pictures_of,
     row_digests,
     stamp_of,
@@ -137,6 +138,7 @@ def grown_inputs(config: RunConfig, held: StoredInputs) -> Inputs | None:
         preprocess=match.preprocess,
         digests=row_digests(source.images[chosen]) if source.is_features else None,
         stamp=stamp,
+        notes=notes_of(source, np.concatenate([held.labels, labels])),
     )
 
 

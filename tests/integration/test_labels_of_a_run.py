@@ -160,7 +160,7 @@ def test_labelings_are_ranked_by_how_clean_they_are(finished, tmp_path):
         assert found[2].changed == 0
         for name, content, said in (
             ("short.txt", "1\n2\n", "2 labels for 200 images"),
-            ("words.txt", "cat\n", "cannot be read as labels"),
+            ("words.txt", "cat\n", "label 'cat' at index 0 is none of the 10 names"),
         ):
             (tmp_path / name).write_text(content)
             with pytest.raises(InputError, match=f"{name}.*{said}"):

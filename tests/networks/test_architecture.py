@@ -1,6 +1,7 @@
 import math
 import re
 
+import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
@@ -78,6 +79,37 @@ def test_yaml_lists_and_layers_mean_the_same():
         assert Architecture.parse(spec) == expected
 
 
+@pytest.mark.parametrize(
+    ("item", "layer"),
+    [
+        ({"AvgPool": 3}, AvgPool(3)),
+        ({"Conv": 5}, Conv(5)),
+        ({"Dense": 0.5}, Dense(0.5)),
+        ({"Conv": []}, Conv()),
+        ({"Residual": ["Conv", "Relu"]}, Residual((Conv(), Relu()))),
+        ({"Residual": {"Conv": 5}}, Residual((Conv(5),))),
+        (
+            {"Residual": {"branch": "Conv", "shortcut": {"Conv": 1}}},
+            Residual((Conv(),), (Conv(1),)),
+        ),
+        ({"Conv": {"size": np.int64(5), "W_std": np.float32(0.5)}}, Conv(5, 0.5)),
+        ({"Conv": {"b_std": -0.0}}, Conv(b_std=0.0)),
+    ],
+    ids=str,
+)
+def test_a_value_alone_is_the_first_field(item, layer):
+    found = Architecture.parse([item, "Flatten", "Dense"])
+    assert str(found) == str(Architecture((layer, Flatten(), Dense())))
+
+
+@pytest.mark.parametrize("layers", [3, None, "Dense", [3]], ids=str)
+def test_what_is_no_sequence_of_layers_is_named(layers):
+    with pytest.raises(InputError, match="is not a"):
+        Architecture(layers)
+    with pytest.raises(InputError, match=r"Residual: shortcut: .* is not a"):
+        Residual((), layers)
+
+
 def test_integers_and_floats_give_one_canonical_text():
     assert str(Architecture((Dense(W_std=1),))) == str(Architecture((Dense(W_std=1.0),)))
 
@@ -101,9 +133,27 @@ def test_depth_takes_the_longer_branch():
         (["Conv(siez=3)", "Flatten", "Dense"], "no field 'siez'.*did you mean 'size'"),
         (["Relu(3)", "Dense"], "takes at most 0"),
         (["Conv(3, size=3)", "Flatten", "Dense"], "given 'size' twice"),
-        (["Conv(0)", "Flatten", "Dense"], "size=0 must be a whole number of at least 1"),
-        (["Conv(3, W_std=0)", "Flatten", "Dense"], "W_std=0 must be a finite number"),
-        (["Dense(b_std=-1)"], "b_std=-1 must be"),
+        (["Conv(0)", "Flatten", "Dense"], "size=0 must be a whole number from 1 to 1000"),
+        (["Conv(3, W_std=0)", "Flatten", "Dense"], "W_std=0 must be a number from 1e-150 to"),
+        (["Dense(b_std=-1)"], "b_std=-1 must be 0, or a number from 1e-150 to"),
+        ([{"Dense": {"W_std": 1e200}}], r"W_std=1e\+200 must be a number from .* to 1e\+150"),
+        ([{"Dense": {"W_std": 10**400}}], "W_std=1000.* must be a number from"),
+        ([{"Dense": {"b_std": True}}], "b_std=True must be 0, or a number"),
+        ([{"Residual": {}}, "Flatten", "Dense"], "Residual needs the field 'branch'"),
+        (["Residual()", "Flatten", "Dense"], "Residual needs the field 'branch'"),
+        ("[Residual(branch=3), Flatten(), Dense()]", "branch: 3 is not a list of layers"),
+        ([{"Residual": 3}, "Flatten", "Dense"], "3 is not a layer"),
+        ([{"Conv": {"padding": [1]}}, "Flatten", "Dense"], r"padding=\[1\] is not one of SAME"),
+        ([{"Conv": {1: 2}}, "Flatten", "Dense"], "Conv has no field 1"),
+        ([{"Conv": [5, 1]}, "Flatten", "Dense"], r"size=\[5, 1\] must be a whole number"),
+        ([{"Conv": True}, "Flatten", "Dense"], "size=True must be a whole number"),
+        (["Conv(1000001)", "Flatten", "Dense"], "size=1000001 must be a whole number from 1 to"),
+        ([{"Relu": 3}, "Dense"], "Relu has no field to take 3"),
+        ([{"Rellu": 3}, "Dense"], "unknown layer 'Rellu'.*did you mean 'Relu'"),
+        ([{7: 3}, "Dense"], "unknown layer 7"),
+        (["Dense(), Relu()", "Dense"], "is not one layer; make it items of the list"),
+        (b"fc-2", "neither a preset name"),
+        ([[{"Dense": {}}]], "is not a layer"),
         (["Dense(trainable=3)"], "trainable=3"),
         (["Conv(padding='same')", "Flatten", "Dense"], "did you mean 'SAME'"),
         ("[Conv(3]", "cannot be read"),
@@ -113,12 +163,20 @@ def test_depth_takes_the_longer_branch():
         ([{"Conv": {}, "Relu": {}}], "is not a layer"),
         (["Residual(branch=(Flatten(),))", "Flatten", "Dense"], "cannot be part of a branch"),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:80],
 )
 def test_bad_specifications_are_named(spec, message):
     with pytest.raises(InputError, match=message) as caught:
         Architecture.parse(spec)
     assert "\n" not in str(caught.value)
+
+
+def test_branches_inside_each_other_have_a_limit():
+    item = "Conv"
+    for _ in range(2000):
+        item = {"Residual": item}
+    with pytest.raises(InputError, match="nested too deeply"):
+        Architecture.parse([item, "Flatten", "Dense"])
 
 
 def test_defaults_are_the_field_s():

@@ -1,5 +1,6 @@
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -45,6 +46,27 @@ def test_fingerprint_follows_what_decides_the_bits(tmp_path):
         RunConfig(run=str(tmp_path / "n"), data=DataConfig(n=40), noise=NoiseConfig(0.5))
     )
     assert noisy.fingerprint in prints  # labels do not enter the Gram
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"architecture": ["Dense(W_std=0.1)", "Relu"] * 30 + ["Dense"]}, "Dense with W_std=0.1"),
+        ({"architecture": ["Dense(trainable=False)"]}, "no layer is trainable"),
+        ({"data": DataConfig(source="npz:{}/black.npz", preprocess="none")}, r"zero \(black\)"),
+    ],
+    ids=str,
+)
+def test_a_kernel_that_would_be_zero_is_refused_before_anything_is_stored(
+    tmp_path, changes, message
+):
+    black = np.zeros((4, 3, 3), np.uint8)
+    np.savez(tmp_path / "black.npz", x_train=black, y_train=np.array([0, 1, 0, 1]))
+    changed = replace(config(tmp_path), **changes)
+    source = changed.data.source.format(tmp_path)
+    with pytest.raises(InputError, match=message):
+        Run.create(replace(changed, data=replace(changed.data, source=source)))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from ntkdist.kernels.chain import Chain, Link, Plan, chain_of, linear_tail, not_
 from ntkdist.kernels.cpu import dense, loops
 from ntkdist.kernels.cpu.vector import BYTES, LANES, coefficients
 from ntkdist.kernels.duals import erf_dual, relu_distance
+from ntkdist.kernels.ranges import check_range
 from ntkdist.networks.architecture import Architecture
 from ntkdist.networks.layers import Dense, Erf, Layer, Relu
 
@@ -143,6 +144,7 @@ class CpuBackend:
             arch.check_image(*x.shape[1:3])
         else:
             x = x.reshape(x.shape[0], 1, 1, -1)
+        check_range(arch, x, self.dtype)
         return _Preparation(self, chain, x).state()
 
     def block(

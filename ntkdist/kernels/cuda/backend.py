@@ -39,9 +39,10 @@ from ntkdist.kernels.cuda.intrinsics import (
     put,
 )
 from ntkdist.kernels.cuda.layout import layout_of
-from ntkdist.kernels.cuda.prepare import CudaState, Preparation, on_device
+from ntkdist.kernels.cuda.prepare import CudaState, Preparation, on_device, on_host
 from ntkdist.kernels.cuda.runner import BlockRunner, pairs_of, to_device
 from ntkdist.kernels.cuda.unroll import written_out
+from ntkdist.kernels.ranges import check_range
 from ntkdist.networks.architecture import Architecture
 from ntkdist.networks.layers import Dense, Erf
 
@@ -90,6 +91,7 @@ class CudaBackend:
         x = on_device(images)
         if chain.spatial:
             arch.check_image(*x.shape[1:3])
+        check_range(arch, on_host(images), self.dtype)
         return Preparation(self._runner, chain, x, reads).state()
 
     def can_read(self, arch: Architecture, image_shape: tuple[int, int, int]) -> bool:

@@ -80,6 +80,15 @@ def on_device(images: Any) -> Any:
     return to_device(as_images(np.asarray(images)))
 
 
+def on_host(images: Any) -> np.ndarray:
+    """Return images as a NumPy array; those on the device are copied."""
+    if hasattr(images, "copy_to_host"):
+        return np.asarray(images.copy_to_host())
+    if hasattr(images, "__cuda_array_interface__"):
+        return np.asarray(cuda.as_cuda_array(images).copy_to_host())
+    return np.asarray(images)
+
+
 class Preparation:
     """Fills a layout's numbers for images, link by link, on the device."""
 
