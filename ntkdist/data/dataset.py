@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from ntkdist.checks import check_labels, label_values, normal_name, refuse_two_spellings
 from ntkdist.data.features import check_features, not_finite
 from ntkdist.errors import InputError
-from ntkdist.pixels import image_array
+from ntkdist.pixels import PixelRange, image_array
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +98,11 @@ class ImageSet:
             return 1, 1, self.images.shape[1]
         _, height, width, channels = self.images.shape
         return height, width, channels
+
+    @property
+    def pixel_range(self) -> PixelRange | None:
+        """Range of all images, by which their scale is known; None for features."""
+        return None if self.is_features else PixelRange.of(self.images)
 
     @property
     def shown(self) -> NDArray[Any] | None:

@@ -178,7 +178,7 @@ def load_inputs(config: RunConfig, *, prepared_as: Preprocessor | None = None) -
     chosen = select(data.labels, config.data.n, config.data.subset, config.data.seed)
     preprocess = Preprocessor.fit(data.images, config.data.preprocess)
     if prepared_as is not None and preprocess.agrees(prepared_as):
-        preprocess = prepared_as
+        preprocess = preprocess.with_statistics_of(prepared_as)
     raw = data.images[chosen]
     labels = data.labels[chosen]
     _check_classes(labels, data)
@@ -186,7 +186,7 @@ def load_inputs(config: RunConfig, *, prepared_as: Preprocessor | None = None) -
     if config.noise.rate > 0:
         true = labels
         labels, _ = symmetric(labels, data.num_classes, config.noise.rate, config.noise.seed)
-    images = kernel_view(preprocess.apply(raw))
+    images = kernel_view(preprocess.apply(raw, of=preprocess.pixel_range))
     files = tuple(data.files[i] for i in chosen) if data.files else ()
     return Inputs(
         images=images,
