@@ -22,6 +22,7 @@ def assemble(
     num_classes: int | None = None,
     other_labels: NDArray[Any] | None = None,
     files: Sequence[str] = (),
+    notes: Sequence[str] = (),
 ) -> ImageSet:
     """Return a checked ImageSet of images (N, H, W[, C]) or features (N, D), labels (N,) or (N, 1).
 
@@ -47,6 +48,7 @@ def assemble(
             1 if num_classes is None else num_classes,
             tuple(class_names),
             tuple(files),
+            notes=tuple(notes),
         )
     except InputError as error:
         raise InputError(f"{where}: {error}") from None

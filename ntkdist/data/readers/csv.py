@@ -68,12 +68,14 @@ def read(path: Path, split: str, size: Size | None = None) -> ImageSet:
                 else f"add a column {SPLIT_COLUMN} with train and test, or read the other split"
             )
         )
+    images, notes = decode([files[i] for i in chosen], size)
     return assemble(
         f"{path} ({split})",
-        decode([files[i] for i in chosen], size),
+        images,
         labels[chosen],
         class_names=names,
         files=[rows[i].file for i in chosen],
+        notes=notes,
     )
 
 

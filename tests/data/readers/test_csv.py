@@ -159,3 +159,18 @@ def test_a_missing_table_names_its_neighbour(tmp_path, pixels):
         load(f"csv:{tmp_path}/label.csv")
     with pytest.raises(InputError, match=r"did you mean 'csv:labels\.csv'"):
         load("labels.csv")
+
+
+def test_turned_images_are_counted_and_broken_links_refused(tmp_path, pixels):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.open(tmp_path / "a.png").save(tmp_path / "turned.png", exif=exif)
+    path = written(tmp_path, "file,label\na.png,x\nturned.png,y\n")
+    read = load(f"csv:{path}")
+    assert read.notes == ("1 image is turned as its EXIF tag says: turned.png",)
+    np.testing.assert_array_equal(read.images[1], read.images[0][::-1, ::-1])
+    (tmp_path / "link.png").symlink_to(tmp_path / "gone.png")
+    text = "file,label\na.png,x\nlink.png,y\n"
+    assert f"line 3: there is no file {tmp_path}/link.png" in message_of(tmp_path, text).replace(
+        "FOLDER", str(tmp_path)
+    )
