@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import struct
 import zlib
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+from hypothesis import given, strategies as st
 from PIL import Image
 
 from ntkdist.config import DataConfig, RunConfig
@@ -539,3 +542,38 @@ def test_folders_of_one_class_are_refused_before_they_are_read(tmp_path):
     save(tmp_path / "a/1.png", grey())
     (tmp_path / "a/2.png").write_bytes(b"x")
     assert "all 2 labels are 'a'; at least two classes are needed" in message_of(tmp_path)
+
+
+# what Pillow writes without loss, by the ending and the mode of the pixels
+LOSSLESS = [
+    *[(suffix, mode) for suffix in ("png", "tif") for mode in ("1", "L", "I;16", "RGB", "RGBA")],
+    ("bmp", "L"), ("bmp", "RGB"), ("pgm", "L"), ("ppm", "RGB"), ("webp", "RGB"),
+    *[("tif", mode) for mode in ("I", "I;16B")],
+]  # fmt: skip
+
+
+@given(
+    st.sampled_from(LOSSLESS), st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    st.integers(0, 1000),
+)  # fmt: skip
+def test_files_of_every_kind_mode_and_shape_are_read_as_written(kind, shape, seed):
+    suffix, mode = kind
+    random = np.random.default_rng(seed)
+    if mode in ("I;16", "I;16B", "I"):
+        dtype = {"I": "<i4", "I;16": "<u2", "I;16B": ">u2"}[mode]
+        images = [random.integers(0, 1 << 16, shape).astype(dtype) for _ in range(2)]
+        pictures = [Image.fromarray(image) for image in images]
+    else:
+        colours = {"RGB": (3,), "RGBA": (4,)}.get(mode, ())
+        images = [random.integers(0, 256, (*shape, *colours), dtype=np.uint8) for _ in range(2)]
+        images = [np.where(image > 99, 255, 0) if mode == "1" else image for image in images]
+        pictures = [Image.fromarray(image.astype(np.uint8)) for image in images]
+        pictures = [image.convert("1") if mode == "1" else image for image in pictures]
+    with TemporaryDirectory() as folder:
+        for name, picture in zip("ab", pictures, strict=True):
+            (Path(folder) / name).mkdir()
+            picture.save(f"{folder}/{name}/1.{suffix}", **exactly(suffix))
+        read = load(f"images:{folder}").images
+    assert read.dtype == (np.uint16 if mode.startswith("I") else np.uint8)
+    wanted = np.stack(images).reshape(2, *shape, -1)[..., :3]
+    np.testing.assert_array_equal(read, wanted)
