@@ -7,12 +7,12 @@ and what to pass instead.
 from __future__ import annotations
 
 import enum
-import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist.checks import check_ridge as check_ridge
 from ntkdist.errors import InputError, NtkdistError, StoreError
 from ntkdist.words import format_bytes
 
@@ -39,9 +39,6 @@ class LinalgStatus(enum.Enum):
         "float64 overflowed although every entry of the matrix is finite; scale the matrix down"
     )
     UNREADABLE = "rows {rows} and columns {cols} of the matrix could not be read: {reason}"
-    BAD_RIDGE = (
-        "{name}={ridge!r} must be finite and ≥ 0, relative to the mean of the diagonal{otherwise}"
-    )
     BAD_MEMORY = (
         "memory_limit {given!r} is not a size; pass bytes or a string such as '2GiB' or '500MB'"
     )
@@ -214,23 +211,6 @@ def not_symmetric(skew: tuple[int, int, float, float]) -> Exception:
     """Return the error for an entry (row, column, value, mirror) whose mirror image differs."""
     row, col, value, other = skew
     return LinalgStatus.NOT_SYMMETRIC.error(row=row, col=col, value=value, other=other)
-
-
-def check_ridge(ridge: Any, name: str = "ridge", *, otherwise: str = "") -> float:
-    """Return a ridge as a float.
-
-    Args:
-        ridge: The ridge, relative to the mean of the diagonal.
-        name: Name of the argument, for the message.
-        otherwise: What else the argument may be, as the end of the message.
-
-    Raises:
-        InputError: It is not a finite number ≥ 0.
-    """
-    number = isinstance(ridge, int | float | np.integer | np.floating)
-    if not number or isinstance(ridge, bool) or not math.isfinite(ridge) or ridge < 0:
-        raise LinalgStatus.BAD_RIDGE.error(name=name, ridge=ridge, otherwise=otherwise)
-    return float(ridge)
 
 
 def check_vectors(b: Any, n: int) -> NDArray[np.float64]:
