@@ -47,6 +47,7 @@ from ntkdist.runs.inputs import (
     Inputs,
     fingerprint,
     load_inputs,
+    same_data,
     source_of,
     store_inputs,
 )
@@ -601,6 +602,7 @@ def _refuse_change(manifest: Manifest, config: RunConfig) -> None:
         both["gram"] = {k: v for k, v in both["gram"].items() if k not in EXECUTION_SETTINGS}
         # what is predicted is no part of the Gram
         both["data"] = {k: v for k, v in both["data"].items() if k != "features_test"}
+    new["data"] = same_data(old["data"], new["data"])
     if config.gram.backend not in ("auto", manifest.backend):
         old["gram"]["backend"], new["gram"]["backend"] = manifest.backend, config.gram.backend
     changed = differences(old, new)
