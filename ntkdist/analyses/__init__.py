@@ -155,13 +155,10 @@ def stored_results(run: Run, group: str, *keys: str) -> list[tuple[str, dict[str
 
 
 def numbered(sections: Sequence[ReportSection]) -> list[ReportSection]:
-    """Give sections of the same name a number in name and title."""
+    """Number the titles of several sections of one analysis."""
     if len(sections) == 1:
         return list(sections)
-    return [
-        replace(one, name=f"{one.name}-{k}", title=f"{one.title} ({k})")
-        for k, one in enumerate(sections, start=1)
-    ]
+    return [replace(one, title=f"{one.title} ({k})") for k, one in enumerate(sections, start=1)]
 
 
 def panel(

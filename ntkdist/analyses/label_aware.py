@@ -336,10 +336,11 @@ def _plot_choices(
 def _sections(run: Run) -> list[ReportSection]:
     """Read the accuracies of the kernels on two classes."""
     keys = ("names", "trained_on", "held_out", "validated", "kernels")
-    return numbered([_section(kept) for _, kept in stored_results(run, "label_aware", *keys)])
+    return numbered([_section(*one) for one in stored_results(run, "label_aware", *keys)])
 
 
-def _section(kept: Mapping[str, Any]) -> ReportSection:
+def _section(group: str, kept: Mapping[str, Any]) -> ReportSection:
+    at = group.replace("/", "-").replace("_", "-")
     kernels = kept["kernels"]
     plain, *others = kernels
     best = max(others, key=lambda one: one["accuracy"])
@@ -360,13 +361,13 @@ def _section(kept: Mapping[str, Any]) -> ReportSection:
     alt = f"Accuracy of each kernel: {listed}."
     figures = (
         (
-            panel("label-aware-kernels", alt, _plot_kernels, kernels),
+            panel(f"{at}-kernels", alt, _plot_kernels, kernels),
             "Accuracy on images held out. Elasticity: how much more images of one class move "
             "together in training than others; ½ where classes do not matter.",
         ),
         (
             panel(
-                "label-aware-choice",
+                f"{at}-choice",
                 "Cross-validated accuracy over the weight of the label-aware part.",
                 _plot_choices,
                 curves,
@@ -375,7 +376,7 @@ def _section(kept: Mapping[str, Any]) -> ReportSection:
         ),
     )
     title = f"Labels inside the kernel: {a} or {b}"
-    return ReportSection("label-aware", title, (sentence,), (), figures)
+    return ReportSection(at, title, (sentence,), (), figures)
 
 
 ANALYSIS = Analysis(

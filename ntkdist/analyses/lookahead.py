@@ -267,22 +267,23 @@ def _sections(run: Run) -> list[ReportSection]:
 
 
 def _section(run: Run, group: str, kept: Mapping[str, Any]) -> ReportSection:
+    name = group.replace("/", "-")
     accuracy, counts = run.read(group, "accuracy"), run.read(group, "counts")
     curves = dict(zip(kept["criteria"], accuracy, strict=True))
-    last = {name: float(values[:, -1].mean()) for name, values in curves.items()}
-    best = max(last, key=lambda name: last[name])
+    last = {criterion: float(values[:, -1].mean()) for criterion, values in curves.items()}
+    best = max(last, key=lambda criterion: last[criterion])
     sentence = (
         f"With {counted(int(counts[-1]), 'label')} chosen by {best}, {kept['model']} is right "
         f"about {percent(last[best])} of {counted(kept['held_out'], 'held-out image')}"
     )
     if _BASELINE in last and best != _BASELINE:
         sentence += f"; with as many drawn at random, about {percent(last[_BASELINE])}"
-    listed = ", ".join(f"{name} {percent(value)}" for name, value in last.items())
+    listed = ", ".join(f"{key} {percent(value)}" for key, value in last.items())
     alt = f"Accuracy over labels asked for; at the end {listed}."
-    svg = panel("lookahead-curves", alt, _plot_curves, curves, counts, height=330)
+    svg = panel(f"{name}-curves", alt, _plot_curves, curves, counts, height=330)
     caption = "Mean and range over draws of the first labels; black: at random."
     title = "Which images to label next"
-    return ReportSection("lookahead", title, (f"{sentence}.",), (), ((svg, caption),))
+    return ReportSection(name, title, (f"{sentence}.",), (), ((svg, caption),))
 
 
 ANALYSIS = Analysis(

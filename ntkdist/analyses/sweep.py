@@ -222,16 +222,13 @@ def _sections(run: Run) -> list[ReportSection]:
     sections = []
     names = sorted(storage.children(run.address("sweep")))
     for over in DEFAULT_VALUES:
-        of_setting = [
-            stored(run, f"sweep/{name}", "images", "rows")
-            for name in names
-            if name.partition("-")[0] == over
-        ]
-        sections += numbered([_section(over, kept) for kept in of_setting if kept and kept["rows"]])
+        mine = [name for name in names if name.partition("-")[0] == over]
+        kept = {name: stored(run, f"sweep/{name}", "images", "rows") for name in mine}
+        sections += numbered([_section(f"sweep-{n}", over, k) for n, k in kept.items() if k])
     return sections
 
 
-def _section(over: str, kept: Mapping[str, Any]) -> ReportSection:
+def _section(name: str, over: str, kept: Mapping[str, Any]) -> ReportSection:
     rows = kept["rows"]
     most = max(row["accuracy"] for row in rows)
     tied = [row["value"] for row in rows if row["accuracy"] == most]
@@ -247,14 +244,14 @@ def _section(over: str, kept: Mapping[str, Any]) -> ReportSection:
 
     def make() -> Figure:
         figure = new_figure(390, 380)
-        for axes, (name, y) in zip(figure.subplots(2, 2).flat, measures.items(), strict=True):
+        for axes, (what, y) in zip(figure.subplots(2, 2).flat, measures.items(), strict=True):
             _plot_measure(axes, values, np.array(y, dtype=np.float64), FONT_SIZE - 1)
-            axes.set_title(name, fontsize=FONT_SIZE - 1)
+            axes.set_title(what, fontsize=FONT_SIZE - 1)
         figure.supxlabel(over, fontsize=FONT_SIZE)
         return figure
 
     listed = ", ".join(f"{row['value']}: {percent(row['accuracy'])}" for row in rows)
-    svg = inline_svg(f"sweep-{over}", f"Measures over {over}; accuracy at {listed}.", make)
+    svg = inline_svg(name, f"Measures over {over}; accuracy at {listed}.", make)
     sentence = (
         f"Of {counted(len(rows), 'value')} of {over}, {all_of(tied)} "
         f"{'predicts' if len(tied) == 1 else 'predict'} best: {percent(most)} of "
@@ -265,7 +262,7 @@ def _section(over: str, kept: Mapping[str, Any]) -> ReportSection:
         "(Σλ)²/Σλ²."
     )
     title = f"Other values of {over}"
-    return ReportSection(f"sweep-{over}", title, (sentence,), (), ((svg, caption),))
+    return ReportSection(name, title, (sentence,), (), ((svg, caption),))
 
 
 ANALYSIS = Analysis(

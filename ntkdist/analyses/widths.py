@@ -235,9 +235,10 @@ def _sections(run: Run) -> list[ReportSection]:
 
 
 def _section(run: Run, group: str, kept: Mapping[str, Any]) -> ReportSection:
+    name = group.replace("/", "-")
     sizes = run.read(group, "widths")
-    values = {name: run.read(group, name) for name in _MEASURES}
-    titles = {name: title for name, (_, title) in _MEASURES.items()}
+    values = {measure: run.read(group, measure) for measure in _MEASURES}
+    titles = {measure: title for measure, (_, title) in _MEASURES.items()}
     gap, exponents = values["kernel_gap"], kept["exponents"]
     sentences = [
         f"A network of width {count(int(sizes[-1]))} has a kernel {percent(float(gap[-1]))} away "
@@ -253,11 +254,11 @@ def _section(run: Run, group: str, kept: Mapping[str, Any]) -> ReportSection:
         gaps = [
             Gap(
                 title,
-                values[name],
-                exponents[name]["constant"] * sizes.astype(float) ** exponents[name]["exponent"],
-                exponents[name]["exponent"],
+                values[key],
+                exponents[key]["constant"] * sizes.astype(float) ** exponents[key]["exponent"],
+                exponents[key]["exponent"],
             )
-            for name, title in titles.items()
+            for key, title in titles.items()
         ]
         alt = "Distances from the infinite network over width, on log scales, with fitted lines."
         caption = (
@@ -265,14 +266,14 @@ def _section(run: Run, group: str, kept: Mapping[str, Any]) -> ReportSection:
             "of the kernel of one output from the whole; trained: of the trained network from its "
             "linearisation."
         )
-        figures = ((panel("widths-gaps", alt, plot_gaps, sizes, gaps, height=320), caption),)
+        figures = ((panel(f"{name}-gaps", alt, plot_gaps, sizes, gaps, height=320), caption),)
     rows = tuple(
-        (count(int(size)), *(number(float(values[name][k]), 3) for name in titles))
+        (count(int(size)), *(number(float(values[key][k]), 3) for key in titles))
         for k, size in enumerate(sizes)
     )
     head = ("Width", *(title.capitalize() for title in titles.values()))
     title = "Networks of finite width"
-    return ReportSection("widths", title, tuple(sentences), (), figures, head, rows)
+    return ReportSection(name, title, tuple(sentences), (), figures, head, rows)
 
 
 ANALYSIS = Analysis(

@@ -45,8 +45,8 @@ def test_only_what_is_missing_is_computed(tmp_path, monkeypatch):
         # values measured before are kept
         assert [row.value for row in fewer.rows] == ["3", "4", "2"]
         assert {one.name for one in read_sections(pipeline.run)[0]} == {
-            "sweep-depth-1",  # 40 images
-            "sweep-depth-2",
+            "sweep-depth-40",
+            "sweep-depth-50",
         }
         assert json.dumps(pipeline.run.attributes("sweep"))
     picture = (tmp_path / "r" / "sweep-depth.svg").read_text()

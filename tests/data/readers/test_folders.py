@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import numpy as np
 import pytest
+from hypothesis import given, strategies as st
 from PIL import Image
 
+from ntkdist.config import DataConfig, RunConfig
 from ntkdist.data import load
 from ntkdist.errors import InputError
+from ntkdist.runs.inputs import load_inputs
 
 RANDOM = np.random.default_rng(0)
 
@@ -96,9 +104,9 @@ def test_images_that_are_not_read_are_refused_and_not_left_out(tmp_path, suffix)
         (np.full((4, 5), 1 << 20, np.int32), "need more than 16 bits"),
     ],
 )
-def test_pixels_that_do_not_fit_eight_bits_are_refused(tmp_path, pixels, reason):
-    for name in ("a/1.png", "b/1.png"):
-        save(tmp_path / name, grey())
+def test_pixels_that_do_not_fit_sixteen_bits_are_refused(tmp_path, pixels, reason):
+    for name in ("a/1.tif", "b/1.tif"):
+        save(tmp_path / name, np.full((4, 5), 7, np.int32))
     save(tmp_path / "b/2.tif", pixels)
     text = message_of(tmp_path)
     assert f"{tmp_path}/b/2.tif cannot be read (" in text
@@ -136,14 +144,176 @@ def test_transparent_palette_gives_its_colours(tmp_path):
     np.testing.assert_array_equal(load(f"images:{tmp_path}").images[:, 1, 1], [[10, 20, 30]] * 2)
 
 
+def png(values, exif=b""):
+    """Return a PNG file of uint16 pixels (H, W, C), which Pillow does not write."""
+
+    def part(kind, data):
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    height, width, channels = values.shape
+    header = struct.pack(">IIBB3x", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels])
+    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in values)
+    head = b"\x89PNG\r\n\x1a\n" + part(b"IHDR", header)
+    head += part(b"eXIf", exif) if exif else b""
+    return head + part(b"IDAT", zlib.compress(lines)) + part(b"IEND", b"")
+
+
+def tiff(values, order, compressed):
+    """Return a TIFF file of uint16 pixels (H, W, 3)."""
+    (height, width, channels), data = values.shape, values.astype(f"{order}u2").tobytes()
+    data = zlib.compress(data) if compressed else data
+    at = 8 + 2 + 12 * 9 + 4
+    longs = {
+        256: width, 257: height, 258: at, 259: 8 if compressed else 1, 262: 2, 273: at + 6,
+        277: channels, 278: height, 279: len(data),
+    }  # fmt: skip
+    entries = b"".join(
+        struct.pack(f"{order}HHII", tag, 3, 3, value)
+        if tag == 258
+        else struct.pack(f"{order}HHII", tag, 4, 1, value)
+        for tag, value in longs.items()
+    )
+    head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HIH", 42, 8, len(longs))
+    return head + entries + struct.pack(f"{order}I3H", 0, 16, 16, 16) + data
+
+
+def sixteen(channels, high=65536):
+    return RANDOM.integers(0, high, (4, 5, channels), dtype=np.uint16)
+
+
+@pytest.mark.parametrize("high", [256, 4096, 65536])
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bit_grey_keeps_every_level(tmp_path, suffix, high):
+    images = [sixteen(1, high) for _ in range(2)]
+    for name, image in zip("ab", images, strict=True):
+        save(tmp_path / f"{name}/1.{suffix}", image[..., 0])
+    read = load(f"images:{tmp_path}").images
+    assert read.dtype == np.uint16
+    np.testing.assert_array_equal(read, images)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "write"),
+    [
+        ("png", png),
+        ("tif", lambda x: tiff(x, "<", compressed=False)),
+        ("tif", lambda x: tiff(x, ">", compressed=False)),
+        ("tif", lambda x: tiff(x, "<", compressed=True)),
+        ("tif", lambda x: tiff(x, ">", compressed=True)),
+    ],
+)
+@pytest.mark.parametrize("high", [256, 65536])
+def test_sixteen_bit_colours_keep_every_level(tmp_path, suffix, write, high):
+    images = [sixteen(3, high), sixteen(3, high), sixteen(1, high)]
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    for i, image in enumerate(images[:2]):
+        (tmp_path / f"a/{i}.{suffix}").write_bytes(write(image))
+    (tmp_path / "b/2.png").write_bytes(png(images[2]))
+    read = load(f"images:{tmp_path}").images
+    np.testing.assert_array_equal(read, [np.broadcast_to(image, (4, 5, 3)) for image in images])
+
+
+def test_sixteen_bit_alpha_is_dropped_beside_colours_and_refused_beside_grey(tmp_path):
+    images = [sixteen(4), sixteen(4)]
+    for name, image in zip("ab", images, strict=True):
+        (tmp_path / name).mkdir()
+        (tmp_path / f"{name}/1.png").write_bytes(png(image))
+    np.testing.assert_array_equal(
+        load(f"images:{tmp_path}").images, [image[..., :3] for image in images]
+    )
+    (tmp_path / "b/1.png").write_bytes(png(sixteen(2)))
+    text = message_of(tmp_path)
+    assert "b/1.png cannot be read (its pixels have 16 bits in an arrangement of which only" in text
+
+
 @pytest.mark.parametrize("with_colour", [False, True])
-def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path, with_colour):
-    wide = np.array([[0, 257, 32768], [65535, 1000, 60000]], dtype=np.uint16)
-    save(tmp_path / "a/1.png", wide)
-    save(tmp_path / "b/1.png", colour((3, 2)) if with_colour else grey((3, 2)))
-    image = load(f"images:{tmp_path}").images[0]
-    assert image.shape == (2, 3, 3 if with_colour else 1)
-    np.testing.assert_array_equal(image, np.rint(wide / 257)[..., None] * np.ones(image.shape[2]))
+def test_eight_and_sixteen_bits_in_one_folder_are_refused(tmp_path, with_colour):
+    save(tmp_path / "a/1.png", colour((3, 2)) if with_colour else grey((3, 2)))
+    save(tmp_path / "b/1.png", np.full((2, 3), 300, np.uint16))
+    assert (
+        f"{tmp_path}/a/1.png has 8 bits a channel but {tmp_path}/b/1.png 16, so that their pixels "
+        "may be on different scales; save all with the same number of bits"
+    ) in message_of(tmp_path)
+
+
+def test_colours_of_sixteen_bits_a_pixel_have_eight_or_fewer_a_channel(tmp_path):
+    save(tmp_path / "a/1.bmp", colour())
+    head = bytearray((tmp_path / "a/1.bmp").read_bytes()[:54]) + bytes(2 * 6 * 4)
+    head[28:30] = struct.pack("<H", 16)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/1.bmp").write_bytes(head)
+    assert load(f"images:{tmp_path}").images.dtype == np.uint8
+
+
+def test_a_damaged_file_of_sixteen_bits_is_named(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / f"{name}/1.png").write_bytes(png(RANDOM.integers(0, 9, (60, 60, 3), np.uint16)))
+    data = (tmp_path / "b/1.png").read_bytes()
+    (tmp_path / "b/1.png").write_bytes(data[: len(data) // 2])
+    assert f"{tmp_path}/b/1.png cannot be read (" in message_of(tmp_path)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_of_sixteen_bits_are_turned_as_their_tag_says(tmp_path, channels):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    images = [sixteen(channels), sixteen(channels)]
+    for name, image in zip("ab", images, strict=True):
+        (tmp_path / name).mkdir()
+        (tmp_path / f"{name}/1.png").write_bytes(png(image, exif.tobytes()[6:]))
+    read = load(f"images:{tmp_path}").images
+    np.testing.assert_array_equal(read, [np.rot90(image, -1) for image in images])
+
+
+def test_portable_maps_of_sixteen_bits_keep_every_level_of_grey_and_are_refused_in_colour(tmp_path):
+    images = [sixteen(1), sixteen(1)]
+    for name, image in zip("ab", images, strict=True):
+        (tmp_path / name).mkdir()
+        (tmp_path / f"{name}/1.pgm").write_bytes(b"P5 5 4 65535\n" + image.astype(">u2").tobytes())
+    np.testing.assert_array_equal(load(f"images:{tmp_path}").images, images)
+    coloured = b"P6 5 4 65535\n" + sixteen(3).astype(">u2").tobytes()
+    (tmp_path / "b/2.ppm").write_bytes(coloured)
+    assert "b/2.ppm cannot be read (its pixels have 16 bits in an arr" in message_of(tmp_path)
+
+
+def test_colours_of_jpeg_2000_with_more_than_eight_bits_are_refused(tmp_path):
+    for name in ("a/1.jp2", "b/1.jp2"):
+        save(tmp_path / name, colour())
+    assert load(f"images:{tmp_path}").images.dtype == np.uint8
+    data = bytearray((tmp_path / "b/1.jp2").read_bytes())
+    at = data.index(b"\xff\x4f\xff\x51") + 42
+    data[at : at + 9 : 3] = bytes([15, 15, 15])
+    (tmp_path / "b/1.jp2").write_bytes(data)
+    assert "b/1.jp2 cannot be read (its pixels have 16 bits in an arr" in message_of(tmp_path)
+
+
+def test_scaled_images_of_sixteen_bits_keep_their_depth(tmp_path):
+    image = sixteen(1, 256)
+    for name in "ab":
+        save(tmp_path / f"{name}/1.png", np.kron(image[..., 0], np.ones((2, 2), np.uint16)))
+    read = load(f"images:{tmp_path}", size="4x5").images
+    assert read.dtype == np.float32
+    np.testing.assert_array_equal(read, [image, image])
+    save(tmp_path / "a/1.png", image[..., 0])
+    np.testing.assert_array_equal(load(f"images:{tmp_path}", size="4x5").images, [image, image])
+
+
+def test_a_run_of_sixteen_bits_has_all_levels_in_the_kernel_and_stretched_pictures(tmp_path):
+    images = [sixteen(1, 256) + np.uint16(1000) for _ in range(4)]
+    for i, image in enumerate(images):
+        save(tmp_path / f"{i % 2}/{i}.png", image[..., 0])
+    stacked = np.stack([images[i] for i in (0, 2, 1, 3)])
+    inputs = load_inputs(RunConfig(run="r", data=DataConfig(source=f"images:{tmp_path}")))
+    centred = stacked - stacked.mean()
+    np.testing.assert_allclose(inputs.images, centred / centred.std(), rtol=1e-5, atol=1e-6)
+    low, high = int(stacked.min()), int(stacked.max())
+    np.testing.assert_allclose(
+        inputs.pictures, (stacked - low) * (255 / (high - low)), atol=0.5000001
+    )
 
 
 def test_train_and_test_folders_are_the_splits(tmp_path):
@@ -381,3 +551,38 @@ def test_runs_among_the_images_are_no_classes(tmp_path):
         (tmp_path / place / "zarr.json").write_text("{}")
     read = load(f"images:{tmp_path}")
     assert (read.class_names, read.notes) == (("a", "b"), ())
+
+
+# what Pillow writes without loss, by the ending and the mode of the pixels
+LOSSLESS = [
+    *[(suffix, mode) for suffix in ("png", "tif") for mode in ("1", "L", "I;16", "RGB", "RGBA")],
+    ("bmp", "L"), ("bmp", "RGB"), ("pgm", "L"), ("ppm", "RGB"), ("webp", "RGB"),
+    *[("tif", mode) for mode in ("I", "I;16B")],
+]  # fmt: skip
+
+
+@given(
+    st.sampled_from(LOSSLESS), st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    st.integers(0, 1000),
+)  # fmt: skip
+def test_files_of_every_kind_mode_and_shape_are_read_as_written(kind, shape, seed):
+    suffix, mode = kind
+    random = np.random.default_rng(seed)
+    if mode in ("I;16", "I;16B", "I"):
+        dtype = {"I": "<i4", "I;16": "<u2", "I;16B": ">u2"}[mode]
+        images = [random.integers(0, 1 << 16, shape).astype(dtype) for _ in range(2)]
+        pictures = [Image.fromarray(image) for image in images]
+    else:
+        colours = {"RGB": (3,), "RGBA": (4,)}.get(mode, ())
+        images = [random.integers(0, 256, (*shape, *colours), dtype=np.uint8) for _ in range(2)]
+        images = [np.where(image > 99, 255, 0) if mode == "1" else image for image in images]
+        pictures = [Image.fromarray(image.astype(np.uint8)) for image in images]
+        pictures = [image.convert("1") if mode == "1" else image for image in pictures]
+    with TemporaryDirectory() as folder:
+        for name, picture in zip("ab", pictures, strict=True):
+            (Path(folder) / name).mkdir()
+            picture.save(f"{folder}/{name}/1.{suffix}", **exactly(suffix))
+        read = load(f"images:{folder}").images
+    assert read.dtype == (np.uint16 if mode.startswith("I") else np.uint8)
+    wanted = np.stack(images).reshape(2, *shape, -1)[..., :3]
+    np.testing.assert_array_equal(read, wanted)
