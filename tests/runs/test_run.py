@@ -219,3 +219,31 @@ def test_the_address_of_a_run_is_expanded_once(tmp_path, monkeypatch):
     run = Run.create(settings)
     assert run.url == Run.open("~/deep/run").url == str(tmp_path / "deep/run")
     assert [path.name for path in tmp_path.iterdir()] == ["deep"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "[]", "null", '{"attributes": []}', '{"attributes": {"ntkdist": []}}'),
+        '{"attributes": {"ntkdist": {}}}',
+        '{"attributes": {"ntkdist": {"schema": 1}}}',
+        '{"attributes": {"ntkdist": {"schema": 1, "config": 3}}}',
+    ],
+)
+def test_a_damaged_manifest_is_named_with_its_remedy(tmp_path, text):
+    run = Run.create(config(tmp_path))
+    (tmp_path / "run/zarr.json").write_text(text)
+    with pytest.raises(StoreError, match=r"cannot be read \(.+\); .*restore zarr.json from a copy"):
+        Run.open(run.url)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"attributes": 3}'])
+@pytest.mark.parametrize("name", ["inputs/images", "inputs/labels", "labels"])
+def test_damaged_metadata_are_named_with_their_remedy(tmp_path, name, text):
+    run = Run.create(config(tmp_path))
+    run.write_attributes("labels", {"summary": {}})
+    (tmp_path / "run" / name / "zarr.json").write_text(text)
+    read = run.attributes if name == "labels" else run.read
+    remedy = "verify .* --repair" if name == "labels" else "restore it from a copy"
+    with pytest.raises(StoreError, match=rf"{name}/zarr.json: cannot be read \(.+\); .*{remedy}"):
+        read(*name.split("/"))
