@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+import re
+import unicodedata
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError, did_you_mean
+from ntkdist.words import first_of
 
 
 def is_whole(value: Any) -> bool:
@@ -53,16 +56,170 @@ def check_fraction(name: str, value: Any, remedy: str) -> float:
     return float(value)
 
 
+#: Most classes: a matrix (K, K) of float64 then takes 8 GiB.
+MOST_CLASSES = 2**15
+#: How tables write a value that is missing; pandas reads the same texts so.
+_MISSING = frozenset(
+    ["#N/A", "#NA", "<NA>", "N/A", "NA", "NULL", "NaN", "NaT", "None", "n/a", "nan", "null", "-nan"]
+)
+# Characters without width that change nothing in print: soft hyphen, spaces, marks of direction.
+_INVISIBLE = dict.fromkeys(
+    [0xAD, 0x180E, 0x200B, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2060, 0x206A), 0xFEFF]
+)
+# These can change letters or symbols beside them: joiners and variation selectors.
+_JOINERS = dict.fromkeys([0x200C, 0x200D, 0xFE0E, 0xFE0F])
+_WHOLE = re.compile(r"[+-]?\d+(\.0+)?")  # 3.0 is how pandas writes the 3 of a column with gaps
+
+
+def normal_name(name: str) -> str:
+    """Return a class name in its one spelling, empty where it is a missing value.
+
+    Letters and their accents are composed (Unicode NFC), characters without width are left out, and
+    so are blanks at both ends. Texts such as ``nan``, ``NA`` and ``None`` are missing values.
+    """
+    text = unicodedata.normalize("NFC", name.translate(_INVISIBLE)).strip()
+    return "" if text in _MISSING or not text.translate(_JOINERS) else text
+
+
+def refuse_two_spellings(names: Iterable[str], place: Callable[[int], str]) -> None:
+    """Raise ``InputError`` where two names differ in case, blanks or invisible characters alone.
+
+    Such names are two classes where one is meant. Single letters that differ in case are two
+    classes. ``place`` says where the name of an index stands, such as ``in line 3``.
+    """
+    seen: dict[str, tuple[str, int]] = {}
+    for i, name in enumerate(names):
+        text = "".join(normal_name(name).translate(_JOINERS).split())
+        before, first = seen.setdefault(text if len(text) == 1 else text.casefold(), (name, i))
+        if before != name:
+            raise InputError(
+                f"class {name!r} {place(i)}, but {before!r} {place(first)}; write both alike, or, "
+                "where two classes are meant, in different letters"
+            )
+
+
+def number_names(
+    names: Sequence[str], place: Callable[[int], str]
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Return the class of each label that is a name, and the names of the classes.
+
+    Args:
+        names: N labels as given.
+        place: Says where the label of an index stands, such as ``in line 3``.
+
+    Returns:
+        (N,) int64 in 0..K−1, and K names in their normal form, sorted: by number where all are
+        whole numbers, which then are written without leading zeros and decimals.
+
+    Raises:
+        InputError: A label is missing, two are spellings of one name, or all are of one class.
+    """
+    normal = {name: normal_name(name) for name in dict.fromkeys(names)}
+    if not all(normal.values()):
+        at = next(i for i, name in enumerate(names) if not normal[name])
+        raise _missing_label(names[at], place(at))
+    if all(map(_WHOLE.fullmatch, normal.values())):
+        normal = {name: str(int(text.partition(".")[0])) for name, text in normal.items()}
+        classes = sorted(set(normal.values()), key=int)
+    else:
+        classes = sorted(set(normal.values()))
+    refuse_two_spellings((normal[name] for name in names), place)
+    if len(classes) > MOST_CLASSES:
+        raise InputError(
+            f"the labels name {len(classes)} classes, more than {MOST_CLASSES}; {_FEWER}"
+        )
+    numbers = {name: k for k, name in enumerate(classes)}
+    labels = np.fromiter((numbers[normal[name]] for name in names), np.int64, len(names))
+    refuse_one_class(labels, classes)
+    return labels, tuple(classes)
+
+
+def numbers_in(class_names: Sequence[str], names: Sequence[str]) -> NDArray[np.int64]:
+    """Return the place among ``class_names`` of each label that is a name, (N,) int64.
+
+    Raises:
+        InputError: A label is none of them.
+    """
+    known = {normal_name(name): k for k, name in enumerate(class_names)}
+    for i, name in enumerate(names):
+        if normal_name(name) not in known:
+            raise InputError(
+                f"label {name!r} at index {i} is none of the {len(known)} names of classes"
+                + (did_you_mean(name, known) or f": {first_of(list(known))}")
+            )
+    return np.array([known[normal_name(name)] for name in names], dtype=np.int64)
+
+
+def refuse_one_class(
+    labels: NDArray[np.int64], names: Sequence[str] = (), remedy: str = "give images of two"
+) -> None:
+    """Raise ``InputError`` where all labels (N,), N ≥ 1, are equal; ``names`` are of classes."""
+    if len(labels) and labels.min() == labels.max():
+        name = repr(names[labels[0]]) if names else labels[0]
+        raise InputError(
+            f"all {len(labels)} labels are {name}; at least two classes are needed: {remedy}"
+        )
+
+
+def label_values(labels: Any) -> NDArray[Any]:
+    """Return labels as a vector of numbers, or of text where they are names.
+
+    Args:
+        labels: (N,) or (N, 1) whole numbers of any dtype, bool or names: a list, an array, a column
+            of pandas.
+
+    Returns:
+        (N,) of a dtype of integers, or of ``object`` (Python's ``str`` or ``int``).
+
+    Raises:
+        InputError: For a wrong shape, a missing label (the first one is named), or labels that are
+            neither whole numbers nor names.
+    """
+    mask = np.ma.getmaskarray(labels) if isinstance(labels, np.ma.MaskedArray) else None
+    try:
+        given = np.asarray(labels.to_numpy() if hasattr(labels, "to_numpy") else labels)
+        if given.dtype.kind in "US" and not isinstance(labels, np.ndarray):
+            # NumPy would write a missing one among names as text
+            given = np.array(labels, dtype=object)
+    except ValueError:
+        raise InputError("labels have different lengths; give one for each image, (N,)") from None
+    if given.ndim == 2 and given.shape[1] == 1:
+        given, mask = given[:, 0], None if mask is None else mask[:, 0]
+    if given.ndim != 1:
+        hint = "; turn one-hot rows into classes with argmax(axis=1)" if given.ndim == 2 else ""
+        raise InputError(f"labels have shape {given.shape}; give one for each image, (N,){hint}")
+    if mask is not None and mask.any():
+        raise _missing_label("masked", f"at index {int(np.argmax(mask))}")
+    if given.dtype.kind == "U":
+        return given.astype(object)
+    if given.dtype.kind == "O":
+        return _of_objects(given.tolist())
+    if given.dtype.kind == "b":
+        return given.astype(np.int64)
+    if given.dtype.kind == "f":
+        if np.isnan(given).any():
+            raise _missing_label("nan", f"at index {int(np.argmax(np.isnan(given)))}")
+        if (wrong := given != np.floor(given)).any() or (wrong := np.isinf(given)).any():
+            raise _not_a_label(given[wrong][0].item(), int(np.argmax(wrong)))
+        # exactly, where int64 would wrap
+        return given.astype(np.int64) if (abs(given) < 2**62).all() else _of_objects(given.tolist())
+    if given.dtype.kind not in "iu":
+        raise InputError(
+            f"labels of type {given.dtype} are neither whole numbers nor names; give integers from "
+            "0, or a name for each image: [str(one) for one in labels]"
+        )
+    return given
+
+
 def check_labels(
-    labels: Any, num_classes: int | None, count: int | None = None, *, floats: bool = False
+    labels: Any, num_classes: int | None, count: int | None = None
 ) -> NDArray[np.int64]:
     """Return labels as a new int64 vector.
 
     Args:
-        labels: (N,) integers in 0..K−1.
+        labels: (N,) or (N, 1) whole numbers in 0..K−1, of any type that ``label_values`` takes.
         num_classes: K, at least 1; None sets no upper limit.
         count: N if it is known from elsewhere.
-        floats: Whether whole numbers of a floating-point dtype are accepted.
 
     Returns:
         (N,) int64, a copy.
@@ -72,24 +229,19 @@ def check_labels(
     """
     if num_classes is not None:
         check_whole("num_classes", num_classes, 1, "give the number of classes")
-    given = np.asarray(labels)
-    if given.ndim != 1:
-        raise InputError(f"labels have shape {given.shape}; give one whole number an image, (N,)")
-    whole = given.dtype.kind in "iu"
-    if floats and given.dtype.kind == "f":
-        whole = bool(np.isfinite(given).all() and (given == np.floor(given)).all())
-    if not whole:
-        raise InputError(
-            f"labels have dtype {given.dtype}; integers 0..K-1 are needed: "
-            "number the classes from 0"
-        )
+        if num_classes > MOST_CLASSES:
+            raise InputError(f"num_classes={num_classes} is above {MOST_CLASSES}; {_FEWER}")
+    given = label_values(labels)
     if count is not None and len(given) != count:
+        raise InputError(f"{len(given)} labels for {count} images; give one for each image")
+    if given.dtype.kind == "O" and any(isinstance(one, str) for one in given):
         raise InputError(
-            f"{len(given)} labels for {count} images; give one whole number an image, ({count},)"
+            f"label {given[0]!r} is a name, and whole numbers 0..K-1 are needed here; number them: "
+            "numpy.unique(labels, return_inverse=True)[1]"
         )
     limit = np.iinfo(np.int64).max if num_classes is None else num_classes - 1
     # compared before the conversion, which would wrap large unsigned labels
-    outside = (given < 0) | (given > limit)
+    outside = np.asarray((given < 0) | (given > limit), dtype=bool)
     if outside.any():
         first = int(np.argmax(outside))
         upper = "K-1" if num_classes is None else str(limit)
@@ -98,3 +250,65 @@ def check_labels(
             f"({int(outside.sum())} such labels); number the classes from 0"
         )
     return np.array(given, dtype=np.int64)
+
+
+def count_classes(*splits: Any) -> int:
+    """Return one more than the largest label of some vectors, if most of these classes occur.
+
+    Raises:
+        InputError: For what ``check_labels`` refuses, or if fewer than half of the classes occur,
+            as with labels 0..9 and a 255 that says that an image has no label.
+    """
+    occurring = np.unique(np.concatenate([check_labels(labels, None) for labels in splits]))
+    largest = int(occurring.max(initial=0))
+    if 2 * len(occurring) < largest + 1 and len(occurring) > 1:
+        raise InputError(
+            f"label {largest} is the largest, but only {len(occurring)} of the classes "
+            f"0..{largest} occur; number the classes 0..K-1 and leave out images without one"
+        )
+    return largest + 1
+
+
+_FEWER = "give each image the number or name of its class, not one of its own"
+
+
+def _of_objects(values: list[Any]) -> NDArray[Any]:
+    """Return labels of Python's own types as a vector of integers, or of text if there is any."""
+    named = any(isinstance(one, str) for one in values)
+    out = np.empty(len(values), dtype=object)
+    for i, one in enumerate(values):
+        # None, NaN of any kind, and pandas's NA and NaT, which this package need not import
+        if one is None or type(one).__name__ in ("NAType", "NaTType") or _is_nan(one):
+            raise _missing_label(str(one), f"at index {i}")
+        if isinstance(one, str):
+            out[i] = one
+        elif is_number(one) or isinstance(one, bool | np.bool_):
+            if not math.isfinite(one) or one != int(one):
+                raise _not_a_label(one, i)
+            out[i] = str(int(one)) if named else int(one)
+        else:
+            raise InputError(
+                f"label {one!r} at index {i} is neither a whole number nor a name; give integers "
+                "from 0, or a name for each image: [str(one) for one in labels]"
+            )
+    if named or any(abs(one) >= 2**63 for one in out):
+        return out
+    return out.astype(np.int64)
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float | np.floating) and math.isnan(value)
+
+
+def _missing_label(text: str, place: str) -> InputError:
+    shown = repr(text) if text else "empty"
+    return InputError(
+        f"the label {place} is missing ({shown}); give the image a class, or leave it out; a class "
+        "that is called so needs another name"
+    )
+
+
+def _not_a_label(value: Any, index: int) -> InputError:
+    return InputError(
+        f"label {value!r} at index {index} is not a whole number; number the classes from 0"
+    )

@@ -1,11 +1,12 @@
-"""Images as callers give them: in one array, channels last.
+"""Images as callers give them: in one array, channels last, on one scale.
 
 N is the number of images; H, W and C are their height, width and channels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,9 @@ from numpy.typing import NDArray
 from ntkdist.errors import InputError
 
 _MOST_CHANNELS = 4  # of pictures: grey, grey and alpha, RGB, RGB and alpha
+_FACTOR = 16  # between two scales: 12 bits against 8 is the least that is used
+_SIGNED = 1 / 8  # a negative share of the range that resampling does not cause
+_FEW = 8  # images of which none may have a dark pixel
 _PICTURE_SIDE = 8  # a grey set of so many images, so high and at most 4 wide, is rather one picture
 
 
@@ -104,6 +108,95 @@ def channels_last(x: Any) -> Any:
             f"{'pixel' if a == 1 else 'pixels'} high and have {d} channels (the kernel is the same)"
         )
     return x
+
+
+class ScaleError(InputError):
+    """Two sets of images are not on one scale."""
+
+
+@dataclass(frozen=True)
+class PixelRange:
+    """The range of the pixels of a set of images, by which its scale is known.
+
+    Attributes:
+        dtype: Of the array, such as ``uint8``.
+        low: Least pixel.
+        high: Largest pixel.
+        images: N.
+    """
+
+    dtype: str
+    low: float
+    high: float
+    images: int
+
+    @classmethod
+    def of(cls, images: NDArray[Any]) -> PixelRange:
+        """Return the range of an array of images, N ≥ 1."""
+        return cls(str(images.dtype), float(images.min()), float(images.max()), len(images))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> PixelRange:
+        """Build the range that ``to_dict`` wrote down."""
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the attributes."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return f"{self.low:.6g} to {self.high:.6g} ({self.dtype})"
+
+    def check(self, others: PixelRange, what: str = "training images") -> None:
+        """Raise ScaleError for other images that cannot be on the scale of these.
+
+        With m = max(|low|, |high|), they are refused if
+
+        - their m is more than 16 times that of these images: 0..255 after 0..1, 0..65535 or 0..4095
+          after 0..255;
+        - it is less than a sixteenth: 0..1 after 0..255;
+        - one of the two is signed (low < −m/8) and the other is not: −1..1 after 0..1, or
+          standardised after raw pixels.
+
+        The last two do not hold for images of the same integer dtype, which then may be dark, and
+        no rule for images that are all 0. Fewer than 8 images may be without negative pixels where
+        these have some. Different dtypes of one scale are accepted: 0..255 as float32 and as
+        uint8.
+
+        Args:
+            others: Range of the other images.
+            what: What these images are, for the message.
+        """
+        mine, theirs = self._size, others._size
+        if not mine or not theirs:
+            return
+        same = self.dtype == others.dtype and np.dtype(self.dtype).kind in "iu"
+        wider, narrower = theirs > _FACTOR * mine, mine > _FACTOR * theirs
+        bright = self._signed and others.low >= 0 and others.images < _FEW
+        if wider or (not same and (narrower or (self._signed != others._signed and not bright))):
+            raise ScaleError(
+                f"images range from {others}, the {what} from {self}, which is another scale; "
+                "store both on the same scale, without dividing or standardising one alone"
+            )
+
+    @property
+    def _size(self) -> float:
+        return max(abs(self.low), abs(self.high))
+
+    @property
+    def _signed(self) -> bool:
+        return self.low < -_SIGNED * self._size
+
+
+def check_raw_scale(images: NDArray[Any], others: NDArray[Any], what: str = "others") -> None:
+    """Raise ScaleError for two arrays of which one holds integers, on another scale than the other.
+
+    For functions that take numbers as they are: two arrays of floats may have any scales.
+    """
+    if images.ndim != 4 or images.dtype == others.dtype:
+        return
+    if images.dtype.kind != "f" or others.dtype.kind != "f":
+        PixelRange.of(others).check(PixelRange.of(images), what)
 
 
 def _is_pillow(image: Any) -> bool:

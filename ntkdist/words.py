@@ -15,6 +15,12 @@ def counted(value: int, one: str, many: str | None = None) -> str:
     return f"{value} {one if value == 1 else many or one + 's'}"
 
 
+def first_of(items: Sequence[str], most: int = 4) -> str:
+    """Return the first items and how many more there are: ``a, b, c, d and 3 more``."""
+    more = len(items) - most
+    return ", ".join(items[:most]) + (f" and {more} more" if more > 0 else "")
+
+
 def percent(share: float, digits: int = 1) -> str:
     """Return a share in percent: ``6.2 %``."""
     return f"{100 * share:.{digits}f} %"

@@ -17,7 +17,7 @@ from ntkdist.learning.pairs import pixel_pairs
 from ntkdist.learning.sweep import Variant, measure
 from ntkdist.learning.widths import sweep_widths
 from ntkdist.networks.architecture import Architecture
-from ntkdist.pixels import array_of, image_array
+from ntkdist.pixels import PixelRange, ScaleError, array_of, image_array
 
 N = 12
 LABELS = np.arange(N) % 2
@@ -192,3 +192,109 @@ def test_readers_refuse_channels_first_too(tmp_path):
     np.savez(tmp_path / "a.npz", x_train=pixels(N, 3, 8, 10), y_train=LABELS)
     with pytest.raises(InputError, match=r"a.npz \(train\): images have shape .*\(N, C, H, W\)"):
         load(f"npz:{tmp_path}/a.npz")
+
+
+def span(dtype, low, high, images=20):
+    return PixelRange(dtype, low, high, images)
+
+
+@pytest.mark.parametrize(
+    ("training", "others"),
+    [
+        (span("float32", 0, 1), span("uint8", 0, 255)),
+        (span("float32", 0, 1), span("float32", 0, 255)),
+        (span("uint8", 0, 255), span("float32", 0, 1)),
+        (span("uint8", 0, 255), span("float64", -1, 1)),
+        (span("uint8", 0, 255), span("float64", -0.4, 2.8)),
+        (span("uint8", 0, 255), span("uint16", 0, 65535)),
+        (span("uint8", 0, 255), span("uint16", 0, 4095)),
+        (span("uint16", 0, 65535), span("uint8", 0, 255)),
+        (span("uint16", 0, 255), span("uint16", 0, 65535)),
+        (span("uint8", 0, 15), span("uint8", 0, 255)),
+        (span("uint8", 0, 255), span("bool", 0, 1)),
+        (span("float32", -1, 1), span("float32", 0, 1)),
+        (span("float32", 0, 1), span("float32", -1, 1)),
+        (span("float32", -1, 1), span("uint8", 0, 255)),
+        (span("float32", -0.42, 2.8), span("float32", 0, 1)),
+        (span("float32", 0, 1, 2), span("float32", 0, 255, 1)),
+        (span("float32", 0, 255, 2), span("float32", 0, 1, 1)),
+    ],
+)
+def test_another_scale_is_refused_with_both_ranges(training, others):
+    with pytest.raises(ScaleError) as raised:
+        training.check(others)
+    text = str(raised.value)
+    assert f"images range from {others}, the training images from {training}, which is" in text
+    assert f"{others.high:g} ({others.dtype})" in text
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("training", "others"),
+    [
+        (span("uint8", 0, 255), span("float32", 0, 255)),
+        (span("float64", 0, 255), span("uint8", 0, 255)),
+        (span("uint8", 0, 255), span("int64", 3, 251)),
+        (span("uint8", 0, 255), span("uint8", 0, 3)),
+        (span("uint8", 0, 255), span("uint8", 0, 0)),
+        (span("uint8", 0, 90), span("uint8", 0, 255)),
+        (span("int16", -1000, 3000), span("int16", 0, 20)),
+        (span("uint16", 0, 65535), span("uint16", 0, 900)),
+        (span("float32", 0, 1), span("float64", 0, 0.4)),
+        (span("float32", 0, 1), span("float32", -0.05, 1.3)),
+        (span("float32", -2.5, 3.1), span("float32", -4.0, 5.2)),
+        (span("float32", -2.1, 2.6), span("float32", 0.4, 1.9, 1)),
+        (span("bool", 0, 1), span("float32", 0, 1)),
+        (span("float32", 0, 0), span("uint8", 0, 255)),
+    ],
+)
+def test_the_same_scale_is_accepted_dark_or_in_another_type(training, others):
+    training.check(others)
+
+
+@given(st.integers(0, 10_000), st.sampled_from(["uint8", "uint16", "int16", "int64"]))
+def test_images_of_a_set_of_integers_are_on_the_scale_of_the_set(seed, dtype):
+    random = np.random.default_rng(seed)
+    limits = np.iinfo(dtype)
+    high = int(random.integers(1, min(limits.max, 2**40)))
+    low = int(random.integers(max(limits.min, -(2**40)), high))
+    images = random.integers(low, high, (20, 2, 2, 1), endpoint=True).astype(dtype)
+    part = images[random.integers(0, 20, 3)]
+    PixelRange.of(images).check(PixelRange.of(part))
+
+
+RAW = pixels(N, 8, 10, 3)
+
+# every function of two sets: (sets that were standardised are for check_sets, numbers for the rest)
+PAIRS = {
+    "Preprocessor": lambda x, z: Preprocessor.fit(x, "standardize").apply(z),
+    "kernel_matrix": lambda x, z: ntkdist.kernel_matrix(ARCH, x, z),
+    "standard_kernel_matrix": lambda x, z: standard_kernel_matrix(ARCH, x, z, width=4),
+    "pixel_pairs": pixel_pairs,
+    "train": lambda x, z: train(ARCH, x, LABELS, 2, width=4, epochs=1, test=(z, LABELS)),
+    "NetworkLearner": learner,
+    "empirical_kernel": lambda x, z: finite(
+        lambda network, params, images: empirical_kernel(network, params, images, z)
+    )(x),
+    "sweep_widths": lambda x, z: sweep_widths(ARCH, x, LABELS, 2, (z, LABELS), widths=(2,)),
+}
+
+
+@pytest.mark.parametrize("entry", PAIRS)
+@pytest.mark.parametrize("raw_first", [True, False])
+def test_every_function_of_two_sets_refuses_another_scale(entry, raw_first):
+    sets = (RAW, RAW / np.float32(255))
+    with pytest.raises(ScaleError, match=r"0 to 255 \(uint8\).*which is another scale"):
+        PAIRS[entry](*(sets if raw_first else sets[::-1]))
+
+
+def test_a_trained_network_predicts_images_on_the_scale_of_its_training_only():
+    trained = train(ARCH, RAW / 255.0, LABELS, 2, width=4, epochs=1)
+    assert trained.predict(RAW[:2] / np.float32(255)).shape == (2, 2)
+    with pytest.raises(ScaleError, match=r"the training images from 0 to 1 \(float64\)"):
+        trained.predict(RAW[:2])
+
+
+def test_kernels_of_floats_may_have_any_two_scales():
+    x = RANDOM.normal(size=(3, 4, 4, 1)).astype(np.float32)
+    ntkdist.kernel_matrix(ARCH, x, 1000 * x)

@@ -7,13 +7,18 @@ report, ``ntkdist status`` and the documentation's tests find it. Here is what t
 
 from __future__ import annotations
 
+import hashlib
+import json
 import pkgutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from numpy.typing import NDArray
+
+from ntkdist import storage
 from ntkdist.display.svg import FONT_SIZE, inline_svg, new_figure
 from ntkdist.runs.run import Run
 from ntkdist.words import VERDICTS
@@ -21,7 +26,7 @@ from ntkdist.words import VERDICTS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-
+_PLACE = "place"  # attribute of a result: how many were stored before it
 _WHICH = {
     "test": "of the test split",
     "rest": "of the split that the run leaves out",
@@ -111,6 +116,49 @@ def stored(run: Run, name: str, *keys: str) -> dict[str, Any] | None:
     if not attributes.keys() >= set(keys) or not run.is_current(*parts):
         return None
     return attributes
+
+
+def store_result(
+    run: Run,
+    group: str,
+    settings: Mapping[str, Any],
+    arrays: Mapping[str, NDArray[Any]],
+    attributes: Mapping[str, Any],
+) -> None:
+    """Store a result under the settings that it was asked for; those of others are kept.
+
+    Args:
+        run: Of the result.
+        group: Of the analysis, in the run.
+        settings: Everything that decides the result, as JSON takes it.
+        arrays: Name → values.
+        attributes: The figures, as JSON takes them.
+    """
+    text = json.dumps(settings, sort_keys=True)
+    key = hashlib.sha256(text.encode()).hexdigest()[:12]
+    place = run.attributes(group, key).get(_PLACE, len(storage.children(run.address(group))))
+    about = {**attributes, "settings": dict(settings), _PLACE: place}
+    run.write_result(f"{group}/{key}", arrays, about)
+    run.write_attributes(group, {})
+
+
+def stored_results(run: Run, group: str, *keys: str) -> list[tuple[str, dict[str, Any]]]:
+    """Return the results of an analysis as (group, attributes), in the order of their first start.
+
+    Those that lack a key, or were stored before the run was extended, are left out.
+    """
+    children = (name for name in storage.children(run.address(group)) if "." not in name)
+    names = [group, *(f"{group}/{name}" for name in children)]
+    results = ((name, stored(run, name, *keys)) for name in names)
+    kept = [(name, attributes) for name, attributes in results if attributes is not None]
+    return sorted(kept, key=lambda one: (one[1].get(_PLACE, -1), one[0]))
+
+
+def numbered(sections: Sequence[ReportSection]) -> list[ReportSection]:
+    """Number the titles of several sections of one analysis."""
+    if len(sections) == 1:
+        return list(sections)
+    return [replace(one, title=f"{one.title} ({k})") for k, one in enumerate(sections, start=1)]
 
 
 def panel(

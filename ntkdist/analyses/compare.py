@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
@@ -94,7 +94,8 @@ def compare_architectures(
         subscribers: Told every event of every run.
 
     Returns:
-        One entry an architecture, the best leave-one-out accuracy first.
+        One entry an architecture, the best leave-one-out accuracy first. Those compared before on
+        the same data are among them.
 
     Raises:
         InputError: For fewer than two, equal or unknown architectures, or bad settings.
@@ -123,11 +124,32 @@ def compare_architectures(
         with Pipeline(one, subscribers) as pipeline:
             pipeline.gram()
             results.append(_judge(name, pipeline))
-            labels = pipeline.run.read("inputs", "labels")
-            names = pipeline.run.manifest.class_names
+            latest = pipeline.run
+            labels = latest.read("inputs", "labels")
+            names = latest.manifest.class_names
+    results += _earlier(latest, folder_of(config), parsed)
     results.sort(key=lambda one: -one.accuracy)
     _store(folder_of(config), results, labels, names)
     return results
+
+
+def _earlier(run: Run, folder: str, others: Sequence[Architecture]) -> Iterator[ArchitectureResult]:
+    """Yield what compare.json says of further architectures, on the data of ``run``."""
+    for row in _read(folder):
+        one = _same_data(run, folder, row)
+        if one is None or Architecture.parse(row["architecture"]) in others:
+            continue
+        if one.has("compare", "points") and one.shape[0] == run.shape[0]:
+            yield ArchitectureResult(**row, points=one.read("compare", "points"))
+
+
+def _read(folder: str) -> list[dict[str, Any]]:
+    """Return the rows of compare.json; none where there is none that can be read."""
+    try:
+        text = storage.read_text(storage.join(folder, "compare.json"))
+        return list(json.loads(text)["architectures"]) if text else []
+    except (NtkdistError, OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def ranks(results: Sequence[ArchitectureResult]) -> dict[str, list[int]]:
@@ -307,11 +329,7 @@ def _draw(
 def _sections(run: Run) -> list[ReportSection]:
     """Read the comparison on this run's data, which is stored beside the run."""
     folder = f"{run.url}-compare"
-    try:
-        text = storage.read_text(storage.join(folder, "compare.json"))
-        rows = json.loads(text)["architectures"] if text else []
-    except (NtkdistError, OSError, ValueError, KeyError):
-        return []
+    rows = _read(folder)
     mine = [(row, one) for row in rows if (one := _same_data(run, folder, row)) is not None]
     if len(mine) < 2:
         return []

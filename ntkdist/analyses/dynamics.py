@@ -11,7 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist import words
-from ntkdist.analyses import Analysis, ReportSection, panel, stored, which_images
+from ntkdist.analyses import (
+    Analysis,
+    ReportSection,
+    numbered,
+    panel,
+    store_result,
+    stored_results,
+    which_images,
+)
 from ntkdist.display.svg import FONT_SIZE, svg_file
 from ntkdist.display.words import count, counted, number, percent
 from ntkdist.errors import InputError
@@ -161,7 +169,12 @@ def find_dynamics(
         unsettled=_unsettled(pipeline, flow),
         place=pipeline.run.url,
     )
-    _store(pipeline.run, result)
+    settings = {
+        **{"on": held.name, "labels": pipeline.config.predict.labels, "ridge": float(ridge)},
+        **{"cross_entropy": cross_entropy, "learning_rate": learning_rate},
+        **{"times": times, "folds": folds, "seed": seed},
+    }
+    _store(pipeline.run, result, settings)
     return result
 
 
@@ -282,7 +295,7 @@ def _spread(
         return spread_of(flow.test(projected, time), variance, held.labels)
 
 
-def _store(run: Run, result: DynamicsResult) -> None:
+def _store(run: Run, result: DynamicsResult, settings: Mapping[str, Any]) -> None:
     """Write figures, arrays and the picture into a run."""
     stopping = result.stopping
     squared = result.squared.arrays()
@@ -297,7 +310,7 @@ def _store(run: Run, result: DynamicsResult) -> None:
     if result.spread is not None:
         arrays["spread/std"] = result.spread.std
         arrays["spread/disagreement"] = result.spread.disagreement
-    run.write_result("dynamics", arrays, _summary(result))
+    store_result(run, "dynamics", settings, arrays, _summary(result))
     small = FONT_SIZE - 4
     with svg_file(run.address("dynamics.svg"), 12.0, 3.9, math=True) as figure:
         left, middle, right = figure.subplots(1, 3)
@@ -524,9 +537,11 @@ def _plot_targets(
 def _sections(run: Run) -> list[ReportSection]:
     """Read when to stop, and where the ensemble is unsure."""
     keys = ("on", "trained_on", "tested_on", "learning_rate", "held_out", "squared")
-    kept = stored(run, "dynamics", *keys, "learned_at_stopping", "stopping_time")
-    if kept is None or not run.has("dynamics", "squared", "times"):
-        return []
+    results = stored_results(run, "dynamics", *keys, "learned_at_stopping", "stopping_time")
+    return numbered([_section(run, *one) for one in results])
+
+
+def _section(run: Run, group: str, kept: dict[str, Any]) -> ReportSection:
     stopped, end = kept["squared"]["stopped"], kept["squared"]["end"]
     stop = kept["stopping_time"]
     if stop is None:
@@ -582,34 +597,28 @@ def _sections(run: Run) -> list[ReportSection]:
             f"{run.repeat_command} --gram.kinds ntk --gram.kinds nngp",
             "How sure the ensemble of networks is needs a run begun with both of its kernels:",
         )
-    return [
-        ReportSection(
-            "dynamics",
-            "Training dynamics",
-            tuple(sentences),
-            tuple(numbers),
-            tuple(_figures(run, kept)),
-            more=more,
-        )
-    ]
+    name = group.replace("/", "-")
+    figures = tuple(_figures(run, group, name, kept))
+    title = "Training dynamics"
+    return ReportSection(name, title, tuple(sentences), tuple(numbers), figures, more=more)
 
 
-def _figures(run: Run, kept: dict[str, Any]) -> list[tuple[str, str]]:
+def _figures(run: Run, group: str, name: str, kept: dict[str, Any]) -> list[tuple[str, str]]:
     def curves(kind: str) -> dict[str, Any] | None:
         names = ("times", "train_loss", "train_accuracy", "test_loss", "test_accuracy")
-        if not run.has("dynamics", kind, "times"):
+        if not run.has(group, kind, "times"):
             return None
-        optional = [name for name in ("true_accuracy",) if run.has("dynamics", kind, name)]
-        return {name: run.read("dynamics", kind, name) for name in (*names, *optional)}
+        optional = [name for name in ("true_accuracy",) if run.has(group, kind, name)]
+        return {name: run.read(group, kind, name) for name in (*names, *optional)}
 
     squared = curves("squared")
     stop = np.inf if kept["stopping_time"] is None else float(kept["stopping_time"])
-    held_out = run.read("dynamics", "stopping", "losses")
-    # a run whose last result left out the cross-entropy may still hold that of the one before
+    held_out = run.read(group, "stopping", "losses")
+    # runs of earlier versions may hold the cross-entropy of a result before the last
     entropy = curves("cross_entropy") if kept.get("cross_entropy") else None
     ends = kept["squared"]
     loss = panel(
-        "dynamics-loss",
+        f"{name}-loss",
         "Squared loss over training time for training, held-out and test images; the test loss is "
         f"{number(ends['stopped']['test_loss'], 3)} at the stopping time and "
         f"{number(ends['end']['test_loss'], 3)} at the end.",
@@ -619,7 +628,7 @@ def _figures(run: Run, kept: dict[str, Any]) -> list[tuple[str, str]]:
         stop,
     )
     accuracy = panel(
-        "dynamics-accuracy",
+        f"{name}-accuracy",
         "Accuracy over training time; of the test images "
         f"{percent(ends['stopped']['test_accuracy'])} at the stopping time, "
         f"{percent(ends['end']['test_accuracy'])} at the end.",
@@ -630,12 +639,12 @@ def _figures(run: Run, kept: dict[str, Any]) -> list[tuple[str, str]]:
     )
     learned = int(kept["learned_at_stopping"])
     targets = panel(
-        "dynamics-targets",
+        f"{name}-targets",
         "Eigenvalues of the kernel, and the share of the labels that lies in the first so many "
         f"eigenvectors; {count(learned)} are learned at the stopping time.",
         _plot_targets,
-        run.read("dynamics", "eigenvalues"),
-        run.read("dynamics", "energy"),
+        run.read(group, "eigenvalues"),
+        run.read(group, "energy"),
         learned,
     )
     return [

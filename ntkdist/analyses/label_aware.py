@@ -10,7 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist import words
-from ntkdist.analyses import Analysis, ReportSection, panel, stored
+from ntkdist.analyses import (
+    Analysis,
+    ReportSection,
+    numbered,
+    panel,
+    store_result,
+    stored_results,
+)
 from ntkdist.display.svg import FONT_SIZE, svg_file
 from ntkdist.display.words import counted, percent
 from ntkdist.errors import InputError, did_you_mean
@@ -147,7 +154,9 @@ def compare_label_aware(
             curves=curves,
             place=run.url,
         )
-        _store(run, result, np.stack(values), train, test)
+        settings = {"classes": [a, b], "variants": asked, "multipliers": [float(r) for r in ladder]}
+        settings |= {"folds": folds, "test_share": test_share, "most": most, "seed": seed}
+        _store(run, result, settings, np.stack(values), train, test)
         detail.append(f"{names[a]} and {names[b]}, {n} trained on, {len(test)} held out")
     return result
 
@@ -241,13 +250,11 @@ def split_classes(
 def _store(
     run: Run,
     result: LabelAwareResult,
+    settings: Mapping[str, Any],
     values: NDArray[np.float64],
     train: NDArray[np.int64],
     test: NDArray[np.int64],
 ) -> None:
-    run.write("label_aware/values", values)
-    run.write("label_aware/train", train)
-    run.write("label_aware/test", test)
     times = ("time", "timestamp")
     rows = [{k: v for k, v in vars(one).items() if k not in times} for one in result.tried]
     summary = {
@@ -261,7 +268,8 @@ def _store(
         },
         "kernels": rows,
     }
-    run.write_attributes("label_aware", summary)
+    arrays = {"values": values, "train": train, "test": test}
+    store_result(run, "label_aware", settings, arrays, summary)
     a, b = result.names
     title = f"{a} or {b}: {result.trained_on} images to train on, {result.held_out} held out"
     small = FONT_SIZE - 4
@@ -327,9 +335,12 @@ def _plot_choices(
 
 def _sections(run: Run) -> list[ReportSection]:
     """Read the accuracies of the kernels on two classes."""
-    kept = stored(run, "label_aware", "names", "trained_on", "held_out", "validated", "kernels")
-    if kept is None:
-        return []
+    keys = ("names", "trained_on", "held_out", "validated", "kernels")
+    return numbered([_section(*one) for one in stored_results(run, "label_aware", *keys)])
+
+
+def _section(group: str, kept: Mapping[str, Any]) -> ReportSection:
+    at = group.replace("/", "-").replace("_", "-")
     kernels = kept["kernels"]
     plain, *others = kernels
     best = max(others, key=lambda one: one["accuracy"])
@@ -350,13 +361,13 @@ def _sections(run: Run) -> list[ReportSection]:
     alt = f"Accuracy of each kernel: {listed}."
     figures = (
         (
-            panel("label-aware-kernels", alt, _plot_kernels, kernels),
+            panel(f"{at}-kernels", alt, _plot_kernels, kernels),
             "Accuracy on images held out. Elasticity: how much more images of one class move "
             "together in training than others; ½ where classes do not matter.",
         ),
         (
             panel(
-                "label-aware-choice",
+                f"{at}-choice",
                 "Cross-validated accuracy over the weight of the label-aware part.",
                 _plot_choices,
                 curves,
@@ -365,7 +376,7 @@ def _sections(run: Run) -> list[ReportSection]:
         ),
     )
     title = f"Labels inside the kernel: {a} or {b}"
-    return [ReportSection("label-aware", title, (sentence,), (), figures)]
+    return ReportSection(at, title, (sentence,), (), figures)
 
 
 ANALYSIS = Analysis(

@@ -42,8 +42,8 @@ def score_labelings(pipeline: Pipeline, files: Sequence[str]) -> list[Labeling]:
 
     Args:
         pipeline: Of a run whose Gram is computed; the factor stage is run where it is missing.
-        files: .npy files, or text files with one class number a line, of N labels each. The
-            given labels are always among those ranked, the true ones where the run has them.
+        files: .npy files, or text files with one class number or name a line, of N labels each.
+            The given labels are always among those ranked, the true ones where the run has them.
 
     Returns:
         One entry a labeling, the cleanest first.
@@ -51,7 +51,7 @@ def score_labelings(pipeline: Pipeline, files: Sequence[str]) -> list[Labeling]:
     Raises:
         InputError: A file cannot be read, or its labels do not fit the images.
     """
-    from ntkdist.checks import check_labels
+    from ntkdist.checks import check_labels, label_values, numbers_in
     from ntkdist.labels import FactorInverse, block_error_terms, choose_ridge, class_matrix
 
     run = pipeline.run
@@ -61,7 +61,10 @@ def score_labelings(pipeline: Pipeline, files: Sequence[str]) -> list[Labeling]:
         labelings["true"] = run.read("inputs", "labels_true")
     for path in files:
         try:
-            labelings[path] = check_labels(_read(path), run.num_classes, len(given), floats=True)
+            read = label_values(_read(path))
+            if any(isinstance(label, str) for label in read):
+                read = numbers_in(run.manifest.class_names, [str(label) for label in read])
+            labelings[path] = check_labels(read, run.num_classes, len(given))
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
     inverse = FactorInverse(pipeline.factor("solutions"), on_event=pipeline.forward)
@@ -85,15 +88,19 @@ def score_labelings(pipeline: Pipeline, files: Sequence[str]) -> list[Labeling]:
     return sorted(scored, key=lambda one: one.block_error)
 
 
-def _read(path: str) -> NDArray[Any]:
+def _read(path: str) -> NDArray[Any] | list[str]:
     try:
         if path.endswith(".npy"):
             return np.load(path, allow_pickle=False)
-        return np.loadtxt(path, dtype=np.int64, ndmin=1)
+        try:
+            return np.loadtxt(path, dtype=np.int64, ndmin=1)
+        except ValueError:
+            with open(path, encoding="utf-8-sig") as file:
+                return [line for line in file.read().splitlines() if line.strip()]
     except (OSError, ValueError) as error:
         first = str(error).split("\n")[0]
         raise InputError(
-            f"cannot be read as labels ({first}); give .npy or a number a line"
+            f"cannot be read as labels ({first}); give .npy, or a number or name a line"
         ) from None
 
 

@@ -11,7 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist import words
-from ntkdist.analyses import Analysis, ReportSection, panel, stored
+from ntkdist.analyses import (
+    Analysis,
+    ReportSection,
+    numbered,
+    panel,
+    store_result,
+    stored_results,
+)
 from ntkdist.display.svg import FONT_SIZE, svg_file
 from ntkdist.display.words import counted, percent
 from ntkdist.errors import InputError
@@ -144,7 +151,11 @@ def simulate_active_learning(
         held_out=test_count,
         place=run.url,
     )
-    _store(run, result)
+    settings = {
+        **{"criteria": asked, "start": start, "rounds": rounds, "count": count, "seeds": seeds},
+        **{"share": share, "most": most, "picks": picks, "model": result.model},
+    }
+    _store(run, result, settings)
     return result
 
 
@@ -180,12 +191,13 @@ def _tell(pipeline: Pipeline, seed: int, one: Round) -> None:
     pipeline.forward(LabelsAsked(one.criterion, seed, one.number, one.labelled, one.accuracy))
 
 
-def _store(run: Run, result: LookaheadResult) -> None:
-    run.write("lookahead/accuracy", np.stack(list(result.accuracy.values())))
-    run.write("lookahead/counts", result.counts)
+def _store(run: Run, result: LookaheadResult, settings: Mapping[str, Any]) -> None:
     gains = {name: result.gain(name) for name in result.accuracy}
-    run.write_attributes(
+    store_result(
+        run,
         "lookahead",
+        settings,
+        {"accuracy": np.stack(list(result.accuracy.values())), "counts": result.counts},
         {
             "criteria": list(result.accuracy),
             "model": result.model,
@@ -250,25 +262,28 @@ def _plot_curves(
 
 def _sections(run: Run) -> list[ReportSection]:
     """Read the accuracy that the labels asked for by each criterion give."""
-    kept = stored(run, "lookahead", "criteria", "model", "pool", "held_out")
-    if kept is None or not run.has("lookahead", "accuracy"):
-        return []
-    accuracy, counts = run.read("lookahead", "accuracy"), run.read("lookahead", "counts")
+    results = stored_results(run, "lookahead", "criteria", "model", "pool", "held_out")
+    return numbered([_section(run, group, kept) for group, kept in results])
+
+
+def _section(run: Run, group: str, kept: Mapping[str, Any]) -> ReportSection:
+    name = group.replace("/", "-")
+    accuracy, counts = run.read(group, "accuracy"), run.read(group, "counts")
     curves = dict(zip(kept["criteria"], accuracy, strict=True))
-    last = {name: float(values[:, -1].mean()) for name, values in curves.items()}
-    best = max(last, key=lambda name: last[name])
+    last = {criterion: float(values[:, -1].mean()) for criterion, values in curves.items()}
+    best = max(last, key=lambda criterion: last[criterion])
     sentence = (
         f"With {counted(int(counts[-1]), 'label')} chosen by {best}, {kept['model']} is right "
         f"about {percent(last[best])} of {counted(kept['held_out'], 'held-out image')}"
     )
     if _BASELINE in last and best != _BASELINE:
         sentence += f"; with as many drawn at random, about {percent(last[_BASELINE])}"
-    listed = ", ".join(f"{name} {percent(value)}" for name, value in last.items())
+    listed = ", ".join(f"{key} {percent(value)}" for key, value in last.items())
     alt = f"Accuracy over labels asked for; at the end {listed}."
-    svg = panel("lookahead-curves", alt, _plot_curves, curves, counts, height=330)
+    svg = panel(f"{name}-curves", alt, _plot_curves, curves, counts, height=330)
     caption = "Mean and range over draws of the first labels; black: at random."
     title = "Which images to label next"
-    return [ReportSection("lookahead", title, (f"{sentence}.",), (), ((svg, caption),))]
+    return ReportSection(name, title, (f"{sentence}.",), (), ((svg, caption),))
 
 
 ANALYSIS = Analysis(

@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist import words
-from ntkdist.analyses import Analysis, ReportSection, all_of, stored
+from ntkdist import storage, words
+from ntkdist.analyses import Analysis, ReportSection, all_of, numbered, stored
 from ntkdist.display.svg import FONT_SIZE, inline_svg, new_figure, svg_file
 from ntkdist.display.words import counted, percent
 from ntkdist.errors import InputError
@@ -38,7 +38,7 @@ class SweepResult:
     Attributes:
         over: The setting.
         images: How many of the run's images the kernels were measured on.
-        rows: One for each value, in order.
+        rows: One for each value, in order; then those of values measured before on these images.
         place: Where the picture is.
     """
 
@@ -66,7 +66,7 @@ def sweep(
         InputError: For settings that do not fit.
     """
     from ntkdist.data import select
-    from ntkdist.learning.sweep import SweepRow, measure, variants
+    from ntkdist.learning.sweep import SweepRow, Variant, measure, variants
 
     run, settings = pipeline.run, pipeline.config.gram
     if not 10 <= images <= MOST_IMAGES:
@@ -77,14 +77,23 @@ def sweep(
     x, y = run.read("inputs", "images")[chosen], labels[chosen]
     backend = run.manifest.backend if settings.backend == "auto" else settings.backend
     rows: list[SweepRow] = []
+    group = f"sweep/{over}-{len(chosen)}"
+
+    def key_of(variant: Variant) -> str:
+        parts = [run.fingerprint, str(variant.architecture), variant.width, settings.dtype,
+                 chosen.tolist(), hashlib.sha256(y.tobytes()).hexdigest()]  # fmt: skip
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
     with pipeline.stage(f"sweep over {over}") as detail:
         kept = run.attributes("sweep").get("rows", {})
+        before = [row["value"] for row in run.attributes(*group.split("/")).get("rows", [])]
+        asked = {variant.value for variant in wanted}
+        earlier = variants(pipeline.config.architecture, over, before) if before else []
+        wanted += [one for one in earlier if one.value not in asked and key_of(one) in kept]
         computed = 0
         for variant in wanted:
             pipeline.check_stop()
-            parts = [run.fingerprint, str(variant.architecture), variant.width, settings.dtype,
-                     chosen.tolist(), hashlib.sha256(y.tobytes()).hexdigest()]  # fmt: skip
-            key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+            key = key_of(variant)
             known = key in kept
             if not known:
                 # a run's own backend may not cover every variant
@@ -104,9 +113,7 @@ def sweep(
             pipeline.forward(done)
         detail.append(f"{computed} of {len(wanted)} computed, {len(chosen)} images")
     result = SweepResult(over, len(chosen), tuple(rows), run.address(f"sweep-{over}.svg"))
-    run.write_attributes(
-        f"sweep/{over}", {"images": len(chosen), "rows": [_to_json(row) for row in rows]}
-    )
+    run.write_attributes(group, {"images": len(chosen), "rows": [_to_json(row) for row in rows]})
     _draw(result)
     return result
 
@@ -180,6 +187,8 @@ def _plot_measure(ax: Any, values: Sequence[str], y: NDArray[np.float64], small:
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     at, ticks = _places(values)
+    order = np.argsort(at, kind="stable")
+    at, y, ticks = at[order], y[order], [ticks[i] for i in order]
     shown = np.isfinite(y)
     ax.plot(at[shown], y[shown], "o-", ms=4, color="C0")
     if shown.any() and y[shown].min() > 0 and y[shown].max() > _LOG_FROM * y[shown].min():
@@ -207,16 +216,19 @@ def _places(values: Sequence[str]) -> tuple[NDArray[np.float64], list[str]]:
 
 
 def _sections(run: Run) -> list[ReportSection]:
-    """Read the sweeps, one section for each setting."""
+    """Read the sweeps, a section for each setting and number of images."""
     from ntkdist.learning.sweep import DEFAULT_VALUES
 
-    return [one for over in DEFAULT_VALUES if (one := _section(run, over)) is not None]
+    sections = []
+    names = sorted(storage.children(run.address("sweep")))
+    for over in DEFAULT_VALUES:
+        mine = [name for name in names if name.partition("-")[0] == over]
+        kept = {name: stored(run, f"sweep/{name}", "images", "rows") for name in mine}
+        sections += numbered([_section(f"sweep-{n}", over, k) for n, k in kept.items() if k])
+    return sections
 
 
-def _section(run: Run, over: str) -> ReportSection | None:
-    kept = stored(run, f"sweep/{over}", "images", "rows")
-    if kept is None or not kept["rows"]:
-        return None
+def _section(name: str, over: str, kept: Mapping[str, Any]) -> ReportSection:
     rows = kept["rows"]
     most = max(row["accuracy"] for row in rows)
     tied = [row["value"] for row in rows if row["accuracy"] == most]
@@ -232,14 +244,14 @@ def _section(run: Run, over: str) -> ReportSection | None:
 
     def make() -> Figure:
         figure = new_figure(390, 380)
-        for axes, (name, y) in zip(figure.subplots(2, 2).flat, measures.items(), strict=True):
+        for axes, (what, y) in zip(figure.subplots(2, 2).flat, measures.items(), strict=True):
             _plot_measure(axes, values, np.array(y, dtype=np.float64), FONT_SIZE - 1)
-            axes.set_title(name, fontsize=FONT_SIZE - 1)
+            axes.set_title(what, fontsize=FONT_SIZE - 1)
         figure.supxlabel(over, fontsize=FONT_SIZE)
         return figure
 
     listed = ", ".join(f"{row['value']}: {percent(row['accuracy'])}" for row in rows)
-    svg = inline_svg(f"sweep-{over}", f"Measures over {over}; accuracy at {listed}.", make)
+    svg = inline_svg(name, f"Measures over {over}; accuracy at {listed}.", make)
     sentence = (
         f"Of {counted(len(rows), 'value')} of {over}, {all_of(tied)} "
         f"{'predicts' if len(tied) == 1 else 'predict'} best: {percent(most)} of "
@@ -250,7 +262,7 @@ def _section(run: Run, over: str) -> ReportSection | None:
         "(Σλ)²/Σλ²."
     )
     title = f"Other values of {over}"
-    return ReportSection(f"sweep-{over}", title, (sentence,), (), ((svg, caption),))
+    return ReportSection(name, title, (sentence,), (), ((svg, caption),))
 
 
 ANALYSIS = Analysis(

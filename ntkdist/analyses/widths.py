@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist import words
-from ntkdist.analyses import Analysis, ReportSection, panel, stored
+from ntkdist.analyses import (
+    Analysis,
+    ReportSection,
+    numbered,
+    panel,
+    store_result,
+    stored_results,
+)
 from ntkdist.display.svg import FONT_SIZE, svg_file
 from ntkdist.display.words import count, number, percent
 from ntkdist.errors import InputError
@@ -69,7 +76,8 @@ def measure_widths(
     """Draw networks of the run's architecture and compare them with the infinite one.
 
     Time grows with the square of the width, and with images, classes and networks; the Gram of
-    the run is not used. The figures go into widths/ of the run, with a picture in widths.svg.
+    the run is not used. The figures go into widths/ of
+    the run, beside those of other settings, with a picture in widths.svg.
 
     Args:
         pipeline: Of a run.
@@ -124,17 +132,22 @@ def measure_widths(
         detail.append(f"{len(sweep.rows)} networks of width {min(widths)} to {max(widths)}")
     laws = {m: sweep.law(m) for m in _MEASURES} if len(widths) > 1 else {}
     result = WidthsResult(sweep, laws, run.url)
-    _store(run, result)
+    settings = {
+        "widths": sorted(int(width) for width in widths),
+        **{"images": images, "test": test, "seeds": seeds, "trained": trained, "seed": seed},
+    }
+    _store(run, result, settings)
     return result
 
 
-def _store(run: Run, result: WidthsResult) -> None:
+def _store(run: Run, result: WidthsResult, settings: Mapping[str, Any]) -> None:
     sweep = result.sweep
-    run.write("widths/widths", sweep.widths)
-    for measure in ("kernel_gap", "trace_gap", "difference", "linear_gap", "linear_maximum"):
-        run.write(f"widths/{measure}", sweep.by_width(measure))
-    run.write_attributes(
+    measures = ("kernel_gap", "trace_gap", "difference", "linear_gap", "linear_maximum")
+    store_result(
+        run,
         "widths",
+        settings,
+        {"widths": sweep.widths, **{name: sweep.by_width(name) for name in measures}},
         {
             "architecture": sweep.architecture,
             "images": sweep.train_images,
@@ -216,13 +229,16 @@ def plot_gaps(axes: Any, widths: NDArray[np.int64], gaps: Sequence[Gap], size: f
 
 
 def _sections(run: Run) -> list[ReportSection]:
-    """Read how far networks are from the infinite one."""
-    kept = stored(run, "widths", "images", "test", "exponents")
-    if kept is None or not run.has("widths", "kernel_gap"):
-        return []
-    sizes = run.read("widths", "widths")
-    values = {name: run.read("widths", name) for name in _MEASURES}
-    titles = {name: title for name, (_, title) in _MEASURES.items()}
+    """Read how far networks are from the infinite one, a section for each choice of settings."""
+    results = stored_results(run, "widths", "images", "test", "exponents")
+    return numbered([_section(run, group, kept) for group, kept in results])
+
+
+def _section(run: Run, group: str, kept: Mapping[str, Any]) -> ReportSection:
+    name = group.replace("/", "-")
+    sizes = run.read(group, "widths")
+    values = {measure: run.read(group, measure) for measure in _MEASURES}
+    titles = {measure: title for measure, (_, title) in _MEASURES.items()}
     gap, exponents = values["kernel_gap"], kept["exponents"]
     sentences = [
         f"A network of width {count(int(sizes[-1]))} has a kernel {percent(float(gap[-1]))} away "
@@ -238,11 +254,11 @@ def _sections(run: Run) -> list[ReportSection]:
         gaps = [
             Gap(
                 title,
-                values[name],
-                exponents[name]["constant"] * sizes.astype(float) ** exponents[name]["exponent"],
-                exponents[name]["exponent"],
+                values[key],
+                exponents[key]["constant"] * sizes.astype(float) ** exponents[key]["exponent"],
+                exponents[key]["exponent"],
             )
-            for name, title in titles.items()
+            for key, title in titles.items()
         ]
         alt = "Distances from the infinite network over width, on log scales, with fitted lines."
         caption = (
@@ -250,17 +266,14 @@ def _sections(run: Run) -> list[ReportSection]:
             "of the kernel of one output from the whole; trained: of the trained network from its "
             "linearisation."
         )
-        figures = ((panel("widths-gaps", alt, plot_gaps, sizes, gaps, height=320), caption),)
+        figures = ((panel(f"{name}-gaps", alt, plot_gaps, sizes, gaps, height=320), caption),)
     rows = tuple(
-        (count(int(size)), *(number(float(values[name][k]), 3) for name in titles))
+        (count(int(size)), *(number(float(values[key][k]), 3) for key in titles))
         for k, size in enumerate(sizes)
     )
     head = ("Width", *(title.capitalize() for title in titles.values()))
-    return [
-        ReportSection(
-            "widths", "Networks of finite width", tuple(sentences), (), figures, head, rows
-        )
-    ]
+    title = "Networks of finite width"
+    return ReportSection(name, title, tuple(sentences), (), figures, head, rows)
 
 
 ANALYSIS = Analysis(

@@ -10,7 +10,7 @@ import os
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,10 +28,10 @@ from ntkdist.pipeline.reuse import finished_tiles
 from ntkdist.runs.inputs import STAMP, Inputs, fingerprint, load_inputs, source_of, stamp_of
 from ntkdist.runs.run import Prepared, Run
 from ntkdist.runs.source_match import match_places, preprocessor_of
+from ntkdist.words import first_of
 
 _PICTURES = SUFFIXES | UNREAD  # what is not read is refused by the reader, with its name
 _ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z")
-_SHOWN = 4
 WANTED = (
     "give a folder that holds a folder of image files for each class, a .csv file with "
     "columns file and label, an .npz file with x_train (images or features) and y_train, or "
@@ -124,18 +124,12 @@ def _found(path: Path) -> str:
         return f"holds no class folders ({loose} images lie in it directly)"
     folders = _folders(path)
     if folders:
-        names = _listed(p.name for p in folders)
+        names = first_of([p.name for p in folders])
         return f"holds folders ({names}), and no image file in any of them"
     kinds = Counter(p.suffix.lower() or p.name for p in sorted(path.iterdir()))
     if not kinds:
         return "is an empty folder"
-    return f"holds {_listed(f'{count} {kind}' for kind, count in kinds.most_common())}"
-
-
-def _listed(words: Iterable[str]) -> str:
-    words = list(words)
-    more = len(words) - _SHOWN
-    return ", ".join(words[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    return f"holds {first_of([f'{count} {kind}' for kind, count in kinds.most_common()])}"
 
 
 @dataclass(frozen=True, order=True)

@@ -82,6 +82,8 @@ def opened(
 
     with out.watch() as watch, Pipeline(settings, watch.subscribers, prepared) as pipeline:
         out.note(f"backend {pipeline.run.manifest.reason}")
+        for note in pipeline.run.notes:
+            out.note(note)
         yield Session(pipeline, watch.stages)
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ntkdist.checks import check_labels
+from ntkdist.checks import check_labels, label_values, normal_name, refuse_two_spellings
 from ntkdist.data.features import check_features, not_finite
 from ntkdist.errors import InputError
-from ntkdist.pixels import image_array
+from ntkdist.pixels import PixelRange, image_array
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,10 +28,12 @@ class ImageSet:
             images; or features, shape (N, D), D ≥ 2.
         labels: Classes 0..K−1, shape (N,), int64.
         num_classes: K; classes without an image are allowed.
-        class_names: K names in label order; ``()`` becomes ``("0", "1", …)``.
+        class_names: K names in label order, kept in the form of ``normal_name``; ``()`` becomes
+            ``("0", "1", …)``.
         files: N names of the files the images came from, or ``()`` where they have none.
         pictures: (N, H, W, C) images to show for features; None for features without images, and
             where ``images`` holds the images.
+        notes: Sentences for people on what the source holds that was not read as it is.
 
     Raises:
         InputError: A shape, length, dtype, pixel or label is wrong; one line names
@@ -44,9 +46,10 @@ class ImageSet:
     class_names: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     pictures: NDArray[Any] | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        images, labels = image_array(self.images), np.asarray(self.labels)
+        images, labels = image_array(self.images), label_values(self.labels)
         if images.ndim == 2:
             check_features(images)
             _check_counts(images, labels, "rows of features")
@@ -58,7 +61,15 @@ class ImageSet:
             _check_counts(images, labels, "images")
             check_pixels(images)
         labels = check_labels(labels, self.num_classes)
-        names = tuple(self.class_names) or tuple(str(k) for k in range(self.num_classes))
+        refuse_two_spellings(self.class_names, lambda k: f"is the name of class {k}")
+        names = tuple(map(normal_name, self.class_names))
+        if not all(names):
+            k = names.index("")
+            raise InputError(
+                f"the name of class {k}, {self.class_names[k]!r}, is empty or stands for a missing "
+                "value; give the class another name"
+            )
+        names = names or tuple(str(k) for k in range(self.num_classes))
         if len(names) != self.num_classes:
             raise InputError(
                 f"{len(names)} class names for {self.num_classes} classes; give one for each class"
@@ -89,6 +100,11 @@ class ImageSet:
         return height, width, channels
 
     @property
+    def pixel_range(self) -> PixelRange | None:
+        """Range of all images, by which their scale is known; None for features."""
+        return None if self.is_features else PixelRange.of(self.images)
+
+    @property
     def shown(self) -> NDArray[Any] | None:
         """(N, H, W, C) images to show; None for features without images."""
         return self.pictures if self.is_features else self.images
@@ -104,13 +120,11 @@ class ImageSet:
             self.class_names,
             tuple(self.files[i] for i in files),
             None if self.pictures is None else self.pictures[chosen],
+            self.notes,
         )
 
 
 def _check_counts(images: NDArray[Any], labels: NDArray[Any], what: str) -> None:
-    if labels.ndim != 1:
-        hint = "; turn one-hot rows into classes with argmax(axis=1)" if labels.ndim == 2 else ""
-        raise InputError(f"labels have shape {labels.shape}; one number an image is needed{hint}")
     if len(images) != len(labels):
         raise InputError(
             f"{len(images)} {what} but {len(labels)} labels; give one label for each image"

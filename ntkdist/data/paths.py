@@ -50,6 +50,16 @@ def existing_folder(path: Path) -> Path:
     return path
 
 
+def holds_runs(folder: Path) -> bool:
+    """Return whether a folder is that of a run, or holds some: Zarr groups, which no class is."""
+    with os.scandir(folder) as entries:
+        return any(
+            entry.name == "zarr.json"
+            or (entry.is_dir() and os.path.isfile(os.path.join(entry.path, "zarr.json")))
+            for entry in entries
+        )
+
+
 def _hint(path: Path) -> str:
     """Return the end of the message that a path does not exist, with a remedy."""
     parent = path.parent

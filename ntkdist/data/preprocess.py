@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ntkdist.data.dataset import check_pixels
 from ntkdist.data.features import check_features
 from ntkdist.errors import InputError, did_you_mean
-from ntkdist.pixels import image_array
+from ntkdist.pixels import PixelRange, image_array
 
 RECIPES = ("none", "standardize", "center", "unit-norm", "halve")
 
@@ -60,19 +60,28 @@ class Preprocessor:
     channel over all pixels of the training set, a constant channel by 1; ``center`` subtracts the
     mean; ``unit-norm`` divides each image by its norm and multiplies by √(H·W·C), so that its mean
     square is 1, and a zero image stays zero; ``halve`` averages 2×2 pixels, for a kernel in a
-    sixteenth of the time; ``none`` does nothing. uint8 pixels are divided by 255 first, others are
-    taken as they are. Features (N, D) are images of one pixel with D channels: each column has its
-    mean, and each row the norm √D after ``unit-norm``.
+    sixteenth of the time; ``none`` does nothing. Before all steps pixels are divided by 255 if the
+    training images are uint8, and by 1 for any other dtype. The divisor is that of the training
+    images whatever dtype later images have, and images on another scale raise an error (the rule is
+    that of ``ntkdist.pixels.PixelRange.check``). Features (N, D) are images of one pixel with D
+    channels: each column has its mean, and each row the norm √D after ``unit-norm``; they have any
+    scale.
 
     Attributes:
         recipe: As given to ``fit``; for ``auto`` the recipe that was taken.
         channels: C of the training images, D of features.
         steps: The fitted steps in order.
+        divisor: Divides all pixels; None in runs of versions that did not store it, which then
+            divide uint8 by 255 and nothing else.
+        pixel_range: Range of the training images before division; None for features, and in such
+            runs.
     """
 
     recipe: str
     channels: int
     steps: tuple[Step, ...]
+    divisor: float | None = None
+    pixel_range: PixelRange | None = None
 
     @classmethod
     def fit(cls, images: Any, recipe: str) -> Preprocessor:
@@ -96,31 +105,48 @@ class Preprocessor:
         _check(images)
         if images.ndim == 2:
             _check_rows(images, names)
+        pixels = None if images.ndim == 2 else PixelRange.of(images)
         images = _as_images(images)
         _check_halves(images.shape, names.count("halve"))
+        divisor = _divisor(images)
         steps: list[Step] = []
         for name in names:
             if name in ("standardize", "center"):
                 # later statistics describe what the earlier steps leave
-                steps.append(_measure(name, images, steps))
+                steps.append(_measure(name, images, steps, divisor))
             else:
                 steps.append(Step(name))
-        return cls(recipe, images.shape[3], tuple(steps))
+        return cls(recipe, images.shape[3], tuple(steps), divisor, pixels)
 
     def agrees(self, other: Preprocessor) -> bool:
         """Return whether another one was fitted to the same images, in any order.
 
         The order of a sum decides its last bits, so that statistics are compared up to rounding.
         """
-        return (self.recipe, self.channels) == (other.recipe, other.channels) and all(
-            _close(one.shift, two.shift) and _close(one.scale, two.scale)
-            for one, two in zip(self.steps, other.steps, strict=True)
+        divisors = {self.divisor, other.divisor} - {None}
+        mine, theirs = (self.recipe, self.channels), (other.recipe, other.channels)
+        return (
+            mine == theirs
+            and len(divisors) < 2
+            and all(
+                _close(one.shift, two.shift) and _close(one.scale, two.scale)
+                for one, two in zip(self.steps, other.steps, strict=True)
+            )
         )
 
+    def with_statistics_of(self, other: Preprocessor) -> Preprocessor:
+        """Return this one with the steps of another one that ``agrees``, to the bit."""
+        return replace(self, steps=other.steps)
+
     def to_dict(self) -> dict[str, Any]:
-        """Return recipe and statistics as JSON holds them, floats to the bit."""
-        steps = [[step.name, list(step.shift), list(step.scale)] for step in self.steps]
-        return {"recipe": self.recipe, "channels": self.channels, "steps": steps}
+        """Return recipe, statistics and scale as JSON holds them, floats to the bit."""
+        return {
+            "recipe": self.recipe,
+            "channels": self.channels,
+            "steps": [[step.name, list(step.shift), list(step.scale)] for step in self.steps],
+            "divisor": self.divisor,
+            "range": None if self.pixel_range is None else self.pixel_range.to_dict(),
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessor:
@@ -128,22 +154,26 @@ class Preprocessor:
         steps = tuple(
             Step(name, tuple(shift), tuple(scale)) for name, shift, scale in values["steps"]
         )
-        return cls(values["recipe"], values["channels"], steps)
+        stored = values.get("range")
+        pixels = None if stored is None else PixelRange.from_dict(stored)
+        return cls(values["recipe"], values["channels"], steps, values.get("divisor"), pixels)
 
-    def apply(self, images: Any) -> NDArray[np.float32]:
+    def apply(self, images: Any, *, of: PixelRange | None = None) -> NDArray[np.float32]:
         """Return the prepared images or features.
 
         Args:
             images: Shape (M, H, W, C) with the training set's C, (M, H, W) where that is 1, or a
                 list of images; or (M, D) with its D.
+            of: Range of the whole set that the images are a part of, which says more about its
+                scale than a few images do; None takes theirs.
 
         Returns:
             float32, (M, H, W, C), fewer pixels if halved, or (M, D); an image depends on itself
             and the statistics only.
 
         Raises:
-            InputError: The number of channels differs, or pixels are not finite or
-                leave the range of float32.
+            InputError: The number of channels differs, pixels are not finite or leave the range
+                of float32, or (``ScaleError``) they are on another scale than the training images.
         """
         images = image_array(images)
         _check(images)
@@ -162,11 +192,14 @@ class Preprocessor:
                 f"{rows} have {images.shape[3]} {what}, but the training {rows} had "
                 f"{self.channels}; {remedy}"
             )
+        if self.pixel_range is not None and not features:
+            self.pixel_range.check(PixelRange.of(images) if of is None else of)
+        divisor = _divisor(images) if self.divisor is None else self.divisor
         height, width = (side >> halvings for side in images.shape[1:3])
         out = np.empty((len(images), height, width, self.channels), dtype=np.float32)
         limit = float(np.finfo(np.float32).max)
         start = 0
-        for block in _blocks(images, self.steps):
+        for block in _blocks(images, self.steps, divisor):
             largest = float(np.abs(block).max())
             if not largest <= limit:
                 raise InputError(
@@ -244,26 +277,32 @@ def _check_halves(shape: tuple[int, ...], times: int) -> None:
             )
 
 
-def _blocks(images: NDArray[Any], steps: Sequence[Step]) -> Iterator[NDArray[np.float64]]:
+def _divisor(images: NDArray[Any]) -> float:
+    return 255.0 if images.dtype == np.uint8 else 1.0
+
+
+def _blocks(
+    images: NDArray[Any], steps: Sequence[Step], divisor: float
+) -> Iterator[NDArray[np.float64]]:
     """Yield the images in order as float64 blocks after the given steps."""
     count = max(1, _BLOCK_VALUES // math.prod(images.shape[1:]))
     for start in range(0, len(images), count):
         part = images[start : start + count]
         block = part.astype(np.float64)
-        if part.dtype == np.uint8:
-            block /= 255.0
+        if divisor != 1.0:
+            block /= divisor
         for step in steps:
             block = step(block)
         yield block
 
 
-def _measure(name: str, images: NDArray[Any], before: Sequence[Step]) -> Step:
-    """Return a step with the statistics of the images after the steps before it."""
+def _measure(name: str, images: NDArray[Any], before: Sequence[Step], divisor: float) -> Step:
+    """Return a step with the statistics of the images after division and the steps before it."""
     channels = images.shape[3]
     count = math.prod(images.shape[:3]) >> 2 * _halvings(before)
     total, squares, scale = np.zeros(channels), np.zeros(channels), np.ones(channels)
     low, high = np.full(channels, np.inf), np.full(channels, -np.inf)
-    for block in _blocks(images, before):
+    for block in _blocks(images, before, divisor):
         for c, values, axis in _by_channel(block):
             total[c] += values.sum(axis=axis)
             low[c] = np.minimum(low[c], values.min(axis=axis))
@@ -273,7 +312,7 @@ def _measure(name: str, images: NDArray[Any], before: Sequence[Step]) -> Step:
     mean = np.where(constant, low, total / count)
     if name == "standardize":
         # a second pass over the data, since E[x²] − mean² would cancel
-        for block in _blocks(images, before):
+        for block in _blocks(images, before, divisor):
             for c, values, axis in _by_channel(block):
                 shift = mean[c] if axis is None else mean[:, None]
                 squares[c] += np.square(values - shift).sum(axis=axis)

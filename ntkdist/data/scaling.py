@@ -54,7 +54,9 @@ def target(size: Size, sizes: Collection[tuple[int, int]]) -> tuple[int, int]:
 
 
 def scale_one(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    """Scale one image (H, W, C), uint8 or float32, whatever its aspect ratio.
+    """Scale one image (H, W, C), to uint8 if it was uint8, else to float32.
+
+    The aspect ratio may change.
 
     Where no side grows, a pixel is the mean of those that it covers (Pillow's BOX filter; at half
     the side the same as ``halve``). Where a side grows, the filter is LANCZOS. An image of that
@@ -63,6 +65,8 @@ def scale_one(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     height, width = size
     if image.shape[:2] == size:
         return image
+    if image.dtype != np.uint8:
+        image = image.astype(np.float32, copy=False)
     from PIL import Image
 
     shrinks = height <= image.shape[0] and width <= image.shape[1]
@@ -89,5 +93,5 @@ def scale_all(images: NDArray[Any], size: Size) -> NDArray[Any]:
     dtype = np.uint8 if images.dtype == np.uint8 else np.float32
     out = np.empty((len(images), *wanted, images.shape[3]), dtype=dtype)
     for i, image in enumerate(images):
-        out[i] = scale_one(image.astype(dtype, copy=False), wanted)
+        out[i] = scale_one(image, wanted)
     return out

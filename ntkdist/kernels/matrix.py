@@ -18,7 +18,7 @@ from ntkdist.kernels.chain import Chain, chain_of
 from ntkdist.kernels.ranges import check_entries
 from ntkdist.kernels.registry import select_backend
 from ntkdist.networks.architecture import Architecture, ArchitectureSpec
-from ntkdist.pixels import array_of, channels_last
+from ntkdist.pixels import array_of, channels_last, check_raw_scale
 
 
 def kernel_matrix(
@@ -42,8 +42,9 @@ def kernel_matrix(
     Args:
         arch: A preset name, a list of layers, canonical text, or an ``Architecture``.
         x1: (n, H, W, C) images, (n, H, W) for one channel, or a list of images of one size; or
-            (n, D) features for a fully connected network. The numbers are taken as they are. What
-            is on a GPU already (``__cuda_array_interface__``) is read there by the cuda backend.
+            (n, D) features for a fully connected network. The numbers are taken as they are; use
+            ``ntkdist.data.Preprocessor`` to prepare both sets alike. What is on a GPU already
+            (``__cuda_array_interface__``) is read there by the cuda backend.
         x2: m images or rows of features of the same shape; None means ``x1``, and half of the
             entries are computed.
         kind: ``ntk`` or ``nngp``.
@@ -55,13 +56,16 @@ def kernel_matrix(
         (n, m) of ``dtype``; symmetric to the bit when ``x2`` is None.
 
     Raises:
-        InputError: For bad images, an unknown kind or backend, an architecture that no
-            backend covers, or entries that would all be 0 or leave the range of ``dtype``.
+        InputError: For bad images, an unknown kind or backend, an architecture that no backend
+            covers, integers in one of x1 and x2 and other pixels on another scale in the other, or
+            entries that would all be 0 or leave the range of ``dtype``.
     """
     (kind,) = check_kinds([kind])
     arch = Architecture.parse(arch)
     x1 = _rows(arch, x1)
     x2 = None if x2 is None else _rows(arch, x2)
+    if isinstance(x1, np.ndarray) and isinstance(x2, np.ndarray):
+        check_raw_scale(x1, x2, "x2")
     threads = threads or len(os.sched_getaffinity(0))
     chosen = select_backend(arch, x1.shape[1:], name=backend, dtype=dtype, threads=threads).backend
     states = []

@@ -26,7 +26,7 @@ def one_hot(labels: Any, num_classes: int) -> NDArray[np.float64]:
     Raises:
         InputError: For labels that are not class numbers.
     """
-    checked = check_labels(labels, num_classes, floats=True)
+    checked = check_labels(labels, num_classes)
     Y = np.zeros((len(checked), num_classes))
     Y[np.arange(len(checked)), checked] = 1.0
     return Y
@@ -56,7 +56,7 @@ def class_matrix(
         DeOliveira et al. 2025 (Z = YᵀH⁻¹Y).
     """
     source = as_inverse(inverse)
-    checked = check_labels(labels, num_classes, source.shape[0], floats=True)
+    checked = check_labels(labels, num_classes, source.shape[0])
     G = product(source, one_hot(checked, num_classes))
     return G, class_sums(G, checked)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.checks import check_labels
+from ntkdist.checks import check_labels, count_classes, label_values, number_names
 from ntkdist.errors import InputError
 from ntkdist.labels.inverse import MemoryFactor, invert
 from ntkdist.labels.options import Options, check_locked
@@ -47,8 +47,9 @@ def label_report(labels: Any, result: RefurbishResult) -> pd.DataFrame:
         for ``posterior`` its rank, 1 for the most probable change) and ``delta_loss`` (the change
         of L(Z) by that flip, NaN if none; for ``posterior`` by that flip alone). If a label is
         flagged and no other class is more probable, ``suggested_label`` is the given one. Its
-        ``attrs`` hold ``reliability``, the dictionary of ``Reliability.to_dict``, and
-        ``transition``, P(given label | true class) as K lists of K numbers.
+        ``attrs`` hold ``reliability``, the dictionary of ``Reliability.to_dict``, ``transition``,
+        P(given label | true class) as K lists of K numbers, and ``unused_classes``, the list of
+        classes that no image has, which are never suggested.
 
     Raises:
         InputError: If labels and result have different numbers of images.
@@ -56,7 +57,7 @@ def label_report(labels: Any, result: RefurbishResult) -> pd.DataFrame:
     import pandas as pd
 
     n, num_classes = result.G.shape
-    given = check_labels(labels, num_classes, floats=True)
+    given = check_labels(labels, num_classes)
     if len(given) != n:
         raise InputError(
             f"the result is of {n} images, {len(given)} labels are given; give the labels from "
@@ -79,6 +80,8 @@ def label_report(labels: Any, result: RefurbishResult) -> pd.DataFrame:
     )
     table.attrs["reliability"] = result.reliability.to_dict()
     table.attrs["transition"] = result.noise.transition.tolist()
+    unused = np.bincount(given, minlength=num_classes) == 0
+    table.attrs["unused_classes"] = np.flatnonzero(unused).tolist()
     return table
 
 
@@ -110,7 +113,8 @@ def find_label_issues(
         images: (N, H, W, C) or (N, H, W), uint8 or any real dtype, or a list of images of one
             size; or features (N, D), from a pretrained network or a table.
         labels: (N,) integers in 0..K−1, or names of classes (text), which are numbered in sorted
-            order.
+            order, by number where all are whole numbers. At least two classes; those that no label
+            has are never suggested.
         architecture: A preset name, a list of layers, canonical text or an ``Architecture``; None
             takes ``cntk-gap-4`` for images and ``fc-2`` for features.
         num_classes: K; None takes the largest label plus one, or the number of names.
@@ -157,20 +161,22 @@ def find_label_issues(
     what = "rows" if images.ndim == 2 else "images"
     if architecture is None:
         architecture = FEATURES_ARCHITECTURE if images.ndim == 2 else IMAGES_ARCHITECTURE
-    given = np.asarray(labels)
-    if given.ndim == 1 and len(given) != len(images):
+    given = label_values(labels)
+    names: tuple[str, ...] = ()
+    if len(given) != len(images):
         raise InputError(f"{len(given)} labels for {len(images)} {what}; give one each")
     if len(images) < 2:
         raise InputError(f"{len(images)} {what}; at least 2 are needed")
-    given, names = _numbered(given)
+    if any(isinstance(one, str) for one in given):
+        given, names = number_names(given.tolist(), lambda i: f"at index {i}")
     if names and num_classes not in (None, len(names)):
         raise InputError(
             f"num_classes={num_classes}, the labels name {len(names)} classes; leave it out, or "
             "give numbers"
         )
     if num_classes is None:
-        num_classes = len(names) if names else _largest(given) + 1
-    given = check_labels(given, num_classes, len(images), floats=True)
+        num_classes = len(names) if names else count_classes(given)
+    given = check_labels(given, num_classes, len(images))
     prepared = Preprocessor.fit(images, preprocess).apply(images)
     gram = kernel_matrix(architecture, prepared, backend=backend, threads=threads)
     result = refurbish_gram(
@@ -237,7 +243,7 @@ def refurbish_gram(
         InputError: For labels or options that do not fit, or a Gram matrix that is not positive
             definite at this ridge.
     """
-    given = check_labels(labels, num_classes, len(gram), floats=True)
+    given = check_labels(labels, num_classes, len(gram))
     lock = check_locked(locked, len(given))
     choice = choose_ridge(gram, given, num_classes, noise=noise, noise_rate=noise_rate, locked=lock)
     if ridge == "auto":
@@ -258,27 +264,3 @@ def refurbish_gram(
         confidence=confidence,
         on_step=on_event,
     )
-
-
-def _numbered(labels: NDArray[Any]) -> tuple[NDArray[Any], tuple[str, ...]]:
-    """Return labels as numbers, and the names of the classes; no names if numbers were given."""
-    kind = labels.dtype.kind
-    if kind == "O" and labels.ndim == 1 and all(isinstance(one, str) for one in labels):
-        labels, kind = labels.astype(str), "U"
-    if kind == "U" and labels.ndim == 1:
-        names, numbers = np.unique(labels, return_inverse=True)
-        return numbers, tuple(map(str, names))
-    if kind not in "iuf":
-        raise InputError(
-            f"labels of type {labels.dtype} are neither numbers nor names; give integers from 0, "
-            "or a name for each image: [str(one) for one in labels]"
-        )
-    return labels, ()
-
-
-def _largest(labels: NDArray[Any]) -> int:
-    """Return the largest label, or 0 if there is none that ``check_labels`` would accept."""
-    if labels.ndim != 1 or not labels.size or labels.dtype.kind not in "iuf":
-        return 0
-    largest = labels.max()
-    return int(largest) if np.isfinite(largest) and largest >= 0 else 0

@@ -76,7 +76,7 @@ def class_separation(
         DeOliveira et al. 2025, Table 3; Schölkopf, Smola and Müller 1998 (kernel PCA).
     """
     n = int(gram.shape[0])
-    given = check_labels(labels, num_classes, n, floats=True)
+    given = check_labels(labels, num_classes, n)
     check_whole("components", components, 1, "give less than N", most=n - 1)
     counts = np.bincount(given, minlength=num_classes)
     if (counts > 0).sum() < 2:

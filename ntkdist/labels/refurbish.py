@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.checks import check_labels
+from ntkdist.checks import check_labels, refuse_one_class
 from ntkdist.errors import InputError
 from ntkdist.labels.block_error import block_error, left_out_terms, reciprocal
 from ntkdist.labels.class_matrix import class_matrix
@@ -134,7 +134,8 @@ def refurbish(
         checkpoint_every=checkpoint_every,
     )
     source = as_inverse(inverse)
-    given = check_labels(labels, num_classes, source.shape[0], floats=True)
+    given = check_labels(labels, num_classes, source.shape[0])
+    refuse_one_class(given)
     if noise_rate is not None and num_classes > 1 and noise_rate > highest_rate(num_classes):
         raise InputError(
             f"noise_rate={noise_rate} is above (K−1)/K = {highest_rate(num_classes):.3g}, at which "
@@ -249,9 +250,13 @@ def _changes_alone(
 def _most_probable_other(
     posterior: Posterior, given: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return the probability of each image's most probable other class, (N,), and that class."""
+    """Return the probability of each image's most probable other class, (N,), and that class.
+
+    It is one that has given labels.
+    """
     q = posterior.probabilities.copy()
     q[np.arange(len(given)), given] = -1.0
+    q[:, np.bincount(given, minlength=q.shape[1]) == 0] = -1.0
     classes = q.argmax(axis=1)
     return q.max(axis=1), classes.astype(np.int64)
 

@@ -99,7 +99,7 @@ def choose_ridge(
     from scipy.linalg import eigh
 
     n = int(gram.shape[0])
-    given = check_labels(labels, num_classes, n, floats=True)
+    given = check_labels(labels, num_classes, n)
     if not ridges or not all(np.isfinite(r) and r > 0 for r in ridges):
         raise InputError(f"ridges={ridges!r} must be finite numbers above 0")
     check_whole("max_images", max_images, 2, "give the size of the sample")

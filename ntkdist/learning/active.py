@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from ntkdist.checks import check_choice, check_labels, check_number, check_whole
 from ntkdist.errors import InputError
-from ntkdist.learning.checks import check_columns, check_images, check_outputs
+from ntkdist.learning.checks import check_columns, check_outputs, check_sets
 from ntkdist.learning.empirical import empirical_kernel
 from ntkdist.learning.finite.training import TrainedNetwork, train
 from ntkdist.learning.regression import KernelRegression, targets_of
@@ -500,8 +500,7 @@ class NetworkLearner:
         ridge: float = 1e-6,
         seed: int = 0,
     ) -> None:
-        self._images = check_images(images)
-        self._test = check_images(test_images, self._images.shape[1:])
+        self._images, self._test = check_sets(images, test_images)
         self.count, self.test_count = len(self._images), len(self._test)
         self.num_classes = check_whole("num_classes", num_classes, 2, "one class needs no labels")
         self.ridge = ridge

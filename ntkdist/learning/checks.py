@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ntkdist.checks import is_number
 from ntkdist.errors import InputError
 from ntkdist.networks.architecture import Architecture
-from ntkdist.pixels import image_array
+from ntkdist.pixels import PixelRange, image_array
 
 
 def require_jax() -> None:
@@ -53,11 +53,14 @@ def check_images(
     images: Any,
     image_shape: tuple[int, ...] | None = None,
     arch: Architecture | None = None,
+    *,
+    trained_on: PixelRange | None = None,
 ) -> NDArray[np.float32]:
     """Return images as float32 (n, H, W, C), n ≥ 1, finite, of ``image_shape`` where it is given.
 
     They are given so, as (n, H, W) or as a list of images (see ``pixels.image_array``). Features
     (n, D) become images of one pixel, (n, 1, 1, D), unless ``arch`` needs pixels.
+    ``trained_on`` is the range of the training images, on whose scale they must be.
     """
     x = image_array(images)
     if x.ndim == 2:
@@ -71,10 +74,26 @@ def check_images(
             f"images are {x.shape[1:]}, but the network was trained on {tuple(image_shape)}; "
             "bring them to that shape"
         )
+    if trained_on is not None:
+        trained_on.check(PixelRange.of(x))
     x = x.astype(np.float32)
     if not np.isfinite(x).all():
         raise InputError("images hold NaN or infinity in float32; clean or rescale them")
     return x
+
+
+def check_sets(
+    images: Any, test: Any, arch: Architecture | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return training and test images as ``check_images`` does, of one shape and on one scale."""
+    x = check_images(images, arch=arch)
+    return x, check_images(test, x.shape[1:], trained_on=range_of(images))
+
+
+def range_of(images: Any) -> PixelRange | None:
+    """Return the range of checked images; None for features."""
+    given = image_array(images)
+    return None if given.ndim == 2 else PixelRange.of(given)
 
 
 def check_targets(targets: Any, n: int) -> NDArray[np.float64]:

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from ntkdist.checks import check_choice, check_labels, check_whole
 from ntkdist.errors import InputError
-from ntkdist.learning.checks import check_images, require_jax
+from ntkdist.learning.checks import check_images, check_sets, require_jax
 from ntkdist.learning.finite.network import (
     FiniteNetwork,
     Params,
@@ -47,6 +47,7 @@ from ntkdist.learning.finite.training import padded_batches
 from ntkdist.learning.regression import targets_of
 from ntkdist.networks.architecture import Architecture
 from ntkdist.networks.layers import Conv, Dense
+from ntkdist.pixels import check_raw_scale, image_array
 
 KINDS = ("ntk", "trace", "pntk", "logit")
 PARAMETERIZATIONS = ("ntk", "standard")
@@ -114,7 +115,10 @@ def empirical_kernel(
     check_choice("kind", kind, KINDS)
     check_choice("parameterization", parameterization, PARAMETERIZATIONS)
     first = check_images(x1, arch=network.arch)
-    second = first if x2 is None else check_images(x2, first.shape[1:])
+    second = first
+    if x2 is not None:
+        second = check_images(x2, first.shape[1:])
+        check_raw_scale(image_array(x1), image_array(x2), "x2")
     network.check(params, first.shape[1:])
     check_trainable(network.arch)
     cotangents = _cotangents(kind, network.num_classes)
@@ -555,9 +559,8 @@ def measure_pseudo_kernel(
         Mohamadi, Bae and Sutherland 2023.
     """
     K = network.num_classes
-    x = check_images(images, arch=network.arch)
+    x, held = check_sets(images, test[0], network.arch)
     y = check_labels(labels, K, len(x))
-    held = check_images(test[0], x.shape[1:])
     truth = check_labels(test[1], K, len(held))
     Y = targets_of(y, K)
     step = max(1, _CROSSED_BYTES // (8 * len(x) * K * K))

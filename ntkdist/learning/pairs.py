@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
-from ntkdist.pixels import array_of
+from ntkdist.pixels import array_of, check_raw_scale
 
 Matrix = NDArray[np.float64]
 Positions = NDArray[np.integer[Any]]
@@ -69,6 +69,8 @@ def pixel_pairs(images: Any, others: Any = None) -> PixelPairs:
 
     x = _flat(images)
     y = x if others is None else _flat(others)
+    if others is not None:
+        check_raw_scale(array_of(images), array_of(others))
     if x.shape[1] != y.shape[1]:
         raise InputError(
             f"images of {x.shape[1]} and of {y.shape[1]} numbers; pairs need images of one shape"

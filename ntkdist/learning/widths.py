@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ntkdist.checks import check_labels, check_number, check_whole
 from ntkdist.errors import InputError
 from ntkdist.kernels import kernel_matrix
-from ntkdist.learning.checks import check_images, require_jax
+from ntkdist.learning.checks import check_images, check_sets, require_jax
 from ntkdist.learning.empirical import PseudoKernel, compare_pseudo_kernel, empirical_kernel
 from ntkdist.learning.finite.network import FiniteNetwork, Params
 from ntkdist.learning.finite.training import compiled, outputs, split
@@ -153,8 +153,7 @@ def linearization_gap(
     them. ``InputError`` for a learning rate at which either diverges. Lee et al. 2019, theorem 2.1:
     the distance is O(width^−1/2) at any time; Dyer and Gur-Ari 2020 argue for O(width^−1).
     """
-    x = check_images(images, arch=network.arch)
-    held = check_images(test, x.shape[1:])
+    x, held = check_sets(images, test, network.arch)
     y = check_labels(labels, network.num_classes, len(x))
     logits = compiled(network.arch).logits
 
@@ -390,9 +389,8 @@ def sweep_widths(
     """
     require_jax()
     arch = Architecture.parse(architecture)
-    x = check_images(images, arch=arch)
+    x, held = check_sets(images, test[0], arch)
     y = check_labels(labels, num_classes, len(x))
-    held = check_images(test[0], x.shape[1:])
     held_labels = check_labels(test[1], num_classes, len(held))
     check_whole("seeds", seeds, 1, "give the networks of each width")
     check_whole("trained", trained, 1, "give how many of them are trained")

@@ -14,6 +14,7 @@ from ntkdist.errors import InputError, StageError
 from ntkdist.networks.architecture import Architecture
 from ntkdist.pipeline.gram import Matrix
 from ntkdist.pipeline.stages import Pipeline
+from ntkdist.pixels import ScaleError
 from ntkdist.runs.inputs import names_test_features
 from ntkdist.runs.run import Run
 from ntkdist.runs.source_match import locate, preprocessor_of, stored_inputs
@@ -153,6 +154,8 @@ def held_out(pipeline: Pipeline) -> HeldOut:
             if how == "holdout":
                 return _holdout(pipeline)
             images, pictures, labels, indices = _others(run, config, how)
+        except ScaleError as error:
+            raise ScaleError(f"predict.on={how}: {error}") from None
         except InputError:
             # an error in features that the settings name must be reported
             if how == kinds[-1] or (how == "test" and names_test_features(config.data)):
@@ -208,7 +211,7 @@ def _others(
             )
     if settings.n is not None:
         left = left[select(source.labels[left], settings.n, "balanced", settings.seed)]
-    images = kernel_view(preprocess.apply(source.images[left]))
+    images = kernel_view(preprocess.apply(source.images[left], of=source.pixel_range))
     pictures = None if source.shown is None else pictures_of(source.shown[left])
     return images, pictures, source.labels[left].astype(np.int64), left
 

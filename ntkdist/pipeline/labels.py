@@ -141,6 +141,12 @@ def summarise(
     return summary
 
 
+#: Columns of ``label_report`` that the label stage stores as arrays.
+_COLUMNS = (
+    "suggested_label", "label_quality", "is_label_issue", "abstained", "round", "delta_loss",
+)  # fmt: skip
+
+
 def write_table(run: Run, table: Any, *, probabilities: bool = False) -> None:
     """Write ``labels.csv``, most suspicious first, into the run."""
     names = np.array(run.manifest.class_names)
@@ -155,12 +161,18 @@ def write_table(run: Run, table: Any, *, probabilities: bool = False) -> None:
     _store(run, table)
 
 
-def add_probabilities(run: Run) -> None:
-    """Give a ``labels.csv`` that is there the columns of class probabilities, if it lacks them."""
+def refresh_table(run: Run, *, probabilities: bool = False) -> None:
+    """Write ``labels.csv`` from the stored results if it is missing or lacks probabilities."""
     import pandas as pd
 
     content = storage.read_bytes(run.address("labels.csv"))
     if content is None:
+        given = run.read("inputs", "labels")
+        columns = {name: run.read("labels", name) for name in _COLUMNS if run.has("labels", name)}
+        table = pd.DataFrame({"index": np.arange(len(given)), "given_label": given, **columns})
+        write_table(run, table, probabilities=probabilities)
+        return
+    if not probabilities:
         return
     # as text, so that every other cell stays what it is
     table = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)

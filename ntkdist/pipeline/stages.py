@@ -31,8 +31,8 @@ from ntkdist.pipeline.labels import (
     EVERY,
     FlipProgress,
     RoundProgress,
-    add_probabilities,
     read_locked,
+    refresh_table,
     store_kpca,
     summarise,
     thumbnail,
@@ -316,8 +316,7 @@ class Pipeline:
             wanted = settings.probabilities and not run.has("labels", "pred_probs")
             if run.attributes("labels").get("fingerprint") == fingerprint and not wanted:
                 detail.append("as stored")
-                if settings.probabilities:
-                    add_probabilities(run)
+                refresh_table(run, probabilities=settings.probabilities)
                 if not run.has("labels", "kpca", "points"):  # by a version without these figures
                     self.choice()
                     self._picture_components(given)

@@ -165,21 +165,30 @@ def repair_run(pipeline: Pipeline, check: RunCheck) -> list[str]:
 
 def _repair_results(run: Run, check: RunCheck) -> Iterator[str]:
     """Remove the results that have a damaged array, so that their command computes them again."""
-    for group, command in sorted({_result_of(name) for name in check.results}):
-        if group == "labels":  # its checkpoint may still be needed
+    for folder in sorted({_result_of(run, name) for name in check.results}):
+        group = folder.partition("/")[0]
+        for name in run.array_names(folder):  # not a checkpoint of the labels
+            if group != "cross" or name not in run.config.gram.kinds:
+                storage.remove_all(run.address(folder, name))
+        if group == "labels":
             run.write_attributes("labels", {"fingerprint": None, "summary": None})
-        for name in run.array_names(group):
-            if name not in run.config.gram.kinds:
-                storage.remove_all(run.address(group, name))
-        yield f"{run.address(group)}: removed; ntkdist {command} {run.url} computes it again"
+        elif group != "cross":
+            storage.remove_all(run.address(folder))
+            if folder != group:
+                run.write_attributes(group, {})  # without the names of its arrays
+        command = _COMMANDS.get(group, group)
+        yield f"{run.address(folder)}: removed; ntkdist {command} {run.url} computes it again"
 
 
-def _result_of(name: str) -> tuple[str, str]:
-    """Return the folder in the run, and the command, of the result that an array belongs to."""
-    group, *rest = name.split("/")
-    if group == "cross":
-        return f"cross/{rest[0]}", "predict"
-    return group, {"noise": "labels", "label_aware": "label-aware"}.get(group, group)
+#: The command that computes a result, where its group has another name.
+_COMMANDS = {"cross": "predict", "noise": "labels", "label_aware": "label-aware"}
+
+
+def _result_of(run: Run, name: str) -> str:
+    """Return the folder in the run of the result that an array belongs to."""
+    group, inner = name.split("/")[:2]
+    apart = group == "cross" or "settings" in run.attributes(group, inner)
+    return f"{group}/{inner}" if apart else group
 
 
 def _repair_factors(run: Run, check: RunCheck) -> Iterator[str]:

@@ -610,6 +610,7 @@ def facts(run: Run, timeline: Timeline, findings: Findings | None) -> list[tuple
         drawn += f", seed {config.data.seed}"
     rows = [
         ("Data", f"{source_of(data)}, {data.split}, {drawn}, {data.preprocess}"),
+        ("Reading the data", "; ".join(run.notes)),
         ("Label noise", noise),
         ("Architecture", f"{name}: {architecture}" if name else architecture),
         ("Kernels", ", ".join(kind.upper() for kind in config.gram.kinds)),

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ntkdist import storage
+from ntkdist.checks import refuse_one_class
 from ntkdist.config import DataConfig, RunConfig
 from ntkdist.errors import InputError
 from ntkdist.networks.architecture import Architecture
 from ntkdist.storage.arrays import write_array
+from ntkdist.words import first_of
 
 if TYPE_CHECKING:
     from ntkdist.data import ImageSet, Preprocessor
@@ -22,8 +24,11 @@ PREPROCESS = "preprocess"
 """Attribute of the stored images: what prepared them."""
 STAMP = "source_stamp"
 """Attribute of the stored images: names, sizes and times of the source's files, as a digest."""
+NOTES = "notes"
+"""Attribute of the stored images: sentences on what the source holds that was not read as it is."""
 ARRAYS = "arrays"
 """Attribute of the stored images, and of a result's group: the names of all arrays beside them."""
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class Inputs:
         digests: (N, 16) uint8 of the features as they were read, by which a later look at the
             source tells whether they are the same; None for images.
         stamp: ``stamp_of`` the configuration before its source was read; None if not known.
+        notes: The notes of the ``ImageSet``, and one on classes that no image has.
     """
 
     images: np.ndarray
@@ -54,6 +60,7 @@ class Inputs:
     preprocess: Preprocessor
     digests: np.ndarray | None = None
     stamp: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def is_features(self) -> bool:
@@ -171,7 +178,7 @@ def load_inputs(config: RunConfig, *, prepared_as: Preprocessor | None = None) -
     chosen = select(data.labels, config.data.n, config.data.subset, config.data.seed)
     preprocess = Preprocessor.fit(data.images, config.data.preprocess)
     if prepared_as is not None and preprocess.agrees(prepared_as):
-        preprocess = prepared_as
+        preprocess = preprocess.with_statistics_of(prepared_as)
     raw = data.images[chosen]
     labels = data.labels[chosen]
     _check_classes(labels, data)
@@ -179,7 +186,7 @@ def load_inputs(config: RunConfig, *, prepared_as: Preprocessor | None = None) -
     if config.noise.rate > 0:
         true = labels
         labels, _ = symmetric(labels, data.num_classes, config.noise.rate, config.noise.seed)
-    images = kernel_view(preprocess.apply(raw))
+    images = kernel_view(preprocess.apply(raw, of=preprocess.pixel_range))
     files = tuple(data.files[i] for i in chosen) if data.files else ()
     return Inputs(
         images=images,
@@ -192,7 +199,19 @@ def load_inputs(config: RunConfig, *, prepared_as: Preprocessor | None = None) -
         preprocess=preprocess,
         digests=row_digests(raw) if data.is_features else None,
         stamp=stamp,
+        notes=notes_of(data, labels),
     )
+
+
+def notes_of(data: ImageSet, labels: np.ndarray) -> tuple[str, ...]:
+    """Return what is to be said of a source and of the labels (N,) that a run takes of it."""
+    counts = np.bincount(labels, minlength=data.num_classes)
+    unused = [repr(name) for name, n in zip(data.class_names, counts, strict=True) if not n]
+    if not unused:
+        return data.notes
+    some = f"{len(unused)} of {data.num_classes} classes have no image and are"
+    words = "one class has no image and is" if len(unused) == 1 else some
+    return (*data.notes, f"{words} never suggested: {first_of(unused, _SHOWN)}")
 
 
 def row_digests(features: np.ndarray) -> np.ndarray:
@@ -204,14 +223,9 @@ def row_digests(features: np.ndarray) -> np.ndarray:
 
 def _check_classes(labels: np.ndarray, data: ImageSet) -> None:
     """Raise ``InputError`` where all labels are equal: there is then nothing to tell apart."""
-    if len(np.unique(labels)) > 1:
-        return
     others = len(np.unique(data.labels)) > 1
     remedy = "take some of each with --data.subset balanced" if others else "give images of two"
-    what = "images" if data.shown is not None else "rows"
-    raise InputError(
-        f"all {len(labels)} {what} are of the class {data.class_names[labels[0]]!r}; {remedy}"
-    )
+    refuse_one_class(labels, data.class_names, remedy)
 
 
 def store_inputs(address: str, inputs: Inputs) -> None:
@@ -235,6 +249,8 @@ def store_inputs(address: str, inputs: Inputs) -> None:
     }
     if inputs.stamp is not None:
         about["images"][STAMP] = inputs.stamp
+    if inputs.notes:
+        about["images"][NOTES] = list(inputs.notes)
     for name, values in named.items():
         write_array(storage.join(address, name), values, about.get(name))
 

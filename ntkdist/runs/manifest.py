@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from ntkdist import storage
+from ntkdist.checks import normal_name
 from ntkdist.errors import InputError, NtkdistError, StoreError
 
 SCHEMA = 1
@@ -177,7 +178,8 @@ def read_manifest(url: str) -> Manifest | None:
     gram = dict(values["config"]["gram"])
     gram.pop("mix_backends", None)  # a setting of earlier versions
     values["config"] = {**values["config"], "gram": gram}
-    values["class_names"] = tuple(values["class_names"])
+    # those of earlier versions are as their source spells them
+    values["class_names"] = tuple(normal_name(name) or name for name in values["class_names"])
     if values.get("extension") is not None:
         values["extension"] = Extension.from_dict(values["extension"])
     if values.get("gram_from") is not None:

@@ -43,6 +43,7 @@ from ntkdist.errors import InputError, NtkdistError, StageError, StoreError
 from ntkdist.networks.architecture import Architecture, preset_of
 from ntkdist.runs.inputs import (
     ARRAYS,
+    NOTES,
     Inputs,
     fingerprint,
     load_inputs,
@@ -153,6 +154,11 @@ class Run:
     def has_pictures(self) -> bool:
         """Whether there are images for people to look at; False for features of no images."""
         return not self.manifest.is_features or self.config.data.features is not None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on what its source held that was not read as it is, and on unused classes."""
+        return tuple(self.attributes("inputs", "images").get(NOTES, ()))
 
     @property
     def channels(self) -> int | None:

@@ -14,11 +14,13 @@ from ntkdist.config import RunConfig
 from ntkdist.data import ImageSet, Preprocessor, symmetric
 from ntkdist.data.sampling import subset_order
 from ntkdist.errors import InputError
+from ntkdist.pixels import ScaleError
 from ntkdist.runs.inputs import (
     PREPROCESS,
     Inputs,
     kernel_view,
     load_data,
+    notes_of,
     pictures_of,
     row_digests,
     stamp_of,
@@ -124,7 +126,7 @@ def grown_inputs(config: RunConfig, held: StoredInputs) -> Inputs | None:
         seed = _noise_seed(config.noise.seed, before)
         labels, _ = symmetric(true, source.num_classes, config.noise.rate, seed)
         labels_true = np.concatenate([held.labels_true, true])
-    prepared = kernel_view(match.preprocess.apply(source.images[new]))
+    prepared = kernel_view(match.preprocess.apply(source.images[new], of=source.pixel_range))
     return Inputs(
         images=np.concatenate([held.images, prepared]),
         pictures=None if source.shown is None else pictures_of(source.shown[chosen]),
@@ -136,6 +138,7 @@ def grown_inputs(config: RunConfig, held: StoredInputs) -> Inputs | None:
         preprocess=match.preprocess,
         digests=row_digests(source.images[chosen]) if source.is_features else None,
         stamp=stamp,
+        notes=notes_of(source, np.concatenate([held.labels, labels])),
     )
 
 
@@ -152,7 +155,10 @@ def locate(config: RunConfig, held: StoredInputs) -> SourceMatch:
     source = load_data(config.data, size=held.scaled_to, channels=held.channels)
     order = subset_order(source.labels, config.data.subset, config.data.seed)
     preprocess = held.preprocess or Preprocessor.fit(source.images, config.data.preprocess)
-    there = list(_digests(source.images, preprocess))
+    try:
+        there = list(_digests(source, preprocess))
+    except ScaleError as error:
+        raise ScaleError(f"{config.data.source}: {error}") from None
     mine = [_digest(image) for image in held.images]
     labels = held.labels if held.labels_true is None else held.labels_true
     places = np.full(len(mine), -1, dtype=np.int64)
@@ -181,9 +187,11 @@ def _pairs(digests: Sequence[bytes], labels: NDArray[np.int64]) -> list[Hashable
     return list(zip(digests, labels.tolist(), strict=True))
 
 
-def _digests(images: NDArray[np.generic], preprocess: Preprocessor) -> Iterator[bytes]:
-    for start in range(0, len(images), _TOGETHER):
-        yield from map(_digest, kernel_view(preprocess.apply(images[start : start + _TOGETHER])))
+def _digests(source: ImageSet, preprocess: Preprocessor) -> Iterator[bytes]:
+    pixels = source.pixel_range
+    for start in range(0, len(source), _TOGETHER):
+        part = source.images[start : start + _TOGETHER]
+        yield from map(_digest, kernel_view(preprocess.apply(part, of=pixels)))
 
 
 def _digest(image: NDArray[np.float32]) -> bytes:

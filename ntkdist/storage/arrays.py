@@ -61,11 +61,13 @@ def open_array(address: str, remedy: str = "restore it from a copy") -> Any:
     """Open a stored array for reading; every chunk of it must be there.
 
     Args:
-        address: Folder or URL of an array whose chunks were all written.
+        address: Folder or URL.
         remedy: What the error of a missing or damaged chunk says to do.
 
     Returns:
-        A Zarr array. Reading a chunk that has no object raises ``StoreError``.
+        A Zarr array. Reading a chunk that has no object raises ``StoreError``. Arrays whose fill
+        value is NaN are written chunk by chunk (tiles of a Gram, panels of a factor): there a
+        missing chunk reads as NaN.
 
     Raises:
         FileNotFoundError: There is no array.
@@ -74,7 +76,10 @@ def open_array(address: str, remedy: str = "restore it from a copy") -> Any:
 
     from ntkdist.storage.complete import CompleteStore
 
-    return zarr.open_array(CompleteStore(address, remedy), mode="r")
+    array = zarr.open_array(CompleteStore(address, remedy), mode="r")
+    if array.dtype.kind == "f" and np.isnan(array.fill_value):
+        return zarr.open_array(storage.zarr_store(address), mode="r")
+    return array
 
 
 def read_array(address: str, remedy: str = "restore it from a copy") -> np.ndarray:

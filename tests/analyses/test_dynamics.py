@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from ntkdist.analyses import stored_results
 from ntkdist.analyses.dynamics import describe_dynamics, find_dynamics
 from ntkdist.config import (
     DataConfig,
@@ -105,18 +106,16 @@ def test_figures_arrays_and_picture_are_kept(followed):
     config, found, told = followed
     with Pipeline(config) as pipeline:
         run = pipeline.run
-        kept = run.attributes("dynamics")
+        [(group, kept)] = stored_results(run, "dynamics", "squared")
         np.testing.assert_array_equal(
-            run.read("dynamics", "squared", "test_loss"), found.squared.test_loss
+            run.read(group, "squared", "test_loss"), found.squared.test_loss
         )
+        np.testing.assert_array_equal(run.read(group, "squared", "times")[[0, -1]], [0, np.inf])
         np.testing.assert_array_equal(
-            run.read("dynamics", "squared", "times")[[0, -1]], [0, np.inf]
-        )
-        np.testing.assert_array_equal(
-            run.read("dynamics", "cross_entropy", "train_accuracy"),
+            run.read(group, "cross_entropy", "train_accuracy"),
             found.cross_entropy.train_accuracy,
         )
-        assert run.read("dynamics", "energy").sum() == pytest.approx(1)
+        assert run.read(group, "energy").sum() == pytest.approx(1)
         picture = ElementTree.parse(f"{run.url}/dynamics.svg")
     assert kept["stopping_time"] == found.stopping.time
     assert kept["squared"]["end"]["test_accuracy"] == found.squared.test_accuracy[-1]
@@ -152,7 +151,8 @@ def test_without_the_nngp_kernel_the_spread_is_left_out_and_said_why(tmp_path):
     )  # fmt: skip
     with Pipeline(config) as pipeline:
         found = find_dynamics(pipeline, times=9, folds=3, ridge=0.01)
-        assert pipeline.run.attributes("dynamics")["spread"] is None
+        [(_, kept)] = stored_results(pipeline.run, "dynamics", "squared")
+        assert kept["spread"] is None
     assert found.spread is found.cross_entropy is found.squared.true_accuracy is None
     assert (found.trained_on, found.tested_on) == (48, 12)
     assert "begin one with --gram.kinds ntk,nngp" in describe_dynamics(found)

@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from ntkdist.analyses import stored_results
 from ntkdist.analyses.label_aware import (
     closest_classes,
     compare_label_aware,
@@ -35,10 +36,8 @@ def test_a_run_tells_what_labels_add_for_two_of_its_classes(config):
     with Pipeline(config, [events.append]) as pipeline:
         found = compare_label_aware(pipeline, classes=(3, "8"), folds=3, multipliers=(0, 0.001))
         run = pipeline.run
-        values, train, test = (
-            run.read("label_aware", name) for name in ("values", "train", "test")
-        )
-        about = run.attributes("label_aware")
+        [(group, about)] = stored_results(run, "label_aware", "kernels")
+        values, train, test = (run.read(group, name) for name in ("values", "train", "test"))
         H, y = run.read("gram", "ntk"), run.read("inputs", "labels")
     H = (np.triu(H) + np.triu(H, 1).T).astype(np.float64)
     assert found.classes == (3, 8)
@@ -74,7 +73,8 @@ def test_the_same_seed_gives_the_same_and_variants_can_be_chosen(config):
             compare_label_aware(pipeline, classes=("1", 7), variants=["kr-v2"], folds=2, seed=seed)
             for seed in (4, 4, 5)
         )
-        same = pipeline.run.read("label_aware", "test")
+        *_, (latest, _) = stored_results(pipeline.run, "label_aware")
+        same = pipeline.run.read(latest, "test")
     assert a.tried == b.tried
     assert [one.variant for one in a.tried] == ["plain", "kr-v2"]
     assert len(same) == c.held_out

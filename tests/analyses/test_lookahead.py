@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
+from ntkdist.analyses import read_sections, stored_results
 from ntkdist.analyses.lookahead import describe_active_learning, simulate_active_learning
 from ntkdist.config import DataConfig, FactorConfig, GramConfig, RunConfig
 from ntkdist.errors import InputError, InterruptedRunError
@@ -32,8 +34,8 @@ def test_a_run_tells_what_its_labels_would_have_taught(config):
             pipeline, criteria=("mlmoc", "random"), start=20, rounds=3, count=8, seeds=2
         )
         run = pipeline.run
-        stored = run.read("lookahead", "accuracy")
-        about = run.attributes("lookahead")
+        [(group, about)] = stored_results(run, "lookahead", "criteria")
+        stored = run.read(group, "accuracy")
         H, y = run.read("gram", "ntk"), run.read("inputs", "labels")
     assert (found.pool, found.held_out) == (180, 60)
     assert found.counts.tolist() == [20, 28, 36, 44]
@@ -72,6 +74,21 @@ def test_networks_are_trained_where_they_are_asked_for(config):
     assert found.accuracy["mlmoc"].mean() > 0.5
     assert found.gain("mlmoc") is None
     assert "networks of width 32" in describe_active_learning(found)
+
+
+def test_a_result_of_other_settings_is_kept_beside_it(config, tmp_path):
+    settings = {"start": 20, "count": 5, "seeds": 1}
+    with Pipeline(dataclasses.replace(config, run=str(tmp_path / "run"))) as pipeline:
+        for rounds in (2, 1, 2):
+            simulate_active_learning(pipeline, criteria=("margin",), rounds=rounds, **settings)
+        kept = stored_results(pipeline.run, "lookahead", "criteria")
+        counts = [pipeline.run.read(group, "counts").tolist() for group, _ in kept]
+        sections, _ = read_sections(pipeline.run)
+    assert counts == [[20, 25, 30], [20, 25]]
+    assert [one.title for one in sections] == [
+        "Which images to label next (1)",
+        "Which images to label next (2)",
+    ]
 
 
 def test_a_signal_stops_it(config):

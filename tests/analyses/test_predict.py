@@ -203,3 +203,57 @@ def test_bad_input_is_named(tmp_path, source):
     digits = settings(tmp_path / "d", predict=PredictConfig(on="test"))
     with Pipeline(digits) as pipeline, pytest.raises(InputError, match="no test split"):
         predict(pipeline)
+
+
+def scaled_source(folder, train, test):
+    """Write digits whose splits are stored as two functions of 0..255 make them."""
+    digits = load("digits")
+    pixels = np.rint(digits.images[:200] * 255).astype(np.uint8)
+    labels = digits.labels[:200]
+    path = folder / "scaled.npz"
+    np.savez(
+        path, x_train=train(pixels[:100]), y_train=labels[:100], x_test=test(pixels[100:]),
+        y_test=labels[100:],
+    )  # fmt: skip
+    return f"npz:{path}"
+
+
+@pytest.mark.parametrize("train", [np.float32, np.uint8])
+def test_test_images_of_another_dtype_get_the_divisor_of_the_training_images(tmp_path, train):
+    def images(*dtypes):
+        source = scaled_source(tmp_path, *dtypes)
+        place = tmp_path / "-".join(one.__name__ for one in dtypes)
+        with Pipeline(settings(place, source, data=DataConfig(source=source))) as pipeline:
+            held = held_out(pipeline)
+            assert held.how == "test"
+            return held.images
+
+    other = np.uint8 if train is np.float32 else np.float32
+    np.testing.assert_array_equal(images(train, other), images(train, train))
+
+
+@pytest.mark.parametrize("on", ["auto", "test"])
+def test_a_test_split_on_another_scale_is_refused_with_both_ranges(tmp_path, on):
+    source = scaled_source(tmp_path, np.uint8, lambda x: x / np.float32(255))
+    data = DataConfig(source=source)
+    config = settings(tmp_path / "r", data=data, predict=PredictConfig(on=on))
+    with Pipeline(config) as pipeline, pytest.raises(InputError) as raised:
+        held_out(pipeline)
+    text = str(raised.value)
+    assert "predict.on=test: images range from 0 to 1 (float32), the training images from" in text
+    assert "0 to 255 (uint8)" in text
+
+
+def test_the_rest_of_a_source_stored_in_another_dtype_is_found(tmp_path):
+    source = scaled_source(tmp_path, np.uint8, np.uint8)
+    config = settings(
+        tmp_path / "r", source, data=DataConfig(source=source, n=60),
+        predict=PredictConfig(on="rest"),
+    )  # fmt: skip
+    with Pipeline(config) as pipeline:
+        wanted = held_out(pipeline).images
+        scaled_source(tmp_path, np.float64, np.uint8)
+        np.testing.assert_array_equal(held_out(pipeline).images, wanted)
+        scaled_source(tmp_path, lambda x: x / 255, np.uint8)
+        with pytest.raises(InputError, match=r"rest: npz:.*: images range from 0 to 1 \(float"):
+            held_out(pipeline)

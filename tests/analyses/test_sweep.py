@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from ntkdist.analyses import read_sections
 from ntkdist.analyses.sweep import describe_sweep, sweep
 from ntkdist.config import DataConfig, GramConfig, RunConfig
 from ntkdist.errors import InputError
@@ -39,6 +40,14 @@ def test_only_what_is_missing_is_computed(tmp_path, monkeypatch):
         assert [row.value for row in found.rows] == ["4", "3", "2"]
         sweep(pipeline, "depth", ["2"], images=50)
         assert asked[4:] == ["2"]
+        fewer = sweep(pipeline, "depth", ["3"], images=40)
+        assert asked[5:] == []
+        # values measured before are kept
+        assert [row.value for row in fewer.rows] == ["3", "4", "2"]
+        assert {one.name for one in read_sections(pipeline.run)[0]} == {
+            "sweep-depth-40",
+            "sweep-depth-50",
+        }
         assert json.dumps(pipeline.run.attributes("sweep"))
     picture = (tmp_path / "r" / "sweep-depth.svg").read_text()
     assert "condition number" in picture

@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from ntkdist.analyses import stored_results
 from ntkdist.analyses.widths import describe_widths, measure_widths
 from ntkdist.config import DataConfig, GramConfig, RunConfig
 from ntkdist.errors import InputError, InterruptedRunError
@@ -32,8 +33,8 @@ def test_a_run_tells_how_near_networks_are_to_the_infinite_one(config):
     with Pipeline(config, [events.append]) as pipeline:
         found = measure_widths(pipeline, widths=(16, 64), images=10, test=10, seeds=3, trained=1)
         run = pipeline.run
-        about = run.attributes("widths")
-        gaps, widths = run.read("widths", "kernel_gap"), run.read("widths", "widths")
+        [(group, about)] = stored_results(run, "widths", "exponents")
+        gaps, widths = run.read(group, "kernel_gap"), run.read(group, "widths")
         labels, images = run.read("inputs", "labels"), run.read("inputs", "images")
     told = [event for event in events if isinstance(event, WidthMeasured)]
     assert [(one.width, one.seed) for one in told] == [(w, s) for w in (16, 64) for s in range(3)]

@@ -315,3 +315,15 @@ def test_an_extended_run_is_still_the_one_of_its_source(few: Path, capsys: Captu
     capsys.readouterr()
     found = audit(capsys, "photos")
     assert (found["run"], found["result"]["labels"]["images"]) == ("runs/photos", 17)
+
+
+def test_classes_without_images_are_said(tmp_path: Path, capsys: Captured) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(30) % 2 + 1
+    rows = rng.normal(size=(30, 4)) + labels[:, None]
+    np.savez(tmp_path / "set.npz", x_train=rows, y_train=labels)
+    cli.main(["audit", str(tmp_path / "set.npz"), "--run", str(tmp_path / "run")])
+    note = "one class has no image and is never suggested: '0'"
+    assert note in capsys.readouterr().err
+    assert note.replace("'", "&#39;") in (tmp_path / "run/report.html").read_text()
+    assert Run.open(tmp_path / "run").notes == (note,)

@@ -69,7 +69,7 @@ def floats(**pixels: float) -> np.ndarray:
             {"images": floats(i1=np.nan, i2=np.inf, i3=-np.inf)},
             "images hold 1 NaN and 2 infinite pixels, the first in image 1; repair or leave out",
         ),
-        ({"labels": LABELS.astype(float)}, "labels have dtype float64; integers 0..K-1"),
+        ({"labels": LABELS + 0.5}, "label 0.5 at index 0 is not a whole number; number the"),
         (
             {"labels": np.array([0, 1, 3, 7])},
             r"label 3 at index 2 is outside the classes 0..2 \(2 such labels\); number the",

@@ -63,8 +63,8 @@ def test_rate_zero_changes_nothing_even_with_one_class():
         ([0, 1], 2, float("nan"), "noise rate nan is outside 0..1"),
         ([0, 0], 1, 0.01, "noise rate 0.01 with one class: there is no other class to draw"),
         ([0, 2], 2, 0.5, "label 2 at index 1 is outside the classes 0..1"),
-        ([0.0, 1.0], 2, 0.5, "labels have dtype float64"),
-        ([[0], [1]], 2, 0.5, r"labels have shape \(2, 1\)"),
+        ([0.5, 1.0], 2, 0.5, "label 0.5 at index 0"),
+        ([[0, 1]], 2, 0.5, r"labels have shape \(1, 2\)"),
     ],
 )
 def test_bad_input_is_refused(labels, num_classes, rate, message):
@@ -143,8 +143,8 @@ def test_pairs_take_numpy_integers():
         ([0, 1], 1.5, {0: 1}, r"noise rate 1.5 is outside 0..1; 0.3 corrupts 30 %"),
         ([0, 1], float("nan"), {0: 1}, "noise rate nan is outside 0..1"),
         ([0, 3], 0.5, {0: 1}, "label 3 at index 1 is outside the classes 0..2"),
-        ([0.0, 1.0], 0.5, {0: 1}, "labels have dtype float64"),
-        ([[0], [1]], 0.5, {0: 1}, r"labels have shape \(2, 1\)"),
+        ([0.5, 1.0], 0.5, {0: 1}, "label 0.5 at index 0"),
+        ([[0, 1]], 0.5, {0: 1}, r"labels have shape \(1, 2\)"),
         ([0, 1], 0.5, {}, r"noise rate 0.5 with an empty mapping: .* name some"),
         ([0, 1], 0.5, {0: 3}, "mapping 0 → 3: 3 is not one of the classes 0..2"),
         ([0, 1], 0.0, {-1: 1}, "mapping -1 → 1: -1 is not one of the classes 0..2"),

@@ -12,6 +12,7 @@ from hypothesis import given, strategies as st
 from ntkdist.data import preprocess
 from ntkdist.data.preprocess import Preprocessor
 from ntkdist.errors import InputError
+from ntkdist.pixels import PixelRange, ScaleError
 
 
 def random_images(seed=0, shape=(20, 5, 4, 3), dtype=np.uint8):
@@ -190,3 +191,47 @@ def test_statistics_of_another_order_agree_and_those_of_other_images_do_not(reci
     other[7, 3, 3, 1] ^= 1
     same = recipe in ("none", "halve")
     assert fitted.agrees(Preprocessor.fit(other, recipe)) is same
+
+
+@pytest.mark.parametrize("recipe", ["standardize", "center+unit-norm", "none", "halve"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32", ">u2"])
+def test_the_divisor_of_the_training_images_is_taken_for_any_dtype_of_test_images(recipe, dtype):
+    train, test = random_images(1, (20, 4, 4, 3)), random_images(2, (20, 4, 4, 3))
+    for one, other in ((np.uint8, dtype), (dtype, np.uint8)):
+        fitted = Preprocessor.fit(train.astype(one), recipe)
+        assert fitted.divisor == (255 if one == np.uint8 else 1)
+        np.testing.assert_array_equal(
+            fitted.apply(test.astype(other)), fitted.apply(test.astype(one))
+        )
+
+
+def test_images_on_another_scale_are_refused_and_features_are_not():
+    train = random_images()
+    with pytest.raises(ScaleError, match=r"images range from 0 to 1 \(float64\), the training im"):
+        Preprocessor.fit(train, "standardize").apply(train / 255)
+    rows = train.reshape(20, -1)
+    fitted = Preprocessor.fit(rows, "auto")
+    assert fitted.pixel_range is None
+    assert fitted.apply(rows / 255).shape == rows.shape
+
+
+def test_a_few_images_are_compared_as_a_part_of_their_set():
+    train = random_images(dtype=np.float64) - 7
+    fitted = Preprocessor.fit(train, "standardize")
+    dim = np.abs(train[:9]) / 1e4
+    with pytest.raises(ScaleError):
+        fitted.apply(dim)
+    assert fitted.apply(dim, of=PixelRange.of(train)).shape == dim.shape
+
+
+def test_a_preprocessor_of_a_version_without_scale_divides_by_dtype_as_then():
+    images = random_images()
+    fitted = Preprocessor.fit(images, "standardize")
+    stored = fitted.to_dict()
+    assert (stored.pop("divisor"), stored.pop("range")["dtype"]) == (255, "uint8")
+    old = Preprocessor.from_dict(stored)
+    np.testing.assert_array_equal(old.apply(images), fitted.apply(images))
+    assert fitted.agrees(old)
+    assert fitted.with_statistics_of(old) == fitted
+    old.apply(images / 255)  # whatever the range
+    assert not fitted.agrees(Preprocessor.fit(images.astype(np.float32), "standardize"))

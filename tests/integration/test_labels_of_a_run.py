@@ -160,7 +160,7 @@ def test_labelings_are_ranked_by_how_clean_they_are(finished, tmp_path):
         assert found[2].changed == 0
         for name, content, said in (
             ("short.txt", "1\n2\n", "2 labels for 200 images"),
-            ("words.txt", "cat\n", "cannot be read as labels"),
+            ("words.txt", "cat\n", "label 'cat' at index 0 is none of the 10 names"),
         ):
             (tmp_path / name).write_text(content)
             with pytest.raises(InputError, match=f"{name}.*{said}"):
@@ -274,3 +274,18 @@ def test_probabilities_of_a_new_table_are_those_of_its_images(tmp_path):
     table = pd.read_csv(tmp_path / "run/labels.csv")
     columns = [f"probability_{k}" for k in range(10)]
     np.testing.assert_allclose(table[columns], stored[table["index"]], atol=5.1e-7)
+
+
+@pytest.mark.parametrize("probabilities", [False, True])
+def test_a_table_that_was_deleted_is_written_again(finished, tmp_path, probabilities):
+    shutil.copytree(finished.run, tmp_path / "run")
+    own = settings(tmp_path / "run", labels=LabelsConfig(probabilities=probabilities))
+    table = tmp_path / "run/labels.csv"
+    texts = []
+    for _ in range(2):
+        with Pipeline(own) as pipeline:
+            execute(pipeline, ("labels",))
+        texts.append(table.read_text())
+        table.unlink()
+    assert texts[0] == texts[1]
+    assert ("probability_3" in texts[0]) == probabilities

@@ -226,19 +226,19 @@ def test_paper_puts_nothing_into_a_class_without_members():
 
 
 @pytest.mark.parametrize("K", [1, 3])
-@pytest.mark.parametrize(
-    ("method", "steps"),
-    [("posterior", "auto"), ("exact", None), ("exact", "auto"), ("paper", 4)],
-)
-def test_labels_of_one_class_are_not_changed(method, steps, K):
+@pytest.mark.parametrize("method", ["posterior", "exact", "paper"])
+def test_labels_of_one_class_are_refused(method, K):
     A, _, _ = clustered(10, 1, 0.0, 0)
-    result = refurbish(A, np.zeros(10, dtype=int), K, method=method, steps=steps)
-    assert result.history == ()
-    assert len(result.losses) == (2 if method == "posterior" else 1)
-    assert np.isfinite(result.losses).all()
-    if method == "posterior" or steps != "auto":
-        assert "one class" in result.stopped
-    assert result.left_out
+    with pytest.raises(InputError, match="all 10 labels are 0; at least two classes are needed"):
+        refurbish(A, np.zeros(10, dtype=int), K, method=method, steps=4)
+
+
+@pytest.mark.parametrize("method", ["posterior", "exact", "paper"])
+def test_classes_without_images_are_never_suggested(method):
+    A, labels, _ = clustered(200, 4, 0.2, 3)
+    result = refurbish(A, labels + 1, 6, method=method, steps=20)
+    assert result.history
+    assert set(result.labels.tolist()) <= {1, 2, 3, 4}
 
 
 def test_the_given_labels_are_left_as_they_are():

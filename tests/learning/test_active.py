@@ -340,7 +340,7 @@ X0 = np.zeros((4, 2, 2, 1))
         ),
         (
             lambda: active_learning(KernelLearner(H0, H0, K), np.zeros(29, int), np.zeros(30, int)),
-            "one whole number an image",
+            "one for each image",
         ),
         (lambda: NetworkLearner("fc-2", X0, np.zeros((4, 2, 3, 1)), K), "bring them to that shape"),
         (

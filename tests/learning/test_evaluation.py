@@ -78,5 +78,5 @@ def test_bad_input_is_named():
         evaluate(f[:0], labels[:0], 1.0)
     with pytest.raises(InputError, match="NaN or infinity"):
         evaluate(np.where(f > 3, np.nan, f), labels, 1.0)
-    with pytest.raises(InputError, match="one whole number an image"):
+    with pytest.raises(InputError, match="one for each image"):
         evaluate(f, labels[:-1], 1.0)

@@ -261,7 +261,7 @@ def test_a_network_without_active_units_is_told():
         ({"loss": "hinge"}, "loss='hinge' is not one of cross-entropy, mse"),
         ({"momentum": 1.0}, "momentum=1.0 must be"),
         ({"labels": [11] * 20}, r"label 11 at index 0 is outside the classes 0\.\.9"),
-        ({"labels": [0]}, r"give one whole number an image, \(20,\)"),
+        ({"labels": [0]}, r"give one for each image"),
         ({"images": np.zeros((20, 8, 8, 1, 1))}, "images have shape"),
         ({"images": np.full((20, 8, 8, 1), np.nan)}, "NaN or infinity"),
         ({"architecture": Architecture((Dense(trainable=False),))}, "no layer is trainable"),

@@ -155,7 +155,9 @@ def test_corrupt_input_is_found(tmp_path):
     data = bytearray(chunk.read_bytes())
     data[len(data) // 2] ^= 1
     chunk.write_bytes(data)
-    with pytest.raises(StoreError, match="inputs/images: cannot be read"):
+    with pytest.raises(
+        StoreError, match=r"inputs/images/c/.*: cannot be read .its checksum is wrong"
+    ):
         run.read("inputs", "images")
 
 

@@ -143,6 +143,7 @@ def audit(
         origin = run.manifest.gram_from
         about = {
             "source": settings.data.source,
+            "notes": run.notes,
             "gram_from": None if origin is None else origin.run,
             "suspicious": worst,
         }

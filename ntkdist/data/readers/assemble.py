@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.checks import check_labels
+from ntkdist.checks import count_classes, label_values, number_names, numbers_in
 from ntkdist.data.dataset import ImageSet
 from ntkdist.errors import InputError
 
@@ -22,45 +22,44 @@ def assemble(
     num_classes: int | None = None,
     other_labels: NDArray[Any] | None = None,
     files: Sequence[str] = (),
+    notes: Sequence[str] = (),
 ) -> ImageSet:
     """Return a checked ImageSet of images (N, H, W[, C]) or features (N, D), labels (N,) or (N, 1).
 
-    ``where``, the file or folder, begins every error message. Without ``num_classes``, K is the
-    number of names, else one more than the largest label of this and the other split.
+    ``where``, the file or folder, begins every error message. Labels may be names: those of
+    ``class_names``, without which both splits have the classes of both, as ``number_names`` numbers
+    them. Without ``num_classes``, K is the number of names, else one more than the largest label of
+    this and the other split.
     """
     if images.ndim == 3:
         images = images[..., None]
     try:
-        labels = _as_column(labels)
+        labels = label_values(labels)
+        other = [] if other_labels is None else [label_values(other_labels)]
+        if any(isinstance(label, str) for label in labels):
+            labels, class_names = _numbered(labels, other, class_names)
         if num_classes is None and class_names:
             num_classes = len(class_names)
-        if num_classes is None and len(images) == len(labels) > 1 and labels.ndim == 1:
-            other = [] if other_labels is None else [_as_column(other_labels).ravel()]
-            num_classes = _count_classes([labels, *other])
+        if num_classes is None and len(images) == len(labels) > 1:
+            num_classes = count_classes(labels, *other)
         return ImageSet(
             images,
             labels,
             1 if num_classes is None else num_classes,
             tuple(class_names),
             tuple(files),
+            notes=tuple(notes),
         )
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
 
 
-def _as_column(labels: NDArray[Any]) -> NDArray[Any]:
-    return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
-
-
-def _count_classes(splits: Sequence[NDArray[Any]]) -> int:
-    """Return one more than the largest label, if most of these classes occur."""
-    checked = [check_labels(labels, None) for labels in splits if labels.size]
-    occurring = np.unique(np.concatenate(checked))
-    largest = int(occurring[-1])
-    # a stray 255 or 10**9 would otherwise silently become that many classes
-    if 2 * len(occurring) < largest + 1:
-        raise InputError(
-            f"label {largest} is the largest, but only {len(occurring)} of the classes "
-            f"0..{largest} occur; number the classes 0..K-1"
-        )
-    return largest + 1
+def _numbered(
+    labels: NDArray[Any], other: Sequence[NDArray[Any]], class_names: Sequence[str]
+) -> tuple[NDArray[Any], Sequence[str]]:
+    """Return labels that are names as numbers, and the names of the classes."""
+    if not class_names:
+        both = [str(name) for name in np.concatenate([labels, *other])]
+        numbers, names = number_names(both, lambda i: f"at index {i}")
+        return numbers[: len(labels)], names
+    return numbers_in(class_names, [str(name) for name in labels]), class_names

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
+from ntkdist.checks import number_names
 from ntkdist.data.dataset import ImageSet
 from ntkdist.data.paths import existing_file
 from ntkdist.data.readers.assemble import assemble
@@ -29,7 +30,6 @@ SPLIT_COLUMN = "split"
 _NEEDED = (FILE_COLUMNS, LABEL_COLUMNS)
 _EXAMPLE = ",".join(names[0] for names in _NEEDED)
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
-_WHOLE = re.compile(r"[+-]?\d+(\.0+)?")  # 3.0 is how pandas writes the 3 of a column with gaps
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,10 @@ def read(path: Path, split: str, size: Size | None = None) -> ImageSet:
     A column names the image file, absolute or relative to the table's folder; one the label, a name
     or a whole number; one, if there is any, the ``split``, without which all images are of
     ``train``. Others are passed over. Images come in the order of the table, under the file names
-    of the table. Classes are the labels of both splits in sorted order, by number where all are
-    whole numbers.
+    of the table. Classes are the labels of both splits, as ``number_names`` numbers them.
     """
     columns, rows = _table(path)
-    names = _class_names(path, rows)
+    labels, names = _numbered(path, rows)
     files = _locate(path, rows)
     chosen = [i for i, row in enumerate(rows) if row.split == split]
     if not chosen:
@@ -69,13 +68,14 @@ def read(path: Path, split: str, size: Size | None = None) -> ImageSet:
                 else f"add a column {SPLIT_COLUMN} with train and test, or read the other split"
             )
         )
-    numbers = {name: k for k, name in enumerate(names)}
+    images, notes = decode([files[i] for i in chosen], size)
     return assemble(
         f"{path} ({split})",
-        decode([files[i] for i in chosen], size),
-        np.asarray([numbers[rows[i].label] for i in chosen], dtype=np.int64),
+        images,
+        labels[chosen],
         class_names=names,
         files=[rows[i].file for i in chosen],
+        notes=notes,
     )
 
 
@@ -175,10 +175,6 @@ def _row(path: Path, columns: Sequence[str], line: int, fields: Sequence[str]) -
     file, label = by_name[file_column].strip(), by_name[label_column].strip()
     if not file:
         raise InputError(f"{where}: no file in column {file_column}; name one")
-    if not label:
-        raise InputError(
-            f"{where}: no label for {file}; write one, or leave out the line until it has one"
-        )
     given = by_name.get(SPLIT_COLUMN, "train")
     split = given.strip().casefold()
     if split not in ("train", "test"):
@@ -186,32 +182,13 @@ def _row(path: Path, columns: Sequence[str], line: int, fields: Sequence[str]) -
     return _Row(line, file, label, split)
 
 
-def _class_names(path: Path, rows: list[_Row]) -> list[str]:
-    """Return the sorted labels; where all are whole numbers, ``rows`` gets them in one form."""
-    if all(_WHOLE.fullmatch(row.label) for row in rows):
-        rows[:] = [replace(row, label=str(int(row.label.partition(".")[0]))) for row in rows]
-        names = sorted({row.label for row in rows}, key=int)
-    else:
-        names = sorted({row.label for row in rows})
-    if len(names) == 1:
-        raise InputError(
-            f"{path}: all {len(rows)} labels are {names[0]!r}; at least two classes are needed"
+def _numbered(path: Path, rows: Sequence[_Row]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    try:
+        return number_names(
+            [row.label for row in rows], lambda i: f"in line {rows[i].line} ({rows[i].file})"
         )
-    _refuse_two_spellings(path, rows)
-    return names
-
-
-def _refuse_two_spellings(path: Path, rows: Sequence[_Row]) -> None:
-    """Refuse labels that differ in case or blanks alone: two classes where one is meant."""
-    seen: dict[str, _Row] = {}
-    for row in rows:
-        before = seen.setdefault("".join(row.label.casefold().split()), row)
-        if before.label != row.label:
-            raise InputError(
-                f"{path}, line {row.line}: label {row.label!r}, but {before.label!r} in line "
-                f"{before.line}; write both alike, or, where two classes are meant, in different "
-                "letters"
-            )
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def _locate(path: Path, rows: Sequence[_Row]) -> list[Path]:

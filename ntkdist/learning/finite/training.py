@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ntkdist.checks import check_choice, check_labels, check_number, check_whole
 from ntkdist.errors import InputError
-from ntkdist.learning.checks import check_images, require_jax
+from ntkdist.learning.checks import check_images, range_of, require_jax
 from ntkdist.learning.evaluation import log_loss, softmax
 from ntkdist.learning.finite.network import (
     FiniteNetwork,
@@ -25,6 +25,7 @@ from ntkdist.learning.finite.network import (
 )
 from ntkdist.learning.regression import targets_of
 from ntkdist.networks.architecture import Architecture, ArchitectureSpec
+from ntkdist.pixels import PixelRange
 
 if TYPE_CHECKING:
     from optax import GradientTransformation
@@ -81,6 +82,8 @@ class TrainedNetwork:
         test_accuracy: The same of the test images; None without them.
         image_shape: (H, W, C).
         batch: Images of one step, and of one call in ``predict``.
+        pixel_range: Range of the training images, on whose scale those of ``predict`` must be; None
+            for features.
     """
 
     network: FiniteNetwork
@@ -93,6 +96,7 @@ class TrainedNetwork:
     test_accuracy: float | None
     image_shape: tuple[int, int, int]
     batch: int
+    pixel_range: PixelRange | None = None
 
     def predict(self, images: Any) -> NDArray[np.float32]:
         """Return the outputs for images.
@@ -104,9 +108,9 @@ class TrainedNetwork:
             (n, K) float32 logits (of ``mse``: targets less 1/K).
 
         Raises:
-            InputError: If the images have another shape or hold NaN or infinity.
+            InputError: If the images have another shape or scale, or hold NaN or infinity.
         """
-        x = check_images(images, self.image_shape)
+        x = check_images(images, self.image_shape, trained_on=self.pixel_range)
         logits = compiled(self.network.arch).logits
         return outputs(logits, *split(self.network, self.params), x, self.batch)
 
@@ -196,10 +200,11 @@ def train(
     import optax
 
     x = check_images(images, arch=Architecture.parse(architecture))
+    pixel_range = range_of(images)
     y = check_labels(labels, num_classes, len(x))
     held = None
     if test is not None:
-        held = check_images(test[0], x.shape[1:])
+        held = check_images(test[0], x.shape[1:], trained_on=pixel_range)
         held_labels = check_labels(test[1], num_classes, len(held))
     check_whole("epochs", epochs, 1, "give the number of passes over the images")
     check_whole("batch", batch, 1, "give the images of one step, such as 32")
@@ -276,6 +281,7 @@ def train(
         test_accuracy=None if held is None else float(np.mean(predicted == held_labels)),
         image_shape=shape,
         batch=batch,
+        pixel_range=pixel_range,
     )
 
 

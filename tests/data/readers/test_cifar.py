@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+from hypothesis import given, strategies as st
 
 from ntkdist.data import load
 from ntkdist.errors import InputError
@@ -184,3 +187,32 @@ def test_a_malicious_batch_is_refused_and_does_not_run(tmp_path):
     text = message_of(f"cifar10:{tmp_path}", "test")
     assert "is refused: it is a pickle that holds a call to" in text
     assert not (tmp_path / "owned").exists()
+
+
+@given(
+    st.integers(0, 5),
+    st.sampled_from(["C", "F", "strided"]),
+    st.sampled_from(["|u1", "<i2", ">i2", "<f4"]),
+    st.sampled_from([3072, 3071, 1024]),
+)
+def test_pickles_of_every_protocol_and_order_are_read_as_written_or_refused(
+    protocol, order, dtype, pixels
+):
+    random = np.random.default_rng(pixels)
+    planes = random.integers(0, 100, (4, pixels)).astype(dtype)
+    stored = {
+        "C": planes,
+        "F": np.asfortranarray(planes),
+        "strided": np.repeat(planes, 2, axis=0)[::2],
+    }[order]
+    labels = [0, 99, *range(1, 3)]
+    with TemporaryDirectory() as folder:
+        batch = {"data": stored, "fine_labels": labels}
+        (Path(folder) / "train").write_bytes(pickle.dumps(batch, protocol=protocol))
+        if dtype != "|u1" or pixels != 3072:
+            with pytest.raises(InputError, match=r"not a matrix of bytes|values an image, 3072"):
+                load(f"cifar100:{folder}")
+            return
+        read = load(f"cifar100:{folder}")
+    np.testing.assert_array_equal(read.images, planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+    assert read.labels.tolist() == labels

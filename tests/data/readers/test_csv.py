@@ -101,7 +101,10 @@ def test_absolute_paths_are_read_and_images_scaled(tmp_path, pixels):
     ("text", "expected"),
     [
         (TABLE + "x.png,cat\ny.png,cat\n", "PATH, line 5: there is no file FOLDER/x.png (1 other"),
-        (TABLE + "sub/d e.png, \n", "PATH, line 5: no label for sub/d e.png; write one"),
+        (
+            TABLE + "sub/d e.png, \n",
+            "PATH: the label in line 5 (sub/d e.png) is missing (empty); give",
+        ),
         (TABLE + ",cat\n", "PATH, line 5: no file in column file"),
         (TABLE + "a.png,cat\n", "PATH, line 5: a.png is already in line 2"),
         (TABLE + "./a.png,cat\n", "PATH, line 5: ./a.png is already in line 2"),
@@ -121,9 +124,12 @@ def test_absolute_paths_are_read_and_images_scaled(tmp_path, pixels):
         (TABLE.encode() + b"d.png,\xe9\n", "PATH, line 5: byte 0xe9 is not UTF-8; save"),
         (
             "file,label\na.png,Circle\nb.png,square\nc.png,circle \n",
-            "PATH, line 4: label 'circle', but 'Circle' in line 2; write both alike",
+            "PATH: class 'circle' in line 4 (c.png), but 'Circle' in line 2 (a.png); write both",
         ),
-        ("file,label\na.png,x y\nb.png,x  y\n", "line 3: label 'x  y', but 'x y' in line 2"),
+        (
+            "file,label\na.png,x y\nb.png,x  y\n",
+            "class 'x  y' in line 3 (b.png), but 'x y' in line 2",
+        ),
         ("file,label,split\na.png,x,trian\n", "PATH, line 2: split 'trian' is unknown; write tr"),
     ],
 )
@@ -153,3 +159,18 @@ def test_a_missing_table_names_its_neighbour(tmp_path, pixels):
         load(f"csv:{tmp_path}/label.csv")
     with pytest.raises(InputError, match=r"did you mean 'csv:labels\.csv'"):
         load("labels.csv")
+
+
+def test_turned_images_are_counted_and_broken_links_refused(tmp_path, pixels):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.open(tmp_path / "a.png").save(tmp_path / "turned.png", exif=exif)
+    path = written(tmp_path, "file,label\na.png,x\nturned.png,y\n")
+    read = load(f"csv:{path}")
+    assert read.notes == ("1 image is turned as its EXIF tag says: turned.png",)
+    np.testing.assert_array_equal(read.images[1], read.images[0][::-1, ::-1])
+    (tmp_path / "link.png").symlink_to(tmp_path / "gone.png")
+    text = "file,label\na.png,x\nlink.png,y\n"
+    assert f"line 3: there is no file {tmp_path}/link.png" in message_of(tmp_path, text).replace(
+        "FOLDER", str(tmp_path)
+    )

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gzip
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+from hypothesis import given, strategies as st
 
 from ntkdist.data import load
 from ntkdist.errors import InputError
@@ -101,3 +104,27 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.read_bytes", refuse)
     with pytest.raises(InputError, match="idx3-ubyte cannot be read: Permission denied"):
         load(f"idx:{tmp_path}")
+
+
+@given(st.tuples(st.integers(2, 6), st.integers(1, 40), st.integers(1, 40)), st.booleans())
+def test_images_of_every_shape_are_read_as_written(shape, zipped):
+    images = np.random.default_rng(shape).integers(0, 256, shape, dtype=np.uint8)
+    pack = gzip.compress if zipped else bytes
+    with TemporaryDirectory() as folder:
+        place = Path(folder)
+        (place / "train-images-idx3-ubyte").write_bytes(pack(idx_bytes(images)))
+        labels = np.arange(len(images), dtype=np.uint8) % 2
+        (place / "train-labels-idx1-ubyte").write_bytes(pack(idx_bytes(labels)))
+        read = load(f"idx:{folder}")
+    np.testing.assert_array_equal(read.images, images[..., None])
+
+
+@given(st.integers(0, 14), st.integers(2, 4), st.integers(0, 2**32 - 1), st.integers(0, 30))
+def test_other_types_axes_and_sizes_are_refused(kind, axes, side, length):
+    data = bytes([0, 0, kind, axes]) + side.to_bytes(4, "big") * axes + bytes(length)
+    with TemporaryDirectory() as folder:
+        place = Path(folder)
+        (place / "train-images-idx3-ubyte").write_bytes(data)
+        (place / "train-labels-idx1-ubyte").write_bytes(idx_bytes(np.zeros(2, np.uint8)))
+        with pytest.raises(InputError):
+            load(f"idx:{folder}")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from tempfile import TemporaryDirectory
+
 import numpy as np
 import pytest
+from hypothesis import given, strategies as st
 
-from ntkdist.data import load
+from ntkdist.data import Preprocessor, load
+from ntkdist.data.scaling import scale_all
 from ntkdist.errors import InputError
 
 RANDOM = np.random.default_rng(0)
@@ -125,3 +129,62 @@ def test_a_damaged_npz_is_named(tmp_path, damage):
 
 def test_a_folder_in_place_of_an_npz_is_refused(tmp_path):
     assert f"{tmp_path} is a folder; a file is needed" in message_of(f"npz:{tmp_path}")
+
+
+REAL = ["?", "u1", "i1", "<u2", ">u2", "<i4", ">i8", "<f2", ">f2", "<f4", ">f4", "<f8", ">f8", "g"]
+OTHER = ["<c8", "S3", "<U3", "<M8[s]", "<m8[s]"]
+
+
+@st.composite
+def arrays(draw, dtypes):
+    """Draw images as an archive may hold them: any shape, dtype, byte order and memory order."""
+    shape = draw(st.tuples(st.integers(2, 5), *[st.integers(1, 9)] * draw(st.integers(2, 3))))
+    code, seed = draw(st.sampled_from(dtypes)), draw(st.integers(0, 1000))
+    numbers = np.random.default_rng(seed).integers(0, 100, shape)
+    values = numbers.astype(code) if code in REAL or code[1] == "c" else numbers.astype("i8")
+    values = values if values.dtype == np.dtype(code) else values.astype(code)
+    order = draw(st.sampled_from(["C", "F", "reversed", "strided"]))
+    if order == "F":
+        return np.asfortranarray(values)
+    if order == "reversed":
+        return values[:, ::-1, ::-1]
+    return np.repeat(values, 2, axis=1)[:, ::2] if order == "strided" else values
+
+
+@given(arrays(REAL + OTHER))
+def test_images_of_every_type_and_order_are_read_as_written_or_refused(images):
+    labels = np.arange(len(images)) % 2
+    with TemporaryDirectory() as folder:
+        np.savez(f"{folder}/a.npz", x_train=images, y_train=labels)
+        four = images if images.ndim == 4 else images[..., None]
+        a, b, c = four.shape[1:]
+        if images.dtype.kind not in "buif" or (a <= 4 < c and a != b):
+            assert "a.npz (train): images have" in message_of(f"npz:{folder}/a.npz")
+            return
+        read = load(f"npz:{folder}/a.npz")
+    np.testing.assert_array_equal(read.images, four)
+    np.testing.assert_array_equal(read.labels, labels)
+    assert read.image_shape == (a, b, c)
+    for recipe in ("standardize", "none"):
+        plain = np.ascontiguousarray(four, dtype=four.dtype.newbyteorder("="))
+        np.testing.assert_array_equal(
+            Preprocessor.fit(read.images, recipe).apply(read.images),
+            Preprocessor.fit(plain, recipe).apply(plain),
+        )
+
+
+@given(arrays(REAL), st.one_of(st.integers(1, 40), st.tuples(st.integers(1, 40), st.just(5))))
+def test_images_of_every_type_are_scaled_to_every_size(images, size):
+    four = images if images.ndim == 4 else images[..., None]
+    scaled = scale_all(four, size)
+    height, width = (size, size) if isinstance(size, int) else size
+    assert scaled.shape == (len(four), height, width, four.shape[3])
+    if four.shape[1:3] == (height, width):
+        assert scaled is four
+        return
+    assert scaled.dtype == (np.uint8 if four.dtype == np.uint8 else np.float32)
+    if height <= four.shape[1] and width <= four.shape[2]:
+        assert four.min() - 1e-3 <= scaled.min()
+        assert scaled.max() <= four.max() + 1e-3
+    plain = four.astype(scaled.dtype)
+    np.testing.assert_array_equal(scaled, scale_all(plain, size))
