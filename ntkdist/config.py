@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from ntkdist.errors import InputError, did_you_mean
 from ntkdist.networks.architecture import Architecture
+from ntkdist.storage import expand
 
 
 @dataclass(frozen=True)
@@ -274,6 +275,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         if not self.run:
             raise InputError("run='' is empty; give the folder or URL of the run")
+        object.__setattr__(self, "run", expand(self.run))
         object.__setattr__(self, "architecture", str(Architecture.parse(self.architecture)))
 
     def to_dict(self) -> dict[str, Any]:
@@ -302,7 +304,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     """
     import yaml
 
-    path = Path(path)
+    path = Path(expand(path))
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

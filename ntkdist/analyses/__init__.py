@@ -7,8 +7,6 @@ report, ``ntkdist status`` and the documentation's tests find it. Here is what t
 
 from __future__ import annotations
 
-import hashlib
-import json
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +18,7 @@ from numpy.typing import NDArray
 
 from ntkdist import storage
 from ntkdist.display.svg import FONT_SIZE, inline_svg, new_figure
-from ntkdist.runs.run import Run
+from ntkdist.runs.run import Run, result_key
 from ntkdist.words import VERDICTS
 
 if TYPE_CHECKING:
@@ -134,8 +132,7 @@ def store_result(
         arrays: Name → values.
         attributes: The figures, as JSON takes them.
     """
-    text = json.dumps(settings, sort_keys=True)
-    key = hashlib.sha256(text.encode()).hexdigest()[:12]
+    key = result_key(settings)
     place = run.attributes(group, key).get(_PLACE, len(storage.children(run.address(group))))
     about = {**attributes, "settings": dict(settings), _PLACE: place}
     run.write_result(f"{group}/{key}", arrays, about)

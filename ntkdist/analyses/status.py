@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ntkdist import storage
@@ -148,6 +148,9 @@ def read_status(url: str, *, now: float | None = None) -> RunStatus:
     ridge = run.config.factor.ridge
     factored = ridge != "auto" and is_factored(run, f"ridge-{ridge:g}")
     activity = read_history(url).activity()
+    holder = lease.holder_of(run.url)
+    if holder is not None and holder.lives() is False:  # its workers ended with it
+        activity = replace(activity, alive={}, in_flight=())
     labels = read_labels(run) if _labels_of_now(run) else None
     finished = whole and factored and labels is not None
     silent = activity.since_last_event(time.time() if now is None else now)

@@ -46,7 +46,7 @@ def open_group(url: str, kind: str, *, mode: str = "r", any_schema: bool = False
         raise LinalgStatus.OTHER_CONTENT.error(url=url, kind=kind) from error
     except NtkdistError:
         raise
-    except (ValueError, OSError, TypeError) as error:
+    except (ValueError, OSError, TypeError, AttributeError, KeyError) as error:
         raise LinalgStatus.UNREADABLE_GROUP.error(url=url, kind=kind, reason=error) from error
     if not attributes and not _has_members(group):
         return None

@@ -12,6 +12,7 @@ computing whole tiles again, and single entries by the float64 reference.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,8 +35,8 @@ from ntkdist.pipeline.growth import factor_names
 from ntkdist.pipeline.stages import Pipeline
 from ntkdist.runs.inputs import fingerprint
 from ntkdist.runs.manifest import STAGING
-from ntkdist.runs.run import Run
-from ntkdist.storage.arrays import damages, open_array
+from ntkdist.runs.run import Run, is_result_key
+from ntkdist.storage.arrays import METADATA, damages, open_array, read_metadata
 from ntkdist.words import counted
 
 if TYPE_CHECKING:
@@ -165,12 +166,13 @@ def repair_run(pipeline: Pipeline, check: RunCheck) -> list[str]:
 
 def _repair_results(run: Run, check: RunCheck) -> Iterator[str]:
     """Remove the results that have a damaged array, so that their command computes them again."""
-    for folder in sorted({_result_of(run, name) for name in check.results}):
+    for folder in sorted({_result_of(name) for name in check.results}):
         group = folder.partition("/")[0]
         for name in run.array_names(folder):  # not a checkpoint of the labels
             if group != "cross" or name not in run.config.gram.kinds:
                 storage.remove_all(run.address(folder, name))
         if group == "labels":
+            storage.remove(run.address(group, METADATA))  # it may be damaged
             run.write_attributes("labels", {"fingerprint": None, "summary": None})
         elif group != "cross":
             storage.remove_all(run.address(folder))
@@ -184,10 +186,10 @@ def _repair_results(run: Run, check: RunCheck) -> Iterator[str]:
 _COMMANDS = {"cross": "predict", "noise": "labels", "label_aware": "label-aware"}
 
 
-def _result_of(run: Run, name: str) -> str:
+def _result_of(name: str) -> str:
     """Return the folder in the run of the result that an array belongs to."""
-    group, inner = name.split("/")[:2]
-    apart = group == "cross" or "settings" in run.attributes(group, inner)
+    group, inner = (*name.split("/"), "")[:2]
+    apart = inner and (group == "cross" or is_result_key(inner))
     return f"{group}/{inner}" if apart else group
 
 
@@ -298,20 +300,26 @@ def _arrays(run: Run) -> Iterator[tuple[str, str]]:
     parts = (name.partition("/c/")[0] for name in objects if "/c/" in name)
     names = present | {name for name in parts if not _is_apart(name)}
     for group in {name.partition("/")[0] for name in present}:
-        names |= {f"{group}/{name}" for name in run.stored_names(group)}
+        with contextlib.suppress(StoreError):  # read again below
+            names |= {f"{group}/{name}" for name in run.stored_names(group)}
     matrices = {
         f"cross/{name}/{kind}"
         for name in storage.children(run.address("cross"))
         for kind in run.config.gram.kinds
     }
+    tops = storage.children(run.url)  # a listing leaves out objects that are empty
+    names |= {name for name in tops if storage.exists(run.address(name, METADATA))}
     for name in sorted(names):
-        if name not in present:
-            yield name, f"{run.address(name)}: is missing; {run.remedy(name)}"
-        elif not _is_apart(name) and name not in matrices:
-            metadata = json.loads(storage.read_text(run.address(name, "zarr.json")) or "{}")
-            if metadata.get("node_type") == "array":
-                for error in damages(run.address(name), run.remedy(name)):
-                    yield name, str(error)
+        address, remedy = run.address(name), run.remedy(name)
+        if _is_apart(name) or (name in matrices and name in present):
+            continue
+        try:
+            if read_metadata(address, remedy).get("node_type") == "array":
+                yield from ((name, str(error)) for error in damages(address, remedy))
+        except FileNotFoundError:
+            yield name, f"{address}: is missing; {remedy}"
+        except StoreError as error:
+            yield name, str(error)
 
 
 def _is_apart(name: str) -> bool:

@@ -17,14 +17,19 @@ import dataclasses
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from ntkdist import storage
 from ntkdist.checks import normal_name
 from ntkdist.errors import InputError, NtkdistError, StoreError
+from ntkdist.storage.arrays import read_metadata
 
 SCHEMA = 1
 _KEY = "ntkdist"
+_DAMAGED = (
+    "without its manifest a run cannot be opened: restore zarr.json from a copy, or make the run "
+    "again under another --run"
+)
 STAGING = "extension"
 """Where in the run the inputs of a larger one are staged."""
 
@@ -148,22 +153,24 @@ def read_manifest(url: str) -> Manifest | None:
         InputError: If it cannot be read for want of rights, or a newer version wrote it.
         StoreError: If it is damaged.
     """
-    import zarr
-    from zarr.errors import GroupNotFoundError, NodeTypeValidationError
-
     try:
-        attributes = zarr.open_group(storage.zarr_store(url), mode="r").attrs.asdict()
-    except (FileNotFoundError, GroupNotFoundError, NodeTypeValidationError):
+        values = read_metadata(url, _DAMAGED)["attributes"].get(_KEY)
+    except FileNotFoundError:
         return None
-    except NtkdistError:
-        raise
     except PermissionError as error:
         raise InputError(f"{url}: cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError) as error:
-        raise StoreError(f"{url}: its manifest zarr.json cannot be read: {error}") from None
-    values = cast(dict[str, Any] | None, attributes.get(_KEY))
     if values is None:
         return None
+    try:
+        return _manifest(url, values)
+    except NtkdistError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise StoreError(f"{url}: its manifest cannot be read ({reason}); {_DAMAGED}") from error
+
+
+def _manifest(url: str, values: Mapping[str, Any]) -> Manifest:
     if values["schema"] > SCHEMA:
         raise InputError(
             f"{url}: was written with schema {values['schema']}, this version reads up to "

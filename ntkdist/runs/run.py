@@ -22,6 +22,8 @@ Layout (every array in Zarr v3; results as arrays and JSON attributes, nothing p
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 import shlex
 import shutil
@@ -47,6 +49,7 @@ from ntkdist.runs.inputs import (
     Inputs,
     fingerprint,
     load_inputs,
+    same_data,
     source_of,
     store_inputs,
 )
@@ -59,7 +62,13 @@ from ntkdist.runs.manifest import (
     write_manifest,
 )
 from ntkdist.storage import lease
-from ntkdist.storage.arrays import open_array, read_array, write_array
+from ntkdist.storage.arrays import (
+    METADATA,
+    open_array,
+    read_array,
+    read_metadata,
+    write_array,
+)
 
 if TYPE_CHECKING:
     import zarr
@@ -69,6 +78,7 @@ STAGES = ("gram", "factor", "labels", "report")
 _MADE_FOR = "run_fingerprint"
 _PROBE = ".probe"
 _LOST_INPUTS = "restore it from a copy, or make the run again under another --run"
+_KEY_DIGITS = 12
 _LONGEST_NAME = 48  # characters of an architecture that has no name
 #: All that a killed ``Run.create`` can leave.
 HALF_MADE = {"zarr.json", "inputs", _PROBE, *lease.FILES}
@@ -293,17 +303,12 @@ class Run:
         Raises:
             StoreError: If an array of the inputs is not there any more.
         """
-        import zarr
-        from zarr.errors import GroupNotFoundError, NodeNotFoundError
-
-        try:
-            zarr.open(storage.zarr_store(self.address(*parts)), mode="r")
-        except (FileNotFoundError, NodeNotFoundError, GroupNotFoundError):
-            inputs, _, name = "/".join(parts).partition("/")
-            if inputs == "inputs" and name != "images" and name in self.stored_names("inputs"):
-                raise StoreError(f"{self.address(*parts)}: is missing; {_LOST_INPUTS}") from None
-            return False
-        return True
+        if storage.exists(self.address(*parts, METADATA)):
+            return True
+        inputs, _, name = "/".join(parts).partition("/")
+        if inputs == "inputs" and name != "images" and name in self.stored_names("inputs"):
+            raise StoreError(f"{self.address(*parts)}: is missing; {_LOST_INPUTS}")
+        return False
 
     def stored_names(self, group: str) -> list[str]:
         """Return the names of the arrays that a group was stored with; empty if not recorded."""
@@ -352,11 +357,11 @@ class Run:
 
     def attributes(self, *parts: str) -> dict[str, Any]:
         """Return the JSON attributes of a group or array; empty if it is not there."""
-        import zarr
-
-        if not self.has(*parts):
+        try:
+            metadata = read_metadata(self.address(*parts), self.remedy(parts[0]))
+        except FileNotFoundError:
             return {}
-        return dict(zarr.open(storage.zarr_store(self.address(*parts)), mode="r").attrs)
+        return dict(metadata["attributes"])
 
     def write_attributes(self, parts: str, attributes: Mapping[str, Any]) -> None:
         """Set JSON attributes of a group, created if needed.
@@ -376,7 +381,7 @@ class Run:
 
         A group without attributes counts as no result, so that a kill leaves none that is mixed.
         """
-        storage.remove(self.address(group, "zarr.json"))
+        storage.remove(self.address(group, METADATA))
         storage.remove_all(self.address(group))
         for name, values in arrays.items():
             self.write(f"{group}/{name}", values)
@@ -384,7 +389,7 @@ class Run:
 
     def array_names(self, folder: str = "") -> list[str]:
         """Return the names of the arrays and groups below a group, without a checkpoint's."""
-        ending = "/zarr.json"
+        ending = f"/{METADATA}"
         nodes = storage.list_objects(self.address(folder) if folder else self.url)
         names = (name.removesuffix(ending) for name in nodes if name.endswith(ending))
         return sorted(name for name in names if "checkpoint" not in name.split("/"))
@@ -497,6 +502,17 @@ def _as_html(run: Run) -> str:
     return html_table(rows)
 
 
+def result_key(settings: Mapping[str, Any]) -> str:
+    """Return the name of the group, in that of its analysis, of a result with these settings."""
+    text = json.dumps(settings, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:_KEY_DIGITS]
+
+
+def is_result_key(name: str) -> bool:
+    """Return whether a name is one that ``result_key`` gives."""
+    return len(name) == _KEY_DIGITS and set(name) <= set("0123456789abcdef")
+
+
 def name_of(architecture: Architecture) -> str:
     """Return the preset's name of an architecture, or the beginning of its canonical text."""
     text = preset_of(architecture) or str(architecture)
@@ -603,6 +619,7 @@ def _refuse_change(manifest: Manifest, config: RunConfig) -> None:
         both["gram"] = {k: v for k, v in both["gram"].items() if k not in EXECUTION_SETTINGS}
         # what is predicted is no part of the Gram
         both["data"] = {k: v for k, v in both["data"].items() if k != "features_test"}
+    new["data"] = same_data(old["data"], new["data"])
     if config.gram.backend not in ("auto", manifest.backend):
         old["gram"]["backend"], new["gram"]["backend"] = manifest.backend, config.gram.backend
     changed = differences(old, new)

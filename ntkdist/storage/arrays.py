@@ -7,6 +7,7 @@ have an object for every chunk, and ``open_array`` raises an error where one is 
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -15,6 +16,8 @@ import numpy as np
 from ntkdist import storage
 from ntkdist.errors import NtkdistError, StoreError
 
+#: Object with the metadata of an array or group.
+METADATA = "zarr.json"
 _CHUNK_BYTES = 2**22
 
 
@@ -76,10 +79,32 @@ def open_array(address: str, remedy: str = "restore it from a copy") -> Any:
 
     from ntkdist.storage.complete import CompleteStore
 
+    read_metadata(address, remedy)
     array = zarr.open_array(CompleteStore(address, remedy), mode="r")
     if array.dtype.kind == "f" and np.isnan(array.fill_value):
         return zarr.open_array(storage.zarr_store(address), mode="r")
     return array
+
+
+def read_metadata(address: str, remedy: str = "restore it from a copy") -> dict[str, Any]:
+    """Return the metadata of an array or group; its JSON attributes are ``["attributes"]``.
+
+    Raises:
+        FileNotFoundError: There is neither.
+        StoreError: The metadata are damaged.
+    """
+    name = storage.join(address, METADATA)
+    content = storage.read_bytes(name)
+    if content is None:
+        raise FileNotFoundError(f"{address}: holds no array or group")
+    try:
+        metadata = json.loads(content)
+        if not isinstance(metadata.setdefault("attributes", {}), dict):
+            raise TypeError(f"attributes are {metadata['attributes']!r}")
+        return dict(metadata)
+    except (ValueError, AttributeError, TypeError) as error:
+        reason = str(error) if content else "it is empty"
+        raise StoreError(f"{name}: cannot be read ({reason}); {remedy}") from error
 
 
 def read_array(address: str, remedy: str = "restore it from a copy") -> np.ndarray:

@@ -189,6 +189,17 @@ def tell(run: Run, *events: Any) -> None:
         file.writelines(json.dumps(to_record(event)) + "\n" for event in events)
 
 
+def test_no_worker_of_a_killed_driver_is_said_to_be_alive(run: Run) -> None:
+    begun_tile = TileStarted("r0000c0001", "w001", 1, time=START)
+    tell(run, StageStarted("gram", time=START), begun(3), *two_workers(), begun_tile)
+    for pid, alive in ((os.getpid(), True), (2**22 + 1, False)):
+        holder = dataclasses.replace(Holder.of_this_process(10.0), pid=pid)
+        storage.write_text(f"{run.url}/lease.json", json.dumps(dataclasses.asdict(holder)))
+        text = describe(run.url, now=START + 64)
+        assert ("2 alive" in text, "in flight" in text) == (alive, alive)
+        assert "2 seen" in text
+
+
 def test_lines_of_a_run_at_work(run: Run) -> None:
     tell(
         run,

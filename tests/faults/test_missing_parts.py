@@ -208,11 +208,14 @@ def test_repair_removes_a_damaged_result_for_its_command_to_compute_again(
     right = labels_table(config.run).to_csv()
     run = Run.open(copy.run)
     [(looked_ahead, _)] = stored_results(run, "lookahead", "criteria")
-    for name in ("labels/refurbished", "dynamics/energy", f"{looked_ahead}/accuracy"):
+    [(followed, _)] = stored_results(run, "dynamics", "squared")
+    for name in ("labels/refurbished", f"{followed}/energy", f"{looked_ahead}/accuracy"):
         shutil.rmtree(tmp_path / "run" / name / "c")
+    for name in ("labels", "noise", "sweep", looked_ahead):
+        (tmp_path / "run" / name / "zarr.json").write_text("")
     check, done = verify_and_repair(copy, 0, 0, repair=True)
     assert not check.problems
-    assert sum("computes it again" in line for line in done) == 3
+    assert sum("computes it again" in line for line in done) == 5, done
     assert any("ntkdist dynamics" in line for line in done)
     assert not stored_results(run, "lookahead", "criteria")
     with Pipeline(copy) as pipeline:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ntkdist.checks import normal_name, refuse_one_class, refuse_two_spellings
 from ntkdist.data.dataset import ImageSet
-from ntkdist.data.paths import existing_folder, holds_runs
+from ntkdist.data.paths import existing_folder
 from ntkdist.data.readers.assemble import assemble
 from ntkdist.data.readers.image_files import KINDS, SUFFIXES, UNREAD, decode
 from ntkdist.data.scaling import Size
@@ -27,6 +27,19 @@ def recognises(path: Path) -> bool:
     splits = [path / split / name for split in _SPLITS for name in _folders(path / split)]
     classes = splits or [path / name for name in _folders(path)]
     return any(_Contents.of(folder).has_images for folder in classes)
+
+
+def holds_runs(folder: Path) -> bool:
+    """Return whether a folder is that of a run, or holds some and no image: neither is a class."""
+    if (folder / "zarr.json").is_file():
+        return True
+    found = False
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if Path(entry.name).suffix.lower() in SUFFIXES | UNREAD:
+                return False
+            found |= os.path.isfile(os.path.join(entry.path, "zarr.json"))
+    return found
 
 
 def read(folder: Path, split: str, size: Size | None = None) -> ImageSet:

@@ -544,6 +544,15 @@ def test_folders_of_one_class_are_refused_before_they_are_read(tmp_path):
     assert "all 2 labels are 'a'; at least two classes are needed" in message_of(tmp_path)
 
 
+def test_runs_among_the_images_are_no_classes(tmp_path):
+    two_classes(tmp_path)
+    for place in ("runs/x", "run", "a/run"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "zarr.json").write_text("{}")
+    read = load(f"images:{tmp_path}")
+    assert (read.class_names, read.notes) == (("a", "b"), ())
+
+
 # what Pillow writes without loss, by the ending and the mode of the pixels
 LOSSLESS = [
     *[(suffix, mode) for suffix in ("png", "tif") for mode in ("1", "L", "I;16", "RGB", "RGBA")],
