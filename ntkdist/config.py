@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from ntkdist.errors import InputError, did_you_mean, shown
 from ntkdist.networks.architecture import Architecture
-
+from ntkdist.storage import expand
 
 _READ_APART = ("architecture", "size")  # by functions of their own
 #: Most that a number of images, pixels, steps or rows may be; seeds may be larger.
@@ -32,8 +32,8 @@ class _Settings:
         section = _section(type(self))
         for name, hint in _hints(type(self)).items():
             value = getattr(self, name)
-            if dataclasses.is_dataclass(hint):
-                if not isinstance(value, typing.cast(type, hint)):
+            if _is_section(hint):
+                if not isinstance(value, hint):
                     raise InputError(f"{name}={shown(value)} must be a {hint.__name__}")
             elif name not in _READ_APART:
                 object.__setattr__(self, name, _convert(hint, value, section + name))
@@ -150,7 +150,7 @@ class GramConfig(_Settings):
         object.__setattr__(self, "kinds", kinds)
         if unknown := [name for name in kinds if name not in KINDS]:
             raise InputError(
-                f"gram.kinds: {unknown[0]!r} is not one of {', '.join(KINDS)}"
+                f"gram.kinds: {shown(unknown[0])} is not one of {', '.join(KINDS)}"
                 + did_you_mean(unknown[0], KINDS)
             )
         if "ntk" not in self.kinds:
@@ -184,8 +184,8 @@ class FactorConfig(_Settings):
         _memory("factor.memory_limit", self.memory_limit)
         if self.scheduler not in SCHEDULERS and not _ADDRESS.fullmatch(self.scheduler):
             raise InputError(
-                f"factor.scheduler={shown(self.scheduler)} is not one of {', '.join(SCHEDULERS)} or an "
-                f"address tcp://HOST:PORT{did_you_mean(self.scheduler, SCHEDULERS)}"
+                f"factor.scheduler={shown(self.scheduler)} is not one of "
+                f"{', '.join(SCHEDULERS)} or an address tcp://HOST:PORT{did_you_mean(self.scheduler, SCHEDULERS)}"
             )
 
 
@@ -307,6 +307,7 @@ class RunConfig(_Settings):
     def _check(self) -> None:
         if not self.run.strip():
             raise InputError(f"run={self.run!r} is empty; give the folder or URL of the run")
+        object.__setattr__(self, "run", expand(self.run))
         object.__setattr__(self, "architecture", str(Architecture.parse(self.architecture)))
 
     def to_dict(self) -> dict[str, Any]:
@@ -335,7 +336,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     """
     import yaml
 
-    path = Path(path)
+    path = Path(expand(path))
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -425,7 +426,7 @@ def _build(cls: type, values: Any, where: str) -> Any:
                 + did_you_mean(str(key), hints)
             )
     given = {
-        key: _build(hints[key], value, where) if dataclasses.is_dataclass(hints[key]) else value
+        key: _build(hints[key], value, where) if _is_section(hints[key]) else value
         for key, value in values.items()
     }
     try:
@@ -434,13 +435,17 @@ def _build(cls: type, values: Any, where: str) -> Any:
         raise InputError(f"{where}: {error}") from None
 
 
+def _is_section(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, _Settings)
+
+
 def _section(cls: type) -> str:
     """Return what stands in front of the keys of a section: ``gram.``, nothing for all."""
     return "" if cls is RunConfig else cls.__name__.removesuffix("Config").lower() + "."
 
 
 @cache
-def _hints(cls: type) -> dict[str, Any]:
+def _hints(cls: Any) -> dict[str, Any]:
     """Return the annotated type of each key."""
     hints = typing.get_type_hints(cls)
     return {f.name: hints[f.name] for f in dataclasses.fields(cls)}

@@ -7,7 +7,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import PurePath
 from typing import Any
 
@@ -24,7 +24,7 @@ from ntkdist.errors import InputError, NtkdistError
 from ntkdist.networks.architecture import Architecture, preset_of
 from ntkdist.pipeline.gram import stored_gram
 from ntkdist.pipeline.stages import Pipeline
-from ntkdist.runs.inputs import sees_features
+from ntkdist.runs.inputs import same_data, sees_features
 from ntkdist.runs.run import Run
 from ntkdist.words import CANNOT_JUDGE, columns
 
@@ -384,8 +384,9 @@ def _same_data(run: Run, folder: str, row: dict[str, Any]) -> Run | None:
         other = Run.open(storage.join(folder, name))
     except (NtkdistError, KeyError):
         return None
-    same = other.config.data == run.config.data and other.config.noise == run.config.noise
-    return other if same else None
+    data = asdict(run.config.data)
+    same = same_data(data, asdict(other.config.data)) == data
+    return other if same and other.config.noise == run.config.noise else None
 
 
 def _layouts(run: Run, mine: list[tuple[dict[str, Any], Run]]) -> list[tuple[str, str]]:

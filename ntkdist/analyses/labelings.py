@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist import words
+from ntkdist import storage, words
 from ntkdist.analyses import Analysis
 from ntkdist.errors import InputError
 from ntkdist.events.types import LabelingScored
@@ -61,7 +61,7 @@ def score_labelings(pipeline: Pipeline, files: Sequence[str]) -> list[Labeling]:
         labelings["true"] = run.read("inputs", "labels_true")
     for path in files:
         try:
-            read = label_values(_read(path))
+            read = label_values(_read(storage.expand(path)))
             if any(isinstance(label, str) for label in read):
                 read = numbers_in(run.manifest.class_names, [str(label) for label in read])
             labelings[path] = check_labels(read, run.num_classes, len(given))

@@ -25,7 +25,15 @@ from ntkdist.data.readers.image_files import SUFFIXES, UNREAD
 from ntkdist.errors import InputError, did_you_mean
 from ntkdist.networks.architecture import Architecture, preset_of
 from ntkdist.pipeline.reuse import finished_tiles
-from ntkdist.runs.inputs import STAMP, Inputs, fingerprint, load_inputs, source_of, stamp_of
+from ntkdist.runs.inputs import (
+    STAMP,
+    Inputs,
+    fingerprint,
+    load_inputs,
+    same_data,
+    source_of,
+    stamp_of,
+)
 from ntkdist.runs.run import Prepared, Run
 from ntkdist.runs.source_match import match_places, preprocessor_of
 from ntkdist.words import first_of
@@ -195,11 +203,10 @@ def choose_run(settings: RunConfig, out: Terminal, *, named: bool) -> Choice:
         return _new_run(settings, _names_before(url))
     if run.has_pending_extension:
         return Choice(settings)
-    stamp = stamp_of(settings.data)
     # a later run with other settings: raised below, if it matters
     with contextlib.suppress(InputError):
         for one in _candidates(settings, run, named=named):
-            if stamp is not None and one.attributes("inputs", "images").get(STAMP) == stamp:
+            if _has_stamp(one):
                 return Choice(dataclasses.replace(settings, run=one.url))
     inputs = load_inputs(settings, prepared_as=preprocessor_of(run))
     now = items_of(inputs)
@@ -224,6 +231,15 @@ def choose_run(settings: RunConfig, out: Terminal, *, named: bool) -> Choice:
     if change.images and not change.removed:
         remedy += f"; or add the new images to {url}: ntkdist extend {shlex.quote(url)}"
     raise InputError(f"{said}; {remedy}")
+
+
+def _has_stamp(run: Run) -> bool:
+    """Return whether the files of a run's source are as they were when it was read."""
+    stored = run.attributes("inputs", "images").get(STAMP)
+    # the digest holds paths as the run was told them
+    paths = same_data(run.manifest.config["data"], dataclasses.asdict(run.config.data))
+    names = {name: paths[name] for name in ("source", "features", "features_test")}
+    return stored is not None and stored == stamp_of(dataclasses.replace(run.config.data, **names))
 
 
 def _candidates(settings: RunConfig, run: Run, *, named: bool) -> Iterator[Run]:

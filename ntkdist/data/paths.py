@@ -3,33 +3,41 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 from ntkdist.errors import InputError, did_you_mean
-
-_VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
+from ntkdist.storage import expand
 
 
 def resolve(place: str, root: str | None) -> Path:
-    """Return the path that a user's text with ``~``, ``$NAME`` or ``${NAME}`` means.
+    """Return the path that a user's text means, with ``~``, ``$NAME`` or ``${NAME}`` expanded.
 
-    A relative one starts from ``root``, or from the current folder. InputError where a variable is
-    unset or empty.
+    A relative one starts from ``root``, or from the current folder. A file or folder whose name
+    holds ``$`` is meant where there is one. InputError where a variable is unset or empty.
     """
-
-    def value(match: re.Match[str]) -> str:
-        name = match.group(1) or match.group(2)
-        folder = os.environ.get(name)
-        if not folder:
-            raise InputError(
-                f"{place!r}: the environment variable {name} is not set; "
-                f"export {name}=FOLDER, or write the path out"
-            )
-        return folder
-
-    path = Path(os.path.expanduser(_VARIABLE.sub(value, place)))
+    if root is not None and "$" in place and (Path(root).expanduser() / place).exists():
+        return Path(root).expanduser() / place
+    path = Path(expand(place))
     return path if root is None or path.is_absolute() else Path(root).expanduser() / path
+
+
+def same_path(one: str, other: str) -> bool:
+    """Return whether two paths are one place, however they are written; links are followed."""
+    try:
+        return one == other or os.path.realpath(resolve(one, None)) == os.path.realpath(
+            resolve(other, None)
+        )
+    except InputError:  # for a variable that is not set
+        return False
+
+
+def same_source(one: str, other: str) -> bool:
+    """Return whether two data sources, such as ``images:DIR``, are one; see ``same_path``."""
+    (name, colon, place), (other_name, _, other_place) = (x.partition(":") for x in (one, other))
+    same_name = name.strip() == other_name.strip()
+    return one == other or bool(
+        same_name and colon and same_path(place.strip(), other_place.strip())
+    )
 
 
 def existing_file(path: Path) -> Path:
@@ -48,16 +56,6 @@ def existing_folder(path: Path) -> Path:
     if not path.is_dir():
         raise InputError(f"{path} does not exist{_hint(path)}")
     return path
-
-
-def holds_runs(folder: Path) -> bool:
-    """Return whether a folder is that of a run, or holds some: Zarr groups, which no class is."""
-    with os.scandir(folder) as entries:
-        return any(
-            entry.name == "zarr.json"
-            or (entry.is_dir() and os.path.isfile(os.path.join(entry.path, "zarr.json")))
-            for entry in entries
-        )
 
 
 def _hint(path: Path) -> str:

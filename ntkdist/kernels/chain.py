@@ -167,6 +167,36 @@ def not_a_chain(arch: Architecture) -> str | None:
     return chain if isinstance(chain, str) else None
 
 
+# Patches of so few numbers are often multiples of each other: those of one grey pixel always are.
+_FEW_NUMBERS = 3
+
+
+def state_dtype(chain: Chain, shape: tuple[int, int, int], dtype: str) -> str:
+    """Return the dtype of a chain's state on (H, W, C) images, for entries of ``dtype``.
+
+    float64 where Δ has too few digits in float32:
+
+    * where K may be negative at the end of the blocks or is a mean of both signs, as behind an
+      erf or without a nonlinearity. There K is small against the variances a² and b², and
+      K = (a² + b²)/2 − Δ keeps the rounding errors of these.
+    * where the first ReLU reads patches of up to 3 numbers, as a filter of one pixel does.
+      Where such a patch is a multiple of another one, 1 − |c| = 0 is computed as a rounding
+      error, and the angle, its root, is wrong by 1e-4.
+    """
+    H, W, C = shape if chain.spatial else (1, 1, math.prod(shape))
+    reach = 1
+    activations = [link.activation for link in chain.links if link.activation]
+    if not activations or "erf" in activations:
+        return "float64"
+    for block in chain.blocks:
+        for link in block.links:
+            reach += link.size - 1
+            if link.activation:
+                return "float64" if C * min(reach, H) * min(reach, W) <= _FEW_NUMBERS else dtype
+        H, W = H // max(1, block.pool), W // max(1, block.pool)
+    return dtype
+
+
 def linear_tail(tail: Sequence[Layer]) -> np.ndarray:
     """Return (5,) α, β, γ, δ, ε of dense layers: K becomes αK + β, and Θ γΘ + δK + ε."""
     alpha, beta, gamma, mixed, rest = 1.0, 0.0, 1.0, 0.0, 0.0

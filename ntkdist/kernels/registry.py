@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ntkdist.errors import InputError, did_you_mean
 from ntkdist.kernels import cuda
 from ntkdist.kernels.backend import Backend
-from ntkdist.kernels.chain import not_a_chain
+from ntkdist.kernels.chain import chain_of, not_a_chain, state_dtype
 from ntkdist.kernels.cuda.device import cuda_unavailable
 from ntkdist.networks.architecture import Architecture
 
@@ -119,6 +119,10 @@ def select_backend(
     raise InputError(f"no backend can compute this network: {'; '.join(refusals)}")
 
 
+# versions for networks whose states have become float64 for entries in float32
+_WITH_WIDER_STATE = {"cpu-3": "cpu-4", "cuda-3": "cuda-4"}
+
+
 def arithmetic_of(name: str) -> str:
     """Return the ``arithmetic`` of a backend, which for ``cuda`` is known without a GPU.
 
@@ -126,6 +130,20 @@ def arithmetic_of(name: str) -> str:
         InputError: If the name is unknown, or the backend cannot be imported here.
     """
     return cuda.ARITHMETIC if name == "cuda" else get_backend(name).arithmetic
+
+
+def arithmetic_for(
+    arithmetic: str, arch: Architecture, image_shape: tuple[int, int, int], dtype: str
+) -> str:
+    """Return the version of a backend's ``arithmetic`` that computes a network's entries.
+
+    A version stands for bits: networks whose bits a change has left alone keep the version of
+    before, and their runs can be resumed and extended.
+    """
+    chain = chain_of(arch)
+    if isinstance(chain, str) or state_dtype(chain, image_shape, dtype) == dtype:
+        return arithmetic
+    return _WITH_WIDER_STATE.get(arithmetic, arithmetic)
 
 
 def coverage(name: str, arch: Architecture, image_shape: tuple[int, int, int]) -> str | None:

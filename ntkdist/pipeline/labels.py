@@ -60,7 +60,7 @@ def read_locked(path: str | None, n: int) -> NDArray[np.int64] | None:
     if path is None:
         return None
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(storage.expand(path), encoding="utf-8") as file:
             lines = [line.strip() for line in file]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"labels.locked={path!r}: cannot be read: {error}") from None

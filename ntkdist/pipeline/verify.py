@@ -437,6 +437,7 @@ def _few_columns(n: int) -> np.ndarray:
 
 REFERENCE_BOUND = {"float32": 2e-5, "float64": 1e-9}
 """Largest accepted relative error of an entry against the float64 reference."""
+_SMALL = 1e-2  # see ``reference_error``
 
 _READERS = 4
 _PSD_IMAGES = 256
@@ -761,7 +762,11 @@ class Recomputer:
         return f"entries computed again differ by {gap:.1e} (relative)"
 
     def reference_error(self, i: int, j: int) -> float:
-        """Return the relative error of a stored entry against the float64 reference."""
+        """Return the relative error of a stored entry against the float64 reference.
+
+        Relative to the entry, or to ``_SMALL`` of √(k(x, x) k(x', x')) if that is more: an entry
+        can be a difference of larger numbers, or 0.
+        """
         from ntkdist.kernels.registry import get_backend
 
         if self._reference is None:
@@ -771,10 +776,17 @@ class Recomputer:
         columns = self._job.columns or self._job.images
         same = columns == self._job.images and i == j
         b = a if same else self._reference.prepare(arch, self._take(columns, [j]))
-        exact = float(self._reference.block(a, b, (self._kind,))[self._kind][0, 0])
-        edge = self._store.tiling.edge
+
+        def entry(x: Any, y: Any) -> float:
+            return float(self._reference.block(x, y, (self._kind,))[self._kind][0, 0])
+
+        exact, edge = entry(a, b), self._store.tiling.edge
         stored = self._store.block(i // edge, j // edge)[i % edge, j % edge]
-        return abs(float(stored) - exact) / max(abs(exact), np.finfo(np.float64).tiny)
+        error, unit = abs(float(stored) - exact), abs(exact)
+        if error > REFERENCE_BOUND[str(self._store.dtype)] * unit:
+            # else not needed, and these two entries cost as much as the one
+            unit = max(unit, _SMALL * float(np.sqrt(entry(a, a) * entry(b, b))))
+        return error / max(unit, np.finfo(np.float64).tiny)
 
     def _take(self, address: str, indices: Any) -> np.ndarray:
         if address not in self._images:

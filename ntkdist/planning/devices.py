@@ -33,8 +33,9 @@ from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import TileKey, Tiling
 from ntkdist.gram.worker import GramJob, TileRecord, TileWorker, state_bytes
 from ntkdist.kernels.cuda import device as cuda_device
-from ntkdist.kernels.registry import coverage, get_backend
+from ntkdist.kernels.registry import arithmetic_for, coverage, get_backend
 from ntkdist.linalg import parse_memory
+from ntkdist.networks.architecture import Architecture
 from ntkdist.planning.planned_run import SAMPLE, PlannedRun
 from ntkdist.storage.arrays import write_array
 from ntkdist.words import percent
@@ -147,8 +148,6 @@ class TileProbe:
 
     def _prepare(self) -> tuple[float, float]:
         """Return seconds and bytes of one prepared image."""
-        from ntkdist.networks.architecture import Architecture
-
         probe = self._probe
         backend = get_backend(probe.backend, dtype=probe.dtype, threads=probe.threads)
         arch, images = Architecture.parse(probe.architecture), self._images[: probe.edge]
@@ -269,6 +268,7 @@ def _scratch_job(probe: Probe, images: np.ndarray, folder: str) -> GramJob:
     address = os.path.join(folder, "images")
     write_array(address, images)
     backend = get_backend(probe.backend, dtype=probe.dtype, threads=probe.threads)
+    arch, (H, W, C) = Architecture.parse(probe.architecture), images.shape[1:]
     tiling = Tiling(len(images), probe.edge)
     outputs = tuple((kind, os.path.join(folder, kind)) for kind in probe.kinds)
     for kind, output in outputs:
@@ -277,7 +277,7 @@ def _scratch_job(probe: Probe, images: np.ndarray, folder: str) -> GramJob:
         images=address,
         architecture=probe.architecture,
         backend=probe.backend,
-        arithmetic=backend.arithmetic,
+        arithmetic=arithmetic_for(backend.arithmetic, arch, (H, W, C), probe.dtype),
         dtype=probe.dtype,
         outputs=outputs,
         edge=probe.edge,

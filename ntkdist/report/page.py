@@ -59,7 +59,7 @@ def write_report(run: Run, path: str | None = None, *, max_issues: int = 60) -> 
     """
     if max_issues < 0:
         raise InputError(f"max_issues={max_issues} must be at least 0")
-    path = run.address("report.html") if path is None else path
+    path = run.address("report.html") if path is None else storage.expand(path)
     storage.write_text(path, _render(run, max_issues))
     return path
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -113,6 +114,20 @@ def sees_features(data: DataConfig) -> bool:
 def source_of(data: DataConfig) -> str:
     """Return where the data come from, such as ``digits`` or ``digits with f.npy``."""
     return data.source if data.features is None else f"{data.source} with {data.features}"
+
+
+def same_data(stored: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return given settings of the data, with paths as they are stored where they are the same."""
+    from ntkdist.data.paths import same_path, same_source
+
+    out = dict(given)
+    if same_source(stored["source"], given["source"]):
+        out["source"] = stored["source"]
+    for name in ("features", "features_test"):
+        one, other = stored.get(name), given.get(name)
+        if one is not None and other is not None and same_path(one, other):
+            out[name] = one
+    return out
 
 
 def stamp_of(data: DataConfig) -> str | None:

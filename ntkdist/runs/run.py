@@ -49,6 +49,7 @@ from ntkdist.runs.inputs import (
     Inputs,
     fingerprint,
     load_inputs,
+    same_data,
     source_of,
     store_inputs,
 )
@@ -581,7 +582,7 @@ def choose_backend(
 ) -> tuple[str, str, str]:
     """Return name, arithmetic and reason of the backend that the run is begun with."""
     from ntkdist.kernels.cuda.device import cuda_unavailable
-    from ntkdist.kernels.registry import arithmetic_of, coverage, select_backend
+    from ntkdist.kernels.registry import arithmetic_for, arithmetic_of, coverage, select_backend
 
     image = (int(shape[0]), int(shape[1]), int(shape[2]))
     settings = config.gram
@@ -592,9 +593,11 @@ def choose_backend(
             arch.check_image(*image[:2])
         if why_not := coverage("cuda", arch, image):
             raise InputError(f"backend 'cuda' cannot compute this: {why_not}; take auto")
-        return "cuda", arithmetic_of("cuda"), "cuda: asked for by name, on the workers' GPUs"
+        arithmetic = arithmetic_for(arithmetic_of("cuda"), arch, image, settings.dtype)
+        return "cuda", arithmetic, "cuda: asked for by name, on the workers' GPUs"
     chosen = select_backend(arch, image, name=settings.backend, dtype=settings.dtype)
-    return chosen.backend.name, chosen.backend.arithmetic, chosen.reason
+    arithmetic = arithmetic_for(chosen.backend.arithmetic, arch, image, settings.dtype)
+    return chosen.backend.name, arithmetic, chosen.reason
 
 
 def _joins_cluster(address: str | None) -> bool:
@@ -616,6 +619,7 @@ def _refuse_change(manifest: Manifest, config: RunConfig) -> None:
         both["gram"] = {k: v for k, v in both["gram"].items() if k not in EXECUTION_SETTINGS}
         # what is predicted is no part of the Gram
         both["data"] = {k: v for k, v in both["data"].items() if k != "features_test"}
+    new["data"] = same_data(old["data"], new["data"])
     if config.gram.backend not in ("auto", manifest.backend):
         old["gram"]["backend"], new["gram"]["backend"] = manifest.backend, config.gram.backend
     changed = differences(old, new)

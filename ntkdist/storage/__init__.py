@@ -22,7 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from ntkdist.storage import folders, object_stores
-from ntkdist.storage.addresses import join, local_path as local_path, normal as normal, parse
+from ntkdist.storage.addresses import (
+    expand as expand,
+    join,
+    local_path as local_path,
+    normal as normal,
+    parse,
+)
 from ntkdist.storage.folders import write_error as write_error
 
 _READERS = 16

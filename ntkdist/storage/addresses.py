@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlparse
@@ -17,6 +18,7 @@ CREDENTIALS = {
     "memory": "nothing",
 }
 _KNOWN = ("file", *CREDENTIALS)
+_VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
 
 
 @dataclass(frozen=True)
@@ -86,13 +88,51 @@ def parse(address: str | os.PathLike[str]) -> Path | Place:
     return Place(scheme, bucket, "/".join(names))
 
 
+def expand(address: str | os.PathLike[str]) -> str:
+    """Return an address as a user means it: a path with ``~``, ``$NAME`` or ``${NAME}`` replaced.
+
+    Where a folder or file has a name that holds ``$``, it is meant. URLs stay as they are.
+
+    Raises:
+        InputError: A variable is unset or empty.
+    """
+    text = os.fspath(address)
+    if "://" in text:
+        return text
+    text = os.path.expanduser(text)
+    if "$" not in text or _names_a_file(text):
+        return text
+    unset: list[str] = []
+
+    def value(match: re.Match[str]) -> str:
+        name = match.group(1) or match.group(2)
+        folder = os.environ.get(name)
+        if not folder:
+            unset.append(name)
+        return folder or match.group()
+
+    replaced = os.path.expanduser(_VARIABLE.sub(value, text))
+    if unset and not _names_a_file(replaced):
+        raise InputError(
+            f"{os.fspath(address)!r}: the environment variable {unset[0]} is not set; "
+            f"export {unset[0]}=FOLDER, or write the path out"
+        )
+    return replaced
+
+
+def _names_a_file(path: str) -> bool:
+    """Return whether the part of a path up to its last name with ``$`` exists."""
+    behind = path.find("/", path.rfind("$"))
+    return os.path.exists(path if behind < 0 else path[:behind])
+
+
 def normal(address: str | os.PathLike[str]) -> str:
-    """Return an address in its one spelling, a ``file://`` URL as its path.
+    """Return an address in its one spelling, expanded, a ``file://`` URL as its path.
 
     Raises:
         InputError: It is not a valid address, or carries credentials; they are not repeated.
     """
-    return str(parse(address))
+    return str(parse(expand(address)))
 
 
 def local_path(address: str | os.PathLike[str]) -> Path | None:

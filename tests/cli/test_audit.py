@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gzip
 import json
 import re
@@ -16,8 +17,18 @@ from PIL import Image
 
 from ntkdist import Run
 from ntkdist.cli import main as cli
-from ntkdist.cli.audit import Item, LabelIssue, compare, name_of, recognise, table_of
+from ntkdist.cli.audit import (
+    Item,
+    LabelIssue,
+    choose_run,
+    compare,
+    name_of,
+    recognise,
+    table_of,
+)
+from ntkdist.cli.console import Terminal
 from ntkdist.errors import InputError
+from ntkdist.runs.inputs import STAMP
 
 NAMES = ("dark", "light")
 MISPLACED = {0, 12, 24, 31, 57, 66, 75, 88, 101, 113}
@@ -327,3 +338,32 @@ def test_classes_without_images_are_said(tmp_path: Path, capsys: Captured) -> No
     assert note in capsys.readouterr().err
     assert note.replace("'", "&#39;") in (tmp_path / "run/report.html").read_text()
     assert Run.open(tmp_path / "run").notes == (note,)
+
+
+@pytest.mark.parametrize("source", ["./photos", "photos/../photos/", "$HERE/photos"])
+def test_another_spelling_of_the_folder_reads_nothing_again(
+    few: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    def read(*_: Any, **__: Any) -> None:
+        raise AssertionError("the source was read again")
+
+    monkeypatch.setenv("HERE", str(few))
+    monkeypatch.setattr("ntkdist.cli.audit.load_inputs", read)
+    stored = Run.open("runs/photos").config
+    data = dataclasses.replace(stored.data, source=recognise(source))
+    settings = dataclasses.replace(stored, data=data)
+    # the copy of the fixture has other times
+    monkeypatch.setattr("ntkdist.cli.audit.stamp_of", lambda data: data.source)
+    monkeypatch.setattr(Run, "attributes", lambda *_: {STAMP: "images:photos"})
+    assert choose_run(settings, Terminal(), named=True).settings.run == "runs/photos"
+
+
+def test_a_folder_is_audited_from_inside_twice(
+    few: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.chdir(few / "photos")
+    flags = ("--architecture", "fc-1", "--run", "runs/here")
+    first = audit(capsys, ".", *flags)
+    assert sorted(path.name for path in (few / "photos").iterdir()) == ["dark", "light", "runs"]
+    again = audit(capsys, few / "photos", *flags)
+    assert first["run"] == again["run"] == "runs/here"

@@ -18,6 +18,7 @@ from ntkdist.config import DataConfig, GramConfig, RunConfig
 from ntkdist.errors import InputError, StageError
 from ntkdist.events.types import TileStarted
 from ntkdist.gram.compute import compute_gram
+from ntkdist.gram.executors.inline import InlineExecutor
 from ntkdist.gram.executors.ray import RayExecutor
 from ntkdist.gram.store import GramStore
 from ntkdist.kernels.registry import arithmetic_of
@@ -63,6 +64,22 @@ def test_another_arithmetic_is_refused(tmp_path):
     ):
         compute_gram(other, fake_executor(FakeBackend(arithmetic="other 2")), tiling=tiling)
     assert len(store.done()) == 1
+
+
+def test_a_job_of_bits_that_have_changed_since_is_refused(tmp_path):
+    """Erf networks are computed otherwise than in earlier versions."""
+    erf, images = "[Dense(), Erf(), Dense()]", random_images(20)
+    job, tiling = make_job(tmp_path, images, 10, backend="cpu", arithmetic="cpu-3", arch=erf)
+    with pytest.raises(InputError, match=r"computes cpu-4, the job is cpu-3;.* or begin a new run"):
+        compute_gram(job, InlineExecutor(), tiling=tiling)
+    now = dataclasses.replace(job, arithmetic="cpu-4", outputs=(("ntk", f"{tmp_path}/ntk"),))
+    assert compute_gram(now, InlineExecutor(), tiling=tiling).computed == 3
+
+
+def test_a_run_has_the_arithmetic_of_its_network(tmp_path):
+    for arch, arithmetic in (("fc-2", "cpu-3"), ("[Dense(), Erf(), Dense()]", "cpu-4")):
+        config = dataclasses.replace(run_config(tmp_path / arithmetic), architecture=arch)
+        assert Run.create(config).manifest.arithmetic == arithmetic
 
 
 def run_config(folder: Path, **gram: Any) -> RunConfig:

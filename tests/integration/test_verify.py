@@ -162,6 +162,40 @@ def test_undamaged_run_is_right_and_its_error_is_said(
     assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
 
 
+@pytest.mark.parametrize(
+    "arch",
+    [
+        "[Conv(), Erf(), Conv(), Erf(), GlobalAvgPool(), Dense()]",
+        "[Conv(1), Relu(), GlobalAvgPool(), Dense()]",
+        "[Conv(), GlobalAvgPool(), Dense()]",
+    ],
+)
+def test_undamaged_run_of_a_cancelling_network_is_right(tmp_path: Path, arch: str) -> None:
+    data = DataConfig(n=12)
+    config = dataclasses.replace(CONFIG, run=str(tmp_path / "run"), architecture=arch, data=data)
+    with Pipeline(config) as pipeline:
+        execute(pipeline, ("gram",))
+    found = verify_run(Run.open(tmp_path / "run"), recompute=0, entries=60)
+    assert found.problems == []
+    assert max(check.reference_error for check in found.grams) < 1e-6
+
+
+def test_an_entry_that_is_zero_has_no_infinite_error(tmp_path: Path) -> None:
+    """Images without a common pixel: 0 by the reference, a rounding error in float32."""
+    x = np.zeros((12, 4, 6), np.float32)
+    x[:6, :, :2], x[6:, :, 4:] = np.random.default_rng(0).uniform(size=(2, 6, 4, 2))
+    np.savez(tmp_path / "apart.npz", x_train=x, y_train=np.arange(12) % 2)
+    config = dataclasses.replace(
+        CONFIG,
+        run=str(tmp_path / "run"),
+        architecture="[Conv(1), Relu(), Conv(1), Relu(), Flatten(), Dense()]",
+        data=DataConfig(source=f"npz:{tmp_path}/apart.npz", preprocess="none"),
+    )
+    with Pipeline(config) as pipeline:
+        execute(pipeline, ("gram",))
+    assert verify_run(Run.open(tmp_path / "run"), recompute=0, entries=60).problems == []
+
+
 def main_ok(tokens: list[str]) -> None:
     """Run a command that must not end with another exit code than 0."""
     main(tokens)

@@ -188,6 +188,39 @@ def test_file_names_go_with_the_images_into_the_run_and_the_table(tmp_path):
         assert files[int(index)] == name
 
 
+def test_one_source_in_another_spelling_opens_the_run(tmp_path, monkeypatch):
+    rows = np.random.default_rng(0).normal(size=(20, 4))
+    (tmp_path / "data").mkdir()
+    np.savez(tmp_path / "data/set.npz", x_train=rows, y_train=np.arange(20) % 2)
+    np.save(tmp_path / "data/f.npy", rows)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HERE", str(tmp_path))
+
+    def settings(path, features=None):
+        data = DataConfig(source=f"npz:{path}", features=features)
+        return RunConfig(run="run", architecture="fc-1", data=data)
+
+    run = Run.create(settings("data/set.npz"))
+    for path in ("./data/set.npz", "data/../data/set.npz", "$HERE/data/set.npz"):
+        again = Run.find(settings(path))
+        assert again is not None
+        assert again.fingerprint == run.fingerprint
+        assert again.config.data.source == f"npz:{path}"
+    assert Run.open("run").config.data.source == "npz:data/set.npz"
+    with pytest.raises(InputError, match=r"now data.source='npz:set.npz' is asked"):
+        Run.find(settings("set.npz"))
+
+
+def test_the_address_of_a_run_is_expanded_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    settings = RunConfig.from_dict({"run": "~/deep/run", "data": {"n": 20}, "architecture": "fc-1"})
+    assert settings.run == str(tmp_path / "deep/run")
+    run = Run.create(settings)
+    assert run.url == Run.open("~/deep/run").url == str(tmp_path / "deep/run")
+    assert [path.name for path in tmp_path.iterdir()] == ["deep"]
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -77,3 +77,37 @@ def test_whatever_is_joined_lies_inside(name: str) -> None:
         return
     assert Path(inside).resolve().is_relative_to("/base/run")
     assert Path(inside).resolve() != Path("/base/run")
+
+
+def test_paths_are_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("SCRATCH", "/scratch/me")
+    monkeypatch.delenv("none", raising=False)
+    monkeypatch.chdir(tmp_path)
+    for typed, expected in {
+        "~/x": "/home/me/x",
+        "$SCRATCH/x": "/scratch/me/x",
+        "${SCRATCH}-2/x": "/scratch/me-2/x",
+        "$SCRATCH": "/scratch/me",
+        "./~/x": "./~/x",
+        "runs/x": "runs/x",
+        "s3://bucket/$SCRATCH/~": "s3://bucket/$SCRATCH/~",
+    }.items():
+        assert storage.expand(typed) == expected
+        assert storage.normal(typed) == storage.normal(expected)
+    with pytest.raises(InputError, match=r"'a\$none/x': the environment variable none is not set"):
+        storage.expand("a$none/x")
+
+
+def test_a_folder_whose_name_holds_a_dollar_is_meant_where_it_exists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCRATCH", "/scratch/me")
+    monkeypatch.setenv("HERE", str(tmp_path))
+    monkeypatch.delenv("none", raising=False)
+    monkeypatch.chdir(tmp_path)
+    for name in ("a$none", "$SCRATCH"):
+        (tmp_path / name).mkdir()
+        for typed in (name, f"{name}/new", f"{tmp_path}/{name}/new"):
+            assert storage.expand(typed) == typed
+    assert storage.expand("$HERE/a$none/new") == f"{tmp_path}/a$none/new"

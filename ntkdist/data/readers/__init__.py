@@ -161,7 +161,8 @@ def _files(source: str, features: tuple[str | None, ...]) -> Iterator[Path]:
         path = resolve(place.strip(), None)
         if path.is_dir():
             for folder, below, files in os.walk(path, followlinks=True):
-                below.sort()
+                # not runs that lie among the images, which change with each command
+                below[:] = sorted(one for one in below if not folders.holds_runs(Path(folder, one)))
                 yield from (Path(folder, file) for file in sorted(files))
         else:
             yield path

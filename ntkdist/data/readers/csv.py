@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,10 +194,10 @@ def _numbered(path: Path, rows: Sequence[_Row]) -> tuple[NDArray[np.int64], tupl
 
 def _locate(path: Path, rows: Sequence[_Row]) -> list[Path]:
     """Return the paths of the files; ``InputError`` for one that is named twice or is missing."""
-    files = [path.parent / row.file for row in rows]
+    files = [_path_of(path.parent, row.file) for row in rows]
     seen: dict[str, int] = {}
     for row, file in zip(rows, files, strict=True):
-        before = seen.setdefault(str(file), row.line)
+        before = seen.setdefault(os.path.normpath(file), row.line)
         if before != row.line:
             raise InputError(
                 f"{path}, line {row.line}: {row.file} is already in line {before}; "
@@ -211,3 +212,12 @@ def _locate(path: Path, rows: Sequence[_Row]) -> list[Path]:
             f"paths count from the table's folder, {path.parent.resolve()}"
         )
     return files
+
+
+def _path_of(folder: Path, text: str) -> Path:
+    """Return the path that a field means: ``~`` and the separators of Windows are known too."""
+    path = folder / text
+    if path.is_file():
+        return path
+    other = folder / os.path.expanduser(text.replace("\\", "/"))
+    return other if other.is_file() else folder / os.path.expanduser(text)

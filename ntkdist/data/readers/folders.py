@@ -11,7 +11,7 @@ import numpy as np
 
 from ntkdist.checks import normal_name, refuse_one_class, refuse_two_spellings
 from ntkdist.data.dataset import ImageSet
-from ntkdist.data.paths import existing_folder, holds_runs
+from ntkdist.data.paths import existing_folder
 from ntkdist.data.readers.assemble import assemble
 from ntkdist.data.readers.image_files import KINDS, SUFFIXES, UNREAD, decode
 from ntkdist.data.scaling import Size
@@ -27,6 +27,19 @@ def recognises(path: Path) -> bool:
     splits = [path / split / name for split in _SPLITS for name in _folders(path / split)]
     classes = splits or [path / name for name in _folders(path)]
     return any(_Contents.of(folder).has_images for folder in classes)
+
+
+def holds_runs(folder: Path) -> bool:
+    """Return whether a folder is that of a run, or holds some and no image: neither is a class."""
+    if (folder / "zarr.json").is_file():
+        return True
+    found = False
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if Path(entry.name).suffix.lower() in SUFFIXES | UNREAD:
+                return False
+            found |= os.path.isfile(os.path.join(entry.path, "zarr.json"))
+    return found
 
 
 def read(folder: Path, split: str, size: Size | None = None) -> ImageSet:
@@ -209,7 +222,7 @@ def _passed_over(folder: Path, place: Path, contents: Sequence[_Contents]) -> It
     inside = {path: count for path, count in inside.items() if count}
     if inside:
         yield (
-            f"{_not_read(sum(inside.values()), 'image')} in folders inside class folders: "
+            f"{_not_read(sum(inside.values()), 'image', 'in folders inside class folders')}: "
             f"{shown(inside, list(inside.values()))}"
         )
     beside = {}
@@ -218,19 +231,20 @@ def _passed_over(folder: Path, place: Path, contents: Sequence[_Contents]) -> It
         beside = {path: count for path in others if (count := _images_below(path))}
     if beside:
         yield (
-            f"{_not_read(sum(beside.values()), 'image')} in folders beside train and test: "
+            f"{_not_read(sum(beside.values()), 'image', 'in folders beside train and test')}: "
             f"{shown(beside, list(beside.values()))}"
         )
     loose = [path for at in dict.fromkeys([folder, place]) for path in _Contents.of(at).images]
     if loose:
-        yield f"{_not_read(len(loose), 'image')} beside class folders: {shown(loose)}"
+        yield f"{_not_read(len(loose), 'image', 'beside class folders')}: {shown(loose)}"
     files = [path for held in contents for path in held.others]
     if files:
-        yield f"{_not_read(len(files), 'file')} ({_kinds(files)}) in class folders: {shown(files)}"
+        words = _not_read(len(files), "other file", "in class folders")
+        yield f"{words} ({_kinds(files)}): {shown(files)}"
 
 
-def _not_read(count: int, noun: str) -> str:
-    return f"{counted(count, noun)} {'is' if count == 1 else 'are'} not read"
+def _not_read(count: int, noun: str, where: str) -> str:
+    return f"{counted(count, noun)} {where} {'is' if count == 1 else 'are'} not read"
 
 
 def _kinds(files: Sequence[Path]) -> str:

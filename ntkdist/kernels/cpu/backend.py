@@ -22,7 +22,16 @@ import numpy as np
 
 from ntkdist.errors import InputError
 from ntkdist.kernels.backend import as_images, check_kinds, check_pair
-from ntkdist.kernels.chain import Chain, Link, Plan, chain_of, linear_tail, not_a_chain, plan_of
+from ntkdist.kernels.chain import (
+    Chain,
+    Link,
+    Plan,
+    chain_of,
+    linear_tail,
+    not_a_chain,
+    plan_of,
+    state_dtype,
+)
 from ntkdist.kernels.cpu import dense, loops
 from ntkdist.kernels.cpu.vector import BYTES, LANES, coefficients
 from ntkdist.kernels.duals import erf_dual, relu_distance
@@ -157,10 +166,10 @@ class CpuBackend:
         chain = a.plan.chain
         lanes, first = b.lanes, np.zeros(n, np.int64)
         if a is b:
-            first = np.arange(n) // LANES[self.dtype]
+            first = np.arange(n) // LANES[a.plan.dtype]
         tail: Sequence[Layer] = () if chain.has_nonlinear_head else chain.tail
         last = linear_tail(tail)
-        wide = "float64" if chain.has_nonlinear_head else self.dtype
+        wide = "float64" if chain.has_nonlinear_head else a.plan.dtype
         K, theta = np.empty((n, m), wide), np.empty((n, m), wide)
 
         def run(part: slice) -> None:
@@ -172,8 +181,10 @@ class CpuBackend:
 
         self._in_threads(run, n, _rows_at_once(chain))
         if chain.has_nonlinear_head:
-            K, theta = _vector_layers(a, b, K, theta)
-            K, theta = K.astype(self.dtype), theta.astype(self.dtype)
+            # below the diagonal of a symmetric block nothing is computed
+            with np.errstate(invalid="ignore"):
+                K, theta = _vector_layers(a, b, K, theta)
+        K, theta = K.astype(self.dtype, copy=False), theta.astype(self.dtype, copy=False)
         computed = {"ntk": theta, "nngp": K}
         if a is b:
             loops.mirror(K)
@@ -186,7 +197,7 @@ class CpuBackend:
         """Return the sums of Δ and Θ behind the blocks, (n, vectors · lanes) float64."""
         shape = len(rows), lanes.shape[0], lanes.shape[2]
         delta, tangent = np.zeros(shape), np.zeros(shape)
-        sweeps, table = plan.sweeps if theta else plan.without_theta(), coefficients(self.dtype)
+        sweeps, table = plan.sweeps if theta else plan.without_theta(), coefficients(plan.dtype)
         given, units = (rows, lanes, plan.shape[2]), (plan.scales, plan.factors)
         if plan.chain.spatial:
             loops.entries(
@@ -223,8 +234,8 @@ class _Preparation:
         if chain.homogeneous:
             self.norm = contrast(x)
             x = x / self.norm[:, None, None, None]
-        self.plan = plan_of(chain, (H, W, C), backend.dtype)
-        self.rows = np.zeros((n, self.plan.numbers), backend.dtype)
+        self.plan = plan_of(chain, (H, W, C), state_dtype(chain, (H, W, C), backend.dtype))
+        self.rows = np.zeros((n, self.plan.numbers), self.plan.dtype)
         self.rows[:, : H * W * C] = (x / np.sqrt(2 * C)).reshape(n, -1)
         self.A = np.mean(x * x, axis=3)
 

@@ -22,7 +22,16 @@ import numpy as np
 
 from ntkdist.errors import InputError
 from ntkdist.kernels.backend import check_kinds, check_pair
-from ntkdist.kernels.chain import ERF, LINEAR, RELU, Chain, chain_of, linear_tail, not_a_chain
+from ntkdist.kernels.chain import (
+    ERF,
+    LINEAR,
+    RELU,
+    Chain,
+    chain_of,
+    linear_tail,
+    not_a_chain,
+    state_dtype,
+)
 from ntkdist.kernels.cuda import ARITHMETIC, dense
 from ntkdist.kernels.cuda.cells import cell_functions
 from ntkdist.kernels.cuda.fused import fused_kernel
@@ -61,7 +70,7 @@ class CudaBackend:
     def __init__(self, *, dtype: str = "float32", threads: int = 1) -> None:
         self.dtype = dtype
         self.threads = threads
-        self._runner = BlockRunner(dtype)
+        self._runners = {state: BlockRunner(state) for state in ("float32", "float64")}
 
     def supports(
         self, arch: Architecture, image_shape: tuple[int, int, int], dtype: str | None = None
@@ -92,14 +101,18 @@ class CudaBackend:
         if chain.spatial:
             arch.check_image(*x.shape[1:3])
         check_range(arch, on_host(images), self.dtype)
-        return Preparation(self._runner, chain, x, reads).state()
+        _, H, W, C = x.shape
+        shape = (H, W, C) if chain.spatial else (1, 1, H * W * C)
+        runner = self._runners[state_dtype(chain, shape, self.dtype)]
+        return Preparation(runner, chain, shape, x, reads).state()
 
     def can_read(self, arch: Architecture, image_shape: tuple[int, int, int]) -> bool:
         """Return whether ``prepare`` takes ``reads`` for a network on such images."""
         chain = chain_of(arch)
         if isinstance(chain, str) or not chain.spatial or len(chain.blocks) > 1:
             return False
-        fused = layout_of(chain, image_shape, self.dtype).blocks[0].fused
+        state = state_dtype(chain, image_shape, self.dtype)
+        fused = layout_of(chain, image_shape, state).blocks[0].fused
         return fused is not None and chain.pooled and not chain.has_nonlinear_head
 
     def block(
@@ -137,7 +150,7 @@ class CudaBackend:
         chain = a.layout.plan.chain
         sums = [cuda.device_array((n, m, 2), np.float64) for _ in a.spreads]
         if chain.spatial:
-            batch = self._runner.batch_size(a.layout, len(a.layout.blocks))
+            batch = self._runners[a.layout.plan.dtype].batch_size(a.layout, len(a.layout.blocks))
             for pairs in pairs_of(n, m, a is b, batch):
                 self._sums(a, b, pairs, sums)
         else:
@@ -163,28 +176,31 @@ class CudaBackend:
     def kernels(self, state: CudaState) -> Iterator[tuple[str, str, int, Any]]:
         """Yield what computes pairs: name, what a block computes, its threads, the function."""
         layout = state.layout
+        dtype = layout.plan.dtype
         if not layout.plan.chain.spatial:
             shape = f"{dense.EDGE} × {dense.EDGE} pairs, {dense.EACH}² a thread"
-            yield "dense", shape, dense.SIDE**2, dense.dense_kernel(self.dtype)
+            yield "dense", shape, dense.SIDE**2, dense.dense_kernel(dtype)
             return
         for block in layout.blocks:
             size = f"{block.H} × {block.W}"
             if block.fused is None:
                 shape = f"{TEAMS} classes of {size} cells, state in memory"
-                yield f"general {size}", shape, THREADS, general_kernel(self.dtype)
+                yield f"general {size}", shape, THREADS, general_kernel(dtype)
             else:
                 classes = block.fused.together * TEAMS
                 shape = f"{classes} classes of {size} cells, state in registers"
                 name = f"fused {size} with its pool" if block.pools else f"fused {size}"
                 yield name, shape, THREADS, fused_kernel(block.fused)
             if block.pool and not block.pools:
-                yield f"pool {size}", "a pair of windows a thread", SIMPLE, pool_kernel(self.dtype)
+                yield f"pool {size}", "a pair of windows a thread", SIMPLE, pool_kernel(dtype)
 
     def _sums(self, a: CudaState, b: CudaState, pairs: np.ndarray, sums: Sequence[Any]) -> None:
         """Fill the pairs' entries of each network's sums, (n, m, 2)."""
         there = to_device(pairs)
         classes = tuple(block.classes for block in a.layout.blocks)
-        totals = self._runner.run(a.layout, a.numbers, b.numbers, there, classes)
+        totals = self._runners[a.layout.plan.dtype].run(
+            a.layout, a.numbers, b.numbers, there, classes
+        )
         for network, filled in enumerate(sums):
             each(finish_kernels(self.dtype)["gather"], len(pairs))(
                 totals, there, len(pairs), totals.shape[1], network, filled.shape[1], filled
@@ -193,7 +209,7 @@ class CudaBackend:
     def _dense(self, a: CudaState, b: CudaState, sums: Any) -> None:
         (block,) = a.layout.blocks
         grid = tuple(-(-len(x) // dense.EDGE) for x in (b, a))
-        dense.dense_kernel(self.dtype)[grid, (dense.SIDE, dense.SIDE)](
+        dense.dense_kernel(a.layout.plan.dtype)[grid, (dense.SIDE, dense.SIDE)](
             a.numbers, b.numbers, a.layout.size, a.layout.plan.shape[2], a is b,
             to_device(block.table), to_device(block.units), block.last, sums,
         )  # fmt: skip

@@ -92,9 +92,15 @@ def on_host(images: Any) -> np.ndarray:
 class Preparation:
     """Fills a layout's numbers for images, link by link, on the device."""
 
-    def __init__(self, runner: BlockRunner, chain: Chain, x: Any, reads: tuple[int, ...]) -> None:
-        n, H, W, C = x.shape
-        shape = (H, W, C) if chain.spatial else (1, 1, H * W * C)
+    def __init__(
+        self,
+        runner: BlockRunner,
+        chain: Chain,
+        shape: tuple[int, int, int],
+        x: Any,
+        reads: tuple[int, ...],
+    ) -> None:
+        n = x.shape[0]
         self.runner = runner
         self.layout = layout_of(chain, shape, runner.dtype, reads)
         self.kernels = image_kernels(runner.dtype)

@@ -174,3 +174,17 @@ def test_turned_images_are_counted_and_broken_links_refused(tmp_path, pixels):
     assert f"line 3: there is no file {tmp_path}/link.png" in message_of(tmp_path, text).replace(
         "FOLDER", str(tmp_path)
     )
+
+
+def test_paths_of_a_home_folder_and_of_windows_are_read(tmp_path, pixels, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "table").mkdir()
+    path = tmp_path / "table/list.csv"
+    path.write_text("file,label\n~/a.png,x\n..\\sub\\d e.png,y\n", encoding="utf-8")
+    read = load(f"csv:{path}")
+    assert read.files == ("~/a.png", "..\\sub\\d e.png")
+    plain = written(tmp_path, "file,label\na.png,x\nsub/d e.png,y\n")
+    np.testing.assert_array_equal(read.images, load(f"csv:{plain}").images)
+    path.write_text("file,label\n~/a.png,x\n../a.png,y\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"line 3: \.\./a.png is already in line 2"):
+        load(f"csv:{path}")

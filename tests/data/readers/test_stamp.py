@@ -56,6 +56,13 @@ def test_the_images_that_a_table_names_count_wherever_they_are(photos: Path) -> 
     assert source_stamp(f"csv:{table}") != before
 
 
+def test_runs_among_the_images_do_not_count(photos: Path) -> None:
+    before = source_stamp(f"images:{photos}")
+    (photos / "runs/x").mkdir(parents=True)
+    (photos / "runs/x/zarr.json").write_text("{}")
+    assert source_stamp(f"images:{photos}") == before is not None
+
+
 def test_features_beside_the_images_count(photos: Path) -> None:
     features = photos.parent / "f.npy"
     features.write_bytes(b"1")
