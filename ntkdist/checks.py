@@ -86,7 +86,7 @@ def check_ridge(ridge: Any, name: str = "ridge", *, otherwise: str = "") -> floa
     """
     if not is_number(ridge) or not 0 <= ridge <= LARGEST_RIDGE:
         raise InputError(
-            f"{name}={shown(ridge)} must be finite and ≥ 0, at most {LARGEST_RIDGE:g}, relative to "
+            f"{name}={shown(ridge)} must be at least 0 and at most {LARGEST_RIDGE:g}, relative to "
             f"the mean of the diagonal{otherwise}"
         )
     return float(ridge)

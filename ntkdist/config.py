@@ -29,8 +29,9 @@ class _Settings:
     """Settings whose values are converted to their annotated types when they are made."""
 
     def __post_init__(self) -> None:
-        section = _section(type(self))
-        for name, hint in _hints(type(self)).items():
+        cls: Any = type(self)
+        section = _section(cls)
+        for name, hint in _hints(cls).items():
             value = getattr(self, name)
             if _is_section(hint):
                 if not isinstance(value, hint):
@@ -77,7 +78,7 @@ class DataConfig(_Settings):
     preprocess: str = "auto"
 
     def _check(self) -> None:
-        if self.size is not None:
+        if self.size is not None and not (isinstance(self.size, str) and self.size == "auto"):
             object.__setattr__(self, "size", _one_form(self.size))
         if self.n is not None:
             _within("data.n", self.n, 2, MOST)
@@ -183,9 +184,10 @@ class FactorConfig(_Settings):
         _ridge("factor.ridge", self.ridge)
         _memory("factor.memory_limit", self.memory_limit)
         if self.scheduler not in SCHEDULERS and not _ADDRESS.fullmatch(self.scheduler):
+            known = ", ".join(SCHEDULERS)
             raise InputError(
-                f"factor.scheduler={shown(self.scheduler)} is not one of "
-                f"{', '.join(SCHEDULERS)} or an address tcp://HOST:PORT{did_you_mean(self.scheduler, SCHEDULERS)}"
+                f"factor.scheduler={shown(self.scheduler)} is not one of {known} or an address "
+                f"tcp://HOST:PORT{did_you_mean(self.scheduler, SCHEDULERS)}"
             )
 
 

@@ -35,8 +35,8 @@ def parse_size(size: Size) -> str | tuple[int, int]:
         pair = (int(size), int(size))
     if len(pair) != 2 or not all(is_whole(side) and 1 <= side <= _MOST for side in pair):
         raise InputError(
-            f"data.size={shown(size)} must be auto, a side of 1 to {_MOST} pixels such as 32, "
-            "or HEIGHTxWIDTH such as 32x48"
+            f"data.size={shown(size)} must be auto, a side of at least 1 pixel such as 32, "
+            f"or HEIGHTxWIDTH such as 32x48, at most {_MOST} pixels a side"
         )
     return int(pair[0]), int(pair[1])
 

@@ -261,7 +261,8 @@ def _parse_item(item: Any) -> Layer:
             named = {known[0]: value}
         else:
             raise InputError(
-                f"architecture: {shown(item)} cannot be read: {name} has no field to take it"
+                f"architecture: {shown(item)} cannot be read: {name} has no field to "
+                f"take {shown(value)}"
                 if name in LAYERS
                 else f"architecture: unknown layer {shown(name)}; the layers are "
                 + ", ".join(LAYERS)
