@@ -98,7 +98,7 @@ class StageCosts:
         if part == "noise":  # eigenvectors of a sample
             growth = (min(n, MOST_IMAGES) / min(self.n, MOST_IMAGES)) ** 3
             return self.once[part] + constant + (small - constant) * growth
-        limit = _scaled_limit(self.memory, self.n, self.whole)
+        limit = scaled_limit(self.memory, self.n, self.whole)
         square = max(0.0, small - constant - self._cubic(part, self.n, limit))
         constant += self.once[part] + square * (n / self.n) ** 2
         return constant + self._cubic(part, n, self.memory)
@@ -128,7 +128,7 @@ def no_stages(n: int) -> StageCosts:
     return StageCosts(n, {}, {}, {}, Rates(1.0, 1.0, 1.0, 1.0), 0, n)
 
 
-def _scaled_limit(memory: int, m: int, n: int) -> int:
+def scaled_limit(memory: int, m: int, n: int) -> int:
     """Return the memory limit of a run of ``m`` images in place of ``n``."""
     if m >= n:
         return memory
@@ -152,7 +152,7 @@ def measure_stages(
     with tempfile.TemporaryDirectory(prefix="ntkdist-plan-") as folder:
 
         def run(name: str, m: int) -> dict[str, float]:
-            limit = _scaled_limit(memory, m, n)
+            limit = scaled_limit(memory, m, n)
             place = os.path.join(folder, name)
             return _stages(_scratch(config, place, limit), place, images[:m], labels[:m])
 
