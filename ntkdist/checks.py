@@ -51,7 +51,7 @@ def check_whole(name: str, value: Any, least: int, remedy: str, *, most: int | N
 
 def check_seed(seed: Any, name: str = "seed") -> int:
     """Return a seed as int; ``InputError`` unless it is an integer of at least 0."""
-    return check_whole(name, seed, 0, "give a whole number of at least 0")
+    return check_whole(name, seed, 0, "give another seed", most=2**128)
 
 
 def check_number(name: str, value: Any, least: float, below: float, remedy: str) -> float:
@@ -115,6 +115,22 @@ def normal_name(name: str) -> str:
     """
     text = unicodedata.normalize("NFC", name.translate(_INVISIBLE)).strip()
     return "" if text in _MISSING or not text.translate(_JOINERS) else text
+
+
+def refuse_undecoded(names: Iterable[str], what: str) -> None:
+    """Raise ``InputError`` for a name that is not in UTF-8, as tables and reports need it.
+
+    Python reads the bytes of such a file name as half characters. ``what`` is what has the name,
+    such as ``the folder of a class``.
+    """
+    for name in names:
+        try:
+            name.encode("utf-8")
+        except UnicodeEncodeError:
+            raise InputError(
+                f"the name of {what}, {shown(name)}, is not in UTF-8; rename it, for example with "
+                "convmv -f latin1 -t utf8"
+            ) from None
 
 
 def refuse_two_spellings(names: Iterable[str], place: Callable[[int], str]) -> None:

@@ -22,6 +22,7 @@ from ntkdist.storage import expand
 _READ_APART = ("architecture", "size")  # by functions of their own
 #: Most that a number of images, pixels, steps or rows may be; seeds may be larger.
 MOST = 10**9
+_MOST_SEED = 2**128
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class DataConfig(_Settings):
             object.__setattr__(self, "size", _one_form(self.size))
         if self.n is not None:
             _within("data.n", self.n, 2, MOST)
-        _within("data.seed", self.seed, 0)
+        _within("data.seed", self.seed, 0, _MOST_SEED)
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class NoiseConfig(_Settings):
 
     def _check(self) -> None:
         _within("noise.rate", self.rate, 0.0, 1.0)
-        _within("noise.seed", self.seed, 0)
+        _within("noise.seed", self.seed, 0, _MOST_SEED)
 
 
 KINDS = ("ntk", "nngp")
@@ -159,7 +160,7 @@ class GramConfig(_Settings):
 
 
 _LONGEST = 1e9  # seconds, which are 32 years
-_SIZE = re.compile(r"[1-9]\d*([KMGT]i?B)?")
+_SIZE = re.compile(r"[1-9]\d{0,17}([KMGT]i?B)?")
 _ADDRESS = re.compile(r"\w+://\S+")
 SCHEDULERS = ("auto", "threads", "synchronous", "ray")
 
@@ -278,7 +279,7 @@ class PredictConfig(_Settings):
             raise InputError(f"predict.share={self.share} must lie between 0 and 1, such as 0.2")
         if self.n is not None:
             _within("predict.n", self.n, 2, MOST)
-        _within("predict.seed", self.seed, 0)
+        _within("predict.seed", self.seed, 0, _MOST_SEED)
         _ridge("predict.ridge", self.ridge)
 
 
@@ -346,9 +347,10 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path}: no such run file{near}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        # the last three for a tag that does not fit its value, or lists inside each other
         first = " ".join(str(error).split())
-        raise InputError(f"{path}: is not valid YAML: {first}") from None
+        raise InputError(f"{path}: is not valid YAML: {first[:500]}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -484,9 +486,11 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
                 except (ValueError, OverflowError):
                     pass
         elif option is str and isinstance(value, (str, PathLike)):
-            return _text(fspath(value), name)
+            text = _text(fspath(value), name)
+            return None if not text.strip() and type(None) in options else text
     allowed = " or ".join(_in_words(option) for option in options)
-    raise InputError(f"{name}={shown(value)} must be {allowed}" + did_you_mean(str(value), words))
+    near = did_you_mean(value, words) if isinstance(value, str) else ""
+    raise InputError(f"{name}={shown(value)} must be {allowed}{near}")
 
 
 def _text(text: str | bytes, name: str) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.checks import check_ridge as check_ridge
-from ntkdist.errors import InputError, NtkdistError, StoreError
+from ntkdist.errors import InputError, NtkdistError, StoreError, shown
 from ntkdist.words import format_bytes
 
 #: Ridges tried, in order, when one has to be suggested; relative to mean(diag).
@@ -40,7 +40,7 @@ class LinalgStatus(enum.Enum):
     )
     UNREADABLE = "rows {rows} and columns {cols} of the matrix could not be read: {reason}"
     BAD_MEMORY = (
-        "memory_limit {given!r} is not a size; pass bytes or a string such as '2GiB' or '500MB'"
+        "memory_limit {given} is not a size; pass bytes or a string such as '2GiB' or '500MB'"
     )
     PANEL_EXCEEDS_MEMORY = (
         "memory_limit {given} is below the {need} that panels of {width} columns need at "
@@ -279,5 +279,5 @@ def parse_memory(memory_limit: int | float | str) -> int:
     except (ValueError, TypeError, AttributeError, OverflowError):
         size = 0
     if size <= 0:
-        raise LinalgStatus.BAD_MEMORY.error(given=memory_limit)
+        raise LinalgStatus.BAD_MEMORY.error(given=shown(memory_limit))
     return size
