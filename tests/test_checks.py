@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, strategies as st
 from PIL import Image
 
 from ntkdist import find_label_issues, refurbish
@@ -59,9 +60,9 @@ def test_truth_values_are_two_classes():
 @pytest.mark.parametrize("others", [Y.tolist(), [NAMES[k] for k in Y]])
 def test_missing_labels_are_refused_by_index(value, others):
     labels = [*others[:3], value, *others[4:]]
-    for given in (labels, np.array(labels, dtype=object), pd.Series(labels, dtype=object)):
+    for held in (labels, np.array(labels, dtype=object), pd.Series(labels, dtype=object)):
         with pytest.raises(InputError, match="the label at index 3 is missing"):
-            label_values(given)
+            label_values(held)
 
 
 @pytest.mark.parametrize("kind", ["Int64", "Float64", "string", "category"])
@@ -265,3 +266,25 @@ def test_labels_that_are_names_are_looked_up_in_the_class_names(tmp_path):
     assert (data.labels.tolist(), data.class_names) == ((2 - Y).tolist(), ("cow", "bee", "ant"))
     with pytest.raises(InputError, match="label 'ape' at index 0 is none of the 3 names of cl"):
         read(np.array(["ape", *["ant"] * 7]))
+
+
+ODD = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.binary(), st.dates(),
+    st.complex_numbers(), st.tuples(st.integers()), st.just(pd.NA), st.just(object()),
+    st.decimals(), st.fractions(), st.sampled_from([np.uint8(3), np.str_("a"), np.float16(2)]),
+)  # fmt: skip
+
+
+@given(st.lists(ODD, max_size=6), st.sampled_from([list, tuple, pd.Series, str, iter]))
+def test_labels_of_any_kind_are_labels_or_one_clear_line(values, kind):
+    message = "labels"
+    try:
+        labels = label_values(kind(values, dtype=object) if kind is pd.Series else kind(values))
+        if any(isinstance(label, str) for label in labels):
+            number_names([str(label) for label in labels], lambda i: f"at index {i}")
+        else:
+            check_labels(labels, 4)
+    except InputError as error:
+        message = str(error)
+    assert message
+    assert "\n" not in message

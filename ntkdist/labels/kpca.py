@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.checks import check_labels, check_whole
+from ntkdist.checks import check_labels, check_whole, refuse_one_class
 from ntkdist.errors import InputError
 from ntkdist.linalg import bands, top_eigenpairs
 
@@ -79,8 +79,7 @@ def class_separation(
     given = check_labels(labels, num_classes, n)
     check_whole("components", components, 1, "give less than N", most=n - 1)
     counts = np.bincount(given, minlength=num_classes)
-    if (counts > 0).sum() < 2:
-        raise InputError("all images are of one class; the separation needs at least two classes")
+    refuse_one_class(given)
     if counts.max() < 2:
         raise InputError("no class has two images, so that there is no distance within a class")
     pairs = top_eigenpairs(

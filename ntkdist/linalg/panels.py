@@ -176,7 +176,7 @@ def plan_panels(n: int, memory_limit: int) -> PanelPlan:
         return whole
     narrow = min(n, NARROWEST_PANEL)
     smallest = _plan(n, narrow)
-    if smallest.count == 1 or smallest.projected_bytes() > memory_limit:
+    if memory_limit < least_memory(n):
         need = smallest.projected_bytes()
         raise LinalgStatus.PANEL_EXCEEDS_MEMORY.error(
             given=format_bytes(memory_limit),
@@ -194,6 +194,11 @@ def plan_panels(n: int, memory_limit: int) -> PanelPlan:
             high = middle
     equal = _plan(n, -(-n // -(-n // low)))
     return equal if equal.projected_bytes() <= memory_limit else _plan(n, low)
+
+
+def least_memory(n: int) -> int:
+    """Return the bytes that the narrowest panels of an N x N factor need."""
+    return _plan(n, min(n, NARROWEST_PANEL)).projected_bytes()
 
 
 def _plan(n: int, width: int) -> PanelPlan:

@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 
 from ntkdist.config import DataConfig, GramConfig, NoiseConfig, PredictConfig, RunConfig
-from ntkdist.errors import InputError, StageError
+from ntkdist.errors import StageError
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import Tiling
 from ntkdist.labels.ridge import MOST_IMAGES
 from ntkdist.linalg import blas, parse_memory
 from ntkdist.linalg.blas import ITEM, blas_threads
-from ntkdist.linalg.panels import LARGEST_BLOCK, PanelPlan, plan_panels
+from ntkdist.linalg.panels import LARGEST_BLOCK, PanelPlan, least_memory, plan_panels
 from ntkdist.linalg.tasks import thread_count
 from ntkdist.planning.devices import timed
 from ntkdist.runs.run import Run
@@ -98,7 +98,7 @@ class StageCosts:
         if part == "noise":  # eigenvectors of a sample
             growth = (min(n, MOST_IMAGES) / min(self.n, MOST_IMAGES)) ** 3
             return self.once[part] + constant + (small - constant) * growth
-        limit = max(1, int(self.memory * (self.n / self.whole) ** 2))
+        limit = scaled_limit(self.memory, self.n, self.whole)
         square = max(0.0, small - constant - self._cubic(part, self.n, limit))
         constant += self.once[part] + square * (n / self.n) ** 2
         return constant + self._cubic(part, n, self.memory)
@@ -107,7 +107,7 @@ class StageCosts:
         """Return the seconds of what grows with N³ in the factor, its inverse and the diagonal."""
         if part not in ("factor", "inverse", "diagonal"):
             return 0.0
-        rates, plan = self.rates, _plan(n, memory)
+        rates, plan = self.rates, plan_panels(n, memory)
         streamed = ITEM * n * n / 2 > memory  # the factor is read anew for each block of columns
         if part == "diagonal":
             # each block reads what is below and right of it, N³/6 entries for blocks of one column
@@ -128,13 +128,11 @@ def no_stages(n: int) -> StageCosts:
     return StageCosts(n, {}, {}, {}, Rates(1.0, 1.0, 1.0, 1.0), 0, n)
 
 
-def _plan(n: int, memory: int) -> PanelPlan:
-    """Return the cut; under a limit that was scaled down too far, the finest one."""
-    try:
-        return plan_panels(n, memory)
-    except InputError:
-        width = min(n, 64)
-        return PanelPlan(n, width, width)
+def scaled_limit(memory: int, m: int, n: int) -> int:
+    """Return the memory limit of a run of ``m`` images in place of ``n``."""
+    if m >= n:
+        return memory
+    return max(int(memory * (m / n) ** 2), 2**20, least_memory(m))
 
 
 def measure_stages(
@@ -154,7 +152,7 @@ def measure_stages(
     with tempfile.TemporaryDirectory(prefix="ntkdist-plan-") as folder:
 
         def run(name: str, m: int) -> dict[str, float]:
-            limit = max(2**20, int(memory * (m / n) ** 2)) if m < n else memory
+            limit = scaled_limit(memory, m, n)
             place = os.path.join(folder, name)
             return _stages(_scratch(config, place, limit), place, images[:m], labels[:m])
 

@@ -141,7 +141,7 @@ CASES = [
     ("demo --run file/x", "cannot be written", "give another --run"),
     ("demo --run /proc/nothing", "cannot be written", "give another --run"),
     ("demo --run notes", "other things in it", "give a new or empty one"),
-    ("run", "run: give a run file", "or the folder of a run"),
+    ("run", "run: give a run file", "the folder of a run, or --data.source"),
     ("run key.yaml", "unknown key 'factor.rigde'", "did you mean 'ridge'"),
     ("run type.yaml", "data.n='many'", "a whole number or nothing"),
     ("run list.yaml", "holds a list", "key: value lines are needed"),

@@ -11,10 +11,18 @@ import numpy as np
 import pytest
 
 from ntkdist.api import execute
-from ntkdist.config import DataConfig, FactorConfig, GramConfig, LabelsConfig, RunConfig
+from ntkdist.config import (
+    DataConfig,
+    FactorConfig,
+    GramConfig,
+    LabelsConfig,
+    RunConfig,
+    load_yaml,
+)
 from ntkdist.errors import InputError
 from ntkdist.gram.tiling import TileKey, Tiling
 from ntkdist.gram.worker import TileRecord
+from ntkdist.linalg.panels import least_memory, plan_panels
 from ntkdist.pipeline import Pipeline
 from ntkdist.planning import devices, plan as planning
 from ntkdist.planning.devices import (
@@ -33,6 +41,7 @@ from ntkdist.planning.stages import (
     Rates,
     StageCosts,
     measure_stages,
+    scaled_limit,
     stages_of,
 )
 from tests.gram.conftest import ray_session
@@ -200,6 +209,52 @@ def test_stages_behind_are_measured_on_a_small_run(tmp_path: Path, method: Any) 
     assert all(0 < costs.seconds(stage, 60) < 60 for stage in stages_of(method))
     assert all(0 < costs.seconds(stage, 90) < 60 for stage in stages_of(method))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_limit_of_a_small_run_is_enough_for_its_panels() -> None:
+    for n in (300, 5_000, 50_000, 1_000_000):
+        for memory in (least_memory(n), 2**31, 2**34):
+            for m in (2, 63, 65, 256, 2048):
+                limit = scaled_limit(max(memory, least_memory(n)), min(m, n), n)
+                assert plan_panels(min(m, n), limit).projected_bytes() <= limit
+
+
+def test_stages_of_a_large_run_are_measured_within_a_small_ones_limit() -> None:
+    random = np.random.default_rng(0)
+    images = random.normal(size=(300, 4, 4, 1)).astype(np.float32)
+    labels = np.arange(300) % 3
+    settings = RunConfig(factor=FactorConfig(memory_limit="16GiB"))
+    costs = measure_stages(settings, images, labels, 50_000, small=256)
+    assert costs.seconds("factor", 50_000) > costs.seconds("factor", 256)
+
+
+RUN_FILES = sorted(Path(__file__).parents[2].glob("jobs/*.yaml"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", RUN_FILES, ids=lambda file: file.stem)
+@pytest.mark.usefixtures("ray_session")
+def test_every_run_file_is_planned_at_its_own_size(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(0)
+    sizes = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
+    for name, size in sizes.items():
+        x = random.integers(0, 256, (10_000, *size), dtype=np.uint8)
+        np.savez(tmp_path / f"{name}.npz", x_train=x, y_train=np.arange(len(x)) % 10)
+    for number in range(1, 6):
+        rows = random.integers(0, 256, (10_000, 3073), dtype=np.uint8)
+        rows[:, 0] = np.arange(10_000) % 10
+        rows.tofile(tmp_path / f"data_batch_{number}.bin")
+    (tmp_path / "batches.meta.txt").write_text("\n".join("abcdefghij"))
+    monkeypatch.setenv("NTKDIST_DATA", str(tmp_path))
+    monkeypatch.setenv("CIFAR10", str(tmp_path))
+    settings = RunConfig.from_dict(load_yaml(str(file)), where=str(file))
+    plan = make_plan(replace(settings, run=str(tmp_path / "run")))
+    whole = {"cifar10-full": 50_000, "demo": 1_797}
+    assert plan.shape[0] == (settings.data.n or whole[file.stem])
+    assert plan.missing == plan.tiles > 0
+    assert all(seconds > 0 for seconds in plan.stages.values())
 
 
 def test_a_posterior_has_no_inverse() -> None:

@@ -68,7 +68,7 @@ def test_a_stored_matrix_gives_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("labels", "components", "said"),
     [
-        ([0] * 90, 4, "all images are of one class"),
+        ([0] * 90, 4, "all 90 labels are 0; at least two classes"),
         (list(range(90)), 4, "no class has two images"),
         ([0, 1] * 45, 90, "components=90 must be a whole number from 1 to 89"),
         ([0, 1] * 45, 0, "components=0"),

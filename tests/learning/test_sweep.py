@@ -114,7 +114,7 @@ def test_bad_input_is_named():
         variants("fc-2", "b_std", ["-1"])
     with pytest.raises(InputError, match="nonlinearity='Tanh' is not one of Relu, Erf"):
         variants("fc-2", "nonlinearity", ["Tanh"])
-    with pytest.raises(InputError, match="leave out images of zeros"):
+    with pytest.raises(InputError, match="all 8 images are zero"):
         measure(Variant("v", Architecture.parse("fc-1")), 0 * x, labels, K)
-    with pytest.raises(InputError, match="no layer trains"):
+    with pytest.raises(InputError, match="no layer is trainable"):
         measure(Variant("2", Architecture.parse("cntk-gap-2")), x, labels, K)

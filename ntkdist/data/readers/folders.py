@@ -222,7 +222,7 @@ def _passed_over(folder: Path, place: Path, contents: Sequence[_Contents]) -> It
     inside = {path: count for path, count in inside.items() if count}
     if inside:
         yield (
-            f"{_not_read(sum(inside.values()), 'image')} in folders inside class folders: "
+            f"{_not_read(sum(inside.values()), 'image', 'in folders inside class folders')}: "
             f"{shown(inside, list(inside.values()))}"
         )
     beside = {}
@@ -231,19 +231,20 @@ def _passed_over(folder: Path, place: Path, contents: Sequence[_Contents]) -> It
         beside = {path: count for path in others if (count := _images_below(path))}
     if beside:
         yield (
-            f"{_not_read(sum(beside.values()), 'image')} in folders beside train and test: "
+            f"{_not_read(sum(beside.values()), 'image', 'in folders beside train and test')}: "
             f"{shown(beside, list(beside.values()))}"
         )
     loose = [path for at in dict.fromkeys([folder, place]) for path in _Contents.of(at).images]
     if loose:
-        yield f"{_not_read(len(loose), 'image')} beside class folders: {shown(loose)}"
+        yield f"{_not_read(len(loose), 'image', 'beside class folders')}: {shown(loose)}"
     files = [path for held in contents for path in held.others]
     if files:
-        yield f"{_not_read(len(files), 'file')} ({_kinds(files)}) in class folders: {shown(files)}"
+        words = _not_read(len(files), "other file", "in class folders")
+        yield f"{words} ({_kinds(files)}): {shown(files)}"
 
 
-def _not_read(count: int, noun: str) -> str:
-    return f"{counted(count, noun)} {'is' if count == 1 else 'are'} not read"
+def _not_read(count: int, noun: str, where: str) -> str:
+    return f"{counted(count, noun)} {where} {'is' if count == 1 else 'are'} not read"
 
 
 def _kinds(files: Sequence[Path]) -> str:

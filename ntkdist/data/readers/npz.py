@@ -14,6 +14,9 @@ from ntkdist.data.dataset import ImageSet
 from ntkdist.data.paths import existing_file
 from ntkdist.data.readers.assemble import assemble
 from ntkdist.errors import InputError
+from ntkdist.words import first_of
+
+_ARRAYS = ("x_train", "y_train", "x_test", "y_test", "class_names")
 
 
 def recognises(path: Path) -> bool:
@@ -26,7 +29,7 @@ def read(path: Path, split: str) -> ImageSet:
 
     The archive has ``x_<split>``, images (N, H, W[, C]) or features (N, D), and ``y_<split>``, (N,)
     or (N, 1). ``class_names`` (K,), text, sets K; without it K is one more than the largest label
-    of both splits.
+    of both splits. Other arrays are named in a note.
     """
     existing_file(path)
     if not zipfile.is_zipfile(path):
@@ -44,6 +47,7 @@ def read(path: Path, split: str) -> ImageSet:
             images, labels = (_array(archive, key, path) for key in wanted)
             other = f"y_{'test' if split == 'train' else 'train'}"
             other_labels = _array(archive, other, path) if other in archive.files else None
+            others = [name for name in archive.files if name not in _ARRAYS]
             names: tuple[str, ...] = ()
             if "class_names" in archive.files:
                 names = tuple(str(name) for name in _array(archive, "class_names", path).ravel())
@@ -51,8 +55,14 @@ def read(path: Path, split: str) -> ImageSet:
         raise
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError) as error:
         raise InputError(f"{path} is damaged ({error}); copy it again") from None
+    notes = [f"arrays that are not read: {first_of(others)}"] if others else []
     return assemble(
-        f"{path} ({split})", images, labels, class_names=names, other_labels=other_labels
+        f"{path} ({split})",
+        images,
+        labels,
+        class_names=names,
+        other_labels=other_labels,
+        notes=notes,
     )
 
 

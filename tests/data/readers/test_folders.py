@@ -434,7 +434,7 @@ def test_what_is_read_whole_has_no_notes(tmp_path):
 def test_images_in_folders_inside_a_class_are_counted(tmp_path):
     two_classes(tmp_path, "a/old/1.png", "a/old/deep/2.JPG", "b/old/3.png")
     assert notes_of(tmp_path) == (
-        "3 images are not read in folders inside class folders: a/old (2), b/old (1)",
+        "3 images in folders inside class folders are not read: a/old (2), b/old (1)",
     )
     for name in ("a/1.png", "b/1.png"):
         (tmp_path / name).unlink()
@@ -448,7 +448,7 @@ def test_other_files_of_a_class_are_counted(tmp_path):
         (tmp_path / name).write_bytes(b"x")
     (note,) = notes_of(tmp_path)
     assert note == (
-        "4 files are not read (2 .txt, 2 without a suffix) in class folders: "
+        "4 other files in class folders are not read (2 .txt, 2 without a suffix): "
         "a/notes.txt, a/photo, b/photo, b/x.TXT"
     )
     (tmp_path / "b/1.png").unlink()
@@ -464,8 +464,9 @@ def test_folders_and_images_beside_what_is_read_are_counted(tmp_path):
     save(tmp_path / "train/loose.png", grey())
     for split in ("train", "test"):
         beside, loose = notes_of(tmp_path, split)
-        assert beside == "2 images are not read in folders beside train and test: val (2)"
-        assert "not read beside class folders: loose.png" in loose
+        assert beside == "2 images in folders beside train and test are not read: val (2)"
+        assert "beside class folders" in loose
+        assert "not read: loose.png" in loose
 
 
 @pytest.mark.parametrize("name", ["a/2.png", "a/notes", "c"])

@@ -188,3 +188,10 @@ def test_images_of_every_type_are_scaled_to_every_size(images, size):
         assert scaled.max() <= four.max() + 1e-3
     plain = four.astype(scaled.dtype)
     np.testing.assert_array_equal(scaled, scale_all(plain, size))
+
+
+def test_arrays_that_are_not_read_are_named(tmp_path):
+    path = write(tmp_path / "a.npz", **SPLITS, class_names=["a", "b", "c"])
+    assert load(f"npz:{path}").notes == ()
+    path = write(tmp_path / "a.npz", **SPLITS, x_val=X, y_val=Y)
+    assert load(f"npz:{path}").notes == ("arrays that are not read: x_val, y_val",)
