@@ -48,6 +48,7 @@ from ntkdist.runs.inputs import (
     NOTES,
     Inputs,
     fingerprint,
+    found_data,
     load_inputs,
     same_data,
     source_of,
@@ -289,7 +290,8 @@ class Run:
         manifest = read_manifest(url)
         if manifest is None:
             raise InputError(f"{url}: there is no run here; start one with ntkdist run CONFIG.yaml")
-        config = RunConfig.from_dict({**manifest.config, "run": url}, where=url)
+        data = found_data(manifest.config["data"], manifest.root)
+        config = RunConfig.from_dict({**manifest.config, "run": url, "data": data}, where=url)
         run = cls(url, manifest, config)
         if run.has_pending_extension and not pending_extension:
             raise StageError(
@@ -556,6 +558,7 @@ def _describe(config: RunConfig, inputs: Inputs) -> Manifest:
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=versions(),
         inputs="features" if inputs.is_features else "images",
+        root=os.getcwd(),
     )
 
 
@@ -619,7 +622,7 @@ def _refuse_change(manifest: Manifest, config: RunConfig) -> None:
         both["gram"] = {k: v for k, v in both["gram"].items() if k not in EXECUTION_SETTINGS}
         # what is predicted is no part of the Gram
         both["data"] = {k: v for k, v in both["data"].items() if k != "features_test"}
-    new["data"] = same_data(old["data"], new["data"])
+    new["data"] = same_data(old["data"], new["data"], manifest.root)
     if config.gram.backend not in ("auto", manifest.backend):
         old["gram"]["backend"], new["gram"]["backend"] = manifest.backend, config.gram.backend
     changed = differences(old, new)
