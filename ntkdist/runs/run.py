@@ -15,6 +15,11 @@ Layout (every array in Zarr v3; results as arrays and JSON attributes, nothing p
       extension/          inputs of a larger run, while it is extended
       labels/             what the label stage found; labels/pred_probs (N, K) float32, what all
                           other images say of the class of each
+      noise/              the estimate of the label noise
+      cross/NAME/         images to predict, and their kernel with the run's
+      dynamics/KEY, widths/KEY, label_aware/KEY, lookahead/KEY
+                          results, one for each choice of settings
+      sweep/, compare/    measures of other networks
       events.jsonl        what happened when
       report.html         the report
 """
