@@ -15,7 +15,9 @@ from ntkdist.analyses import (
     ReportSection,
     panel,
     read_verdict,
+    store_result,
     stored,
+    stored_results,
     which_images,
 )
 from ntkdist.display import heatmaps
@@ -162,8 +164,10 @@ def _store(pipeline: Pipeline, held: HeldOut, result: PredictionResult) -> None:
         "bins": evaluation.bins.tolist(),
         "ridges": [vars(row) for row in result.sweep.rows],
     }
-    run.write_attributes("predict", summary)
-    run.write_attributes(f"predict/{pipeline.config.predict.labels}", summary)
+    settings = {name: summary[name] for name in ("on", "targets", "kind", "labels")}
+    settings["ridge"] = pipeline.config.predict.ridge
+    store_result(run, "predict", settings, {}, summary)
+    run.write_attributes("predict", summary)  # the last one
     p = softmax(result.sweep.best.scale * result.outputs)
     _write_csv(storage.join(result.place, "predictions.csv"), held, p, result.names)
     small = FONT_SIZE - 4
@@ -277,17 +281,14 @@ def _plot_ridges(ax: Any, ridges: NDArray[np.float64], chosen: float, small: flo
 
 
 def _sections(run: Run) -> list[ReportSection]:
-    """Read the last predictions, and those with the other kind of labels on the same images."""
+    """Read the last predictions, and what others, of other labels or images, came to."""
     keys = ("on", "images", "trained_on", "ridge", "labels", "accuracy", "calibration_error")
     last = stored(run, "predict", *keys, "confusion", "ridges", "log_loss", "brier")
     if last is None:
         return []
-    others = {name: stored(run, f"predict/{name}", *keys) for name in ("given", "refurbished")}
-    by_labels = {
-        name: one
-        for name, one in (others | {last["labels"]: last}).items()
-        if one is not None and one["on"] == last["on"]
-    }
+    results = [one for _, one in stored_results(run, "predict", *keys)]
+    by_labels = {one["labels"]: one for one in results if one["on"] == last["on"]}
+    by_labels[last["labels"]] = last
     sentences = [
         f"Trained on the {last['labels']} labels of {counted(last['trained_on'], 'image')}, the "
         f"kernel is right about {percent(last['accuracy'])} of {counted(last['images'], 'image')} "
@@ -305,7 +306,16 @@ def _sections(run: Run) -> list[ReportSection]:
     )
     numbers = [
         (f"Accuracy, {name} labels", percent(one["accuracy"]), f"of {count(one['images'])}")
-        for name, one in by_labels.items()
+        for name, one in sorted(by_labels.items())
+    ]
+    numbers += [
+        (
+            f"Accuracy, {one['labels']} labels",
+            percent(one["accuracy"]),
+            f"of {count(one['images'])} {which_images(str(one['on']))}",
+        )
+        for one in results
+        if one["on"] != last["on"]
     ]
     numbers += [
         ("Calibration error", number(last["calibration_error"], 3), "0 is perfect"),

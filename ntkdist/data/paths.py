@@ -40,6 +40,23 @@ def same_source(one: str, other: str) -> bool:
     )
 
 
+def found_from(place: str, root: str | None) -> str:
+    """Return a relative path as an absolute one if it exists from ``root`` but not from here."""
+    if root is None:
+        return place
+    try:
+        here, there = resolve(place, None), resolve(place, root)
+    except InputError:  # for a variable that is not set
+        return place
+    return str(there) if there.exists() and not here.exists() else place
+
+
+def source_found_from(source: str, root: str | None) -> str:
+    """Return a data source with its path as ``found_from`` returns it."""
+    name, _, place = source.partition(":")
+    return f"{name}:{found_from(place.strip(), root)}" if place.strip() else source
+
+
 def existing_file(path: Path) -> Path:
     """Return ``path`` if it is a file, else raise InputError with the nearest names."""
     if path.is_dir():

@@ -182,11 +182,16 @@ def state_dtype(chain: Chain, shape: tuple[int, int, int], dtype: str) -> str:
     * where the first ReLU reads patches of up to 3 numbers, as a filter of one pixel does.
       Where such a patch is a multiple of another one, 1 − |c| = 0 is computed as a rounding
       error, and the angle, its root, is wrong by 1e-4.
+    * where a nonlinearity stands behind the mean over all pairs of positions and the last layer
+      in front of it is not trained: the cpu backend adds up Δ in another order with Θ than
+      without, and K(x, x) would differ by a rounding error from the variance of ``prepare``.
     """
     H, W, C = shape if chain.spatial else (1, 1, math.prod(shape))
     reach = 1
     activations = [link.activation for link in chain.links if link.activation]
     if not activations or "erf" in activations:
+        return "float64"
+    if chain.pooled and chain.has_nonlinear_head and not chain.links[-1].trainable:
         return "float64"
     for block in chain.blocks:
         for link in block.links:

@@ -29,6 +29,10 @@ from ntkdist.networks.layers import (
 # whose pixels' variances are distributed otherwise than those of the images that are followed.
 _MARGIN = 2.0**10
 
+# Of K(x, x) in front of an erf. An erf of so large numbers is a step: what it makes of K(x, x')
+# depends on A + B − 2K in units of 1, and float64 keeps 16 digits of A.
+_STEP = 1e10
+
 
 def check_range(arch: Architecture, images: np.ndarray, dtype: str) -> None:
     """Raise ``InputError`` if K(x, x) of an image leaves the range of floating point.
@@ -90,7 +94,15 @@ def _check(arch: Architecture, images: np.ndarray, dtype: str, name: str) -> Non
     outside: tuple[int, Layer | None, float] | None = None  # first behind which dtype is too narrow
     value = 1.0
     weights: tuple[int, Layer | None] = 0, None
+    largest = 0.0
     for number, layer, K, theta in _path(arch, images):
+        if isinstance(layer, Erf) and largest > _STEP:
+            raise InputError(
+                f"architecture: in front of layer {number}, Erf, K(x, x) of an image is "
+                f"{largest:.1e}, where erf is a step and its derivative has no digits; the limit "
+                f"is {_STEP:.0e}: take smaller W_std"
+            )
+        largest = float(K.max())
         if number == 0 or isinstance(layer, (Conv, Dense, Residual)):
             weights = number, layer
         values = K if name == "K" else theta

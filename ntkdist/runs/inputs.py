@@ -116,17 +116,34 @@ def source_of(data: DataConfig) -> str:
     return data.source if data.features is None else f"{data.source} with {data.features}"
 
 
-def same_data(stored: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return given settings of the data, with paths as they are stored where they are the same."""
+def same_data(
+    stored: Mapping[str, Any], given: Mapping[str, Any], root: str | None = None
+) -> dict[str, Any]:
+    """Return given settings of the data, with paths as they are stored where they are the same.
+
+    Stored paths may also count from ``root``; see ``Manifest.root``.
+    """
     from ntkdist.data.paths import same_path, same_source
 
     out = dict(given)
-    if same_source(stored["source"], given["source"]):
+    found = found_data(stored, root)
+    if same_source(found["source"], given["source"]):
         out["source"] = stored["source"]
     for name in ("features", "features_test"):
-        one, other = stored.get(name), given.get(name)
+        one, other = found.get(name), given.get(name)
         if one is not None and other is not None and same_path(one, other):
-            out[name] = one
+            out[name] = stored[name]
+    return out
+
+
+def found_data(data: Mapping[str, Any], root: str | None) -> dict[str, Any]:
+    """Return settings of the data with absolute paths where files are found from ``root`` alone."""
+    from ntkdist.data.paths import found_from, source_found_from
+
+    out = {**data, "source": source_found_from(data["source"], root)}
+    for name in ("features", "features_test"):
+        if data.get(name) is not None:
+            out[name] = found_from(data[name], root)
     return out
 
 

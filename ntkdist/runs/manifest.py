@@ -111,6 +111,8 @@ class Manifest:
         inputs: What the kernel sees: ``images``, or ``features``, which ``inputs/images`` holds as
             (N, 1, 1, D).
         gram_from: Run that the Gram was taken from; None where all tiles were computed here.
+        root: Folder from which relative paths of the data counted when the run was created; they
+            count from there where the current folder has no such file. None in older runs.
     """
 
     schema: int
@@ -126,6 +128,7 @@ class Manifest:
     extension: Extension | None = None
     inputs: str = "images"
     gram_from: GramOrigin | None = None
+    root: str | None = None
 
     @property
     def is_features(self) -> bool:

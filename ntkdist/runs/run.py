@@ -15,6 +15,11 @@ Layout (every array in Zarr v3; results as arrays and JSON attributes, nothing p
       extension/          inputs of a larger run, while it is extended
       labels/             what the label stage found; labels/pred_probs (N, K) float32, what all
                           other images say of the class of each
+      noise/              the estimate of the label noise
+      cross/NAME/         images to predict, and their kernel with the run's
+      dynamics/KEY, widths/KEY, label_aware/KEY, lookahead/KEY
+                          results, one for each choice of settings
+      sweep/, compare/    measures of other networks
       events.jsonl        what happened when
       report.html         the report
 """
@@ -48,6 +53,7 @@ from ntkdist.runs.inputs import (
     NOTES,
     Inputs,
     fingerprint,
+    found_data,
     load_inputs,
     same_data,
     source_of,
@@ -289,7 +295,8 @@ class Run:
         manifest = read_manifest(url)
         if manifest is None:
             raise InputError(f"{url}: there is no run here; start one with ntkdist run CONFIG.yaml")
-        config = RunConfig.from_dict({**manifest.config, "run": url}, where=url)
+        data = found_data(manifest.config["data"], manifest.root)
+        config = RunConfig.from_dict({**manifest.config, "run": url, "data": data}, where=url)
         run = cls(url, manifest, config)
         if run.has_pending_extension and not pending_extension:
             raise StageError(
@@ -556,6 +563,7 @@ def _describe(config: RunConfig, inputs: Inputs) -> Manifest:
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=versions(),
         inputs="features" if inputs.is_features else "images",
+        root=os.getcwd(),
     )
 
 
@@ -619,7 +627,7 @@ def _refuse_change(manifest: Manifest, config: RunConfig) -> None:
         both["gram"] = {k: v for k, v in both["gram"].items() if k not in EXECUTION_SETTINGS}
         # what is predicted is no part of the Gram
         both["data"] = {k: v for k, v in both["data"].items() if k != "features_test"}
-    new["data"] = same_data(old["data"], new["data"])
+    new["data"] = same_data(old["data"], new["data"], manifest.root)
     if config.gram.backend not in ("auto", manifest.backend):
         old["gram"]["backend"], new["gram"]["backend"] = manifest.backend, config.gram.backend
     changed = differences(old, new)

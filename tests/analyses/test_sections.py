@@ -58,7 +58,11 @@ def test_predictions_of_other_images_are_not_compared(make_run: MakeRun) -> None
     add_predictions(run, "given", 0.9)
     add_predictions(run, "refurbished", 0.95)
     run.write_attributes("predict/given", {"on": "test-ffff"})
-    assert "given" not in " ".join(name for name, *_ in only(run).numbers)
+    section = only(run)
+    assert "with the given labels" not in said(section).lower()
+    notes = {name: note for name, _, note in section.numbers}
+    assert notes["Accuracy, refurbished labels"] == "of 100"
+    assert notes["Accuracy, given labels"] == "of 100 of the test split"
 
 
 def test_predictions_of_an_older_version_lack_only_the_calibration(make_run: MakeRun) -> None:

@@ -36,7 +36,7 @@ SMALL = {
     "cntk-gap-21 (9, 7, 1)": (3, 4, 1),
     "cntk-gap-21 (5, 8, 3)": (4, 3, 3),
     "cntk-gap-11 (9, 7, 2)": (5, 3, 2),
-    "40 wide filters": (3, 2, 2),
+    "40 wide filters": (4, 3, 2),
     "7-pixel filters": (5, 4, 2),
     "5-pixel filters": (4, 5, 2),
     "erf around a pool": (4, 5, 2),

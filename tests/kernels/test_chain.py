@@ -32,6 +32,11 @@ WIDE = {
     "windows of grey pixels": (("AvgPool(2)", *POINT, *TOP), (4, 5, 1)),
     "one pixel": (("Conv", "Relu", *TOP), (1, 1, 2)),
     "two pixels": (("Conv", "Conv", "Relu", *TOP), (1, 2, 1)),
+    "head behind a fixed layer": (("Conv", "Relu", "Relu", *TOP, "Relu", "Dense"), (4, 5, 2)),
+    "saturated head": (
+        ("Conv", "Relu", "Relu", "GlobalAvgPool", "Dense(W_std=3e4)", "Erf", "Dense"),
+        (4, 5, 2),
+    ),
     "two features": (("Dense", "Relu", "Dense"), (1, 1, 2)),
 }
 NARROW = {

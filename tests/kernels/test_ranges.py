@@ -36,6 +36,11 @@ def test_every_backend_names_layer_and_weights(gpu, backend, W_std, words):
         (deep(1e-6, 60), "float64", r"behind layer 4\d, Conv.* float64 .*take fewer layers"),
         (deep(1e6, 60), "float64", "behind layer 5., Conv.* float64 "),
         (deep(10.0, 60, "Erf"), "float32", r"Θ\(x, x\) .* float32"),
+        (
+            ["Dense(W_std=1e6)", "Erf", "Dense"],
+            "float64",
+            "front of layer 2, Erf, .* smaller W_std",
+        ),
         ("cntk-gap-999", "float32", r"float32 .*fewer layers"),
         ("cntk-gap-9999", "float32", r"float64 .*fewer layers"),
         (["Dense(W_std=1e12)", "Relu", "Dense(W_std=1e12)"], "float32", "layer 3, Dense"),

@@ -72,6 +72,18 @@ def test_a_damaged_state_is_named(tmp_path):
         refurbish(A, labels, 4, steps=30, checkpoint=str(url), checkpoint_every=5)
 
 
+@pytest.mark.parametrize("name", ["G", "labels", "history_index", "history_delta_loss"])
+def test_a_missing_part_of_a_state_is_named(tmp_path, name):
+    A, labels, _ = clustered(120, 4, 0.4, 16)
+    url = tmp_path / "state"
+    refurbish(A, labels, 4, steps=20, checkpoint=str(url), checkpoint_every=5)
+    for array in url.glob(f"*/{name}"):
+        for chunk in (array / "c").rglob("*"):
+            chunk.is_file() and chunk.unlink()
+    with pytest.raises(StoreError, match=rf"{name}/c/.* is missing; delete .*state to start"):
+        refurbish(A, labels, 4, steps=30, checkpoint=str(url), checkpoint_every=5)
+
+
 def test_a_checkpoint_does_not_overwrite_something_else(tmp_path):
     import zarr
 

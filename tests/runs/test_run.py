@@ -9,6 +9,7 @@ from ntkdist import Run
 from ntkdist.api import execute
 from ntkdist.config import DataConfig, GramConfig, NoiseConfig, RunConfig
 from ntkdist.errors import InputError, StoreError
+from ntkdist.runs.inputs import load_data
 from ntkdist.runs.manifest import SCHEMA
 
 
@@ -247,3 +248,19 @@ def test_damaged_metadata_are_named_with_their_remedy(tmp_path, name, text):
     remedy = "verify .* --repair" if name == "labels" else "restore it from a copy"
     with pytest.raises(StoreError, match=rf"{name}/zarr.json: cannot be read \(.+\); .*{remedy}"):
         read(*name.split("/"))
+
+
+def test_a_relative_source_is_found_from_where_the_run_was_created(tmp_path, monkeypatch):
+    x = np.random.default_rng(0).integers(0, 256, (30, 4, 4, 1), dtype=np.uint8)
+    (tmp_path / "here").mkdir()
+    np.savez(tmp_path / "here/set.npz", x_train=x, y_train=np.arange(30) % 3)
+    monkeypatch.chdir(tmp_path / "here")
+    made = RunConfig(run="run", architecture="fc-2", data=DataConfig(source="npz:set.npz", n=20))
+    Run.create(made)
+    monkeypatch.chdir(tmp_path)
+    opened = Run.open(tmp_path / "here/run")
+    assert opened.config.data.source == f"npz:{tmp_path}/here/set.npz"
+    assert len(load_data(opened.config.data)) == 30
+    assert Run.create(opened.config).fingerprint == opened.fingerprint
+    np.savez(tmp_path / "set.npz", x_train=x + 1, y_train=np.arange(30) % 3)
+    assert Run.open(tmp_path / "here/run").config.data.source == "npz:set.npz"

@@ -14,7 +14,8 @@ import pytest
 import zarr
 
 from ntkdist import storage
-from ntkdist.errors import InputError
+from ntkdist.errors import InputError, StoreError
+from ntkdist.storage import arrays
 from tests.s3 import ACCESS_KEY, SECRET_KEY, S3Server
 
 
@@ -225,6 +226,35 @@ def test_zarr_arrays_live_there_and_their_pickles_hold_no_key(base: str) -> None
     del group["a"]
     assert not any(name.startswith("group/a") for name in storage.list_objects(base))
     assert SECRET_KEY not in repr(store) + str(vars(opened.store_path))
+
+
+@pytest.mark.parametrize("values", [np.zeros((1500, 700)), np.ones(()), np.zeros((0, 3))])
+def test_an_array_is_read_whole_or_not_at_all(base: str, values: np.ndarray) -> None:
+    """Also where it is all zeros, which Zarr would not store."""
+    place = storage.join(base, "array")
+    arrays.write_array(place, values, {"of": "a test"})
+    np.testing.assert_array_equal(arrays.read_array(place), values)
+    assert arrays.read_metadata(place)["attributes"] == {"of": "a test"}
+    array = pickle.loads(pickle.dumps(arrays.open_array(place)))
+    chunks = [name for name in storage.list_objects(place) if name != arrays.METADATA]
+    assert len(chunks) == {0: 0, 1: 1, 1_050_000: 3}[values.size]
+    for name in chunks:
+        chunk = storage.join(place, name)
+        content = storage.read_bytes(chunk)
+        assert content is not None
+        storage.remove(chunk)
+        for read in (lambda: arrays.read_array(place), lambda: array[...]):
+            with pytest.raises(StoreError, match=f"array/{name}: this part of an array is missing"):
+                read()
+        storage.write_bytes(chunk, content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(StoreError, match=f"array/{name}: .*checksum is wrong.*; fetch it"):
+            arrays.read_array(place, "fetch it")
+        assert [str(e) for e in arrays.damages(place, "fetch it")] == [
+            f"{chunk}: cannot be read (its checksum is wrong); fetch it"
+        ]
+        storage.write_bytes(chunk, content)
+    with pytest.raises(FileNotFoundError):
+        arrays.read_array(storage.join(base, "nothing"))
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
