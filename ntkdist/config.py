@@ -139,7 +139,7 @@ class GramConfig(_Settings):
     grace: float | None = None
 
     def _check(self) -> None:
-        most = {"tile": MOST, "workers": 10**5, "threads": 4096, "time_limit": _LONGEST}
+        most = {"tile": MOST, "workers": 10**5, "threads": 1024, "time_limit": _LONGEST}
         for name, limit in most.items():
             value = getattr(self, name)
             if value != "auto":

@@ -82,6 +82,11 @@ def channels_last(x: Any) -> Any:
     """
     shape = tuple(int(side) for side in x.shape)
     if x.ndim == 2:
+        if 0 in shape:
+            raise InputError(
+                f"features have shape {shape}; (N, D) with at least one row and one column is "
+                "needed"
+            )
         return x
     if x.ndim not in (3, 4):
         raise InputError(

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ntkdist.checks import check_choice
 from ntkdist.errors import InputError
 from ntkdist.networks.architecture import Architecture
 
@@ -68,8 +69,7 @@ class Backend(Protocol):
 def check_kinds(kinds: Sequence[str]) -> tuple[str, ...]:
     """Return ``kinds`` as a tuple in the order of ``KINDS``, or raise ``InputError``."""
     for kind in kinds:
-        if kind not in KINDS:
-            raise InputError(f"kind {kind!r} is not one of {', '.join(KINDS)}")
+        check_choice("kind", kind, KINDS)
     if not kinds:
         raise InputError(f"no kind of kernel is given; take one or more of {', '.join(KINDS)}")
     return tuple(kind for kind in KINDS if kind in kinds)

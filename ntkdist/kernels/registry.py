@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ntkdist.errors import InputError, did_you_mean
+from ntkdist.checks import check_choice, check_whole
+from ntkdist.errors import InputError
 from ntkdist.kernels import cuda
 from ntkdist.kernels.backend import Backend
 from ntkdist.kernels.chain import chain_of, not_a_chain, state_dtype
@@ -12,6 +13,7 @@ from ntkdist.kernels.cuda.device import cuda_unavailable
 from ntkdist.networks.architecture import Architecture
 
 NAMES = ("cuda", "cpu", "stax", "reference")
+MOST_THREADS = 1024
 DTYPES = ("float32", "float64")
 
 
@@ -42,10 +44,9 @@ def get_backend(name: str, *, dtype: str = "float32", threads: int = 1) -> Backe
     Raises:
         InputError: If the name or dtype is unknown, or what it needs is not installed.
     """
-    if dtype not in DTYPES:
-        raise InputError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
-    if threads < 1:
-        raise InputError(f"threads={threads} must be at least 1")
+    check_choice("backend", name, ("auto", *NAMES))
+    check_choice("dtype", dtype, DTYPES)
+    check_whole("threads", threads, 1, "give the cores to use", most=MOST_THREADS)
     if name == "cuda":
         if reason := cuda_unavailable():
             raise InputError(f"backend 'cuda': {reason}; or take backend cpu")
@@ -64,10 +65,7 @@ def get_backend(name: str, *, dtype: str = "float32", threads: int = 1) -> Backe
         from ntkdist.kernels.reference import ReferenceBackend
 
         return ReferenceBackend(dtype=dtype, threads=threads)
-    raise InputError(
-        f"backend {name!r} is unknown; take auto or one of {', '.join(NAMES)}"
-        + did_you_mean(name, ("auto", *NAMES))
-    )
+    raise InputError("backend='auto' names none; select_backend chooses one for a network")
 
 
 def select_backend(
@@ -94,6 +92,7 @@ def select_backend(
     Raises:
         InputError: If the named backend cannot compute the network, or under ``auto`` none can.
     """
+    check_choice("backend", name, ("auto", *NAMES))
     if arch.is_spatial:
         arch.check_image(*image_shape[:2])
     if name != "auto":

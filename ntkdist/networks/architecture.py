@@ -120,6 +120,10 @@ class Architecture:
             height: Rows of pixels.
             width: Columns of pixels.
         """
+        from ntkdist.checks import check_whole  # imports NumPy, which help texts do without
+
+        for name, side in (("height", height), ("width", width)):
+            check_whole(name, side, 1, "give the pixels of an image")
         output_size(self.layers, height, width, f"{height}×{width}")
 
     def check_features(self) -> None:

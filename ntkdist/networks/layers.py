@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import TypeAlias
 
-from ntkdist.errors import InputError, did_you_mean
+from ntkdist.errors import InputError, did_you_mean, shown
 
 SQRT2 = math.sqrt(2.0)
 # the squares of standard deviations must be numbers of float64 with all digits
 SMALLEST_STD, LARGEST_STD = 1e-150, 1e150
 LARGEST_FILTER = 1000
+LARGEST_STEP = 10**6  # of strides and pools, in pixels
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,14 @@ class Conv:
 
     def __post_init__(self) -> None:
         _check_integer(self, "size", most=LARGEST_FILTER)
-        _check_integer(self, "stride")
+        _check_integer(self, "stride", most=LARGEST_STEP)
         paddings = {"SAME", "VALID", "CIRCULAR"}
         if not isinstance(self.padding, str) or self.padding not in paddings:
             raise InputError(
-                f"Conv: padding={self.padding!r} is not one of SAME, VALID, CIRCULAR"
-                + did_you_mean(str(self.padding).upper(), ["SAME", "VALID", "CIRCULAR"])
+                f"Conv: padding={shown(self.padding)} is not one of SAME, VALID, CIRCULAR"
+                + did_you_mean(
+                    shown(self.padding).strip("'").upper(), ["SAME", "VALID", "CIRCULAR"]
+                )
             )
         _check_weights(self)
 
@@ -89,7 +92,7 @@ class AvgPool:
     size: int = 2
 
     def __post_init__(self) -> None:
-        _check_integer(self, "size")
+        _check_integer(self, "size", most=LARGEST_STEP)
 
 
 @dataclass(frozen=True)
@@ -190,24 +193,27 @@ def output_size(layers: Sequence[Layer], H: int, W: int, image: str) -> tuple[in
 
 def as_layers(owner: str, layers: object) -> tuple[Layer, ...]:
     """Return layers as a tuple, or raise ``InputError`` if they are no sequence of layers."""
-    if isinstance(layers, (str, bytes)) or not isinstance(layers, Iterable):
-        raise InputError(f"{owner}: {layers!r} is not a list of layers")
-    checked = tuple(layers)
+    try:
+        if isinstance(layers, (str, bytes)) or not isinstance(layers, Iterable):
+            raise TypeError
+        checked = tuple(layers)
+    except TypeError:  # also of a NumPy array of no axes, which says that it can be iterated
+        raise InputError(f"{owner}: {shown(layers)} is not a list of layers") from None
     for layer in checked:
         if type(layer).__name__ not in LAYERS:
             raise InputError(
-                f"{owner}: {layer!r} is not a layer; the layers are {', '.join(LAYERS)}"
+                f"{owner}: {shown(layer)} is not a layer; the layers are {', '.join(LAYERS)}"
             )
     return checked
 
 
-def _check_integer(layer: Conv | AvgPool, field: str, *, most: int | None = None) -> None:
+def _check_integer(layer: Conv | AvgPool, field: str, *, most: int) -> None:
     value = getattr(layer, field)
     whole = isinstance(value, Integral) and not isinstance(value, bool)
-    if not whole or value < 1 or (most is not None and value > most):
-        limits = "of at least 1" if most is None else f"from 1 to {most}"
+    if not whole or not 1 <= value <= most:
         raise InputError(
-            f"{type(layer).__name__}: {field}={value!r} must be a whole number {limits}"
+            f"{type(layer).__name__}: {field}={shown(value)} must be a whole number from 1 to "
+            f"{most}"
         )
     # those of NumPy too are to give the same canonical text
     object.__setattr__(layer, field, int(value))
@@ -225,10 +231,10 @@ def _check_weights(layer: Conv | Dense) -> None:
         if isinstance(value, bool) or not in_range:
             zero = "0, or " if field == "b_std" else ""
             raise InputError(
-                f"{owner}: {field}={value!r} must be {zero}a number from {SMALLEST_STD:g} to "
+                f"{owner}: {field}={shown(value)} must be {zero}a number from {SMALLEST_STD:g} to "
                 f"{LARGEST_STD:g}"
             )
         # 1 and 1.0 are the same network and must give the same canonical text
         object.__setattr__(layer, field, number + 0.0)  # −0.0 too
     if not isinstance(layer.trainable, bool):
-        raise InputError(f"{owner}: trainable={layer.trainable!r} must be true or false")
+        raise InputError(f"{owner}: trainable={shown(layer.trainable)} must be true or false")

@@ -220,7 +220,13 @@ class Pipeline:
         if name != "ray":
             yield None if name == "auto" else name
             return
-        with cluster(self.config.gram.address, cpus=cores(), gpus=0, environment=package_path()):
+        with cluster(
+            self.config.gram.address,
+            cpus=cores(),
+            gpus=0,
+            environment=package_path(),
+            on_wait=lambda step, seconds: self.forward(StepContinues(step, seconds)),
+        ):
             yield name
 
     def factor_address(self) -> str:

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
+import sys
+import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ntkdist.errors import InputError
+from ntkdist.errors import InputError, shown
 from ntkdist.gram.signals import keep_signal_handlers
 
 _OBJECT_STORE_BYTES = 80 * 2**20  # records only; Ray takes no less than 75 MiB
+#: Seconds for which a cluster that does not answer yet is waited for.
+WAIT = 30
+_EVERY, _CONNECT = 2.0, 5.0  # seconds between two attempts, and for one
+_SOCKET_PATH = 103 if sys.platform == "darwin" else 107  # bytes that its path may have
+_BELOW = len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
 
 
 def cores() -> int:
@@ -24,16 +32,23 @@ def cores() -> int:
 
 @contextmanager
 def cluster(
-    address: str | None, *, cpus: int, gpus: int, environment: Mapping[str, str] | None = None
+    address: str | None,
+    *,
+    cpus: int,
+    gpus: int,
+    environment: Mapping[str, str] | None = None,
+    on_wait: Callable[[str, float], None] | None = None,
 ) -> Iterator[tuple[Any, bool]]:
     """Connect to Ray; yield the module ``ray`` and whether the cluster was started here.
 
     A Ray that is initialised already is used as it is. Otherwise ``address``, or the
     environment's RAY_ADDRESS, names a cluster to join; without one, or for ``local``, a
-    local cluster is started and shut down at the end.
+    local cluster is started and shut down at the end. ``on_wait`` is called with words and the
+    seconds so far while a cluster at the address does not answer.
 
     Raises:
-        InputError: If there is no cluster at the address.
+        InputError: If nothing answers at the address for ``WAIT`` seconds, or no folder is left
+            whose path is short enough for Ray's sockets.
     """
     # Ray reads both when it is imported and started. The first turns usage reports off. The
     # second chooses the default of Ray's next version (CPU actors keep their GPUs visible)
@@ -54,10 +69,13 @@ def cluster(
             "include_dashboard": False,
             "object_store_memory": _OBJECT_STORE_BYTES,
         }
+        if folder := _short_folder():
+            options["_temp_dir"] = folder
         if gpus:
             options["num_gpus"] = gpus
     else:
         options["address"] = address
+        _await(address, on_wait)
     try:
         # Ray takes SIGTERM for itself and would exit instead of finishing the tiles
         local = options["address"] == "local"
@@ -67,15 +85,73 @@ def cluster(
         with keep_signal_handlers(), _quiet(), _environment(variables):
             ray.init(**options)
     except ConnectionError as error:
-        raise InputError(
-            f"no Ray cluster at {address!r} ({error}); start one with 'ray start --head',"
-            " or give no address to use this machine"
-        ) from error
+        raise _no_cluster(address, str(error)) from error
     try:
         yield ray, local
     finally:
         with keep_signal_handlers(), _quiet():
             ray.shutdown()
+
+
+def _no_cluster(address: str | None, reason: str) -> InputError:
+    return InputError(
+        f"no Ray cluster at {shown(address)} ({reason}); start one with 'ray start --head', or "
+        "give no address to use this machine"
+    )
+
+
+def _await(address: str, on_wait: Callable[[str, float], None] | None) -> None:
+    """Wait until something answers at ``HOST:PORT``; Ray itself would wait for minutes, silently.
+
+    Raises:
+        InputError: Nothing answers for ``WAIT`` seconds, or it is no address.
+    """
+    if address == "auto":  # is found by a file of this machine
+        return
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise InputError(
+            f"gram.address={shown(address)} must be HOST:PORT of a Ray cluster, auto for the one "
+            "of this machine, or nothing to start one"
+        )
+    began = time.monotonic()
+    while True:
+        try:
+            with socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT):
+                return
+        except (OSError, UnicodeError) as error:
+            waited = time.monotonic() - began
+            if waited + _EVERY > WAIT:
+                reason = f"{error}; nothing answered for {waited:.0f} s"
+                raise _no_cluster(address, reason) from None
+        if on_wait is not None:
+            on_wait(f"waiting up to {WAIT} s for the Ray cluster at {address}", waited)
+        time.sleep(_EVERY)
+
+
+def _short_folder() -> str | None:
+    """Return a folder for Ray's sockets where the path of its own choice would be too long.
+
+    Raises:
+        InputError: There is none.
+    """
+    name = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
+    given = os.environ.get(name, "/tmp")
+    longest = _SOCKET_PATH - _BELOW
+    if len(os.fsencode(given)) <= longest or not hasattr(os, "getuid"):
+        return None
+    short = f"/tmp/ray-{os.getuid()}"
+    try:
+        os.makedirs(short, mode=0o700, exist_ok=True)
+        if os.stat(short).st_uid == os.getuid() and os.access(short, os.W_OK):
+            return short
+    except OSError:
+        pass
+    raise InputError(
+        f"{name}={shown(given)} has {len(os.fsencode(given))} bytes, and Ray's sockets below it "
+        f"would exceed the {_SOCKET_PATH} that a socket's path may have; set {name} to a folder of "
+        f"at most {longest} bytes, or take --gram.executor inline"
+    )
 
 
 @contextmanager

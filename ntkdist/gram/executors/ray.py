@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from ntkdist.errors import InputError, StageError
-from ntkdist.events.types import Interrupted, WorkerLost, WorkerStarted
+from ntkdist.errors import InputError, InterruptedRunError, StageError
+from ntkdist.events.types import Interrupted, StepContinues, WorkerLost, WorkerStarted
 from ntkdist.gram.executors.cluster import (
     actor_environment,
     cluster,
@@ -117,6 +117,12 @@ class RayExecutor:
         stop: threading.Event,
     ) -> ExecutorSummary:
         """Compute the tiles; see ``Executor.run``."""
+
+        def on_wait(step: str, seconds: float) -> None:
+            emit(StepContinues(step, seconds))
+            if stop.is_set():
+                raise InterruptedRunError("stopped by a signal; what was finished is kept")
+
         threads = self._threads or job.threads
         job = dataclasses.replace(job, threads=threads)
         count = self.workers or max(1, cores() // threads)
@@ -127,6 +133,7 @@ class RayExecutor:
             cpus=count * threads,
             gpus=gpus,
             environment=environment | package_path(),
+            on_wait=on_wait,
         ) as (ray, local):
             if local and self._num_gpus and not ray.cluster_resources().get("GPU"):
                 raise InputError(
