@@ -21,7 +21,7 @@ from ntkdist.data.paths import existing_file
 from ntkdist.data.readers.assemble import assemble
 from ntkdist.data.readers.image_files import decode
 from ntkdist.data.scaling import Size
-from ntkdist.errors import InputError, did_you_mean
+from ntkdist.errors import InputError, MissingSplitError, did_you_mean
 
 # in the order in which they are taken where a table has several
 FILE_COLUMNS = ("file", "filename", "path", "image")
@@ -61,7 +61,7 @@ def read(path: Path, split: str, size: Size | None = None) -> ImageSet:
     files = _locate(path, rows)
     chosen = [i for i, row in enumerate(rows) if row.split == split]
     if not chosen:
-        raise InputError(
+        raise MissingSplitError(
             f"{path} has no image of the {split} split; "
             + (
                 f"write {split} into column {SPLIT_COLUMN}"

@@ -15,7 +15,7 @@ from ntkdist.data.paths import existing_folder
 from ntkdist.data.readers.assemble import assemble
 from ntkdist.data.readers.image_files import KINDS, SUFFIXES, UNREAD, decode
 from ntkdist.data.scaling import Size
-from ntkdist.errors import InputError
+from ntkdist.errors import InputError, MissingSplitError
 from ntkdist.words import counted, first_of
 
 _SPLITS = ("train", "test")
@@ -162,14 +162,14 @@ def _classes(folder: Path, split: str) -> tuple[list[str], Path]:
     by_split = {name: _folders(folder / name) for name in _SPLITS}
     if any(by_split.values()):
         if not by_split[split]:
-            raise InputError(
+            raise MissingSplitError(
                 f"{folder} has no class folders under {split}/; add them or read the other split"
             )
         return _names([folder / name / one for name in _SPLITS for one in by_split[name]]), (
             folder / split
         )
     if split == "test":
-        raise InputError(
+        raise MissingSplitError(
             f"{folder} has no test split; put the class folders into {folder}/train and "
             f"{folder}/test"
         )

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ntkdist.data.dataset import ImageSet
 from ntkdist.data.paths import existing_file
 from ntkdist.data.readers.assemble import assemble
-from ntkdist.errors import InputError
+from ntkdist.errors import InputError, MissingSplitError
 from ntkdist.words import first_of
 
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test", "class_names")
@@ -40,7 +40,8 @@ def read(path: Path, split: str) -> ImageSet:
             wanted = (f"x_{split}", f"y_{split}")
             missing = [key for key in wanted if key not in archive.files]
             if missing:
-                raise InputError(
+                kind = MissingSplitError if missing == list(wanted) else InputError
+                raise kind(
                     f"{path} has no {' and no '.join(missing)}; it holds "
                     f"{', '.join(archive.files) or 'nothing'}"
                 )
