@@ -78,6 +78,7 @@ def execute(
     wanted = set(stages)
     if unknown := wanted - set(STAGES):
         raise InputError(f"stage {min(unknown)!r} is not one of {', '.join(STAGES)}")
+    pipeline.check_settings(wanted)
     if "gram" in wanted:
         pipeline.gram(recompute)
     if "factor" in wanted:

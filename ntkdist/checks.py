@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.errors import InputError, did_you_mean
+from ntkdist.errors import InputError, did_you_mean, shown
 from ntkdist.words import first_of
 
 
@@ -21,39 +21,75 @@ def is_whole(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value is a real number, and not a bool."""
-    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    """Return whether a value is a real number that a float can hold, and not a bool."""
+    if isinstance(value, int):  # of Python, which has no largest one
+        return not isinstance(value, bool) and abs(value) < 2**1023
+    return isinstance(value, (float, np.integer, np.floating))
 
 
 def check_choice(name: str, value: Any, known: Collection[str]) -> None:
     """Raise ``InputError`` unless the value is one of the known words."""
-    if value not in known:
-        raise InputError(
-            f"{name}={value!r} is not one of {', '.join(known)}" + did_you_mean(str(value), known)
-        )
+    if not isinstance(value, str) or value not in known:
+        near = did_you_mean(value, known) if isinstance(value, str) else ""
+        raise InputError(f"{name}={shown(value)} is not one of {', '.join(known)}{near}")
+
+
+def check_flag(name: str, value: Any, remedy: str = "give True or False") -> bool:
+    """Return the value as bool; ``InputError`` unless it is one."""
+    if not isinstance(value, bool | np.bool_):
+        raise InputError(f"{name}={shown(value)} must be True or False; {remedy}")
+    return bool(value)
 
 
 def check_whole(name: str, value: Any, least: int, remedy: str, *, most: int | None = None) -> int:
     """Return the value as int; ``InputError`` unless it is an integer in ``least``..``most``."""
     if not is_whole(value) or value < least or (most is not None and value > most):
         limits = f"of at least {least}" if most is None else f"from {least} to {most}"
-        raise InputError(f"{name}={value!r} must be a whole number {limits}; {remedy}")
+        raise InputError(f"{name}={shown(value)} must be a whole number {limits}; {remedy}")
     return int(value)
+
+
+def check_seed(seed: Any, name: str = "seed") -> int:
+    """Return a seed as int; ``InputError`` unless it is an integer of at least 0."""
+    return check_whole(name, seed, 0, "give another seed", most=2**128)
 
 
 def check_number(name: str, value: Any, least: float, below: float, remedy: str) -> float:
     """Return the value as float; ``InputError`` unless ``least`` <= value < ``below``."""
     if not is_number(value) or not least <= value < below:
         limit = f"at least {least:g}" + (f" and below {below:g}" if math.isfinite(below) else "")
-        raise InputError(f"{name}={value!r} must be a finite number, {limit}; {remedy}")
+        raise InputError(f"{name}={shown(value)} must be a finite number, {limit}; {remedy}")
     return float(value)
 
 
 def check_fraction(name: str, value: Any, remedy: str) -> float:
     """Return the value as float; ``InputError`` unless it is above 0 and below 1."""
     if not is_number(value) or not 0 < value < 1:
-        raise InputError(f"{name}={value!r} must be a number above 0 and below 1; {remedy}")
+        raise InputError(f"{name}={shown(value)} must be a number above 0 and below 1; {remedy}")
     return float(value)
+
+
+#: Under a larger ridge, fewer than four digits of a kernel's entries are left in float64.
+LARGEST_RIDGE = 1e12
+
+
+def check_ridge(ridge: Any, name: str = "ridge", *, otherwise: str = "") -> float:
+    """Return a ridge as a float.
+
+    Args:
+        ridge: The ridge, relative to the mean of the diagonal.
+        name: Name of the argument, for the message.
+        otherwise: What else the argument may be, as the end of the message.
+
+    Raises:
+        InputError: It is not a number from 0 to ``LARGEST_RIDGE``.
+    """
+    if not is_number(ridge) or not 0 <= ridge <= LARGEST_RIDGE:
+        raise InputError(
+            f"{name}={shown(ridge)} must be at least 0 and at most {LARGEST_RIDGE:g}, relative to "
+            f"the mean of the diagonal{otherwise}"
+        )
+    return float(ridge)
 
 
 #: Most classes: a matrix (K, K) of float64 then takes 8 GiB.
@@ -79,6 +115,22 @@ def normal_name(name: str) -> str:
     """
     text = unicodedata.normalize("NFC", name.translate(_INVISIBLE)).strip()
     return "" if text in _MISSING or not text.translate(_JOINERS) else text
+
+
+def refuse_undecoded(names: Iterable[str], what: str) -> None:
+    """Raise ``InputError`` for a name that is not in UTF-8, as tables and reports need it.
+
+    Python reads the bytes of such a file name as half characters. ``what`` is what has the name,
+    such as ``the folder of a class``.
+    """
+    for name in names:
+        try:
+            name.encode("utf-8")
+        except UnicodeEncodeError:
+            raise InputError(
+                f"the name of {what}, {shown(name)}, is not in UTF-8; rename it, for example with "
+                "convmv -f latin1 -t utf8"
+            ) from None
 
 
 def refuse_two_spellings(names: Iterable[str], place: Callable[[int], str]) -> None:

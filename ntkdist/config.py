@@ -9,16 +9,44 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from numbers import Integral, Real
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Literal
 
-from ntkdist.errors import InputError, did_you_mean
+from ntkdist.errors import InputError, did_you_mean, shown
 from ntkdist.networks.architecture import Architecture
 from ntkdist.storage import expand
 
+_READ_APART = ("architecture", "size")  # by functions of their own
+#: Most that a number of images, pixels, steps or rows may be; seeds may be larger.
+MOST = 10**9
+_MOST_SEED = 2**128
+
 
 @dataclass(frozen=True)
-class DataConfig:
+class _Settings:
+    """Settings whose values are converted to their annotated types when they are made."""
+
+    def __post_init__(self) -> None:
+        cls: Any = type(self)
+        section = _section(cls)
+        for name, hint in _hints(cls).items():
+            value = getattr(self, name)
+            if _is_section(hint):
+                if not isinstance(value, hint):
+                    raise InputError(f"{name}={shown(value)} must be a {hint.__name__}")
+            elif name not in _READ_APART:
+                object.__setattr__(self, name, _convert(hint, value, section + name))
+        self._check()
+
+    def _check(self) -> None:
+        """Raise ``InputError`` for a value out of its range."""
+
+
+@dataclass(frozen=True)
+class DataConfig(_Settings):
     """Which images or features.
 
     Attributes:
@@ -41,22 +69,25 @@ class DataConfig:
     """
 
     source: str = "digits"
-    split: str = "train"
+    split: Literal["train", "test"] = "train"
     features: str | None = None
     features_test: str | None = None
     size: int | str | None = None
     n: int | None = None
-    subset: str = "first"
+    subset: Literal["first", "balanced"] = "first"
     seed: int = 0
     preprocess: str = "auto"
 
-    def __post_init__(self) -> None:
-        if self.size not in (None, "auto"):
+    def _check(self) -> None:
+        if self.size is not None and not (isinstance(self.size, str) and self.size == "auto"):
             object.__setattr__(self, "size", _one_form(self.size))
+        if self.n is not None:
+            _within("data.n", self.n, 2, MOST)
+        _within("data.seed", self.seed, 0, _MOST_SEED)
 
 
 @dataclass(frozen=True)
-class NoiseConfig:
+class NoiseConfig(_Settings):
     """Symmetric label noise that is added for an experiment.
 
     Attributes:
@@ -67,15 +98,16 @@ class NoiseConfig:
     rate: float = 0.0
     seed: int = 0
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         _within("noise.rate", self.rate, 0.0, 1.0)
+        _within("noise.seed", self.seed, 0, _MOST_SEED)
 
 
 KINDS = ("ntk", "nngp")
 
 
 @dataclass(frozen=True)
-class GramConfig:
+class GramConfig(_Settings):
     """How the Gram matrix is computed.
 
     Attributes:
@@ -95,8 +127,8 @@ class GramConfig:
     """
 
     kinds: tuple[str, ...] = ("ntk",)
-    backend: str = "auto"
-    dtype: str = "float32"
+    backend: Literal["auto", "cuda", "cpu", "stax", "reference"] = "auto"
+    dtype: Literal["float32", "float64"] = "float32"
     tile: int | Literal["auto"] = "auto"
     memory: str = "1GiB"
     executor: Literal["ray", "inline"] = "ray"
@@ -106,32 +138,35 @@ class GramConfig:
     time_limit: float | Literal["auto"] = "auto"
     grace: float | None = None
 
-    def __post_init__(self) -> None:
-        for name in ("tile", "workers", "threads", "time_limit"):
+    def _check(self) -> None:
+        most = {"tile": MOST, "workers": 10**5, "threads": 4096, "time_limit": _LONGEST}
+        for name, limit in most.items():
             value = getattr(self, name)
-            if value != "auto" and value < 1:
-                raise InputError(f"gram.{name}={value} must be at least 1, or auto")
+            if value != "auto":
+                _within(f"gram.{name}", value, 1, limit, ", or auto")
         if self.grace is not None:
-            _within("gram.grace", self.grace, 0.0)
+            _within("gram.grace", self.grace, 0.0, _LONGEST)
         _memory("gram.memory", self.memory)
         # the command line gives ntk,nngp as one text
         kinds = tuple(name.strip() for kind in self.kinds for name in kind.split(","))
         object.__setattr__(self, "kinds", kinds)
         if unknown := [name for name in kinds if name not in KINDS]:
             raise InputError(
-                f"gram.kinds: {unknown[0]!r} is not one of {', '.join(KINDS)}"
+                f"gram.kinds: {shown(unknown[0])} is not one of {', '.join(KINDS)}"
                 + did_you_mean(unknown[0], KINDS)
             )
         if "ntk" not in self.kinds:
             raise InputError(f"gram.kinds={list(self.kinds)} must hold ntk; add nngp beside it")
 
 
-_SIZE = re.compile(r"[1-9]\d*([KMGT]i?B)?")
+_LONGEST = 1e9  # seconds, which are 32 years
+_SIZE = re.compile(r"[1-9]\d{0,17}([KMGT]i?B)?")
+_ADDRESS = re.compile(r"\w+://\S+")
 SCHEDULERS = ("auto", "threads", "synchronous", "ray")
 
 
 @dataclass(frozen=True)
-class FactorConfig:
+class FactorConfig(_Settings):
     """The Cholesky stage.
 
     Attributes:
@@ -146,19 +181,19 @@ class FactorConfig:
     memory_limit: str = "2GiB"
     scheduler: str = "auto"
 
-    def __post_init__(self) -> None:
-        if self.ridge != "auto":
-            _within("factor.ridge", self.ridge, 0.0)
+    def _check(self) -> None:
+        _ridge("factor.ridge", self.ridge)
         _memory("factor.memory_limit", self.memory_limit)
-        if self.scheduler not in SCHEDULERS and "://" not in self.scheduler:
+        if self.scheduler not in SCHEDULERS and not _ADDRESS.fullmatch(self.scheduler):
+            known = ", ".join(SCHEDULERS)
             raise InputError(
-                f"factor.scheduler={self.scheduler!r} is not one of {', '.join(SCHEDULERS)} or an "
-                f"address tcp://HOST:PORT{did_you_mean(self.scheduler, SCHEDULERS)}"
+                f"factor.scheduler={shown(self.scheduler)} is not one of {known} or an address "
+                f"tcp://HOST:PORT{did_you_mean(self.scheduler, SCHEDULERS)}"
             )
 
 
 @dataclass(frozen=True)
-class LabelsConfig:
+class LabelsConfig(_Settings):
     """The label stage.
 
     Attributes:
@@ -192,12 +227,12 @@ class LabelsConfig:
     blocks: int | Literal["auto"] = "auto"
     probabilities: bool = False
 
-    def __post_init__(self) -> None:
-        if isinstance(self.steps, int) and self.steps < 0:
-            raise InputError(f"labels.steps={self.steps} must be at least 0, auto or none")
+    def _check(self) -> None:
+        if isinstance(self.steps, int):
+            _within("labels.steps", self.steps, 0, MOST, ", auto or none")
         if self.method == "paper" and self.steps == "none":
             raise InputError("labels.steps=none: method paper has no end of its own; give a number")
-        _within("labels.beta", self.beta, 0.0)
+        _within("labels.beta", self.beta, 0.0, 1e12)
         if self.noise_rate != "auto":
             _within("labels.noise_rate", self.noise_rate, 0.0, 1.0)
             if self.noise == "class-conditional":
@@ -206,13 +241,13 @@ class LabelsConfig:
                     "out, or give labels.noise=symmetric"
                 )
         _within("labels.confidence", self.confidence, 0.0, 1.0)
-        _within("labels.flips_per_step", self.flips_per_step, 1)
+        _within("labels.flips_per_step", self.flips_per_step, 1, MOST)
         if self.blocks != "auto":
-            _within("labels.blocks", self.blocks, 1)
+            _within("labels.blocks", self.blocks, 1, MOST)
 
 
 @dataclass(frozen=True)
-class PredictConfig:
+class PredictConfig(_Settings):
     """Which images are predicted, and with which labels.
 
     Attributes:
@@ -239,17 +274,17 @@ class PredictConfig:
     targets: Literal["centered", "one-hot"] = "centered"
     kind: Literal["ntk", "nngp"] = "ntk"
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         if not 0 < self.share < 1:
             raise InputError(f"predict.share={self.share} must lie between 0 and 1, such as 0.2")
         if self.n is not None:
-            _within("predict.n", self.n, 2)
-        if self.ridge != "auto":
-            _within("predict.ridge", self.ridge, 0.0)
+            _within("predict.n", self.n, 2, MOST)
+        _within("predict.seed", self.seed, 0, _MOST_SEED)
+        _ridge("predict.ridge", self.ridge)
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(_Settings):
     """The configuration of a run.
 
     Attributes:
@@ -272,9 +307,9 @@ class RunConfig:
     labels: LabelsConfig = field(default_factory=LabelsConfig)
     predict: PredictConfig = field(default_factory=PredictConfig)
 
-    def __post_init__(self) -> None:
-        if not self.run:
-            raise InputError("run='' is empty; give the folder or URL of the run")
+    def _check(self) -> None:
+        if not self.run.strip():
+            raise InputError(f"run={self.run!r} is empty; give the folder or URL of the run")
         object.__setattr__(self, "run", expand(self.run))
         object.__setattr__(self, "architecture", str(Architecture.parse(self.architecture)))
 
@@ -293,7 +328,7 @@ class RunConfig:
         Raises:
             InputError: For an unknown key (with the nearest known one) or a bad value.
         """
-        return _build(cls, values, where, "")
+        return _build(cls, values, where)
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
@@ -312,9 +347,10 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path}: no such run file{near}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        # the last three for a tag that does not fit its value, or lists inside each other
         first = " ".join(str(error).split())
-        raise InputError(f"{path}: is not valid YAML: {first}") from None
+        raise InputError(f"{path}: is not valid YAML: {first[:500]}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -355,13 +391,24 @@ def _memory(name: str, text: str) -> None:
     try:
         parse_memory(text)
     except InputError:
-        raise InputError(f"{name}={text!r} is no size; write 2GiB or 500MB") from None
+        raise InputError(f"{name}={shown(text)} is no size; write 2GiB or 500MB") from None
 
 
-def _within(name: str, value: float, least: float, most: float = math.inf) -> None:
+def _ridge(name: str, ridge: float | str) -> None:
+    """Raise ``InputError`` unless the ridge is auto or in range."""
+    if isinstance(ridge, str) or 0 <= ridge <= 1:
+        return  # NumPy, which the check imports, is not needed to read a configuration
+    from ntkdist.checks import check_ridge
+
+    check_ridge(ridge, name, otherwise=", or auto")
+
+
+def _within(
+    name: str, value: Any, least: float, most: float = math.inf, otherwise: str = ""
+) -> None:
     if not least <= value <= most:
         upper = "" if most == math.inf else f" and at most {most:g}"
-        raise InputError(f"{name}={value} must be at least {least:g}{upper}")
+        raise InputError(f"{name}={shown(value)} must be at least {least:g}{upper}{otherwise}")
 
 
 def _plain(value: Any) -> Any:
@@ -370,28 +417,42 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _build(cls: type, values: Any, where: str, prefix: str) -> Any:
+def _build(cls: type, values: Any, where: str) -> Any:
+    section = _section(cls)
     if not isinstance(values, Mapping):
-        name = prefix.rstrip(".") or "the file"
-        raise InputError(f"{where}: {name} is {values!r}; key: value lines are needed")
-    known = [f.name for f in dataclasses.fields(cls)]
+        name = section.rstrip(".") or "the file"
+        raise InputError(f"{where}: {name} is {shown(values)}; key: value lines are needed")
+    hints = _hints(cls)
     for key in values:
-        if key not in known:
+        if key not in hints:
             raise InputError(
-                f"{where}: unknown key {prefix + str(key)!r}; known here: {', '.join(known)}"
-                + did_you_mean(str(key), known)
+                f"{where}: unknown key {section + str(key)!r}; known here: {', '.join(hints)}"
+                + did_you_mean(str(key), hints)
             )
+    given = {
+        key: _build(hints[key], value, where) if _is_section(hints[key]) else value
+        for key, value in values.items()
+    }
+    try:
+        return cls(**given)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
+def _is_section(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, _Settings)
+
+
+def _section(cls: type) -> str:
+    """Return what stands in front of the keys of a section: ``gram.``, nothing for all."""
+    return "" if cls is RunConfig else cls.__name__.removesuffix("Config").lower() + "."
+
+
+@cache
+def _hints(cls: Any) -> dict[str, Any]:
+    """Return the annotated type of each key."""
     hints = typing.get_type_hints(cls)
-    given: dict[str, Any] = {}
-    for key, value in values.items():
-        hint = hints[key]
-        if dataclasses.is_dataclass(hint):
-            given[key] = _build(typing.cast(type, hint), value, where, f"{prefix}{key}.")
-        elif key == "architecture":
-            given[key] = value  # text or a list of layers, which RunConfig parses
-        else:
-            given[key] = _convert(hint, value, f"{where}: {prefix}{key}")
-    return cls(**given)
+    return {f.name: hints[f.name] for f in dataclasses.fields(cls)}
 
 
 def _convert(hint: Any, value: Any, name: str) -> Any:
@@ -401,8 +462,8 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
     words: list[str] = []
     for option in options:
         if typing.get_origin(option) is Literal:
-            if value in typing.get_args(option):
-                return value
+            if isinstance(value, str) and value in typing.get_args(option):
+                return str(value)
             words += typing.get_args(option)
         elif typing.get_origin(option) is tuple:
             if isinstance(value, str):
@@ -412,19 +473,43 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
         elif option is type(None):
             if value is None:
                 return None
-        elif option is float and isinstance(value, (int, float, str)) and type(value) is not bool:
-            try:
-                return float(value)  # YAML reads 1e-6 as text
-            except ValueError:
-                pass
-        elif type(value) is option:
-            return value
+        elif option is bool:
+            if isinstance(value, bool):
+                return value
+        elif option is int:
+            if isinstance(value, Integral) and not isinstance(value, bool):
+                return int(value)
+        elif option is float:
+            if isinstance(value, (Real, str)) and not isinstance(value, bool):
+                try:
+                    return float(value)  # YAML reads 1e-6 as text
+                except (ValueError, OverflowError):
+                    pass
+        elif option is str and isinstance(value, (str, PathLike)):
+            text = _text(fspath(value), name)
+            return None if not text.strip() and type(None) in options else text
     allowed = " or ".join(_in_words(option) for option in options)
-    raise InputError(f"{name}={value!r} must be {allowed}" + did_you_mean(str(value), words))
+    near = did_you_mean(value, words) if isinstance(value, str) else ""
+    raise InputError(f"{name}={shown(value)} must be {allowed}{near}")
+
+
+def _text(text: str | bytes, name: str) -> str:
+    """Return a text that can be stored, and can be the name of a file."""
+    if isinstance(text, bytes) or "\0" in text or not text.isprintable():
+        try:
+            if isinstance(text, bytes) or "\0" in text:
+                raise UnicodeError
+            text.encode("utf-8")
+        except UnicodeError:
+            raise InputError(
+                f"{name}={shown(text)} must be text in UTF-8 without zero bytes; rename the file "
+                "or folder"
+            ) from None
+    return str(text)
 
 
 def _in_words(hint: Any) -> str:
     if typing.get_origin(hint) is Literal:
         return ", ".join(map(repr, typing.get_args(hint)))
     words = {str: "text", int: "a whole number", float: "a number", type(None): "nothing"}
-    return words.get(hint, "a list of names")
+    return words.get(hint, "true or false" if hint is bool else "a list of names")

@@ -40,6 +40,20 @@ class InterruptedRunError(NtkdistError):
     exit_code = 130
 
 
+def shown(value: object, most: int = 120) -> str:
+    """Return a value as an error shows it: its ``repr`` in one line, shortened.
+
+    Args:
+        value: Anything, also what has no ``repr``, such as an integer of 5,000 digits.
+        most: Characters, of which the last ones are left out where there are more.
+    """
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # of any kind: the message of an error must not fail
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= most else text[:most] + "..."
+
+
 def did_you_mean(given: str, known: Iterable[str]) -> str:
     """Return ``'; did you mean ...?'`` for the nearest known names, or ``''``.
 
@@ -50,5 +64,7 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
     Returns:
         A clause to append to an error message.
     """
+    if len(given) > 100:
+        return ""  # no name is so long
     near = difflib.get_close_matches(given, list(known), n=2, cutoff=0.55)
     return f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""

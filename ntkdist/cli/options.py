@@ -17,13 +17,9 @@ from ntkdist.networks.architecture import preset_names
 
 #: What a setting takes that its type does not say.
 _CHOICES: dict[str, tuple[str, ...]] = {
-    "--data.split": ("train", "test"),
     "--data.size": ("auto",),
-    "--data.subset": ("first", "balanced"),
     "--data.preprocess": ("auto", "none", "center", "standardize", "unit-norm", "halve"),
     "--gram.kinds": ("ntk", "nngp", "ntk,nngp"),
-    "--gram.backend": ("auto", "cuda", "cpu", "stax", "reference"),
-    "--gram.dtype": ("float32", "float64"),
     "--factor.scheduler": ("auto", "threads", "synchronous", "ray"),
 }
 _SUFFIXES = (".yaml", ".yml")

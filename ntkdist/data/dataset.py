@@ -13,7 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ntkdist.checks import check_labels, label_values, normal_name, refuse_two_spellings
+from ntkdist.checks import (
+    check_labels,
+    label_values,
+    normal_name,
+    refuse_two_spellings,
+    refuse_undecoded,
+)
 from ntkdist.data.features import check_features, not_finite
 from ntkdist.errors import InputError
 from ntkdist.pixels import PixelRange, image_array
@@ -63,6 +69,8 @@ class ImageSet:
             _check_counts(images, labels, "images")
             check_pixels(images)
         labels = check_labels(labels, self.num_classes)
+        refuse_undecoded(self.class_names, "a class")
+        refuse_undecoded(self.files, "a file")
         refuse_two_spellings(self.class_names, lambda k: f"is the name of class {k}")
         names = tuple(map(normal_name, self.class_names))
         if not all(names):

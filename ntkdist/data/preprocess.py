@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ntkdist.data.dataset import check_pixels
 from ntkdist.data.features import check_features
-from ntkdist.errors import InputError, did_you_mean
+from ntkdist.errors import InputError, did_you_mean, shown
 from ntkdist.pixels import PixelRange, image_array
 
 RECIPES = ("none", "standardize", "center", "unit-norm", "halve")
@@ -233,8 +233,9 @@ def _parse(recipe: str) -> list[str]:
     for name in names:
         if name not in RECIPES:
             raise InputError(
-                f"preprocessing {name!r} in {recipe!r} is unknown; use {', '.join(RECIPES)}, "
-                f"joined by +, or auto{did_you_mean(name, (*RECIPES, 'auto'))}"
+                f"preprocessing {shown(name)} in {shown(recipe)} is unknown; use "
+                f"{', '.join(RECIPES)}, joined by +, or auto"
+                + did_you_mean(name, (*RECIPES, "auto"))
             )
     return names
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection
 from typing import Any
@@ -9,32 +10,35 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.errors import InputError
+from ntkdist.checks import is_whole
+from ntkdist.errors import InputError, shown
+from ntkdist.words import counted, format_bytes
 
 _AUTO_KEEPS, _AUTO_SIDE = 64, 32  # the longest side that auto leaves as it is; its side otherwise
 
-_TEXT = re.compile(r"(\d+)(?:\s*[xX×]\s*(\d+))?")
+_MOST = 10**6  # pixels a side; what fits into memory is checked with the number of images
+_TEXT = re.compile(r"(\d{1,9})(?:\s*[xX×]\s*(\d{1,9}))?")
 
 Size = int | str | tuple[int, int]
 
 
 def parse_size(size: Size) -> str | tuple[int, int]:
     """Return ``auto`` or (height, width), at least 1, of a size in any of its forms."""
-    if size == "auto":
+    if isinstance(size, str) and size == "auto":
         return "auto"
     pair: tuple[int, ...] = ()
     if isinstance(size, str) and (match := _TEXT.fullmatch(size.strip())):
         pair = (int(match.group(1)), int(match.group(2) or match.group(1)))
     elif isinstance(size, tuple):
         pair = size
-    elif isinstance(size, int) and not isinstance(size, bool):
-        pair = (size, size)
-    if len(pair) != 2 or min(pair) < 1:
+    elif is_whole(size):
+        pair = (int(size), int(size))
+    if len(pair) != 2 or not all(is_whole(side) and 1 <= side <= _MOST for side in pair):
         raise InputError(
-            f"data.size={size!r} must be auto, a side of at least 1 pixel such as 32, "
-            "or HEIGHTxWIDTH such as 32x48"
+            f"data.size={shown(size)} must be auto, a side of at least 1 pixel such as 32, "
+            f"or HEIGHTxWIDTH such as 32x48, at most {_MOST} pixels a side"
         )
-    return pair[0], pair[1]
+    return int(pair[0]), int(pair[1])
 
 
 def target(size: Size, sizes: Collection[tuple[int, int]]) -> tuple[int, int]:
@@ -51,6 +55,33 @@ def target(size: Size, sizes: Collection[tuple[int, int]]) -> tuple[int, int]:
     if len(different) == 1 and max(only := different.pop()) <= _AUTO_KEEPS:
         return only
     return _AUTO_SIDE, _AUTO_SIDE
+
+
+def check_memory(count: int, size: tuple[int, int], channels: int) -> None:
+    """Raise ``InputError`` where ``count`` images scaled to ``size`` do not fit into memory.
+
+    Preprocessed images are float32, and 8 bits of each are kept as pictures beside them.
+    """
+    total = _memory()
+    each = size[0] * size[1] * channels * (4 + 1)
+    if total is not None and count * each > total:
+        raise InputError(
+            f"data.size={size[0]}x{size[1]}: {counted(count, 'image')} of {size[0]}x{size[1]} "
+            f"pixels take {format_bytes(count * each)} ({format_bytes(each)} each), and this "
+            f"machine has {format_bytes(total)} of memory; give a smaller data.size, such as 32"
+        )
+
+
+def _memory() -> int | None:
+    """Return the bytes of this machine's memory, or of the share that a container has."""
+    if not hasattr(os, "sysconf"):
+        return None
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        with open("/sys/fs/cgroup/memory.max") as file:
+            return min(total, int(file.read()))
+    except (OSError, ValueError):  # no container, or one without a limit
+        return total
 
 
 def scale_one(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
@@ -90,6 +121,7 @@ def scale_all(images: NDArray[Any], size: Size) -> NDArray[Any]:
     wanted = target(size, [shape])
     if wanted == shape:
         return images
+    check_memory(len(images), wanted, images.shape[3])
     dtype = np.uint8 if images.dtype == np.uint8 else np.float32
     out = np.empty((len(images), *wanted, images.shape[3]), dtype=dtype)
     for i, image in enumerate(images):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ntkdist.checks import check_choice, check_whole, is_number, is_whole
 from ntkdist.errors import InputError, did_you_mean
 from ntkdist.labels.block_error import check_beta
-from ntkdist.labels.noise import CLASS_CONDITIONAL, NOISE_MODELS
+from ntkdist.labels.noise import CLASS_CONDITIONAL, NOISE_MODELS, highest_rate
 
 METHODS = ("posterior", "exact", "paper")
 
@@ -58,6 +58,15 @@ class Options:
                 continue
             if not is_number(share) or not 0 <= share <= 1:
                 raise InputError(f"{name}={share!r} must be a number from 0 to 1")
+
+
+def check_noise_rate(noise_rate: float | None, num_classes: int) -> None:
+    """Raise ``InputError`` for a rate at which labels say nothing about the true class."""
+    if noise_rate is not None and num_classes > 1 and noise_rate > highest_rate(num_classes):
+        raise InputError(
+            f"noise_rate={noise_rate} is above (K−1)/K = {highest_rate(num_classes):.3g}, at which "
+            "labels have no information about the true class; give a lower rate, or leave it out"
+        )
 
 
 def check_locked(locked: Any, n: int) -> NDArray[np.bool_]:

@@ -10,14 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.checks import check_labels, refuse_one_class
-from ntkdist.errors import InputError
 from ntkdist.labels.block_error import block_error, left_out_terms, reciprocal
 from ntkdist.labels.class_matrix import class_matrix
 from ntkdist.labels.compiled import exact_tables, moved
 from ntkdist.labels.descent import start_descent
 from ntkdist.labels.inverse import as_inverse, checked_diagonal
-from ntkdist.labels.noise import NoiseEstimate, highest_rate
-from ntkdist.labels.options import Options, check_locked, check_probs
+from ntkdist.labels.noise import NoiseEstimate
+from ntkdist.labels.options import Options, check_locked, check_noise_rate, check_probs
 from ntkdist.labels.posterior import ROUNDS, Posterior, class_posterior
 from ntkdist.labels.reliability import assess
 from ntkdist.labels.result import Flip, RefurbishResult
@@ -136,11 +135,7 @@ def refurbish(
     source = as_inverse(inverse)
     given = check_labels(labels, num_classes, source.shape[0])
     refuse_one_class(given)
-    if noise_rate is not None and num_classes > 1 and noise_rate > highest_rate(num_classes):
-        raise InputError(
-            f"noise_rate={noise_rate} is above (K−1)/K = {highest_rate(num_classes):.3g}, at which "
-            "labels have no information about the true class; give a lower rate, or leave it out"
-        )
+    check_noise_rate(noise_rate, num_classes)
     lock = check_locked(locked, len(given))
     diagonal = checked_diagonal(source)
     G, Z = class_matrix(source, given, num_classes)

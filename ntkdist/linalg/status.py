@@ -7,13 +7,13 @@ and what to pass instead.
 from __future__ import annotations
 
 import enum
-import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.errors import InputError, NtkdistError, StoreError
+from ntkdist.checks import check_ridge as check_ridge
+from ntkdist.errors import InputError, NtkdistError, StoreError, shown
 from ntkdist.words import format_bytes
 
 #: Ridges tried, in order, when one has to be suggested; relative to mean(diag).
@@ -39,11 +39,8 @@ class LinalgStatus(enum.Enum):
         "float64 overflowed although every entry of the matrix is finite; scale the matrix down"
     )
     UNREADABLE = "rows {rows} and columns {cols} of the matrix could not be read: {reason}"
-    BAD_RIDGE = (
-        "{name}={ridge!r} must be finite and ≥ 0, relative to the mean of the diagonal{otherwise}"
-    )
     BAD_MEMORY = (
-        "memory_limit {given!r} is not a size; pass bytes or a string such as '2GiB' or '500MB'"
+        "memory_limit {given} is not a size; pass bytes or a string such as '2GiB' or '500MB'"
     )
     PANEL_EXCEEDS_MEMORY = (
         "memory_limit {given} is below the {need} that panels of {width} columns need at "
@@ -216,23 +213,6 @@ def not_symmetric(skew: tuple[int, int, float, float]) -> Exception:
     return LinalgStatus.NOT_SYMMETRIC.error(row=row, col=col, value=value, other=other)
 
 
-def check_ridge(ridge: Any, name: str = "ridge", *, otherwise: str = "") -> float:
-    """Return a ridge as a float.
-
-    Args:
-        ridge: The ridge, relative to the mean of the diagonal.
-        name: Name of the argument, for the message.
-        otherwise: What else the argument may be, as the end of the message.
-
-    Raises:
-        InputError: It is not a finite number ≥ 0.
-    """
-    number = isinstance(ridge, int | float | np.integer | np.floating)
-    if not number or isinstance(ridge, bool) or not math.isfinite(ridge) or ridge < 0:
-        raise LinalgStatus.BAD_RIDGE.error(name=name, ridge=ridge, otherwise=otherwise)
-    return float(ridge)
-
-
 def check_vectors(b: Any, n: int) -> NDArray[np.float64]:
     """Return right-hand sides (N,) or (N, K), real and finite, as a new (N, K) float64 array."""
     given = np.asarray(b)
@@ -299,5 +279,5 @@ def parse_memory(memory_limit: int | float | str) -> int:
     except (ValueError, TypeError, AttributeError, OverflowError):
         size = 0
     if size <= 0:
-        raise LinalgStatus.BAD_MEMORY.error(given=memory_limit)
+        raise LinalgStatus.BAD_MEMORY.error(given=shown(memory_limit))
     return size

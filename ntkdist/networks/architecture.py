@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, TypeAlias
 
-from ntkdist.errors import InputError, did_you_mean
+from ntkdist.errors import InputError, did_you_mean, shown
 from ntkdist.networks.layers import (
     LAYERS,
     AvgPool,
@@ -109,7 +109,8 @@ class Architecture:
                 "architecture: residual branches are nested too deeply; nest fewer"
             ) from None
         raise InputError(
-            f"architecture: {spec!r} is neither a preset name, a list of layers nor an Architecture"
+            f"architecture: {shown(spec)} is neither a preset name, a list of layers nor an "
+            "Architecture"
         )
 
     def check_image(self, height: int, width: int) -> None:
@@ -159,7 +160,9 @@ def preset(name: str) -> Architecture:
         family, depth = match[1], int(match[2])
         smallest = 1 if family == "fc" else 2
         if depth < smallest:
-            raise InputError(f"architecture: {name!r} has depth {depth}; the least is {smallest}")
+            raise InputError(
+                f"architecture: {shown(name)} has depth {depth}; the least is {smallest}"
+            )
         if family == "fc":
             return Architecture((Flatten(), *(Dense(), Relu()) * depth, Dense(W_std=1.0)))
         return _cntk(depth, pooled=family == "cntk-gap")
@@ -167,7 +170,7 @@ def preset(name: str) -> Architecture:
         return Architecture(_PRESETS[key])
     known = [*_PRESETS, "fc-2", "fc-10", "cntk-v-11", "cntk-gap-4", "cntk-gap-11", "cntk-gap-21"]
     raise InputError(
-        f"architecture: unknown preset {name!r}; presets are fc-L, cntk-v-D, cntk-gap-D, "
+        f"architecture: unknown preset {shown(name)}; presets are fc-L, cntk-v-D, cntk-gap-D, "
         f"{', '.join(_PRESETS)}" + did_you_mean(key, known)
     )
 
@@ -207,7 +210,7 @@ def preset_of(architecture: Architecture) -> str | None:
 def _make(name: str, positional: Sequence[Any], named: dict[str, Any]) -> Layer:
     if name not in LAYERS:
         raise InputError(
-            f"architecture: unknown layer {name!r}; the layers are {', '.join(LAYERS)}"
+            f"architecture: unknown layer {shown(name)}; the layers are {', '.join(LAYERS)}"
             + did_you_mean(name, LAYERS)
         )
     cls = LAYERS[name]
@@ -243,7 +246,9 @@ def _parse_item(item: Any) -> Layer:
         text = item.strip()
         layers = _parse_text(f"[{text}]" if "(" in text else f"[{text}()]")
         if len(layers) != 1:
-            raise InputError(f"architecture: {item!r} is not one layer; make it items of the list")
+            raise InputError(
+                f"architecture: {shown(item)} is not one layer; make it items of the list"
+            )
         return layers[0]
     if isinstance(item, dict) and len(item) == 1:
         ((name, value),) = item.items()
@@ -256,16 +261,19 @@ def _parse_item(item: Any) -> Layer:
             named = {known[0]: value}
         else:
             raise InputError(
-                f"architecture: {item!r} cannot be read: {name} has no field to take {value!r}"
+                f"architecture: {shown(item)} cannot be read: {name} has no field to "
+                f"take {shown(value)}"
                 if name in LAYERS
-                else f"architecture: unknown layer {name!r}; the layers are {', '.join(LAYERS)}"
+                else f"architecture: unknown layer {shown(name)}; the layers are "
+                + ", ".join(LAYERS)
                 + did_you_mean(str(name), LAYERS)
             )
         for branch in {"branch", "shortcut"} & set(named) & set(known):
             named[branch] = _parse_items(named[branch])
         return _make(str(name), (), named)
     raise InputError(
-        f"architecture: {item!r} is not a layer; write Conv, Conv(size=5) or {{Conv: {{size: 5}}}}"
+        f"architecture: {shown(item)} is not a layer; write Conv, Conv(size=5) or "
+        "{Conv: {size: 5}}"
     )
 
 
@@ -273,9 +281,9 @@ def _parse_text(text: str) -> tuple[Layer, ...]:
     try:
         tree = ast.parse(text, mode="eval").body
     except SyntaxError as error:
-        raise InputError(f"architecture: {text!r} cannot be read: {error.msg}") from None
+        raise InputError(f"architecture: {shown(text)} cannot be read: {error.msg}") from None
     if not isinstance(tree, ast.List):
-        raise InputError(f"architecture: {text!r} is not a list of layers")
+        raise InputError(f"architecture: {shown(text)} is not a list of layers")
     return tuple(_from_call(node) for node in tree.elts)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ntkdist import storage
 from ntkdist.config import RunConfig
-from ntkdist.errors import InputError, StageError
+from ntkdist.errors import InputError, StageError, shown
 from ntkdist.events.types import FlipsMade, PosteriorRound
 from ntkdist.runs.run import Run
 
@@ -63,14 +63,19 @@ def read_locked(path: str | None, n: int) -> NDArray[np.int64] | None:
         with open(storage.expand(path), encoding="utf-8") as file:
             lines = [line.strip() for line in file]
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"labels.locked={path!r}: cannot be read: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"labels.locked={shown(path)}: cannot be read: {reason}; give a text file with the "
+            "number of an image on each line"
+        ) from None
     numbers = set()
     for place, line in enumerate(lines, start=1):
         if not line:
             continue
-        if not line.isdecimal() or int(line) >= n:
+        if not line.isdecimal() or len(line) > 18 or int(line) >= n:
             raise InputError(
-                f"{path}: line {place} is {line!r}; each is the number of an image, 0 to {n - 1}"
+                f"{path}: line {place} is {shown(line)}; each is the number of an image, "
+                f"0 to {n - 1}"
             )
         numbers.add(int(line))
     return np.array(sorted(numbers), dtype=np.int64)

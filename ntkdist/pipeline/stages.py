@@ -10,7 +10,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from queue import Empty, SimpleQueue
@@ -166,6 +166,23 @@ class Pipeline:
                 if event is None:
                     return future.result()
                 self._emit(event)
+
+    def check_settings(self, stages: Collection[str]) -> None:
+        """Raise ``InputError`` for settings of later stages that do not fit the run's images.
+
+        To be called before the Gram is computed, which can take days.
+        """
+        from ntkdist.labels.options import check_noise_rate
+        from ntkdist.linalg import parse_memory, plan_panels
+
+        run, n = self.run, self.run.shape[0]
+        if "factor" in stages and not run.has("factor"):
+            plan_panels(n, parse_memory(self.config.factor.memory_limit))
+        if "labels" in stages:
+            settings = self.config.labels
+            read_locked(settings.locked, n)
+            if settings.noise_rate != "auto":
+                check_noise_rate(settings.noise_rate, run.num_classes)
 
     def gram(self, recompute: Sequence[str] = ()) -> None:
         """Compute the tiles that are missing."""

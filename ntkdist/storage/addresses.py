@@ -6,9 +6,10 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlparse
 
-from ntkdist.errors import InputError, did_you_mean
+from ntkdist.errors import InputError, did_you_mean, shown
 
 #: The environment variables with the credentials of each kind of object store, for messages.
 CREDENTIALS = {
@@ -18,6 +19,7 @@ CREDENTIALS = {
     "memory": "nothing",
 }
 _KNOWN = ("file", *CREDENTIALS)
+_LONGEST_NAME, _LONGEST_PATH = 255, 4095  # bytes; what file systems and Linux take
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
 
 
@@ -61,7 +63,7 @@ def parse(address: str | os.PathLike[str]) -> Path | Place:
         InputError: The scheme is unknown, the address carries credentials (which the message
             does not repeat), or a name in it is not valid.
     """
-    address = os.fspath(address)
+    address = _as_text(address)
     if "://" not in address:
         return Path(address)
     scheme, _, rest = address.partition("://")
@@ -94,9 +96,9 @@ def expand(address: str | os.PathLike[str]) -> str:
     Where a folder or file has a name that holds ``$``, it is meant. URLs stay as they are.
 
     Raises:
-        InputError: A variable is unset or empty.
+        InputError: It is no text, cannot be the name of a file, or a variable is unset or empty.
     """
-    text = os.fspath(address)
+    text = _as_text(address)
     if "://" in text:
         return text
     text = os.path.expanduser(text)
@@ -118,6 +120,26 @@ def expand(address: str | os.PathLike[str]) -> str:
             f"export {unset[0]}=FOLDER, or write the path out"
         )
     return replaced
+
+
+def _as_text(address: Any) -> str:
+    """Return a path or URL as text; ``InputError`` for what cannot name a file."""
+    text = os.fspath(address) if isinstance(address, str | os.PathLike) else None
+    if not isinstance(text, str):
+        raise InputError(f"{shown(address)} is no path or URL; give text")
+    try:
+        names = text.encode("utf-8").split(b"/")
+    except UnicodeEncodeError:
+        raise InputError(f"{shown(text)} is not in UTF-8; rename the file or folder") from None
+    if "\0" in text:
+        raise InputError(f"{shown(text)} holds a zero byte, which no path can; leave it out")
+    longest = max(map(len, names))
+    if longest > _LONGEST_NAME or len(text) > _LONGEST_PATH:
+        raise InputError(
+            f"{shown(text)} is too long for a path, with a name of {longest} bytes; a name may "
+            f"have {_LONGEST_NAME}, a path {_LONGEST_PATH}: give a shorter one"
+        )
+    return text
 
 
 def _names_a_file(path: str) -> bool:

@@ -87,3 +87,10 @@ def test_bad_input_is_one_clear_line(change, message):
     with pytest.raises(InputError, match=message) as caught:
         make(**change)
     assert "\n" not in str(caught.value)
+
+
+def test_names_that_are_not_utf8_are_refused():
+    images, names = np.zeros((2, 3, 3, 1)), ("a", "caf\udce9")
+    for given in ({"class_names": names}, {"files": names}):
+        with pytest.raises(InputError, match="is not in UTF-8; rename it"):
+            ImageSet(images, [0, 1], 2, **given)

@@ -152,3 +152,22 @@ def test_another_size_is_another_run(tmp_path):
     Run.create(settings(tmp_path, "run", size="8x8"))
     with pytest.raises(InputError, match=r"data\.size=8, now data\.size=6 is asked"):
         Run.create(settings(tmp_path, "run", size=6))
+
+
+def test_a_size_that_does_not_fit_into_memory_is_refused_before_it_is_taken():
+    images = np.zeros((2, 4, 4, 1), np.float32)
+    words = (
+        "2 images of 900000x900000 pixels take .* TiB .* each.*this machine has .*smaller data.size"
+    )
+    with pytest.raises(InputError, match=words):
+        scale_all(images, 900_000)
+    with pytest.raises(InputError, match="at most 1000000 pixels a side"):
+        scale_all(images, 10**30)
+
+
+def test_the_size_of_files_is_checked_before_they_are_decoded(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.new("L", (3, 3)).save(tmp_path / name / "x.png")
+    with pytest.raises(InputError, match="this machine has"):
+        load(f"images:{tmp_path}", size=900_000)

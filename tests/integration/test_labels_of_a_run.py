@@ -289,3 +289,18 @@ def test_a_table_that_was_deleted_is_written_again(finished, tmp_path, probabili
         table.unlink()
     assert texts[0] == texts[1]
     assert ("probability_3" in texts[0]) == probabilities
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"labels": LabelsConfig(locked="none.txt")}, "labels.locked='none.txt': cannot be read"),
+        ({"labels": LabelsConfig(noise_rate=0.95)}, r"noise_rate=0.95 is above \(K−1\)/K = 0.9"),
+        ({"factor": FactorConfig(memory_limit="10B")}, "memory_limit 10 B is below"),
+    ],
+)
+def test_settings_of_later_stages_are_checked_before_the_gram(tmp_path, changes, words):
+    config = settings(tmp_path / "run", data=DataConfig(n=30), **changes)
+    with Pipeline(config) as pipeline, pytest.raises(InputError, match=words):
+        execute(pipeline)
+    assert not (tmp_path / "run" / "gram").exists()

@@ -7,6 +7,7 @@ from hypothesis import given, strategies as st
 
 from ntkdist import storage
 from ntkdist.errors import InputError
+from ntkdist.storage.addresses import expand, normal, parse
 
 
 @pytest.mark.parametrize(
@@ -111,3 +112,21 @@ def test_a_folder_whose_name_holds_a_dollar_is_meant_where_it_exists(
         for typed in (name, f"{name}/new", f"{tmp_path}/{name}/new"):
             assert storage.expand(typed) == typed
     assert storage.expand("$HERE/a$none/new") == f"{tmp_path}/a$none/new"
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        (b"runs/x", "is no path or URL"),
+        (None, "None is no path or URL"),
+        ("runs/caf\udce9", "is not in UTF-8; rename"),
+        ("runs/a\0b", "holds a zero byte"),
+        ("runs/" + "x" * 300, "a name of 300 bytes; a name may have 255"),
+        ("x/" * 3000, "a path 4095"),
+    ],
+)
+def test_what_cannot_name_a_file_is_refused(address, words):
+    for read in (expand, normal, parse):
+        with pytest.raises(InputError, match=words) as caught:
+            read(address)
+        assert len(str(caught.value)) < 400

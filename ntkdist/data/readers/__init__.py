@@ -18,7 +18,7 @@ from ntkdist.data.features import feature_words, read_features
 from ntkdist.data.paths import resolve
 from ntkdist.data.readers import cifar, csv, digits, folders, idx, npz
 from ntkdist.data.scaling import Size, parse_size, scale_all
-from ntkdist.errors import InputError, did_you_mean
+from ntkdist.errors import InputError, did_you_mean, shown
 
 SPLITS = ("train", "test")
 
@@ -195,13 +195,14 @@ def _read(source: str, split: str, root: str | None, size: Size | None) -> Image
     reader = READERS.get(name)
     if reader is None or (colon and not reader.place):
         raise InputError(
-            f"data source {source!r} is unknown; use {', '.join(SOURCES)}{_suggestion(source)}"
+            f"data source {shown(source)} is unknown; use {', '.join(SOURCES)}{_suggestion(source)}"
         )
     if not reader.place:
         return _scaled(reader.read(split), size)
     if not place.strip():
         raise InputError(
-            f"data source {source!r} names no {reader.place.lower()}; write {name}:{reader.place}"
+            f"data source {shown(source)} names no {reader.place.lower()}; write "
+            f"{name}:{reader.place}"
         )
     try:
         path = resolve(place.strip(), root)

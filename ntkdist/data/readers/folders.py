@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ntkdist.checks import normal_name, refuse_one_class, refuse_two_spellings
+from ntkdist.checks import normal_name, refuse_one_class, refuse_two_spellings, refuse_undecoded
 from ntkdist.data.dataset import ImageSet
 from ntkdist.data.paths import existing_folder
 from ntkdist.data.readers.assemble import assemble
@@ -72,6 +72,7 @@ def read(folder: Path, split: str, size: Size | None = None) -> ImageSet:
     files = [files[i] for i in order]
     if len(names) == 1 and len(files) > 1:
         refuse_one_class(numbers, names)
+    refuse_undecoded(map(str, files), "a file")
     images, notes = decode(files, size)
     return assemble(
         f"{folder} ({split})",
@@ -185,6 +186,7 @@ def _classes(folder: Path, split: str) -> tuple[list[str], Path]:
 
 def _names(folders: Sequence[Path]) -> list[str]:
     """Return the names of the classes that folders stand for, sorted."""
+    refuse_undecoded(map(str, folders), "the folder of a class")
     names = [normal_name(folder.name) for folder in folders]
     if not all(names):
         raise InputError(

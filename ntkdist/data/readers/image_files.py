@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.data.scaling import Size, scale_one, target
+from ntkdist.data.scaling import Size, check_memory, scale_one, target
 from ntkdist.errors import InputError
 from ntkdist.words import counted, first_of
 
@@ -93,6 +93,7 @@ def decode(files: Sequence[Path], size: Size | None = None) -> tuple[NDArray[Any
     shape = sizes[0] if size is None else target(size, set(sizes))
     scaled = set(sizes) != {shape}
     grey = all(header.mode in _GREY for header in headers)
+    check_memory(len(files), shape, 1 if grey else 3)
     dtype = (np.float32 if scaled else np.uint16) if wide else np.uint8
     images = np.empty((len(files), *shape, 1 if grey else 3), dtype=dtype)
     for i, path in enumerate(files):

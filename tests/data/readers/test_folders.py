@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 
 from ntkdist.config import DataConfig, RunConfig
 from ntkdist.data import load
+from ntkdist.data.readers import folders
 from ntkdist.errors import InputError
 from ntkdist.runs.inputs import load_inputs
 
@@ -587,3 +589,19 @@ def test_files_of_every_kind_mode_and_shape_are_read_as_written(kind, shape, see
     assert read.dtype == (np.uint16 if mode.startswith("I") else np.uint8)
     wanted = np.stack(images).reshape(2, *shape, -1)[..., :3]
     np.testing.assert_array_equal(read, wanted)
+
+
+@pytest.mark.parametrize(
+    ("place", "what"), [(b"caf\xe9/x.png", "folder of a class"), (b"a/\xe9.png", "file")]
+)
+def test_names_that_are_not_utf8_are_refused_before_anything_is_decoded(
+    tmp_path, monkeypatch, place, what
+):
+    for path in (b"a/x.png", b"b/x.png", place):
+        file = os.path.join(os.fsencode(tmp_path), path)
+        os.makedirs(os.path.dirname(file), exist_ok=True)
+        with open(file, "wb") as opened:
+            Image.new("L", (3, 3)).save(opened, format="png")
+    monkeypatch.setattr(folders, "decode", None)
+    with pytest.raises(InputError, match=f"the name of (the |a ){what}, .*\\\\udce9.*rename it"):
+        load(f"images:{tmp_path}")
