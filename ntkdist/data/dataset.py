@@ -84,6 +84,13 @@ class ImageSet:
             raise InputError(
                 f"{len(names)} class names for {self.num_classes} classes; give one for each class"
             )
+        first = {name: k for k, name in reversed(list(enumerate(names)))}
+        for k, name in enumerate(names):
+            if first[name] < k:
+                raise InputError(
+                    f"classes {first[name]} and {k} are both called {name!r}; give each class a "
+                    "name of its own"
+                )
         if self.files and len(self.files) != len(labels):
             raise InputError(
                 f"{len(self.files)} file names for {len(labels)} images; give one each"

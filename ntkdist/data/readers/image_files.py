@@ -20,7 +20,7 @@ from ntkdist.words import counted, first_of
 _ENDINGS = {
     "PNG": (".png", ".apng"),
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "JPEG2000": (".jp2", ".j2k"),
+    "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
     "BMP": (".bmp", ".dib"),
     "GIF": (".gif",),
     "TIFF": (".tif", ".tiff"),
@@ -33,7 +33,10 @@ KINDS = "PNG, JPEG, JPEG 2000, BMP, GIF, TIFF, WebP or PNM"
 # images silently.
 UNREAD = frozenset(
     [".avif", ".dcm", ".dds", ".exr", ".hdr", ".heic", ".heif", ".jxl", ".jxr", ".pcx", ".pfm"]
-) | frozenset([".arw", ".cr2", ".dng", ".nef", ".psd", ".qoi", ".svg", ".tga", ".xcf"])
+    + [".psd", ".qoi", ".svg", ".tga", ".xcf"]
+    # of cameras, before they are developed
+    + [".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2", ".srw"]
+)
 # The tag that says how a camera was held, and what undoes it: the names of Pillow's transpositions
 _ORIENTATION = 0x0112
 _TIFF_DEPTH = 0x0102  # the tag that holds the bits of each channel

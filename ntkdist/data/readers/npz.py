@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist.checks import text_of
 from ntkdist.data.dataset import ImageSet
 from ntkdist.data.paths import existing_file
 from ntkdist.data.readers.assemble import assemble
@@ -51,7 +52,7 @@ def read(path: Path, split: str) -> ImageSet:
             others = [name for name in archive.files if name not in _ARRAYS]
             names: tuple[str, ...] = ()
             if "class_names" in archive.files:
-                names = tuple(str(name) for name in _array(archive, "class_names", path).ravel())
+                names = tuple(map(text_of, _array(archive, "class_names", path).ravel()))
     except InputError:
         raise
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError) as error:

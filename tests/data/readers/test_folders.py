@@ -64,7 +64,9 @@ def exactly(suffix):
     return {"lossless": True} if suffix == "webp" else {}
 
 
-@pytest.mark.parametrize("suffix", ["bmp", "gif", "TIF", "tiff", "webp", "pnm", "ppm", "jp2"])
+@pytest.mark.parametrize(
+    "suffix", ["bmp", "gif", "TIF", "tiff", "webp", "pnm", "ppm", "jp2", "jpx"]
+)
 def test_other_kinds_of_files_are_read_without_loss(tmp_path, suffix):
     coloured = np.full((8, 8, 3), (255, 0, 51), dtype=np.uint8)
     coloured[:4] = (0, 102, 204)
@@ -88,7 +90,7 @@ def test_of_several_frames_the_first_is_taken(tmp_path, suffix):
     np.testing.assert_array_equal(read.images[0], read.images[1])
 
 
-@pytest.mark.parametrize("suffix", ["heic", "AVIF", "jxl", "tga"])
+@pytest.mark.parametrize("suffix", ["heic", "AVIF", "jxl", "tga", "CR3"])
 def test_images_that_are_not_read_are_refused_and_not_left_out(tmp_path, suffix):
     for name in ("a/1.png", "b/1.png"):
         save(tmp_path / name, grey())
@@ -442,6 +444,7 @@ def test_images_in_folders_inside_a_class_are_counted(tmp_path):
         (tmp_path / name).unlink()
     assert f"{tmp_path}/a holds no" in message_of(tmp_path)
     assert "2 images lie in folders inside it: move them into it" in message_of(tmp_path)
+    assert f"if those are the classes, give {tmp_path}/a as the source" in message_of(tmp_path)
 
 
 def test_other_files_of_a_class_are_counted(tmp_path):
@@ -554,6 +557,14 @@ def test_runs_among_the_images_are_no_classes(tmp_path):
         (tmp_path / place / "zarr.json").write_text("{}")
     read = load(f"images:{tmp_path}")
     assert (read.class_names, read.notes) == (("a", "b"), ())
+
+
+def test_folders_with_images_are_classes_whatever_else_they_hold(tmp_path):
+    two_classes(tmp_path, "__background__/1.png", "c/1.png", "__MACOSX/1.png")
+    (tmp_path / "c/zarr.json").write_text("{}")
+    read = load(f"images:{tmp_path}")
+    assert read.class_names == ("__background__", "a", "b", "c")
+    assert read.notes == ("1 other file in class folders is not read (1 .json): c/zarr.json",)
 
 
 # what Pillow writes without loss, by the ending and the mode of the pixels
