@@ -33,10 +33,10 @@ KINDS = "PNG, JPEG, JPEG 2000, BMP, GIF, TIFF, WebP or PNM"
 # images silently.
 UNREAD = frozenset(
     [".avif", ".dcm", ".dds", ".exr", ".hdr", ".heic", ".heif", ".jxl", ".jxr", ".pcx", ".pfm"]
-    + [".psd", ".qoi", ".svg", ".tga", ".xcf"]
-    # of cameras, before they are developed
-    + [".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2", ".srw"]
-)
+) | frozenset([".psd", ".qoi", ".svg", ".tga", ".xcf"])
+# What cameras store before it is developed
+_RAW = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2", ".srw")
+UNREAD = UNREAD.union(_RAW)
 # The tag that says how a camera was held, and what undoes it: the names of Pillow's transpositions
 _ORIENTATION = 0x0112
 _TIFF_DEPTH = 0x0102  # the tag that holds the bits of each channel
