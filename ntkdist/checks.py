@@ -182,7 +182,7 @@ def number_names(
         at = next(i for i, name in enumerate(names) if not normal[name])
         raise _missing_label(names[at], place(at))
     if all(map(_WHOLE.fullmatch, normal.values())):
-        normal = {name: str(int(text.partition(".")[0])) for name, text in normal.items()}
+        normal = {name: _whole_number(text) for name, text in normal.items()}
         classes = sorted(set(normal.values()), key=int)
     else:
         classes = sorted(set(normal.values()))
@@ -201,16 +201,24 @@ def numbers_in(class_names: Sequence[str], names: Sequence[str]) -> NDArray[np.i
     """Return the place among ``class_names`` of each label that is a name, (N,) int64.
 
     Raises:
-        InputError: A label is none of them.
+        InputError: A label is missing, or is none of them.
     """
-    known = {normal_name(name): k for k, name in enumerate(class_names)}
+    known = {_whole_number(normal_name(name)): k for k, name in enumerate(class_names)}
+    normal = {name: _whole_number(normal_name(name)) for name in dict.fromkeys(names)}
     for i, name in enumerate(names):
-        if normal_name(name) not in known:
+        if not normal[name]:
+            raise _missing_label(name, f"at index {i}")
+        if normal[name] not in known:
             raise InputError(
                 f"label {name!r} at index {i} is none of the {len(known)} names of classes"
                 + (did_you_mean(name, known) or f": {first_of(list(known))}")
             )
-    return np.array([known[normal_name(name)] for name in names], dtype=np.int64)
+    return np.array([known[normal[name]] for name in names], dtype=np.int64)
+
+
+def _whole_number(name: str) -> str:
+    """Return a name that is a whole number without leading zeros and decimals, others as is."""
+    return str(int(name.partition(".")[0])) if _WHOLE.fullmatch(name) else name
 
 
 def refuse_one_class(

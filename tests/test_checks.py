@@ -307,6 +307,9 @@ def test_labels_that_are_names_are_looked_up_in_the_class_names(tmp_path):
     assert (data.labels.tolist(), data.class_names) == ((2 - Y).tolist(), ("cow", "bee", "ant"))
     with pytest.raises(InputError, match="label 'ape' at index 0 is none of the 3 names of cl"):
         read(np.array(["ape", *["ant"] * 7]))
+    with pytest.raises(InputError, match=r"the label at index 1 is missing \('nan'\)"):
+        read(np.array(["ant", "nan", *["ant"] * 6]))
+    assert numbers_in(["7", "cow"], ["7.0", "cow", "07"]).tolist() == [0, 1, 0]
 
 
 ODD = st.one_of(
