@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -222,8 +223,17 @@ def _open(path: Path, use: Any) -> Any:
     from PIL import Image
 
     try:
-        with Image.open(path, formats=tuple(_ENDINGS)) as image:
+        # Pillow warns of images above 89 million pixels, and of metadata that it cannot read
+        with (
+            warnings.catch_warnings(action="ignore"),
+            Image.open(path, formats=tuple(_ENDINGS)) as image,
+        ):
             return use(image)
+    except Image.DecompressionBombError:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise InputError(
+            f"{path} has more than {limit:,} pixels, the most that are read; scale it down"
+        ) from None
     except Exception as error:
         # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more
         # on damaged data

@@ -346,9 +346,9 @@ def test_other_files_and_hidden_ones_are_passed_over(tmp_path):
     assert len(load(f"images:{tmp_path}")) == 2
 
 
-def message_of(tmp_path, split="train"):
+def message_of(tmp_path, split="train", **kwargs):
     with pytest.raises(InputError) as caught:
-        load(f"images:{tmp_path}", split)
+        load(f"images:{tmp_path}", split, **kwargs)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -513,6 +513,19 @@ def test_images_are_turned_as_their_tag_says(tmp_path, suffix, tag, size):
     np.testing.assert_allclose(read.images[0].astype(int), read.images[1], atol=3)
     expected = f"1 image is turned as its EXIF tag says: 1.{suffix}"
     assert read.notes == (() if tag == 1 else (expected,))
+
+
+def test_large_photographs_are_read_without_a_warning_up_to_a_limit(tmp_path, monkeypatch):
+    two_classes(tmp_path)
+    save(tmp_path / "a/2.png", np.zeros((30, 40), np.uint8))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # Pillow warns above it, up to its double
+    assert load(f"images:{tmp_path}", size=4).images.shape == (3, 4, 4, 1)
+    save(tmp_path / "a/2.png", np.zeros((50, 50), np.uint8))
+    text = message_of(tmp_path, size=4)
+    assert (
+        text
+        == f"{tmp_path}/a/2.png has more than 2,000 pixels, the most that are read; scale it down"
+    )
 
 
 def test_damaged_metadata_do_not_matter(tmp_path):
