@@ -98,13 +98,23 @@ MOST_CLASSES = 2**15
 _MISSING = frozenset(
     ["#N/A", "#NA", "<NA>", "N/A", "NA", "NULL", "NaN", "NaT", "None", "n/a", "nan", "null", "-nan"]
 )
-# Characters without width that change nothing in print: soft hyphen, spaces, marks of direction.
+# Characters without width that change nothing in print: NUL, soft hyphen, spaces, directions.
 _INVISIBLE = dict.fromkeys(
-    [0xAD, 0x180E, 0x200B, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2060, 0x206A), 0xFEFF]
+    [
+        0x00,
+        0xAD,
+        0x180E,
+        0x200B,
+        0x200E,
+        0x200F,
+        *range(0x202A, 0x202F),
+        *range(0x2060, 0x206A),
+        0xFEFF,
+    ]
 )
 # These can change letters or symbols beside them: joiners and variation selectors.
 _JOINERS = dict.fromkeys([0x200C, 0x200D, 0xFE0E, 0xFE0F])
-_WHOLE = re.compile(r"[+-]?\d+(\.0+)?")  # 3.0 is how pandas writes the 3 of a column with gaps
+_WHOLE = re.compile(r"[+-]?\d{1,40}(\.0+)?")  # 3.0 is how pandas writes the 3 of a column with gaps
 
 
 def normal_name(name: str) -> str:
@@ -145,8 +155,9 @@ def refuse_two_spellings(names: Iterable[str], place: Callable[[int], str]) -> N
         before, first = seen.setdefault(text if len(text) == 1 else text.casefold(), (name, i))
         if before != name:
             raise InputError(
-                f"class {name!r} {place(i)}, but {before!r} {place(first)}; write both alike, or, "
-                "where two classes are meant, in different letters"
+                f"class {name!r} {place(i)}, but {before!r} {place(first)}, which differ in case, "
+                "blanks or invisible characters alone; write both alike, or, where two classes are "
+                "meant, give one of them another name"
             )
 
 
@@ -171,7 +182,7 @@ def number_names(
         at = next(i for i, name in enumerate(names) if not normal[name])
         raise _missing_label(names[at], place(at))
     if all(map(_WHOLE.fullmatch, normal.values())):
-        normal = {name: str(int(text.partition(".")[0])) for name, text in normal.items()}
+        normal = {name: _whole_number(text) for name, text in normal.items()}
         classes = sorted(set(normal.values()), key=int)
     else:
         classes = sorted(set(normal.values()))
@@ -190,16 +201,24 @@ def numbers_in(class_names: Sequence[str], names: Sequence[str]) -> NDArray[np.i
     """Return the place among ``class_names`` of each label that is a name, (N,) int64.
 
     Raises:
-        InputError: A label is none of them.
+        InputError: A label is missing, or is none of them.
     """
-    known = {normal_name(name): k for k, name in enumerate(class_names)}
+    known = {_whole_number(normal_name(name)): k for k, name in enumerate(class_names)}
+    normal = {name: _whole_number(normal_name(name)) for name in dict.fromkeys(names)}
     for i, name in enumerate(names):
-        if normal_name(name) not in known:
+        if not normal[name]:
+            raise _missing_label(name, f"at index {i}")
+        if normal[name] not in known:
             raise InputError(
                 f"label {name!r} at index {i} is none of the {len(known)} names of classes"
                 + (did_you_mean(name, known) or f": {first_of(list(known))}")
             )
-    return np.array([known[normal_name(name)] for name in names], dtype=np.int64)
+    return np.array([known[normal[name]] for name in names], dtype=np.int64)
+
+
+def _whole_number(name: str) -> str:
+    """Return a name that is a whole number without leading zeros and decimals, others as is."""
+    return str(int(name.partition(".")[0])) if _WHOLE.fullmatch(name) else name
 
 
 def refuse_one_class(
@@ -217,8 +236,8 @@ def label_values(labels: Any) -> NDArray[Any]:
     """Return labels as a vector of numbers, or of text where they are names.
 
     Args:
-        labels: (N,) or (N, 1) whole numbers of any dtype, bool or names: a list, an array, a column
-            of pandas.
+        labels: (N,) or (N, 1) whole numbers of any dtype, bool or names, also as bytes in UTF-8: a
+            list, an array, a column of pandas.
 
     Returns:
         (N,) of a dtype of integers, or of ``object`` (Python's ``str`` or ``int``).
@@ -244,7 +263,7 @@ def label_values(labels: Any) -> NDArray[Any]:
         raise _missing_label("masked", f"at index {int(np.argmax(mask))}")
     if given.dtype.kind == "U":
         return given.astype(object)
-    if given.dtype.kind == "O":
+    if given.dtype.kind in "OS":
         return _of_objects(given.tolist())
     if given.dtype.kind == "b":
         return given.astype(np.int64)
@@ -326,6 +345,7 @@ _FEWER = "give each image the number or name of its class, not one of its own"
 
 def _of_objects(values: list[Any]) -> NDArray[Any]:
     """Return labels of Python's own types as a vector of integers, or of text if there is any."""
+    values = [text_of(one) if isinstance(one, bytes) else one for one in values]
     named = any(isinstance(one, str) for one in values)
     out = np.empty(len(values), dtype=object)
     for i, one in enumerate(values):
@@ -346,6 +366,16 @@ def _of_objects(values: list[Any]) -> NDArray[Any]:
     if named or any(abs(one) >= 2**63 for one in out):
         return out
     return out.astype(np.int64)
+
+
+def text_of(value: Any) -> str:
+    """Return a name as text, bytes decoded as UTF-8 (HDF5 and TFRecord files hold names so)."""
+    try:
+        return value.decode("utf-8") if isinstance(value, bytes) else str(value)
+    except UnicodeDecodeError:
+        raise InputError(
+            f"the name of a class, {value!r}, is not in UTF-8; decode it: name.decode('latin-1')"
+        ) from None
 
 
 def _is_nan(value: Any) -> bool:

@@ -22,6 +22,10 @@ class InputError(NtkdistError, ValueError):
     exit_code = 2
 
 
+class MissingSplitError(InputError):
+    """A source has no such split, or none of its images are left."""
+
+
 class StoreError(NtkdistError):
     """A store holds something that cannot be trusted (corrupt, missing, foreign)."""
 

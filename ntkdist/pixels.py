@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from ntkdist.errors import InputError
 
 _MOST_CHANNELS = 4  # of pictures: grey, grey and alpha, RGB, RGB and alpha
-_FACTOR = 16  # between two scales: 12 bits against 8 is the least that is used
+_FACTOR = 16  # between two scales, such as 0..16 and 0..1
+_BEYOND_BYTES = 510  # no pixels of one scale with uint8 are larger, resampling included
 _SIGNED = 1 / 8  # a negative share of the range that resampling does not cause
 _FEW = 8  # images of which none may have a dark pixel
 _PICTURE_SIDE = 8  # a grey set of so many images, so high and at most 4 wide, is rather one picture
@@ -157,16 +158,17 @@ class PixelRange:
 
         With m = max(|low|, |high|), they are refused if
 
-        - their m is more than 16 times that of these images: 0..255 after 0..1, 0..65535 or 0..4095
-          after 0..255;
-        - it is less than a sixteenth: 0..1 after 0..255;
+        - their m is at least 16 times that of these images: 0..255 after 0..1, 0..65535 after
+          0..255;
+        - it is at most a sixteenth: 0..1 after 0..255;
+        - one of the two is uint8 and the other's m is above 510, as that of 10 or 12 bits;
         - one of the two is signed (low < −m/8) and the other is not: −1..1 after 0..1, or
           standardised after raw pixels.
 
-        The last two do not hold for images of the same integer dtype, which then may be dark, and
-        no rule for images that are all 0. Fewer than 8 images may be without negative pixels where
-        these have some. Different dtypes of one scale are accepted: 0..255 as float32 and as
-        uint8.
+        The second and the last do not hold for images of the same integer dtype, which then may be
+        dark, except for 8 or more images of zeros and ones, as dividing by 255 leaves; and no rule
+        for images that are all 0. Fewer than 8 images may be without negative pixels where these
+        have some. Different dtypes of one scale are accepted: 0..255 as float32 and as uint8.
 
         Args:
             others: Range of the other images.
@@ -176,7 +178,10 @@ class PixelRange:
         if not mine or not theirs:
             return
         same = self.dtype == others.dtype and np.dtype(self.dtype).kind in "iu"
-        wider, narrower = theirs > _FACTOR * mine, mine > _FACTOR * theirs
+        same = same and not (theirs <= 1 and others.images >= _FEW)
+        wider, narrower = theirs >= _FACTOR * mine, mine >= _FACTOR * theirs
+        bytes_alone = (self.dtype == "uint8") != (others.dtype == "uint8")
+        wider = wider or (bytes_alone and max(mine, theirs) > _BEYOND_BYTES)
         bright = self._signed and others.low >= 0 and others.images < _FEW
         if wider or (not same and (narrower or (self._signed != others._signed and not bright))):
             raise ScaleError(

@@ -89,7 +89,7 @@ def test_texts_that_mean_nothing_are_missing(text):
     ("spellings", "name"),
     [
         (["caf\u00e9", "cafe\u0301"], "caf\u00e9"),
-        (["\ufeff1", "1", " 1", "01", "1.0", "1\u200b"], "1"),
+        (["\ufeff1", "1", " 1", "01", "1.0", "1\u200b", "1\x00"], "1"),
         (["x\u00ad y", "x y\u00a0", "\u200ex y"], "x y"),
         (["none"], "none"),
         (["\u200d\u0915\u200d"], "\u200d\u0915\u200d"),
@@ -131,7 +131,8 @@ def test_letters_of_either_case_are_classes():
         ("cat", r"labels have shape \(\)"),
         (["a", "b", "c"], "label 'a' is a name"),
         ([0, print, 1], "at index 1 is neither a whole number nor a name"),
-        (np.array(["a", "b"], "S"), "neither whole numbers nor names"),
+        (np.array(["a", "b"], "S"), "label 'a' is a name"),
+        ([b"\xe9", b"b"], r"b'\\xe9', is not in UTF-8; decode it"),
         (np.array([1, 2], "M8[D]"), "neither whole numbers nor names"),
     ],
 )
@@ -246,11 +247,51 @@ def test_class_names_have_one_spelling(tmp_path, name):
             "the name of class 1, .* is empty or stands for a missing value",
         ),
         (["ant", "Cow", "cow"], "class 'cow' is the name of class 2, but 'Cow' is the name of"),
+        (["ant", "Cow", "cow"], "differ in case, blanks or invisible characters alone; write both"),
         (["caf\u00e9", "cafe\u0301", "cow"], "write both alike"),
+        (["ant", "bee", "ant"], "classes 0 and 2 are both called 'ant'; give each class a name"),
     ],
 )
 def test_class_names_that_look_alike_are_refused(tmp_path, names, said):
     np.savez(tmp_path / "a.npz", x_train=ROWS, y_train=Y, class_names=names)
+    with pytest.raises(InputError, match=said):
+        load(f"npz:{tmp_path / 'a.npz'}")
+
+
+def test_names_in_bytes_are_those_in_text(tmp_path):
+    """HDF5 and TFRecord files hold names so."""
+    names = np.array([f"{NAMES[k]}\u00e9" for k in Y])
+    coded = [name.encode() for name in names]
+    np.savez(tmp_path / "text.npz", x_train=ROWS, y_train=names)
+    wanted = load(f"npz:{tmp_path / 'text.npz'}")
+    np.savez(tmp_path / "coded.npz", x_train=ROWS, y_train=np.array(coded))
+    numbers = {"y_train": Y, "class_names": np.array(sorted(set(coded)))}
+    np.savez(tmp_path / "classes.npz", x_train=ROWS, **numbers)
+    for name in ("coded", "classes"):
+        read = load(f"npz:{tmp_path / name}.npz")
+        assert read.class_names == wanted.class_names
+        assert read.labels.tolist() == wanted.labels.tolist()
+    assert label_values(coded).tolist() == names.tolist()
+
+
+@pytest.mark.parametrize("digits", [4000, 5000])
+def test_long_numbers_are_names(digits):
+    """Python refuses to read more than 4,300 digits as a number."""
+    _, names = number_names(["9" * digits, "1"], lambda i: f"at index {i}")
+    assert names == ("1", "9" * digits)
+
+
+@pytest.mark.parametrize(
+    ("y_train", "y_test", "said"),
+    [
+        (Y, np.full(8, -1), r"\(train\): labels of the other split: label -1 at index 0"),
+        (Y, np.full(8, np.nan), "labels of the other split: the label at index 0 is missing"),
+        (["a", "b"] * 4, Y, "labels of one split are names, those of the other are numbers"),
+        (Y, ["a", "b"] * 4, "labels of one split are names, those of the other are numbers"),
+    ],
+)
+def test_the_split_of_a_wrong_label_is_named(tmp_path, y_train, y_test, said):
+    np.savez(tmp_path / "a.npz", x_train=ROWS, y_train=y_train, x_test=ROWS, y_test=y_test)
     with pytest.raises(InputError, match=said):
         load(f"npz:{tmp_path / 'a.npz'}")
 
@@ -266,6 +307,9 @@ def test_labels_that_are_names_are_looked_up_in_the_class_names(tmp_path):
     assert (data.labels.tolist(), data.class_names) == ((2 - Y).tolist(), ("cow", "bee", "ant"))
     with pytest.raises(InputError, match="label 'ape' at index 0 is none of the 3 names of cl"):
         read(np.array(["ape", *["ant"] * 7]))
+    with pytest.raises(InputError, match=r"the label at index 1 is missing \('nan'\)"):
+        read(np.array(["ant", "nan", *["ant"] * 6]))
+    assert numbers_in(["7", "cow"], ["7.0", "cow", "07"]).tolist() == [0, 1, 0]
 
 
 ODD = st.one_of(

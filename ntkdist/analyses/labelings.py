@@ -43,15 +43,17 @@ def score_labelings(pipeline: Pipeline, files: Sequence[str]) -> list[Labeling]:
     Args:
         pipeline: Of a run whose Gram is computed; the factor stage is run where it is missing.
         files: .npy files, or text files with one class number or name a line, of N labels each.
-            The given labels are always among those ranked, the true ones where the run has them.
+            Numbers beyond 0..K-1 are names, where classes are called so. The given labels are
+            always among those ranked, the true ones where the run has them.
 
     Returns:
         One entry a labeling, the cleanest first.
 
     Raises:
-        InputError: A file cannot be read, or its labels do not fit the images.
+        InputError: A file cannot be read, its labels do not fit the images, or are all of one
+            class.
     """
-    from ntkdist.checks import check_labels, label_values, numbers_in
+    from ntkdist.checks import check_labels, label_values, numbers_in, refuse_one_class
     from ntkdist.labels import FactorInverse, block_error_terms, choose_ridge, class_matrix
 
     run = pipeline.run
@@ -62,9 +64,15 @@ def score_labelings(pipeline: Pipeline, files: Sequence[str]) -> list[Labeling]:
     for path in files:
         try:
             read = label_values(_read(storage.expand(path)))
-            if any(isinstance(label, str) for label in read):
-                read = numbers_in(run.manifest.class_names, [str(label) for label in read])
+            texts, classes = [str(label) for label in read], run.manifest.class_names
+            numbers = not any(isinstance(label, str) for label in read)
+            beyond = numbers and len(read) and not 0 <= min(read) <= max(read) < run.num_classes
+            if not numbers or (beyond and set(texts) <= set(classes)):
+                read = numbers_in(classes, texts)
             labelings[path] = check_labels(read, run.num_classes, len(given))
+            refuse_one_class(
+                labelings[path], classes, "labels of one class are clean by any kernel"
+            )
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
     inverse = FactorInverse(pipeline.factor("solutions"), on_event=pipeline.forward)
@@ -98,7 +106,7 @@ def _read(path: str) -> NDArray[Any] | list[str]:
             with open(path, encoding="utf-8-sig") as file:
                 return [line for line in file.read().splitlines() if line.strip()]
     except (OSError, ValueError) as error:
-        first = str(error).split("\n")[0]
+        first = getattr(error, "strerror", None) or str(error).split("\n")[0]
         raise InputError(
             f"cannot be read as labels ({first}); give .npy, or a number or name a line"
         ) from None

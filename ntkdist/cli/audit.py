@@ -68,6 +68,13 @@ def recognise(source: str) -> str:
             f"it: ntkdist run {source}"
         )
     if kind is None:
+        inner = [str(one) for one in _folders(path) if reader_of(one)] if path.is_dir() else []
+        if inner:
+            raise InputError(
+                f"{source}: has its images one folder further down ({first_of(inner)}); give the "
+                "folder that holds the class folders, or, where these are splits, call them train "
+                "and test"
+            )
         raise InputError(f"{source}: {_found(path)}; {WANTED}")
     return f"{kind}:{source}"
 

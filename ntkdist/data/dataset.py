@@ -6,6 +6,7 @@ N is the number of images or rows, K the number of classes; images are (N, H, W,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ from ntkdist.checks import (
 from ntkdist.data.features import check_features, not_finite
 from ntkdist.errors import InputError
 from ntkdist.pixels import PixelRange, image_array
+from ntkdist.words import counted, first_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +84,13 @@ class ImageSet:
             raise InputError(
                 f"{len(names)} class names for {self.num_classes} classes; give one for each class"
             )
+        first = {name: k for k, name in reversed(list(enumerate(names)))}
+        for k, name in enumerate(names):
+            if first[name] < k:
+                raise InputError(
+                    f"classes {first[name]} and {k} are both called {name!r}; give each class a "
+                    "name of its own"
+                )
         if self.files and len(self.files) != len(labels):
             raise InputError(
                 f"{len(self.files)} file names for {len(labels)} images; give one each"
@@ -116,6 +125,27 @@ class ImageSet:
     def shown(self) -> NDArray[Any] | None:
         """(N, H, W, C) images to show; None for features without images."""
         return self.pictures if self.is_features else self.images
+
+    def labels_in(
+        self, class_names: Sequence[str], indices: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Return the labels of some images (M,) as places among other ``class_names``, by name.
+
+        Raises:
+            InputError: One of these images has a class that is none of them.
+        """
+        known = {normal_name(name): k for k, name in enumerate(class_names)}
+        labels = self.labels[indices]
+        places = np.array([known.get(name, -1) for name in self.class_names])[labels]
+        if (places < 0).any():
+            name = self.class_names[labels[np.argmin(places)]]
+            count = int((places < 0).sum())
+            raise InputError(
+                f"{counted(count, 'image has', 'images have')} a class that the run does not "
+                f"have, such as {name!r} (it has {first_of(list(class_names))}); leave them out, "
+                "or give the class the name that it has in the run"
+            )
+        return places.astype(np.int64)
 
     def take(self, indices: ArrayLike) -> ImageSet:
         """Return the images at ``indices`` (M ≥ 2 integers) with the same K classes."""

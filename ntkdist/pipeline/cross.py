@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.config import RunConfig
-from ntkdist.errors import InputError, StageError
+from ntkdist.errors import InputError, MissingSplitError, StageError
 from ntkdist.networks.architecture import Architecture
 from ntkdist.pipeline.gram import Matrix
 from ntkdist.pipeline.stages import Pipeline
-from ntkdist.pixels import ScaleError
 from ntkdist.runs.inputs import names_test_features
 from ntkdist.runs.run import Run
 from ntkdist.runs.source_match import locate, preprocessor_of, stored_inputs
@@ -150,17 +149,21 @@ def held_out(pipeline: Pipeline) -> HeldOut:
         raise InputError(_no_kind(settings.kind, config.gram.kinds))
     kinds = ("test", "rest", "holdout") if settings.on == "auto" else (settings.on,)
     for how in kinds:
+        if how == "holdout":
+            return _holdout(pipeline)
         try:
-            if how == "holdout":
-                return _holdout(pipeline)
             images, pictures, labels, indices = _others(run, config, how)
-        except ScaleError as error:
-            raise ScaleError(f"predict.on={how}: {error}") from None
-        except InputError:
-            # an error in features that the settings name must be reported
-            if how == kinds[-1] or (how == "test" and names_test_features(config.data)):
-                raise
-            continue
+        except InputError as error:
+            # a split that is there and cannot be read must be reported, and so must an error in
+            # features that the settings name
+            named = how == "test" and names_test_features(config.data)
+            if settings.on == "auto" and isinstance(error, MissingSplitError) and not named:
+                continue
+            text = str(error)
+            text = text if text.startswith("predict.on") else f"predict.on={how}: {text}"
+            if settings.on == "auto":
+                text += "; --predict.on holdout predicts images of the run instead"
+            raise type(error)(text) from None
         train = np.arange(run.array("inputs", "labels").shape[0])
         name = f"{how}-{_digest(pipeline, images, train)[:12]}"
         held = HeldOut(
@@ -183,14 +186,11 @@ def _others(
 
     data, settings = config.data, config.predict
     if how == "test" and data.split == "test":
-        raise InputError("predict.on=test: the run is of the test split; use rest or holdout")
+        raise MissingSplitError(
+            "predict.on=test: the run is of the test split; use rest or holdout"
+        )
     if how == "test":
         source = load_data(data, "test", size=run.scaled_to, channels=run.channels)
-        if source.num_classes > run.num_classes:
-            raise InputError(
-                f"predict.on=test: the test split has {source.num_classes} classes, the run's "
-                f"split {run.num_classes}"
-            )
         left = np.arange(len(source.labels))
         preprocess = preprocessor_of(run) or Preprocessor.fit(
             load_data(data, size=run.scaled_to).images, data.preprocess
@@ -205,15 +205,22 @@ def _others(
             )
         left = np.sort(match.others)
         if len(left) < 2:
-            raise InputError(
+            raise MissingSplitError(
                 "predict.on=rest: the run has all images of its split; use predict.on="
                 "holdout, or a run with fewer images (data.n)"
             )
     if settings.n is not None:
         left = left[select(source.labels[left], settings.n, "balanced", settings.seed)]
     images = kernel_view(preprocess.apply(source.images[left], of=source.pixel_range))
+    size = tuple(run.array("inputs", "images").shape[1:])
+    if images.shape[1:] != size:
+        found, wanted = ("×".join(map(str, shape)) for shape in (images.shape[1:], size))
+        raise InputError(
+            f"predict.on={how}: images of {found} are compared with the run's of {wanted}; bring "
+            "both to one size, or begin a run that does, with --data.size"
+        )
     pictures = None if source.shown is None else pictures_of(source.shown[left])
-    return images, pictures, source.labels[left].astype(np.int64), left
+    return images, pictures, source.labels_in(run.manifest.class_names, left), left
 
 
 def _holdout(pipeline: Pipeline) -> HeldOut:

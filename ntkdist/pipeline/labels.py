@@ -60,7 +60,7 @@ def read_locked(path: str | None, n: int) -> NDArray[np.int64] | None:
     if path is None:
         return None
     try:
-        with open(storage.expand(path), encoding="utf-8") as file:
+        with open(storage.expand(path), encoding="utf-8-sig") as file:
             lines = [line.strip() for line in file]
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error

@@ -13,7 +13,7 @@ import numpy as np
 from ntkdist import storage
 from ntkdist.checks import refuse_one_class
 from ntkdist.config import DataConfig, RunConfig
-from ntkdist.errors import InputError
+from ntkdist.errors import InputError, MissingSplitError
 from ntkdist.networks.architecture import Architecture
 from ntkdist.storage.arrays import write_array
 from ntkdist.words import first_of
@@ -185,7 +185,7 @@ def _features_of(data: DataConfig, split: str) -> str | None:
     if _holds(data, split):
         return data.features
     remedy = "give --data.features_test FILE" if split == "test" else "store both in one .npz file"
-    raise InputError(
+    raise MissingSplitError(
         f"data.features={data.features!r} holds no features of the {split} split; {remedy}"
     )
 

@@ -22,7 +22,7 @@ from typing import Any, Literal
 from ntkdist import storage
 from ntkdist.checks import normal_name
 from ntkdist.errors import InputError, NtkdistError, StoreError
-from ntkdist.storage.arrays import read_metadata
+from ntkdist.storage.arrays import METADATA, read_metadata
 
 SCHEMA = 1
 _KEY = "ntkdist"
@@ -154,15 +154,18 @@ def read_manifest(url: str) -> Manifest | None:
 
     Raises:
         InputError: If it cannot be read for want of rights, or a newer version wrote it.
-        StoreError: If it is damaged.
+        StoreError: If it is damaged, or missing beside a Gram.
     """
+    values = None
     try:
         values = read_metadata(url, _DAMAGED)["attributes"].get(_KEY)
     except FileNotFoundError:
-        return None
+        pass
     except PermissionError as error:
         raise InputError(f"{url}: cannot be read: {error.strerror}") from None
     if values is None:
+        if storage.exists(storage.join(url, "gram", "ntk", METADATA)):
+            raise StoreError(f"{url}: has a Gram, and its manifest is missing; {_DAMAGED}")
         return None
     try:
         return _manifest(url, values)

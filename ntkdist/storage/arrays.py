@@ -99,6 +99,8 @@ def read_metadata(address: str, remedy: str = "restore it from a copy") -> dict[
         raise FileNotFoundError(f"{address}: holds no array or group")
     try:
         metadata = json.loads(content)
+        if not isinstance(metadata, dict):
+            raise TypeError(f"it holds {content[:20].decode()!r}")
         if not isinstance(metadata.setdefault("attributes", {}), dict):
             raise TypeError(f"attributes are {metadata['attributes']!r}")
         return dict(metadata)

@@ -257,3 +257,75 @@ def test_the_rest_of_a_source_stored_in_another_dtype_is_found(tmp_path):
         scaled_source(tmp_path, lambda x: x / 255, np.uint8)
         with pytest.raises(InputError, match=r"rest: npz:.*: images range from 0 to 1 \(float"):
             held_out(pipeline)
+
+
+def named_source(folder, names):
+    """Write digits whose labels are names; ``names`` turns those of the test split into others."""
+    digits = load("digits")
+    train = np.array(["zero", "one", "two"])[digits.labels[:60] % 3]
+    test = [names(one) for one in np.array(["zero", "one", "two"])[digits.labels[60:100] % 3]]
+    path = folder / "named.npz"
+    x = digits.images[:100]
+    np.savez(path, x_train=x[:60], y_train=train, x_test=x[60:], y_test=np.array(test))
+    return f"npz:{path}"
+
+
+def test_labels_of_other_images_are_numbered_by_the_names_of_the_run(tmp_path):
+    config = settings(
+        tmp_path / "r", data=DataConfig(source=named_source(tmp_path, str), n=40),
+        predict=PredictConfig(on="test"),
+    )  # fmt: skip
+    rest = dataclasses.replace(config, predict=PredictConfig(on="rest"))
+    with Pipeline(config) as pipeline:
+        labels = held_out(pipeline).labels
+    with Pipeline(rest) as pipeline:
+        others = held_out(pipeline).labels
+    # another class that sorts first and has no image: every number is one larger
+    names = np.array(["a", "one", "two", "zero"])
+    with np.load(tmp_path / "named.npz") as archive:
+        np.savez(tmp_path / "named.npz", **archive, class_names=names)
+    with Pipeline(config) as pipeline:
+        np.testing.assert_array_equal(held_out(pipeline).labels, labels)
+    with Pipeline(rest) as pipeline:
+        np.testing.assert_array_equal(held_out(pipeline).labels, others)
+
+
+@pytest.mark.parametrize("on", ["auto", "test"])
+def test_a_class_of_test_images_that_the_run_does_not_have_is_refused(tmp_path, on):
+    config = settings(
+        tmp_path / "r", data=DataConfig(source=named_source(tmp_path, str)),
+        predict=PredictConfig(on=on),
+    )  # fmt: skip
+    with Pipeline(config) as pipeline:
+        named_source(tmp_path, lambda name: "aero" if name == "zero" else name)
+        with pytest.raises(InputError) as raised:
+            held_out(pipeline)
+    text = str(raised.value)
+    assert "predict.on=test: " in text
+    assert "a class that the run does not have, such as 'aero' (it has one, two, zero)" in text
+    assert ("--predict.on holdout" in text) == (on == "auto")
+
+
+def test_auto_does_not_hide_a_test_split_that_cannot_be_read(tmp_path, source):
+    path = tmp_path / "own.npz"
+    with np.load(source.removeprefix("npz:")) as archive:
+        arrays = dict(archive)
+    np.savez(path, **arrays)
+    config = settings(tmp_path / "r", f"npz:{path}")
+    with Pipeline(config) as pipeline:
+        np.savez(path, **arrays | {"x_test": arrays["x_test"][:, :4]})
+        with pytest.raises(InputError, match=r"images of 4×8×1 are compared .* 8×8×1; bring"):
+            held_out(pipeline)
+        np.savez(path, **arrays | {"y_test": arrays["y_test"][:4]})
+        with pytest.raises(InputError, match=r"on=test: .*51 images but 4 labels.*on holdout"):
+            held_out(pipeline)
+        del arrays["y_test"]
+        np.savez(path, **arrays)
+        with pytest.raises(InputError, match=r"on=test: .* has no y_test; it holds"):
+            held_out(pipeline)
+        del arrays["x_test"]
+        np.savez(path, **arrays)
+        assert held_out(pipeline).how == "rest"
+        path.unlink()
+        with pytest.raises(InputError, match=r"on=test: .*does not exist.*on holdout predicts"):
+            held_out(pipeline)

@@ -186,10 +186,13 @@ def test_runs_are_named_after_their_source(source: str, name: str) -> None:
 
 
 def test_what_was_found_is_said_where_nothing_will_do(tmp_path: Path) -> None:
-    for place in ("a/b/c.png", "d/e/f.txt"):
+    for place in ("a/b/c.txt", "d/e/f.txt"):
         (tmp_path / place).parent.mkdir(parents=True)
         (tmp_path / place).touch()
     with pytest.raises(InputError, match=r"holds folders \(a, d\), and no image file in any"):
+        recognise(str(tmp_path))
+    (tmp_path / "a/b/c.png").touch()
+    with pytest.raises(InputError, match=r"one folder further down \(.*/a\); give the folder that"):
         recognise(str(tmp_path))
 
 

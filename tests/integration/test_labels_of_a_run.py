@@ -24,6 +24,7 @@ from ntkdist.config import (
     NoiseConfig,
     RunConfig,
 )
+from ntkdist.data import load
 from ntkdist.errors import InputError, InterruptedRunError, StageError
 from ntkdist.labels import POSTERIOR_RIDGE
 from ntkdist.pipeline import Pipeline
@@ -161,10 +162,32 @@ def test_labelings_are_ranked_by_how_clean_they_are(finished, tmp_path):
         for name, content, said in (
             ("short.txt", "1\n2\n", "2 labels for 200 images"),
             ("words.txt", "cat\n", "label 'cat' at index 0 is none of the 10 names"),
+            ("one.txt", "1\n" * 200, "all 200 labels are '1'; at least two classes are needed"),
+            ("gap.txt", "\nnan" * 200, "the label at index 0 is missing"),
         ):
             (tmp_path / name).write_text(content)
             with pytest.raises(InputError, match=f"{name}.*{said}"):
                 score_labelings(pipeline, [str(tmp_path / name)])
+        np.savetxt(tmp_path / "decimals.txt", better, fmt="%.1f")
+        files = [str(tmp_path / name) for name in ("decimals.txt", "better.txt")]
+        found = [one for one in score_labelings(pipeline, files) if one.name in files]
+        assert found[0].block_error == found[1].block_error
+
+
+def test_numbers_that_are_names_of_classes_are_taken_as_such(tmp_path):
+    """A table of classes 1 to K has the places 0 to K-1."""
+    digits = load("digits")
+    labels = digits.labels[:80] % 3 + 1
+    np.savez(tmp_path / "a.npz", x_train=digits.images[:80], y_train=labels.astype(str))
+    np.savetxt(tmp_path / "numbers.txt", labels, fmt="%d")
+    config = RunConfig(
+        run=str(tmp_path / "r"), architecture="fc-1", gram=GramConfig(executor="inline"),
+        data=DataConfig(source=f"npz:{tmp_path / 'a.npz'}"),
+    )  # fmt: skip
+    with Pipeline(config) as pipeline:
+        execute(pipeline, ("gram", "factor"))
+        found = score_labelings(pipeline, [str(tmp_path / "numbers.txt")])
+    assert [one.changed for one in found] == [0, 0]
 
 
 def test_bias_ranks_all_classes_and_pairs(finished):
@@ -179,7 +202,7 @@ def test_bias_ranks_all_classes_and_pairs(finished):
 
 @pytest.mark.slow
 def test_bias_labelings_and_compare_are_commands(finished, tmp_path, capsys):
-    np.savetxt(tmp_path / "other.txt", np.zeros(200), fmt="%d")
+    np.savetxt(tmp_path / "other.txt", np.arange(200) % 2, fmt="%d")
     for command, words in (
         (["bias", finished.run], "pair, most entangled first (20 of 45)"),
         (["labelings", finished.run, "--files", str(tmp_path / "other.txt")], "differ from given"),

@@ -238,6 +238,19 @@ def test_a_damaged_manifest_is_named_with_its_remedy(tmp_path, text):
         Run.open(run.url)
 
 
+@pytest.mark.parametrize("text", [None, '{"attributes": {}}'])
+def test_a_missing_manifest_beside_a_gram_is_no_missing_run(tmp_path, text):
+    run = Run.create(config(tmp_path))
+    run.write("gram/ntk", np.eye(2))
+    path = tmp_path / "run/zarr.json"
+    path.unlink()
+    if text is not None:
+        path.write_text(text)
+    for use in (Run.open, lambda _: Run.create(config(tmp_path))):
+        with pytest.raises(StoreError, match=r"its manifest is missing; .*restore zarr.json from"):
+            use(run.url)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"attributes": 3}'])
 @pytest.mark.parametrize("name", ["inputs/images", "inputs/labels", "labels"])
 def test_damaged_metadata_are_named_with_their_remedy(tmp_path, name, text):

@@ -18,7 +18,7 @@ from ntkdist.data.dataset import ImageSet
 from ntkdist.data.paths import existing_folder
 from ntkdist.data.readers.assemble import assemble
 from ntkdist.data.readers.pickles import read_plain
-from ntkdist.errors import InputError
+from ntkdist.errors import InputError, MissingSplitError
 
 _PIXELS = 3 * 32 * 32
 
@@ -88,7 +88,7 @@ def read(num_classes: int, folder: Path, split: str) -> ImageSet:
     existing_folder(folder)
     match = _find(folder, split, num_classes)
     if match is None:
-        raise InputError(_nothing_found(folder, split, num_classes))
+        raise MissingSplitError(_nothing_found(folder, split, num_classes))
     layout, place = match
     missing = [name for name in layout.files[split] if not (place / name).is_file()]
     if missing:

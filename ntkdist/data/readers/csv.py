@@ -21,7 +21,8 @@ from ntkdist.data.paths import existing_file
 from ntkdist.data.readers.assemble import assemble
 from ntkdist.data.readers.image_files import decode
 from ntkdist.data.scaling import Size
-from ntkdist.errors import InputError, did_you_mean
+from ntkdist.errors import InputError, MissingSplitError, did_you_mean
+from ntkdist.words import counted
 
 # in the order in which they are taken where a table has several
 FILE_COLUMNS = ("file", "filename", "path", "image")
@@ -61,7 +62,7 @@ def read(path: Path, split: str, size: Size | None = None) -> ImageSet:
     files = _locate(path, rows)
     chosen = [i for i, row in enumerate(rows) if row.split == split]
     if not chosen:
-        raise InputError(
+        raise MissingSplitError(
             f"{path} has no image of the {split} split; "
             + (
                 f"write {split} into column {SPLIT_COLUMN}"
@@ -206,7 +207,8 @@ def _locate(path: Path, rows: Sequence[_Row]) -> list[Path]:
     missing = [i for i, file in enumerate(files) if not file.is_file()]
     if missing:
         first = missing[0]
-        others = f" ({len(missing) - 1} other files are missing too)" if len(missing) > 1 else ""
+        more = counted(len(missing) - 1, "other file is", "other files are")
+        others = f" ({more} missing too)" if len(missing) > 1 else ""
         raise InputError(
             f"{path}, line {rows[first].line}: there is no file {files[first]}{others}; "
             f"paths count from the table's folder, {path.parent.resolve()}"

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from ntkdist.data.dataset import ImageSet
-from ntkdist.errors import InputError
+from ntkdist.errors import MissingSplitError
 
 
 def read(split: str) -> ImageSet:
     """Return the digits as float32 in 0..1."""
     if split == "test":
-        raise InputError("digits have no test split; use split train, or another source")
+        raise MissingSplitError("digits have no test split; use split train, or another source")
     # the file that sklearn.datasets.load_digits reads; importing scikit-learn takes a second
     spec = find_spec("sklearn")
     folder = Path((spec and spec.origin) or "scikit-learn").parent

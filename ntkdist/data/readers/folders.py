@@ -15,11 +15,13 @@ from ntkdist.data.paths import existing_folder
 from ntkdist.data.readers.assemble import assemble
 from ntkdist.data.readers.image_files import KINDS, SUFFIXES, UNREAD, decode
 from ntkdist.data.scaling import Size
-from ntkdist.errors import InputError
+from ntkdist.errors import InputError, MissingSplitError
 from ntkdist.words import counted, first_of
 
 _SPLITS = ("train", "test")
+# What operating systems and Python leave behind; archives of macOS have copies in __MACOSX.
 _SYSTEM_FILES = frozenset(["thumbs.db", "desktop.ini"])
+_SYSTEM_FOLDERS = frozenset(["__macosx", "__pycache__"])
 
 
 def recognises(path: Path) -> bool:
@@ -31,14 +33,14 @@ def recognises(path: Path) -> bool:
 
 def holds_runs(folder: Path) -> bool:
     """Return whether a folder is that of a run, or holds some and no image: neither is a class."""
-    if (folder / "zarr.json").is_file():
-        return True
-    found = False
+    run = (folder / "zarr.json").is_file()
+    found = run
     with os.scandir(folder) as entries:
         for entry in entries:
-            if Path(entry.name).suffix.lower() in SUFFIXES | UNREAD:
+            # a run has pictures of its own, as SVG
+            if Path(entry.name).suffix.lower() in (SUFFIXES if run else SUFFIXES | UNREAD):
                 return False
-            found |= os.path.isfile(os.path.join(entry.path, "zarr.json"))
+            found = found or os.path.isfile(os.path.join(entry.path, "zarr.json"))
     return found
 
 
@@ -113,7 +115,7 @@ class _Contents:
             if entry.name.startswith(".") or entry.name.lower() in _SYSTEM_FILES:
                 continue
             if entry.is_dir():
-                if not entry.name.startswith("__") and not holds_runs(path):
+                if entry.name.lower() not in _SYSTEM_FOLDERS and not holds_runs(path):
                     held.folders.append(path)
             elif entry.is_symlink() and not path.exists():
                 held.broken.append(path)
@@ -149,7 +151,11 @@ class _Contents:
             "remove the folder or fill it",
         )
         if below:
-            remedy = f"{counted(below, 'image')} lie in folders inside it: move them into it"
+            lie = counted(below, "image lies", "images lie")
+            remedy = (
+                f"{lie} in folders inside it: move them into it, or, if those are the classes, "
+                f"give {self.folder} as the source"
+            )
         elif self.others:
             remedy = (
                 f"it holds {_kinds(self.others)}: give the files the suffix of their kind, such as "
@@ -163,14 +169,14 @@ def _classes(folder: Path, split: str) -> tuple[list[str], Path]:
     by_split = {name: _folders(folder / name) for name in _SPLITS}
     if any(by_split.values()):
         if not by_split[split]:
-            raise InputError(
+            raise MissingSplitError(
                 f"{folder} has no class folders under {split}/; add them or read the other split"
             )
         return _names([folder / name / one for name in _SPLITS for one in by_split[name]]), (
             folder / split
         )
     if split == "test":
-        raise InputError(
+        raise MissingSplitError(
             f"{folder} has no test split; put the class folders into {folder}/train and "
             f"{folder}/test"
         )

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ntkdist.data.dataset import ImageSet
 from ntkdist.data.paths import existing_folder
 from ntkdist.data.readers.assemble import assemble
-from ntkdist.errors import InputError
+from ntkdist.errors import InputError, MissingSplitError
 
 _PREFIX = {"train": "train", "test": "t10k"}
 _GZIP = b"\x1f\x8b"
@@ -60,7 +60,12 @@ def _find(folder: Path, split: str, what: str, axes: int) -> Path:
     for path in tried:
         if path.is_file():
             return path
-    raise InputError(
+    absent = not any(
+        path.is_file()
+        for other, n in (("images", 3), ("labels", 1))
+        for path in _candidates(folder, split, other, n)
+    )
+    raise (MissingSplitError if absent else InputError)(
         f"{folder} has no {tried[0].name} (nor with a dot before idx{axes}, nor with .gz); "
         "give the folder that holds the idx files"
     )

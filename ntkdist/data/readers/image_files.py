@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from ntkdist.words import counted, first_of
 _ENDINGS = {
     "PNG": (".png", ".apng"),
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "JPEG2000": (".jp2", ".j2k"),
+    "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
     "BMP": (".bmp", ".dib"),
     "GIF": (".gif",),
     "TIFF": (".tif", ".tiff"),
@@ -33,7 +34,10 @@ KINDS = "PNG, JPEG, JPEG 2000, BMP, GIF, TIFF, WebP or PNM"
 # images silently.
 UNREAD = frozenset(
     [".avif", ".dcm", ".dds", ".exr", ".hdr", ".heic", ".heif", ".jxl", ".jxr", ".pcx", ".pfm"]
-) | frozenset([".arw", ".cr2", ".dng", ".nef", ".psd", ".qoi", ".svg", ".tga", ".xcf"])
+) | frozenset([".psd", ".qoi", ".svg", ".tga", ".xcf"])
+# What cameras store before it is developed
+_RAW = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2", ".srw")
+UNREAD = UNREAD.union(_RAW)
 # The tag that says how a camera was held, and what undoes it: the names of Pillow's transpositions
 _ORIENTATION = 0x0112
 _TIFF_DEPTH = 0x0102  # the tag that holds the bits of each channel
@@ -219,8 +223,17 @@ def _open(path: Path, use: Any) -> Any:
     from PIL import Image
 
     try:
-        with Image.open(path, formats=tuple(_ENDINGS)) as image:
+        # Pillow warns of images above 89 million pixels, and of metadata that it cannot read
+        with (
+            warnings.catch_warnings(action="ignore"),
+            Image.open(path, formats=tuple(_ENDINGS)) as image,
+        ):
             return use(image)
+    except Image.DecompressionBombError:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise InputError(
+            f"{path} has more than {limit:,} pixels, the most that are read; scale it down"
+        ) from None
     except Exception as error:
         # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more
         # on damaged data

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist.checks import text_of
 from ntkdist.data.dataset import ImageSet
 from ntkdist.data.paths import existing_file
 from ntkdist.data.readers.assemble import assemble
-from ntkdist.errors import InputError
+from ntkdist.errors import InputError, MissingSplitError
 from ntkdist.words import first_of
 
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test", "class_names")
@@ -40,7 +41,8 @@ def read(path: Path, split: str) -> ImageSet:
             wanted = (f"x_{split}", f"y_{split}")
             missing = [key for key in wanted if key not in archive.files]
             if missing:
-                raise InputError(
+                kind = MissingSplitError if missing == list(wanted) else InputError
+                raise kind(
                     f"{path} has no {' and no '.join(missing)}; it holds "
                     f"{', '.join(archive.files) or 'nothing'}"
                 )
@@ -50,7 +52,7 @@ def read(path: Path, split: str) -> ImageSet:
             others = [name for name in archive.files if name not in _ARRAYS]
             names: tuple[str, ...] = ()
             if "class_names" in archive.files:
-                names = tuple(str(name) for name in _array(archive, "class_names", path).ravel())
+                names = tuple(map(text_of, _array(archive, "class_names", path).ravel()))
     except InputError:
         raise
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError) as error:

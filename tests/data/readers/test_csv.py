@@ -124,7 +124,7 @@ def test_absolute_paths_are_read_and_images_scaled(tmp_path, pixels):
         (TABLE.encode() + b"d.png,\xe9\n", "PATH, line 5: byte 0xe9 is not UTF-8; save"),
         (
             "file,label\na.png,Circle\nb.png,square\nc.png,circle \n",
-            "PATH: class 'circle' in line 4 (c.png), but 'Circle' in line 2 (a.png); write both",
+            "PATH: class 'circle' in line 4 (c.png), but 'Circle' in line 2 (a.png), which",
         ),
         (
             "file,label\na.png,x y\nb.png,x  y\n",

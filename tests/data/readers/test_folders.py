@@ -64,7 +64,9 @@ def exactly(suffix):
     return {"lossless": True} if suffix == "webp" else {}
 
 
-@pytest.mark.parametrize("suffix", ["bmp", "gif", "TIF", "tiff", "webp", "pnm", "ppm", "jp2"])
+@pytest.mark.parametrize(
+    "suffix", ["bmp", "gif", "TIF", "tiff", "webp", "pnm", "ppm", "jp2", "jpx"]
+)
 def test_other_kinds_of_files_are_read_without_loss(tmp_path, suffix):
     coloured = np.full((8, 8, 3), (255, 0, 51), dtype=np.uint8)
     coloured[:4] = (0, 102, 204)
@@ -88,7 +90,7 @@ def test_of_several_frames_the_first_is_taken(tmp_path, suffix):
     np.testing.assert_array_equal(read.images[0], read.images[1])
 
 
-@pytest.mark.parametrize("suffix", ["heic", "AVIF", "jxl", "tga"])
+@pytest.mark.parametrize("suffix", ["heic", "AVIF", "jxl", "tga", "CR3"])
 def test_images_that_are_not_read_are_refused_and_not_left_out(tmp_path, suffix):
     for name in ("a/1.png", "b/1.png"):
         save(tmp_path / name, grey())
@@ -344,9 +346,9 @@ def test_other_files_and_hidden_ones_are_passed_over(tmp_path):
     assert len(load(f"images:{tmp_path}")) == 2
 
 
-def message_of(tmp_path, split="train"):
+def message_of(tmp_path, split="train", **kwargs):
     with pytest.raises(InputError) as caught:
-        load(f"images:{tmp_path}", split)
+        load(f"images:{tmp_path}", split, **kwargs)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -442,6 +444,7 @@ def test_images_in_folders_inside_a_class_are_counted(tmp_path):
         (tmp_path / name).unlink()
     assert f"{tmp_path}/a holds no" in message_of(tmp_path)
     assert "2 images lie in folders inside it: move them into it" in message_of(tmp_path)
+    assert f"if those are the classes, give {tmp_path}/a as the source" in message_of(tmp_path)
 
 
 def test_other_files_of_a_class_are_counted(tmp_path):
@@ -512,6 +515,19 @@ def test_images_are_turned_as_their_tag_says(tmp_path, suffix, tag, size):
     assert read.notes == (() if tag == 1 else (expected,))
 
 
+def test_large_photographs_are_read_without_a_warning_up_to_a_limit(tmp_path, monkeypatch):
+    two_classes(tmp_path)
+    save(tmp_path / "a/2.png", np.zeros((30, 40), np.uint8))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # Pillow warns above it, up to its double
+    assert load(f"images:{tmp_path}", size=4).images.shape == (3, 4, 4, 1)
+    save(tmp_path / "a/2.png", np.zeros((50, 50), np.uint8))
+    text = message_of(tmp_path, size=4)
+    assert (
+        text
+        == f"{tmp_path}/a/2.png has more than 2,000 pixels, the most that are read; scale it down"
+    )
+
+
 def test_damaged_metadata_do_not_matter(tmp_path):
     two_classes(tmp_path)
     Image.fromarray(grey()).save(tmp_path / "a/2.png", exif=b"Exif\x00\x00garbage")
@@ -554,6 +570,14 @@ def test_runs_among_the_images_are_no_classes(tmp_path):
         (tmp_path / place / "zarr.json").write_text("{}")
     read = load(f"images:{tmp_path}")
     assert (read.class_names, read.notes) == (("a", "b"), ())
+
+
+def test_folders_with_images_are_classes_whatever_else_they_hold(tmp_path):
+    two_classes(tmp_path, "__background__/1.png", "c/1.png", "__MACOSX/1.png")
+    (tmp_path / "c/zarr.json").write_text("{}")
+    read = load(f"images:{tmp_path}")
+    assert read.class_names == ("__background__", "a", "b", "c")
+    assert read.notes == ("1 other file in class folders is not read (1 .json): c/zarr.json",)
 
 
 # what Pillow writes without loss, by the ending and the mode of the pixels
