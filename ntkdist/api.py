@@ -9,8 +9,9 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from ntkdist import storage
+from ntkdist.checks import check_choice, check_flag
 from ntkdist.config import RunConfig, load_yaml
-from ntkdist.errors import InputError, StageError
+from ntkdist.errors import InputError, StageError, shown
 from ntkdist.pipeline import Pipeline
 from ntkdist.pipeline.gram import stored_gram
 from ntkdist.pipeline.labels import probability_columns, with_probabilities
@@ -52,6 +53,7 @@ def compute(
     """
     from ntkdist.events.progress import GramProgress
 
+    stages = _stages(stages)
     with GramProgress() as bar:
         told: list[Callable[[Any], None]] = [bar] if progress else []
         told += subscribers
@@ -75,9 +77,7 @@ def execute(
         StageError: If parts of a stage failed; what was done is kept.
         InterruptedRunError: If a signal stopped it.
     """
-    wanted = set(stages)
-    if unknown := wanted - set(STAGES):
-        raise InputError(f"stage {min(unknown)!r} is not one of {', '.join(STAGES)}")
+    wanted = _stages(stages)
     pipeline.check_settings(wanted)
     if "gram" in wanted:
         pipeline.gram(recompute)
@@ -87,6 +87,14 @@ def execute(
         pipeline.labels()
     if "report" in wanted:
         report(pipeline)
+
+
+def _stages(stages: Iterable[str]) -> set[str]:
+    if not isinstance(stages, list | tuple | set | frozenset):
+        raise InputError(f"stages={shown(stages)} is no list; give some of {', '.join(STAGES)}")
+    for stage in stages:
+        check_choice("stage", stage, STAGES)
+    return set(stages)
 
 
 def report(pipeline: Pipeline) -> str:
@@ -102,6 +110,11 @@ def _settings(config: RunConfig | Mapping[str, Any] | str | os.PathLike[str]) ->
         return config
     if isinstance(config, Mapping):
         return RunConfig.from_dict(config)
+    if not isinstance(config, str | os.PathLike):
+        raise InputError(
+            f"config={shown(config)} must be a RunConfig, nested dictionaries, a YAML run file or "
+            "the address of a run"
+        )
     address = os.fspath(config)
     if PurePath(address).suffix in (".yaml", ".yml"):
         return RunConfig.from_dict(load_yaml(address), where=address)
@@ -126,8 +139,8 @@ def open_gram(run: Run | str | os.PathLike[str], kind: str = "ntk") -> GramStore
     """
     run = run if isinstance(run, Run) else Run.open(run)
     kinds = run.config.gram.kinds
-    if kind not in kinds:
-        raise InputError(f"{run.url}: holds no {kind!r} kernel; it has {', '.join(kinds)}")
+    if not isinstance(kind, str) or kind not in kinds:
+        raise InputError(f"{run.url}: holds no {shown(kind)} kernel; it has {', '.join(kinds)}")
     store = stored_gram(run, kind)
     if store is None:
         raise StageError(f"{run.url}: has no Gram yet; ntkdist gram {run.url}")
@@ -162,6 +175,6 @@ def labels_table(run: Run | str | os.PathLike[str], *, probabilities: bool = Fal
     table = pd.read_csv(io.BytesIO(content), dtype=text, keep_default_na=False)
     summary = run.attributes("labels").get("summary") or {}
     table.attrs["reliability"] = summary.get("reliability")
-    if probabilities:
+    if check_flag("probabilities", probabilities):
         return with_probabilities(run, table)
     return table.drop(columns=probability_columns(run), errors="ignore")

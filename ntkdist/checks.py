@@ -27,6 +27,11 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (float, np.integer, np.floating))
 
 
+def is_auto(value: Any) -> bool:
+    """Return whether a value is the word ``auto``; arrays have no truth in comparisons."""
+    return isinstance(value, str) and value == "auto"
+
+
 def check_choice(name: str, value: Any, known: Collection[str]) -> None:
     """Raise ``InputError`` unless the value is one of the known words."""
     if not isinstance(value, str) or value not in known:
@@ -41,6 +46,12 @@ def check_flag(name: str, value: Any, remedy: str = "give True or False") -> boo
     return bool(value)
 
 
+def check_text(name: str, value: Any) -> None:
+    """Raise ``InputError`` unless the value is None or a text that can be stored."""
+    if value is not None and not (isinstance(value, str) and _is_utf8(value)):
+        raise InputError(f"{name}={shown(value)} must be text in UTF-8, or None")
+
+
 def check_whole(name: str, value: Any, least: int, remedy: str, *, most: int | None = None) -> int:
     """Return the value as int; ``InputError`` unless it is an integer in ``least``..``most``."""
     if not is_whole(value) or value < least or (most is not None and value > most):
@@ -49,9 +60,17 @@ def check_whole(name: str, value: Any, least: int, remedy: str, *, most: int | N
     return int(value)
 
 
+LARGEST_SEED = 2**128  # what NumPy's generators can tell apart
+
+
 def check_seed(seed: Any, name: str = "seed") -> int:
     """Return a seed as int; ``InputError`` unless it is an integer of at least 0."""
-    return check_whole(name, seed, 0, "give another seed", most=2**128)
+    if not is_whole(seed) or not 0 <= seed <= LARGEST_SEED:
+        raise InputError(
+            f"{name}={shown(seed)} must be a whole number of at least 0 and at most 2**128; give "
+            "another seed"
+        )
+    return int(seed)
 
 
 def check_number(name: str, value: Any, least: float, below: float, remedy: str) -> float:
@@ -67,6 +86,80 @@ def check_fraction(name: str, value: Any, remedy: str) -> float:
     if not is_number(value) or not 0 < value < 1:
         raise InputError(f"{name}={shown(value)} must be a number above 0 and below 1; {remedy}")
     return float(value)
+
+
+def real_array(name: str, value: Any) -> NDArray[np.float64]:
+    """Return real numbers of any shape as a float64 array, which may be the one that is given.
+
+    Raises:
+        InputError: They are no numbers, complex, or rows of several lengths.
+    """
+    try:
+        given = np.asarray(value)
+        if given.dtype.kind == "O" and given.ndim and all(map(is_number, given.flat)):
+            given = given.astype(np.float64)
+    except (TypeError, ValueError):  # rows of several lengths
+        given = np.empty((), dtype=object)
+    if given.dtype.kind not in "buif":
+        what = f"has dtype {given.dtype}" if given.ndim else f"is {shown(value)}"
+        raise InputError(f"{name} {what}; an array of real numbers is needed")
+    return np.asarray(given, dtype=np.float64)
+
+
+def finite_array(name: str, value: Any) -> NDArray[np.float64]:
+    """Return what ``real_array`` does; ``InputError`` if it holds NaN or infinity too."""
+    given = real_array(name, value)
+    if not np.isfinite(given).all():
+        raise InputError(f"{name} holds NaN or infinity; give finite numbers")
+    return given
+
+
+def check_indices(indices: Any, n: int) -> NDArray[np.intp]:
+    """Return integers from 0 to n - 1 as a one-dimensional array."""
+    try:
+        wanted = np.asarray(indices)
+    except ValueError:
+        raise InputError(f"indices={shown(indices)}; give whole numbers, (m,)") from None
+    if wanted.size == 0:
+        return np.zeros(0, dtype=np.intp)
+    if wanted.ndim != 1 or wanted.dtype.kind not in "iu":
+        raise InputError(
+            f"indices must be one-dimensional integers, not {wanted.dtype} {wanted.shape}"
+        )
+    if wanted.min() < 0 or wanted.max() >= n:
+        worst = int(wanted.min()) if wanted.min() < 0 else int(wanted.max())
+        raise InputError(f"index {worst} is outside 0 to {n - 1}")
+    return wanted.astype(np.intp)
+
+
+def check_matrix(name: str, value: Any) -> Any:
+    """Return a matrix that can be sliced: one that is stored or lazy as it is, others as float64.
+
+    Raises:
+        InputError: It has another number of axes than two, no rows or columns, or no numbers.
+    """
+    lazy = all(hasattr(value, attribute) for attribute in ("shape", "__getitem__"))
+    plain = not lazy or isinstance(value, np.ndarray | np.generic)
+    matrix = real_array(name, value) if plain else value
+    shape = tuple(matrix.shape)
+    if len(shape) != 2 or 0 in shape:
+        raise InputError(f"{name} has shape {shape}; two axes are needed, with rows and columns")
+    # as it was given where that is an array of numbers: float32 is widened in bands
+    return value if isinstance(value, np.ndarray) and value.dtype.kind in "iuf" else matrix
+
+
+def check_square(name: str, value: Any) -> Any:
+    """Return what ``check_matrix`` does; ``InputError`` unless it is (N, N)."""
+    matrix = check_matrix(name, value)
+    if matrix.shape[0] != matrix.shape[1]:
+        raise InputError(f"{name} has shape {tuple(matrix.shape)}; (N, N) is needed")
+    return matrix
+
+
+def check_made(name: str, value: Any, kind: type, remedy: str) -> None:
+    """Raise ``InputError`` unless a value is an object of this package's class ``kind``."""
+    if not isinstance(value, kind):
+        raise InputError(f"{name} is {shown(value)}, not a {kind.__name__}; {remedy}")
 
 
 #: Under a larger ridge, fewer than four digits of a kernel's entries are left in float64.
@@ -90,6 +183,14 @@ def check_ridge(ridge: Any, name: str = "ridge", *, otherwise: str = "") -> floa
             f"the mean of the diagonal{otherwise}"
         )
     return float(ridge)
+
+
+def check_ridges(ridges: Any) -> list[float]:
+    """Return ridges in ascending order, each once; ``InputError`` for what is no list of them."""
+    listed = isinstance(ridges, list | tuple | set | range)
+    if not listed and not (isinstance(ridges, np.ndarray) and ridges.ndim == 1):
+        raise InputError(f"ridges={shown(ridges)} is no list; give ridges to try, as (1e-4, 1e-2)")
+    return sorted({check_ridge(ridge) for ridge in ridges})
 
 
 #: Most classes: a matrix (K, K) of float64 then takes 8 GiB.
@@ -127,6 +228,14 @@ def normal_name(name: str) -> str:
     return "" if text in _MISSING or not text.translate(_JOINERS) else text
 
 
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def refuse_undecoded(names: Iterable[str], what: str) -> None:
     """Raise ``InputError`` for a name that is not in UTF-8, as tables and reports need it.
 
@@ -134,13 +243,13 @@ def refuse_undecoded(names: Iterable[str], what: str) -> None:
     such as ``the folder of a class``.
     """
     for name in names:
-        try:
-            name.encode("utf-8")
-        except UnicodeEncodeError:
+        if not isinstance(name, str):
+            raise InputError(f"the name of {what}, {shown(name)}, is no text; give names")
+        if not _is_utf8(name):
             raise InputError(
                 f"the name of {what}, {shown(name)}, is not in UTF-8; rename it, for example with "
                 "convmv -f latin1 -t utf8"
-            ) from None
+            )
 
 
 def refuse_two_spellings(names: Iterable[str], place: Callable[[int], str]) -> None:
@@ -282,6 +391,14 @@ def label_values(labels: Any) -> NDArray[Any]:
     return given
 
 
+def check_classes(num_classes: Any) -> int:
+    """Return a number of classes as int; ``InputError`` unless it is 1 to ``MOST_CLASSES``."""
+    count = check_whole("num_classes", num_classes, 1, "give the number of classes")
+    if count > MOST_CLASSES:
+        raise InputError(f"num_classes={shown(count)} is above {MOST_CLASSES}; {_FEWER}")
+    return count
+
+
 def check_labels(
     labels: Any, num_classes: int | None, count: int | None = None
 ) -> NDArray[np.int64]:
@@ -299,9 +416,7 @@ def check_labels(
         InputError: For a wrong shape, length, type or value (the first one is named).
     """
     if num_classes is not None:
-        check_whole("num_classes", num_classes, 1, "give the number of classes")
-        if num_classes > MOST_CLASSES:
-            raise InputError(f"num_classes={num_classes} is above {MOST_CLASSES}; {_FEWER}")
+        check_classes(num_classes)
     given = label_values(labels)
     if count is not None and len(given) != count:
         raise InputError(f"{len(given)} labels for {count} images; give one for each image")

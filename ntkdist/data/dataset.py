@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ntkdist.checks import (
+    check_classes,
+    check_indices,
     check_labels,
     label_values,
     normal_name,
@@ -21,7 +23,7 @@ from ntkdist.checks import (
     refuse_undecoded,
 )
 from ntkdist.data.features import check_features, not_finite
-from ntkdist.errors import InputError
+from ntkdist.errors import InputError, shown
 from ntkdist.pixels import PixelRange, image_array
 from ntkdist.words import counted, first_of
 
@@ -61,14 +63,17 @@ class ImageSet:
         if images.ndim == 2:
             check_features(images)
             _check_counts(images, labels, "rows of features")
-            if self.pictures is not None:
-                pictures = image_array(self.pictures)
-                _check_counts(pictures, labels, "images")
-                object.__setattr__(self, "pictures", pictures)
         else:
             _check_counts(images, labels, "images")
             check_pixels(images)
-        labels = check_labels(labels, self.num_classes)
+        if self.pictures is not None:
+            pictures = image_array(self.pictures)
+            _check_counts(pictures, labels, "images")
+            object.__setattr__(self, "pictures", pictures)
+        labels = check_labels(labels, check_classes(self.num_classes))
+        for name in ("class_names", "files", "notes"):
+            if not isinstance(getattr(self, name), tuple | list):
+                raise InputError(f"{name}={shown(getattr(self, name))} must be a tuple of names")
         refuse_undecoded(self.class_names, "a class")
         refuse_undecoded(self.files, "a file")
         refuse_two_spellings(self.class_names, lambda k: f"is the name of class {k}")
@@ -149,7 +154,7 @@ class ImageSet:
 
     def take(self, indices: ArrayLike) -> ImageSet:
         """Return the images at ``indices`` (M ≥ 2 integers) with the same K classes."""
-        chosen = np.asarray(indices)
+        chosen = check_indices(indices, len(self))
         files = np.arange(len(self))[chosen] if self.files else ()
         return ImageSet(
             self.images[chosen],

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist.checks import check_made
 from ntkdist.data.dataset import check_pixels
 from ntkdist.data.features import check_features
 from ntkdist.errors import InputError, did_you_mean, shown
@@ -193,6 +194,8 @@ class Preprocessor:
                 f"{self.channels}; {remedy}"
             )
         if self.pixel_range is not None and not features:
+            if of is not None:
+                check_made("of", of, PixelRange, "PixelRange.of makes one")
             self.pixel_range.check(PixelRange.of(images) if of is None else of)
         divisor = _divisor(images) if self.divisor is None else self.divisor
         height, width = (side >> halvings for side in images.shape[1:3])
@@ -214,6 +217,11 @@ class Preprocessor:
 
 def resolve_recipe(recipe: str, *, features: bool) -> str:
     """Return the recipe that ``auto`` stands for, any other as it is."""
+    if not isinstance(recipe, str):
+        raise InputError(
+            f"preprocessing {shown(recipe)} is no text; use {', '.join(RECIPES)}, joined by +, or "
+            "auto"
+        )
     if recipe.strip() != "auto":
         return recipe
     return FEATURE_RECIPE if features else IMAGE_RECIPE

@@ -10,8 +10,17 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ntkdist.checks import check_labels, check_whole, is_whole
-from ntkdist.errors import InputError, did_you_mean
+from ntkdist.checks import (
+    check_choice,
+    check_classes,
+    check_labels,
+    check_seed,
+    check_whole,
+    is_number,
+    is_whole,
+    label_values,
+)
+from ntkdist.errors import InputError, shown
 
 # With one seed, the images that are chosen and the labels that are corrupted are independent.
 _SUBSET, _NOISE = 1, 2
@@ -44,9 +53,9 @@ def select(
     total = len(order)
     if n is None:
         return np.arange(total, dtype=np.int64)
-    check_whole("n", n, 2, "give the number of images")
+    n = check_whole("n", n, 2, "give the number of images")
     if n > total:
-        raise InputError(f"n = {n} images, but there are only {total}; use at most {total}")
+        raise InputError(f"n = {shown(n)} images, but there are only {total}; use at most {total}")
     return np.sort(order[:n])
 
 
@@ -64,13 +73,8 @@ def subset_order(labels: ArrayLike, how: str = "first", seed: int = 0) -> NDArra
     Raises:
         InputError: ``how`` or the seed is unknown.
     """
-    given = np.asarray(labels)
-    if given.ndim != 1:
-        raise InputError(f"labels have shape {given.shape}; (N,) is needed")
-    if how not in HOW:
-        raise InputError(
-            f"subset {how!r} is unknown; use {' or '.join(HOW)}" + did_you_mean(str(how), HOW)
-        )
+    given = label_values(labels)
+    check_choice("subset", how, HOW)
     random = _generator(seed, _SUBSET)
     total = len(given)
     if how == "first":
@@ -107,6 +111,7 @@ def symmetric(
         InputError: The rate is outside 0..1, a label outside 0..K−1, or there is no
             other class to draw.
     """
+    num_classes = check_classes(num_classes)
     noisy = _checked(labels, num_classes, rate)
     if rate > 0 and num_classes == 1:
         raise InputError(
@@ -151,6 +156,7 @@ def asymmetric(
     Source:
         Patrini et al. 2017 (the pairs of MNIST and CIFAR-10 are theirs).
     """
+    num_classes = check_classes(num_classes)
     true = _checked(labels, num_classes, rate)
     pairs = _checked_pairs(mapping, num_classes)
     if rate > 0 and not pairs:
@@ -170,21 +176,25 @@ def asymmetric(
 def _checked(labels: ArrayLike, num_classes: int, rate: float) -> NDArray[np.int64]:
     """Return a copy of the labels; ``InputError`` for bad ones, or a rate outside 0..1."""
     # not: also for NaN
-    if not 0.0 <= rate <= 1.0:
-        raise InputError(f"noise rate {rate} is outside 0..1; 0.3 corrupts 30 % of the labels")
+    if not is_number(rate) or not 0.0 <= rate <= 1.0:
+        raise InputError(
+            f"noise rate {shown(rate)} is outside 0..1; 0.3 corrupts 30 % of the labels"
+        )
     return check_labels(labels, num_classes)
 
 
 def _checked_pairs(mapping: Mapping[int, int], num_classes: int) -> list[tuple[int, int]]:
     """Return the pairs in the order of their sources, so that the seed alone decides."""
     if not isinstance(mapping, Mapping):
-        raise InputError(f"mapping = {mapping!r}; class → other class is needed, such as {{7: 1}}")
+        raise InputError(
+            f"mapping = {shown(mapping)}; class → other class is needed, such as {{7: 1}}"
+        )
     for source, target in mapping.items():
         for each in (source, target):
             if not is_whole(each) or not 0 <= each < num_classes:
                 raise InputError(
-                    f"mapping {source!r} → {target!r}: {each!r} is not one of the classes "
-                    f"0..{num_classes - 1}"
+                    f"mapping {shown(source)} → {shown(target)}: {shown(each)} is not one "
+                    f"of the classes 0..{num_classes - 1}"
                 )
         if source == target:
             raise InputError(f"mapping {source} → {target}: a class cannot be confused with itself")
@@ -193,5 +203,4 @@ def _checked_pairs(mapping: Mapping[int, int], num_classes: int) -> list[tuple[i
 
 def _generator(seed: int, purpose: int) -> np.random.Generator:
     """Return a fresh PCG64 generator for a seed of at least 0 and a purpose."""
-    check_whole("seed", seed, 0, "give another seed")
-    return np.random.default_rng([int(seed), purpose])
+    return np.random.default_rng([check_seed(seed), purpose])

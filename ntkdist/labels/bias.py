@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.checks import check_fraction
-from ntkdist.errors import InputError
+from ntkdist.errors import InputError, shown
 from ntkdist.labels.block_error import check_class_matrix, reciprocal
 
 
@@ -127,13 +127,17 @@ def rank_biased_overlap(a: Sequence[Any], b: Sequence[Any], p: float = 0.9) -> f
 
 
 def _items(name: str, given: Sequence[Any]) -> list[Hashable]:
-    items: list[Hashable] = [
-        tuple(np.ravel(x).tolist()) if isinstance(x, (np.ndarray, list, tuple)) else x
-        for x in given
-    ]
+    try:
+        items: list[Hashable] = [
+            tuple(np.ravel(x).tolist()) if isinstance(x, (np.ndarray, list, tuple)) else x
+            for x in given
+        ]
+        set(items)
+    except (TypeError, ValueError):  # no list, or an item that cannot be compared
+        raise InputError(f"ranking {name} is {shown(given)}; give a list of items") from None
     if not items:
         raise InputError(f"ranking {name} is empty; give at least one item")
     if len(set(items)) < len(items):
         twice = next(x for x in items if items.count(x) > 1)
-        raise InputError(f"ranking {name} holds {twice!r} twice; each item has one place")
+        raise InputError(f"ranking {name} holds {shown(twice)} twice; each item has one place")
     return items

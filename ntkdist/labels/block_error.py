@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.checks import is_number
-from ntkdist.errors import InputError
+from ntkdist.checks import finite_array, is_number, real_array
+from ntkdist.errors import InputError, shown
 from ntkdist.labels.compiled import gradient_coefficients, sums
 
 
@@ -89,7 +89,7 @@ def block_error_gradient(G: Any, Z: Any, counts: Any, beta: float = 1.0) -> NDAr
         DeOliveira et al. 2025, Algorithm 1; the formula is derived from L(Z).
     """
     Z, n = check_class_matrix(Z, counts)
-    G = np.asarray(G, dtype=np.float64)
+    G = finite_array("G", G)
     if G.ndim != 2 or G.shape[1] != len(n):
         raise InputError(f"G has shape {G.shape}; with {len(n)} class sizes it must be (N, K)")
     slope, weight, offset = gradient_coefficients(Z, n, check_beta(beta))
@@ -124,7 +124,7 @@ def check_beta(beta: Any) -> float:
         InputError: If it is not a finite number ≥ 0.
     """
     if not is_number(beta) or not math.isfinite(beta) or beta < 0:
-        raise InputError(f"beta={beta!r} must be a finite number ≥ 0 (the default is 1)")
+        raise InputError(f"beta={shown(beta)} must be a finite number ≥ 0 (the default is 1)")
     return float(beta)
 
 
@@ -134,11 +134,13 @@ def check_class_matrix(Z: Any, counts: Any) -> tuple[NDArray[np.float64], NDArra
     Raises:
         InputError: For shapes that do not fit, or values that no class matrix or size can have.
     """
-    Z, n = (np.array(x, dtype=np.float64, order="C") for x in (Z, counts))
+    Z, n = (np.array(real_array(name, x), order="C") for name, x in (("Z", Z), ("counts", counts)))
     if Z.ndim != 2 or Z.shape[0] != Z.shape[1] or n.shape != Z.shape[:1] or not len(n):
         raise InputError(f"Z has shape {Z.shape} and counts {n.shape}; expected (K, K) and (K,)")
     if not np.isfinite(Z).all():
         raise InputError("Z holds NaN or infinity; check the inverse, or raise the ridge")
     if not (np.isfinite(n).all() and (n >= 0).all()):
-        raise InputError(f"counts {n.tolist()} must be finite and ≥ 0: the size of each class")
+        raise InputError(
+            f"counts {shown(n.tolist())} must be finite and ≥ 0: the size of each class"
+        )
     return Z, n

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.checks import check_labels
+from ntkdist.checks import check_classes, check_labels
 from ntkdist.errors import InputError
 from ntkdist.labels.inverse import as_inverse
 from ntkdist.linalg import bands
@@ -27,7 +27,7 @@ def one_hot(labels: Any, num_classes: int) -> NDArray[np.float64]:
         InputError: For labels that are not class numbers.
     """
     checked = check_labels(labels, num_classes)
-    Y = np.zeros((len(checked), num_classes))
+    Y = np.zeros((len(checked), check_classes(num_classes)))
     Y[np.arange(len(checked)), checked] = 1.0
     return Y
 

@@ -68,6 +68,7 @@ BATCH = 32
 KEPT_BYTES = 256 * 2**20
 
 _CHECKPOINT = "ntkdist refurbishment"
+_SLOTS = ("a", "b")
 _FLIP_FIELDS = tuple(Flip.__dataclass_fields__)
 
 
@@ -603,7 +604,9 @@ class Checkpoint:
         try:
             attributes = dict(zarr.open_group(storage.zarr_store(self.url), mode="r").attrs)
         except (FileNotFoundError, GroupNotFoundError):
-            attributes = {"kind": _CHECKPOINT}
+            # a first save that was killed leaves a slot alone
+            empty = set(storage.children(self.url)) <= set(_SLOTS)
+            attributes = {"kind": _CHECKPOINT} if empty else {}
         except ContainsArrayError as error:
             raise InputError(f"{self.url}: holds an array; give a new folder") from error
         if attributes.get("kind") != _CHECKPOINT:
@@ -630,7 +633,7 @@ class Checkpoint:
         """Write a state into the other slot, then make it the current one."""
         import zarr
 
-        slot = "b" if self._current == "a" else "a"
+        slot = _SLOTS[self._current == _SLOTS[0]]
         zarr.open_group(self._slot(slot), mode="w")
         arrays = {"G": state.G, "h": state.h, "Z": state.Z, "labels": state.labels}
         for name in _FLIP_FIELDS:
@@ -647,10 +650,18 @@ class Checkpoint:
 
 
 def drop_checkpoint(url: str) -> None:
-    """Delete the state of a refurbishment, once its result is stored elsewhere."""
+    """Delete the state of a refurbishment, once its result is stored elsewhere.
+
+    Raises:
+        InputError: Something else is at the address, of which nothing is deleted.
+    """
     import zarr
 
-    zarr.open_group(storage.zarr_store(url), mode="w").attrs["kind"] = _CHECKPOINT
+    checkpoint = Checkpoint(url, "")
+    group = zarr.open_group(storage.zarr_store(checkpoint.url), mode="a")
+    for slot in set(_SLOTS) & set(storage.children(checkpoint.url)):
+        del group[slot]
+    group.attrs.put({"kind": _CHECKPOINT})
 
 
 @inlined

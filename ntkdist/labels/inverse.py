@@ -12,8 +12,10 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist.checks import check_square
 from ntkdist.errors import InputError
 from ntkdist.linalg import bands, blas, check_ridge
+from ntkdist.linalg.status import check_indices, check_vectors
 
 # Largest |A − Aᵀ|, relative to max |A|, that rounding to float32 explains.
 ASYMMETRY = 1e-5
@@ -175,7 +177,8 @@ class MemoryFactor:
     columns_at_once = 32
 
     def __init__(self, gram: NDArray[Any], ridge: float) -> None:
-        self._lower = np.array(gram, dtype=np.float64, order="C")
+        check_ridge(ridge)
+        self._lower = np.array(check_square("gram", gram), dtype=np.float64, order="C")
         n = len(self._lower)
         self._lower[np.diag_indices(n)] += ridge * float(np.mean(np.diagonal(self._lower)))
         pivot = blas.cholesky_lower(self._lower)
@@ -201,13 +204,14 @@ class MemoryFactor:
 
     def columns(self, indices: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the columns at ``indices``, (N, m) float64: two substitutions each."""
-        unit = np.zeros((len(self._lower), len(indices)))
-        unit[indices, np.arange(len(indices))] = 1.0
+        wanted = check_indices(indices, len(self._lower))
+        unit = np.zeros((len(self._lower), len(wanted)))
+        unit[wanted, np.arange(len(wanted))] = 1.0
         return self.solve(unit)
 
     def solve(self, b: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return H⁻¹b (N, K) float64."""
-        x = np.array(b, dtype=np.float64, order="C")
+        x = check_vectors(b, len(self._lower))
         blas.solve_lower(self._lower, x)
         blas.solve_lower(self._lower, x, transposed=True)
         return x
@@ -230,8 +234,10 @@ def invert(gram: NDArray[Any], ridge: float) -> NDArray[np.float64]:
     from scipy.linalg import lapack
 
     check_ridge(ridge)
-    a = np.array(gram, dtype=np.float64, order="F")
+    a = np.array(check_square("gram", gram), dtype=np.float64, order="F")
     n = len(a)
+    if not all(np.isfinite(a[rows]).all() for rows in bands(n, n)):
+        raise InputError("gram holds NaN or infinity; ntkdist status names the tile")
     a[np.diag_indices(n)] += ridge * float(np.mean(np.diagonal(a)))
     factor, info = lapack.dpotrf(a, lower=1, clean=0, overwrite_a=1)
     if info == 0:
@@ -263,12 +269,10 @@ def as_inverse(inverse: Any) -> Inverse:
         source: Inverse = inverse
     elif hasattr(inverse, "diagonal_of_inverse"):
         source = FactorInverse(inverse)
-    elif hasattr(inverse, "shape") and not isinstance(inverse, np.ndarray):
+    elif hasattr(inverse, "shape") and not isinstance(inverse, np.ndarray | np.generic):
         source = StoredInverse(inverse)
     else:
-        array = np.asarray(inverse)
-        if array.dtype.kind not in "fiu":
-            raise InputError(f"the inverse is of type {array.dtype}; give real numbers, (N, N)")
+        array = check_square("the inverse", inverse)
         source = ArrayInverse(array)
     shape = tuple(source.shape)
     if len(shape) != 2 or shape[0] != shape[1] or shape[0] < 1:

@@ -8,14 +8,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.checks import check_labels, count_classes, label_values, number_names
+from ntkdist.checks import (
+    check_classes,
+    check_labels,
+    check_made,
+    check_ridge,
+    check_square,
+    count_classes,
+    is_auto,
+    label_values,
+    number_names,
+)
 from ntkdist.errors import InputError
 from ntkdist.labels.inverse import MemoryFactor, invert
 from ntkdist.labels.options import Options, check_locked
 from ntkdist.labels.refurbish import refurbish
 from ntkdist.labels.result import Flip, RefurbishResult
 from ntkdist.labels.ridge import POSTERIOR_RIDGE, choose_ridge
-from ntkdist.linalg import check_ridge
 from ntkdist.pixels import image_array
 
 if TYPE_CHECKING:
@@ -56,6 +65,7 @@ def label_report(labels: Any, result: RefurbishResult) -> pd.DataFrame:
     """
     import pandas as pd
 
+    check_made("result", result, RefurbishResult, "give what refurbish returned")
     n, num_classes = result.G.shape
     given = check_labels(labels, num_classes)
     if len(given) != n:
@@ -155,7 +165,7 @@ def find_label_issues(
         noise_rate=noise_rate,
         confidence=confidence,
     )
-    if ridge != "auto":
+    if not is_auto(ridge):
         check_ridge(ridge, otherwise=", or auto")
     images = image_array(images)
     what = "rows" if images.ndim == 2 else "images"
@@ -243,12 +253,23 @@ def refurbish_gram(
         InputError: For labels or options that do not fit, or a Gram matrix that is not positive
             definite at this ridge.
     """
+    Options(
+        method=method,
+        steps=steps,
+        beta=beta,
+        noise=noise,
+        noise_rate=noise_rate,
+        confidence=confidence,
+    )
+    if not is_auto(ridge):
+        check_ridge(ridge, otherwise=", or auto")
+    gram = check_square("gram", gram)
     given = check_labels(labels, num_classes, len(gram))
+    num_classes = check_classes(num_classes)
     lock = check_locked(locked, len(given))
     choice = choose_ridge(gram, given, num_classes, noise=noise, noise_rate=noise_rate, locked=lock)
-    if ridge == "auto":
+    if is_auto(ridge):
         ridge = POSTERIOR_RIDGE if method == "posterior" else choice.ridge
-    check_ridge(ridge, otherwise=", or auto")
     inverse = MemoryFactor if method == "posterior" else invert
     return refurbish(
         inverse(gram, float(ridge)),

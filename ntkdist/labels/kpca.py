@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.checks import check_labels, check_whole, refuse_one_class
+from ntkdist.checks import check_classes, check_labels, check_square, check_whole, refuse_one_class
 from ntkdist.errors import InputError
 from ntkdist.linalg import bands, top_eigenpairs
 
@@ -75,10 +75,11 @@ def class_separation(
     Source:
         DeOliveira et al. 2025, Table 3; Schölkopf, Smola and Müller 1998 (kernel PCA).
     """
+    gram = check_square("gram", gram)
     n = int(gram.shape[0])
     given = check_labels(labels, num_classes, n)
     check_whole("components", components, 1, "give less than N", most=n - 1)
-    counts = np.bincount(given, minlength=num_classes)
+    counts = np.bincount(given, minlength=check_classes(num_classes))
     refuse_one_class(given)
     if counts.max() < 2:
         raise InputError("no class has two images, so that there is no distance within a class")

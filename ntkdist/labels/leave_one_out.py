@@ -11,9 +11,13 @@ about the classes predicts the class shares.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ntkdist.checks import finite_array
+from ntkdist.errors import InputError
 
 #: Targets, each (N, K) with rows that sum to 1, to centered leave-one-out predictions for each.
 Predict = Callable[[Sequence[NDArray[np.float64]]], list[NDArray[np.float64]]]
@@ -32,9 +36,32 @@ def leave_one_out(
     Returns:
         (N, K) float64, f_{−i}(x_i) = Y_i − G_i/A_ii.
 
+    Raises:
+        InputError: For shapes that do not fit, or values that no inverse can have.
+
     Source:
         Rasmussen and Williams 2006, equation 5.12.
     """
+    return _leave_one_out(*_checked(G, diagonal, Y))
+
+
+def _checked(G: Any, diagonal: Any, Y: Any) -> list[NDArray[np.float64]]:
+    """Return G (N, K), the diagonal (N,) and Y (N, K), or raise ``InputError``."""
+    given = [finite_array(*one) for one in (("G", G), ("diagonal", diagonal), ("Y", Y))]
+    shapes = [one.shape for one in given]
+    if len(shapes[0]) != 2 or shapes[1] != shapes[0][:1] or shapes[2] != shapes[0]:
+        raise InputError(
+            f"G, diagonal and Y have the shapes {', '.join(map(str, shapes))}; (N, K), (N,) and "
+            "(N, K) are needed"
+        )
+    if not (given[1] > 0).all():
+        raise InputError("diagonal holds a number of at most 0; that of an inverse is positive")
+    return given
+
+
+def _leave_one_out(
+    G: NDArray[np.float64], diagonal: NDArray[np.float64], Y: NDArray[np.float64]
+) -> NDArray[np.float64]:
     out = G / -diagonal[:, None]
     out += Y
     return out
@@ -57,11 +84,20 @@ def centered_leave_one_out(
     Returns:
         (N, K) float64, f_{−i}(x_i) − s_i π_{−i}; rows sum to 0 up to rounding.
 
+    Raises:
+        InputError: For shapes that do not fit, or values that no inverse can have.
+
     Source:
         Derived from Rasmussen and Williams 2006, equation 5.12.
     """
+    return _centered(*_checked(G, diagonal, Y))
+
+
+def _centered(
+    G: NDArray[np.float64], diagonal: NDArray[np.float64], Y: NDArray[np.float64]
+) -> NDArray[np.float64]:
     n = len(Y)
-    out = leave_one_out(G, diagonal, Y)
+    out = _leave_one_out(G, diagonal, Y)
     # the targets' rows sum to 1, so that H⁻¹1 is the sum of G's columns
     weights = 1.0 - G.sum(axis=1) / diagonal
     others = (Y.sum(axis=0) - Y) / max(n - 1, 1)
@@ -79,7 +115,7 @@ def predictor(
 
     def predict(targets: Sequence[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
         parts = np.split(solve(np.hstack(targets)), len(targets), axis=1)
-        return [centered_leave_one_out(G, diagonal, Y) for G, Y in zip(parts, targets, strict=True)]
+        return [_centered(G, diagonal, Y) for G, Y in zip(parts, targets, strict=True)]
 
     return predict
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.checks import check_choice, check_whole, is_number, is_whole
-from ntkdist.errors import InputError, did_you_mean
+from ntkdist.checks import check_choice, check_whole, is_number, is_whole, real_array
+from ntkdist.errors import InputError, did_you_mean, shown
 from ntkdist.labels.block_error import check_beta
 from ntkdist.labels.noise import CLASS_CONDITIONAL, NOISE_MODELS, highest_rate
 
@@ -45,19 +45,21 @@ class Options:
                 "as many as labels are estimated wrong)"
             )
         steps: Any = self.steps
-        if not (steps in ("auto", None) or (is_whole(steps) and steps >= 0)):
+        auto = steps is None or (isinstance(steps, str) and steps == "auto")
+        if not (auto or (is_whole(steps) and steps >= 0)):
             raise InputError(
-                f"steps={steps!r} must be a whole number ≥ 0, 'auto' or None"
+                f"steps={shown(steps)} must be a whole number ≥ 0, 'auto' or None"
                 + (did_you_mean(steps, ["auto"]) if isinstance(steps, str) else "")
             )
         for name in ("blocks", "flips_per_step", "checkpoint_every"):
-            check_whole(name, getattr(self, name), 1, "give a larger one")
+            whole = check_whole(name, getattr(self, name), 1, "give another", most=10**9)
+            object.__setattr__(self, name, whole)
         for name in ("noise_rate", "confidence"):
             share = getattr(self, name)
             if share is None and name == "noise_rate":
                 continue
             if not is_number(share) or not 0 <= share <= 1:
-                raise InputError(f"{name}={share!r} must be a number from 0 to 1")
+                raise InputError(f"{name}={shown(share)} must be a number from 0 to 1")
 
 
 def check_noise_rate(noise_rate: float | None, num_classes: int) -> None:
@@ -85,7 +87,10 @@ def check_locked(locked: Any, n: int) -> NDArray[np.bool_]:
     mask = np.zeros(n, dtype=np.bool_)
     if locked is None:
         return mask
-    given = np.asarray(locked)
+    try:
+        given = np.asarray(locked)
+    except ValueError:  # rows of several lengths
+        raise InputError(f"locked={shown(locked)}; give ({n},) bool or indices") from None
     if given.dtype.kind == "b" and given.shape == (n,):
         return given.copy()
     if given.size == 0:
@@ -108,7 +113,7 @@ def check_probs(probs: Any, shape: tuple[int, ...]) -> NDArray[np.float64] | Non
     """
     if probs is None:
         return None
-    given = np.asarray(probs, dtype=np.float64)
+    given = real_array("first_probs", probs)
     if given.shape != shape:
         raise InputError(f"first_probs has shape {given.shape}; it must be {shape}")
     # the comparisons are False for NaN

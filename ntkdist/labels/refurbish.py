@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.checks import check_labels, refuse_one_class
+from ntkdist.checks import check_classes, check_labels, refuse_one_class
 from ntkdist.labels.block_error import block_error, left_out_terms, reciprocal
 from ntkdist.labels.class_matrix import class_matrix
 from ntkdist.labels.compiled import exact_tables, moved
@@ -133,6 +133,7 @@ def refurbish(
         checkpoint_every=checkpoint_every,
     )
     source = as_inverse(inverse)
+    num_classes = check_classes(num_classes)
     given = check_labels(labels, num_classes, source.shape[0])
     refuse_one_class(given)
     check_noise_rate(noise_rate, num_classes)

@@ -13,8 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.checks import check_labels, check_whole
-from ntkdist.errors import InputError
+from ntkdist.checks import (
+    check_classes,
+    check_labels,
+    check_ridges,
+    check_seed,
+    check_square,
+    check_whole,
+)
+from ntkdist.errors import InputError, shown
 from ntkdist.labels.class_matrix import one_hot
 from ntkdist.labels.leave_one_out import Predict, predictor
 from ntkdist.labels.noise import (
@@ -28,6 +35,7 @@ from ntkdist.labels.noise import (
     fit_noise,
     may_be_class_conditional,
 )
+from ntkdist.labels.options import Options, check_locked, check_noise_rate
 from ntkdist.linalg import submatrix
 
 # Half decades: small ridges suit clean labels, large ones labels that are mostly wrong.
@@ -98,10 +106,17 @@ def choose_ridge(
     """
     from scipy.linalg import eigh
 
+    gram = check_square("gram", gram)
     n = int(gram.shape[0])
     given = check_labels(labels, num_classes, n)
-    if not ridges or not all(np.isfinite(r) and r > 0 for r in ridges):
-        raise InputError(f"ridges={ridges!r} must be finite numbers above 0")
+    num_classes = check_classes(num_classes)
+    ladder = check_ridges(ridges)
+    if not ladder or not ladder[0] > 0:
+        raise InputError(f"ridges={shown(ridges)} must be finite numbers above 0")
+    check_seed(seed)
+    Options(noise=noise, noise_rate=noise_rate)
+    check_noise_rate(noise_rate, num_classes)
+    locked = None if locked is None else check_locked(locked, n)
     check_whole("max_images", max_images, 2, "give the size of the sample")
     chosen = np.arange(n)
     if n > max_images:
@@ -129,7 +144,6 @@ def choose_ridge(
         return predictor(solve, squares @ scaled)
 
     Y = one_hot(y, num_classes)
-    ladder = sorted(map(float, ridges))
     predictions = [predict_with(ridge)([Y])[0] for ridge in ladder]
     tried = [
         (ridge, fit_noise(c, y, noise_rate, lock))

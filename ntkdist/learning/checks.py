@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.checks import is_number
-from ntkdist.errors import InputError
+from ntkdist.checks import is_number, real_array
+from ntkdist.errors import InputError, shown
 from ntkdist.networks.architecture import Architecture
 from ntkdist.pixels import PixelRange, image_array
 
@@ -43,6 +43,8 @@ def check_time(time: Any) -> float:
 
 def check_times(times: Any) -> NDArray[np.float64]:
     """Return training times as float64 (T,), T ≥ 1, each above the one before."""
+    if not isinstance(times, list | tuple | range | np.ndarray) or np.ndim(times) != 1:
+        raise InputError(f"times={shown(times)} is no list of numbers; give (1, 10, 100) or so")
     checked = np.array([check_time(t) for t in times])
     if not checked.size or (np.diff(checked) <= 0).any():
         raise InputError(f"times={list(times)!r} must be at least one, each above the one before")
@@ -76,7 +78,8 @@ def check_images(
         )
     if trained_on is not None:
         trained_on.check(PixelRange.of(x))
-    x = x.astype(np.float32)
+    with np.errstate(over="ignore"):
+        x = x.astype(np.float32)
     if not np.isfinite(x).all():
         raise InputError("images hold NaN or infinity in float32; clean or rescale them")
     return x
@@ -98,7 +101,7 @@ def range_of(images: Any) -> PixelRange | None:
 
 def check_targets(targets: Any, n: int) -> NDArray[np.float64]:
     """Return the targets of the n images of a Gram matrix as float64 (n, K), K ≥ 1, finite."""
-    Y = np.asarray(targets, dtype=np.float64)
+    Y = real_array("targets", targets)
     if Y.ndim != 2 or len(Y) != n or not Y.shape[1]:
         raise InputError(
             f"targets have shape {Y.shape}; the Gram is of {n} images, so ({n}, K) is needed"
@@ -110,7 +113,7 @@ def check_targets(targets: Any, n: int) -> NDArray[np.float64]:
 
 def check_outputs(name: str, outputs: Any, shape: tuple[int, ...]) -> NDArray[np.float64]:
     """Return outputs as finite float64 of a shape; a number, or None for 0, fills it read-only."""
-    f = np.asarray(0.0 if outputs is None else outputs, dtype=np.float64)
+    f = real_array(name, 0.0 if outputs is None else outputs)
     if f.ndim and f.shape != shape:
         raise InputError(f"{name} have shape {f.shape}; {shape} is needed, or None for 0")
     if not np.isfinite(f).all():

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.checks import check_choice, check_labels, check_whole
+from ntkdist.checks import check_choice, check_labels, check_made, check_whole
 from ntkdist.errors import InputError
 from ntkdist.learning.checks import check_images, check_sets, require_jax
 from ntkdist.learning.finite.network import (
@@ -112,6 +112,7 @@ def empirical_kernel(
         (parameterisations).
     """
     require_jax()
+    check_made("network", network, FiniteNetwork, "make one")
     check_choice("kind", kind, KINDS)
     check_choice("parameterization", parameterization, PARAMETERIZATIONS)
     first = check_images(x1, arch=network.arch)
@@ -125,7 +126,7 @@ def empirical_kernel(
     if batch is None:
         each = _image_bytes(network, params, first.shape[1:], len(cotangents))
         batch = max(1, _STATE_BYTES // (2 * each))
-    check_whole("batch", batch, 1, "give the images to hold at once, or None")
+    batch = check_whole("batch", batch, 1, "give the images to hold at once, or None")
     V = len(cotangents) if kind == "ntk" else 1
 
     def states_at(images: NDArray[np.float32], start: int) -> Any:

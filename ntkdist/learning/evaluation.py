@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.checks import check_labels
+from ntkdist.checks import check_labels, check_number, real_array
 from ntkdist.errors import InputError
 
 # The logarithm of the scale is searched between a flat softmax and one that puts all probability
@@ -58,6 +58,7 @@ def evaluate(predictions: Any, labels: Any, scale: float) -> Evaluation:
         Guo et al. 2017, equation 3 (expected calibration error, equal bins); Brier 1950.
     """
     f, y = _check(predictions, labels)
+    check_number("scale", scale, 0.0, 1e12, "softmax_scale gives it")
     K = f.shape[1]
     p = softmax(scale * f)
     predicted, confidence = f.argmax(axis=1), p.max(axis=1)
@@ -134,7 +135,7 @@ def softmax_scale(predictions: Any, labels: Any) -> float:
 
 
 def _check(predictions: Any, labels: Any) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    f = np.asarray(predictions, dtype=np.float64)
+    f = real_array("predictions", predictions)
     if f.ndim != 2 or 0 in f.shape:
         raise InputError(f"predictions have shape {f.shape}; (M, K) with M ≥ 1 is needed")
     if not np.isfinite(f).all():

@@ -63,7 +63,9 @@ def standard_kernel_matrix(
         Sohl-Dickstein et al. 2020, equation 7 (there with widths s·N_l).
     """
     parsed = Architecture.parse(arch)
-    width = check_whole("width", width, 1, "give the channels of each hidden layer, such as 64")
+    width = check_whole(
+        "width", width, 1, "give the channels of each hidden layer, such as 64", most=10**6
+    )
     x1 = image_array(x1)
     if x1.ndim == 2:
         parsed.check_features()

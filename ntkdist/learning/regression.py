@@ -9,8 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.checks import check_choice, check_labels
-from ntkdist.errors import InputError
+from ntkdist.checks import (
+    check_choice,
+    check_classes,
+    check_labels,
+    check_matrix,
+    check_ridges,
+    check_seed,
+    check_square,
+    check_whole,
+)
+from ntkdist.errors import InputError, shown
 from ntkdist.learning.checks import check_columns
 from ntkdist.learning.evaluation import accuracy, log_loss, softmax_scale
 from ntkdist.learning.spectrum import Spectrum, dense_square, mean_of_diagonal, read_rows
@@ -41,7 +50,9 @@ def targets_of(labels: Any, num_classes: int, targets: str = "centered") -> NDAr
         Arora et al. 2019 (centred targets: 0.9 and −0.1 for K = 10).
     """
     check_choice("targets", targets, TARGETS)
-    Y = np.eye(num_classes)[check_labels(labels, num_classes)]
+    checked = check_labels(labels, num_classes)
+    Y = np.zeros((len(checked), check_classes(num_classes)))
+    Y[np.arange(len(checked)), checked] = 1.0
     return Y - 1.0 / num_classes if targets == "centered" else Y
 
 
@@ -118,6 +129,11 @@ class KernelRegression:
         Raises:
             InputError: If the labels do not fit.
         """
+        if not all(hasattr(factor, name) for name in ("shape", "ridge", "solve")):
+            raise InputError(
+                f"factor is {shown(factor)}; give what ntkdist.linalg.factorize or "
+                "CholeskyFactor.open returned"
+            )
         Y = _targets(labels, num_classes, targets, int(factor.shape[0]))
         return cls(np.asarray(factor.solve(Y), dtype=np.float64), targets, float(factor.ridge))
 
@@ -134,6 +150,8 @@ class KernelRegression:
         Raises:
             InputError: If it has another number of columns, or is not finite.
         """
+        if not isinstance(cross, np.ndarray) or cross.shape[:1] != (0,):
+            cross = check_matrix("the test × train kernel", cross)
         check_columns(cross, len(self.dual), "the test × train kernel")
         if not cross.shape[0]:
             return np.empty((0, self.dual.shape[1]))
@@ -210,12 +228,15 @@ def sweep_ridge(
         Rasmussen and Williams 2006, equation 5.12 (leave-one-out in closed form); Breiman et al.
         1984 (one standard error).
     """
-    tried = sorted({check_ridge(ridge) for ridge in ridges})
+    tried = check_ridges(ridges)
+    check_whole("max_images", max_images, 2, "give the size of the sample")
+    check_seed(seed)
+    gram = check_square("gram", gram)
     if not tried:
         raise InputError("ridges=() is empty; give ridges to try, such as 1e-4, 1e-2")
     n = int(gram.shape[0])
     Y = _targets(labels, num_classes, targets, n)
-    given = np.asarray(labels).astype(np.int64)
+    given = check_labels(labels, num_classes, n)
     chosen = np.arange(n)
     if n > max_images:
         chosen = np.sort(np.random.default_rng(seed).permutation(n)[:max_images])

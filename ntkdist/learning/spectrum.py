@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist.checks import check_square
 from ntkdist.errors import InputError
 from ntkdist.linalg import bands, check_ridge
 
@@ -72,9 +73,8 @@ def dense_square(gram: Any) -> NDArray[np.float64]:
 
     ``InputError`` if it is not square, not finite or not symmetric.
     """
+    gram = check_square("gram", gram)
     shape = tuple(int(edge) for edge in gram.shape)
-    if len(shape) != 2 or shape[0] != shape[1] or not shape[0]:
-        raise InputError(f"a Gram matrix of shape {shape}; (N, N) with N ≥ 1 is needed")
     H = read_rows(gram, lambda rows: rows)
     scale = float(np.abs(np.diagonal(H)).max())
     for rows in bands(*shape):

@@ -12,7 +12,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ntkdist import storage
-from ntkdist.checks import check_fraction, check_whole
+from ntkdist.checks import (
+    check_flag,
+    check_fraction,
+    check_number,
+    check_seed,
+    check_text,
+    check_whole,
+    is_auto,
+)
 from ntkdist.events.bus import Subscriber
 from ntkdist.events.types import IterationDone, SketchDone
 from ntkdist.linalg import groups
@@ -142,9 +150,14 @@ def cg_solve(
     check_fraction("tolerance", tolerance, "1e-8 is usual")
     check_whole("max_iterations", max_iterations, 1, "give a larger one")
     limit = parse_memory(memory_limit)
-    if rank == "auto":
+    if is_auto(rank):
         rank = choose_rank(n, limit)
     rank = check_whole("rank", rank, 0, "or pass 'auto'", most=n)
+    seed = check_seed(seed)
+    check_number("save_every", save_every, 0.0, math.inf, "give seconds")
+    for name, flag in (("overwrite", overwrite), ("throw", throw)):
+        check_flag(name, flag)
+    check_text("fingerprint", fingerprint)
     need = _COPIES * ITEM * n * k + _sketch_bytes(n, rank)
     remedy = ", or pass a smaller rank" if rank else ""
     check_memory(need, limit, vectors=k, n=n, remedy=remedy)

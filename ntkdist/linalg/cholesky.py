@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from ntkdist import storage
+from ntkdist.checks import check_flag, check_text
 from ntkdist.events.bus import Subscriber
 from ntkdist.events.types import PanelDone, PanelStarted, RidgeTried
 from ntkdist.linalg import blas, groups
@@ -94,6 +95,8 @@ def factorize(
     """
     source = Source(a)
     ridge = check_ridge(ridge)
+    overwrite = check_flag("overwrite", overwrite)
+    check_text("fingerprint", fingerprint)
     limit = parse_memory(memory_limit)
     address = storage.normal(url)
     with task_runner(scheduler) as run:

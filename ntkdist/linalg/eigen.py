@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.checks import check_choice, check_fraction, check_whole
+from ntkdist.checks import check_choice, check_flag, check_fraction, check_seed, check_whole
 from ntkdist.events.bus import Subscriber
 from ntkdist.events.types import IterationDone
 from ntkdist.linalg.blas import ITEM, Matrix, Vector, blas_threads_between
@@ -107,6 +107,7 @@ def top_eigenpairs(
     check_whole("k", k, 1, "give the number of eigenpairs", most=source.n)
     check_fraction("tolerance", tolerance, "1e-8 is usual")
     check_choice("method", method, METHODS)
+    centered, seed = check_flag("centered", centered), check_seed(seed)
     block = min(max(2 * k, k + _EXTRA), source.n)
     need = _COPIES * ITEM * source.n * block
     check_memory(need, limit, vectors=block, n=source.n, remedy=", or pass a smaller k")

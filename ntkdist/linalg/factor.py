@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ntkdist import storage
+from ntkdist.checks import check_choice, check_seed
 from ntkdist.errors import InputError
 from ntkdist.events.bus import Subscriber
 from ntkdist.events.types import BandDone
@@ -454,7 +455,7 @@ class CholeskyFactor:
             StoreError: A stored panel or the matrix is damaged.
         """
         source = self._source_of(matrix)
-        b = np.random.default_rng(seed).normal(size=(self.n, 1))
+        b = np.random.default_rng(check_seed(seed)).normal(size=(self.n, 1))
         x = self._substitute(b.copy())
         with task_runner(self._scheduler) as run:
             product = SymmetricOperator(source, run, memory_limit=self._limit)
@@ -476,6 +477,7 @@ def holds(url: Any, part: str, n: int) -> bool:
         part: ``"inverse"`` or ``"diagonal"``.
         n: Rows of the factor.
     """
+    check_choice("part", part, tuple(RECORDS))
     address = f"{storage.normal(url)}/{part}"
     group = groups.open_group(address, part, any_schema=True)
     if group is None or group.attrs["schema"] != groups.SCHEMA or group.attrs["n"] != n:

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist import storage
-from ntkdist.errors import InputError
+from ntkdist.checks import check_whole
+from ntkdist.errors import InputError, shown
 from ntkdist.events.bus import Subscriber
 from ntkdist.events.types import InverseBlockDone
 from ntkdist.linalg import blas, groups
@@ -113,8 +114,10 @@ class InverseStore:
             InputError: The range is not within the matrix.
             StoreError: A stored row is damaged.
         """
-        if not 0 <= start <= stop <= self.plan.n:
-            raise InputError(f"rows {start}:{stop} are outside 0:{self.plan.n}")
+        start = check_whole("start", start, 0, "give the first row")
+        stop = check_whole("stop", stop, 0, "give the row behind the last")
+        if not start <= stop <= self.plan.n:
+            raise InputError(f"rows {shown(start)}:{shown(stop)} are outside 0:{self.plan.n}")
         return self._read(self.row_array, slice(start, stop), slice(0, self.plan.n))
 
     def columns(self, indices: Any) -> NDArray[np.float64]:

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkdist.checks import check_matrix, check_whole
 from ntkdist.errors import NtkdistError
 from ntkdist.linalg.blas import ITEM, Matrix, Vector, blas_threads
-from ntkdist.linalg.status import LinalgStatus, not_finite
+from ntkdist.linalg.status import LinalgStatus, check_indices, not_finite
 from ntkdist.linalg.tasks import Runner, constant, side_by_side, task
 
 #: Largest |A_ij - A_ji|, relative to the largest entry of the piece, that rounding explains.
@@ -50,7 +51,10 @@ class Source:
     """
 
     def __init__(self, array: Any) -> None:
-        shape = tuple(getattr(array, "shape", ()))
+        try:
+            shape = tuple(getattr(array, "shape", ()))
+        except TypeError:
+            shape = ()
         if len(shape) != 2 or shape[0] != shape[1] or shape[0] < 1:
             raise LinalgStatus.NOT_SQUARE.error(shape=shape)
         self.n = int(shape[0])
@@ -316,10 +320,15 @@ def submatrix(matrix: Any, rows: NDArray[Any], columns: NDArray[Any]) -> NDArray
 
     Returns:
         (m, n) float64.
+
+    Raises:
+        InputError: There is no such matrix, row or column.
     """
+    matrix = check_matrix("matrix", matrix)
+    M, N = (int(edge) for edge in matrix.shape)
+    rows, columns = check_indices(rows, M), check_indices(columns, N)
     if isinstance(matrix, np.ndarray):
         return np.array(matrix[np.ix_(rows, columns)], dtype=np.float64)
-    M, N = (int(edge) for edge in matrix.shape)
     out = np.empty((len(rows), len(columns)))
     for band in bands(M, N):
         inside = np.flatnonzero((rows >= band.start) & (rows < band.stop))
@@ -330,6 +339,8 @@ def submatrix(matrix: Any, rows: NDArray[Any], columns: NDArray[Any]) -> NDArray
 
 def bands(rows: int, columns: int) -> Iterator[slice]:
     """Yield slices of rows, each of at most ``BAND_BYTES`` in float64 but of one row at least."""
+    rows = check_whole("rows", rows, 0, "give the rows of a matrix")
+    columns = check_whole("columns", columns, 1, "give the columns of a matrix")
     step = max(1, BAND_BYTES // (ITEM * columns))
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))

@@ -22,10 +22,11 @@ from typing import Any
 
 import numpy as np
 
+from ntkdist.checks import check_whole
 from ntkdist.errors import StoreError
 from ntkdist.linalg import groups
 from ntkdist.linalg.blas import ITEM, Matrix, Vector
-from ntkdist.linalg.status import LinalgStatus
+from ntkdist.linalg.status import LinalgStatus, parse_memory
 from ntkdist.linalg.tasks import side_by_side
 from ntkdist.words import format_bytes
 
@@ -171,6 +172,8 @@ def plan_panels(n: int, memory_limit: int) -> PanelPlan:
     Raises:
         InputError: Even panels of 64 columns do not fit; names the bytes that they need.
     """
+    n = check_whole("n", n, 1, "give the rows of a matrix", most=10**7)
+    memory_limit = parse_memory(memory_limit)
     whole = _plan(n, n)
     if whole.projected_bytes() <= memory_limit:
         return whole

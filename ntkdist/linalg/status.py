@@ -12,7 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.checks import check_ridge as check_ridge
+from ntkdist.checks import (
+    check_indices as check_indices,
+    check_ridge as check_ridge,
+    is_number,
+    real_array,
+)
 from ntkdist.errors import InputError, NtkdistError, StoreError, shown
 from ntkdist.words import format_bytes
 
@@ -215,7 +220,7 @@ def not_symmetric(skew: tuple[int, int, float, float]) -> Exception:
 
 def check_vectors(b: Any, n: int) -> NDArray[np.float64]:
     """Return right-hand sides (N,) or (N, K), real and finite, as a new (N, K) float64 array."""
-    given = np.asarray(b)
+    given = real_array("the right-hand side", b)
     if given.ndim not in (1, 2) or given.shape[0] != n:
         raise InputError(
             f"the right-hand side has shape {given.shape}; it must be ({n},) or ({n}, K)"
@@ -225,21 +230,6 @@ def check_vectors(b: Any, n: int) -> NDArray[np.float64]:
         row, col = (int(v) for v in np.argwhere(~np.isfinite(x))[0])
         raise InputError(f"entry ({row}, {col}) of the right-hand side is {x[row, col]}")
     return x
-
-
-def check_indices(indices: Any, n: int) -> NDArray[np.intp]:
-    """Return integers from 0 to n - 1 as a one-dimensional array."""
-    wanted = np.asarray(indices)
-    if wanted.size == 0:
-        return np.zeros(0, dtype=np.intp)
-    if wanted.ndim != 1 or wanted.dtype.kind not in "iu":
-        raise InputError(
-            f"indices must be one-dimensional integers, not {wanted.dtype} {wanted.shape}"
-        )
-    if wanted.min() < 0 or wanted.max() >= n:
-        worst = int(wanted.min()) if wanted.min() < 0 else int(wanted.max())
-        raise InputError(f"index {worst} is outside 0 to {n - 1}")
-    return wanted.astype(np.intp)
 
 
 def check_memory(need: int, limit: int, *, vectors: int, n: int, remedy: str = "") -> None:
@@ -273,6 +263,8 @@ def parse_memory(memory_limit: int | float | str) -> int:
     from dask.utils import parse_bytes
 
     try:
+        if not is_number(memory_limit) and not isinstance(memory_limit, str):
+            raise TypeError
         size = int(parse_bytes(memory_limit))
         if isinstance(memory_limit, str) and not any(c.isdigit() for c in memory_limit):
             size = 0  # Dask reads "" as 1 and "GiB" as 2**30

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from ntkdist.errors import InputError, NtkdistError, did_you_mean
+from ntkdist.errors import InputError, NtkdistError, did_you_mean, shown
 from ntkdist.events.bus import Subscriber
 from ntkdist.events.types import LinalgProgress
 
@@ -113,9 +113,15 @@ def task_runner(scheduler: Scheduler) -> Iterator[Runner]:
         elif scheduler not in dask.base.named_schedulers:
             known = [*dask.base.named_schedulers, "ray"]
             raise InputError(
-                f"scheduler {scheduler!r} is not known; use one of {', '.join(sorted(known))}, "
-                f"or an address tcp://host:port{did_you_mean(scheduler, known)}"
+                f"scheduler {shown(scheduler)} is not known; use one of "
+                f"{', '.join(sorted(known))}, or an address tcp://host:port"
+                + did_you_mean(scheduler, known)
             )
+    elif scheduler is not None and not callable(scheduler) and not hasattr(scheduler, "submit"):
+        raise InputError(
+            f"scheduler {shown(scheduler)} is not known; use the name of a Dask scheduler, an "
+            "address tcp://host:port or a distributed Client"
+        )
     configured = dask.config.get("scheduler", None)
     if scheduler is None and not configured and "distributed" not in sys.modules:
         scheduler = "threads"  # Dask would import distributed, only to see that there is no client

@@ -122,8 +122,10 @@ class Architecture:
         """
         from ntkdist.checks import check_whole  # imports NumPy, which help texts do without
 
-        for name, side in (("height", height), ("width", width)):
-            check_whole(name, side, 1, "give the pixels of an image")
+        height, width = (
+            check_whole(name, side, 1, "give the pixels of an image", most=10**9)
+            for name, side in (("height", height), ("width", width))
+        )
         output_size(self.layers, height, width, f"{height}×{width}")
 
     def check_features(self) -> None:

@@ -43,6 +43,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ntkdist import storage
+from ntkdist.checks import check_made
 from ntkdist.config import RunConfig, differences
 from ntkdist.data.features import feature_words
 from ntkdist.display.html import html_table
@@ -240,6 +241,7 @@ class Run:
             InputError: If the data cannot be read, the place cannot be written, or another
                 run is there (the first differing field, its old and its new value).
         """
+        check_made("config", config, RunConfig, "make one, or use RunConfig.from_dict")
         url = storage.normal(config.run)
         if run := cls.find(config):
             if hold is None:

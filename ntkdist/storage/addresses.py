@@ -131,8 +131,8 @@ def _as_text(address: Any) -> str:
         names = text.encode("utf-8").split(b"/")
     except UnicodeEncodeError:
         raise InputError(f"{shown(text)} is not in UTF-8; rename the file or folder") from None
-    if "\0" in text:
-        raise InputError(f"{shown(text)} holds a zero byte, which no path can; leave it out")
+    if "\0" in text or "\n" in text:
+        raise InputError(f"{shown(text)} holds a zero byte or a line break; leave it out")
     longest = max(map(len, names))
     if longest > _LONGEST_NAME or len(text) > _LONGEST_PATH:
         raise InputError(

@@ -77,7 +77,7 @@ def test_n_none_takes_all(how):
         ((1,), "n=1 must be a whole number of at least 2"),
         ((2.5,), "n=2.5 must be"),
         ((True,), "n=True must be"),
-        ((3, "balance"), "subset 'balance' is unknown; use first or balanced; did you mean 'bal"),
+        ((3, "balance"), "subset='balance' is not one of first, balanced; did you mean 'bal"),
         ((3, "balanced", -1), "seed=-1 must be a whole number of at least 0"),
         ((3, "first", 0.5), "seed=0.5 must be"),
     ],
@@ -88,5 +88,5 @@ def test_bad_arguments_are_refused(arguments, message):
 
 
 def test_labels_of_two_dimensions_are_refused():
-    with pytest.raises(InputError, match=r"labels have shape \(2, 1\)"):
-        select([[0], [1]], 2)
+    with pytest.raises(InputError, match=r"labels have shape \(2, 2\)"):
+        select([[0, 1], [1, 0]], 2)

@@ -79,14 +79,14 @@ def broken(row: int, column: int, value: float) -> np.ndarray:
 @pytest.mark.parametrize(
     ("array", "said"),
     [
-        (np.ones((3, 4)), r"shape \(3, 4\); it must be square"),
+        (np.ones((3, 4)), r"shape \(3, 4\); \(N, N\) is needed"),
         (np.ones(4), r"shape \(4,\)"),
         (np.zeros((0, 0)), r"shape \(0, 0\)"),
         (broken(2, 3, np.nan), r"holds nan at \(2, 3\)"),
         (broken(1, 1, np.inf), r"holds inf at \(1, 1\)"),
         (broken(1, 3, 0.5), "not symmetric"),
         (np.eye(2) * 1j, "complex128"),
-        ([["a"]], "give real numbers"),
+        ([["a"]], "real numbers is needed"),
     ],
 )
 def test_refuses_arrays_that_are_no_inverse(array, said):

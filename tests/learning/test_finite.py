@@ -254,7 +254,7 @@ def test_a_network_without_active_units_is_told():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"width": 0}, "width=0 must be a whole number of at least 1"),
+        ({"width": 0}, "width=0 must be a whole number from 1"),
         ({"epochs": 0}, "epochs=0"),
         ({"batch": 0}, "batch=0"),
         ({"learning_rate": -1.0}, "learning_rate=-1.0 must be"),

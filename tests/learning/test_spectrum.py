@@ -68,7 +68,7 @@ def broken(change):
     ("matrix", "ridge", "said"),
     [
         (gram()[:-1], 0.0, r"shape \(22, 23\); \(N, N\)"),
-        (np.empty((0, 0)), 0.0, "N ≥ 1"),
+        (np.empty((0, 0)), 0.0, "with rows and columns"),
         (broken(lambda H: H.__setitem__((3, 4), np.nan)), 0.0, "NaN or infinity"),
         (broken(lambda H: H.__setitem__((3, 4), 9.0)), 0.0, "not symmetric"),
         (gram() - 0.1 * np.eye(N), 0.0, "smallest eigenvalue is -"),

@@ -120,7 +120,7 @@ def test_a_folder_whose_name_holds_a_dollar_is_meant_where_it_exists(
         (b"runs/x", "is no path or URL"),
         (None, "None is no path or URL"),
         ("runs/caf\udce9", "is not in UTF-8; rename"),
-        ("runs/a\0b", "holds a zero byte"),
+        ("runs/a\0b", "holds a zero byte or a line break"),
         ("runs/" + "x" * 300, "a name of 300 bytes; a name may have 255"),
         ("x/" * 3000, "a path 4095"),
     ],

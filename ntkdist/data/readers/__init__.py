@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ntkdist.checks import check_choice, check_text, check_whole
 from ntkdist.data import synthetic
 from ntkdist.data.dataset import ImageSet
 from ntkdist.data.features import feature_words, read_features
@@ -109,11 +110,13 @@ def load(
         InputError: The source is unknown, or its files are missing, damaged or
             inconsistent; one line names what and the remedy.
     """
-    if split not in SPLITS:
-        raise InputError(
-            f"split {split!r} is unknown; use {' or '.join(SPLITS)}"
-            + did_you_mean(str(split), SPLITS)
-        )
+    for name, text in (("source", source), ("features", features), ("root", root)):
+        check_text(name, text)
+    if not isinstance(source, str):
+        raise InputError(f"source={shown(source)} must be text; use {', '.join(SOURCES)}")
+    check_choice("split", split, SPLITS)
+    if channels is not None:
+        check_whole("channels", channels, 1, "3 makes greyscale images coloured")
     size = None if size is None else parse_size(size)
     data = _read(source, split, root, size)
     if channels == 3 and data.image_shape[2] == 1:

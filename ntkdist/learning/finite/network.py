@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ntkdist.checks import check_whole
-from ntkdist.errors import InputError
+from ntkdist.checks import check_classes, check_seed, check_whole
+from ntkdist.errors import InputError, shown
 from ntkdist.learning.checks import require_jax
 from ntkdist.networks.architecture import Architecture
 from ntkdist.networks.layers import (
@@ -32,6 +32,7 @@ Shape: TypeAlias = tuple[int, ...]
 
 # Distinguishes the random numbers of the weights from those of the order of images in training.
 _WEIGHTS = 11
+_MOST_PARAMETERS = 2**31  # 8 GiB in float32
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,11 @@ class FiniteNetwork:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "arch", Architecture.parse(self.arch))
-        check_whole("width", self.width, 1, "give the channels of each hidden layer, such as 64")
-        check_whole("num_classes", self.num_classes, 1, "give the number of classes")
+        width = check_whole(
+            "width", self.width, 1, "give the channels of a hidden layer, such as 64", most=10**6
+        )
+        object.__setattr__(self, "width", width)
+        object.__setattr__(self, "num_classes", check_classes(self.num_classes))
 
     def init(self, seed: int, image_shape: tuple[int, int, int]) -> Params:
         """Draw the parameters.
@@ -82,7 +86,7 @@ class FiniteNetwork:
         require_jax()
         import jax.numpy as jnp
 
-        check_whole("seed", seed, 0, "give a whole number of at least 0")
+        check_seed(seed)
         random = np.random.default_rng([seed, _WEIGHTS])
         params = []
         for layer, shape in zip(
@@ -111,7 +115,10 @@ class FiniteNetwork:
         import jax
         import jax.numpy as jnp
 
-        x = jnp.asarray(x if isinstance(x, jax.Array) else array_of(x), jnp.float32)
+        if not isinstance(x, jax.Array):
+            with np.errstate(over="ignore"):  # infinity, as jax makes of them
+                x = array_of(x).astype(np.float32)
+        x = jnp.asarray(x, jnp.float32)
         if x.ndim == 2:
             self.arch.check_features()
             x = x[:, None, None, :]
@@ -130,7 +137,12 @@ class FiniteNetwork:
             InputError: If their shapes do not fit.
         """
         needed = self._shapes(image_shape)
-        given = tuple(W.shape for W, _ in params)
+        try:
+            given = tuple(tuple(W.shape) for W, _ in params)
+        except (TypeError, ValueError, AttributeError):
+            raise InputError(
+                f"params is {shown(params)}; give what init or training returned"
+            ) from None
         if needed != given:
             raise InputError(
                 f"parameters of shapes {given} do not fit images {image_shape}, which need "
@@ -178,9 +190,18 @@ def weight_shapes(
     """
     shapes: list[Shape] = []
     layers = executed_layers(arch)
+    if not isinstance(image_shape, tuple | list) or len(image_shape) != 3:
+        raise InputError(f"image_shape={shown(image_shape)} must be (H, W, C)")
+    for side in image_shape:
+        check_whole("image_shape: a side", side, 1, "give (H, W, C)", most=10**6)
     arch.check_image(*image_shape[:2])
     features = _append_shapes(layers[:-1], width, image_shape, shapes)
     shapes.append((features[-1], outputs))
+    if (total := sum(map(math.prod, shapes))) > _MOST_PARAMETERS:
+        raise InputError(
+            f"a network of width {width} on images {tuple(image_shape)} has {total:.3g} "
+            f"parameters, more than {_MOST_PARAMETERS:.3g}; give a smaller width"
+        )
     return tuple(shapes)
 
 

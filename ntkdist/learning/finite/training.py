@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.checks import check_choice, check_labels, check_number, check_whole
-from ntkdist.errors import InputError
+from ntkdist.checks import check_choice, check_labels, check_number, check_whole, is_auto
+from ntkdist.errors import InputError, shown
 from ntkdist.learning.checks import check_images, range_of, require_jax
 from ntkdist.learning.evaluation import log_loss, softmax
 from ntkdist.learning.finite.network import (
@@ -204,13 +204,16 @@ def train(
     y = check_labels(labels, num_classes, len(x))
     held = None
     if test is not None:
+        if not isinstance(test, tuple | list) or len(test) != 2:
+            raise InputError(f"test={shown(test)} must be (images, labels)")
         held = check_images(test[0], x.shape[1:], trained_on=pixel_range)
         held_labels = check_labels(test[1], num_classes, len(held))
-    check_whole("epochs", epochs, 1, "give the number of passes over the images")
-    check_whole("batch", batch, 1, "give the images of one step, such as 32")
+    check_whole("epochs", epochs, 1, "give the passes over the images", most=10**6)
+    batch = check_whole("batch", batch, 1, "give the images of one step, such as 32")
     check_number("momentum", momentum, 0.0, 1.0, "0.9 is customary, 0 switches it off")
-    if learning_rate != "auto":
-        check_number("learning_rate", learning_rate, 0.0, math.inf, "or give 'auto'")
+    auto = is_auto(learning_rate)
+    if not auto:
+        check_number("learning_rate", learning_rate, 0.0, 1e9, "or give 'auto'")
     if stop_loss is not None:
         check_number("stop_loss", stop_loss, 0.0, math.inf, "or give None")
     network = FiniteNetwork(Architecture.parse(architecture), width, num_classes)
@@ -219,7 +222,6 @@ def train(
     shape = (x.shape[1], x.shape[2], x.shape[3])
     trained, fixed = split(network, network.init(seed, shape))
     check_trainable(network.arch)
-    auto = learning_rate == "auto"
     rate: float | None = None
     if optimizer is not None:
         if not auto or momentum != MOMENTUM:

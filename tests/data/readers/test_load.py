@@ -115,7 +115,7 @@ def test_unknown_sources_are_refused_with_a_suggestion(source, expected):
 
 
 def test_an_unknown_split_is_refused_with_a_suggestion():
-    assert "split 'tset' is unknown; use train or test; did you mean 'test'?" in message_of(
+    assert "split='tset' is not one of train, test; did you mean 'test'?" in message_of(
         "digits", "tset"
     )
 
