@@ -235,7 +235,7 @@ def choose_run(settings: RunConfig, out: Terminal, *, named: bool) -> Choice:
         return Choice(settings, _with_gram(inputs, now, others))
     again = f"{audit_command(settings)} --run {shlex.quote(new)}"
     remedy = f"begin another run: {again}"
-    if change.images and not change.removed:
+    if change.images and not change.removed and inputs.class_names == one.manifest.class_names:
         remedy += f"; or add the new images to {url}: ntkdist extend {shlex.quote(url)}"
     raise InputError(f"{said}; {remedy}")
 

@@ -282,6 +282,16 @@ def test_other_images_are_refused_with_what_to_do(few: Path, capsys: Captured) -
 
 
 @pytest.mark.slow
+def test_extend_is_no_remedy_where_there_is_a_new_class(few: Path, capsys: Captured) -> None:
+    draw(few / "photos/another/99.png", light=False, rng=np.random.default_rng(9))
+    with pytest.raises(SystemExit):
+        cli.main(["audit", "photos"])
+    said = capsys.readouterr().err
+    assert "--run runs/photos-2" in said
+    assert "ntkdist extend" not in said
+
+
+@pytest.mark.slow
 def test_another_architecture_has_a_run_of_its_own(few: Path, capsys: Captured) -> None:
     assert audit(capsys, "photos", "--architecture", "fc-1")["run"] == "runs/photos-fc-1"
 
