@@ -80,13 +80,20 @@ def recognise(source: str) -> str:
 
 
 def kind_of(source: str) -> str | None:
-    """Return the name of the reader for a path, or run; None for anything else."""
+    """Return the name of the reader for a path, or run; None for anything else.
+
+    Raises:
+        InputError: It cannot be read, for want of rights or for another reason.
+    """
     if "://" in source:
         return None
     path = resolve(source, None)
-    if (path / "zarr.json").is_file():
-        return "run"
-    return reader_of(path)
+    try:
+        return "run" if os.path.isfile(path / "zarr.json") else reader_of(path)
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or path} cannot be read: {error.strerror or error}"
+        ) from None
 
 
 def run_name_of(source: str, features: str | None) -> str:

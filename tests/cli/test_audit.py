@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import gzip
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -193,6 +194,19 @@ def test_what_was_found_is_said_where_nothing_will_do(tmp_path: Path) -> None:
         recognise(str(tmp_path))
     (tmp_path / "a/b/c.png").touch()
     with pytest.raises(InputError, match=r"one folder further down \(.*/a\); give the folder that"):
+        recognise(str(tmp_path))
+
+
+def test_a_folder_that_may_not_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").mkdir()
+
+    def refused(folder: Path) -> None:  # a test may run with the rights to read everything
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(InputError, match=r"test_a_folder.* cannot be read: Permission denied"):
         recognise(str(tmp_path))
 
 
