@@ -253,7 +253,8 @@ class PredictConfig(_Settings):
     Attributes:
         on: Images to predict: test (the source's test split), rest (images of the split that the
             run leaves out), holdout (a share of the run's own images, which are then not trained
-            on), or auto: the first of these that exists.
+            on), or auto: the first of these that exists. One that exists and cannot be read is an
+            error.
         n: Number of images of test or rest; None takes all.
         share: Share of the run's images that holdout takes, between 0 and 1.
         seed: Seed by which images are drawn.

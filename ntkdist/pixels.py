@@ -153,7 +153,9 @@ class PixelRange:
     def __str__(self) -> str:
         return f"{self.low:.6g} to {self.high:.6g} ({self.dtype})"
 
-    def check(self, others: PixelRange, what: str = "training images") -> None:
+    def check(
+        self, others: PixelRange, what: str = "training images", noun: str = "images"
+    ) -> None:
         """Raise ScaleError for other images that cannot be on the scale of these.
 
         With m = max(|low|, |high|), they are refused if
@@ -173,6 +175,7 @@ class PixelRange:
         Args:
             others: Range of the other images.
             what: What these images are, for the message.
+            noun: What the others are.
         """
         mine, theirs = self._size, others._size
         if not mine or not theirs:
@@ -185,7 +188,7 @@ class PixelRange:
         bright = self._signed and others.low >= 0 and others.images < _FEW
         if wider or (not same and (narrower or (self._signed != others._signed and not bright))):
             raise ScaleError(
-                f"images range from {others}, the {what} from {self}, which is another scale; "
+                f"{noun} range from {others}, the {what} from {self}, which is another scale; "
                 "store both on the same scale, without dividing or standardising one alone"
             )
 

@@ -80,13 +80,20 @@ def recognise(source: str) -> str:
 
 
 def kind_of(source: str) -> str | None:
-    """Return the name of the reader for a path, or run; None for anything else."""
+    """Return the name of the reader for a path, or run; None for anything else.
+
+    Raises:
+        InputError: It cannot be read, for want of rights or for another reason.
+    """
     if "://" in source:
         return None
     path = resolve(source, None)
-    if (path / "zarr.json").is_file():
-        return "run"
-    return reader_of(path)
+    try:
+        return "run" if os.path.isfile(path / "zarr.json") else reader_of(path)
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or path} cannot be read: {error.strerror or error}"
+        ) from None
 
 
 def run_name_of(source: str, features: str | None) -> str:
@@ -235,7 +242,7 @@ def choose_run(settings: RunConfig, out: Terminal, *, named: bool) -> Choice:
         return Choice(settings, _with_gram(inputs, now, others))
     again = f"{audit_command(settings)} --run {shlex.quote(new)}"
     remedy = f"begin another run: {again}"
-    if change.images and not change.removed:
+    if change.images and not change.removed and inputs.class_names == one.manifest.class_names:
         remedy += f"; or add the new images to {url}: ntkdist extend {shlex.quote(url)}"
     raise InputError(f"{said}; {remedy}")
 

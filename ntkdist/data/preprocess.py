@@ -66,7 +66,7 @@ class Preprocessor:
     images whatever dtype later images have, and images on another scale raise an error (the rule is
     that of ``ntkdist.pixels.PixelRange.check``). Features (N, D) are images of one pixel with D
     channels: each column has its mean, and each row the norm √D after ``unit-norm``; they have any
-    scale.
+    scale, except that uint8 and other numbers are compared as pixels are.
 
     Attributes:
         recipe: As given to ``fit``; for ``auto`` the recipe that was taken.
@@ -74,8 +74,8 @@ class Preprocessor:
         steps: The fitted steps in order.
         divisor: Divides all pixels; None in runs of versions that did not store it, which then
             divide uint8 by 255 and nothing else.
-        pixel_range: Range of the training images before division; None for features, and in such
-            runs.
+        pixel_range: Range of the training images or features before division; None in such runs,
+            and in older ones of features.
     """
 
     recipe: str
@@ -106,7 +106,7 @@ class Preprocessor:
         _check(images)
         if images.ndim == 2:
             _check_rows(images, names)
-        pixels = None if images.ndim == 2 else PixelRange.of(images)
+        pixels = PixelRange.of(images)
         images = _as_images(images)
         _check_halves(images.shape, names.count("halve"))
         divisor = _divisor(images)
@@ -179,7 +179,7 @@ class Preprocessor:
         images = image_array(images)
         _check(images)
         features, given = images.ndim == 2, images.shape
-        images = _as_images(images)
+        raw, images = images, _as_images(images)
         halvings = _halvings(self.steps)
         _check_halves(images.shape, halvings)
         if images.shape[3] != self.channels:
@@ -193,10 +193,15 @@ class Preprocessor:
                 f"{rows} have {images.shape[3]} {what}, but the training {rows} had "
                 f"{self.channels}; {remedy}"
             )
-        if self.pixel_range is not None and not features:
-            if of is not None:
-                check_made("of", of, PixelRange, "PixelRange.of makes one")
-            self.pixel_range.check(PixelRange.of(images) if of is None else of)
+        if of is not None:
+            check_made("of", of, PixelRange, "PixelRange.of makes one")
+        if self.pixel_range is not None:
+            others = PixelRange.of(raw) if of is None else of
+            if not features:
+                self.pixel_range.check(others)
+            elif (self.pixel_range.dtype == "uint8") != (others.dtype == "uint8"):
+                # rows of pixels; other tables may have outliers in one alone
+                self.pixel_range.check(others, "training features", "features")
         divisor = _divisor(images) if self.divisor is None else self.divisor
         height, width = (side >> halvings for side in images.shape[1:3])
         out = np.empty((len(images), height, width, self.channels), dtype=np.float32)

@@ -65,7 +65,7 @@ def kernel_matrix(
     x1 = _rows(arch, x1)
     x2 = None if x2 is None else _rows(arch, x2)
     if isinstance(x1, np.ndarray) and isinstance(x2, np.ndarray):
-        check_raw_scale(x1, x2, "x2")
+        check_raw_scale(x1, x2, "images of x2")
     threads = len(os.sched_getaffinity(0)) if threads is None else threads
     chosen = select_backend(arch, x1.shape[1:], name=backend, dtype=dtype, threads=threads).backend
     states = []

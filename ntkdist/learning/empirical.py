@@ -119,7 +119,7 @@ def empirical_kernel(
     second = first
     if x2 is not None:
         second = check_images(x2, first.shape[1:])
-        check_raw_scale(image_array(x1), image_array(x2), "x2")
+        check_raw_scale(image_array(x1), image_array(x2), "images of x2")
     network.check(params, first.shape[1:])
     check_trainable(network.arch)
     cotangents = _cotangents(kind, network.num_classes)

@@ -162,7 +162,9 @@ def locate(config: RunConfig, held: StoredInputs) -> SourceMatch:
     mine = [_digest(image) for image in held.images]
     labels = held.labels if held.labels_true is None else held.labels_true
     places = np.full(len(mine), -1, dtype=np.int64)
-    match_places(places, _pairs(mine, labels), _pairs(there, source.labels), order)
+    named = [source.class_names[k] for k in source.labels]
+    mine_named = [held.class_names[k] for k in labels]
+    match_places(places, _pairs(mine, mine_named), _pairs(there, named), order)
     left = order[~np.isin(order, places)]
     match_places(places, mine, there, left)
     return SourceMatch(source, preprocess, order, places)
@@ -183,8 +185,8 @@ def match_places(
             places[i] = free[mine[i]].popleft()
 
 
-def _pairs(digests: Sequence[bytes], labels: NDArray[np.int64]) -> list[Hashable]:
-    return list(zip(digests, labels.tolist(), strict=True))
+def _pairs(digests: Sequence[bytes], labels: Sequence[str]) -> list[Hashable]:
+    return list(zip(digests, labels, strict=True))
 
 
 def _digests(source: ImageSet, preprocess: Preprocessor) -> Iterator[bytes]:

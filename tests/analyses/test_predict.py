@@ -329,3 +329,21 @@ def test_auto_does_not_hide_a_test_split_that_cannot_be_read(tmp_path, source):
         path.unlink()
         with pytest.raises(InputError, match=r"on=test: .*does not exist.*on holdout predicts"):
             held_out(pipeline)
+
+
+def test_copies_of_images_in_a_new_class_are_not_taken_for_those_of_the_run(tmp_path):
+    source = named_source(tmp_path, str)
+    config = settings(tmp_path / "r", data=DataConfig(source=source))
+    on_rest = dataclasses.replace(config, predict=PredictConfig(on="rest"))
+    with Pipeline(config) as pipeline:
+        assert held_out(pipeline).how == "test"
+    with np.load(tmp_path / "named.npz") as archive:
+        x, y = archive["x_train"], archive["y_train"]
+    copies = np.flatnonzero(y == "one")[:3]
+    # the new class sorts first, which gives every other class another number
+    np.savez(
+        tmp_path / "named.npz", x_train=np.concatenate([x[copies], x]),
+        y_train=np.concatenate([["aero"] * 3, y]),
+    )  # fmt: skip
+    with Pipeline(on_rest) as pipeline, pytest.raises(InputError, match="3 images have a class"):
+        held_out(pipeline)

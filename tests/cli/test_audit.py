@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import gzip
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -196,6 +197,19 @@ def test_what_was_found_is_said_where_nothing_will_do(tmp_path: Path) -> None:
         recognise(str(tmp_path))
 
 
+def test_a_folder_that_may_not_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").mkdir()
+
+    def refused(folder: Path) -> None:  # a test may run with the rights to read everything
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(InputError, match=r"test_a_folder.* cannot be read: Permission denied"):
+        recognise(str(tmp_path))
+
+
 def test_images_without_files_go_by_their_number() -> None:
     table = table_of([LabelIssue(7, None, "cat", "dog", 0.12345)])
     assert table.head[0] == "image"
@@ -279,6 +293,16 @@ def test_other_images_are_refused_with_what_to_do(few: Path, capsys: Captured) -
         # extend refuses a source that has lost images
         assert ("ntkdist extend runs/photos" in said) == ("gone" not in change)
         (few / "photos/light/01.png").unlink(missing_ok=True)
+
+
+@pytest.mark.slow
+def test_extend_is_no_remedy_where_there_is_a_new_class(few: Path, capsys: Captured) -> None:
+    draw(few / "photos/another/99.png", light=False, rng=np.random.default_rng(9))
+    with pytest.raises(SystemExit):
+        cli.main(["audit", "photos"])
+    said = capsys.readouterr().err
+    assert "--run runs/photos-2" in said
+    assert "ntkdist extend" not in said
 
 
 @pytest.mark.slow

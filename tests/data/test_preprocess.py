@@ -209,10 +209,8 @@ def test_images_on_another_scale_are_refused_and_features_are_not():
     train = random_images()
     with pytest.raises(ScaleError, match=r"images range from 0 to 1 \(float64\), the training im"):
         Preprocessor.fit(train, "standardize").apply(train / 255)
-    rows = train.reshape(20, -1)
-    fitted = Preprocessor.fit(rows, "auto")
-    assert fitted.pixel_range is None
-    assert fitted.apply(rows / 255).shape == rows.shape
+    rows = train.reshape(20, -1).astype(np.float32)
+    assert Preprocessor.fit(rows, "auto").apply(rows / 255).shape == rows.shape
 
 
 def test_a_few_images_are_compared_as_a_part_of_their_set():
@@ -235,3 +233,18 @@ def test_a_preprocessor_of_a_version_without_scale_divides_by_dtype_as_then():
     assert fitted.with_statistics_of(old) == fitted
     old.apply(images / 255)  # whatever the range
     assert not fitted.agrees(Preprocessor.fit(images.astype(np.float32), "standardize"))
+
+
+def test_rows_of_bytes_are_on_the_scale_of_others_or_refused():
+    bytes_ = np.random.default_rng(0).integers(0, 256, (20, 6), dtype=np.uint8)
+    fitted = Preprocessor.fit(bytes_, "auto")
+    np.testing.assert_array_equal(fitted.apply(bytes_.astype(float)), fitted.apply(bytes_))
+    with pytest.raises(
+        InputError, match=r"features range from 0 to .* \(float64\), the training f"
+    ):
+        fitted.apply(bytes_ / 255)
+    with pytest.raises(InputError, match=r"\(uint8\), the training features from 0 to 0\.9"):
+        Preprocessor.fit(bytes_ / 255, "auto").apply(bytes_)
+    # of two tables of floats one may have an outlier
+    Preprocessor.fit(bytes_ / 255, "auto").apply(bytes_.astype(float))
+    assert Preprocessor.from_dict(fitted.to_dict()) == fitted

@@ -33,7 +33,7 @@ def recognises(path: Path) -> bool:
 
 def holds_runs(folder: Path) -> bool:
     """Return whether a folder is that of a run, or holds some and no image: neither is a class."""
-    run = (folder / "zarr.json").is_file()
+    run = os.path.isfile(folder / "zarr.json")
     found = run
     with os.scandir(folder) as entries:
         for entry in entries:

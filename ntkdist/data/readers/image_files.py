@@ -237,7 +237,7 @@ def _open(path: Path, use: Any) -> Any:
     except Exception as error:
         # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more
         # on damaged data
-        reason = str(error) or type(error).__name__
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         if str(path) in reason:
             reason = f"not a {KINDS} file"
         raise InputError(f"{path} cannot be read ({reason}); repair or remove it") from None

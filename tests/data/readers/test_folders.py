@@ -528,6 +528,16 @@ def test_large_photographs_are_read_without_a_warning_up_to_a_limit(tmp_path, mo
     )
 
 
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+    two_classes(tmp_path)
+
+    def refused(path, **_):  # a test may run with the rights to read everything
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Image, "open", refused)
+    assert "/a/1.png cannot be read (Permission denied); " in message_of(tmp_path)
+
+
 def test_damaged_metadata_do_not_matter(tmp_path):
     two_classes(tmp_path)
     Image.fromarray(grey()).save(tmp_path / "a/2.png", exif=b"Exif\x00\x00garbage")
