@@ -162,7 +162,7 @@ def test_stages_out_of_order_say_what_is_missing(tmp_path):
     ):
         execute(pipeline, ["factor"])
     with (
-        pytest.raises(InputError, match="stage 'tea'"),
+        pytest.raises(InputError, match="stage='tea'"),
         Pipeline(settings(tmp_path / "run")) as pipeline,
     ):
         execute(pipeline, ["tea"])

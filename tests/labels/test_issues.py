@@ -211,7 +211,7 @@ def test_names_of_classes_are_numbered_in_their_order():
         assert found.drop(columns=["given_class", "suggested_class"]).equals(numbered)
 
 
-@pytest.mark.parametrize("labels", [[print] * 30, [1j] * 30, [b"a"] * 30])
+@pytest.mark.parametrize("labels", [[print] * 30, [1j] * 30, [{}] * 30])
 def test_labels_that_are_neither_numbers_nor_names_come_with_a_remedy(labels):
     images, _, _ = digits(30, 0.0)
     with pytest.raises(InputError, match="give integers from 0, or a name for each image"):
