@@ -82,8 +82,18 @@ def read(folder: Path, split: str, size: Size | None = None) -> ImageSet:
         numbers,
         class_names=names,
         files=[path.relative_to(folder).as_posix() for path in files],
-        notes=[*_passed_over(folder, place, contents), *notes],
+        notes=[*_together(_folders(place)), *_passed_over(folder, place, contents), *notes],
     )
+
+
+def _together(names: Sequence[str]) -> Iterator[str]:
+    """Yield a sentence for each class whose images lie in several folders."""
+    folders: dict[str, list[str]] = {}
+    for name in names:
+        folders.setdefault(normal_name(name), []).append(repr(name))
+    for name, same in folders.items():
+        if len(same) > 1:
+            yield f"{len(same)} folders are read as one class, {name!r}: {first_of(same)}"
 
 
 @dataclass(frozen=True)

@@ -550,6 +550,8 @@ def test_spellings_of_one_folder_name_are_one_class(tmp_path):
     save(tmp_path / "train/\ufeffb/3.png", grey())
     train, test = load(f"images:{tmp_path}"), load(f"images:{tmp_path}", "test")
     assert train.class_names == test.class_names == ("b", "caf\u00e9")
+    assert train.notes == (r"2 folders are read as one class, 'b': 'b', '\ufeffb'",)
+    assert test.notes == ()
     assert train.labels.tolist() == [0, 0, 1]
     assert test.labels.tolist() == [0, 1]
 
