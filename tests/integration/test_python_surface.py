@@ -67,18 +67,18 @@ def test_files_of_a_table_are_named_in_the_labels(tmp_path: Path) -> None:
     for i in range(20):
         name = f"{i:02d}.png"
         Image.fromarray(random.integers(0, 256, (4, 4), dtype=np.uint8)).save(tmp_path / name)
-        lines.append(f"{name},{'NA' if i % 2 else '007'}")
+        lines.append(f"{name},{'no' if i % 2 else '007'}")
     (tmp_path / "set.csv").write_text("\n".join(lines))
     run = ntkdist.compute(settings(tmp_path, n=None, source=f"csv:{tmp_path}/set.csv"))
     table = ntkdist.labels_table(run).sort_values("index")
     assert table["file"].tolist() == [f"{i:02d}.png" for i in range(20)]
-    assert table["given_class"].tolist() == ["007", "NA"] * 10
+    assert table["given_class"].tolist() == ["007", "no"] * 10
     own = dataclasses.replace(run.config, labels=LabelsConfig(probabilities=True))
     again = ntkdist.labels_table(ntkdist.compute(own, progress=False)).sort_values("index")
     pd.testing.assert_frame_equal(again, table)
     written = (tmp_path / "run/labels.csv").read_text()
-    assert written.splitlines()[0].endswith("delta_loss,probability_007,probability_NA")
-    assert ",NA," in written
+    assert written.splitlines()[0].endswith("delta_loss,probability_007,probability_no")
+    assert ",no," in written
 
 
 def test_missing_runs_stages_and_kinds_are_named(tmp_path: Path) -> None:
