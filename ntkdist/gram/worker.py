@@ -24,7 +24,7 @@ from ntkdist.errors import InputError, NtkdistError, StoreError
 from ntkdist.gram.store import GramStore, NotFiniteError
 from ntkdist.gram.tiling import TileKey, Tiling
 from ntkdist.kernels.backend import Backend
-from ntkdist.kernels.registry import arithmetic_for, get_backend
+from ntkdist.kernels.registry import get_backend, of_version
 from ntkdist.networks.architecture import Architecture
 from ntkdist.storage.arrays import open_array
 
@@ -193,15 +193,15 @@ class TileWorker:
         from threadpoolctl import ThreadpoolController
 
         job = self.job
-        backend = self._make_backend(job.backend, dtype=job.dtype, threads=job.threads)
         self._arch = Architecture.parse(job.architecture)
         self._rows = _open_images(job.images)
         H, W, C = self._rows.shape[1:]
-        arithmetic = arithmetic_for(backend.arithmetic, self._arch, (H, W, C), job.dtype)
-        if arithmetic != job.arithmetic:
+        newest = self._make_backend(job.backend, dtype=job.dtype, threads=job.threads)
+        backend = of_version(newest, job.arithmetic, self._arch, (H, W, C))
+        if backend is None:
             raise InputError(
                 f"worker {self.name} on {socket.gethostname()}: its backend {job.backend!r}"
-                f" computes {arithmetic}, the job is {job.arithmetic}; install the same"
+                f" computes {newest.arithmetic}, the job is {job.arithmetic}; install the same"
                 " version of ntkdist everywhere, or begin a new run"
             )
         self._cols = self._rows if job.columns is None else _open_images(job.columns)

@@ -15,6 +15,11 @@ from __future__ import annotations
 
 import numpy as np
 
+#: Rounding of Δ − (a − b)²/2, relative to |a² − b²|, by dtype. Where patches are multiples of each
+#: other, such as flat areas of two images, the difference is 0, and the angle that would be
+#: computed of its rounding is √ of it: smaller differences are taken for 0.
+ROUNDING = {"float32": 2.0**-21, "float64": 2.0**-50}
+
 # Minimax polynomials on s ∈ [0, 1], lowest power first, by dtype. The errors of θ and of
 # (sin θ − |c| θ)/s are below 7e-7 in float32 (degrees 5 and 4) and 2e-13 in float64 (13 and 12).
 ARCCOS = {

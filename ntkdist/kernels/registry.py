@@ -8,7 +8,7 @@ from ntkdist.checks import check_choice, check_whole
 from ntkdist.errors import InputError
 from ntkdist.kernels import cuda
 from ntkdist.kernels.backend import Backend
-from ntkdist.kernels.chain import chain_of, not_a_chain, state_dtype
+from ntkdist.kernels.chain import not_a_chain
 from ntkdist.kernels.cuda.device import cuda_unavailable
 from ntkdist.networks.architecture import Architecture
 
@@ -118,10 +118,6 @@ def select_backend(
     raise InputError(f"no backend can compute this network: {'; '.join(refusals)}")
 
 
-# versions for networks whose states have become float64 for entries in float32
-_WITH_WIDER_STATE = {"cpu-3": "cpu-4", "cuda-3": "cuda-4"}
-
-
 def arithmetic_of(name: str) -> str:
     """Return the ``arithmetic`` of a backend, which for ``cuda`` is known without a GPU.
 
@@ -131,18 +127,24 @@ def arithmetic_of(name: str) -> str:
     return cuda.ARITHMETIC if name == "cuda" else get_backend(name).arithmetic
 
 
-def arithmetic_for(
-    arithmetic: str, arch: Architecture, image_shape: tuple[int, int, int], dtype: str
-) -> str:
-    """Return the version of a backend's ``arithmetic`` that computes a network's entries.
+def of_version(
+    backend: Backend, arithmetic: str, arch: Architecture, image_shape: tuple[int, int, int]
+) -> Backend | None:
+    """Return the backend that computes the bits of a version of its arithmetic.
 
-    A version stands for bits: networks whose bits a change has left alone keep the version of
-    before, and their runs can be resumed and extended.
+    Args:
+        backend: The present one.
+        arithmetic: A version, as in ``cpu-3``; runs of earlier versions are resumed with theirs.
+        arch: The network.
+        image_shape: (H, W, C).
+
+    Returns:
+        ``backend`` itself if it is of this version; None if the bits can no longer be computed.
     """
-    chain = chain_of(arch)
-    if isinstance(chain, str) or state_dtype(chain, image_shape, dtype) == dtype:
-        return arithmetic
-    return _WITH_WIDER_STATE.get(arithmetic, arithmetic)
+    if arithmetic == backend.arithmetic:
+        return backend
+    older = getattr(backend, "of_version", None)
+    return None if older is None else older(arithmetic, arch, image_shape)
 
 
 def coverage(name: str, arch: Architecture, image_shape: tuple[int, int, int]) -> str | None:

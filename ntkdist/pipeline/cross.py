@@ -112,11 +112,13 @@ class HeldOut:
 
     def _diagonal(self, kind: str) -> NDArray[np.float64]:
         from ntkdist.gram.executors.cluster import cores
-        from ntkdist.kernels.registry import get_backend
+        from ntkdist.kernels.registry import get_backend, of_version
 
         run, settings = self._pipeline.run, self._pipeline.config.gram
         arch = Architecture.parse(self._pipeline.config.architecture)
-        backend = get_backend(run.manifest.backend, dtype=settings.dtype, threads=cores())
+        newest = get_backend(run.manifest.backend, dtype=settings.dtype, threads=cores())
+        H, W, C = self.images.shape[1:]
+        backend = of_version(newest, run.manifest.arithmetic, arch, (H, W, C)) or newest
         parts = []
         for start in range(0, len(self.images), _TOGETHER):
             state = backend.prepare(arch, self.images[start : start + _TOGETHER])

@@ -33,7 +33,7 @@ from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import TileKey, Tiling
 from ntkdist.gram.worker import GramJob, TileRecord, TileWorker, state_bytes
 from ntkdist.kernels.cuda import device as cuda_device
-from ntkdist.kernels.registry import arithmetic_for, coverage, get_backend
+from ntkdist.kernels.registry import coverage, get_backend
 from ntkdist.linalg import parse_memory
 from ntkdist.networks.architecture import Architecture
 from ntkdist.planning.planned_run import SAMPLE, PlannedRun
@@ -268,7 +268,6 @@ def _scratch_job(probe: Probe, images: np.ndarray, folder: str) -> GramJob:
     address = os.path.join(folder, "images")
     write_array(address, images)
     backend = get_backend(probe.backend, dtype=probe.dtype, threads=probe.threads)
-    arch, (H, W, C) = Architecture.parse(probe.architecture), images.shape[1:]
     tiling = Tiling(len(images), probe.edge)
     outputs = tuple((kind, os.path.join(folder, kind)) for kind in probe.kinds)
     for kind, output in outputs:
@@ -277,7 +276,7 @@ def _scratch_job(probe: Probe, images: np.ndarray, folder: str) -> GramJob:
         images=address,
         architecture=probe.architecture,
         backend=probe.backend,
-        arithmetic=arithmetic_for(backend.arithmetic, arch, (H, W, C), probe.dtype),
+        arithmetic=backend.arithmetic,
         dtype=probe.dtype,
         outputs=outputs,
         edge=probe.edge,

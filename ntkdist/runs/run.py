@@ -592,7 +592,7 @@ def choose_backend(
 ) -> tuple[str, str, str]:
     """Return name, arithmetic and reason of the backend that the run is begun with."""
     from ntkdist.kernels.cuda.device import cuda_unavailable
-    from ntkdist.kernels.registry import arithmetic_for, arithmetic_of, coverage, select_backend
+    from ntkdist.kernels.registry import arithmetic_of, coverage, select_backend
 
     image = (int(shape[0]), int(shape[1]), int(shape[2]))
     settings = config.gram
@@ -603,11 +603,9 @@ def choose_backend(
             arch.check_image(*image[:2])
         if why_not := coverage("cuda", arch, image):
             raise InputError(f"backend 'cuda' cannot compute this: {why_not}; take auto")
-        arithmetic = arithmetic_for(arithmetic_of("cuda"), arch, image, settings.dtype)
-        return "cuda", arithmetic, "cuda: asked for by name, on the workers' GPUs"
+        return "cuda", arithmetic_of("cuda"), "cuda: asked for by name, on the workers' GPUs"
     chosen = select_backend(arch, image, name=settings.backend, dtype=settings.dtype)
-    arithmetic = arithmetic_for(chosen.backend.arithmetic, arch, image, settings.dtype)
-    return chosen.backend.name, arithmetic, chosen.reason
+    return chosen.backend.name, chosen.backend.arithmetic, chosen.reason
 
 
 def _joins_cluster(address: str | None) -> bool:

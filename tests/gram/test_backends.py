@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from ntkdist import kernel_matrix
 from ntkdist.analyses.status import read_status
 from ntkdist.api import execute
 from ntkdist.config import DataConfig, GramConfig, RunConfig
@@ -21,7 +23,7 @@ from ntkdist.gram.compute import compute_gram
 from ntkdist.gram.executors.inline import InlineExecutor
 from ntkdist.gram.executors.ray import RayExecutor
 from ntkdist.gram.store import GramStore
-from ntkdist.kernels.registry import arithmetic_of
+from ntkdist.kernels.registry import arithmetic_of, get_backend, of_version
 from ntkdist.networks.architecture import Architecture
 from ntkdist.pipeline import Pipeline
 from ntkdist.pipeline.verify import verify_run
@@ -76,10 +78,25 @@ def test_a_job_of_bits_that_have_changed_since_is_refused(tmp_path):
     assert compute_gram(now, InlineExecutor(), tiling=tiling).computed == 3
 
 
-def test_a_run_has_the_arithmetic_of_its_network(tmp_path):
-    for arch, arithmetic in (("fc-2", "cpu-3"), ("[Dense(), Erf(), Dense()]", "cpu-4")):
-        config = dataclasses.replace(run_config(tmp_path / arithmetic), architecture=arch)
-        assert Run.create(config).manifest.arithmetic == arithmetic
+def test_a_job_of_the_version_before_gets_its_bits(tmp_path):
+    """Flat patches of several contrasts: what is left of their angle is rounding."""
+    images = np.random.default_rng(0).normal(size=(20, 8, 8, 3)).astype(np.float32)
+    images[:, 3:] = np.linspace(0.2, 0.9, 20)[:, None, None, None]
+    tiles = {}
+    for version in ("cpu-3", "cpu-4"):
+        (tmp_path / version).mkdir()
+        job, tiling = make_job(
+            tmp_path / version, images, 20, backend="cpu", arithmetic=version, arch="cntk-v-3"
+        )
+        assert compute_gram(job, InlineExecutor(), tiling=tiling).computed == 1
+        tiles[version] = GramStore.open(job.outputs[0][1])[:, :]
+    arch = Architecture.parse("cntk-v-3")
+    older = of_version(get_backend("cpu"), "cpu-3", arch, (8, 8, 3))
+    state = older.prepare(arch, images)
+    np.testing.assert_array_equal(tiles["cpu-3"], older.block(state, state)["ntk"])
+    exact = kernel_matrix("cntk-v-3", images, backend="reference", dtype="float64")
+    errors = {name: np.abs(tile / exact - 1).max() for name, tile in tiles.items()}
+    assert errors["cpu-4"] < 2e-6 < 2e-5 < errors["cpu-3"]
 
 
 def run_config(folder: Path, **gram: Any) -> RunConfig:

@@ -127,11 +127,35 @@ class CpuBackend:
     """Kernel entries on CPU cores; see ``backend.Backend`` for the protocol."""
 
     name = "cpu"
-    arithmetic = "cpu-3"
+    arithmetic = "cpu-4"
 
-    def __init__(self, *, dtype: str = "float32", threads: int = 1) -> None:
+    def __init__(self, *, dtype: str = "float32", threads: int = 1, rounding: bool = True) -> None:
         self.dtype = dtype
         self.threads = threads
+        self._rounding = rounding
+
+    def of_version(
+        self, arithmetic: str, arch: Architecture, image_shape: tuple[int, int, int]
+    ) -> CpuBackend | None:
+        """Return the backend that computes the bits of a version; None if there is none any more.
+
+        The version before, ``cpu-3``, did not know ``duals.ROUNDING``, and had no network whose
+        state is wider than its entries.
+        """
+        if arithmetic == self.arithmetic:
+            return self
+        chain = chain_of(arch)
+        if arithmetic != "cpu-3" or isinstance(chain, str):
+            return None
+        if state_dtype(chain, image_shape, self.dtype) != self.dtype:
+            return None
+        old = CpuBackend(dtype=self.dtype, threads=self.threads, rounding=False)
+        old.arithmetic = arithmetic
+        return old
+
+    def coefficients(self, dtype: str) -> np.ndarray:
+        """Return the ``vector.coefficients`` of a state's dtype in this version."""
+        return coefficients(dtype, rounding=self._rounding)
 
     def supports(
         self, arch: Architecture, image_shape: tuple[int, int, int], dtype: str | None = None
@@ -197,7 +221,8 @@ class CpuBackend:
         """Return the sums of Δ and Θ behind the blocks, (n, vectors · lanes) float64."""
         shape = len(rows), lanes.shape[0], lanes.shape[2]
         delta, tangent = np.zeros(shape), np.zeros(shape)
-        sweeps, table = plan.sweeps if theta else plan.without_theta(), coefficients(plan.dtype)
+        sweeps = plan.sweeps if theta else plan.without_theta()
+        table = self.coefficients(plan.dtype)
         given, units = (rows, lanes, plan.shape[2]), (plan.scales, plan.factors)
         if plan.chain.spatial:
             loops.entries(
@@ -291,12 +316,12 @@ class _Preparation:
         H, W = (int(x) for x in plan.blocks[n, :2])
         lanes, sweeps = to_lanes(self.rows[:, plan.columns]), plan.without_theta()
         sums = np.zeros((len(self.rows), H * W), self.rows.dtype)
+        table = self.backend.coefficients(plan.dtype)
 
         def run(group: slice) -> None:
             loops.self_windows(
                 self.rows[group], lanes, plan.shape[2], blocks, n, sweeps, plan.scales,
-                plan.factors, classes, coefficients(plan.dtype), plan.work_cells, group.start,
-                sums[group],
+                plan.factors, classes, table, plan.work_cells, group.start, sums[group],
             )  # fmt: skip
 
         self.backend._in_threads(run, len(self.rows))

@@ -45,7 +45,9 @@ from ntkdist.kernels.cpu.vector import (
     magnitude,
     number,
     polynomial,
+    positive,
     root_half,
+    rounding,
     sine_gap_over_pi,
     splat,
     sqrt,
@@ -65,10 +67,11 @@ def field(sweep, name):
 
 
 @numba.njit(nogil=True, forceinline=True)
-def relu_start(theta, fold, cell, a, b, unit):
+def relu_start(theta, fold, tau, cell, a, b, unit):
     """Read a cell: Δ, e = ab − K, w = 1 − c, s = 1 − |c|, √s, Θ + K (FIRST: K), and ab.
 
-    The square root is started here, so that a loop can overlap it with the cell before.
+    ``tau`` is ``duals.ROUNDING``: the rounding of e is taken off s. The square root is started
+    here, so that a loop can overlap it with the cell before.
     """
     width = word(unit)
     one = splat(unit)
@@ -78,15 +81,18 @@ def relu_start(theta, fold, cell, a, b, unit):
     old = load(cell, unit)
     e = fnma(d, d, old)
     w = e * m
-    s = magnitude(w)
-    ab = splat(number(a + 2 * width, unit)) * second
+    twice = splat(number(a + 2 * width, unit))
+    ab = twice * second
     if fold:
-        s = where_above(w, one, magnitude(one + one - w), s)
+        s = where_above(w, one, magnitude(one + one - w), magnitude(w))
+        s = positive(fnma(tau * fma(magnitude(d), twice, old), m, s))
+    else:
+        s = positive(fnma(magnitude(d), twice * tau, magnitude(e))) * m
     total = e
     if theta == FIRST:
-        total = fms(splat(number(a + 2 * width, unit)), second, e)
+        total = fms(twice, second, e)
     if theta == PRESENT:
-        total = fma(splat(number(a + 2 * width, unit)), second, load(cell + BYTES, unit) - e)
+        total = fma(twice, second, load(cell + BYTES, unit) - e)
     return old, e, w, s, sqrt(s), total, ab
 
 
@@ -179,7 +185,7 @@ def half_distance(x, y, channels, width, unit):
 
 
 @numba.njit(nogil=True, forceinline=True)
-def start(kind, theta, fold, cell, a, b, channels, unit):
+def start(kind, theta, fold, tau, cell, a, b, channels, unit):
     """Read a cell of a row image and column images: pixels, windows or ReLU (``relu_start``)."""
     if kind == PIXELS:
         D = half_distance(a, b, channels, word(unit), unit)
@@ -188,7 +194,7 @@ def start(kind, theta, fold, cell, a, b, channels, unit):
         D = (load(cell, unit) - splat(number(a, unit))) - load(b, unit)
         T = load(cell + BYTES, unit)
         return D, T, D, D, D, D, D
-    return relu_start(theta, fold, cell, a, b, unit)
+    return relu_start(theta, fold, tau, cell, a, b, unit)
 
 
 @numba.njit(nogil=True, forceinline=True)
@@ -200,10 +206,12 @@ def end(kind, fold, P, R, old, e, w, s, t, total, ab, unit):
 
 
 @numba.njit(nogil=True, forceinline=True)
-def _relu_cells(theta, fold, P, R, trained, cell, a, b, count, to, unit):
+def _relu_cells(theta, fold, tau, P, R, trained, cell, a, b, count, to, unit):
     for j in range(count):
         at, near = j * CELL, j * NUMBERS * word(unit)
-        old, e, w, s, t, total, ab = relu_start(ABSENT, fold, cell + at, a + near, b + at, unit)
+        old, e, w, s, t, total, ab = relu_start(
+            ABSENT, fold, tau, cell + at, a + near, b + at, unit
+        )
         if theta:
             total = _tangent(theta, cell + at, unit, ab - e, trained, unit)
         D, T = relu_end(fold, P, R, old, e, w, s, t, total, ab, unit)
@@ -230,13 +238,14 @@ def activate(sweep, table, channels, scale, a, b, cell, W, i, i2, j0, j1, shift,
             store(half_distance(x, y, channels, width, unit), to + j * CELL)
         return
     cell += j0 * CELL
+    tau = rounding(table, unit)
     if kind == POOLED:
         a += (field(sweep, CELLS) + here) * width
         b += (field(sweep, CELLS_B) + there) * BYTES
         for j in range(count):
             at = j * CELL
             D, T, _, _, _, _, _ = start(
-                POOLED, theta, False, cell + at, a + j * width, b + j * BYTES, 1, unit
+                POOLED, theta, False, tau, cell + at, a + j * width, b + j * BYTES, 1, unit
             )
             store(D, to + at)
             store(T, to + at + BYTES)
@@ -267,10 +276,10 @@ def activate(sweep, table, channels, scale, a, b, cell, W, i, i2, j0, j1, shift,
             store(D, to + at)
         return
     if theta and field(sweep, FOLD):
-        _relu_cells(theta, True, P, R, trained, cell, a, b, count, to, unit)
+        _relu_cells(theta, True, tau, P, R, trained, cell, a, b, count, to, unit)
     elif theta:
-        _relu_cells(theta, False, P, R, trained, cell, a, b, count, to, unit)
+        _relu_cells(theta, False, tau, P, R, trained, cell, a, b, count, to, unit)
     elif field(sweep, FOLD):
-        _relu_cells(ABSENT, True, P, R, trained, cell, a, b, count, to, unit)
+        _relu_cells(ABSENT, True, tau, P, R, trained, cell, a, b, count, to, unit)
     else:
-        _relu_cells(ABSENT, False, P, R, trained, cell, a, b, count, to, unit)
+        _relu_cells(ABSENT, False, tau, P, R, trained, cell, a, b, count, to, unit)

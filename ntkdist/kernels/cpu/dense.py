@@ -32,6 +32,7 @@ from ntkdist.kernels.cpu.vector import (
     fma,
     load,
     number,
+    rounding,
     sine_gap_over_pi,
     splat,
     store,
@@ -78,10 +79,10 @@ def _distances(x0, x1, x2, x3, y0, y1, channels, cells, pitch, unit):
 
 
 @numba.njit(nogil=True, forceinline=True)
-def _relu_cells(theta, fold, P, R, a, b, stride, cells, count, unit):
+def _relu_cells(theta, fold, tau, P, R, a, b, stride, cells, count, unit):
     for m in range(count):
         at = cells + m * CELL
-        c0, c1, c2, c3, c4, c5, c6 = relu_start(theta, fold, at, a, b + m * stride, unit)
+        c0, c1, c2, c3, c4, c5, c6 = relu_start(theta, fold, tau, at, a, b + m * stride, unit)
         D, T = relu_end(fold, P, R, c0, c1, c2, c3, c4, c5, c6, unit)
         store(D, at)
         if theta:
@@ -98,16 +99,17 @@ def _layer(sweep, table, scale, a, b, stride, cells, count, unit):
             activate(sweep, table, 1, scale, a, b + m * stride, at, 1, 0, 0, 0, 1, 0, at, unit)
         return
     P, R = arccos_over_pi(table, unit), sine_gap_over_pi(table, unit)
+    tau = rounding(table, unit)
     a += field(sweep, CELLS) * word(unit)
     b += field(sweep, CELLS_B) * BYTES
     if theta == PRESENT:
-        _relu_cells(PRESENT, False, P, R, a, b, stride, cells, count, unit)
+        _relu_cells(PRESENT, False, tau, P, R, a, b, stride, cells, count, unit)
     elif theta == FIRST:
-        _relu_cells(FIRST, False, P, R, a, b, stride, cells, count, unit)
+        _relu_cells(FIRST, False, tau, P, R, a, b, stride, cells, count, unit)
     elif fold:
-        _relu_cells(ABSENT, True, P, R, a, b, stride, cells, count, unit)
+        _relu_cells(ABSENT, True, tau, P, R, a, b, stride, cells, count, unit)
     else:
-        _relu_cells(ABSENT, False, P, R, a, b, stride, cells, count, unit)
+        _relu_cells(ABSENT, False, tau, P, R, a, b, stride, cells, count, unit)
 
 
 @compiled

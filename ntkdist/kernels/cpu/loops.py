@@ -72,6 +72,7 @@ from ntkdist.kernels.cpu.vector import (
     arccos_over_pi,
     load,
     number,
+    rounding,
     sine_gap_over_pi,
     splat,
     store,
@@ -135,8 +136,8 @@ def _emit(theta, D, T, old, previous, new, out, at, unit):
 
 @numba.njit(nogil=True, forceinline=True)
 def _fused_row(
-    kind, theta, fold, channels, P, R, sweep, a, b, H, W, i, i2, q, cells, out, old, previous, new,
-    unit,
+    kind, theta, fold, channels, tau, P, R, sweep, a, b, H, W, i, i2, q, cells, out, old, previous,
+    new, unit,
 ):  # fmt: skip
     """Sum row i of pixels, windows or a ReLU along the row; store the 3 × 3 sums of row i − 1.
 
@@ -161,13 +162,13 @@ def _fused_row(
         last_T = splat(unit - unit)
         two_D, two_T = last_D, last_T
         c0, c1, c2, c3, c4, c5, c6 = start(
-            kind, theta, fold, cells + j0 * CELL, x, y, channels, unit
+            kind, theta, fold, tau, cells + j0 * CELL, x, y, channels, unit
         )
         for j in range(1, j1 - j0):
             D, T = end(kind, fold, P, R, c0, c1, c2, c3, c4, c5, c6, unit)
             at = cells + (j0 + j) * CELL
             c0, c1, c2, c3, c4, c5, c6 = start(
-                kind, theta, fold, at, x + j * near, y + j * far, channels, unit
+                kind, theta, fold, tau, at, x + j * near, y + j * far, channels, unit
             )
             at = (j0 + j - 2) * CELL
             _emit(theta, two_D + D, two_T + T, old, previous, new, out, at, unit)
@@ -194,6 +195,7 @@ def fused_sweep(
     """Pixels, windows or a ReLU, from rows ``pitch`` apart, and a 3 × 3 filter to ``state``."""
     kind, theta, fold = field(sweep, KIND), field(sweep, THETA), field(sweep, FOLD)
     P, R = arccos_over_pi(table, unit), sine_gap_over_pi(table, unit)
+    tau = rounding(table, unit)
     pitch_out = (W + 1) * CELL
     for part in range(2):
         i0, i1, shift = (0, H - p, p) if part == 0 else (H - p, H, p - H)
@@ -207,23 +209,23 @@ def fused_sweep(
             out = spare if i == i0 else state + (i - 1) * pitch_out
             row = sweep, a, b, H, W, i, i2, q, cells, out, old, previous, new, unit
             if kind == PIXELS and channels == 1:
-                _fused_row(PIXELS, ABSENT, False, 1, P, R, *row)
+                _fused_row(PIXELS, ABSENT, False, 1, tau, P, R, *row)
             elif kind == PIXELS and channels == 3:
-                _fused_row(PIXELS, ABSENT, False, 3, P, R, *row)
+                _fused_row(PIXELS, ABSENT, False, 3, tau, P, R, *row)
             elif kind == PIXELS:
-                _fused_row(PIXELS, ABSENT, False, channels, P, R, *row)
+                _fused_row(PIXELS, ABSENT, False, channels, tau, P, R, *row)
             elif kind == POOLED:
-                _fused_row(POOLED, theta, False, channels, P, R, *row)
+                _fused_row(POOLED, theta, False, channels, tau, P, R, *row)
             elif fold and theta:
-                _fused_row(RELU, FIRST, True, channels, P, R, *row)
+                _fused_row(RELU, FIRST, True, channels, tau, P, R, *row)
             elif fold:
-                _fused_row(RELU, ABSENT, True, channels, P, R, *row)
+                _fused_row(RELU, ABSENT, True, channels, tau, P, R, *row)
             elif theta == PRESENT:
-                _fused_row(RELU, PRESENT, False, channels, P, R, *row)
+                _fused_row(RELU, PRESENT, False, channels, tau, P, R, *row)
             elif theta == FIRST:
-                _fused_row(RELU, FIRST, False, channels, P, R, *row)
+                _fused_row(RELU, FIRST, False, channels, tau, P, R, *row)
             else:
-                _fused_row(RELU, ABSENT, False, channels, P, R, *row)
+                _fused_row(RELU, ABSENT, False, channels, tau, P, R, *row)
             old, previous, new = previous, new, old
         _side_row(sweep, a, b, i1, i1 + shift, H, W, q, new, unit)
         _last_row(old, previous, new, 2 * W, state + (i1 - 1) * pitch_out, unit)
@@ -239,7 +241,7 @@ def _add_lanes(cell, sums, unit):
 
 
 @numba.njit(nogil=True, forceinline=True)
-def _relu_sums(theta, P, R, sweep, a, b, H, W, p, q, state, to, unit):
+def _relu_sums(theta, tau, P, R, sweep, a, b, H, W, p, q, state, to, unit):
     near, far = NUMBERS * word(unit), NUMBERS_B * BYTES
     class_D = class_T = splat(unit - unit)
     for i in range(H):
@@ -252,7 +254,7 @@ def _relu_sums(theta, P, R, sweep, a, b, H, W, p, q, state, to, unit):
             cells = state + i * (W + 1) * CELL
             for j in range(j0, j1):
                 c0, c1, c2, c3, c4, c5, c6 = relu_start(
-                    theta, False, cells + j * CELL, x + j * near, y + j * far, unit
+                    theta, False, tau, cells + j * CELL, x + j * near, y + j * far, unit
                 )
                 D, T = relu_end(False, P, R, c0, c1, c2, c3, c4, c5, c6, unit)
                 row_D, row_T = row_D + D, row_T + T
@@ -267,10 +269,11 @@ def relu_sum_sweep(sweep, table, a, b, H, W, p, q, state, spare, sums, unit):
     """A ReLU and the sums at the end: along rows and over rows in the dtype, then in float64."""
     clear(spare, 2, unit)
     P, R = arccos_over_pi(table, unit), sine_gap_over_pi(table, unit)
+    tau = rounding(table, unit)
     if field(sweep, THETA):
-        _relu_sums(PRESENT, P, R, sweep, a, b, H, W, p, q, state, spare, unit)
+        _relu_sums(PRESENT, tau, P, R, sweep, a, b, H, W, p, q, state, spare, unit)
     else:
-        _relu_sums(ABSENT, P, R, sweep, a, b, H, W, p, q, state, spare, unit)
+        _relu_sums(ABSENT, tau, P, R, sweep, a, b, H, W, p, q, state, spare, unit)
     _add_lanes(spare, sums, unit)
 
 
@@ -395,7 +398,7 @@ def pool_rows(size, i, i2, H, W, offsets, pool, theta, row, held, pitch, unit):
 
 
 @numba.njit(nogil=True, forceinline=True)
-def _relu_row(theta, fold, P, R, sweep, a, b, W, i, i2, q, cells, to, unit):
+def _relu_row(theta, fold, tau, P, R, sweep, a, b, W, i, i2, q, cells, to, unit):
     near, far = NUMBERS * word(unit), NUMBERS_B * BYTES
     x = a + field(sweep, CELLS) * word(unit) + i * W * near
     for part in range(2):
@@ -403,7 +406,7 @@ def _relu_row(theta, fold, P, R, sweep, a, b, W, i, i2, q, cells, to, unit):
         y = b + field(sweep, CELLS_B) * BYTES + (i2 * W + shift) * far
         for j in range(j0, j1):
             c0, c1, c2, c3, c4, c5, c6 = relu_start(
-                theta, fold, cells + j * CELL, x + j * near, y + j * far, unit
+                theta, fold, tau, cells + j * CELL, x + j * near, y + j * far, unit
             )
             D, T = relu_end(fold, P, R, c0, c1, c2, c3, c4, c5, c6, unit)
             store(D, to + j * CELL)
@@ -417,19 +420,20 @@ def relu_pool_sweep(
     """A ReLU and an average pool; rows of the same windows are added up first."""
     theta, fold = field(sweep, THETA), field(sweep, FOLD)
     P, R = arccos_over_pi(table, unit), sine_gap_over_pi(table, unit)
+    tau = rounding(table, unit)
     row = (W + 1) * CELL
     held = 0
     for i in range(H):
         i2 = wrap(i + p, H)
         cells, to = state + i * row, ring + held * row
         if fold and theta:
-            _relu_row(FIRST, True, P, R, sweep, a, b, W, i, i2, q, cells, to, unit)
+            _relu_row(FIRST, True, tau, P, R, sweep, a, b, W, i, i2, q, cells, to, unit)
         elif fold:
-            _relu_row(ABSENT, True, P, R, sweep, a, b, W, i, i2, q, cells, to, unit)
+            _relu_row(ABSENT, True, tau, P, R, sweep, a, b, W, i, i2, q, cells, to, unit)
         elif theta:
-            _relu_row(PRESENT, False, P, R, sweep, a, b, W, i, i2, q, cells, to, unit)
+            _relu_row(PRESENT, False, tau, P, R, sweep, a, b, W, i, i2, q, cells, to, unit)
         else:
-            _relu_row(ABSENT, False, P, R, sweep, a, b, W, i, i2, q, cells, to, unit)
+            _relu_row(ABSENT, False, tau, P, R, sweep, a, b, W, i, i2, q, cells, to, unit)
         held += 1
         more = i + 1 < H and (i + 1) // size == i // size
         if not more or wrap(i + 1 + p, H) // size != i2 // size:

@@ -23,7 +23,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, models, overload, register_model
 
-from ntkdist.kernels.duals import ARCCOS, SINE_GAP
+from ntkdist.kernels.duals import ARCCOS, ROUNDING, SINE_GAP
 
 BYTES = 64
 LANES = {"float32": 16, "float64": 8}
@@ -194,6 +194,17 @@ def where_above(typingctx, x, limit, yes, no):
     return x(x, x, x, x), generate
 
 
+@intrinsic
+def positive(typingctx, x):
+    """Return x where it is above 0, else 0."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        above = builder.fcmp_ordered(">", args[0], x.constant(0.0))
+        return builder.select(above, args[0], x.constant(0.0))
+
+    return x(x), generate
+
+
 def _constant(value: float) -> Any:
     @intrinsic
     def constant(typingctx, unit):
@@ -253,13 +264,30 @@ def _table(polynomial: dict[str, tuple[float, ...]], *, behind: bool) -> Any:
     return read
 
 
-def coefficients(dtype: str) -> np.ndarray:
-    """Return the coefficients of both polynomials over π; the loops keep them in registers."""
-    return np.array([*ARCCOS[dtype], *SINE_GAP[dtype]], np.float64).astype(dtype) / math.pi
+def coefficients(dtype: str, *, rounding: bool = True) -> np.ndarray:
+    """Return the coefficients of both polynomials over π, and ``ROUNDING`` or 0 in its place.
+
+    The loops keep them in registers.
+    """
+    both = np.array([*ARCCOS[dtype], *SINE_GAP[dtype]], np.float64).astype(dtype) / math.pi
+    return np.append(both, np.array(ROUNDING[dtype] if rounding else 0.0, dtype))
 
 
 arccos_over_pi = _table(ARCCOS, behind=False)  # P/π, arccos(1 − s) = √s·P(s)
 sine_gap_over_pi = _table(SINE_GAP, behind=True)  # R/π, sin θ − θ cos θ = s√s·R(s)
+
+
+@intrinsic
+def rounding(typingctx, address, unit):
+    """Return the last of ``coefficients``."""
+    kind = _BY_SCALAR[unit]
+    at = (len(ARCCOS[unit.name]) + len(SINE_GAP[unit.name])) * _align(kind)
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        place = _at(builder, builder.add(args[0], args[0].type(at)), kind.element)
+        return _splatted(builder, kind, builder.load(place, align=_align(kind)))
+
+    return kind(_INDEX, unit), generate
 
 
 @intrinsic

@@ -15,7 +15,7 @@ import numpy as np
 
 from ntkdist.kernels.chain import ERF, LINEAR
 from ntkdist.kernels.cuda.intrinsics import device, fetch, inverse_root, pointer, put, root
-from ntkdist.kernels.duals import ARCCOS, SINE_GAP
+from ntkdist.kernels.duals import ARCCOS, ROUNDING, SINE_GAP
 
 # Added under the root: far below any e·ab that matters, so that 0/0 is 0.
 TINY = {"float32": 1e-36, "float64": 1e-300}
@@ -36,6 +36,7 @@ def cell_functions(dtype: str) -> dict[str, Any]:
     one, two, half, most = real(1), real(2), real(0.5), real(MOST)
     tiny, zero = real(TINY[dtype]), real(0)
     over_root = inverse_root(dtype)
+    rounding = real(2 * ROUNDING[dtype])
     # polynomials of (1 − c)·2 = y² for the products y·P and y·R, over π
     angle = [real(x / 2**k / np.sqrt(2) / np.pi) for k, x in enumerate(ARCCOS[dtype])]
     gap = [real(x / 2**k / np.sqrt(2) / np.pi) for k, x in enumerate(SINE_GAP[dtype])]
@@ -45,7 +46,8 @@ def cell_functions(dtype: str) -> dict[str, Any]:
         ab = a * b
         d = a - b
         e = delta - d * d
-        y = min(abs(e) * over_root(abs(e * ab + tiny)), most)
+        g = max(abs(e) - abs(d) * (rounding * a), zero)
+        y = min(g * over_root(g * ab + tiny), most)
         s = y * y
         slope = one - y * angle_of(s)
         total = trained * (two * ab - e) + theta
@@ -60,7 +62,8 @@ def cell_functions(dtype: str) -> dict[str, Any]:
         negative = e > whole
         f = two * whole - e if negative else e
         kept = d * d + whole if negative else delta
-        y = min(abs(f) * over_root(abs(f * ab + tiny)), most)
+        g = max(abs(f) - (abs(d) * (rounding * a) + half * rounding * delta), zero)
+        y = min(g * over_root(g * ab + tiny), most)
         s = y * y
         p = y * angle_of(s)
         slope = p if negative else one - p
