@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import numpy as np
 
-#: Rounding of Δ − (a − b)²/2, relative to |a² − b²|, by dtype. Where patches are multiples of each
-#: other, such as flat areas of two images, the difference is 0, and the angle that would be
-#: computed of its rounding is √ of it: smaller differences are taken for 0.
+#: Differences Δ − (a − b)²/2 up to this part of Δ are taken for 0, by dtype. Where patches are
+#: multiples of each other, such as flat areas of two images, what is computed of the difference
+#: is rounding, and the angle of it would be its root.
 ROUNDING = {"float32": 2.0**-21, "float64": 2.0**-50}
 
 # Minimax polynomials on s ∈ [0, 1], lowest power first, by dtype. The errors of θ and of

@@ -96,7 +96,7 @@ def test_a_job_of_the_version_before_gets_its_bits(tmp_path):
     np.testing.assert_array_equal(tiles["cpu-3"], older.block(state, state)["ntk"])
     exact = kernel_matrix("cntk-v-3", images, backend="reference", dtype="float64")
     errors = {name: np.abs(tile / exact - 1).max() for name, tile in tiles.items()}
-    assert errors["cpu-4"] < 2e-6 < 2e-5 < errors["cpu-3"]
+    assert errors["cpu-4"] < errors["cpu-3"] / 3, errors
 
 
 def run_config(folder: Path, **gram: Any) -> RunConfig:

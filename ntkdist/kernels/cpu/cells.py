@@ -45,7 +45,6 @@ from ntkdist.kernels.cpu.vector import (
     magnitude,
     number,
     polynomial,
-    positive,
     root_half,
     rounding,
     sine_gap_over_pi,
@@ -70,24 +69,25 @@ def field(sweep, name):
 def relu_start(theta, fold, tau, cell, a, b, unit):
     """Read a cell: Δ, e = ab − K, w = 1 − c, s = 1 − |c|, √s, Θ + K (FIRST: K), and ab.
 
-    ``tau`` is ``duals.ROUNDING``: the rounding of e is taken off s. The square root is started
-    here, so that a loop can overlap it with the cell before.
+    ``tau`` is ``duals.ROUNDING``: s is 0 where it is no larger than that part of Δ. The square
+    root is started here, so that a loop can overlap it with the cell before.
     """
     width = word(unit)
-    one = splat(unit)
+    one, zero = splat(unit), splat(unit - unit)
     second = load(b, unit)
     m = splat(number(a + width, unit)) * load(b + BYTES, unit)
     d = splat(number(a, unit)) - second
     old = load(cell, unit)
     e = fnma(d, d, old)
     w = e * m
+    s = magnitude(w)
     twice = splat(number(a + 2 * width, unit))
     ab = twice * second
     if fold:
-        s = where_above(w, one, magnitude(one + one - w), magnitude(w))
-        s = positive(fnma(tau * fma(magnitude(d), twice, old), m, s))
+        s = where_above(w, one, magnitude(one + one - w), s)
+        s = where_above(s, (tau * old) * m, s, zero)
     else:
-        s = positive(fnma(magnitude(d), twice * tau, magnitude(e))) * m
+        s = where_above(magnitude(e), tau * old, s, zero)
     total = e
     if theta == FIRST:
         total = fms(twice, second, e)

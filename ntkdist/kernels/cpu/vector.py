@@ -194,17 +194,6 @@ def where_above(typingctx, x, limit, yes, no):
     return x(x, x, x, x), generate
 
 
-@intrinsic
-def positive(typingctx, x):
-    """Return x where it is above 0, else 0."""
-
-    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        above = builder.fcmp_ordered(">", args[0], x.constant(0.0))
-        return builder.select(above, args[0], x.constant(0.0))
-
-    return x(x), generate
-
-
 def _constant(value: float) -> Any:
     @intrinsic
     def constant(typingctx, unit):

@@ -36,7 +36,7 @@ def cell_functions(dtype: str) -> dict[str, Any]:
     one, two, half, most = real(1), real(2), real(0.5), real(MOST)
     tiny, zero = real(TINY[dtype]), real(0)
     over_root = inverse_root(dtype)
-    rounding = real(2 * ROUNDING[dtype])
+    rounding = real(ROUNDING[dtype])
     # polynomials of (1 − c)·2 = y² for the products y·P and y·R, over π
     angle = [real(x / 2**k / np.sqrt(2) / np.pi) for k, x in enumerate(ARCCOS[dtype])]
     gap = [real(x / 2**k / np.sqrt(2) / np.pi) for k, x in enumerate(SINE_GAP[dtype])]
@@ -46,7 +46,7 @@ def cell_functions(dtype: str) -> dict[str, Any]:
         ab = a * b
         d = a - b
         e = delta - d * d
-        g = max(abs(e) - abs(d) * (rounding * a), zero)
+        g = abs(e) if abs(e) > rounding * delta else zero
         y = min(g * over_root(g * ab + tiny), most)
         s = y * y
         slope = one - y * angle_of(s)
@@ -62,7 +62,7 @@ def cell_functions(dtype: str) -> dict[str, Any]:
         negative = e > whole
         f = two * whole - e if negative else e
         kept = d * d + whole if negative else delta
-        g = max(abs(f) - (abs(d) * (rounding * a) + half * rounding * delta), zero)
+        g = abs(f) if abs(f) > rounding * delta else zero
         y = min(g * over_root(g * ab + tiny), most)
         s = y * y
         p = y * angle_of(s)
