@@ -149,7 +149,7 @@ def check_semidefinite(arch, images):
 def test_even_areas_of_several_contrasts_are_within_the_bound(data_dir, name, recipe):
     """Patches that are multiples of each other; the version before had entries up to 5e-5 off."""
     images = load(f"npz:{data_dir / f'{name}.npz'}").images
-    x = Preprocessor.fit(images[:FITTED], recipe).apply(images[:60])
+    x = Preprocessor.fit(images[:FITTED], recipe).apply(images[:96])
     arch = Architecture.parse("cntk-v-4")
     errors = {}
     exact = get_backend("cpu", dtype="float64")

@@ -69,8 +69,9 @@ def field(sweep, name):
 def relu_start(theta, fold, tau, cell, a, b, unit):
     """Read a cell: Δ, e = ab − K, w = 1 − c, s = 1 − |c|, √s, Θ + K (FIRST: K), and ab.
 
-    ``tau`` is ``duals.ROUNDING``: s is 0 where it is no larger than that part of Δ. The square
-    root is started here, so that a loop can overlap it with the cell before.
+    ``tau`` is ``duals.ROUNDING``: s is 0 where it is no larger than that part of Δ, in the first
+    ReLU of about |a² − b²|, which is more exact and takes longer. The square root is started here,
+    so that a loop can overlap it with the cell before.
     """
     width = word(unit)
     one, zero = splat(unit), splat(unit - unit)
@@ -85,7 +86,8 @@ def relu_start(theta, fold, tau, cell, a, b, unit):
     ab = twice * second
     if fold:
         s = where_above(w, one, magnitude(one + one - w), s)
-        s = where_above(s, (tau * old) * m, s, zero)
+        limit = where_above(w, one, old, magnitude(d) * twice)
+        s = where_above(s, (tau * limit) * m, s, zero)
     else:
         s = where_above(magnitude(e), tau * old, s, zero)
     total = e

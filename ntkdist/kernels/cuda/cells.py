@@ -62,7 +62,8 @@ def cell_functions(dtype: str) -> dict[str, Any]:
         negative = e > whole
         f = two * whole - e if negative else e
         kept = d * d + whole if negative else delta
-        g = abs(f) if abs(f) > rounding * delta else zero
+        limit = rounding * (delta if negative else abs(d) * (two * a))
+        g = abs(f) if abs(f) > limit else zero
         y = min(g * over_root(g * ab + tiny), most)
         s = y * y
         p = y * angle_of(s)
