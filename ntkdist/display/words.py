@@ -122,7 +122,10 @@ def _layer(layer: Layer) -> str:
         shortcut = _sequence([_layer(x) for x in layer.shortcut]) or "identity"
         return f"sum of [{branch}] and [{shortcut}]"
     if isinstance(layer, AvgPool):
-        return f"average pool {layer.size}×{layer.size}"
+        text = f"average pool {layer.size}×{layer.size}"
+        if layer.side_by_side:
+            return text
+        return f"{text} (stride {layer.stride}, {layer.padding})"
     if not isinstance(layer, (Conv, Dense)):
         return {"Relu": "ReLU", "GlobalAvgPool": "global average pool", "Erf": "erf"}.get(
             type(layer).__name__, type(layer).__name__.lower()

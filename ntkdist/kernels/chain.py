@@ -150,9 +150,11 @@ def chain_of(arch: Architecture) -> Chain | str:
                 links.append(Link(1, layer.W_std, layer.b_std, layer.trainable))
             case Conv() if layer.size % 2 and layer.padding == "SAME" and layer.stride == 1:
                 links.append(Link(layer.size, layer.W_std, layer.b_std, layer.trainable))
-            case AvgPool():
+            case AvgPool() if layer.side_by_side:
                 blocks.append(Block(tuple(links), layer.size))
                 links = []
+            case AvgPool():
+                return f"{layer!r} has windows that overlap or reach beyond the image"
             case Conv():
                 return f"{layer!r} is not an odd filter with stride 1 and SAME padding"
             case _:

@@ -12,6 +12,7 @@ import numpy as np
 
 from ntkdist.errors import InputError
 from ntkdist.kernels.duals import erf_dual
+from ntkdist.kernels.windows import windows
 from ntkdist.networks.architecture import Architecture
 from ntkdist.networks.layers import (
     AvgPool,
@@ -172,7 +173,8 @@ def _behind(layer: Layer, K: np.ndarray, theta: np.ndarray) -> tuple[np.ndarray,
         case Conv() | Dense():
             scale = layer.W_std**2
             if isinstance(layer, Conv):
-                K, theta = _aligned_mean(K, layer), _aligned_mean(theta, layer)
+                of_filter = layer.size, layer.stride, layer.padding
+                K, theta = _window_mean(K, *of_filter), _window_mean(theta, *of_filter)
             K = scale * K + layer.b_std**2
             return K, scale * theta + (K if layer.trainable else 0.0)
         case Relu():
@@ -180,13 +182,8 @@ def _behind(layer: Layer, K: np.ndarray, theta: np.ndarray) -> tuple[np.ndarray,
         case Erf():
             return erf_dual(K, K, K)[0], theta * (4 / np.pi) / np.sqrt(1 + 4 * K)
         case AvgPool():
-            h, w = (edge // layer.size for edge in K.shape[1:])
-            return tuple(
-                x[:, : h * layer.size, : w * layer.size]
-                .reshape(len(x), h, layer.size, w, layer.size)
-                .mean(axis=(2, 4))
-                for x in (K, theta)
-            )
+            of_pool = layer.size, layer.step, layer.padding
+            return _window_mean(K, *of_pool), _window_mean(theta, *of_pool)
         case Flatten() | GlobalAvgPool():
             return K.mean(axis=(1, 2), keepdims=True), theta.mean(axis=(1, 2), keepdims=True)
         case Residual():
@@ -199,22 +196,10 @@ def _behind(layer: Layer, K: np.ndarray, theta: np.ndarray) -> tuple[np.ndarray,
             return branches[0][0] + branches[1][0], branches[0][1] + branches[1][1]
 
 
-def _aligned_mean(x: np.ndarray, conv: Conv) -> np.ndarray:
-    """Average (n, H, W) over a filter's windows; zeros stand outside, but for CIRCULAR."""
-    q, s = conv.size, conv.stride
+def _window_mean(x: np.ndarray, size: int, stride: int, padding: str) -> np.ndarray:
+    """Average (n, H, W) over windows; zeros stand outside, but for CIRCULAR."""
     for axis in (1, 2):
-        edge = x.shape[axis]
-        if conv.padding == "VALID":
-            starts = np.arange(0, edge - q + 1, s)
-        else:
-            total = max((-(-edge // s) - 1) * s + q - edge, 0)
-            starts = np.arange(-(-edge // s)) * s - total // 2
-        reached = starts[:, None] + np.arange(q)
-        weights = np.zeros((len(starts), edge))
-        inside = (reached >= 0) & (reached < edge)
-        if conv.padding == "CIRCULAR":
-            inside[:] = True
-        np.add.at(weights, (np.nonzero(inside)[0], reached[inside] % edge), 1 / q)
+        weights = windows(x.shape[axis], size, stride, padding) / size
         x = np.moveaxis(np.tensordot(weights, x, (1, axis)), 0, axis)
     return x
 

@@ -16,6 +16,7 @@ from ntkdist.errors import InputError
 from ntkdist.kernels.backend import as_images, check_kinds, check_pair
 from ntkdist.kernels.duals import erf_dual, relu_dual
 from ntkdist.kernels.ranges import check_range
+from ntkdist.kernels.windows import padding_before, windows
 from ntkdist.networks.architecture import Architecture
 from ntkdist.networks.layers import (
     AvgPool,
@@ -98,8 +99,8 @@ def apply(layer: Layer, k: PairKernels) -> PairKernels:
             K22, _ = dual(k.K22, np.moveaxis(B[0], (3, 4), (1, 2)), B[0])
             return PairKernels(K, k.theta * derivative, K11, K22)
         case AvgPool() | GlobalAvgPool():
-            size = layer.size if isinstance(layer, AvgPool) else None
-            return PairKernels(*(pooled_mean(x, size) for x in (k.K, k.theta, k.K11, k.K22)))
+            pool = layer if isinstance(layer, AvgPool) else None
+            return PairKernels(*(pooled_mean(x, pool) for x in (k.K, k.theta, k.K11, k.K22)))
         case Flatten():
             return PairKernels(*(flat_mean(x) for x in (k.K, k.theta, k.K11, k.K22)))
         case Residual():
@@ -127,8 +128,8 @@ def aligned_mean(x: np.ndarray, conv: Conv) -> np.ndarray:
                 raise InputError(f"Conv: a {q}-wide VALID filter does not fit into {edge} pixels")
             pads.append((0, 0))
         else:
-            total = max((-(-edge // s) - 1) * s + q - edge, 0)
-            pads.append((total // 2, total - total // 2))
+            before = padding_before(edge, q, s)
+            pads.append((before, max((-(-edge // s) - 1) * s + q - edge - before, 0)))
     mode = "wrap" if conv.padding == "CIRCULAR" else "constant"
     lead = [(0, 0)] * (x.ndim - 4)
     padded = np.pad(x, [*lead, pads[0], pads[1], pads[0], pads[1]], mode=mode)  # type: ignore[call-overload]
@@ -141,16 +142,23 @@ def aligned_mean(x: np.ndarray, conv: Conv) -> np.ndarray:
     return total_sum / q**2
 
 
-def pooled_mean(x: np.ndarray, size: int | None) -> np.ndarray:
+def pooled_mean(x: np.ndarray, pool: AvgPool | None) -> np.ndarray:
     """Average (…, P, Q, P, Q) over windows of both images independently; None = all pixels."""
     P, Q = x.shape[-4:-2]
-    h, w = (P, Q) if size is None else (size, size)
+    if pool is not None and not pool.side_by_side:
+        rows, columns = (
+            windows(edge, pool.size, pool.step, pool.padding) / pool.size for edge in (P, Q)
+        )
+        return np.einsum(
+            "ai,bj,ck,dl,...ijkl->...abcd", rows, columns, rows, columns, x, optimize=True
+        )
+    h, w = (P, Q) if pool is None else (pool.size, pool.size)
     if h > P or w > Q:
-        raise InputError(f"AvgPool: a window of {size} does not fit into {P}×{Q} pixels")
+        raise InputError(f"AvgPool: a window of {h} does not fit into {P}×{Q} pixels")
     p, q = P // h, Q // w
     cut = x[..., : p * h, : q * w, : p * h, : q * w]
-    windows = cut.reshape(*x.shape[:-4], p, h, q, w, p, h, q, w)
-    return windows.mean(axis=(-7, -5, -3, -1))
+    split = cut.reshape(*x.shape[:-4], p, h, q, w, p, h, q, w)
+    return split.mean(axis=(-7, -5, -3, -1))
 
 
 def flat_mean(x: np.ndarray) -> np.ndarray:

@@ -108,7 +108,8 @@ def _layer(layer: Layer) -> tuple[Any, Any, Any]:
         case Erf():
             return stax.Erf()
         case AvgPool():
-            return stax.AvgPool((layer.size, layer.size), (layer.size, layer.size))
+            size, step = (layer.size, layer.size), (layer.step, layer.step)
+            return stax.AvgPool(size, step, padding=layer.padding)
         case GlobalAvgPool():
             return stax.GlobalAvgPool()
         case Flatten():

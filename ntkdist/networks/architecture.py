@@ -149,7 +149,9 @@ def preset(name: str) -> Architecture:
     ``cntk-gap-D``: Arora et al. 2019, depth D = convolutions + 1, equal to the
     published recursion up to one positive factor; ``v`` sums the aligned positions and
     trains every layer, ``gap`` pools globally with the first and last layer
-    fixed. ``myrtle-5/7/10``: Shankar et al. 2020 with NTK-parameterised layers.
+    fixed. ``cntk-lap-D-C``: like ``cntk-gap-D`` with local average pooling in place of the global
+    one (Li et al. 2019), over windows of half-width C, 2C + 1 pixels wide.
+    ``myrtle-5/7/10``: Shankar et al. 2020 with NTK-parameterised layers.
 
     Args:
         name: The preset's name.
@@ -172,20 +174,28 @@ def preset(name: str) -> Architecture:
         if family == "fc":
             return Architecture((Flatten(), *(Dense(), Relu()) * depth, Dense(W_std=1.0)))
         return _cntk(depth, pooled=family == "cntk-gap")
+    match = re.fullmatch(r"cntk-lap-(\d{1,4})-(\d{1,3})", key)
+    if match:
+        depth, half_width = int(match[1]), int(match[2])
+        if depth < 2:
+            raise InputError(f"architecture: {shown(name)} has depth {depth}; the least is 2")
+        return _cntk(depth, pooled=True, half_width=half_width)
     if key in _PRESETS:
         return Architecture(_PRESETS[key])
-    known = [*_PRESETS, "fc-2", "fc-10", "cntk-v-11", "cntk-gap-4", "cntk-gap-11", "cntk-gap-21"]
+    known = [*_PRESETS, "fc-2", "fc-10", "cntk-v-11", *_POOLED, "cntk-gap-21"]
     raise InputError(
         f"architecture: unknown preset {shown(name)}; presets are fc-L, cntk-v-D, cntk-gap-D, "
-        f"{', '.join(_PRESETS)}" + did_you_mean(key, known)
+        f"cntk-lap-D-C, {', '.join(_PRESETS)}" + did_you_mean(key, known)
     )
 
 
-def _cntk(depth: int, *, pooled: bool) -> Architecture:
+def _cntk(depth: int, *, pooled: bool, half_width: int | None = None) -> Architecture:
     first = Conv(trainable=not pooled)
     inner = (Relu(), Conv()) * (depth - 2)
-    end = GlobalAvgPool() if pooled else Flatten()
-    return Architecture((first, *inner, Relu(), end, Dense(W_std=1.0, trainable=not pooled)))
+    end: tuple[Layer, ...] = (GlobalAvgPool() if pooled else Flatten(),)
+    if half_width is not None:
+        end = AvgPool(2 * half_width + 1, 1, "SAME"), Flatten()
+    return Architecture((first, *inner, Relu(), *end, Dense(W_std=1.0, trainable=not pooled)))
 
 
 def _myrtle(counts: tuple[int, int, int]) -> tuple[Layer, ...]:
@@ -198,13 +208,18 @@ def _myrtle(counts: tuple[int, int, int]) -> tuple[Layer, ...]:
 
 def preset_names() -> list[str]:
     """Return example names of every preset, for help texts."""
-    return ["fc-2", "fc-10", "cntk-v-11", "cntk-gap-4", "cntk-gap-11", *_PRESETS]
+    return ["fc-2", "fc-10", "cntk-v-11", *_POOLED, *_PRESETS]
+
+
+_POOLED = ("cntk-lap-6-2", "cntk-lap-11-4", "cntk-gap-4", "cntk-gap-11")
 
 
 def preset_of(architecture: Architecture) -> str | None:
     """Return the name of the preset an architecture equals, or None."""
     depth = architecture.depth
-    for name in (*_PRESETS, f"fc-{depth - 1}", f"cntk-v-{depth}", f"cntk-gap-{depth}"):
+    pools = [x.size // 2 for x in architecture.layers if isinstance(x, AvgPool)]
+    laps = [f"cntk-lap-{depth}-{half_width}" for half_width in pools[:1]]
+    for name in (*_PRESETS, f"fc-{depth - 1}", f"cntk-v-{depth}", f"cntk-gap-{depth}", *laps):
         try:
             if preset(name) == architecture:
                 return name

@@ -46,14 +46,7 @@ class Conv:
     def __post_init__(self) -> None:
         _check_integer(self, "size", most=LARGEST_FILTER)
         _check_integer(self, "stride", most=LARGEST_STEP)
-        paddings = {"SAME", "VALID", "CIRCULAR"}
-        if not isinstance(self.padding, str) or self.padding not in paddings:
-            raise InputError(
-                f"Conv: padding={shown(self.padding)} is not one of SAME, VALID, CIRCULAR"
-                + did_you_mean(
-                    shown(self.padding).strip("'").upper(), ["SAME", "VALID", "CIRCULAR"]
-                )
-            )
+        _check_padding(self, ("SAME", "VALID", "CIRCULAR"))
         _check_weights(self)
 
 
@@ -87,12 +80,44 @@ class Erf:
 
 @dataclass(frozen=True)
 class AvgPool:
-    """The mean over windows of ``size`` × ``size`` pixels, side by side; a ragged rest is cut."""
+    """The mean over windows of ``size`` × ``size`` pixels.
+
+    Without more the windows lie side by side, and a ragged rest is cut. ``AvgPool(9, 1, "SAME")``
+    is local average pooling (Li et al. 2019): the mean over a window around each pixel.
+
+    Attributes:
+        size: Edge of a window in pixels.
+        stride: Step between windows in pixels; None for ``size``.
+        padding: ``VALID`` (windows inside the image) or ``SAME`` (zeros outside count in the mean).
+    """
 
     size: int = 2
+    stride: int | None = None
+    padding: str = "VALID"
 
     def __post_init__(self) -> None:
         _check_integer(self, "size", most=LARGEST_STEP)
+        if self.stride is None:
+            object.__setattr__(self, "stride", self.size)
+        _check_integer(self, "stride", most=LARGEST_STEP)
+        _check_padding(self, ("VALID", "SAME"))
+
+    @property
+    def step(self) -> int:
+        """The stride."""
+        assert self.stride is not None
+        return self.stride
+
+    @property
+    def side_by_side(self) -> bool:
+        """Whether the windows are inside the image and touch without overlap."""
+        return self.stride == self.size and self.padding == "VALID"
+
+    def __repr__(self) -> str:
+        # windows side by side were once all there was, and runs are known by this text
+        if self.side_by_side:
+            return f"AvgPool(size={self.size})"
+        return f"AvgPool(size={self.size}, stride={self.stride}, padding={self.padding!r})"
 
 
 @dataclass(frozen=True)
@@ -164,12 +189,11 @@ def output_size(layers: Sequence[Layer], H: int, W: int, image: str) -> tuple[in
     """
     for layer in layers:
         match layer:
-            case AvgPool():
-                rest = H // layer.size, W // layer.size
-            case Conv(padding="VALID"):
-                rest = (H - layer.size) // layer.stride + 1, (W - layer.size) // layer.stride + 1
-            case Conv():
-                rest = -(-H // layer.stride), -(-W // layer.stride)
+            case Conv() | AvgPool():
+                stride = layer.step if isinstance(layer, AvgPool) else layer.stride
+                rest = -(-H // stride), -(-W // stride)
+                if layer.padding == "VALID":
+                    rest = (H - layer.size) // stride + 1, (W - layer.size) // stride + 1
             case Residual():
                 rest = output_size(layer.branch, H, W, image)
                 other = output_size(layer.shortcut, H, W, image)
@@ -217,6 +241,15 @@ def _check_integer(layer: Conv | AvgPool, field: str, *, most: int) -> None:
         )
     # those of NumPy too are to give the same canonical text
     object.__setattr__(layer, field, int(value))
+
+
+def _check_padding(layer: Conv | AvgPool, paddings: tuple[str, ...]) -> None:
+    if not isinstance(layer.padding, str) or layer.padding not in paddings:
+        raise InputError(
+            f"{type(layer).__name__}: padding={shown(layer.padding)} is not one of "
+            + ", ".join(paddings)
+            + did_you_mean(shown(layer.padding).strip("'").upper(), paddings)
+        )
 
 
 def _check_weights(layer: Conv | Dense) -> None:

@@ -270,7 +270,7 @@ def forward(
             case Erf():
                 x = lax.erf(x)
             case AvgPool():
-                x = _pool(x, layer.size)
+                x = _pool(x, layer)
             case GlobalAvgPool():
                 x = x.mean(axis=(1, 2))
             case Flatten():
@@ -330,8 +330,14 @@ def _convolve_by_positions(x: Any, W: Any, stride: int, pads: list[tuple[int, in
     return jnp.stack(outputs, axis=1).reshape(len(x), *counts, W.shape[-1])
 
 
-def _pool(x: Any, size: int) -> Any:
+def _pool(x: Any, pool: AvgPool) -> Any:
     n, height, width, channels = x.shape
+    size = pool.size
+    if not pool.side_by_side:
+        from jax import lax
+
+        area, step = (1, size, size, 1), (1, pool.step, pool.step, 1)
+        return lax.reduce_window(x, 0.0, lax.add, area, step, pool.padding) / size**2
     p, q = height // size, width // size
     cut = x[:, : p * size, : q * size]
     return cut.reshape(n, p, size, q, size, channels).mean(axis=(2, 4))
