@@ -18,14 +18,24 @@ if TYPE_CHECKING:
     from ntkdist.linalg import CholeskyFactor as CholeskyFactor
     from ntkdist.networks.architecture import Architecture as Architecture
     from ntkdist.networks.layers import (
+        ABRelu as ABRelu,
         AvgPool as AvgPool,
         Conv as Conv,
+        Cos as Cos,
         Dense as Dense,
         Erf as Erf,
+        Exp as Exp,
+        ExpNormalized as ExpNormalized,
         Flatten as Flatten,
+        Gaussian as Gaussian,
+        Gelu as Gelu,
         GlobalAvgPool as GlobalAvgPool,
+        Identity as Identity,
+        LayerNorm as LayerNorm,
+        LeakyRelu as LeakyRelu,
         Relu as Relu,
         Residual as Residual,
+        Sin as Sin,
     )
     from ntkdist.runs import Run as Run
 
@@ -33,14 +43,24 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "Architecture": "networks.architecture",
+    "ABRelu": "networks.layers",
     "AvgPool": "networks.layers",
     "Conv": "networks.layers",
+    "Cos": "networks.layers",
     "Dense": "networks.layers",
     "Erf": "networks.layers",
+    "Exp": "networks.layers",
+    "ExpNormalized": "networks.layers",
     "Flatten": "networks.layers",
+    "Gaussian": "networks.layers",
+    "Gelu": "networks.layers",
     "GlobalAvgPool": "networks.layers",
+    "Identity": "networks.layers",
+    "LayerNorm": "networks.layers",
+    "LeakyRelu": "networks.layers",
     "Relu": "networks.layers",
     "Residual": "networks.layers",
+    "Sin": "networks.layers",
     "RunConfig": "config",
     "kernel_matrix": "kernels",
     "block_error": "labels",

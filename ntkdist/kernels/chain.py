@@ -13,6 +13,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
+from ntkdist.kernels.windows import windows
 from ntkdist.networks.architecture import Architecture
 from ntkdist.networks.layers import AvgPool, Conv, Dense, Erf, Flatten, GlobalAvgPool, Layer, Relu
 
@@ -77,12 +78,19 @@ class Chain:
         pooled: Mean over all pairs of positions (GlobalAvgPool), else over aligned ones.
         tail: Dense, Relu and Erf layers behind the mean.
         spatial: False for a fully connected network, which reads images as vectors.
+        windows: Pools in front of that mean, the first of which overlaps or is padded.
     """
 
     blocks: tuple[Block, ...]
     pooled: bool
     tail: tuple[Layer, ...]
     spatial: bool = True
+    windows: tuple[AvgPool, ...] = ()
+
+    @property
+    def mixes_positions(self) -> bool:
+        """Whether the mean at the end takes in pairs of different positions."""
+        return self.pooled or bool(self.windows)
 
     @property
     def links(self) -> tuple[Link, ...]:
@@ -109,7 +117,7 @@ class Chain:
             H, W = H // block.pool, W // block.pool
             edges.append((H, W))
         last = len(self.blocks) - 1
-        if not self.pooled and edges[last] != (1, 1):
+        if self.windows or (not self.pooled and edges[last] != (1, 1)):
             return self
         kept = last
         while kept > 0 and not self.blocks[kept].links:
@@ -122,6 +130,23 @@ class Chain:
         blocks = (*self.blocks[:kept], Block(self.blocks[kept].links))
         return Chain(blocks, True, self.tail, self.spatial)
 
+    def weights(self, H: int, W: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the weights of the mean at the end behind ``windows``, (H, H) and (W, W) float64.
+
+        K of a vector is the sum of K[i, j, i', j'] rows[i, i'] columns[j, j'] over the H × W pixels
+        of both images that are left in front of the windows.
+        """
+        axes = []
+        for edge in (H, W):
+            means = np.eye(edge)
+            for pool in self.windows:
+                counts = windows(len(means), pool.size, pool.step, pool.padding)
+                means = counts / pool.size @ means
+            if self.pooled:
+                means = means.mean(axis=0, keepdims=True)
+            axes.append(means.T @ means / len(means))
+        return axes[0], axes[1]
+
 
 _IDENTITY = Link(1, 1.0, 0.0, False)
 
@@ -131,9 +156,15 @@ def chain_of(arch: Architecture) -> Chain | str:
     blocks: list[Block] = []
     links: list[Link] = []
     tail: list[Layer] = []
+    overlapping: list[AvgPool] = []
     spatial = arch.is_spatial
     ended = pooled = False
     for layer in arch.layers:
+        if overlapping and not ended and not isinstance(layer, (AvgPool, Flatten, GlobalAvgPool)):
+            return (
+                f"{overlapping[0]!r} in front of {layer!r}: windows that overlap or are padded mix "
+                "displacements, and only Flatten, GlobalAvgPool and pools can follow them"
+            )
         match layer:
             case Flatten() if not spatial:
                 continue
@@ -150,17 +181,17 @@ def chain_of(arch: Architecture) -> Chain | str:
                 links.append(Link(1, layer.W_std, layer.b_std, layer.trainable))
             case Conv() if layer.size % 2 and layer.padding == "SAME" and layer.stride == 1:
                 links.append(Link(layer.size, layer.W_std, layer.b_std, layer.trainable))
-            case AvgPool() if layer.side_by_side:
+            case AvgPool() if overlapping or not layer.side_by_side:
+                overlapping.append(layer)
+            case AvgPool():
                 blocks.append(Block(tuple(links), layer.size))
                 links = []
-            case AvgPool():
-                return f"{layer!r} has windows that overlap or reach beyond the image"
             case Conv():
                 return f"{layer!r} is not an odd filter with stride 1 and SAME padding"
             case _:
                 return f"{type(layer).__name__} is covered by neither the cpu nor the cuda backend"
     blocks.append(Block(tuple(links)))
-    return Chain(tuple(blocks), pooled, tuple(tail), spatial)
+    return Chain(tuple(blocks), pooled, tuple(tail), spatial, tuple(overlapping))
 
 
 def not_a_chain(arch: Architecture) -> str | None:
@@ -184,7 +215,7 @@ def state_dtype(chain: Chain, shape: tuple[int, int, int], dtype: str) -> str:
     * where the first ReLU reads patches of up to 3 numbers, as a filter of one pixel does.
       Where such a patch is a multiple of another one, 1 − |c| = 0 is computed as a rounding
       error, and the angle, its root, is wrong by 1e-4.
-    * where a nonlinearity stands behind the mean over all pairs of positions and the last layer
+    * where a nonlinearity stands behind a mean over pairs of positions and the last layer
       in front of it is not trained: the cpu backend adds up Δ in another order with Θ than
       without, and K(x, x) would differ by a rounding error from the variance of ``prepare``.
     """
@@ -193,7 +224,7 @@ def state_dtype(chain: Chain, shape: tuple[int, int, int], dtype: str) -> str:
     activations = [link.activation for link in chain.links if link.activation]
     if not activations or "erf" in activations:
         return "float64"
-    if chain.pooled and chain.has_nonlinear_head and not chain.links[-1].trainable:
+    if chain.mixes_positions and chain.has_nonlinear_head and not chain.links[-1].trainable:
         return "float64"
     for block in chain.blocks:
         for link in block.links:
@@ -228,7 +259,7 @@ class Plan:
         chain: The network, pools at the end taken together.
         shape: (H, W, C) of the images.
         dtype: Of the arithmetic.
-        blocks, sweeps, factors, classes, work_cells: Arguments of ``loops.entries``.
+        blocks, sweeps, factors, classes, parts, work_cells: Arguments of ``loops.entries``.
         scales: Likewise; the unit in front of each sweep.
         offsets: For each link, where ``half``, ``side`` and ``cells`` start in a row's numbers.
         centers: For each block behind a pool, where the means over its windows start.
@@ -237,7 +268,12 @@ class Plan:
         pool_units: For each block, the unit of its input.
         columns: Which of a row's numbers make the vectors of a column image.
         numbers: Numbers an image has as row.
-        count: Cells that the sums at the end run over.
+        count: What the sums at the end are divided by: their cells, or the sum of their weights
+            in units of ``row_weights`` and ``column_weights``.
+        row_weights, column_weights: Arguments of ``loops.entries``; of ``Chain.weights``, the
+            largest 1. Empty without ``Chain.windows``.
+        pixel_weights: (H, W) float64, weights of the variances in the mean at the end; None for
+            equal ones.
     """
 
     chain: Chain
@@ -256,7 +292,11 @@ class Plan:
     pool_units: tuple[float, ...]
     columns: np.ndarray
     numbers: int
-    count: int
+    count: float
+    parts: np.ndarray
+    row_weights: np.ndarray
+    column_weights: np.ndarray
+    pixel_weights: np.ndarray | None
 
     def without_theta(self) -> np.ndarray:
         """Return ``sweeps`` for Δ alone."""
@@ -305,6 +345,11 @@ def _near(edge: int, radius: int) -> np.ndarray:
     return far[np.minimum(far, edge - far) <= radius]
 
 
+def _parts(p: np.ndarray, edge: int, radius: int) -> np.ndarray:
+    """Return which parts of classes lie within ``radius``: 1 for displacement p, 2 for p − edge."""
+    return (p <= radius) + 2 * ((p > 0) & (edge - p <= radius))
+
+
 def _box(x: np.ndarray, size: int) -> np.ndarray:
     """Sum (H, W) over a window of ``size`` × ``size`` around each pixel, zeros outside."""
     rows, columns = (np.abs(np.subtract.outer(*(np.arange(n),) * 2)) <= size // 2 for n in x.shape)
@@ -324,7 +369,10 @@ def plan_of(chain: Chain, shape: tuple[int, int, int], dtype: str) -> Plan:
     chain = chain.on(H, W)
     layout = _Layout(H * W * C)
     layout.variance = np.ones((H, W))  # of an image whose pixels have variance 1
-    blocks, pool_units, classes = [], [], []
+    blocks: list[list[int]] = []
+    pool_units: list[float] = []
+    classes: list[np.ndarray] = []
+    parts: list[np.ndarray] = []
     state = 0
     for n, block in enumerate(chain.blocks):
         first = len(layout.sweeps)
@@ -337,7 +385,6 @@ def plan_of(chain: Chain, shape: tuple[int, int, int], dtype: str) -> Plan:
         most = max([3, block.pool, *(link.size for link in block.links)])
         # H rows, a ring of ``most`` rows and a padded row, each with a spare cell in front
         state = max(state, (H + most + 1) * (W + 1) + 1 + most)
-        count = H * W
         if block.pool:
             H, W = H // block.pool, W // block.pool
             layout.unit /= block.pool**4
@@ -347,22 +394,39 @@ def plan_of(chain: Chain, shape: tuple[int, int, int], dtype: str) -> Plan:
     sizes = [(int(h) * int(w)) ** 2 for h, w in table[1:, :2]]
     table[1:, POOLS] = np.cumsum([0, *sizes])[:-1]
     radius = None if chain.pooled else 0
+    weights = [np.zeros((0, 0))] * 2
+    if chain.windows:
+        weights = list(chain.weights(H, W))
+        far = [np.abs(np.subtract.outer(*(np.arange(len(x)),) * 2))[x > 0].max() for x in weights]
+        radius = int(max(far))
     for n in range(len(table) - 1, -1, -1):
         h, w = (int(x) for x in table[n, :2])
         pool = chain.blocks[n].pool
         if pool and radius is not None:
             radius = radius * pool + pool - 1
-        near = [_near(edge, edge if radius is None else radius) for edge in (h, w)]
+        reach = [edge if radius is None else radius for edge in (h, w)]
+        near = [_near(edge, limit) for edge, limit in zip((h, w), reach, strict=True)]
         classes.append(np.add.outer(near[0] * w, near[1]).ravel())
+        if pool or not chain.windows:
+            parts.append(np.full(len(classes[-1]), 15))
+        else:
+            of_axes = [_parts(x, e, r) for x, e, r in zip(near, (h, w), reach, strict=True)]
+            parts.append(np.add.outer(of_axes[0], 4 * of_axes[1]).ravel())
     classes.reverse()
+    parts.reverse()
     _number_classes(table, classes)
+    count, pixel_weights = float(H * W * len(classes[-1])), None
+    if chain.windows:
+        pixel_weights = np.outer(*(x.sum(axis=1) for x in weights))
+        count = 1 / (weights[0].max() * weights[1].max())
+        weights = [x / x.max() for x in weights]
     return Plan(
         chain, shape, dtype, table, np.array(layout.sweeps, np.int64),
         np.array(layout.scales, dtype), np.array(layout.factors, dtype), np.concatenate(classes),
         np.array([state, sum(sizes)], np.int64), tuple(layout.offsets), tuple(layout.centers),
         tuple(layout.units), layout.unit, tuple(pool_units),
-        np.concatenate(layout.columns), layout.numbers,
-        count * len(classes[-1]),
+        np.concatenate(layout.columns), layout.numbers, count, np.concatenate(parts),
+        weights[0].astype(dtype), weights[1].astype(dtype), pixel_weights,
     )  # fmt: skip
 
 

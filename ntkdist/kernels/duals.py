@@ -1,6 +1,7 @@
-"""The ReLU and erf duals: exact forms, and the short polynomials the fast backends share.
+"""What the layers that act on each cell make of the kernels: their duals.
 
-With c = K/(ab) the correlation and s = 1 − |c|, so that θ = arccos|c|:
+``dual`` has the exact form of every ``CellLayer``. The short polynomials are what the fast backends
+compute the one of ReLUs by. With c = K/(ab) the correlation and s = 1 − |c|, so that θ = arccos|c|:
 
 * θ = √s · P(s), and sin θ − |c| θ = s √s · R(s), with P and R analytic on [0, 1];
 * Δ = (a² + b²)/2 − K, half the squared distance of two images as the network sees
@@ -13,7 +14,25 @@ their relative precision, where 1 − K/(ab) in float32 would lose half of the d
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+
+from ntkdist.networks.layers import (
+    ABRelu,
+    CellLayer,
+    Cos,
+    Erf,
+    Exp,
+    ExpNormalized,
+    Gaussian,
+    Gelu,
+    Identity,
+    LayerNorm,
+    LeakyRelu,
+    Relu,
+    Sin,
+)
 
 #: Differences Δ − (a − b)²/2 up to this part of Δ are taken for 0, by dtype. Where patches are
 #: multiples of each other, such as flat areas of two images, what is computed of the difference
@@ -75,6 +94,71 @@ SINE_GAP = {
 }
 
 
+def dual(
+    layer: CellLayer, K: np.ndarray, A: np.ndarray, B: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what a layer makes of K, and the factor it multiplies Θ by.
+
+    Of a nonlinearity σ these are E[σ(u)σ(v)] and E[σ̇(u)σ̇(v)] for (u, v) ~ N(0, [[A, K], [K, B]]).
+
+    Args:
+        layer: The layer.
+        K: Covariances, any shape, float64.
+        A: Variances of u, broadcastable to ``K``.
+        B: Variances of v, broadcastable to ``K``.
+
+    Returns:
+        Both, shaped like ``K``. Where K = A = B the first is the variance behind the layer to the
+        bit. Where a variance is 0, ReLUs and ``ExpNormalized`` take
+        c = K/√(AB) for 0, the value of uncorrelated inputs.
+    """
+    match layer:
+        case Relu():
+            return relu_dual(K, A, B)
+        case LeakyRelu():
+            return abrelu_dual(layer.alpha, 1.0, K, A, B)
+        case ABRelu():
+            return abrelu_dual(layer.a, layer.b, K, A, B)
+        case Erf():
+            return erf_dual(K, A, B)
+        case Gelu():
+            return gelu_dual(K, A, B)
+        case Sin() | Cos():
+            return wave_dual(layer, K, A, B)
+        case Exp():
+            E = layer.a**2 * np.exp(layer.b**2 * ((A + B) / 2 + K))
+            return E, layer.b**2 * E
+        case Gaussian():
+            return gaussian_dual(layer, K, A, B)
+        case ExpNormalized():
+            ab, c = correlation(K, A, B)
+            factor = np.exp(layer.gamma * (c + layer.shift))
+            return ab * factor, layer.gamma * factor
+        case Identity():
+            return K, np.ones_like(K)
+        case LayerNorm():
+            size = geometric_mean(A + layer.eps, B + layer.eps)
+            return K / size, np.broadcast_to(1 / size, K.shape)
+
+
+def correlation(K: np.ndarray, A: np.ndarray, B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return √(AB) and c = K/√(AB), exactly 1 where K = A = B, and 0 where a variance is 0."""
+    ab = geometric_mean(A, B)
+    c = np.divide(K, ab, out=np.zeros(np.broadcast_shapes(K.shape, ab.shape)), where=ab > 0)
+    return ab, np.clip(c, -1, 1)
+
+
+def geometric_mean(A: np.ndarray, B: np.ndarray) -> np.ndarray:
+    """Return √(AB), exactly A where A = B, also where AB is no number of float64."""
+    with np.errstate(over="ignore"):
+        product = A * B
+    info = np.finfo(np.float64)
+    far = (product < info.tiny) | (product > info.max)
+    if not far.any():
+        return np.sqrt(product)
+    return np.where(far, np.where(A == B, A, np.sqrt(A) * np.sqrt(B)), np.sqrt(product))
+
+
 def relu_dual(K: np.ndarray, A: np.ndarray, B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return E[σ(u)σ(v)] and E[σ̇(u)σ̇(v)] for the ReLU, (u, v) ~ N(0, [[A, K], [K, B]]).
 
@@ -90,10 +174,7 @@ def relu_dual(K: np.ndarray, A: np.ndarray, B: np.ndarray) -> tuple[np.ndarray, 
     Source:
         Cho and Saul 2009, eq. (1) with n = 0 and 1.
     """
-    ab = np.sqrt(A * B)
-    c = np.clip(
-        np.divide(K, ab, out=np.zeros(np.broadcast_shapes(K.shape, ab.shape)), where=ab > 0), -1, 1
-    )
+    ab, c = correlation(K, A, B)
     theta = np.arccos(c)
     E_sigma = ab * (np.sqrt(1 - c * c) + (np.pi - theta) * c) / (2 * np.pi)
     E_derivative = (np.pi - theta) / (2 * np.pi)
@@ -140,3 +221,79 @@ def erf_dual(K: np.ndarray, A: np.ndarray, B: np.ndarray) -> tuple[np.ndarray, n
     E_sigma = 2 / np.pi * np.arcsin(np.clip(2 * K / np.sqrt(product), -1, 1))
     E_derivative = 4 / np.pi / np.sqrt(product - 4 * K * K)
     return E_sigma, E_derivative
+
+
+def abrelu_dual(
+    a: float, b: float, K: np.ndarray, A: np.ndarray, B: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return E[σ(u)σ(v)] and E[σ̇(u)σ̇(v)] for σ(u) = a min(u, 0) + b max(u, 0).
+
+    σ is a u + (b − a) max(u, 0), and E[u max(v, 0)] = K/2, so that both are those of the ReLU and
+    of the identity, mixed. Arguments and results are shaped as those of ``relu_dual``.
+
+    Source:
+        Tsuchida et al. 2018 (leaky ReLU).
+    """
+    E_relu, E_step = relu_dual(K, A, B)
+    mixed, bend = a * b, (b - a) ** 2
+    return mixed * K + bend * E_relu, mixed + bend * E_step
+
+
+def gelu_dual(K: np.ndarray, A: np.ndarray, B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return E[σ(u)σ(v)] and E[σ̇(u)σ̇(v)] for σ(u) = u Φ(u).
+
+    Arguments and results are shaped as those of ``relu_dual``.
+
+    Source:
+        Tsuchida et al. 2021; the derivative by Price's theorem.
+    """
+    product = (1 + A) * (1 + B)
+    # (1 + A)(1 + B) − K², in an order that has no rounding error where K = A = B is large
+    square = 1 + A + B + (A * B - K * K)
+    root = np.sqrt(square)
+    part = np.arctan2(root, -K) / (2 * np.pi)
+    E_sigma = (K * K / root + A * B * root) / (2 * np.pi * product) + K * part
+    slopes = 1 / square + 1 / (1 + A) + 1 / (1 + B)
+    return E_sigma, part + K / root * slopes / (2 * np.pi)
+
+
+def wave_dual(
+    layer: Sin | Cos, K: np.ndarray, A: np.ndarray, B: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return E[σ(u)σ(v)] and E[σ̇(u)σ̇(v)] for σ(u) = a sin(b u + c) or a cos(b u + c).
+
+    With s = exp(b²(K − (A + B)/2)) and t = exp(−b²(K + (A + B)/2)), the expectations of
+    cos(b(u − v)) and cos(b(u + v)), the first one is a²(s ∓ t cos 2c)/2 = a²((s − t)/2 + p t),
+    where p = sin² c of a sine and cos² c of a cosine; the second one has 1 − p in place of p, and
+    the factor b². Arguments and results are shaped as those of ``relu_dual``.
+
+    Source:
+        Rahimi and Recht 2007 (c = π/4 for a sine, a Gaussian kernel); Han et al. 2022.
+    """
+    a2, b2, half = layer.a**2, layer.b**2, (A + B) / 2
+    p, q = math.sin(layer.c) ** 2, math.cos(layer.c) ** 2
+    if isinstance(layer, Cos):
+        p, q = q, p
+    # (s − t)/2 without cancellation where K is small
+    size = np.abs(K)
+    difference = np.sign(K) * np.exp(b2 * (size - half)) * -np.expm1(-2 * b2 * size) / 2
+    t = np.exp(-b2 * (K + half))
+    return a2 * (difference + p * t), a2 * b2 * (difference + q * t)
+
+
+def gaussian_dual(
+    layer: Gaussian, K: np.ndarray, A: np.ndarray, B: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return E[σ(u)σ(v)] and E[σ̇(u)σ̇(v)] for σ(u) = a exp(b u²) with b < 0.
+
+    Arguments and results are shaped as those of ``relu_dual``.
+
+    Source:
+        The Gaussian integral a²/√det(1 − 2b [[A, K], [K, B]]), as in Williams 1997; the derivative
+        by Price's theorem.
+    """
+    a2, b = layer.a**2, layer.b
+    # det(1 − 2b …), in an order in which no term cancels another
+    determinant = 1 - 2 * b * (A + B) + 4 * b**2 * (A * B - K * K)
+    E_sigma = a2 / np.sqrt(determinant)
+    return E_sigma, 4 * b**2 * K * E_sigma / determinant

@@ -128,8 +128,8 @@ def depths_of(archs: Sequence[Architecture]) -> tuple[int, ...] | None:
     deepest = max(plain, key=lambda chain: len(chain.links))
     if not all(
         chain.links == deepest.links[: len(chain.links)]
-        and (chain.pooled, chain.tail, chain.spatial)
-        == (deepest.pooled, deepest.tail, deepest.spatial)
+        and (chain.pooled, chain.windows, chain.tail, chain.spatial)
+        == (deepest.pooled, deepest.windows, deepest.tail, deepest.spatial)
         for chain in plain
     ):
         return None

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from ntkdist.errors import InputError
-from ntkdist.kernels.duals import erf_dual
+from ntkdist.kernels.duals import dual
 from ntkdist.kernels.windows import windows
 from ntkdist.networks.architecture import Architecture
 from ntkdist.networks.layers import (
@@ -22,7 +22,6 @@ from ntkdist.networks.layers import (
     Flatten,
     GlobalAvgPool,
     Layer,
-    Relu,
     Residual,
 )
 
@@ -177,10 +176,6 @@ def _behind(layer: Layer, K: np.ndarray, theta: np.ndarray) -> tuple[np.ndarray,
                 K, theta = _window_mean(K, *of_filter), _window_mean(theta, *of_filter)
             K = scale * K + layer.b_std**2
             return K, scale * theta + (K if layer.trainable else 0.0)
-        case Relu():
-            return K / 2, theta / 2
-        case Erf():
-            return erf_dual(K, K, K)[0], theta * (4 / np.pi) / np.sqrt(1 + 4 * K)
         case AvgPool():
             of_pool = layer.size, layer.step, layer.padding
             return _window_mean(K, *of_pool), _window_mean(theta, *of_pool)
@@ -194,6 +189,11 @@ def _behind(layer: Layer, K: np.ndarray, theta: np.ndarray) -> tuple[np.ndarray,
                     state = _behind(inner, *state)
                 branches.append(state)
             return branches[0][0] + branches[1][0], branches[0][1] + branches[1][1]
+        case _:
+            K_behind, slope = dual(layer, K, K, K)
+            if isinstance(layer, Erf):  # the same without its cancellation for equal inputs
+                slope = 4 / np.pi / np.sqrt(1 + 4 * K)
+            return K_behind, theta * slope
 
 
 def _window_mean(x: np.ndarray, size: int, stride: int, padding: str) -> np.ndarray:

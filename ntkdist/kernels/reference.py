@@ -14,7 +14,7 @@ import numpy as np
 
 from ntkdist.errors import InputError
 from ntkdist.kernels.backend import as_images, check_kinds, check_pair
-from ntkdist.kernels.duals import erf_dual, relu_dual
+from ntkdist.kernels.duals import dual
 from ntkdist.kernels.ranges import check_range
 from ntkdist.kernels.windows import padding_before, windows
 from ntkdist.networks.architecture import Architecture
@@ -22,11 +22,9 @@ from ntkdist.networks.layers import (
     AvgPool,
     Conv,
     Dense,
-    Erf,
     Flatten,
     GlobalAvgPool,
     Layer,
-    Relu,
     Residual,
 )
 
@@ -91,13 +89,6 @@ def apply(layer: Layer, k: PairKernels) -> PairKernels:
             K = scale * mean(k.K) + bias
             theta = scale * mean(k.theta) + (K if layer.trainable else 0.0)
             return PairKernels(K, theta, scale * mean(k.K11) + bias, scale * mean(k.K22) + bias)
-        case Relu() | Erf():
-            dual = relu_dual if isinstance(layer, Relu) else erf_dual
-            A, B = k.variances()
-            K, derivative = dual(k.K, A, B)
-            K11, _ = dual(k.K11, A[:, 0], np.moveaxis(A[:, 0], (1, 2), (3, 4)))
-            K22, _ = dual(k.K22, np.moveaxis(B[0], (3, 4), (1, 2)), B[0])
-            return PairKernels(K, k.theta * derivative, K11, K22)
         case AvgPool() | GlobalAvgPool():
             pool = layer if isinstance(layer, AvgPool) else None
             return PairKernels(*(pooled_mean(x, pool) for x in (k.K, k.theta, k.K11, k.K22)))
@@ -115,6 +106,12 @@ def apply(layer: Layer, k: PairKernels) -> PairKernels:
                 main.K11 + other.K11,
                 main.K22 + other.K22,
             )
+        case _:
+            A, B = k.variances()
+            K, slope = dual(layer, k.K, A, B)
+            K11, _ = dual(layer, k.K11, A[:, 0], np.moveaxis(A[:, 0], (1, 2), (3, 4)))
+            K22, _ = dual(layer, k.K22, np.moveaxis(B[0], (3, 4), (1, 2)), B[0])
+            return PairKernels(K, k.theta * slope, K11, K22)
 
 
 def aligned_mean(x: np.ndarray, conv: Conv) -> np.ndarray:

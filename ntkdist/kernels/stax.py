@@ -22,15 +22,25 @@ from ntkdist.kernels.backend import as_images, check_kinds, check_pair
 from ntkdist.kernels.ranges import check_range
 from ntkdist.networks.architecture import Architecture
 from ntkdist.networks.layers import (
+    ABRelu,
     AvgPool,
     Conv,
+    Cos,
     Dense,
     Erf,
+    Exp,
+    ExpNormalized,
     Flatten,
+    Gaussian,
+    Gelu,
     GlobalAvgPool,
+    Identity,
     Layer,
+    LayerNorm,
+    LeakyRelu,
     Relu,
     Residual,
+    Sin,
 )
 
 # The memory one call of a convolutional kernel function may take for its (P Q)² state, with a
@@ -104,9 +114,31 @@ def _layer(layer: Layer) -> tuple[Any, Any, Any]:
             triple = stax.Dense(1, W_std=layer.W_std, b_std=layer.b_std or None)
             return triple if layer.trainable else _fixed(triple)
         case Relu():
-            return _exact_for_equal_inputs(stax.Relu())
+            return _exact_for_equal_inputs(stax.Relu(), 0.5)
+        case LeakyRelu():
+            slope = (layer.alpha**2 + 1) / 2
+            return _exact_for_equal_inputs(stax.LeakyRelu(layer.alpha), slope)
+        case ABRelu():
+            slope = (layer.a**2 + layer.b**2) / 2
+            return _exact_for_equal_inputs(stax.ABRelu(layer.a, layer.b), slope)
         case Erf():
             return stax.Erf()
+        case Gelu():
+            return stax.Gelu()
+        case Sin():
+            return stax.Sin(layer.a, layer.b, layer.c)
+        case Cos():
+            return stax.Cos(layer.a, layer.b, layer.c)
+        case Exp():
+            return stax.Exp(layer.a, layer.b)
+        case Gaussian():
+            return stax.Gaussian(layer.a, layer.b)
+        case ExpNormalized():
+            return stax.ExpNormalized(layer.gamma, layer.shift)
+        case Identity():
+            return stax.Identity()
+        case LayerNorm():
+            return stax.LayerNorm(eps=layer.eps)
         case AvgPool():
             size, step = (layer.size, layer.size), (layer.step, layer.step)
             return stax.AvgPool(size, step, padding=layer.padding)
@@ -140,13 +172,13 @@ def _fixed(triple: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
     return init_fn, apply_fn, fixed_kernel_fn
 
 
-def _exact_for_equal_inputs(triple: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
-    """Make a ReLU's derivative kernel exact where both inputs are equal.
+def _exact_for_equal_inputs(triple: tuple[Any, Any, Any], slope: float) -> tuple[Any, Any, Any]:
+    """Make the derivative kernel of a ReLU exact, ``slope``, where both inputs are equal.
 
     neural-tangents takes the angle from √(K(x,x) K(x',x') − K(x,x')²). For equal inputs this is
     the root of a rounding error, 1e-8 in float64, and costs every diagonal entry half of its
     digits. Correlations within rounding of 1 (256 units in the last place, as sums over many equal
-    pixels lose them) are taken as 1 here, where E[σ̇σ̇] = 1/2.
+    pixels lose them) are taken as 1 here.
     """
     init_fn, apply_fn, kernel_fn = triple
 
@@ -162,7 +194,7 @@ def _exact_for_equal_inputs(triple: tuple[Any, Any, Any]) -> tuple[Any, Any, Any
             k.cov1, k.cov2, k.diagonal_batch, k.diagonal_spatial, operator.mul
         )[1]
         equal = (product > 0) & (k.nngp >= (1 - 256 * jnp.finfo(jnp.float64).eps) * product**0.5)
-        return after.replace(ntk=jnp.where(equal, k.ntk / 2, after.ntk))
+        return after.replace(ntk=jnp.where(equal, slope * k.ntk, after.ntk))
 
     return init_fn, apply_fn, exact_kernel_fn
 

@@ -15,12 +15,14 @@ from ntkdist.errors import InputError, did_you_mean, shown
 from ntkdist.networks.layers import (
     LAYERS,
     AvgPool,
+    CellLayer,
     Conv,
     Dense,
-    Erf,
     Flatten,
     GlobalAvgPool,
     Layer,
+    LayerNorm,
+    Nonlinearity,
     Relu,
     Residual,
     as_layers,
@@ -56,15 +58,17 @@ class Architecture:
             )
         if ends:
             for layer in self.layers[ends[0] + 1 :]:
-                if not isinstance(layer, (Dense, Relu, Erf)):
+                if not isinstance(layer, Dense | CellLayer):
                     raise InputError(
                         f"architecture: {layer!r} comes after {self.layers[ends[0]]!r}, where no "
-                        "pixels are left; only Dense, Relu and Erf can follow"
+                        "pixels are left; only Dense, nonlinearities, Identity and LayerNorm can "
+                        "follow"
                     )
         if not isinstance(self.layers[-1], Dense):
             raise InputError(
                 f"architecture: the last layer is {self.layers[-1]!r}; end with Dense()"
             )
+        _check_norms(self.layers if self.is_spatial else _without_flatten(self.layers))
 
     @property
     def is_spatial(self) -> bool:
@@ -136,6 +140,44 @@ class Architecture:
                 f"architecture: {type(layer).__name__} is a layer for images, and the inputs are "
                 "features, which have no pixels; take a fully connected network, such as fc-2"
             )
+
+
+def _without_flatten(layers: Sequence[Layer]) -> tuple[Layer, ...]:
+    return tuple(layer for layer in layers if not isinstance(layer, Flatten))
+
+
+def _check_norms(layers: Sequence[Layer], *, linear: bool = False, behind: str = "") -> bool:
+    """Raise ``InputError`` for a LayerNorm whose inputs are not Gaussian with mean 0.
+
+    Its kernel is known where the channels' variance is K(x, x), which takes a mean of 0. As in
+    neural-tangents, that is behind a linear layer, with pools and sums of branches between.
+
+    Args:
+        layers: In order, from the network's input or that of a branch.
+        linear: Whether this input is Gaussian with mean 0.
+        behind: What makes this input, for the message.
+
+    Returns:
+        Whether the output is Gaussian with mean 0.
+    """
+    for layer in layers:
+        match layer:
+            case LayerNorm() if not linear:
+                raise InputError(
+                    f"architecture: {layer!r} comes after {behind or 'the image'}, whose channels "
+                    "have no mean of 0; put it behind Conv or Dense, in front of the nonlinearity"
+                )
+            case Residual():
+                branches = [
+                    _check_norms(inner, linear=linear, behind=behind)
+                    for inner in (layer.branch, layer.shortcut)
+                ]
+                linear, behind = all(branches), "a Residual"
+            case _ if isinstance(layer, Conv | Dense):
+                linear = True
+            case _ if isinstance(layer, Nonlinearity | Flatten):
+                linear, behind = False, repr(layer)
+    return linear
 
 
 ArchitectureSpec: TypeAlias = str | Sequence[Any] | Architecture
@@ -250,7 +292,8 @@ def _make(name: str, positional: Sequence[Any], named: dict[str, Any]) -> Layer:
         raise InputError(f"architecture: {name} is given {repeated[0]!r} twice")
     for f in fields(cls)[len(positional) :]:
         if f.default is MISSING and f.name not in named:
-            raise InputError(f"architecture: {name} needs the field {f.name!r}, a list of layers")
+            kind = "a list of layers" if cls is Residual else "a number"
+            raise InputError(f"architecture: {name} needs the field {f.name!r}, {kind}")
     return cls(*positional, **named)
 
 

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import TypeAlias
+from typing import TypeAlias, get_args
 
 from ntkdist.errors import InputError, did_you_mean, shown
 
@@ -74,8 +74,173 @@ class Relu:
 
 
 @dataclass(frozen=True)
+class LeakyRelu:
+    """The nonlinearity alpha · min(u, 0) + max(u, 0).
+
+    Attributes:
+        alpha: Slope for u < 0.
+    """
+
+    alpha: float = 0.01
+
+    def __post_init__(self) -> None:
+        _check_number(self, "alpha")
+
+
+@dataclass(frozen=True)
+class ABRelu:
+    """The nonlinearity a · min(u, 0) + b · max(u, 0).
+
+    Attributes:
+        a: Slope for u < 0; −1 with b = 1 is the absolute value.
+        b: Slope for u > 0.
+    """
+
+    a: float
+    b: float
+
+    def __post_init__(self) -> None:
+        _check_number(self, "a")
+        _check_number(self, "b")
+        if max(abs(self.a), abs(self.b)) < SMALLEST_STD:
+            raise InputError(
+                f"ABRelu: a={self.a} and b={self.b}, of which one must be at least "
+                f"{SMALLEST_STD:g} in size; else its outputs are 0"
+            )
+
+
+@dataclass(frozen=True)
 class Erf:
     """The nonlinearity erf(u)."""
+
+
+@dataclass(frozen=True)
+class Gelu:
+    """The nonlinearity u · Φ(u), where Φ is the standard normal distribution function."""
+
+
+@dataclass(frozen=True)
+class Sin:
+    """The nonlinearity a · sin(b u + c).
+
+    Attributes:
+        a: Amplitude, not 0.
+        b: Frequency, not 0.
+        c: Phase in radians.
+    """
+
+    a: float = 1.0
+    b: float = 1.0
+    c: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_number(self, "a", least=SMALLEST_STD)
+        _check_number(self, "b", least=SMALLEST_STD)
+        _check_number(self, "c")
+
+
+@dataclass(frozen=True)
+class Cos:
+    """The nonlinearity a · cos(b u + c).
+
+    Attributes:
+        a: Amplitude, not 0.
+        b: Frequency, not 0.
+        c: Phase in radians.
+    """
+
+    a: float = 1.0
+    b: float = 1.0
+    c: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_number(self, "a", least=SMALLEST_STD)
+        _check_number(self, "b", least=SMALLEST_STD)
+        _check_number(self, "c")
+
+
+@dataclass(frozen=True)
+class Exp:
+    """The nonlinearity a · exp(b u).
+
+    Attributes:
+        a: Output scale, not 0.
+        b: Input scale, not 0.
+    """
+
+    a: float = 1.0
+    b: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_number(self, "a", least=SMALLEST_STD)
+        _check_number(self, "b", least=SMALLEST_STD)
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """The nonlinearity a · exp(b u²).
+
+    Attributes:
+        a: Output scale, not 0.
+        b: Input scale, below 0: otherwise the outputs have no variance.
+    """
+
+    a: float = 1.0
+    b: float = -1.0
+
+    def __post_init__(self) -> None:
+        _check_number(self, "a", least=SMALLEST_STD)
+        _check_number(self, "b", least=SMALLEST_STD)
+        if self.b > 0:
+            raise InputError(f"Gaussian: b={self.b} must be below 0; the function is a · exp(b u²)")
+
+
+@dataclass(frozen=True)
+class ExpNormalized:
+    """The normalized Gaussian kernel: K becomes √(AB) · exp(gamma (c + shift)).
+
+    A and B are the variances and c = K/√(AB), 0 where a variance is 0. It is a kernel of infinite
+    width alone: no nonlinearity is known for it (Shankar et al. 2020).
+
+    Attributes:
+        gamma: Scale of the exponent, above 0.
+        shift: Added to the correlation; −1 keeps variances as they are.
+    """
+
+    gamma: float = 1.0
+    shift: float = -1.0
+
+    def __post_init__(self) -> None:
+        _check_number(self, "gamma", least=SMALLEST_STD)
+        _check_number(self, "shift")
+        if self.gamma < 0:
+            raise InputError(
+                f"ExpNormalized: gamma={self.gamma} must be above 0; otherwise it is no kernel"
+            )
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The layer that changes nothing."""
+
+
+@dataclass(frozen=True)
+class LayerNorm:
+    """Normalisation of each pixel over its channels to mean 0 and variance 1.
+
+    It stands behind a linear layer (``architecture.Architecture``): in infinitely many channels
+    the mean is 0 there.
+
+    Attributes:
+        eps: Added to the variance, above 0: outputs of a variance of 0 are 0.
+    """
+
+    eps: float = 1e-12
+
+    def __post_init__(self) -> None:
+        _check_number(self, "eps", least=SMALLEST_STD)
+        if self.eps < 0:
+            raise InputError(f"LayerNorm: eps={self.eps} must be above 0")
 
 
 @dataclass(frozen=True)
@@ -152,11 +317,14 @@ class Residual:
                 )
 
 
-Layer: TypeAlias = Conv | Dense | Relu | Erf | AvgPool | GlobalAvgPool | Flatten | Residual
+Nonlinearity: TypeAlias = (
+    Relu | LeakyRelu | ABRelu | Erf | Gelu | Sin | Cos | Exp | Gaussian | ExpNormalized
+)
+#: Layers that act on each cell of the kernels alone, given the variances of its two pixels.
+CellLayer: TypeAlias = Nonlinearity | Identity | LayerNorm
+Layer: TypeAlias = Conv | Dense | CellLayer | AvgPool | GlobalAvgPool | Flatten | Residual
 
-LAYERS: dict[str, type] = {
-    cls.__name__: cls for cls in (Conv, Dense, Relu, Erf, AvgPool, GlobalAvgPool, Flatten, Residual)
-}
+LAYERS: dict[str, type] = {cls.__name__: cls for cls in get_args(Layer)}
 
 
 def weight_depth(layers: Sequence[Layer]) -> int:
@@ -256,11 +424,8 @@ def _check_weights(layer: Conv | Dense) -> None:
     owner = type(layer).__name__
     for field, least in (("W_std", SMALLEST_STD), ("b_std", 0.0)):
         value = getattr(layer, field)
-        try:
-            number = float(value) if isinstance(value, Real) else math.nan
-        except OverflowError:  # an integer beyond float64
-            number = math.inf
-        if isinstance(value, bool) or not least <= number <= LARGEST_STD:
+        number = _as_float(value)
+        if not least <= number <= LARGEST_STD:
             raise InputError(
                 f"{owner}: {field}={shown(value)} must be a number from {least:g} to "
                 f"{LARGEST_STD:g}"
@@ -269,3 +434,26 @@ def _check_weights(layer: Conv | Dense) -> None:
         object.__setattr__(layer, field, number + 0.0)  # −0.0 too
     if not isinstance(layer.trainable, bool):
         raise InputError(f"{owner}: trainable={shown(layer.trainable)} must be true or false")
+
+
+def _check_number(layer: CellLayer, field: str, *, least: float = 0.0) -> None:
+    """Make a field a float whose size is from ``least`` to ``LARGEST_STD``."""
+    value = getattr(layer, field)
+    number = _as_float(value)
+    if not least <= abs(number) <= LARGEST_STD:
+        of_size = f"of size {least:g} to" if least else "of size up to"
+        raise InputError(
+            f"{type(layer).__name__}: {field}={shown(value)} must be a number {of_size} "
+            f"{LARGEST_STD:g}"
+        )
+    object.__setattr__(layer, field, number + 0.0)
+
+
+def _as_float(value: object) -> float:
+    """Return a number as float64; NaN for what is none."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:  # an integer beyond float64
+        return math.inf

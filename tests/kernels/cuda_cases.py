@@ -43,6 +43,10 @@ SMALL = {
     "around a pool": (4, 5, 2),
     "ReLU behind GAP": (3, 4, 2),
     "GAP of (3, 11, 16)": (3, 5, 16),
+    "pixels without a window": (4, 5, 1),
+    "two pools": (7, 6, 2),
+    "behind a pool": (6, 4, 2),
+    "on a pool": (6, 4, 1),
 }
 DTYPES = tuple(RTOL)
 TWICE = ("Conv", "Relu", "Conv", "Relu", "AvgPool(2)", "Conv", "Relu", "AvgPool(2)", "Conv", "Relu")

@@ -9,6 +9,8 @@ from hypothesis import given, settings, strategies as st
 
 from ntkdist import Architecture, kernel_matrix
 from ntkdist.errors import InputError
+from ntkdist.kernels import get_backend, select_backend
+from ntkdist.kernels.chain import chain_of, plan_of
 from ntkdist.kernels.ranges import check_entries
 from ntkdist.networks.layers import AvgPool, Conv, Dense, Erf, Flatten, GlobalAvgPool, Layer, Relu
 from tests.kernels.images import awkward_images, two_sets
@@ -51,6 +53,32 @@ POOLED = {
     ),
     "cnn-3": ("cnn-3", (12, 12, 3)),
     "cnn-3 ragged": ("cnn-3", (7, 9, 2)),
+}
+LOCAL = AvgPool(3, 1, "SAME")
+WINDOWS = {
+    "cntk-lap-3-1": ("cntk-lap-3-1", (7, 6, 2)),
+    "cntk-lap-6-2": ("cntk-lap-6-2", (9, 12, 3)),
+    "wider than the image": ("cntk-lap-4-8", (5, 7, 2)),
+    "even windows": ((Conv(), Relu(), AvgPool(4, 1, "SAME"), *FLAT), (8, 5, 1)),
+    "strided and padded": (
+        (BIASED, Relu(), Conv(), Relu(), AvgPool(4, 3, "SAME"), *FLAT),
+        (9, 8, 2),
+    ),
+    "pixels without a window": ((Conv(), Relu(), AvgPool(1, 2, "SAME"), *FLAT), (8, 7, 1)),
+    "overlapping": ((Conv(), Relu(), Conv(), Relu(), AvgPool(3, 1), *FLAT), (8, 7, 3)),
+    "two pools": ((Conv(), Relu(), AvgPool(3, 2), AvgPool(2), *FLAT), (12, 9, 2)),
+    "local, then GAP": ((Conv(), Relu(), Conv(), Relu(), LOCAL, *TOP), (6, 8, 2)),
+    "behind a pool": ((Conv(), Relu(), AvgPool(2), Conv(), Relu(), LOCAL, *FLAT), (12, 10, 2)),
+    "on a pool": ((Conv(), Relu(), AvgPool(2), LOCAL, *FLAT), (8, 8, 1)),
+    "behind wide filters": ((Conv(5), Relu(), Conv(7, b_std=0.3), Relu(), LOCAL, *FLAT), (7, 9, 2)),
+    "nonlinear head": ((Conv(), Relu(), Conv(), Relu(), LOCAL, *FLAT, Relu(), Dense()), (8, 7, 2)),
+    "fixed layers": ((FIXED, Relu(), BIASED, Relu(), FIXED, Relu(), LOCAL, *FLAT), (6, 7, 2)),
+}
+WINDOWS_SIGNED = {
+    "linear, local": ((Conv(b_std=1.0), Conv(5), LOCAL, *FLAT), (6, 5, 2)),
+    "pixels, local": ((LOCAL, *FLAT), (7, 8, 2)),
+    "erf, local": ((*ERF_FLAT[:-2], AvgPool(4, 2, "SAME"), *FLAT), (7, 6, 2)),
+    "erf behind local": ((BIASED, Erf(), LOCAL, *FLAT, Erf(), Dense(b_std=0.1)), (5, 6, 2)),
 }
 SIGNED = {
     "linear": ((Conv(b_std=1.0), Conv(5), *TOP), (6, 5, 2)),
@@ -124,6 +152,46 @@ def cases(table):
 @cases(POOLED)
 def test_average_pools_are_near_the_oracle(arch, shape):
     check_cpu(arch, *two_sets(shape))
+
+
+@pytest.mark.slow(but="cntk-lap-3-1")
+@cases(WINDOWS)
+def test_local_average_pools_are_near_the_oracle(arch, shape):
+    check_cpu(arch, *two_sets(shape))
+
+
+@pytest.mark.slow(but="linear, local")
+@cases(WINDOWS_SIGNED)
+def test_local_average_pools_behind_both_signs_are_near_the_oracle(arch, shape):
+    check_cpu(arch, *two_sets(shape), signed=True)
+
+
+@pytest.mark.slow(but="strided and padded")
+@cases(WINDOWS)
+def test_local_average_pools_are_near_neural_tangents(arch, shape):
+    x, y = np.random.default_rng(3).normal(size=(2, 3, *shape))
+    for kind in KINDS:
+        expected = kernel_matrix(arch, x, y, kind=kind, backend="stax", dtype="float64")
+        found = kernel_matrix(arch, x, y, kind=kind, backend="cpu", dtype="float64")
+        assert_close(found, expected, RTOL["float64"])
+
+
+def test_local_average_pools_compute_near_displacements_alone():
+    plan = plan_of(chain_of(Architecture.parse("cntk-lap-4-2")), (32, 32, 3), "float32")
+    ends = (32 - np.arange(5)) * np.array([1, 2, 2, 2, 2])
+    rows, columns = np.divmod(plan.classes, 32)
+    sizes = [
+        np.where(bits & 1, 32 - at, 0) + np.where(bits & 2, at, 0)
+        for at, bits in ((rows, plan.parts % 4), (columns, plan.parts // 4))
+    ]
+    assert (sizes[0] * sizes[1]).sum() == ends.sum() ** 2 == 268**2
+
+
+@pytest.mark.parametrize("layer", ["Relu", "Conv", "Dense"])
+def test_local_average_pools_with_layers_behind_say_why_they_are_not_covered(layer):
+    arch = Architecture.parse(["Conv", "AvgPool(3, 1, 'SAME')", layer, "Flatten", "Dense"])
+    assert "windows that overlap or are padded" in get_backend("cpu").supports(arch, (8, 8, 3))
+    assert select_backend(arch, (8, 8, 3)).backend.name == "stax"
 
 
 @pytest.mark.slow(but="pool alone")
@@ -248,6 +316,9 @@ def networks(
                 continue
             P, Q = P // layer.size, Q // layer.size
         layers.append(layer)
+    if draw(st.booleans()):
+        size = draw(st.integers(1, 5))
+        layers.append(AvgPool(size, draw(st.integers(1, 3)), "SAME"))
     layers.append(draw(st.sampled_from([GlobalAvgPool(), Flatten()])))
     layers += draw(st.lists(st.one_of(DENSE, st.sampled_from([Relu(), Erf()])), max_size=2))
     return Architecture((*layers, draw(DENSE))), (H, W, C)

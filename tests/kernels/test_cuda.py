@@ -22,6 +22,8 @@ from tests.kernels.test_cpu_networks import (
     POOLED,
     SIGNED,
     STAX,
+    WINDOWS,
+    WINDOWS_SIGNED,
 )
 from tests.tolerances import RTOL, assert_close
 
@@ -32,6 +34,18 @@ pytestmark = pytest.mark.usefixtures("gpu")
 @cases(POOLED)
 def test_average_pools_are_near_the_oracle(arch, shape):
     check("cuda", arch, *sets(shape), dtypes=DTYPES)
+
+
+@pytest.mark.slow(but="behind a pool")
+@cases(WINDOWS)
+def test_local_average_pools_are_near_the_oracle(arch, shape):
+    check("cuda", arch, *sets(shape))
+
+
+@pytest.mark.slow(but="erf behind local")
+@cases(WINDOWS_SIGNED)
+def test_local_average_pools_behind_both_signs_are_near_the_oracle(arch, shape):
+    check("cuda", arch, *sets(shape), signed=True)
 
 
 @pytest.mark.slow(but="fc-10 with biases")

@@ -14,7 +14,7 @@ from ntkdist.kernels.invariance import FlipAveraged, canonical, mirror_images, u
 from ntkdist.kernels.registry import of_version
 from tests.kernels.images import awkward_images, two_sets
 from tests.kernels.oracle import KINDS
-from tests.kernels.test_cpu_networks import ERF_FLAT, PLAIN, POOLED
+from tests.kernels.test_cpu_networks import ERF_FLAT, PLAIN, POOLED, WINDOWS
 from tests.tolerances import RTOL, assert_close
 
 END = ("Relu", "Conv", "Relu", "Flatten", "Dense")
@@ -128,7 +128,7 @@ def test_no_average_is_the_plain_kernel():
 
 @pytest.mark.parametrize("dtype", RTOL)
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
-@pytest.mark.parametrize("arch", ["cnn-2", "cntk-gap-4", "cnn-3", "fc-2"])
+@pytest.mark.parametrize("arch", ["cnn-2", "cntk-gap-4", "cntk-lap-3-1", "cnn-3", "fc-2"])
 def test_mirror_images_have_the_same_bits(arch, backend, dtype):
     x = awkward_images((5, 7, 2), 6)
     x[5] = x[5] + mirror_images(x[[5]])[0]  # its own mirror image
@@ -189,7 +189,9 @@ def test_a_symmetric_block_is_the_upper_triangle_mirrored(name):
 
 
 @pytest.mark.parametrize(
-    ("arch", "shape"), [*PLAIN.values(), *POOLED.values(), ("cntk-gap-4", (4, 5, 2))], ids=str
+    ("arch", "shape"),
+    [*PLAIN.values(), *POOLED.values(), *WINDOWS.values(), ("cntk-gap-4", (4, 5, 2))],
+    ids=str,
 )
 def test_numbers_of_mirror_images_are_those_of_the_images_in_another_order(arch, shape):
     arch = Architecture.parse(arch)
@@ -322,7 +324,7 @@ def test_bad_input_is_named(call, message):
 
 @pytest.mark.usefixtures("gpu")
 @pytest.mark.parametrize(
-    "arch", ["cntk-gap-4", (*MYRTLE[:-3], "Flatten", "Dense"), "fc-2"], ids=str
+    "arch", ["cntk-gap-4", "cntk-lap-3-1", (*MYRTLE[:-3], "Flatten", "Dense"), "fc-2"], ids=str
 )
 def test_a_gpu_averages_likewise(arch):
     x = np.random.default_rng(5).normal(size=(3, 4, 4, 2))
@@ -342,7 +344,7 @@ def test_a_gpu_averages_likewise(arch):
 @pytest.mark.usefixtures("gpu")
 @pytest.mark.parametrize(
     ("arch", "shape"),
-    [("cntk-gap-4", (3, 5, 2)), (POOLED["halved"][0], (4, 8, 2)), (ERF_FLAT, (1, 1, 2))], ids=str,
+    [("cntk-gap-4", (3, 5, 2)), ("cntk-lap-3-1", (3, 4, 1)), (POOLED["halved"][0], (4, 8, 2)), (ERF_FLAT, (1, 1, 2))], ids=str,
 )  # fmt: skip
 def test_a_gpu_reorders_the_numbers_of_mirror_images(arch, shape):
     arch = Architecture.parse(arch)

@@ -7,15 +7,25 @@ from hypothesis import given, strategies as st
 
 import ntkdist
 from ntkdist import (
+    ABRelu,
     Architecture,
     AvgPool,
     Conv,
+    Cos,
     Dense,
     Erf,
+    Exp,
+    ExpNormalized,
     Flatten,
+    Gaussian,
+    Gelu,
     GlobalAvgPool,
+    Identity,
+    LayerNorm,
+    LeakyRelu,
     Relu,
     Residual,
+    Sin,
 )
 from ntkdist.errors import InputError
 from ntkdist.networks.architecture import preset_names
@@ -30,17 +40,35 @@ convs = st.builds(
     stride=st.integers(1, 3),
     padding=st.sampled_from(["SAME", "VALID", "CIRCULAR"]),
 )
-inner = st.one_of(convs, st.just(Relu()), st.just(Erf()), st.builds(AvgPool, st.integers(1, 4)))
-branches = st.builds(Residual, st.lists(inner, max_size=3).map(tuple))
+sizes = st.floats(0.01, 10) | st.floats(-10, -0.01)
+functions = st.one_of(
+    st.sampled_from([Relu(), Erf(), Gelu()]),
+    st.builds(LeakyRelu, st.floats(-10, 10)),
+    st.builds(ABRelu, sizes, sizes),
+    st.builds(Sin, sizes, sizes, sizes),
+    st.builds(Cos, sizes, sizes, sizes),
+    st.builds(Exp, sizes, sizes),
+    st.builds(Gaussian, sizes, st.floats(-10, -0.01)),
+    st.builds(ExpNormalized, weights, sizes),
+)
+others = st.one_of(st.just(Identity()), st.builds(AvgPool, st.integers(1, 4)))
+# where its inputs are Gaussian
+normed = st.tuples(convs, others, st.builds(LayerNorm, weights), functions)
+inner = st.one_of(convs, functions, others)
+branches = st.builds(Residual, st.lists(inner, max_size=3).map(tuple) | normed)
 
 
 @given(
-    st.lists(st.one_of(inner, branches), max_size=6),
+    st.lists(
+        st.one_of(inner.map(lambda layer: (layer,)), normed, branches.map(lambda layer: (layer,))),
+        max_size=6,
+    ),
     st.sampled_from([Flatten(), GlobalAvgPool()]),
+    st.lists(functions, max_size=2),
     st.builds(Dense, W_std=weights, trainable=st.booleans()),
 )
-def test_canonical_text_round_trips(head, end, last):
-    arch = Architecture((*head, end, last))
+def test_canonical_text_round_trips(parts, end, tail, last):
+    arch = Architecture((*(layer for part in parts for layer in part), end, *tail, last))
     assert Architecture.parse(str(arch)) == arch
     assert str(Architecture.parse(str(arch))) == str(arch)
 
@@ -94,6 +122,10 @@ def test_yaml_lists_and_layers_mean_the_same():
         ),
         ({"Conv": {"size": np.int64(5), "W_std": np.float32(0.5)}}, Conv(5, 0.5)),
         ({"Conv": {"b_std": -0.0}}, Conv(b_std=0.0)),
+        ({"LeakyRelu": 1}, LeakyRelu(1.0)),
+        ({"Sin": {"b": 2, "c": -0.0}}, Sin(1.0, 2.0, 0.0)),
+        ("ABRelu(-1, b=1)", ABRelu(-1.0, 1.0)),
+        ("ExpNormalized(2, shift=0)", ExpNormalized(2.0, 0.0)),
     ],
     ids=str,
 )
@@ -162,6 +194,30 @@ def test_depth_takes_the_longer_branch():
         (3, "neither a preset name"),
         ([{"Conv": {}, "Relu": {}}], "is not a layer"),
         (["Residual(branch=(Flatten(),))", "Flatten", "Dense"], "cannot be part of a branch"),
+        (["Dense", "ABRelu", "Dense"], "ABRelu needs the field 'a', a number"),
+        (["Dense", "ABRelu(0, 0)", "Dense"], "a=0.0 and b=0.0, of which one must be at least"),
+        (["Dense", "LeakyRelu('a')", "Dense"], "alpha='a' must be a number of size up to 1e.150"),
+        (["Dense", {"LeakyRelu": True}, "Dense"], "alpha=True must be a number"),
+        (["Dense", "Sin(0)", "Dense"], r"Sin: a=0 must be a number of size 1e-150 to 1e\+150"),
+        (["Dense", "Cos(b=0)", "Dense"], "Cos: b=0 must be a number"),
+        (["Dense", "Sin(c=1e999)", "Dense"], "Sin: c=inf must be a number of size up to"),
+        (["Dense", "Exp(b=0)", "Dense"], "Exp: b=0 must be a number"),
+        (["Dense", "Gaussian(b=1)", "Dense"], "Gaussian: b=1.0 must be below 0"),
+        (["Dense", "ExpNormalized(-1)", "Dense"], "gamma=-1.0 must be above 0"),
+        (["Dense", "LayerNorm(0)", "Dense"], "LayerNorm: eps=0 must be a number of size 1e-150"),
+        (["Dense", "LayerNorm(-1)", "Dense"], "LayerNorm: eps=-1.0 must be above 0"),
+        (["Conv", "Flatten", "AvgPool", "Dense"], "Identity and LayerNorm can follow"),
+        (["LayerNorm", "Dense"], "LayerNorm.* comes after the image, whose channels"),
+        (["Flatten", "Dense", "Gelu", "LayerNorm", "Dense"], r"after Gelu\(\), whose channels"),
+        (["Conv", "Flatten", "LayerNorm", "Dense"], r"comes after Flatten\(\)"),
+        (
+            ["Conv", "Relu", "Residual(branch=(Conv(),))", "LayerNorm", "Flatten", "Dense"],
+            r"LayerNorm.* comes after a Residual.* behind Conv or Dense",
+        ),
+        (
+            ["Conv", "Relu", "Residual((LayerNorm(), Conv()))", "Flatten", "Dense"],
+            r"comes after Relu\(\)",
+        ),
     ],
     ids=lambda value: str(value)[:80],
 )
@@ -169,6 +225,22 @@ def test_bad_specifications_are_named(spec, message):
     with pytest.raises(InputError, match=message) as caught:
         Architecture.parse(spec)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        ["Dense", "Flatten", "LayerNorm", "Gelu", "Dense"],
+        ["Conv", "AvgPool", "Identity", "LayerNorm", "LayerNorm", "Relu", "Flatten", "Dense"],
+        ["Conv", "Relu", "Conv", "GlobalAvgPool", "LayerNorm", "Dense"],
+        ["Conv", "Residual((LayerNorm(), Relu(), Conv()))", "LayerNorm", "Flatten", "Dense"],
+        ["Conv", "Relu", "Residual((Conv(),), (Dense(),))", "LayerNorm", "Flatten", "Dense"],
+        ["Conv", "Gelu", "Flatten", "Dense", "LayerNorm", "Cos", "Identity", "Dense"],
+    ],
+    ids=str,
+)
+def test_layer_norm_stands_behind_linear_layers(spec):
+    assert Architecture.parse(spec).layers
 
 
 def test_branches_inside_each_other_have_a_limit():

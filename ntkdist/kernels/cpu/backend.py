@@ -1,8 +1,9 @@
 """The CPU backend: fused layers in cache, one vector lane per column image (Numba).
 
-Covers every network of Conv (odd size, SAME, stride 1), Dense, Relu, Erf, AvgPool, Flatten and
-GlobalAvgPool, in float32 and float64. ``prepare`` computes in float64 what depends on one image
-alone; a ``Plan`` lays it out, and ``cpu.loops`` reads it.
+Covers every network of Conv (odd size, SAME, stride 1), Dense, Relu, Erf, AvgPool (with windows
+that overlap or are padded, at the end alone), Flatten and GlobalAvgPool, in float32 and float64.
+``prepare`` computes in float64 what depends on one image alone; a ``Plan`` lays it out, and
+``cpu.loops`` reads it.
 
 Errors in float32 are about 1e-6 of an entry, also between near duplicates, to any depth and at
 any contrast. Two limits: with biases or erf a network is not homogeneous, and where two images
@@ -82,7 +83,8 @@ class CpuState:
     Attributes:
         plan: The network on images of this shape.
         rows: (n, numbers) of the dtype, laid out by the plan.
-        spread: (n,) float64, the mean over pixels of K(x, x) at the end of the blocks.
+        spread: (n,) float64, the mean over pixels of K(x, x) at the end of the blocks, with the
+            weights of the mean there.
         variance: (n,) float64, K(x, x) of the vector behind the mean over positions; known only
             where a nonlinearity stands behind it, else ``spread``.
         norm: (n,) float64, what each image was divided by. A homogeneous network keeps the
@@ -232,8 +234,8 @@ class CpuBackend:
         given, units = (rows, lanes, plan.shape[2]), (plan.scales, plan.factors)
         if plan.chain.spatial:
             loops.entries(
-                *given, plan.blocks, sweeps, *units, plan.classes, table, plan.work_cells, first,
-                delta, tangent,
+                *given, plan.blocks, sweeps, *units, plan.classes, plan.parts, plan.row_weights,
+                plan.column_weights, table, plan.work_cells, first, delta, tangent,
             )  # fmt: skip
         else:
             dense.dense_entries(*given, sweeps, *units, table, first, delta, tangent)
@@ -252,7 +254,7 @@ class CpuBackend:
 def _rows_at_once(chain: Chain) -> int:
     if not chain.spatial:
         return _ROWS_DENSE
-    return _ROWS_POOLED if chain.pooled else _ROWS_ALIGNED
+    return _ROWS_POOLED if chain.mixes_positions else _ROWS_ALIGNED
 
 
 class _Preparation:
@@ -280,8 +282,10 @@ class _Preparation:
                 self._link(link, plan.offsets[at], *plan.units[at])
                 at += 1
         spread = self.A.mean(axis=(1, 2))
+        if plan.pixel_weights is not None:
+            spread = np.einsum("nij,ij->n", self.A, plan.pixel_weights)
         variance = spread
-        if plan.chain.pooled and plan.chain.has_nonlinear_head:
+        if plan.chain.mixes_positions and plan.chain.has_nonlinear_head:
             variance = np.maximum(spread - self._self_entries(), 0.0)
         return CpuState(plan, self.rows, spread, variance, self.norm)
 
@@ -337,7 +341,7 @@ class _Preparation:
         self.A = np.maximum(means - inside, 0.0)
 
     def _self_entries(self) -> np.ndarray:
-        """Return the mean over all pairs of positions of Δ(x, x), (n,) float64."""
+        """Return the mean at the end of the blocks of Δ(x, x), (n,) float64."""
         lanes = to_lanes(self.rows[:, self.plan.columns])
         width = lanes.shape[2]
         means = np.empty(len(self.rows))

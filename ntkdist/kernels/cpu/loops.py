@@ -14,6 +14,9 @@ and borders are then the same for all lanes, nothing is masked or padded, and th
 not depend on the image's size. Every lane does the same operations in the same order, so an
 entry's bits do not depend on its neighbours.
 
+Where the mean at the end weighs displacements up to some limit alone, the two displacements of a
+class are two *parts* along each axis, and those beyond the limit are skipped.
+
 A layer is one sweep over the rows of a class: what stands in front of the linear layer
 (``cpu.cells``), sums along the row, and sums over a ring of the last rows. ReLU in front of a
 3 × 3 filter, which is nearly all of the work, goes through registers in one loop, and so do
@@ -70,6 +73,7 @@ from ntkdist.kernels.cpu.compile import compiled
 from ntkdist.kernels.cpu.vector import (
     BYTES,
     arccos_over_pi,
+    fma,
     load,
     number,
     rounding,
@@ -136,8 +140,8 @@ def _emit(theta, D, T, old, previous, new, out, at, unit):
 
 @numba.njit(nogil=True, forceinline=True)
 def _fused_row(
-    kind, theta, fold, channels, tau, P, R, sweep, a, b, H, W, i, i2, q, cells, out, old, previous,
-    new, unit,
+    kind, theta, fold, channels, tau, P, R, sweep, a, b, H, W, i, i2, q, parts, cells, out, old,
+    previous, new, unit,
 ):  # fmt: skip
     """Sum row i of pixels, windows or a ReLU along the row; store the 3 × 3 sums of row i − 1.
 
@@ -154,7 +158,7 @@ def _fused_row(
         near, far = width, BYTES
     for part in range(2):
         j0, j1, shift = (0, W - q, q) if part == 1 else (W - q, W, q - W)
-        if j0 == j1:
+        if j0 == j1 or not parts & (8 >> part):
             continue
         x = a + field(sweep, CELLS) * width + (i * W + j0) * near
         y = b + field(sweep, CELLS_B) * BYTES + (i2 * W + j0 + shift) * far
@@ -190,7 +194,7 @@ def _last_row(old, previous, new, vectors, out, unit):
 
 @numba.njit(nogil=True)
 def fused_sweep(
-    sweep, table, channels, a, b, H, W, p, q, source, pitch, state, ring, spare, unit
+    sweep, table, channels, a, b, H, W, p, q, parts, source, pitch, state, ring, spare, unit
 ):  # fmt: skip
     """Pixels, windows or a ReLU, from rows ``pitch`` apart, and a 3 × 3 filter to ``state``."""
     kind, theta, fold = field(sweep, KIND), field(sweep, THETA), field(sweep, FOLD)
@@ -199,7 +203,7 @@ def fused_sweep(
     pitch_out = (W + 1) * CELL
     for part in range(2):
         i0, i1, shift = (0, H - p, p) if part == 0 else (H - p, H, p - H)
-        if i0 == i1:
+        if i0 == i1 or not parts & (1 << part):
             continue
         old, previous, new = ring, ring + pitch_out, ring + 2 * pitch_out
         _side_row(sweep, a, b, i0 - 1, i0 - 1 + shift, H, W, q, previous, unit)
@@ -207,7 +211,7 @@ def fused_sweep(
             i2 = i + shift
             cells = source + i * pitch
             out = spare if i == i0 else state + (i - 1) * pitch_out
-            row = sweep, a, b, H, W, i, i2, q, cells, out, old, previous, new, unit
+            row = sweep, a, b, H, W, i, i2, q, parts, cells, out, old, previous, new, unit
             if kind == PIXELS and channels == 1:
                 _fused_row(PIXELS, ABSENT, False, 1, tau, P, R, *row)
             elif kind == PIXELS and channels == 3:
@@ -278,14 +282,16 @@ def relu_sum_sweep(sweep, table, a, b, H, W, p, q, state, spare, sums, unit):
 
 
 @numba.njit(nogil=True)
-def _padded_row(sweep, table, channels, scale, a, b, H, W, i, i2, q, cells, padded, to, unit):
+def _padded_row(
+    sweep, table, channels, scale, a, b, H, W, i, i2, q, parts, cells, padded, to, unit
+):
     """Store the sums along row i, of any odd number of cells; ``padded`` is working memory."""
     size = field(sweep, SIZE)
     reach = size // 2
     vectors = 2 if field(sweep, THETA) else 1
     for part in range(2):
         j0, j1, shift = (0, W - q, q) if part == 0 else (W - q, W, q - W)
-        if j0 == j1:
+        if j0 == j1 or not parts & (4 << part):
             continue
         for k in range(2 * reach):
             j = j0 - reach + k if k < reach else j1 + k - reach
@@ -307,7 +313,7 @@ def _padded_row(sweep, table, channels, scale, a, b, H, W, i, i2, q, cells, padd
 
 @numba.njit(nogil=True)
 def general_sweep(
-    sweep, table, channels, scale, a, b, H, W, p, q, source, pitch, state, ring, spare, unit
+    sweep, table, channels, scale, a, b, H, W, p, q, parts, source, pitch, state, ring, spare, unit
 ):  # fmt: skip
     """Anything in front of a filter of any odd size, from rows ``pitch`` apart to ``state``."""
     size = field(sweep, SIZE)
@@ -315,13 +321,13 @@ def general_sweep(
     row = (W + 1) * CELL
     for part in range(2):
         i0, i1, shift = (0, H - p, p) if part == 0 else (H - p, H, p - H)
-        if i0 == i1:
+        if i0 == i1 or not parts & (1 << part):
             continue
         for r in range(i0 - reach, i1 + reach):
             slot = ring + (r - i0 + reach) % size * row
             if i0 <= r < i1:
                 _padded_row(
-                    sweep, table, channels, scale, a, b, H, W, r, r + shift, q,
+                    sweep, table, channels, scale, a, b, H, W, r, r + shift, q, parts,
                     source + r * pitch, spare, slot, unit,
                 )  # fmt: skip
             else:
@@ -336,11 +342,11 @@ def general_sweep(
 
 
 @numba.njit(nogil=True)
-def whole_row(sweep, table, channels, scale, a, b, W, i, i2, q, cells, to, unit):
+def whole_row(sweep, table, channels, scale, a, b, W, i, i2, q, parts, cells, to, unit):
     """Store row i of what stands in front of the linear layer."""
     for part in range(2):
         j0, j1, shift = (0, W - q, q) if part == 0 else (W - q, W, q - W)
-        if j0 < j1:
+        if j0 < j1 and parts & (4 << part):
             activate(
                 sweep, table, channels, scale, a, b, cells, W, i, i2, j0, j1, shift,
                 to + j0 * CELL, unit,
@@ -356,6 +362,68 @@ def add_row(row, W, sums, unit):
         T = T + load(row + j * CELL + BYTES, unit)
     store(D, row)
     store(T, row + BYTES)
+    _add_lanes(row, sums, unit)
+
+
+@numba.njit(nogil=True, forceinline=True)
+def _relu_weighted(
+    theta, tau, P, R, sweep, a, b, H, W, p, q, parts, weights, across, state, to, unit
+):
+    near, far = NUMBERS * word(unit), NUMBERS_B * BYTES
+    class_D = class_T = splat(unit - unit)
+    for i in range(H):
+        i2 = wrap(i + p, H)
+        weight = number(weights + (i * H + i2) * word(unit), unit)
+        if not parts & (2 if i + p >= H else 1) or weight == 0:
+            continue
+        row_D = row_T = splat(unit - unit)
+        x = a + field(sweep, CELLS) * word(unit) + i * W * near
+        for part in range(2):
+            if not parts & (4 << part):
+                continue
+            j0, j1, shift = (0, W - q, q) if part == 0 else (W - q, W, q - W)
+            y = b + field(sweep, CELLS_B) * BYTES + (i2 * W + shift) * far
+            cells = state + i * (W + 1) * CELL
+            for j in range(j0, j1):
+                c0, c1, c2, c3, c4, c5, c6 = relu_start(
+                    theta, False, tau, cells + j * CELL, x + j * near, y + j * far, unit
+                )
+                D, T = relu_end(False, P, R, c0, c1, c2, c3, c4, c5, c6, unit)
+                of_column = splat(number(across + j * word(unit), unit))
+                row_D, row_T = fma(of_column, D, row_D), fma(of_column, T, row_T)
+        class_D = fma(splat(weight), row_D, class_D)
+        class_T = fma(splat(weight), row_T, class_T)
+    store(class_D, to)
+    if theta:
+        store(class_T, to + BYTES)
+
+
+@numba.njit(nogil=True)
+def relu_weighted_sweep(
+    sweep, table, a, b, H, W, p, q, parts, weights, across, state, spare, sums, unit
+):
+    """A ReLU and the weighted sums at the end; else like ``relu_sum_sweep``."""
+    clear(spare, 2, unit)
+    P, R = arccos_over_pi(table, unit), sine_gap_over_pi(table, unit)
+    of_class = sweep, a, b, H, W, p, q, parts, weights, across, state, spare, unit
+    if field(sweep, THETA):
+        _relu_weighted(PRESENT, rounding(table, unit), P, R, *of_class)
+    else:
+        _relu_weighted(ABSENT, rounding(table, unit), P, R, *of_class)
+    _add_lanes(spare, sums, unit)
+
+
+@numba.njit(nogil=True)
+def add_weighted_row(row, W, weight, across, sums, unit):
+    """Add a row of cells times their weights, like ``add_row``; a cell of weight 0 is not read."""
+    D = T = splat(unit - unit)
+    for j in range(W):
+        of_column = number(across + j * word(unit), unit)
+        if of_column != 0:
+            D = fma(splat(of_column), load(row + j * CELL, unit), D)
+            T = fma(splat(of_column), load(row + j * CELL + BYTES, unit), T)
+    store(splat(weight) * D, row)
+    store(splat(weight) * T, row + BYTES)
     _add_lanes(row, sums, unit)
 
 
@@ -443,7 +511,7 @@ def relu_pool_sweep(
 
 @numba.njit(nogil=True)
 def _blocks(
-    a, b, channels, blocks, upto, sweeps, scales, factors, classes, table,
+    a, b, channels, blocks, upto, sweeps, scales, factors, classes, of_class, weights, table,
     state, pools, sums, unit,
 ):  # fmt: skip
     """Run the first ``upto`` blocks of a row image with one vector of column images."""
@@ -457,8 +525,14 @@ def _blocks(
             pool = pools + blocks[n + 1, POOLS] * CELL
             clear(pool, 2 * ((H // size) * (W // size)) ** 2, unit)
         offsets = np.empty(W, np.int64)
-        for cls in classes[blocks[n, CLASS] : blocks[n, CLASS_END]]:
+        weighted = n + 1 == len(blocks) and weights[0].size > 0
+        across = np.empty(W, scales.dtype)
+        for at in range(blocks[n, CLASS], blocks[n, CLASS_END]):
+            cls, parts = classes[at], of_class[at]
             p, q = cls // W, cls % W
+            if weighted:
+                for j in range(W):
+                    across[j] = weights[1][j, wrap(j + q, W)]
             if size:
                 pool_offsets(size, H, W, q, offsets)
             for k in range(blocks[n, SWEEP], blocks[n, SWEEP_END]):
@@ -478,32 +552,45 @@ def _blocks(
                 images = a, b, H, W, p, q
                 if box == 3 and (field(sweep, KIND) <= POOLED or usual):
                     fused_sweep(
-                        sweep, table, channels, *images, source, pitch, state, ring, spare, unit
-                    )
+                        sweep, table, channels, *images, parts, source, pitch, state, ring, spare,
+                        unit,
+                    )  # fmt: skip
                 elif box == 0 and size and usual:
                     relu_pool_sweep(sweep, table, *images, size, offsets, pool, state, ring, unit)
+                elif box == 0 and plain and not fold and weighted:
+                    relu_weighted_sweep(
+                        sweep, table, *images, parts, weights[0].ctypes.data, across.ctypes.data,
+                        state, spare, sums, unit,
+                    )  # fmt: skip
                 elif box == 0 and plain and not fold and not size:
                     relu_sum_sweep(sweep, table, *images, state, spare, sums, unit)
                 elif box > 1:
                     general_sweep(
-                        sweep, table, channels, scales[k], *images, source, pitch, state, ring,
-                        spare, unit,
+                        sweep, table, channels, scales[k], *images, parts, source, pitch, state,
+                        ring, spare, unit,
                     )  # fmt: skip
                 else:
                     for i in range(H):
                         i2 = wrap(i + p, H)
+                        if not parts & (2 if i + p >= H else 1):
+                            continue
                         to = state + i * row if box else spare
                         whole_row(
-                            sweep, table, channels, scales[k], a, b, W, i, i2, q,
+                            sweep, table, channels, scales[k], a, b, W, i, i2, q, parts,
                             source + i * pitch, to, unit,
                         )  # fmt: skip
                         if box == 0 and size:
                             pool_rows(size, i, i2, H, W, offsets, pool, theta, to, 1, row, unit)
+                        elif box == 0 and weighted:
+                            weight = weights[0][i, i2]
+                            add_weighted_row(to, W, weight, across.ctypes.data, sums, unit)
                         elif box == 0:
                             add_row(to, W, sums, unit)
                 if factors[k] != unit:  # keeps the units of deep networks within range
                     for j in range(2 * H * (W + 1)):
                         store(load(state + j * BYTES, unit) * splat(factors[k]), state + j * BYTES)
+        # an address does not keep its array alive; a last use behind the loops does
+        across[0] = weights[0].size
 
 
 @numba.njit(nogil=True)
@@ -516,8 +603,8 @@ def _work(template, vectors):
 
 @compiled
 def entries(
-    rows, columns, channels, blocks, sweeps, scales, factors, classes, table, work_cells, first,
-    out_delta, out_theta,
+    rows, columns, channels, blocks, sweeps, scales, factors, classes, parts, row_weights,
+    column_weights, table, work_cells, first, out_delta, out_theta,
 ):  # fmt: skip
     """Fill rows of Δ and Θ behind the last spatial layer, summed over positions.
 
@@ -530,6 +617,11 @@ def entries(
         scales: The unit of the state in front of each sweep.
         factors: What the state behind each sweep is multiplied by.
         classes: p·W + q of the displacement classes to visit, block by block.
+        parts: Which parts of each class to compute: 1 for displacement p along the rows, 2 for
+            p − H, 4 for q along the columns, 8 for q − W, added up.
+        row_weights: (H, H) of the dtype, weight of row i with row i' in the sums at the end; empty
+            where all cells weigh the same.
+        column_weights: (W, W), likewise of columns; a cell's weight is their product.
         table: ``coefficients`` of the dtype.
         work_cells: Cells of working memory: for one class, for all pooled arrays.
         first: (n,) first vector of columns to compute for each row.
@@ -547,7 +639,8 @@ def entries(
             sums[:] = 0.0
             _blocks(
                 rows[n].ctypes.data, columns[m].ctypes.data, channels, blocks, len(blocks), sweeps,
-                scales, factors, classes, table.ctypes.data, state + CELL, pools, sums, unit,
+                scales, factors, classes, parts, (row_weights, column_weights), table.ctypes.data,
+                state + CELL, pools, sums, unit,
             )  # fmt: skip
             out_delta[n, m] = sums[0]
             out_theta[n, m] = sums[1]
@@ -570,11 +663,13 @@ def self_windows(
     kept, state = _work(scales, 2 * work_cells[0])
     kept_pools, pools = _work(scales, 2 * work_cells[1])
     sums = np.zeros((2, lanes))
+    whole, unweighted = np.full(len(classes), 15, np.int64), np.zeros((0, 0), scales.dtype)
     for n in range(rows.shape[0]):
         m, lane = (first + n) // lanes, (first + n) % lanes
         _blocks(
             rows[n].ctypes.data, columns[m].ctypes.data, channels, blocks, upto, sweeps,
-            scales, factors, classes, table.ctypes.data, state + CELL, pools, sums, unit,
+            scales, factors, classes, whole, (unweighted, unweighted), table.ctypes.data,
+            state + CELL, pools, sums, unit,
         )  # fmt: skip
         at = pools + blocks[upto, POOLS] * CELL + lane * scales.itemsize
         for k in range(out.shape[1]):

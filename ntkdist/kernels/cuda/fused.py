@@ -77,6 +77,7 @@ class Fused:
         layers: Nonlinearities of the block; 3 stands for more.
         signed: Whether the first of them takes negative correlations.
         sums: Whether the block ends in sums over positions.
+        weighted: Whether cells have weights in these sums.
         pools: Whether it ends in sums over pairs of 2 × 2 windows; else, and without ``sums``,
             its cells are stored.
         parted: How many window displacements along a row the pooled windows come in parts of (see
@@ -96,6 +97,7 @@ class Fused:
     layers: int
     signed: bool
     sums: bool
+    weighted: bool
     pools: bool
     parted: int
     reads: int
@@ -207,14 +209,16 @@ def columns_of(W: int) -> int:
 
 
 def buffers_of(
-    H: int, W: int, pitch: int, layers: int, count: int, dtype: str, *, pools: bool
+    H: int, W: int, pitch: int, layers: int, count: int, each: int, dtype: str, *, pools: bool
 ) -> int:
     """Return how many of a block's ``layers`` to keep in shared memory.
 
     2, so that one is copied while another is in use; 1 where two do not fit; 0 where none fits, or
-    an entry has too few classes (``count``) for a block of teams to share what is copied.
+    an entry (``count``) and a row displacement (``each``) have too few classes for a block of teams
+    to share what is copied.
     """
-    if H * W == 1 or (count < H * W and not pools):
+    enough = max(2, min(W, TEAMS * max(1, LANES // W)))
+    if H * W == 1 or (count < H * W and each < enough and not pools):
         return 0
     fit = SHARED_BYTES // np.dtype(dtype).itemsize // layer_size_of(H, pitch)
     return 2 if fit >= min(2, layers) else fit
@@ -276,8 +280,8 @@ def known_of_pools(spec: Fused) -> dict[str, Any]:
 
 
 def _fused(
-    pairs, tasks, teams, chunks, starts, classes, A, B, size, pooled, planes, units, last, totals,
-    cells,
+    pairs, tasks, teams, chunks, starts, classes, A, B, size, pooled, planes, units, last, weights,
+    totals, cells,
 ):  # fmt: skip
     """Run one block.
 
@@ -301,6 +305,8 @@ def _fused(
         units: (last + 1, 3) of the dtype: 1 if the layer in front is trained, else 0; what
             sums of neighbours are multiplied by; and 0.
         last: Index of the last sweep.
+        weights: (H² + W²,) of the dtype: row i of a class (p, q) has p·H + i, column j has
+            H² + q·W + j, and a cell the product, in weighted sums; else not read.
         totals: (n, chunks · teams, networks, 2) float64, sums of Δ and Θ.
         cells: Δ and Θ at the end of a block in front of a pool, of the dtype: ``pooled`` of
             the next block, or (n, 2, count, H, W) where another kernel pools.
@@ -571,13 +577,19 @@ def _fused(
                     x[c], y[c] = relu_signed(D[c * H + r], t, ra, rb, trained)
                 else:
                     x[c], y[c] = relu(D[c * H + r], t, ra, rb, trained)
-                if sums:
+                if weighted:
+                    weight = fetch(pointer(weights, 0), p * H + r)
+                    sum_d[c], sum_t[c] = sum_d[c] + weight * x[c], sum_t[c] + weight * y[c]
+                elif sums:
                     sum_d[c], sum_t[c] = sum_d[c] + x[c], sum_t[c] + y[c]
                 elif pools:
                     D[r], T[r] = x[c], y[c]
                 else:
                     cell = ((pair * 2 * count + at) * H + r) * W + ja[c]
                     keep(cells, cell, count * H * W, x[c], y[c], mine[c] and mine_at < stop)
+            if weighted:
+                weight = fetch(pointer(weights, 0), H * H + q * W + ja[c])
+                sum_d[c], sum_t[c] = weight * sum_d[c], weight * sum_t[c]
             if sums:  # noqa: SIM102
                 if mine[c] and mine_at < stop:
                     total_d += np.float64(sum_d[c])

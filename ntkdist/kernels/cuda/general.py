@@ -53,7 +53,7 @@ def pool_kernel(dtype: str) -> Any:
 
 def _general(
     pairs, tasks, chunks, starts, classes, A, B, size, pooled, table, units, last, totals, cells,
-    H, W, pitch, plane, channels, sums, scratch,
+    H, W, pitch, plane, channels, sums, weighted, weights, scratch,
 ):  # fmt: skip
     """Run one block.
 
@@ -67,6 +67,8 @@ def _general(
         plane: Numbers of a plane.
         channels: Channels of a pixel.
         sums: Whether the block ends in sums over positions, else its cells are stored.
+        weighted: Whether cells have weights in these sums.
+        weights: As for ``cuda.fused``.
         scratch: (teams, 6, H·W) of the dtype: what is in the state, in front of and behind the
             sums along rows, Δ and Θ of each.
     """
@@ -115,6 +117,10 @@ def _general(
                         put(state, cell, d * units[sweep, FACTOR])
                         put(state, area + cell, t * units[sweep, FACTOR])
                     elif sums:
+                        if weighted:
+                            weight = fetch(pointer(weights, 0), p * H + i)
+                            weight *= fetch(pointer(weights, 0), H * H + q * W + j)
+                            d, t = weight * d, weight * t
                         part_d += d
                         part_t += t
                     else:

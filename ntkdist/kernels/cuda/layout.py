@@ -182,13 +182,15 @@ class Layout:
         offsets: For each linear layer, where ``half``, ``side`` and ``cells`` start.
         size: Numbers of an image.
         reads: After how many layers shallower networks end.
+        weights: Argument of the kernels of the last block.
     """
 
     plan: Plan
     blocks: tuple[Block, ...]
     offsets: tuple[dict[str, int], ...]
     size: int
-    reads: tuple[int, ...] = ()
+    reads: tuple[int, ...]
+    weights: np.ndarray
 
     def scales(self) -> tuple[float, ...]:
         """Return what makes means of the sums at each network's end, the deepest last."""
@@ -271,10 +273,12 @@ def layout_of(
             behind = plan.chain.blocks[n + 1 : n + 2]
             pools = can_pool(H, W, block.pool, dtype) and _is_fused(behind[0].links, H // 2, W // 2)
             parted = Parts.of(2 * W).half if n and blocks[-1].pools else 0
+            weighted = block.pool == 0 and bool(plan.chain.windows)
+            each = len(np.unique(ids % W))
             fused = Fused(
                 H, W, pitch, plane, columns_of(W), channels, layers,
-                bool(table[1, tables.SIGNED]), block.pool == 0, pools, parted, len(reads),
-                buffers_of(H, W, pitch, layers, len(ids), dtype, pools=pools), dtype,
+                bool(table[1, tables.SIGNED]), block.pool == 0, weighted, pools, parted, len(reads),
+                buffers_of(H, W, pitch, layers, len(ids), each, dtype, pools=pools), dtype,
             )  # fmt: skip
         made = Block(
             H, W, pitch, plane, copy, table, planes, units, fused_units,
@@ -284,7 +288,20 @@ def layout_of(
     for made in blocks:  # the last roots are copied with two planes that are not used
         if made.fused is not None and made.fused.buffers:
             size = max(size, int(made.planes[-1, 0]) + 3 * made.plane)
-    return Layout(plan, tuple(blocks), tuple(offsets), -(-size // 4) * 4, reads)
+    return Layout(
+        plan, tuple(blocks), tuple(offsets), -(-size // 4) * 4, reads, _by_displacement(plan)
+    )
+
+
+def _by_displacement(plan: Plan) -> np.ndarray:
+    """Return the weights of rows, then of columns, by displacement; one number without weights."""
+    if not plan.chain.windows:
+        return np.zeros(1, plan.dtype)
+    axes = []
+    for weights in (plan.row_weights, plan.column_weights):
+        here = np.arange(len(weights))
+        axes.append(weights[here, (here + here[:, None]) % len(weights)].ravel())
+    return np.concatenate(axes)
 
 
 def _is_fused(links: Sequence[Link], H: int, W: int) -> bool:

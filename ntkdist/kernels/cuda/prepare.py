@@ -136,9 +136,9 @@ class Preparation:
                 self._link(block, link, layout.offsets[at], *layout.plan.units[at])
                 if at + 1 in layout.reads:
                     spreads.append(self._spread(block))
-        spread = self._spread(layout.blocks[-1])
+        spread = self._spread(layout.blocks[-1], layout.plan.pixel_weights)
         variance = spread
-        if chain.pooled and chain.has_nonlinear_head:
+        if chain.mixes_positions and chain.has_nonlinear_head:
             inside = np.empty(self.n)
             for part, totals in self._with_itself(len(layout.blocks)):
                 # in the order of chunks, as for an entry
@@ -153,10 +153,12 @@ class Preparation:
         shape = (self.n, H, W)
         return self.runner.workspace.array(f"variances {self.turn}", shape, np.float64)
 
-    def _spread(self, block: Block) -> Any:
-        """Return the mean over a block's pixels of the variances as they are now."""
+    def _spread(self, block: Block, weights: np.ndarray | None = None) -> Any:
+        """Return the mean, or the weighted sum, over a block's pixels of the variances as now."""
         spread = cuda.device_array(self.n, np.float64)
-        each(self.kernels["mean"], self.n)(self.A, self.n, block.pixels, spread)
+        divisor = block.pixels if weights is None else 1
+        of_pixels = to_device(np.ones(block.pixels) if weights is None else weights.ravel())
+        each(self.kernels["mean"], self.n)(self.A, self.n, block.pixels, of_pixels, divisor, spread)
         return spread
 
     def _link(
@@ -379,15 +381,15 @@ def _windows(
     put(pointer(new, 0), index, max(value, np.float64(0)))
 
 
-def _mean(A, n, area, spread):
-    """Average the variances of each image over its pixels."""
+def _mean(A, n, area, weights, divisor, spread):
+    """Add up the variances of each image times the weights of its pixels, over ``divisor``."""
     image = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
     if image >= n:
         return
     total = np.float64(0)
     for k in range(area):
-        total += peek(pointer(A, 0), image * area + k)
-    put(pointer(spread, 0), image, total / area)
+        total += fetch(pointer(weights, 0), k) * peek(pointer(A, 0), image * area + k)
+    put(pointer(spread, 0), image, total / divisor)
 
 
 def _mirror(numbers, total, size, order, even, to):

@@ -191,15 +191,17 @@ class BlockRunner:
             tasks = pairs.shape[0] * classes[0] * block.teams
             fused_kernel(block.fused)[-(-tasks // TEAMS), THREADS](
                 pairs, tasks, block.teams, *classes, A, B, layout.size, pooled,
-                work.table(block.planes), work.table(block.fused_units), block.last, sums, cells,
+                work.table(block.planes), work.table(block.fused_units), block.last,
+                work.table(layout.weights), sums, cells,
             )  # fmt: skip
             return
         tasks = pairs.shape[0] * classes[0]
         blocks = min(-(-tasks // TEAMS), 8 * multiprocessors())
         scratch = work.array("scratch", (blocks * TEAMS, 6, block.pixels), self.dtype)
-        channels = layout.plan.shape[2]
+        channels, weighted = layout.plan.shape[2], bool(layout.plan.chain.windows)
         general_kernel(self.dtype)[blocks, THREADS](
             pairs, tasks, *classes, A, B, layout.size, pooled, work.table(block.table),
             work.table(block.units), block.last, sums, cells, block.H, block.W, block.pitch,
-            block.plane, channels, block.pool == 0, scratch,
+            block.plane, channels, block.pool == 0, block.pool == 0 and weighted,
+            work.table(layout.weights), scratch,
         )  # fmt: skip

@@ -14,15 +14,26 @@ from ntkdist.errors import InputError, shown
 from ntkdist.learning.checks import require_jax
 from ntkdist.networks.architecture import Architecture
 from ntkdist.networks.layers import (
+    ABRelu,
     AvgPool,
+    CellLayer,
     Conv,
+    Cos,
     Dense,
     Erf,
+    Exp,
+    ExpNormalized,
     Flatten,
+    Gaussian,
+    Gelu,
     GlobalAvgPool,
+    Identity,
     Layer,
+    LayerNorm,
+    LeakyRelu,
     Relu,
     Residual,
+    Sin,
     output_size,
 )
 from ntkdist.pixels import array_of, channels_last
@@ -32,6 +43,10 @@ Shape: TypeAlias = tuple[int, ...]
 
 # Distinguishes the random numbers of the weights from those of the order of images in training.
 _WEIGHTS = 11
+_NO_FUNCTION = (
+    "ExpNormalized is a kernel of infinite width for which no nonlinearity is known, so that no "
+    "finite network has it; take Gaussian or another nonlinearity in its place"
+)
 _MOST_PARAMETERS = 2**31  # 8 GiB in float32
 
 
@@ -51,7 +66,7 @@ class FiniteNetwork:
         num_classes: K, units of the last layer.
 
     Raises:
-        InputError: For a width or number of classes below 1.
+        InputError: For a width or number of classes below 1, or a network with ExpNormalized.
 
     Source:
         Jacot et al. 2018 (parameterisation); Lee et al. 2019 (width^−1/2).
@@ -63,6 +78,7 @@ class FiniteNetwork:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "arch", Architecture.parse(self.arch))
+        check_finite(self.arch)
         width = check_whole(
             "width", self.width, 1, "give the channels of a hidden layer, such as 64", most=10**6
         )
@@ -155,6 +171,21 @@ class FiniteNetwork:
 
     def _shapes(self, image_shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
         return weight_shapes(self.arch, self.width, self.num_classes, image_shape)
+
+
+def check_finite(arch: Architecture) -> None:
+    """Raise ``InputError`` for a network that exists at infinite width alone."""
+    if _has_exp_normalized(arch.layers):
+        raise InputError(f"architecture {arch}: {_NO_FUNCTION}")
+
+
+def _has_exp_normalized(layers: Sequence[Layer]) -> bool:
+    return any(
+        _has_exp_normalized(layer.branch + layer.shortcut)
+        if isinstance(layer, Residual)
+        else isinstance(layer, ExpNormalized)
+        for layer in layers
+    )
 
 
 def check_trainable(arch: Architecture) -> None:
@@ -258,17 +289,10 @@ def forward(
     ``params`` yields (W, b) of each weight layer; ``apply_layer`` replaces a weight layer's own
     computation, to record its input or to add to its output.
     """
-    import jax
-    from jax import lax
-
     for layer in layers:
         match layer:
             case Conv() | Dense():
                 x = apply_layer(layer, next(params), x)
-            case Relu():
-                x = jax.nn.relu(x)
-            case Erf():
-                x = lax.erf(x)
             case AvgPool():
                 x = _pool(x, layer)
             case GlobalAvgPool():
@@ -278,7 +302,43 @@ def forward(
             case Residual():
                 main = forward(layer.branch, params, x, apply_layer)
                 x = main + forward(layer.shortcut, params, x, apply_layer)
+            case _:
+                x = _apply_function(layer, x)
     return x
+
+
+def _apply_function(layer: CellLayer, x: Any) -> Any:
+    """Return the output of a layer without weights that keeps the shape (N, ..., channels)."""
+    import jax
+    import jax.numpy as jnp
+    from jax import lax
+
+    match layer:
+        case Relu():
+            return jax.nn.relu(x)
+        case LeakyRelu():
+            return jnp.where(x < 0, layer.alpha * x, x)
+        case ABRelu():
+            return jnp.where(x < 0, layer.a * x, layer.b * x)
+        case Erf():
+            return lax.erf(x)
+        case Gelu():
+            return jax.nn.gelu(x, approximate=False)
+        case Sin():
+            return layer.a * jnp.sin(layer.b * x + layer.c)
+        case Cos():
+            return layer.a * jnp.cos(layer.b * x + layer.c)
+        case Exp():
+            return layer.a * jnp.exp(layer.b * x)
+        case Gaussian():
+            return layer.a * jnp.exp(layer.b * x**2)
+        case LayerNorm():
+            centred = x - x.mean(axis=-1, keepdims=True)
+            return centred / jnp.sqrt((centred**2).mean(axis=-1, keepdims=True) + layer.eps)
+        case Identity():
+            return x
+        case ExpNormalized():
+            raise InputError(_NO_FUNCTION)
 
 
 def conv_padding(conv: Conv, height: int, width: int) -> list[tuple[int, int]]:
