@@ -22,6 +22,8 @@ MYRTLE = ("Conv", "Relu", "Conv", "Relu", "AvgPool", *("Conv", "Relu", "AvgPool"
           "Dense")  # fmt: skip
 STRIDED = ("Conv(3, stride=2)", "Relu", "Conv", "Relu", "GlobalAvgPool", "Dense")
 
+EVEN_WINDOWS = [case for name, case in WINDOWS.items() if name != "even windows"]
+
 # layers in front of END, columns, whether they treat left and right alike
 GEOMETRY = {
     "odd filter": (["Conv"], 8, True),
@@ -116,7 +118,7 @@ def test_stax_averages_with_two_or_four_entries(arch, width):
         found = kernel_matrix(
             arch, x, y, kind=kind, backend="stax", dtype="float64", invariance="flip"
         )
-        assert_close(found, by_hand(arch, x, y, kind), 1e-9)
+        assert_close(found, by_hand(arch, x, y, kind), RTOL["float64"])
 
 
 def test_no_average_is_the_plain_kernel():
@@ -190,16 +192,14 @@ def test_a_symmetric_block_is_the_upper_triangle_mirrored(name):
 
 @pytest.mark.parametrize(
     ("arch", "shape"),
-    [*PLAIN.values(), *POOLED.values(), *WINDOWS.values(), ("cntk-gap-4", (4, 5, 2))],
+    [*PLAIN.values(), *POOLED.values(), *EVEN_WINDOWS, ("cntk-gap-4", (4, 5, 2))],
     ids=str,
 )
 def test_numbers_of_mirror_images_are_those_of_the_images_in_another_order(arch, shape):
     arch = Architecture.parse(arch)
     H, W, C = shape
-    widths = [width for width in range(W, W + 20) if uneven_layer(arch, width) is None]
-    if not widths:
-        pytest.skip("treats left and right differently on any width")
-    shape = H, widths[0], C
+    W = next(width for width in range(W, W + 20) if uneven_layer(arch, width) is None)
+    shape = H, W, C
     backend = get_backend("cpu", dtype="float64")
     x = awkward_images(shape)
     even = np.zeros(len(x), bool)
@@ -344,7 +344,11 @@ def test_a_gpu_averages_likewise(arch):
 @pytest.mark.usefixtures("gpu")
 @pytest.mark.parametrize(
     ("arch", "shape"),
-    [("cntk-gap-4", (3, 5, 2)), ("cntk-lap-3-1", (3, 4, 1)), (POOLED["halved"][0], (4, 8, 2)), (ERF_FLAT, (1, 1, 2))], ids=str,
+    [
+        ("cntk-gap-4", (3, 5, 2)), ("cntk-lap-3-1", (3, 4, 1)), (POOLED["halved"][0], (4, 8, 2)),
+        (ERF_FLAT, (1, 1, 2)),
+    ],
+    ids=str,
 )  # fmt: skip
 def test_a_gpu_reorders_the_numbers_of_mirror_images(arch, shape):
     arch = Architecture.parse(arch)
