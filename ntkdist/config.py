@@ -63,7 +63,8 @@ class DataConfig(_Settings):
         n: Number of images; None takes all.
         subset: first, or balanced (equal numbers per class, drawn by ``seed``).
         seed: Seed of the balanced draw.
-        preprocess: none, center, standardize, unit-norm, halve, or several joined by ``+``; auto:
+        preprocess: none, center, standardize, unit-norm, halve, contrast, zca (or zca=0.1, with its
+            regularisation relative to the mean eigenvalue), or several joined by ``+``; auto:
             standardize for images, center+unit-norm for features. Statistics come from the whole
             split before ``n`` images are taken.
     """

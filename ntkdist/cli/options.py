@@ -18,7 +18,17 @@ from ntkdist.networks.architecture import preset_names
 #: What a setting takes that its type does not say.
 _CHOICES: dict[str, tuple[str, ...]] = {
     "--data.size": ("auto",),
-    "--data.preprocess": ("auto", "none", "center", "standardize", "unit-norm", "halve"),
+    "--data.preprocess": (
+        "auto",
+        "none",
+        "center",
+        "standardize",
+        "unit-norm",
+        "halve",
+        "contrast",
+        "zca",
+        "contrast+zca",
+    ),
     "--gram.kinds": ("ntk", "nngp", "ntk,nngp"),
     "--factor.scheduler": ("auto", "threads", "synchronous", "ray"),
 }

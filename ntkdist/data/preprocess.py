@@ -1,14 +1,15 @@
 """Preprocessing of images and features with the statistics of the training split.
 
 A recipe is ``none`` or steps joined by ``+``, applied left to right, such as
-``standardize+unit-norm``; ``auto`` is ``standardize`` for images and ``center+unit-norm`` for
-features. All arithmetic is float64 in blocks of images; the result is float32.
+``standardize+unit-norm`` or ``contrast+zca=0.1``; ``auto`` is ``standardize`` for images and
+``center+unit-norm`` for features. All arithmetic is float64 in blocks of images; the result is
+float32.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,16 +19,24 @@ from numpy.typing import NDArray
 from ntkdist.checks import check_made
 from ntkdist.data.dataset import check_pixels
 from ntkdist.data.features import check_features
+from ntkdist.data.whitening import Whitening
 from ntkdist.errors import InputError, did_you_mean, shown
 from ntkdist.pixels import PixelRange, image_array
 
-RECIPES = ("none", "standardize", "center", "unit-norm", "halve")
+RECIPES = ("none", "standardize", "center", "unit-norm", "halve", "contrast", "zca")
+
+#: ε of ``zca`` without a number. Shankar et al. (2020) add 1e-4 or 1e-5 to the covariance of images
+#: of norm 1, which are 0.3 and 0.03 of the mean eigenvalue for 32×32×3; this is between them.
+ZCA_EPSILON = 0.1
+#: Names of the arrays that hold what ``zca`` was fitted to.
+ZCA_ARRAYS = ("zca_mean", "zca_matrix")
 
 #: ``auto`` for images and for features.
 IMAGE_RECIPE, FEATURE_RECIPE = "standardize", "center+unit-norm"
 
 _ROUNDING = 1e-11  # relative difference of statistics of the same images in another order
 _BLOCK_VALUES = 1 << 23  # 64 MiB of float64
+_LEAST_EPSILON, _MOST_EPSILON = 1e-6, 1e6  # below, rounding decides; above, nothing is whitened
 
 
 @dataclass(frozen=True)
@@ -35,14 +44,16 @@ class Step:
     """One fitted step.
 
     Attributes:
-        name: One of ``RECIPES``.
+        name: One of ``RECIPES``, of ``zca`` with its ε: ``zca=0.1``.
         shift: Subtracted from each channel, C values; empty for no statistics.
         scale: Divides each channel after the shift, C values.
+        whitening: The statistics of ``zca``; None for other steps.
     """
 
     name: str
     shift: tuple[float, ...] = ()
     scale: tuple[float, ...] = ()
+    whitening: Whitening | None = None
 
     def __call__(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         """Apply the step to images (N, H, W, C)."""
@@ -50,7 +61,17 @@ class Step:
             return _unit_norm(x)
         if self.name == "halve":
             return _halve(x)
+        if self.name == "contrast":
+            return _contrast(x)
+        if self.whitening is not None:
+            return self.whitening(x)
         return (x - np.asarray(self.shift)) / np.asarray(self.scale) if self.shift else x
+
+    def agrees(self, other: Step) -> bool:
+        """Return whether a step of that name has the same statistics up to rounding."""
+        if self.whitening is not None and other.whitening is not None:
+            return self.whitening.agrees(other.whitening, _epsilon(self.name))
+        return _close(self.shift, other.shift) and _close(self.scale, other.scale)
 
 
 @dataclass(frozen=True)
@@ -60,7 +81,11 @@ class Preprocessor:
     ``standardize`` subtracts the mean and divides by the standard deviation (ddof 0) of each
     channel over all pixels of the training set, a constant channel by 1; ``center`` subtracts the
     mean; ``unit-norm`` divides each image by its norm and multiplies by √(H·W·C), so that its mean
-    square is 1, and a zero image stays zero; ``halve`` averages 2×2 pixels, for a kernel in a
+    square is 1, and a zero image stays zero; ``contrast`` subtracts from each image the mean of all
+    its pixels and channels and then does as ``unit-norm``, so that its standard deviation is 1, and
+    an image of one value becomes zero; ``zca=ε`` subtracts the mean training image and multiplies
+    the H·W·C values of an image by (Σ + ε·λ̄·I)^(−1/2), where Σ is their covariance and λ̄ the mean
+    of its eigenvalues (``zca`` is ``zca=0.1``); ``halve`` averages 2×2 pixels, for a kernel in a
     sixteenth of the time; ``none`` does nothing. Before all steps pixels are divided by 255 if the
     training images are uint8, and by 1 for any other dtype. The divisor is that of the training
     images whatever dtype later images have, and images on another scale raise an error (the rule is
@@ -98,7 +123,8 @@ class Preprocessor:
 
         Raises:
             InputError: A step is unknown; the images are not finite (N, H, W, C), or have an odd
-                side and are halved; features are halved, or all rows are equal.
+                side and are halved, or too many values for ``zca``, or are all equal to it;
+                features are halved, or all rows are equal.
         """
         images = image_array(images)
         recipe = resolve_recipe(recipe, features=images.ndim == 2)
@@ -115,6 +141,8 @@ class Preprocessor:
             if name in ("standardize", "center"):
                 # later statistics describe what the earlier steps leave
                 steps.append(_measure(name, images, steps, divisor))
+            elif _is_zca(name):
+                steps.append(_whiten(name, images, steps, divisor))
             else:
                 steps.append(Step(name))
         return cls(recipe, images.shape[3], tuple(steps), divisor, pixels)
@@ -129,10 +157,7 @@ class Preprocessor:
         return (
             mine == theirs
             and len(divisors) < 2
-            and all(
-                _close(one.shift, two.shift) and _close(one.scale, two.scale)
-                for one, two in zip(self.steps, other.steps, strict=True)
-            )
+            and all(one.agrees(two) for one, two in zip(self.steps, other.steps, strict=True))
         )
 
     def with_statistics_of(self, other: Preprocessor) -> Preprocessor:
@@ -140,7 +165,10 @@ class Preprocessor:
         return replace(self, steps=other.steps)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return recipe, statistics and scale as JSON holds them, floats to the bit."""
+        """Return recipe, statistics and scale as JSON holds them, floats to the bit.
+
+        Those of ``zca`` are in ``arrays``.
+        """
         return {
             "recipe": self.recipe,
             "channels": self.channels,
@@ -149,11 +177,35 @@ class Preprocessor:
             "range": None if self.pixel_range is None else self.pixel_range.to_dict(),
         }
 
+    def arrays(self) -> dict[str, NDArray[np.float64]]:
+        """Return the statistics of ``zca`` by the names of ``ZCA_ARRAYS``; none without it."""
+        fitted = [step.whitening for step in self.steps if step.whitening is not None]
+        return {
+            name: values
+            for one in fitted
+            for name, values in zip(ZCA_ARRAYS, (one.mean, one.matrix), strict=True)
+        }
+
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Preprocessor:
-        """Build the preprocessor that ``to_dict`` wrote down."""
+    def from_dict(
+        cls,
+        values: Mapping[str, Any],
+        read: Callable[[str], NDArray[np.float64]] = lambda name: _not_given(name),
+    ) -> Preprocessor:
+        """Build the preprocessor that ``to_dict`` wrote down.
+
+        Args:
+            values: What ``to_dict`` returned.
+            read: Returns the array of a name that ``arrays`` has; called for ``zca`` alone.
+        """
         steps = tuple(
-            Step(name, tuple(shift), tuple(scale)) for name, shift, scale in values["steps"]
+            Step(
+                name,
+                tuple(shift),
+                tuple(scale),
+                Whitening(*map(read, ZCA_ARRAYS)) if _is_zca(name) else None,
+            )
+            for name, shift, scale in values["steps"]
         )
         stored = values.get("range")
         pixels = None if stored is None else PixelRange.from_dict(stored)
@@ -173,8 +225,9 @@ class Preprocessor:
             and the statistics only.
 
         Raises:
-            InputError: The number of channels differs, pixels are not finite or leave the range
-                of float32, or (``ScaleError``) they are on another scale than the training images.
+            InputError: The number of channels differs, or for ``zca`` that of pixels; pixels are
+                not finite or leave the range of float32, or (``ScaleError``) they are on another
+                scale than the training images.
         """
         images = image_array(images)
         _check(images)
@@ -221,15 +274,46 @@ class Preprocessor:
 
 
 def resolve_recipe(recipe: str, *, features: bool) -> str:
-    """Return the recipe that ``auto`` stands for, any other as it is."""
+    """Return the recipe that ``auto`` stands for; any other as it is, ``zca`` with its ε."""
     if not isinstance(recipe, str):
         raise InputError(
             f"preprocessing {shown(recipe)} is no text; use {', '.join(RECIPES)}, joined by +, or "
             "auto"
         )
     if recipe.strip() != "auto":
-        return recipe
+        parts = recipe.split("+")
+        return "+".join(_with_epsilon(part) if _is_zca(part) else part for part in parts)
     return FEATURE_RECIPE if features else IMAGE_RECIPE
+
+
+def _is_zca(name: str) -> bool:
+    return name.partition("=")[0].strip() == "zca"
+
+
+def _with_epsilon(name: str) -> str:
+    """Return ``zca=ε`` in the one form that every way of writing it has."""
+    return f"zca={_epsilon(name)!r}"
+
+
+def _epsilon(name: str) -> float:
+    _, sign, text = name.partition("=")
+    try:
+        epsilon = float(text) if sign else ZCA_EPSILON
+    except ValueError:
+        epsilon = math.nan
+    if not _LEAST_EPSILON <= epsilon <= _MOST_EPSILON:
+        raise InputError(
+            f"preprocessing {shown(name.strip())}: ε must be a number from {_LEAST_EPSILON:g} to "
+            f"{_MOST_EPSILON:g}, relative to the mean eigenvalue; write zca={ZCA_EPSILON:g}"
+        )
+    return epsilon
+
+
+def _not_given(name: str) -> NDArray[np.float64]:
+    raise InputError(
+        f"the preprocessing has zca, whose array {name} is not given; call from_dict with read, "
+        "such as arrays().__getitem__"
+    )
 
 
 def _halvings(steps: Sequence[Step]) -> int:
@@ -243,8 +327,13 @@ def _close(one: tuple[float, ...], two: tuple[float, ...]) -> bool:
 
 def _parse(recipe: str) -> list[str]:
     names = [part.strip() for part in recipe.split("+")]
+    if sum(map(_is_zca, names)) > 1:
+        raise InputError(
+            f"preprocessing {shown(recipe)} has zca several times; once is enough: whitened images "
+            "are white"
+        )
     for name in names:
-        if name not in RECIPES:
+        if name not in RECIPES and not _is_zca(name):
             raise InputError(
                 f"preprocessing {shown(name)} in {shown(recipe)} is unknown; use "
                 f"{', '.join(RECIPES)}, joined by +, or auto"
@@ -335,6 +424,19 @@ def _measure(name: str, images: NDArray[Any], before: Sequence[Step], divisor: f
     return Step(name, tuple(mean.tolist()), tuple(scale.tolist()))
 
 
+def _whiten(name: str, images: NDArray[Any], before: Sequence[Step], divisor: float) -> Step:
+    """Return a whitening step, fitted to the images after division and the steps before it."""
+    halvings = _halvings(before)
+    n, height, width, channels = images.shape
+    whitening = Whitening.fit(
+        lambda: _blocks(images, before, divisor),
+        n,
+        (height >> halvings, width >> halvings, channels),
+        _epsilon(name),
+    )
+    return Step(name, whitening=whitening)
+
+
 def _by_channel(
     block: NDArray[np.float64],
 ) -> Iterator[tuple[int | slice, NDArray[np.float64], int | None]]:
@@ -359,6 +461,14 @@ def _unit_norm(x: NDArray[np.float64]) -> NDArray[np.float64]:
     x = x / np.where(largest == 0.0, 1.0, largest)
     root_mean_square = np.sqrt(np.square(x).mean(axis=axes, keepdims=True))
     return x / np.where(root_mean_square == 0.0, 1.0, root_mean_square)
+
+
+def _contrast(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    rows = x.reshape(len(x), -1)
+    centred = rows - rows.mean(axis=1, keepdims=True)
+    # the mean of equal values is off by rounding, which unit norm would enlarge
+    centred[rows.min(axis=1) == rows.max(axis=1)] = 0.0
+    return _unit_norm(centred.reshape(x.shape))
 
 
 def _halve(x: NDArray[np.float64]) -> NDArray[np.float64]:

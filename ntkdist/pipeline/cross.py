@@ -198,9 +198,10 @@ def _others(
             load_data(data, size=run.scaled_to).images, data.preprocess
         )
     else:
-        match = locate(config, stored_inputs(run))
+        held = stored_inputs(run)
+        match = locate(config, held)
         source, preprocess = match.source, match.preprocess
-        if preprocessor_of(run) is None and (match.places < 0).any():
+        if held.preprocess is None and (match.places < 0).any():
             raise InputError(
                 f"predict.on=rest: {data.source} has changed since the run was made, and the run's "
                 "images cannot be found in it; use predict.on=holdout"

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from ntkdist.config import RunConfig
 from ntkdist.data.features import feature_words
+from ntkdist.data.whitening import MATRICES
 from ntkdist.errors import InputError
 from ntkdist.gram.tiling import TileKey, Tiling
 from ntkdist.linalg import parse_memory, plan_panels
@@ -261,7 +262,7 @@ def make_plan(
         factor_bytes=cut.projected_bytes(),
         stages={"start": measured.before, "gram": devices[0].gram, **measured.stages(n)},
         devices=devices,
-        notes=_notes(config, busy(own[0]), price, tuple(rates), whole=whole),
+        notes=_notes(planned, busy(own[0]), price, tuple(rates), whole=whole),
         refusal=_refusal(devices[0], n, limits, lambda m: measured.whole(groups[0], m)),
     )
 
@@ -325,7 +326,7 @@ def _store_bytes(planned: PlannedRun, tiling: Tiling, panels: int) -> dict[str, 
     pixels = planned.some(1).size * n
     item = 4 if settings.dtype == "float32" else 8
     sizes = {
-        "inputs": 4 * pixels + (16 + planned.picture_bytes) * n,
+        "inputs": 4 * pixels + (16 + planned.picture_bytes) * n + planned.zca_bytes,
         "gram": tiling.count * tiling.edge**2 * item * len(settings.kinds),
         "factor": ITEM * n * (n + 1) // 2,
     }
@@ -338,10 +339,16 @@ def _store_bytes(planned: PlannedRun, tiling: Tiling, panels: int) -> dict[str, 
 
 
 def _notes(
-    config: RunConfig, load: str | None, price: float | None, priced: Sequence[str], *, whole: bool
+    planned: PlannedRun,
+    load: str | None,
+    price: float | None,
+    priced: Sequence[str],
+    *,
+    whole: bool,
 ) -> tuple[str, ...]:
     if whole:
         return ("every tile is stored, so none was measured",)
+    config = planned.config
     notes = [
         "times for other numbers of workers assume that each is as fast as those measured",
         "stages after the Gram are timed on this machine, whatever computes the tiles",
@@ -349,6 +356,9 @@ def _notes(
     ]
     if config.factor.scheduler not in ("auto", "threads"):
         notes.append(f"factor.scheduler={config.factor.scheduler} is timed as threads here")
+    if planned.zca_bytes:
+        memory = format_bytes(MATRICES * planned.zca_bytes)
+        notes.append(f"zca takes about {memory} of memory where images are read and prepared")
     if price is not None:
         of = f" of {' or '.join(priced)}; the others here are not priced" if priced else ""
         notes.append(f"cost is at {price:g} an hour of one worker{of}")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ntkdist.config import RunConfig
+from ntkdist.data.preprocess import ZCA_ARRAYS
 from ntkdist.errors import InputError, StoreError
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import TileKey, Tiling
@@ -36,6 +37,7 @@ class PlannedRun:
         reason: Why that backend is chosen.
         is_features: Whether the images are features.
         picture_bytes: Size of the pictures of one image; 0 for features of no images.
+        zca_bytes: Size of what ``zca`` was fitted to; 0 for recipes without it.
     """
 
     config: RunConfig
@@ -47,6 +49,7 @@ class PlannedRun:
     reason: str
     is_features: bool
     picture_bytes: int
+    zca_bytes: int
 
     @classmethod
     def of(cls, config: RunConfig) -> PlannedRun:
@@ -73,6 +76,7 @@ class PlannedRun:
                 reason,
                 inputs.is_features,
                 0 if inputs.pictures is None else inputs.pictures[:1].nbytes,
+                sum(values.nbytes for values in inputs.preprocess.arrays().values()),
             )
         return cls(
             config,
@@ -84,6 +88,7 @@ class PlannedRun:
             run.manifest.reason,
             run.manifest.is_features,
             math.prod(run.array("inputs", "pictures").shape[1:]) if run.has_pictures else 0,
+            sum(run.array("inputs", name).nbytes for name in ZCA_ARRAYS if run.has("inputs", name)),
         )
 
     @property

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ntkdist.data import ImageSet, Preprocessor
 
 PREPROCESS = "preprocess"
-"""Attribute of the stored images: what prepared them."""
+"""Attribute of the stored images: what prepared them; the arrays that belong to it lie beside."""
 STAMP = "source_stamp"
 """Attribute of the stored images: names, sizes and times of the source's files, as a digest."""
 NOTES = "notes"
@@ -276,6 +276,7 @@ def store_inputs(address: str, inputs: Inputs) -> None:
         # no line can hold the end of a line; Zarr v3 has no settled type for text of any length
         text = "\n".join(name.replace("\n", "\\n") for name in inputs.files)
         named["files"] = np.frombuffer(text.encode("utf-8", "replace"), np.uint8)
+    named |= inputs.preprocess.arrays()
     about: dict[str, dict[str, Any]] = {
         "images": {PREPROCESS: inputs.preprocess.to_dict(), ARRAYS: sorted(named)}
     }

@@ -10,6 +10,8 @@ Layout (every array in Zarr v3; results as arrays and JSON attributes, nothing p
       inputs/labels       (N,) the given labels, noise included
       inputs/labels_true  (N,) the labels before noise was put on; only where it was
       inputs/files        file names as UTF-8 text (uint8), one a line; where there are any
+      inputs/zca_mean     (H, W, C) float64, what ``zca`` subtracted; of recipes with it
+      inputs/zca_matrix   (H·W·C, H·W·C) float64, what it multiplied by
       gram/KIND           the Gram matrix as tiles
       factor/KIND/RIDGE   the Cholesky factor, and its inverse or the diagonal of that
       extension/          inputs of a larger run, while it is extended
@@ -694,6 +696,7 @@ def _check_room(url: str, inputs: Inputs, config: RunConfig, *, gram: bool) -> N
     n, item = len(inputs.labels), np.dtype(config.gram.dtype).itemsize
     needed = inputs.images.nbytes
     needed += 0 if inputs.pictures is None else inputs.pictures.nbytes
+    needed += sum(array.nbytes for array in inputs.preprocess.arrays().values())
     needed += n * (n + 1) // 2 * item * len(config.gram.kinds) if gram else 0
     if needed > free:
         what = "features" if inputs.is_features else "images"

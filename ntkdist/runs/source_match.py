@@ -67,7 +67,14 @@ def stored_inputs(run: Run) -> StoredInputs:
 def preprocessor_of(run: Run) -> Preprocessor | None:
     """Return what prepared a run's images; None for one that does not say."""
     stored = run.attributes("inputs", "images").get(PREPROCESS)
-    return None if stored is None else Preprocessor.from_dict(stored)
+    if stored is None:
+        return None
+
+    def read(name: str) -> NDArray[np.float64]:
+        run.has("inputs", name)  # raises an error where it was stored and is missing
+        return run.read("inputs", name)
+
+    return Preprocessor.from_dict(stored, read)
 
 
 @dataclass(frozen=True, eq=False)

@@ -83,6 +83,37 @@ def test_unit_norm_leaves_a_zero_image_zero():
     assert np.isfinite(y).all()
 
 
+@given(st.integers(0, 1000), st.floats(1e-150, 1e150), st.integers(1, 5))
+def test_contrast_gives_each_image_mean_zero_and_deviation_one_whatever_the_others(
+    seed, scale, count
+):
+    x = (np.random.default_rng(seed).normal(size=(6, 4, 5, 2)) + 3) * scale
+    y = prepared(x, "contrast")
+    np.testing.assert_allclose(y.mean(axis=(1, 2, 3), dtype=float), 0, atol=1e-6)
+    np.testing.assert_allclose(y.std(axis=(1, 2, 3), dtype=float), 1, rtol=1e-6)
+    own_mean = x - x.mean(axis=(1, 2, 3), keepdims=True)
+    np.testing.assert_allclose(y, prepared(own_mean, "unit-norm"), rtol=1e-5, atol=1e-6)
+    fitted = Preprocessor.fit(x, "contrast")
+    np.testing.assert_array_equal(fitted.apply(x[:count]), y[:count])
+    np.testing.assert_array_equal(fitted.steps[0](x[:count]), fitted.steps[0](x)[:count])
+
+
+@pytest.mark.parametrize("value", [0, 0.1, 7.3, 1e-160])
+def test_contrast_leaves_an_image_of_one_value_zero(value):
+    x = random_images(dtype=np.float64)
+    x[4] = value
+    y = prepared(x, "contrast")
+    assert (y[4] == 0).all()
+    assert np.isfinite(y).all()
+
+
+def test_contrast_of_features_is_that_of_each_row():
+    rows = np.random.default_rng(0).normal(5, 2, size=(30, 7)).astype(np.float32)
+    y = prepared(rows, "contrast").astype(float)
+    np.testing.assert_allclose(y.mean(axis=1), 0, atol=1e-6)
+    np.testing.assert_allclose(y.std(axis=1), 1, rtol=1e-6)
+
+
 def test_steps_apply_left_to_right():
     x = random_images(dtype=np.float64)
     one = prepared(x, "standardize+unit-norm").astype(np.float64)
