@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -230,6 +230,7 @@ class GraphPlan:
         cells: For each cell layer, where its numbers start; by node.
         centers: For each pool, where the means over its windows start; by node.
         numbers: Numbers of an image.
+        planes: Where they start, of how many rows and columns of pixels, and how many a pixel.
         buffers: Values in cache at a time.
         buffer_cells: Cells of the largest of them.
         ring_cells: Cells of a filter's rows of sums.
@@ -255,6 +256,7 @@ class GraphPlan:
     cells: dict[int, int]
     centers: dict[int, int]
     numbers: int
+    planes: tuple[tuple[int, int, int, int], ...]
     buffers: int
     buffer_cells: int
     ring_cells: int
@@ -280,6 +282,15 @@ class GraphPlan:
     def columns(self) -> slice:
         """Which of a row's numbers a column image has: all."""
         return slice(None)
+
+    @cached_property
+    def mirror(self) -> np.ndarray:
+        """(numbers,) as ``chain.Plan.mirror``."""
+        order = np.arange(self.numbers)
+        for start, H, W, each in self.planes:
+            part = slice(start, start + H * W * each)
+            order[part] = order[part].reshape(H, W, each)[:, ::-1].ravel()
+        return order
 
     def levels_to_windows(self, array: Array) -> Levels:
         """Return the levels for the windows of an image with its own equal ones in one pool."""
@@ -371,6 +382,8 @@ class _Builder:
     sides: dict[int, int] = field(default_factory=dict)
     cells: dict[int, int] = field(default_factory=dict)
     centers: dict[int, int] = field(default_factory=dict)
+    planes: list[tuple[int, int, int, int]] = field(default_factory=list)
+    numbers: int = 0
     memory: int = 0
     buffers: int = 0
     ring: int = 0
@@ -390,7 +403,7 @@ class _Builder:
         self.signed = _signed(self.graph)
         self._set_units()
         self._set_levels()
-        self.numbers = H * W * C
+        self._take(H, W, C)
         self._keep_arrays()
         op_levels = []
         for level in range(max(self.level) + 1):
@@ -405,8 +418,8 @@ class _Builder:
             self.graph, self.shape, self.dtype, tuple(self.sizes), tuple(self.units),
             np.array(self.ops, np.int64), np.array(self.constants, self.dtype),
             np.array(op_levels, np.int64), tuple(self.arrays), self.halves, self.sides, self.cells,
-            self.centers, self.numbers, self.buffers, max(h * w for h, w in self.sizes), self.ring,
-            self.memory, self.cyclic, (weights[0] / weights[0].max()).astype(self.dtype),
+            self.centers, self.numbers, tuple(self.planes), self.buffers,
+            max(h * w for h, w in self.sizes), self.ring, self.memory, self.cyclic, (weights[0] / weights[0].max()).astype(self.dtype),
             (weights[1] / weights[1].max()).astype(self.dtype),
             np.outer(*(x.sum(axis=1) for x in weights)),
             1 / (weights[0].max() * weights[1].max()), Levels(*(np.zeros(0, np.int64),) * 3),
@@ -489,18 +502,19 @@ class _Builder:
         self.memory += (H * W) ** 2
         self.arrays.append(array)
         if pool > 1:
-            self.centers[node] = self._take(H * W)
+            self.centers[node] = self._take(H, W)
         return array
 
-    def _take(self, count: int) -> int:
+    def _take(self, H: int, W: int, each: int = 1) -> int:
+        """Reserve ``each`` numbers for each of H × W pixels; return where they start."""
         start = self.numbers
-        self.numbers += count
+        self.planes.append((start, H, W, each))
+        self.numbers += H * W * each
         return start
 
     def _half(self, node: int) -> int:
         if node not in self.halves:
-            H, W = self.sizes[node]
-            self.halves[node] = self._take(H * W)
+            self.halves[node] = self._take(*self.sizes[node])
         return self.halves[node]
 
     def _compile(self, level: int) -> None:
@@ -608,7 +622,7 @@ class _Builder:
             0 if conv.padding == "VALID" else padding_before(edge, conv.size, conv.stride)
             for edge in (H_in, W_in)
         ]
-        self.sides[at] = self._take(H_in * W)
+        self.sides[at] = self._take(H_in, W)
         self.ring = max(self.ring, conv.size * W)
         scale = layer.W_std**2 / conv.size**2
         self._op(
@@ -622,8 +636,7 @@ class _Builder:
 
     def _cell(self, at: int, layer: CellLayer, source: int, target: int) -> None:
         (inner,) = self.graph.nodes[at].inputs
-        H, W = self.sizes[at]
-        self.cells[at] = self._take(CELL_NUMBERS * H * W)
+        self.cells[at] = self._take(*self.sizes[at], CELL_NUMBERS)
         op, constants = cell_op(layer, self.units[inner])
         self._op(
             op, at, SOURCE, source, TARGET, target, NUMBERS, self.cells[at],
@@ -652,7 +665,9 @@ def cell_op(layer: CellLayer, unit: float) -> tuple[int, list[float]]:
             return EXP, [unit, layer.a**2, layer.b**2]
         case Gaussian():
             return GAUSSIAN, [unit, layer.a**2, layer.b]
-    raise NotCoveredError(f"{type(layer).__name__} is covered by neither the cpu nor the cuda backend")
+    raise NotCoveredError(
+        f"{type(layer).__name__} is covered by neither the cpu nor the cuda backend"
+    )
 
 
 def relu_mix(layer: Relu | LeakyRelu | ABRelu) -> tuple[float, float]:
@@ -691,7 +706,7 @@ def _levels(plan: GraphPlan, wanted: dict[int, list[set[int]]], *, end: bool) ->
         of_buffer: dict[int, list[set[int]]] = {}
         for at in range(past - 1, first - 1, -1):
             op = plan.ops[at]
-            need = [set(), set()]
+            need: list[set[int]] = [set(), set()]
             if op[OP] not in (STORE, END):
                 need = of_buffer.pop(int(op[TARGET]), need)
             edges = int(op[HEIGHT]), int(op[WIDTH])

@@ -47,7 +47,6 @@ from ntkdist.kernels.graph import (
     COLUMNS_END,
     CONSTANTS,
     END,
-    ERF,
     EXPONENTIAL,
     FACTOR,
     FACTOR_2,
@@ -284,7 +283,9 @@ def _linear(op, constants, a, b, dr, dc, cyclic, source, target, ring, unit):
                     D, T = D + load(to, unit), T + load(to + BYTES, unit)
                 D, T = D * splat(factor), T * splat(factor)
                 if trained:
-                    halves = splat(number(half_a + j * width, unit)) + load(half_b + j * BYTES, unit)
+                    halves = splat(number(half_a + j * width, unit)) + load(
+                        half_b + j * BYTES, unit
+                    )
                     T = T + (halves - D)
                 store(D, target + i * row + at)
                 store(T, target + i * row + at + BYTES)
@@ -394,9 +395,7 @@ def _run(
                     elif kind == STORE:
                         _store(op, dr, dc, cyclic, source, memory, unit)
                     elif kind == LINEAR:
-                        _linear(
-                            op, values, a, b, dr, dc, cyclic, source, target, ring, unit
-                        )
+                        _linear(op, values, a, b, dr, dc, cyclic, source, target, ring, unit)
                     elif kind == ADD:
                         second = buffers + field(op, SECOND) * buffer
                         _add(op, values, dr, dc, cyclic, source, second, target, unit)

@@ -210,7 +210,8 @@ root_half = _constant(math.sqrt(0.5))
 four_over_pi = _constant(4 / math.pi)
 
 
-# e^x = 2^n e^r: n is the integer nearest x/ln 2, and r is left of x after n times ln 2, in two parts
+# e^x = 2^n e^r: n is the integer nearest x/ln 2, and r what is left of x after n times ln 2, which
+# is subtracted in two parts
 _EXP_LEAST = {"float32": -87.0, "float64": -708.0}
 _LN_2 = {
     "float32": (0.693145751953125, 1.428606765330187e-06),
