@@ -307,7 +307,7 @@ def norm_cell(tau, cell, a, b, to, unit):
     """Store the cell behind a LayerNorm, in true units.
 
     With K' = K/(rs) for r² = A + ε and s² = B + ε: Δ' = (ab − K)/(rs) + (a/r − b/s)²/2. An image
-    has the root a/√2, 1/r in the root of the state's unit, and a/(r√2).
+    has the root a/√2; 1/r in the root of the state's unit, 0 for a = 0; and a/(r√2).
     """
     width = word(unit)
     old = load(cell, unit)

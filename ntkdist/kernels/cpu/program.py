@@ -35,6 +35,7 @@ from ntkdist.kernels.cpu.vector import (
     sine_gap_over_pi,
     splat,
     store,
+    where_above,
     word,
 )
 from ntkdist.kernels.graph import (
@@ -258,6 +259,7 @@ def _linear(op, constants, a, b, dr, dc, cyclic, source, target, ring, unit):
     H, W = field(op, HEIGHT), field(op, WIDTH)
     size, stride, above = field(op, SIZE), field(op, STRIDE), field(op, ABOVE)
     factor, trained = constant(constants, FACTOR, unit), field(op, TRAINED)
+    nothing = splat(unit - unit)
     row = W * CELL
     for part in range(4):
         i0, i1, di = part_of(cyclic, part // 2, dr, H)
@@ -283,10 +285,10 @@ def _linear(op, constants, a, b, dr, dc, cyclic, source, target, ring, unit):
                     D, T = D + load(to, unit), T + load(to + BYTES, unit)
                 D, T = D * splat(factor), T * splat(factor)
                 if trained:
-                    halves = splat(number(half_a + j * width, unit)) + load(
-                        half_b + j * BYTES, unit
-                    )
-                    T = T + (halves - D)
+                    x, y = splat(number(half_a + j * width, unit)), load(half_b + j * BYTES, unit)
+                    # not the rounding of Δ where a variance is 0, which a LayerNorm would raise
+                    K = where_above(x, nothing, (x + y) - D, nothing)
+                    T = T + where_above(y, nothing, K, nothing)
                 store(D, target + i * row + at)
                 store(T, target + i * row + at + BYTES)
 
