@@ -274,23 +274,57 @@ def _linear(op, constants, a, b, dr, dc, cyclic, source, target, ring, unit):
                 to = ring + (r - base) % size * row
                 _row_of_sums(op, a, b, r, di * stride, j0, j1, dj * stride, source, to, unit)
             ready = first + size
-            half_a = a + (field(op, HALF_OUT) + i * W) * width
-            half_b = b + (field(op, HALF_OUT) + (i + di) * W + dj) * BYTES
-            for j in range(j0, j1):
-                at = j * CELL
-                to = ring + (first - base) % size * row + at
-                D, T = load(to, unit), load(to + BYTES, unit)
+            out = target + i * row
+            if size == 3:
+                r0 = ring + (first - base) % 3 * row
+                r1, r2 = ring + (first + 1 - base) % 3 * row, ring + (first + 2 - base) % 3 * row
+                for k in range(2 * j0, 2 * j1):
+                    at = k * BYTES
+                    total = load(r0 + at, unit) + load(r1 + at, unit)
+                    store((total + load(r2 + at, unit)) * splat(factor), out + at)
+            else:
+                r0 = ring + (first - base) % size * row
+                for k in range(2 * j0, 2 * j1):
+                    store(load(r0 + k * BYTES, unit) * splat(factor), out + k * BYTES)
                 for u in range(1, size):
-                    to = ring + (first + u - base) % size * row + at
-                    D, T = D + load(to, unit), T + load(to + BYTES, unit)
-                D, T = D * splat(factor), T * splat(factor)
-                if trained:
+                    r1 = ring + (first + u - base) % size * row
+                    for k in range(2 * j0, 2 * j1):
+                        at = k * BYTES
+                        term = load(r1 + at, unit) * splat(factor)
+                        store(load(out + at, unit) + term, out + at)
+            if trained:
+                half_a = a + (field(op, HALF_OUT) + i * W) * width
+                half_b = b + (field(op, HALF_OUT) + (i + di) * W + dj) * BYTES
+                for j in range(j0, j1):
                     x, y = splat(number(half_a + j * width, unit)), load(half_b + j * BYTES, unit)
                     # not the rounding of Δ where a variance is 0, which a LayerNorm would raise
-                    K = where_above(x, nothing, (x + y) - D, nothing)
-                    T = T + where_above(y, nothing, K, nothing)
-                store(D, target + i * row + at)
-                store(T, target + i * row + at + BYTES)
+                    K = where_above(x, nothing, (x + y) - load(out + j * CELL, unit), nothing)
+                    at = out + j * CELL + BYTES
+                    store(load(at, unit) + where_above(y, nothing, K, nothing), at)
+
+
+@numba.njit(nogil=True, forceinline=True)
+def _relu_row(fold, tau, P, R, constants, cells, u, v, count, to, unit):
+    near, far = CELL_NUMBERS * word(unit), CELL_NUMBERS * BYTES
+    for j in range(count):
+        at = j * CELL
+        mixed_relu_cell(
+            fold, tau, P, R, constants, cells + at, u + j * near, v + j * far, to + at, unit
+        )
+
+
+@numba.njit(nogil=True)
+def _dual_row(kind, constants, P, cells, u, v, count, to, unit):
+    near, far = CELL_NUMBERS * word(unit), CELL_NUMBERS * BYTES
+    scale = splat(constant(constants, FACTOR, unit))
+    for j in range(count):
+        at, x, y = j * CELL, u + j * near, v + j * far
+        D = scale * load(cells + at, unit)
+        E, slope = dual_cell(kind, constants, P, D, splat(number(x, unit)), load(y, unit), unit)
+        halves = splat(number(x + word(unit), unit)) + load(y + BYTES, unit)
+        T = scale * load(cells + at + BYTES, unit)
+        store(halves - E, to + at)
+        store(T * slope, to + at + BYTES)
 
 
 @numba.njit(nogil=True)
@@ -305,27 +339,26 @@ def _cells(op, constants, table, a, b, dr, dc, cyclic, source, target, unit):
         i0, i1, di = part_of(cyclic, part // 2, dr, H)
         j0, j1, dj = part_of(cyclic, part % 2, dc, W)
         for i in range(i0, i1):
-            x = a + field(op, NUMBERS) * width + i * W * near
-            y = b + field(op, NUMBERS) * BYTES + ((i + di) * W + dj) * far
-            for j in range(j0, j1):
-                at = (i * W + j) * CELL
-                cell, to, u, v = source + at, target + at, x + j * near, y + j * far
-                if kind == RELU and signed:
-                    mixed_relu_cell(True, tau, P, R, constants, cell, u, v, to, unit)
-                elif kind == RELU:
-                    mixed_relu_cell(False, tau, P, R, constants, cell, u, v, to, unit)
-                elif kind == NORM:
-                    norm_cell(tau, cell, u, v, to, unit)
-                elif kind == EXPONENTIAL:
-                    exponential_cell(constants, cell, u, v, to, unit)
-                else:
-                    D = splat(constant(constants, FACTOR, unit)) * load(cell, unit)
-                    half_a, half_b = splat(number(u, unit)), load(v, unit)
-                    E, slope = dual_cell(kind, constants, P, D, half_a, half_b, unit)
-                    halves = splat(number(u + width, unit)) + load(v + BYTES, unit)
-                    T = splat(constant(constants, FACTOR, unit)) * load(cell + BYTES, unit)
-                    store(halves - E, to)
-                    store(T * slope, to + BYTES)
+            u = a + field(op, NUMBERS) * width + (i * W + j0) * near
+            v = b + field(op, NUMBERS) * BYTES + ((i + di) * W + j0 + dj) * far
+            at = (i * W + j0) * CELL
+            cells, to = source + at, target + at
+            if kind == RELU and signed:
+                _relu_row(True, tau, P, R, constants, cells, u, v, j1 - j0, to, unit)
+            elif kind == RELU:
+                _relu_row(False, tau, P, R, constants, cells, u, v, j1 - j0, to, unit)
+            elif kind == NORM:
+                for j in range(j1 - j0):
+                    at = j * CELL
+                    norm_cell(tau, cells + at, u + j * near, v + j * far, to + at, unit)
+            elif kind == EXPONENTIAL:
+                for j in range(j1 - j0):
+                    at = j * CELL
+                    exponential_cell(
+                        constants, cells + at, u + j * near, v + j * far, to + at, unit
+                    )
+            else:
+                _dual_row(kind, constants, P, cells, u, v, j1 - j0, to, unit)
 
 
 @numba.njit(nogil=True)
