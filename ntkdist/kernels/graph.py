@@ -164,11 +164,10 @@ def _append(nodes: list[Node], layers: Iterable[Layer], at: int) -> int:
             case Residual():
                 ends = [_append(nodes, inner, at) for inner in (layer.branch, layer.shortcut)]
                 nodes.append(Node(None, (ends[0], ends[1])))
-            case AvgPool() if not layer.side_by_side:
+            case AvgPool() if layer.padding != "VALID":
                 raise NotCoveredError(
-                    f"{layer!r} in front of other layers on pixels: windows that overlap or are "
-                    "padded mix displacements, and only Flatten, GlobalAvgPool and pools can "
-                    "follow them"
+                    f"{layer!r} in front of other layers on pixels: only Flatten, GlobalAvgPool "
+                    "and pools can follow padded windows"
                 )
             case _:
                 nodes.append(Node(layer, (at,)))
@@ -184,6 +183,7 @@ class Array:
         node: Whose value it is; a pool, or a value that a later level reads.
         source: The node whose cells it adds up.
         pool: Edge of the windows; 1 for none.
+        stride: Step between windows.
         level: Of the cells.
         start: Where it starts in the memory, in cells.
     """
@@ -191,6 +191,7 @@ class Array:
     node: int
     source: int
     pool: int
+    stride: int
     level: int
     start: int
 
@@ -493,16 +494,16 @@ class _Builder:
             pool = node.layer if isinstance(node.layer, AvgPool) else None
             for source in node.inputs:
                 if pool is not None:
-                    kept[at] = self._array(at, source, pool.size)
+                    kept[at] = self._array(at, source, pool)
                 elif self.level[source] < self.level[at] and source not in kept:
-                    kept[source] = self._array(source, source, 1)
+                    kept[source] = self._array(source, source, AvgPool(1))
 
-    def _array(self, node: int, source: int, pool: int) -> Array:
-        array = Array(node, source, pool, self.level[source], self.memory)
+    def _array(self, node: int, source: int, pool: AvgPool) -> Array:
+        array = Array(node, source, pool.size, pool.step, self.level[source], self.memory)
         H, W = self.sizes[node]
         self.memory += (H * W) ** 2
         self.arrays.append(array)
-        if pool > 1:
+        if pool.size > 1:
             self.centers[node] = self._take(H, W)
         return array
 
@@ -587,15 +588,13 @@ class _Builder:
                 self._cell(at, node.layer, source, buffer_of[at])
             for array in stores:
                 if array.source == at:
-                    self._op(STORE, at, SOURCE, read(at), POOL, array.pool, array=array)
+                    self._op(STORE, at, SOURCE, read(at), array=array)
             if at == last:
                 self._op(END, at, SOURCE, read(at))
             done(at)
         for array in stores:  # a pool on a pool
             if isinstance(nodes[array.source].layer, AvgPool):
-                self._op(
-                    STORE, array.source, SOURCE, read(array.source), POOL, array.pool, array=array
-                )
+                self._op(STORE, array.source, SOURCE, read(array.source), array=array)
                 done(array.source)
 
     def _op(
@@ -605,7 +604,7 @@ class _Builder:
         row = [0] * OP_FIELDS
         row[OP], row[STEP] = op, self.step[at]
         if array is not None:
-            row[ARRAY] = array.start
+            row[ARRAY], row[POOL], row[STRIDE] = array.start, array.pool, array.stride
             if op == LOAD:
                 row[STEP] = 1
                 row[NUMBERS] = self.centers.get(at, -1)
@@ -720,7 +719,7 @@ def _levels(plan: GraphPlan, wanted: dict[int, list[set[int]]], *, end: bool) ->
                 array = next(x for x in plan.arrays if x.start == op[ARRAY])
                 windows = wanted.get(array.node, [set(), set()])
                 need = [
-                    _cells_of(plan, axis, edge, array.pool)
+                    _cells_of(plan, axis, edge, array)
                     for axis, edge in zip(windows, edges, strict=True)
                 ]
             elif op[OP] == ADD:
@@ -782,12 +781,13 @@ def _weighted(plan: GraphPlan, weights: np.ndarray) -> set[int]:
     return {d % n if plan.cyclic else d for d in far}
 
 
-def _cells_of(plan: GraphPlan, windows: set[int], edge: int, pool: int) -> set[int]:
+def _cells_of(plan: GraphPlan, windows: set[int], edge: int, array: Array) -> set[int]:
     """Return the displacements of cells that add to window displacements."""
-    count = edge // pool
+    count = (edge - array.pool) // array.stride + 1
     cells: set[int] = set()
     for d in windows:
         for far in {d, d - count} if plan.cyclic else {d}:
-            cells |= set(range(far * pool - pool + 1, far * pool + pool))
+            first = far * array.stride
+            cells |= set(range(first - array.pool + 1, first + array.pool))
     near = {d for d in cells if abs(d) < edge}
     return {d % edge for d in near} if plan.cyclic else near

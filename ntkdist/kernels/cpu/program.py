@@ -150,36 +150,53 @@ def _load(op, a, b, dr, dc, cyclic, memory, target, unit):
                 store(load(source + at + BYTES, unit), target + at + BYTES)
 
 
+@numba.njit(nogil=True, forceinline=True)
+def windows_of(pixel, pool, stride, count):
+    """Return the first window that holds a pixel, and the one behind the last."""
+    return max(0, (pixel - pool) // stride + 1), min(count, pixel // stride + 1)
+
+
 @numba.njit(nogil=True)
 def _store(op, dr, dc, cyclic, source, memory, unit):
-    """Add a value to the windows of a pool, or keep it."""
-    H, W, pool = field(op, HEIGHT), field(op, WIDTH), field(op, POOL)
-    h, w = H // pool, W // pool
+    """Add a value to all pairs of windows of a pool that its pixels are in, or keep it."""
+    H, W = field(op, HEIGHT), field(op, WIDTH)
+    pool, stride = field(op, POOL), field(op, STRIDE)
+    h, w = (H - pool) // stride + 1, (W - pool) // stride + 1
     array = memory + field(op, ARRAY) * CELL
     for part in range(4):
         i0, i1, di = part_of(cyclic, part // 2, dr, H)
         j0, j1, dj = part_of(cyclic, part % 2, dc, W)
         for i in range(i0, i1):
-            I, I2 = i // pool, (i + di) // pool
-            if h <= I or h <= I2:
+            a0, a1 = windows_of(i, pool, stride, h)
+            b0, b1 = windows_of(i + di, pool, stride, h)
+            if a0 >= a1 or b0 >= b1:
                 continue
             j = j0
             while j < j1:
-                J, J2 = j // pool, (j + dj) // pool
-                if w <= J or w <= J2:
-                    break
+                c0, c1 = windows_of(j, pool, stride, w)
+                d0, d1 = windows_of(j + dj, pool, stride, w)
                 at = source + (i * W + j) * CELL
                 D, T = load(at, unit), load(at + BYTES, unit)
                 j += 1
-                while j < j1 and j // pool == J and (j + dj) // pool == J2:
+                while (  # the cells of the same windows
+                    j < j1
+                    and windows_of(j, pool, stride, w) == (c0, c1)
+                    and windows_of(j + dj, pool, stride, w) == (d0, d1)
+                ):
                     at += CELL
                     D, T = D + load(at, unit), T + load(at + BYTES, unit)
                     j += 1
-                to = array + (((I2 - I) % h * w + (J2 - J) % w) * h * w + I * w + J) * CELL
-                if pool > 1:
-                    D, T = load(to, unit) + D, load(to + BYTES, unit) + T
-                store(D, to)
-                store(T, to + BYTES)
+                for I in range(a0, a1):
+                    for I2 in range(b0, b1):
+                        to = array + ((I2 - I) % h * w * h + I) * w * CELL
+                        for J in range(c0, c1):
+                            for J2 in range(d0, d1):
+                                at = to + ((J2 - J) % w * h * w + J) * CELL
+                                x, y = D, T
+                                if pool > 1:
+                                    x, y = load(at, unit) + D, load(at + BYTES, unit) + T
+                                store(x, at)
+                                store(y, at + BYTES)
 
 
 @numba.njit(nogil=True)
@@ -448,7 +465,8 @@ def _clear_pools(ops, past, memory, unit):
     for k in range(past):
         op = ops[k].ctypes.data
         if field(op, OP) == STORE and field(op, POOL) > 1:
-            h, w = field(op, HEIGHT) // field(op, POOL), field(op, WIDTH) // field(op, POOL)
+            h = (field(op, HEIGHT) - field(op, POOL)) // field(op, STRIDE) + 1
+            w = (field(op, WIDTH) - field(op, POOL)) // field(op, STRIDE) + 1
             clear(memory + field(op, ARRAY) * CELL, 2 * (h * w) ** 2, unit)
 
 
