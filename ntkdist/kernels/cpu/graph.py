@@ -110,7 +110,8 @@ class GraphPreparation:
             rows = self.rows[part]
             of_group, first = lanes[group : group + 1], np.zeros(len(rows), np.int64)
             delta, _ = graph_sums(self.plan, rows, of_group, first, self.table)
-            means[part] = np.diag(delta[:, 0]) * self.plan.unit / self.plan.count
+            # in the order of ``loops.finish``, so that Δ of equal images is zero behind the mean
+            means[part] = self.plan.unit / self.plan.count * np.diag(delta[:, 0])
         return means
 
     def _put(self, start: int, values: np.ndarray) -> None:
