@@ -17,6 +17,7 @@ QUICK = (
     "LeakyRelu then Sin",
     "Gaussian then ExpNormalized",
     "LayerNorm then Cos",
+    "LayerNorm with a large eps",
     "even strided filters",
     "WideResNet-like with LayerNorm",
 )

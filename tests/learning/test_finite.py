@@ -30,6 +30,7 @@ from ntkdist.networks.layers import (
     Residual,
     Sin,
 )
+from tests.kernels.test_duals import BENDS, FUNCTIONS
 
 pytest.importorskip("jax")
 
@@ -162,6 +163,17 @@ def test_outputs_equal_those_of_neural_tangents_for_the_same_weights(name):
     ]
     expected = np.asarray(apply(jax.tree.unflatten(tree, ours), x.astype(np.float64)))
     np.testing.assert_allclose(network.apply(params, x), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [*FUNCTIONS, *BENDS], ids=str)
+def test_a_nonlinearity_is_the_function_of_its_dual(layer):
+    network = FiniteNetwork([Dense(W_std=1.0), layer, Dense(W_std=1.0)], 1, 1)
+    u, one = np.linspace(-3, 3, 8, dtype=np.float32)[:, None], np.ones((1, 1), np.float32)
+    function = FUNCTIONS.get(
+        layer, (lambda u: np.where(u < 0, BENDS[layer][0], BENDS[layer][1]) * u,)
+    )
+    found = network.apply(((one, None), (one, None)), u)
+    np.testing.assert_allclose(found, function[0](u.astype(np.float64)), rtol=1e-5, atol=1e-6)
 
 
 def test_layer_norm_normalises_each_pixel_over_its_channels():
