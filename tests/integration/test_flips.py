@@ -21,10 +21,12 @@ from ntkdist.cli.main import main
 from ntkdist.config import DataConfig, GramConfig, PredictConfig, RunConfig
 from ntkdist.data import select
 from ntkdist.errors import InputError
+from ntkdist.gram.tiling import TileKey
 from ntkdist.pipeline import Pipeline
 from ntkdist.pipeline.cross import held_out
 from ntkdist.pipeline.extend import extend
 from ntkdist.pipeline.verify import verify_run
+from ntkdist.planning.devices import Probe, TileProbe
 from ntkdist.planning.plan import describe_plan, make_plan
 from ntkdist.runs.inputs import fingerprint
 from tests.tolerances import RTOL, assert_close
@@ -207,6 +209,25 @@ def test_the_run_says_that_it_averages_and_what_that_costs(
     assert "of both images, 4 entries of the kernel for each, because a layer treats left" in plan
     main(["doctor", finished.url, "--quick"])
     assert words in capsys.readouterr().out
+
+
+def test_a_plan_measures_tiles_and_states_of_averages() -> None:
+    images = np.random.default_rng(0).normal(size=(8, *SHAPE)).astype(np.float32)
+    sizes = {}
+    for invariance in ("none", "flip"):
+        measuring = TileProbe(
+            Probe("cnn-2", "cpu", "float32", invariance, ("ntk",), 1, 4, 0), images
+        )
+        try:
+            measuring.start()
+            (tile,) = measuring._worker.blocks(TileKey(0, 1)).values()
+            sizes[invariance] = measuring.measure().state_bytes
+        finally:
+            measuring.close()
+        expected = kernel_matrix("cnn-2", images[:4], images[4:], backend="cpu",
+                                 invariance=invariance)  # fmt: skip
+        assert (tile == expected).all()
+    assert sizes["flip"] == 2 * sizes["none"]
 
 
 def test_features_are_refused(tmp_path: Path) -> None:
