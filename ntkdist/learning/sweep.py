@@ -118,7 +118,7 @@ def measure(
         images: (N, H, W, C), preprocessed; memory holds several (N, N) float64.
         labels: (N,) whole numbers 0..K−1.
         num_classes: K.
-        **how: ``backend``, ``dtype`` and ``threads`` of ``ntkdist.kernel_matrix``.
+        **how: ``backend``, ``dtype``, ``threads`` and ``invariance`` of ``ntkdist.kernel_matrix``.
 
     Returns:
         The row.
