@@ -159,7 +159,7 @@ class CpuBackend:
             return _Preparation(self, chain, x).state()
         graph = graph_of(arch)
         assert isinstance(graph, Graph)
-        made = GraphPreparation(self, graph, x)
+        made = GraphPreparation(graph, x, self.dtype, self.coefficients, self._in_threads)
         variance = made.spread
         if graph.mixes_positions and graph.has_nonlinear_head:
             variance = np.maximum(made.spread - made.self_entries(), 0.0)
@@ -194,7 +194,7 @@ class CpuBackend:
                 a.norm[part], b.norm, last, K[part], theta[part],
             )  # fmt: skip
 
-        self.in_threads(run, n, _rows_at_once(chain))
+        self._in_threads(run, n, _rows_at_once(chain))
         if chain.has_nonlinear_head:
             # below the diagonal of a symmetric block nothing is computed
             with np.errstate(invalid="ignore"):
@@ -232,7 +232,7 @@ class CpuBackend:
             dense.dense_entries(*given, sweeps, *units, table, first, delta, tangent)
         return delta.reshape(len(rows), -1), tangent.reshape(len(rows), -1)
 
-    def in_threads(self, run: Callable[[slice], None], n: int, group: int = _ROWS_POOLED) -> None:
+    def _in_threads(self, run: Callable[[slice], None], n: int, group: int = _ROWS_POOLED) -> None:
         """Call ``run`` for groups of rows, on all threads."""
         if min(self.threads, n) == 1:
             run(slice(0, n))
@@ -325,7 +325,7 @@ class _Preparation:
                 plan.factors, classes, table, plan.work_cells, group.start, sums[group],
             )  # fmt: skip
 
-        self.backend.in_threads(run, len(self.rows))
+        self.backend._in_threads(run, len(self.rows))
         self._put(plan.centers[n - 1], sums / 2)
         means = window_mean(self.A, plan.chain.blocks[n - 1].pool)
         inside = plan.pool_units[n] * sums.astype(np.float64).reshape(-1, H, W)

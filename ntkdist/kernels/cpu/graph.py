@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import numpy as np
 
@@ -24,9 +24,6 @@ from ntkdist.networks.layers import (
     LeakyRelu,
     Relu,
 )
-
-if TYPE_CHECKING:
-    from ntkdist.kernels.cpu.backend import CpuBackend
 
 
 def graph_sums(
@@ -72,6 +69,13 @@ def window_sums(x: np.ndarray, axis: int, conv: Conv) -> np.ndarray:
 class GraphPreparation:
     """Fills a graph plan's numbers for images, node by node.
 
+    Args:
+        graph: The network.
+        x: (n, H, W, C) float64.
+        dtype: Of the entries.
+        coefficients: Returns ``vector.coefficients`` of a dtype.
+        in_threads: Calls a function for groups of rows, on all threads.
+
     Attributes:
         plan: The program.
         rows: (n, numbers) of the state's dtype.
@@ -79,18 +83,25 @@ class GraphPreparation:
         spread: (n,) float64, the mean at the end of the variances.
     """
 
-    def __init__(self, backend: CpuBackend, graph: Graph, x: np.ndarray) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        x: np.ndarray,
+        dtype: str,
+        coefficients: Callable[[str], np.ndarray],
+        in_threads: Callable[[Callable[[slice], None], int], None],
+    ) -> None:
         n, H, W, C = x.shape
-        self.backend = backend
+        self._in_threads = in_threads
         self.norm = np.ones(n)
         if graph.homogeneous:
             self.norm = contrast(x)
             x = x / self.norm[:, None, None, None]
-        dtype = graph_state_dtype(graph, (H, W, C), backend.dtype)
+        dtype = graph_state_dtype(graph, (H, W, C), dtype)
         self.plan = graph_plan(graph, (H, W, C), dtype)
         self.rows = np.zeros((n, self.plan.numbers), dtype)
         self.rows[:, : H * W * C] = (x / np.sqrt(2 * C)).reshape(n, -1)
-        self.table = backend.coefficients(dtype)
+        self.table = coefficients(dtype)
         variances: list[np.ndarray] = []  # K(x, x) of each node's pixels
         for at, node in enumerate(graph.nodes):
             inputs = [variances[i] for i in node.inputs] or [np.mean(x * x, axis=3)]
@@ -192,7 +203,7 @@ class GraphPreparation:
                 _work(plan), array.start, group.start, sums[group],
             )  # fmt: skip
 
-        self.backend.in_threads(run, len(self.rows))
+        self._in_threads(run, len(self.rows))
         return sums
 
 
