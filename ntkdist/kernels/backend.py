@@ -26,6 +26,11 @@ class Backend(Protocol):
             inputs give equal bits, so it is part of a run's fingerprint.
         dtype: The dtype of the entries, ``float32`` or ``float64``.
         threads: How many threads ``block`` uses.
+
+    Two methods may be left out: ``of_version`` (see ``registry.of_version``), and
+    ``flipped(state, even)``, which returns the state of the images with left and right exchanged,
+    for networks of which ``invariance.uneven_layer`` is None. Of images that are their own mirror
+    image, where ``even`` (n,) is True, it has the bits of ``state``.
     """
 
     name: str
@@ -52,7 +57,9 @@ class Backend(Protocol):
             A state to hand to ``block``; it can be kept and used in many blocks.
         """
 
-    def block(self, a: Any, b: Any, kinds: Sequence[str] = ("ntk",)) -> dict[str, np.ndarray]:
+    def block(
+        self, a: Any, b: Any, kinds: Sequence[str] = ("ntk",), *, symmetric: bool = False
+    ) -> dict[str, np.ndarray]:
         """Compute one block of entries.
 
         Args:
@@ -60,6 +67,8 @@ class Backend(Protocol):
             b: State of the column images. The same object as ``a`` means a
                 diagonal block, which is symmetric to the bit.
             kinds: Which of ``ntk`` and ``nngp``; all come out of one pass.
+            symmetric: Whether the block is symmetric though ``a`` and ``b`` are not the same
+                object; its upper triangle is computed then and mirrored.
 
         Returns:
             kind → (n_a, n_b) of ``dtype``.

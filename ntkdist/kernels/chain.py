@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -315,6 +315,28 @@ class Plan:
             classes.append(np.add.outer(near[0] * W, near[1]).ravel())
         _number_classes(blocks, classes[::-1])
         return blocks, np.concatenate(classes[::-1])
+
+    @cached_property
+    def mirror(self) -> np.ndarray:
+        """(numbers,) which of an image's numbers is where in those of its mirror image.
+
+        For networks that treat left and right alike (``invariance.uneven_layer``).
+        """
+        starts = {0: self.shape[:2]}
+        at = 0
+        for n, block in enumerate(self.chain.blocks):
+            size = int(self.blocks[n, HEIGHT]), int(self.blocks[n, WIDTH])
+            if n:
+                starts[self.centers[n - 1]] = size
+            for _ in block.links:
+                starts |= dict.fromkeys(self.offsets[at].values(), size)
+                at += 1
+        order = np.arange(self.numbers)
+        for (start, size), end in zip(
+            starts.items(), [*list(starts)[1:], self.numbers], strict=True
+        ):
+            order[start:end] = order[start:end].reshape(*size, -1)[:, ::-1].ravel()
+        return order
 
 
 def _near(edge: int, radius: int) -> np.ndarray:

@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from ntkdist.checks import check_choice
 from ntkdist.errors import InputError
 from ntkdist.kernels.backend import check_kinds
 from ntkdist.kernels.chain import Chain, chain_of
+from ntkdist.kernels.invariance import INVARIANCES, refuse_features
 from ntkdist.kernels.ranges import check_entries
 from ntkdist.kernels.registry import select_backend
 from ntkdist.networks.architecture import Architecture, ArchitectureSpec
@@ -30,6 +32,7 @@ def kernel_matrix(
     backend: str = "auto",
     dtype: str = "float32",
     threads: int | None = None,
+    invariance: str = "none",
 ) -> np.ndarray:
     """Compute the kernel matrix of two sets of images, or of rows of features.
 
@@ -51,6 +54,9 @@ def kernel_matrix(
         backend: ``auto``, ``cuda``, ``cpu``, ``stax`` or ``reference``.
         dtype: ``float32`` or ``float64``.
         threads: Threads to use; None takes all cores.
+        invariance: ``none``, or ``flip``: averaged over horizontal flips, so that an image and its
+            mirror image have equal entries (``kernels.invariance``); two entries are computed for
+            each, or four where a layer treats left and right differently. Not for features.
 
     Returns:
         (n, m) of ``dtype``; symmetric to the bit when ``x2`` is None.
@@ -62,15 +68,19 @@ def kernel_matrix(
     """
     (kind,) = check_kinds([kind])
     arch = Architecture.parse(arch)
-    x1 = _rows(arch, x1)
-    x2 = None if x2 is None else _rows(arch, x2)
+    check_choice("invariance", invariance, INVARIANCES)
+    x1 = _rows(arch, x1, invariance)
+    x2 = None if x2 is None else _rows(arch, x2, invariance)
     if isinstance(x1, np.ndarray) and isinstance(x2, np.ndarray):
         check_raw_scale(x1, x2, "images of x2")
     threads = len(os.sched_getaffinity(0)) if threads is None else threads
-    chosen = select_backend(arch, x1.shape[1:], name=backend, dtype=dtype, threads=threads).backend
+    chosen = select_backend(
+        arch, x1.shape[1:], name=backend, dtype=dtype, threads=threads, invariance=invariance
+    ).backend
+    reads_device = chosen.name == "cuda" and invariance == "none"
     states = []
     for x in (x1,) if x2 is None else (x1, x2):
-        states.append(chosen.prepare(arch, x if chosen.name == "cuda" else np.asarray(x)))
+        states.append(chosen.prepare(arch, x if reads_device else _on_host(x)))
         check_entries(arch, _on_host(x), dtype, (kind,))
     entries = chosen.block(states[0], states[-1], (kind,))[kind]
     if not np.isfinite(entries).all():
@@ -88,13 +98,14 @@ def _on_host(x: Any) -> np.ndarray:
     return on_host(x)
 
 
-def _rows(arch: Architecture, x: Any) -> Any:
+def _rows(arch: Architecture, x: Any, invariance: str) -> Any:
     """Return images (n, H, W, C); features (n, D) as images of one pixel, if the network may."""
     on_device = hasattr(x, "__cuda_array_interface__")
     x = channels_last(x if on_device else array_of(x))
     if x.ndim != 2:
         return x
     arch.check_features()
+    refuse_features("invariance", invariance)
     if not on_device and not (finite := np.isfinite(x)).all():
         row, column = np.unravel_index(int(np.argmin(finite)), x.shape)
         raise InputError(

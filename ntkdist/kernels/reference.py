@@ -203,7 +203,12 @@ class ReferenceBackend:
         return ReferenceState(arch, x if arch.is_spatial else x.reshape(x.shape[0], 1, 1, -1))
 
     def block(
-        self, a: ReferenceState, b: ReferenceState, kinds: Sequence[str] = ("ntk",)
+        self,
+        a: ReferenceState,
+        b: ReferenceState,
+        kinds: Sequence[str] = ("ntk",),
+        *,
+        symmetric: bool = False,
     ) -> dict[str, np.ndarray]:
         """Compute (n_a, n_b) entries of each kind, in groups of pairs that fit memory."""
         kinds = check_kinds(kinds)
@@ -220,6 +225,6 @@ class ReferenceBackend:
                 for kind in kinds:
                     x = k.theta if kind == "ntk" else k.K
                     entries[kind][rows, columns] = x[:, :, 0, 0, 0, 0]
-        if a is b:
+        if symmetric or a is b:
             entries = {kind: np.triu(x) + np.triu(x, 1).T for kind, x in entries.items()}
         return entries

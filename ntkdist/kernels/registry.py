@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from ntkdist.checks import check_choice, check_whole
 from ntkdist.errors import InputError
@@ -10,6 +11,7 @@ from ntkdist.kernels import cuda
 from ntkdist.kernels.backend import Backend
 from ntkdist.kernels.chain import not_a_chain
 from ntkdist.kernels.cuda.device import cuda_unavailable
+from ntkdist.kernels.invariance import INVARIANCES, FlipAveraged, in_words
 from ntkdist.networks.architecture import Architecture
 
 NAMES = ("cuda", "cpu", "stax", "reference")
@@ -30,23 +32,33 @@ class Selection:
     reason: str
 
 
-def get_backend(name: str, *, dtype: str = "float32", threads: int = 1) -> Backend:
+def get_backend(
+    name: str, *, dtype: str = "float32", threads: int = 1, invariance: str = "none"
+) -> Backend:
     """Create a backend by name.
 
     Args:
         name: ``cuda``, ``cpu``, ``stax`` or ``reference``.
         dtype: ``float32`` or ``float64``.
         threads: How many threads it may use.
+        invariance: ``none``, or ``flip`` for kernels averaged over horizontal flips.
 
     Returns:
         The backend.
 
     Raises:
-        InputError: If the name or dtype is unknown, or what it needs is not installed.
+        InputError: If the name, dtype or invariance is unknown, or what it needs is not
+            installed.
     """
     check_choice("backend", name, ("auto", *NAMES))
     check_choice("dtype", dtype, DTYPES)
+    check_choice("invariance", invariance, INVARIANCES)
     check_whole("threads", threads, 1, "give the cores to use", most=MOST_THREADS)
+    backend = _create(name, dtype, threads)
+    return FlipAveraged(backend) if invariance == "flip" else backend
+
+
+def _create(name: str, dtype: str, threads: int) -> Backend:
     if name == "cuda":
         if reason := cuda_unavailable():
             raise InputError(f"backend 'cuda': {reason}; or take backend cpu")
@@ -75,6 +87,7 @@ def select_backend(
     name: str = "auto",
     dtype: str = "float32",
     threads: int = 1,
+    invariance: str = "none",
 ) -> Selection:
     """Choose the fastest backend that can compute ``arch``, or check the one named.
 
@@ -85,35 +98,40 @@ def select_backend(
             the backend to take.
         dtype: ``float32`` or ``float64``.
         threads: How many threads it may use.
+        invariance: ``none``, or ``flip`` for kernels averaged over horizontal flips.
 
     Returns:
-        The backend with the reason for it.
+        The backend with the reason for it, which says how many entries an average takes.
 
     Raises:
         InputError: If the named backend cannot compute the network, or under ``auto`` none can.
     """
     check_choice("backend", name, ("auto", *NAMES))
+    check_choice("invariance", invariance, INVARIANCES)
     if arch.is_spatial:
         arch.check_image(*image_shape[:2])
+    make = partial(get_backend, dtype=dtype, threads=threads, invariance=invariance)
+    average = in_words(invariance, arch, image_shape)
     if name != "auto":
-        backend = get_backend(name, dtype=dtype, threads=threads)
+        backend = make(name)
         why_not = backend.supports(arch, image_shape)
         if why_not:
             raise InputError(f"backend {name!r} cannot compute this: {why_not}; take auto")
-        return Selection(backend, f"{name}: asked for by name")
+        return Selection(backend, f"{name}: asked for by name{average}")
     refusals = []
     # do not report a missing GPU unless one was asked for
     names = ("cpu", "stax") if cuda_unavailable() else ("cuda", "cpu", "stax")
     for candidate in names:
         try:
-            backend = get_backend(candidate, dtype=dtype, threads=threads)
+            backend = make(candidate)
         except InputError as error:
             refusals.append(f"{candidate}: {error}")
             continue
         why_not = backend.supports(arch, image_shape)
         if why_not is None:
             reason = f"{candidate}: the fastest that covers this network"
-            return Selection(backend, reason + (f" ({'; '.join(refusals)})" if refusals else ""))
+            reason += f" ({'; '.join(refusals)})" if refusals else ""
+            return Selection(backend, reason + average)
         refusals.append(f"{candidate} cannot: {why_not}")
     raise InputError(f"no backend can compute this network: {'; '.join(refusals)}")
 

@@ -267,23 +267,29 @@ class StaxBackend:
         return StaxState(arch, x, _kernel_fn(arch))
 
     def block(
-        self, a: StaxState, b: StaxState, kinds: Sequence[str] = ("ntk",)
+        self,
+        a: StaxState,
+        b: StaxState,
+        kinds: Sequence[str] = ("ntk",),
+        *,
+        symmetric: bool = False,
     ) -> dict[str, np.ndarray]:
         """Compute (n_a, n_b) entries of each kind, in groups of one size (compiled once)."""
         kinds = check_kinds(kinds)
+        symmetric = symmetric or a is b
         check_pair(a.images.shape[1:], b.images.shape[1:])
         entries = {kind: np.empty((len(a), len(b)), self.dtype) for kind in kinds}
         step = min(max(len(a), len(b)), self._group(a))
         for i in range(0, len(a), step):
             for j in range(0, len(b), step):
-                if a is b and j < i:
+                if symmetric and j < i:
                     continue
                 rows, columns = _padded(a.images, i, step), _padded(b.images, j, step)
                 kernel = a.kernel_fn(rows, columns)
                 m, n = min(step, len(a) - i), min(step, len(b) - j)
                 for kind in kinds:
                     entries[kind][i : i + m, j : j + n] = np.asarray(getattr(kernel, kind))[:m, :n]
-        if a is b:
+        if symmetric:
             entries = {kind: np.triu(x) + np.triu(x, 1).T for kind, x in entries.items()}
         return entries
 

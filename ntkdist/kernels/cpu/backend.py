@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -182,16 +182,22 @@ class CpuBackend:
         check_range(arch, x, self.dtype)
         return _Preparation(self, chain, x).state()
 
+    def flipped(self, state: CpuState, even: np.ndarray) -> CpuState:
+        """Return the state of the mirror images, without computing it again; see ``Backend``."""
+        rows = np.where(even[:, None], state.rows, state.rows[:, state.plan.mirror])
+        return replace(state, rows=rows)
+
     def block(
-        self, a: CpuState, b: CpuState, kinds: Sequence[str] = ("ntk",)
+        self, a: CpuState, b: CpuState, kinds: Sequence[str] = ("ntk",), *, symmetric: bool = False
     ) -> dict[str, np.ndarray]:
         """Compute (n_a, n_b) entries of each kind; ``a is b`` computes half of them."""
         kinds = check_kinds(kinds)
+        symmetric = symmetric or a is b
         check_pair(a.plan.shape, b.plan.shape)
         n, m = len(a), len(b)
         chain = a.plan.chain
         lanes, first = b.lanes, np.zeros(n, np.int64)
-        if a is b:
+        if symmetric:
             first = np.arange(n) // LANES[a.plan.dtype]
         tail: Sequence[Layer] = () if chain.has_nonlinear_head else chain.tail
         last = linear_tail(tail)
@@ -212,7 +218,7 @@ class CpuBackend:
                 K, theta = _vector_layers(a, b, K, theta)
         K, theta = K.astype(self.dtype, copy=False), theta.astype(self.dtype, copy=False)
         computed = {"ntk": theta, "nngp": K}
-        if a is b:
+        if symmetric:
             loops.mirror(K)
             loops.mirror(theta)
         return {kind: computed[kind] for kind in kinds}

@@ -48,7 +48,7 @@ from ntkdist.kernels.cuda.intrinsics import (
     put,
 )
 from ntkdist.kernels.cuda.layout import layout_of
-from ntkdist.kernels.cuda.prepare import CudaState, Preparation, on_device, on_host
+from ntkdist.kernels.cuda.prepare import CudaState, Preparation, mirrored, on_device, on_host
 from ntkdist.kernels.cuda.runner import BlockRunner, pairs_of, to_device
 from ntkdist.kernels.cuda.unroll import written_out
 from ntkdist.kernels.ranges import check_range
@@ -115,11 +115,21 @@ class CudaBackend:
         fused = layout_of(chain, image_shape, state).blocks[0].fused
         return fused is not None and chain.pooled and not chain.has_nonlinear_head
 
+    def flipped(self, state: CudaState, even: np.ndarray) -> CudaState:
+        """Return the state of the mirror images, without computing it again; see ``Backend``."""
+        return mirrored(self._runners[state.layout.plan.dtype], state, even)
+
     def block(
-        self, a: CudaState, b: CudaState, kinds: Sequence[str] = ("ntk",)
+        self,
+        a: CudaState,
+        b: CudaState,
+        kinds: Sequence[str] = ("ntk",),
+        *,
+        symmetric: bool = False,
     ) -> dict[str, np.ndarray]:
         """Compute (n_a, n_b) entries of each kind; ``a is b`` computes half of them."""
-        return self.blocks(a, b, kinds)[-1]
+        (*_, entries) = self._blocks(a, b, kinds, symmetric=symmetric)
+        return {kind: of_kind.copy_to_host() for kind, of_kind in entries.items()}
 
     def blocks(
         self, a: CudaState, b: CudaState, kinds: Sequence[str] = ("ntk",)
@@ -143,18 +153,21 @@ class CudaBackend:
         """
         return self._blocks(a, b, kinds)[-1]
 
-    def _blocks(self, a: CudaState, b: CudaState, kinds: Sequence[str]) -> list[dict[str, Any]]:
+    def _blocks(
+        self, a: CudaState, b: CudaState, kinds: Sequence[str], *, symmetric: bool = False
+    ) -> list[dict[str, Any]]:
         kinds = check_kinds(kinds)
+        symmetric = symmetric or a is b
         check_pair(a.layout.plan.shape, b.layout.plan.shape)
         n, m = len(a), len(b)
         chain = a.layout.plan.chain
         sums = [cuda.device_array((n, m, 2), np.float64) for _ in a.spreads]
         if chain.spatial:
             batch = self._runners[a.layout.plan.dtype].batch_size(a.layout, len(a.layout.blocks))
-            for pairs in pairs_of(n, m, a is b, batch):
+            for pairs in pairs_of(n, m, symmetric, batch):
                 self._sums(a, b, pairs, sums)
         else:
-            self._dense(a, b, sums[0])
+            self._dense(a, b, sums[0], symmetric=symmetric)
         nonlinear = len(chain.tail) if chain.has_nonlinear_head else 0
         linear, table = (
             to_device(linear_tail(() if nonlinear else chain.tail)),
@@ -166,7 +179,7 @@ class CudaBackend:
         ):
             K, theta = (cuda.device_array((n, m), self.dtype) for _ in range(2))
             each(finish_kernels(self.dtype)["finish"], n * m)(
-                of_network, n, m, a is b, scale, spread_a, spread_b, a.variance, b.variance,
+                of_network, n, m, symmetric, scale, spread_a, spread_b, a.variance, b.variance,
                 a.norm, b.norm, linear, table, nonlinear, K, theta,
             )  # fmt: skip
             computed = {"ntk": theta, "nngp": K}
@@ -206,11 +219,11 @@ class CudaBackend:
                 totals, there, len(pairs), totals.shape[1], network, filled.shape[1], filled
             )
 
-    def _dense(self, a: CudaState, b: CudaState, sums: Any) -> None:
+    def _dense(self, a: CudaState, b: CudaState, sums: Any, *, symmetric: bool) -> None:
         (block,) = a.layout.blocks
         grid = tuple(-(-len(x) // dense.EDGE) for x in (b, a))
         dense.dense_kernel(a.layout.plan.dtype)[grid, (dense.SIDE, dense.SIDE)](
-            a.numbers, b.numbers, a.layout.size, a.layout.plan.shape[2], a is b,
+            a.numbers, b.numbers, a.layout.size, a.layout.plan.shape[2], symmetric,
             to_device(block.table), to_device(block.units), block.last, sums,
         )  # fmt: skip
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -196,6 +196,22 @@ class Layout:
         """Return what makes means of the sums at each network's end, the deepest last."""
         units = [self.plan.units[at - 1][1] / 2 for at in self.reads]  # a ReLU's unit is half
         return tuple(unit / self.plan.count for unit in (*units, self.plan.unit))
+
+    @cached_property
+    def mirror(self) -> np.ndarray:
+        """(size,) which of an image's numbers is where in those of its mirror image.
+
+        For networks that treat left and right alike (``invariance.uneven_layer``).
+        """
+        order = np.arange(self.size)
+        ends = [*(block.centers for block in self.blocks[1:]), self.size]
+        start = 0
+        for block, end in zip(self.blocks, ends, strict=True):
+            rows = (end - start) // block.pitch  # of all planes and their copies
+            planes = order[start : start + rows * block.pitch].reshape(rows, block.pitch)
+            planes[:, : block.W] = planes[:, : block.W][:, ::-1].copy()
+            start = end
+        return order
 
 
 def _pitch(W: int) -> int:

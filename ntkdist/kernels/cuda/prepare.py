@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, reduce
 from typing import Any
 
@@ -201,9 +201,23 @@ class Preparation:
             yield part, self.runner.run(layout, self.numbers, self.numbers, pairs, classes)
 
 
+def mirrored(runner: BlockRunner, state: CudaState, even: np.ndarray) -> CudaState:
+    """Return the state of the mirror images: the same numbers in another order.
+
+    Where ``even``, (n,), an image is its own mirror image and keeps their order.
+    """
+    n, size = len(state), state.layout.size
+    numbers = cuda.device_array((n, size), runner.dtype)
+    each(image_kernels(runner.dtype)["mirror"], n * size)(
+        state.numbers, n * size, size, runner.workspace.table(state.layout.mirror),
+        to_device(even.astype(np.int64)), numbers,
+    )  # fmt: skip
+    return replace(state, numbers=numbers)
+
+
 @lru_cache(maxsize=8)
 def image_kernels(dtype: str) -> dict[str, Any]:
-    """Return the kernels for a dtype: clear, contrast, pixels, link, windows and mean."""
+    """Return the kernels for a dtype: clear, contrast, pixels, link, windows, mean and mirror."""
     real = np.dtype(dtype).type
     names = {
         "real": real,
@@ -218,6 +232,7 @@ def image_kernels(dtype: str) -> dict[str, Any]:
         "link": _link,
         "windows": _windows,
         "mean": _mean,
+        "mirror": _mirror,
     }
     return {name: kernel(written_out(f, {}, names)) for name, f in functions.items()}
 
@@ -375,3 +390,15 @@ def _mean(A, n, area, weights, divisor, spread):
     for k in range(area):
         total += fetch(pointer(weights, 0), k) * peek(pointer(A, 0), image * area + k)
     put(pointer(spread, 0), image, total / divisor)
+
+
+def _mirror(numbers, total, size, order, even, to):
+    """Copy each image's ``size`` numbers in an order, those of images that are even as they are."""
+    index = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
+    if index >= total:
+        return
+    image = index // size
+    place = index - image * size
+    if fetch(pointer(even, 0), image) == 0:
+        place = fetch(pointer(order, 0), place)
+    put(pointer(to, 0), index, fetch(pointer(numbers, 0), image * size + place))
