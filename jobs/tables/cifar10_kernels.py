@@ -50,7 +50,6 @@ from ntkdist.events.log import read_events
 from ntkdist.events.progress import GramProgress
 from ntkdist.kernels import select_backend
 from ntkdist.learning import KernelRegression, accuracy, sweep_ridge
-from ntkdist.networks.architecture import preset_of
 from ntkdist.pipeline import Pipeline
 from ntkdist.pipeline.cross import held_out
 
@@ -144,6 +143,12 @@ def _family(architecture: str) -> tuple[str, int | None]:
     return (match[1], int(match[2])) if match else (architecture, None)
 
 
+def _name(network: str) -> str:
+    """Return a name as it is given, and a list of layers in the one way of writing it."""
+    canonical = str(Architecture.parse(network))
+    return network if re.fullmatch(r"[\w-]+", network) else canonical
+
+
 def rows_of(given: argparse.Namespace) -> list[Row]:
     """Return the rows that the options name, the cheapest networks of a size first.
 
@@ -156,7 +161,7 @@ def rows_of(given: argparse.Namespace) -> list[Row]:
         *(f"cntk-lap-{depth}-{c}" for c, depth in itertools.product(given.half_widths, depths)),
         *(f"cntk-gap-{depth}" for depth in depths),
     ]
-    named = [preset_of(arch) or str(arch) for arch in map(Architecture.parse, networks)]
+    named = [_name(network) for network in networks]
     recipes = [resolve_recipe(recipe, features=False) for recipe in given.recipes]
     rows = [
         Row(name, n, given.test, given.seed, network, recipe, invariance)
@@ -364,6 +369,10 @@ def _draw_published(ax: Any, rows: Sequence[dict[str, Any]]) -> None:
             )
 
 
+def _edge(text: str) -> int | str:
+    return text if text == "auto" else int(text)
+
+
 def parser() -> argparse.ArgumentParser:
     options = _common.parser((__doc__ or "").splitlines()[0], sets=("cifar10",))
     choose = options.add_argument_group("rows")
@@ -381,7 +390,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--test", type=int, default=2000, help="test images")
     options.add_argument("--seed", type=int, default=0, help="of the balanced draws")
     options.add_argument("--backend", default="auto")
-    options.add_argument("--tile", default="auto", help="edge of a tile in images, or auto")
+    options.add_argument("--tile", type=_edge, default="auto", help="images of a tile, or auto")
     where = Path(tempfile.gettempdir()) / f"ntkdist-{NAME}"
     options.set_defaults(cache=where)
     return options
