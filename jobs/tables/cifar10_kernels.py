@@ -317,6 +317,7 @@ def draw(rows: Sequence[dict[str, Any]]) -> Any:
     figure = _common.figure(5.0 * len(panels), 4.2)
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     recipes = list(dict.fromkeys(one["recipe"] for one in rows))
+    handles: dict[str, Any] = {}
     for ax, (name, n) in zip(axes, panels, strict=True):
         mine = [one for one in rows if (one["set"], one["n"]) == (name, n)]
         lines: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
@@ -339,7 +340,7 @@ def draw(rows: Sequence[dict[str, Any]]) -> Any:
                 + (", flips" if flips else ""),
             )
             for one in points:
-                short = one["architecture"].removeprefix("cntk-")
+                short = _window(one["architecture"])
                 where = (one["core_hours"], one["accuracy"])
                 ax.annotate(short, where, xytext=(3, -8), textcoords="offset points", fontsize=5)
         if (name, n) == ("cifar10", PUBLISHED_WITH):
@@ -348,22 +349,38 @@ def draw(rows: Sequence[dict[str, Any]]) -> Any:
         ax.set(
             xlabel="core-hours", ylabel="test accuracy in %", title=f"{_common.NAMES[name]}, {n:,}"
         )
-        ax.legend(frameon=False, fontsize=6)
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside lower center", ncols=2, frameon=False,
+        fontsize=6,
+    )  # fmt: skip
     return figure
 
 
+def _window(architecture: str) -> str:
+    """Return what a point is called beside others of its depth."""
+    kind, depth = _family(architecture)
+    if depth is None:
+        return architecture
+    rest = architecture.removeprefix(f"{kind}-{depth}").removeprefix("-")
+    return f"C = {rest}" if rest else {"cntk-v": "V", "cntk-gap": "GAP"}[kind]
+
+
 def _draw_published(ax: Any, rows: Sequence[dict[str, Any]]) -> None:
-    depths = {depth for one in rows if (depth := _family(one["architecture"])[1])}
+    depths = sorted({depth for one in rows if (depth := _family(one["architecture"])[1])})
     for kind, dashes in (("cntk-gap", "-."), ("cntk-v", ":")):
-        for depth in sorted(depths & set(PUBLISHED[kind])):
-            value = PUBLISHED[kind][depth]
+        values = [PUBLISHED[kind][depth] for depth in depths if depth in PUBLISHED[kind]]
+        for value in values:
             ax.axhline(value, color="0.6", linewidth=0.8, linestyle=dashes)
+        if values:
             ax.annotate(
-                f"{kind}-{depth}, Arora et al. 2019",
-                (0.01, value),
+                f"{kind} of these depths, Arora et al. 2019",
+                (0.99, max(values)),
                 xycoords=("axes fraction", "data"),
                 xytext=(0, 1),
                 textcoords="offset points",
+                ha="right",
                 fontsize=5,
                 color="0.4",
             )
