@@ -115,6 +115,9 @@ class GramConfig(_Settings):
         kinds: ntk, nngp or both.
         backend: auto, cuda, cpu, stax or reference.
         dtype: float32 or float64.
+        invariance: none, or flip: entries averaged over horizontal flips of the images, so that an
+            image and its mirror image have the same. It takes twice as long (four times where the
+            network treats left and right differently), and is not for features.
         tile: Edge of a tile in images, or auto: 5 to 30 s a tile by a quick measurement.
         memory: Limit of the memory that one worker's tile takes.
         executor: ray, or inline for this process.
@@ -130,6 +133,7 @@ class GramConfig(_Settings):
     kinds: tuple[str, ...] = ("ntk",)
     backend: Literal["auto", "cuda", "cpu", "stax", "reference"] = "auto"
     dtype: Literal["float32", "float64"] = "float32"
+    invariance: Literal["none", "flip"] = "none"
     tile: int | Literal["auto"] = "auto"
     memory: str = "1GiB"
     executor: Literal["ray", "inline"] = "ray"

@@ -60,6 +60,7 @@ class ArchitectureResult:
         gram_seconds: Seconds of all tiles, added up over workers and over all starts.
         factor_seconds: Seconds from the Gram to the solution, of this start.
         points: (N, 2) the images in the two leading kernel principal components.
+        invariance: ``gram.invariance`` of its run.
     """
 
     name: str
@@ -74,6 +75,12 @@ class ArchitectureResult:
     gram_seconds: float
     factor_seconds: float
     points: NDArray[np.float64] = field(repr=False, compare=False)
+    invariance: str = "none"
+
+    @property
+    def title(self) -> str:
+        """The name, and whether the kernel is averaged."""
+        return _title(self.name, self.invariance)
 
 
 def compare_architectures(
@@ -86,7 +93,9 @@ def compare_architectures(
     Each has a run of its own, RUN-compare/NAME, so that a comparison that is
     stopped, or asked for again with more architectures, computes only what is missing. The
     figures are kept beside the runs in compare.json, a picture in compare.svg. Where the run
-    itself has its Gram, its own architecture is compared as well, from that Gram.
+    itself has its Gram, its own architecture is compared as well, from that Gram. Kernels that are
+    averaged over flips (``gram.invariance``) have runs of their own, NAME-flip, and are ranked with
+    the others.
 
     Args:
         config: The run's settings; ``architecture`` is used only where this run exists already.
@@ -119,7 +128,7 @@ def compare_architectures(
         if own is not None and arch == Architecture.parse(own.architecture):
             one = own
         else:
-            run = f"{folder_of(config)}/{_slug(name, arch)}"
+            run = f"{folder_of(config)}/{_slug(name, arch, config.gram.invariance)}"
             one = dataclasses.replace(config, run=run, architecture=str(arch))
         with Pipeline(one, subscribers) as pipeline:
             pipeline.gram()
@@ -127,17 +136,25 @@ def compare_architectures(
             latest = pipeline.run
             labels = latest.read("inputs", "labels")
             names = latest.manifest.class_names
-    results += _earlier(latest, folder_of(config), parsed)
+    results += _earlier(
+        latest, folder_of(config), [(arch, config.gram.invariance) for arch in parsed]
+    )
     results.sort(key=lambda one: -one.accuracy)
     _store(folder_of(config), results, labels, names)
     return results
 
 
-def _earlier(run: Run, folder: str, others: Sequence[Architecture]) -> Iterator[ArchitectureResult]:
-    """Yield what compare.json says of further architectures, on the data of ``run``."""
+def _earlier(
+    run: Run, folder: str, others: Sequence[tuple[Architecture, str]]
+) -> Iterator[ArchitectureResult]:
+    """Yield what compare.json says of further kernels, on the data of ``run``.
+
+    ``others`` are the architectures, with their ``gram.invariance``, that are judged now.
+    """
     for row in _read(folder):
         one = _same_data(run, folder, row)
-        if one is None or Architecture.parse(row["architecture"]) in others:
+        kernel = Architecture.parse(row["architecture"]), row.get("invariance", "none")
+        if one is None or kernel in others:
             continue
         if one.has("compare", "points") and one.shape[0] == run.shape[0]:
             yield ArchitectureResult(**row, points=one.read("compare", "points"))
@@ -218,6 +235,7 @@ def _judge(name: str, pipeline: Pipeline) -> ArchitectureResult:
         gram_seconds=_tile_seconds(run.url),
         factor_seconds=seconds,
         points=points,
+        invariance=run.config.gram.invariance,
     )
 
 
@@ -228,9 +246,19 @@ def _tile_seconds(url: str) -> float:
     return float(sum(event["seconds"] for event in done))
 
 
-def _slug(name: str, arch: Architecture) -> str:
+def _slug(name: str, arch: Architecture, invariance: str) -> str:
     plain = all(c.isalnum() or c in "-_" for c in name)
-    return name if plain else hashlib.sha256(str(arch).encode()).hexdigest()[:12]
+    slug = name if plain else hashlib.sha256(str(arch).encode()).hexdigest()[:12]
+    return slug if invariance == "none" else f"{slug}-{invariance}"
+
+
+def _title(name: str, invariance: str) -> str:
+    return name if invariance == "none" else f"{name} ({invariance})"
+
+
+def _titled(row: dict[str, Any]) -> str:
+    """Return the title of a row of compare.json; rows of earlier versions have no average."""
+    return _title(row["name"], row.get("invariance", "none"))
 
 
 def folder_of(config: RunConfig) -> str:
@@ -257,7 +285,7 @@ def describe_comparison(results: Sequence[ArchitectureResult], folder: str) -> s
     head = ("architecture", "accuracy", "log-lik.", "L(Z)", "separation", "noise", "Gram", "solve")
     rows = [
         (
-            one.name,
+            one.title,
             f"{words.percent(one.accuracy, 2)} ({rank['accuracy'][i]})",
             f"{one.log_likelihood:.3f} ({rank['log_likelihood'][i]})",
             f"{one.block_error:.4g} ({rank['block_error'][i]})",
@@ -315,7 +343,7 @@ def _draw(
                 x, y = one.points[shown[labels[shown] == kind]].T
                 axes.scatter(x, y, s=6, color=colors(kind), linewidths=0, label=names[kind])
             measures = f"{words.percent(one.accuracy)} right, {one.separation:.2f} apart"
-            axes.set_title(f"{_shorten(one.name)}\n{measures}", fontsize=FONT_SIZE - 3)
+            axes.set_title(f"{_shorten(one.title)}\n{measures}", fontsize=FONT_SIZE - 3)
             axes.set(xticks=[], yticks=[])
         figure.supxlabel("first kernel principal component", fontsize=FONT_SIZE - 3)
         figure.supylabel("second", fontsize=FONT_SIZE - 3)
@@ -334,7 +362,7 @@ def _sections(run: Run) -> list[ReportSection]:
     if len(mine) < 2:
         return []
     most = max(row["accuracy"] for row, _ in mine)
-    tied = [row["name"] for row, _ in mine if row["accuracy"] == most]
+    tied = [_titled(row) for row, _ in mine if row["accuracy"] == most]
     suits = "suits the data best: its kernel" if len(tied) == 1 else "suit the data best: each"
     sentences = [
         f"Of {counted(len(mine), 'architecture')}, {all_of(tied)} {suits} predicts the given label "
@@ -345,7 +373,7 @@ def _sections(run: Run) -> list[ReportSection]:
     head = ("Architecture", "Accuracy", "Log-likelihood", "L(Z), scaled", "Separation")
     table = tuple(
         (
-            row["name"] + (" (this run)" if other is run else ""),
+            _titled(row) + (" (this run)" if other is run else ""),
             percent(row["accuracy"]),
             number(row["log_likelihood"], 4),
             number(row["block_error"], 4),
@@ -381,7 +409,9 @@ def _same_data(run: Run, folder: str, row: dict[str, Any]) -> Run | None:
         own = name == PurePath(run.url).name and row.get("architecture") == str(run.architecture)
         if own:
             return run
-        other = Run.open(storage.join(folder, name))
+        compared = folder.removesuffix("-compare")  # the run itself, which may be among the rows
+        itself = name == PurePath(compared).name
+        other = Run.open(compared if itself else storage.join(folder, name))
     except (NtkdistError, KeyError):
         return None
     data = asdict(run.config.data)
@@ -402,7 +432,7 @@ def _layouts(run: Run, mine: list[tuple[dict[str, Any], Run]]) -> list[tuple[str
         shown = np.random.default_rng(0).permutation(len(labels))[:_MOST_POINTS]
         svg = inline_svg(
             f"compare-{k}",
-            f"Images in the two leading kernel principal components of {row['name']}.",
+            f"Images in the two leading kernel principal components of {_titled(row)}.",
             plots.components,
             points[shown],
             labels[shown],
@@ -411,7 +441,7 @@ def _layouts(run: Run, mine: list[tuple[dict[str, Any], Run]]) -> list[tuple[str
             sorted(colored[: plots.MOST_COLORS].tolist()),
             (),
         )
-        figures.append((svg, f"{row['name']}: images in its two leading principal components."))
+        figures.append((svg, f"{_titled(row)}: images in its two leading principal components."))
     return figures
 
 

@@ -99,7 +99,7 @@ def sweep(
                 # a run's own backend may not cover every variant
                 row = measure(
                     variant, x, y, run.num_classes, backend=_covering(backend, variant, x),
-                    dtype=settings.dtype,
+                    dtype=settings.dtype, invariance=settings.invariance,
                 )  # fmt: skip
                 kept[key] = _to_json(row)
                 run.write_attributes("sweep", {"rows": kept})

@@ -76,7 +76,8 @@ def measure_widths(
     """Draw networks of the run's architecture and compare them with the infinite one.
 
     Time grows with the square of the width, and with images, classes and networks; the Gram of
-    the run is not used. The figures go into widths/ of
+    the run is not used, and neither is ``gram.invariance``: networks of finite width are compared
+    with the kernel of their architecture. The figures go into widths/ of
     the run, beside those of other settings, with a picture in widths.svg.
 
     Args:

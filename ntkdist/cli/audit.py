@@ -184,13 +184,13 @@ class Change:
     words: str
 
 
-def run_name(name: str, architecture: str, usual: str) -> str:
-    """Return the run folder of an audit."""
-    network = Architecture.parse(architecture)
-    if network == Architecture.parse(usual):
-        return f"runs/{name}"
-    digest = hashlib.sha256(str(network).encode()).hexdigest()[:8]
-    return f"runs/{name}-{preset_of(network) or digest}"
+def run_name(name: str, settings: RunConfig, usual: str) -> str:
+    """Return the run folder of an audit, by its architecture and the average that it takes."""
+    network, invariance = Architecture.parse(settings.architecture), settings.gram.invariance
+    if network != Architecture.parse(usual):
+        digest = hashlib.sha256(str(network).encode()).hexdigest()[:8]
+        name += f"-{preset_of(network) or digest}"
+    return f"runs/{name}" if invariance == "none" else f"runs/{name}-{invariance}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -303,9 +303,8 @@ def _with_gram(
         if places is None or count == 0 or count < most:
             continue
         ordered = inputs.in_order(places)
-        gram = run.config.gram
         digest = fingerprint(
-            ordered.images, run.architecture, gram.kinds, gram.dtype, run.manifest.arithmetic
+            ordered.images, run.architecture, run.config.gram, run.manifest.arithmetic
         )
         if digest == run.fingerprint:
             best, most = Prepared(ordered, run.url), count

@@ -520,7 +520,9 @@ def _projection(planned: PlannedRun, entries: int, gpus: int) -> Iterator[Findin
     """Measure entries a second on one worker, and yield the time of the Gram on all of them."""
     config, settings = planned.config, planned.config.gram
     threads = threads_of(config)
-    backend = get_backend(planned.backend, dtype=settings.dtype, threads=threads)
+    backend = get_backend(
+        planned.backend, dtype=settings.dtype, threads=threads, invariance=settings.invariance
+    )
     workers = gpus if planned.backend == "cuda" else max(1, cores() // threads)
     if settings.workers != "auto":
         workers = min(settings.workers, workers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import fields
 from datetime import datetime
 
 from ntkdist import words
@@ -11,6 +12,17 @@ from ntkdist.networks.architecture import Architecture
 from ntkdist.networks.layers import SQRT2, AvgPool, Conv, Dense, Layer, Residual
 
 _MINUS = "−"
+# of the layers whose names are not their words
+_NAMES = {
+    "Relu": "ReLU",
+    "LeakyRelu": "leaky ReLU",
+    "ABRelu": "ABReLU",
+    "Gelu": "GELU",
+    "Gaussian": "Gaussian",
+    "ExpNormalized": "normalized Gaussian kernel",
+    "LayerNorm": "layer norm",
+    "GlobalAvgPool": "global average pool",
+}
 _GAP = "\u00a0"  # no line break between a number and its unit
 
 
@@ -127,9 +139,14 @@ def _layer(layer: Layer) -> str:
             return text
         return f"{text} (stride {layer.stride}, {layer.padding})"
     if not isinstance(layer, (Conv, Dense)):
-        return {"Relu": "ReLU", "GlobalAvgPool": "global average pool", "Erf": "erf"}.get(
-            type(layer).__name__, type(layer).__name__.lower()
-        )
+        name = type(layer).__name__
+        numbers = [
+            f"{field.name} {getattr(layer, field.name):.4g}"
+            for field in fields(layer)
+            if getattr(layer, field.name) != field.default
+        ]
+        text = _NAMES.get(name, name.lower())
+        return f"{text} ({', '.join(numbers)})" if numbers else text
     text, notes = "dense", []
     if isinstance(layer, Conv):
         text = f"conv {layer.size}×{layer.size}"

@@ -111,10 +111,11 @@ def choose_edge(
 
 
 def choose_edge_there(
-    name: str, dtype: str, arch: str, images: np.ndarray, **more: Any
+    name: str, dtype: str, invariance: str, arch: str, images: np.ndarray, **more: Any
 ) -> TileChoice:
     """Call ``choose_edge`` with a backend created by its name, as on a worker's node."""
-    return choose_edge(get_backend(name, dtype=dtype), Architecture.parse(arch), images, **more)
+    backend = get_backend(name, dtype=dtype, invariance=invariance)
+    return choose_edge(backend, Architecture.parse(arch), images, **more)
 
 
 def _measure(

@@ -49,6 +49,7 @@ class GramJob:
         kinds: The kinds of kernel; may be left out, ``outputs`` names them.
         cache_bytes: Most bytes of prepared states that a worker keeps; the two newest stay
             whatever their size.
+        invariance: ``none``, or ``flip`` for entries averaged over horizontal flips.
     """
 
     images: str
@@ -63,6 +64,7 @@ class GramJob:
     threads: int = 1
     kinds: tuple[str, ...] = ()
     cache_bytes: int = 256 * 2**20
+    invariance: str = "none"
 
     def __post_init__(self) -> None:
         outputs = self.outputs.items() if isinstance(self.outputs, dict) else self.outputs
@@ -133,7 +135,7 @@ class TileWorker:
     Args:
         job: The job.
         name: The worker's name in records.
-        make_backend: Called with the name, ``dtype`` and ``threads``.
+        make_backend: Called with the name, ``dtype``, ``threads`` and ``invariance``.
 
     Attributes:
         on_computed: Called with the key of a tile that is computed and not yet stored, in the
@@ -196,7 +198,9 @@ class TileWorker:
         self._arch = Architecture.parse(job.architecture)
         self._rows = _open_images(job.images)
         H, W, C = self._rows.shape[1:]
-        newest = self._make_backend(job.backend, dtype=job.dtype, threads=job.threads)
+        newest = self._make_backend(
+            job.backend, dtype=job.dtype, threads=job.threads, invariance=job.invariance
+        )
         backend = of_version(newest, job.arithmetic, self._arch, (H, W, C))
         if backend is None:
             raise InputError(

@@ -144,8 +144,8 @@ def dual(
 def correlation(K: np.ndarray, A: np.ndarray, B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return √(AB) and c = K/√(AB), exactly 1 where K = A = B, and 0 where a variance is 0."""
     ab = geometric_mean(A, B)
-    c = np.divide(K, ab, out=np.zeros(np.broadcast_shapes(K.shape, ab.shape)), where=ab > 0)
-    return ab, np.clip(c, -1, 1)
+    zeros = np.zeros(np.broadcast_shapes(K.shape, ab.shape), np.result_type(K, ab))
+    return ab, np.clip(np.divide(K, ab, out=zeros, where=ab > 0), -1, 1)
 
 
 def geometric_mean(A: np.ndarray, B: np.ndarray) -> np.ndarray:

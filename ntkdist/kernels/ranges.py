@@ -7,6 +7,7 @@ W_std multiplies a kernel by its square at every layer: 0.1 over 30 layers gives
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 
 import numpy as np
 
@@ -16,22 +17,33 @@ from ntkdist.kernels.windows import windows
 from ntkdist.networks.architecture import Architecture
 from ntkdist.networks.layers import (
     AvgPool,
+    CellLayer,
     Conv,
+    Cos,
     Dense,
     Erf,
+    Exp,
     Flatten,
+    Gaussian,
+    Gelu,
     GlobalAvgPool,
     Layer,
     Residual,
+    Sin,
 )
 
 # Entries smaller than the diagonal by this factor keep all digits, and so do those of images
 # whose pixels' variances are distributed otherwise than those of the images that are followed.
 _MARGIN = 2.0**10
 
-# Of K(x, x) in front of an erf. An erf of so large numbers is a step: what it makes of K(x, x')
-# depends on A + B − 2K in units of 1, and float64 keeps 16 digits of A.
+# Of K(x, x) in front of an erf, sine, cosine or Gaussian, in units of the square of the input where
+# they bend. What they make of larger K(x, x') depends on A + B − 2K in these units, and float64
+# keeps 16 digits of A.
 _STEP = 1e10
+# Of K(x, x) in front of a GELU, which multiplies variances.
+_PRODUCT = 1e150
+# A layer that changes K(x, x) by more is named where K leaves the range, not the weights before it.
+_CHANGE = 10.0
 
 
 def check_range(arch: Architecture, images: np.ndarray, dtype: str) -> None:
@@ -41,10 +53,11 @@ def check_range(arch: Architecture, images: np.ndarray, dtype: str) -> None:
 
     Args:
         arch: The network.
-        images: (n, H, W, C), finite. Those with the largest and the smallest peak are followed.
+        images: (n, H, W, C), finite. Those with the largest and the smallest peak are followed, and
+            all of them through a network with Exp.
         dtype: Of the entries; what is in front of the last layer must fit float64.
     """
-    chosen = _extremes(images)
+    chosen = _followed(arch, images)
     if chosen is not None:
         _check(arch, chosen, dtype, "K")
 
@@ -71,20 +84,25 @@ def check_entries(arch: Architecture, images: np.ndarray, dtype: str, kinds: Ite
                 "entry of the kernel is 0; give other images, or layers with b_std above 0"
             )
         return
-    chosen = _extremes(images)
+    chosen = _followed(arch, images)
     if chosen is not None:
         _check(arch, chosen, dtype, "K")
         if "ntk" in kinds:
             _check(arch, chosen, dtype, "Θ")
 
 
-def _extremes(images: np.ndarray) -> np.ndarray | None:
-    """Return the images with the largest and the smallest peak above 0, float64; None if none."""
+def _followed(arch: Architecture, images: np.ndarray) -> np.ndarray | None:
+    """Return the images with the largest and the smallest peak above 0, float64; None if none.
+
+    An exponential makes more of small differences than a margin covers: all images above 0 then.
+    """
     flat = np.reshape(images, (len(images), -1))
     peaks = np.maximum(flat.max(axis=1), -flat.min(axis=1))
     visible = np.flatnonzero(np.isfinite(peaks) & (peaks > 0))
     if not visible.size:
         return None
+    if _has_exp(arch.layers):
+        return np.asarray(images)[visible].astype(np.float64)
     ends = visible[[np.argmax(peaks[visible]), np.argmin(peaks[visible])]]
     return np.asarray(images)[np.unique(ends)].astype(np.float64)
 
@@ -96,19 +114,16 @@ def _check(arch: Architecture, images: np.ndarray, dtype: str, name: str) -> Non
     weights: tuple[int, Layer | None] = 0, None
     largest = 0.0
     for number, layer, K, theta in _path(arch, images):
-        if isinstance(layer, Erf) and largest > _STEP:
-            raise InputError(
-                f"architecture: in front of layer {number}, Erf, K(x, x) of an image is "
-                f"{largest:.1e}, where erf is a step and its derivative has no digits; the limit "
-                f"is {_STEP:.0e}: take smaller W_std"
-            )
-        largest = float(K.max())
-        if number == 0 or isinstance(layer, (Conv, Dense, Residual)):
+        _check_input(number, layer, largest)
+        before, largest = largest, float(K.max())
+        changed = not before / _CHANGE <= largest <= before * _CHANGE
+        if number == 0 or isinstance(layer, (Conv, Dense, Residual)) or changed:
             weights = number, layer
         values = K if name == "K" else theta
         if name == "Θ" and not values.any():
             continue  # no layer so far is trainable
-        value = float(values.max() if not _fits(values.max(), "float64") else values.min())
+        overflows = not _fits(values.max(), "float64") or values.max() > np.finfo(dtype).max
+        value = float(values.max() if overflows else values.min())
         if not _fits(value, dtype):
             outside = outside or (*weights, value)
             if not _fits(value, "float64"):
@@ -116,6 +131,26 @@ def _check(arch: Architecture, images: np.ndarray, dtype: str, name: str) -> Non
     if not _fits(value, dtype):
         assert outside is not None
         raise InputError(_message(name, *outside, dtype))
+
+
+def _check_input(number: int, layer: Layer | None, K: float) -> None:
+    """Raise ``InputError`` for K(x, x) in front of a layer that has no digits of what it makes."""
+    match layer:
+        case Erf():
+            most, why = _STEP, "erf is a step and its derivative has no digits"
+        case Sin() | Cos():
+            most, why = _STEP / layer.b**2, "its kernel depends on differences below rounding"
+        case Gaussian():
+            most, why = _STEP / -layer.b, "its kernel depends on differences below rounding"
+        case Gelu():
+            most, why = _PRODUCT, "products of two variances leave float64"
+        case _:
+            return
+    if most < K:
+        raise InputError(
+            f"architecture: in front of layer {number}, {type(layer).__name__}, K(x, x) of an "
+            f"image is {K:.1e}, where {why}; the limit is {most:.0e}: take smaller W_std"
+        )
 
 
 def _fits(value: float, dtype: str) -> bool:
@@ -131,12 +166,18 @@ def _message(name: str, number: int, layer: Layer | None, value: float, dtype: s
             f"the mean square of an image's pixels is {value:.1e}, and {dtype} keeps all digits "
             f"from {range_}; rescale the images"
         )
-    W_std = f" with W_std={layer.W_std:g}" if isinstance(layer, (Conv, Dense)) else ""
+    numbers = f" with W_std={layer.W_std:g}" if isinstance(layer, (Conv, Dense)) else ""
+    remedy = "fewer layers, or W_std near sqrt(2) = 1.414"
+    if isinstance(layer, CellLayer):
+        numbers = "".join(f", {f.name}={getattr(layer, f.name):g}" for f in fields(layer))
+        numbers = numbers.replace(",", " with", 1)
+        remedy = "other numbers in this layer"
+    if isinstance(layer, Exp):
+        remedy = "a smaller b, or smaller W_std in front of it"
     wider = "dtype float64, which has a wider range, " if dtype == "float32" else ""
     return (
-        f"architecture: behind layer {number}, {type(layer).__name__}{W_std}, {name}(x, x) of an "
-        f"image is {value:.1e}, and {dtype} keeps all digits from {range_}; take {wider}"
-        "fewer layers, or W_std near sqrt(2) = 1.414"
+        f"architecture: behind layer {number}, {type(layer).__name__}{numbers}, {name}(x, x) of an "
+        f"image is {value:.1e}, and {dtype} keeps all digits from {range_}; take {wider}{remedy}"
     )
 
 
@@ -167,6 +208,7 @@ def _behind(layer: Layer, K: np.ndarray, theta: np.ndarray) -> tuple[np.ndarray,
     """Return K(x, x) and Θ(x, x) of pixels, (n, H, W), behind a layer.
 
     Behind a pool they are bounds: the mean of the variances is what equal pixels would have.
+    What nonlinearities make of it, which grows with K in all but a Gaussian and waves, is one too.
     """
     match layer:
         case Conv() | Dense():
@@ -202,6 +244,15 @@ def _window_mean(x: np.ndarray, size: int, stride: int, padding: str) -> np.ndar
         weights = windows(x.shape[axis], size, stride, padding) / size
         x = np.moveaxis(np.tensordot(weights, x, (1, axis)), 0, axis)
     return x
+
+
+def _has_exp(layers: Sequence[Layer]) -> bool:
+    return any(
+        _has_exp(layer.branch + layer.shortcut)
+        if isinstance(layer, Residual)
+        else isinstance(layer, Exp)
+        for layer in layers
+    )
 
 
 def _trains(layers: Sequence[Layer]) -> bool:

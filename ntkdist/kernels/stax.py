@@ -93,7 +93,10 @@ def build(arch: Architecture) -> tuple[Callable[..., Any], Callable[..., Any], C
     layers = arch.layers
     if not arch.is_spatial:
         layers = (Flatten(), *(x for x in layers if not isinstance(x, Flatten)))
-    return stax.serial(*(_layer(layer) for layer in layers))
+    with warnings.catch_warnings():
+        # it numbers the channels of images from the front in Conv and from the back in Dense
+        warnings.filterwarnings("ignore", message="Got potentially mismatching `channel_axis`")
+        return stax.serial(*(_layer(layer) for layer in layers))
 
 
 def _layer(layer: Layer) -> tuple[Any, Any, Any]:
@@ -134,7 +137,7 @@ def _layer(layer: Layer) -> tuple[Any, Any, Any]:
         case Gaussian():
             return stax.Gaussian(layer.a, layer.b)
         case ExpNormalized():
-            return stax.ExpNormalized(layer.gamma, layer.shift)
+            return _zero_without_variance(stax.ExpNormalized(layer.gamma, layer.shift))
         case Identity():
             return stax.Identity()
         case LayerNorm():
@@ -199,6 +202,31 @@ def _exact_for_equal_inputs(triple: tuple[Any, Any, Any], slope: float) -> tuple
     return init_fn, apply_fn, exact_kernel_fn
 
 
+def _zero_without_variance(triple: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
+    """Make K zero behind ``ExpNormalized`` where a variance is zero.
+
+    neural-tangents takes 1e-15 for √(K(x,x) K(x',x')) there, which another layer makes 1e-8 of.
+    """
+    init_fn, apply_fn, kernel_fn = triple
+
+    @functools.wraps(kernel_fn)
+    def zero_kernel_fn(k: Any, *args: Any, **kwargs: Any) -> Any:
+        import jax.numpy as jnp
+        from neural_tangents._src.stax.requirements import get_diagonal_outer_prods
+
+        after = kernel_fn(k, *args, **kwargs)
+        products = get_diagonal_outer_prods(
+            k.cov1, k.cov2, k.diagonal_batch, k.diagonal_spatial, operator.mul
+        )
+        cov1, nngp, cov2 = (
+            None if K is None else jnp.where(product > 0, K, 0.0)
+            for K, product in zip((after.cov1, after.nngp, after.cov2), products, strict=True)
+        )
+        return after.replace(cov1=cov1, nngp=nngp, cov2=cov2)
+
+    return init_fn, apply_fn, zero_kernel_fn
+
+
 @dataclass(frozen=True)
 class StaxState:
     """The compiled kernel function of a network, and (n, H, W, C) images."""
@@ -250,14 +278,14 @@ class StaxBackend:
     def supports(
         self, arch: Architecture, image_shape: tuple[int, int, int], dtype: str | None = None
     ) -> str | None:
-        """Return None if neural-tangents can trace the network on such images, else its words."""
+        """Return None if neural-tangents can trace the network on such images, else why not."""
         import jax
 
         spec = jax.ShapeDtypeStruct((1, *image_shape), "float64")
         try:
             jax.eval_shape(_kernel_fn(arch), spec, spec)
         except Exception as error:  # neural-tangents raises whatever its depths raise
-            return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            return _reason(error)
         return None
 
     def prepare(self, arch: Architecture, images: np.ndarray) -> StaxState:
@@ -300,6 +328,27 @@ class StaxBackend:
         cells = 1 if not state.arch.is_spatial else (H * W) ** 2 if pooled else H * W
         each = 8 * state.images.itemsize * cells
         return max(1, min(1024, int((_CALL_BYTES / each) ** 0.5)))
+
+
+def _reason(error: Exception) -> str:
+    """Return why neural-tangents refuses a network, in this package's terms where it can."""
+    words = " ".join(f"{type(error).__name__}: {error}".split())
+    if "input to the activation function must be Gaussian" in words:
+        return (
+            "neural-tangents takes nonlinearities behind Conv or Dense alone, with nothing but "
+            "pools, Identity, LayerNorm or sums of such layers between, and one here is elsewhere"
+        )
+    if "`FanInSum` is only implemented" in words:
+        return (
+            "neural-tangents takes Residual only where both branches end in linear layers, and an "
+            "empty one only behind a linear layer"
+        )
+    if "All shapes should be equal in `FanInSum" in words:
+        return (
+            "neural-tangents takes an empty branch of Residual only behind a Conv or Dense; it "
+            "cannot add images of several channels"
+        )
+    return words[:300]
 
 
 def _padded(images: np.ndarray, start: int, count: int) -> np.ndarray:

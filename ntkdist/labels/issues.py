@@ -112,6 +112,7 @@ def find_label_issues(
     confidence: float = 0.0,
     backend: str = "auto",
     threads: int | None = None,
+    invariance: str = "none",
     on_event: Callable[[Flip], None] | None = None,
 ) -> pd.DataFrame:
     """Find wrong labels of images or features: kernel, ridge, factor, refurbishment, table.
@@ -144,6 +145,8 @@ def find_label_issues(
         confidence: Least probability of another class for a label to be changed.
         backend: Kernel backend, ``auto`` for the fastest that supports the architecture.
         threads: Threads for the kernel; None takes all cores.
+        invariance: ``none``, or ``flip`` for a kernel averaged over horizontal flips, as for
+            ``ntkdist.kernel_matrix``.
         on_event: Called with each ``Flip``.
 
     Returns:
@@ -188,7 +191,9 @@ def find_label_issues(
         num_classes = len(names) if names else count_classes(given)
     given = check_labels(given, num_classes, len(images))
     prepared = Preprocessor.fit(images, preprocess).apply(images)
-    gram = kernel_matrix(architecture, prepared, backend=backend, threads=threads)
+    gram = kernel_matrix(
+        architecture, prepared, backend=backend, threads=threads, invariance=invariance
+    )
     result = refurbish_gram(
         gram,
         given,

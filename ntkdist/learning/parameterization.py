@@ -35,6 +35,7 @@ def standard_kernel_matrix(
     backend: str = "auto",
     dtype: str = "float32",
     threads: int | None = None,
+    invariance: str = "none",
 ) -> NDArray[Any]:
     """Compute Θ of wide networks in the standard parameterisation.
 
@@ -51,6 +52,7 @@ def standard_kernel_matrix(
         backend: As for ``ntkdist.kernel_matrix``.
         dtype: ``float32`` or ``float64``.
         threads: Threads to use; None takes all cores.
+        invariance: As for ``ntkdist.kernel_matrix``.
 
     Returns:
         (n, m) of ``dtype``.
@@ -77,7 +79,13 @@ def standard_kernel_matrix(
         if not factor:
             continue
         part = kernel_matrix(
-            _only(parsed, place), x1, x2, backend=backend, dtype=dtype, threads=threads
+            _only(parsed, place),
+            x1,
+            x2,
+            backend=backend,
+            dtype=dtype,
+            threads=threads,
+            invariance=invariance,
         )
         part *= np.asarray(factor, part.dtype)
         total = part if total is None else total + part

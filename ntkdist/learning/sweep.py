@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from ntkdist.learning.finite.network import weight_layers
 from ntkdist.learning.parameterization import change_layers, standard_kernel_matrix
 from ntkdist.learning.regression import sweep_ridge
 from ntkdist.networks.architecture import Architecture, ArchitectureSpec, preset
-from ntkdist.networks.layers import Conv, Dense, Erf, Layer, Relu, Residual
+from ntkdist.networks.layers import Conv, Dense, Layer, Nonlinearity, Residual
 
 # setting -> the values that are swept where none are given
 DEFAULT_VALUES: dict[str, tuple[str, ...]] = {
@@ -79,8 +79,8 @@ def variants(arch: ArchitectureSpec, over: str, values: Sequence[str] = ()) -> l
         arch: The network to change.
         over: ``depth`` (of the presets fc-L, cntk-v-D and cntk-gap-D), ``W_std`` or ``b_std`` (of
             every weight layer but the last; the critical W_std of ReLU networks is √2),
-            ``nonlinearity`` (Relu or Erf), or ``width`` (the NTK parameterisation, and the standard
-            one with this many channels).
+            ``nonlinearity`` (Relu, Erf, ``LeakyRelu(0.2)`` or another one), or ``width`` (the NTK
+            parameterisation, and the standard one with this many channels).
         values: Values of the setting; none takes those of ``DEFAULT_VALUES``.
 
     Returns:
@@ -118,7 +118,7 @@ def measure(
         images: (N, H, W, C), preprocessed; memory holds several (N, N) float64.
         labels: (N,) whole numbers 0..K−1.
         num_classes: K.
-        **how: ``backend``, ``dtype`` and ``threads`` of ``ntkdist.kernel_matrix``.
+        **how: ``backend``, ``dtype``, ``threads`` and ``invariance`` of ``ntkdist.kernel_matrix``.
 
     Returns:
         The row.
@@ -179,14 +179,17 @@ def _with_deviation(arch: Architecture, field: str, size: float) -> Architecture
     return change_layers(arch, change)
 
 
-def _with_nonlinearity(arch: Architecture, name: str) -> Architecture:
-    check_choice("nonlinearity", name, ("Relu", "Erf"))
-    new: Layer = Relu() if name == "Relu" else Erf()
+def _with_nonlinearity(arch: Architecture, text: str) -> Architecture:
+    """Return the network with all its nonlinearities replaced by one, such as LeakyRelu(0.2)."""
+    new = Architecture.parse([text, "Flatten", "Dense"]).layers[0]
+    if not isinstance(new, Nonlinearity):
+        names = ", ".join(cls.__name__ for cls in get_args(Nonlinearity))
+        raise InputError(f"nonlinearity={text!r} is none; the nonlinearities are {names}")
 
     def changed(layers: Sequence[Layer]) -> tuple[Layer, ...]:
         return tuple(
             new
-            if isinstance(layer, (Relu, Erf))
+            if isinstance(layer, Nonlinearity)
             else Residual(changed(layer.branch), changed(layer.shortcut))
             if isinstance(layer, Residual)
             else layer

@@ -19,7 +19,7 @@ from ntkdist.errors import InputError
 from ntkdist.kernels import kernel_matrix
 from ntkdist.learning.checks import check_images, check_sets, require_jax
 from ntkdist.learning.empirical import PseudoKernel, compare_pseudo_kernel, empirical_kernel
-from ntkdist.learning.finite.network import FiniteNetwork, Params
+from ntkdist.learning.finite.network import FiniteNetwork, Params, check_finite
 from ntkdist.learning.finite.training import compiled, outputs, split
 from ntkdist.learning.regression import targets_of
 from ntkdist.networks.architecture import Architecture, ArchitectureSpec
@@ -389,6 +389,7 @@ def sweep_widths(
     """
     require_jax()
     arch = Architecture.parse(architecture)
+    check_finite(arch)
     x, held = check_sets(images, test[0], arch)
     y = check_labels(labels, num_classes, len(x))
     held_labels = check_labels(test[1], num_classes, len(held))

@@ -116,7 +116,12 @@ class HeldOut:
 
         run, settings = self._pipeline.run, self._pipeline.config.gram
         arch = Architecture.parse(self._pipeline.config.architecture)
-        newest = get_backend(run.manifest.backend, dtype=settings.dtype, threads=cores())
+        newest = get_backend(
+            run.manifest.backend,
+            dtype=settings.dtype,
+            threads=cores(),
+            invariance=settings.invariance,
+        )
         H, W, C = self.images.shape[1:]
         backend = of_version(newest, run.manifest.arithmetic, arch, (H, W, C)) or newest
         parts = []

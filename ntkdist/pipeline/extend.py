@@ -108,13 +108,12 @@ def _switch(pipeline: Pipeline, inputs: Inputs, n: int | None) -> None:
     waiting = run.address(STAGING)
     storage.remove_all(waiting)  # left by an extension that was killed
     store_inputs(waiting, inputs)
-    settings = run.config.gram
     written = RunConfig.from_dict({**run.manifest.config, "run": run.url})
     manifest = replace(
         run.manifest,
         config={**_larger(run, written, n).to_dict(), "run": run.manifest.config["run"]},
         fingerprint=fingerprint(
-            inputs.images, run.architecture, settings.kinds, settings.dtype, run.manifest.arithmetic
+            inputs.images, run.architecture, run.config.gram, run.manifest.arithmetic
         ),
         extension=Extension("begun", (*former, Former(run.fingerprint, _images(run))), factors),
     )

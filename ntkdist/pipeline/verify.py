@@ -278,14 +278,8 @@ def _inputs(run: Run) -> Iterator[str]:
     if damaged:
         yield from damaged
         return
-    settings = run.config.gram
-    now = fingerprint(
-        run.read("inputs", "images"),
-        run.architecture,
-        settings.kinds,
-        settings.dtype,
-        run.manifest.arithmetic,
-    )
+    images = run.read("inputs", "images")
+    now = fingerprint(images, run.architecture, run.config.gram, run.manifest.arithmetic)
     if now != run.fingerprint:
         yield f"the stored images have fingerprint {now[:12]}, the run's is {run.fingerprint[:12]}"
 
@@ -770,7 +764,8 @@ class Recomputer:
         from ntkdist.kernels.registry import get_backend
 
         if self._reference is None:
-            self._reference = get_backend("reference", dtype="float64")
+            invariance = self._job.invariance
+            self._reference = get_backend("reference", dtype="float64", invariance=invariance)
         arch = Architecture.parse(self._job.architecture)
         a = self._reference.prepare(arch, self._take(self._job.images, [i]))
         columns = self._job.columns or self._job.images

@@ -32,6 +32,7 @@ from ntkdist.gram.executors.scheduler import RowQueue
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import TileKey, Tiling
 from ntkdist.gram.worker import GramJob, TileRecord, TileWorker, state_bytes
+from ntkdist.kernels.backend import Backend
 from ntkdist.kernels.cuda import device as cuda_device
 from ntkdist.kernels.registry import coverage, get_backend
 from ntkdist.linalg import parse_memory
@@ -55,10 +56,17 @@ class Probe:
     architecture: str
     backend: str
     dtype: str
+    invariance: str
     kinds: tuple[str, ...]
     threads: int
     edge: int
     seconds: float
+
+    def make_backend(self) -> Backend:
+        """Create the backend."""
+        return get_backend(
+            self.backend, dtype=self.dtype, threads=self.threads, invariance=self.invariance
+        )
 
 
 @dataclass(frozen=True)
@@ -149,7 +157,7 @@ class TileProbe:
     def _prepare(self) -> tuple[float, float]:
         """Return seconds and bytes of one prepared image."""
         probe = self._probe
-        backend = get_backend(probe.backend, dtype=probe.dtype, threads=probe.threads)
+        backend = probe.make_backend()
         arch, images = Architecture.parse(probe.architecture), self._images[: probe.edge]
         began = time.perf_counter()
         state = backend.prepare(arch, images)
@@ -267,7 +275,6 @@ def _scratch_job(probe: Probe, images: np.ndarray, folder: str) -> GramJob:
     """Store the images and empty matrices in a folder, and return the job on them."""
     address = os.path.join(folder, "images")
     write_array(address, images)
-    backend = get_backend(probe.backend, dtype=probe.dtype, threads=probe.threads)
     tiling = Tiling(len(images), probe.edge)
     outputs = tuple((kind, os.path.join(folder, kind)) for kind in probe.kinds)
     for kind, output in outputs:
@@ -276,8 +283,9 @@ def _scratch_job(probe: Probe, images: np.ndarray, folder: str) -> GramJob:
         images=address,
         architecture=probe.architecture,
         backend=probe.backend,
-        arithmetic=backend.arithmetic,
+        arithmetic=probe.make_backend().arithmetic,
         dtype=probe.dtype,
+        invariance=probe.invariance,
         outputs=outputs,
         edge=probe.edge,
         fingerprint="plan",
@@ -363,6 +371,7 @@ def choose_tile(planned: PlannedRun) -> TileEdge:
         choose_edge_there,
         planned.backend,
         settings.dtype,
+        settings.invariance,
         planned.config.architecture,
         planned.some(max(2, min(n, SAMPLE))),
         n=n,
@@ -420,6 +429,7 @@ def _groups(
         planned.config.architecture,
         backend,
         settings.dtype,
+        settings.invariance,
         settings.kinds,
         threads,
         edge,

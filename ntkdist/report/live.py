@@ -298,7 +298,8 @@ class Page:
     def _context(self, now: Snapshot | None, trouble: str) -> dict[str, Any]:
         run = self._run
         name = preset_of(run.architecture) or "a network of its own"
-        about = f"{run.config.data.source}, {run.num_classes} classes, {name}"
+        average = "" if run.config.gram.invariance == "none" else ", averaged over flips"
+        about = f"{run.config.data.source}, {run.num_classes} classes, {name}{average}"
         context: dict[str, Any] = {"run": run, "about": about, "now": now, "trouble": trouble}
         if now is None:
             return context

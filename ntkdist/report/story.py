@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist import storage
+from ntkdist.config import GramConfig
 from ntkdist.data.features import feature_words
 from ntkdist.display.words import (
     class_name,
@@ -613,7 +614,7 @@ def facts(run: Run, timeline: Timeline, findings: Findings | None) -> list[tuple
         ("Reading the data", "; ".join(run.notes)),
         ("Label noise", noise),
         ("Architecture", f"{name}: {architecture}" if name else architecture),
-        ("Kernels", ", ".join(kind.upper() for kind in config.gram.kinds)),
+        ("Kernels", _kernels(config.gram)),
         ("Backend", _backend(run)),
         ("Numbers", f"{config.gram.dtype} kernel, float64 factor"),
         *_labels(run, findings),
@@ -652,6 +653,11 @@ def faults(timeline: Timeline) -> str:
 def _be(timeline: Timeline, parts: list[str]) -> str:
     firsts = (timeline.interruptions, timeline.worker_losses, timeline.failures)
     return "was" if next(n for n in firsts if n) == 1 and len(parts) == 1 else "were"
+
+
+def _kernels(settings: GramConfig) -> str:
+    kinds = ", ".join(kind.upper() for kind in settings.kinds)
+    return kinds if settings.invariance == "none" else f"{kinds}, averaged over horizontal flips"
 
 
 def _backend(run: Run) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ntkdist import storage
 from ntkdist.checks import refuse_one_class
-from ntkdist.config import DataConfig, RunConfig
+from ntkdist.config import DataConfig, GramConfig, RunConfig
 from ntkdist.errors import InputError, MissingSplitError
 from ntkdist.networks.architecture import Architecture
 from ntkdist.storage.arrays import write_array
@@ -202,11 +202,13 @@ def load_inputs(config: RunConfig, *, prepared_as: Preprocessor | None = None) -
         InputError: The data cannot be read, or do not fit the configuration.
     """
     from ntkdist.data import Preprocessor, select, symmetric
+    from ntkdist.kernels.invariance import refuse_features
 
     stamp = stamp_of(config.data)  # first: what changes while it is read then counts as a change
     data = load_data(config.data, size=config.data.size)
     if data.is_features:
         Architecture.parse(config.architecture).check_features()
+        refuse_features("gram.invariance", config.gram.invariance)
     chosen = select(data.labels, config.data.n, config.data.subset, config.data.seed)
     preprocess = Preprocessor.fit(data.images, config.data.preprocess)
     if prepared_as is not None and preprocess.agrees(prepared_as):
@@ -298,23 +300,21 @@ def pictures_of(raw: np.ndarray) -> np.ndarray:
 
 
 def fingerprint(
-    images: np.ndarray,
-    arch: Architecture,
-    kinds: tuple[str, ...],
-    dtype: str,
-    arithmetic: str,
+    images: np.ndarray, arch: Architecture, settings: GramConfig, arithmetic: str
 ) -> str:
     """Return the sha256 of everything that decides the bits of a Gram matrix.
 
     Args:
         images: (N, H, W, C) float32 preprocessed images.
         arch: The network.
-        kinds: Kinds of kernel.
-        dtype: dtype of the entries.
+        settings: Kinds of kernel, dtype and invariance of the entries.
         arithmetic: The backend's arithmetic version.
     """
     digest = hashlib.sha256()
-    head = [list(images.shape), str(images.dtype), str(arch), list(kinds), dtype, arithmetic]
+    kinds = list(settings.kinds)
+    head = [list(images.shape), str(images.dtype), str(arch), kinds, settings.dtype, arithmetic]
+    if settings.invariance != "none":  # which runs of earlier versions do not have
+        head.append(settings.invariance)
     digest.update(json.dumps(head).encode())
     digest.update(np.ascontiguousarray(images).data)
     return digest.hexdigest()

@@ -99,7 +99,8 @@ class Manifest:
     Attributes:
         schema: Version of the layout.
         config: The resolved configuration.
-        fingerprint: sha256 over images, architecture, kinds, dtype and backend arithmetic.
+        fingerprint: sha256 over images, architecture, kinds, dtype, invariance and backend
+            arithmetic.
         backend: Name of the backend that computes the Gram.
         arithmetic: Its arithmetic version.
         reason: Why that backend was taken.
@@ -188,7 +189,8 @@ def _manifest(url: str, values: Mapping[str, Any]) -> Manifest:
             f"reads {SCHEMA}; start it anew under another --run"
         )
     values = dict(values)
-    gram = dict(values["config"]["gram"])
+    # earlier versions had no averages
+    gram = {"invariance": "none", **values["config"]["gram"]}
     gram.pop("mix_backends", None)  # a setting of earlier versions
     values["config"] = {**values["config"], "gram": gram}
     # those of earlier versions are as their source spells them

@@ -476,7 +476,7 @@ def _one_line(run: Run) -> str:
     Of a run in an object store without its progress: a traceback or a debugger, which show such
     lines too, must not wait for a server.
     """
-    name = name_of(run.architecture)
+    name = _kernel_name(run)
     if storage.local_path(run.url) is None:
         return f"<Run {run.url}: {run.config.data.source}, {run.num_classes} classes, {name}>"
     try:
@@ -502,7 +502,7 @@ def _as_html(run: Run) -> str:
     source = f"{source_of(config.data)}, {config.data.split}"
     rows += [
         ("Data", f"{overview.images}, {run.num_classes} classes ({_code(source)})"),
-        ("Architecture", _code(name_of(run.architecture))),
+        ("Architecture", _code(_kernel_name(run))),
         ("Gram", _bar(overview.tiles, overview.total) if overview.total else "not begun"),
         ("Stages", ", ".join(_stage(*one) for one in overview.stages.items())),
     ]
@@ -528,6 +528,11 @@ def name_of(architecture: Architecture) -> str:
     """Return the preset's name of an architecture, or the beginning of its canonical text."""
     text = preset_of(architecture) or str(architecture)
     return text if len(text) <= _LONGEST_NAME else f"{text[: _LONGEST_NAME - 1]}…"
+
+
+def _kernel_name(run: Run) -> str:
+    name = name_of(run.architecture)
+    return name if run.config.gram.invariance == "none" else f"{name}, averaged over flips"
 
 
 def _bar(done: int, total: int) -> str:
@@ -556,9 +561,7 @@ def _describe(config: RunConfig, inputs: Inputs) -> Manifest:
     return Manifest(
         schema=SCHEMA,
         config=_resolved(config, features=inputs.is_features).to_dict(),
-        fingerprint=fingerprint(
-            inputs.images, arch, config.gram.kinds, config.gram.dtype, arithmetic
-        ),
+        fingerprint=fingerprint(inputs.images, arch, config.gram, arithmetic),
         backend=name,
         arithmetic=arithmetic,
         reason=reason,
@@ -594,6 +597,7 @@ def choose_backend(
 ) -> tuple[str, str, str]:
     """Return name, arithmetic and reason of the backend that the run is begun with."""
     from ntkdist.kernels.cuda.device import cuda_unavailable
+    from ntkdist.kernels.invariance import in_words
     from ntkdist.kernels.registry import arithmetic_of, coverage, select_backend
 
     image = (int(shape[0]), int(shape[1]), int(shape[2]))
@@ -605,8 +609,15 @@ def choose_backend(
             arch.check_image(*image[:2])
         if why_not := coverage("cuda", arch, image):
             raise InputError(f"backend 'cuda' cannot compute this: {why_not}; take auto")
-        return "cuda", arithmetic_of("cuda"), "cuda: asked for by name, on the workers' GPUs"
-    chosen = select_backend(arch, image, name=settings.backend, dtype=settings.dtype)
+        reason = "cuda: asked for by name, on the workers' GPUs"
+        return "cuda", arithmetic_of("cuda"), reason + in_words(settings.invariance, arch, image)
+    chosen = select_backend(
+        arch,
+        image,
+        name=settings.backend,
+        dtype=settings.dtype,
+        invariance=settings.invariance,
+    )
     return chosen.backend.name, chosen.backend.arithmetic, chosen.reason
 
 

@@ -38,6 +38,7 @@ EVERYTHING = {
         "kinds": ["ntk", "nngp"],
         "backend": "reference",
         "dtype": "float64",
+        "invariance": "flip",
         "tile": 60,
         "memory": "2GiB",
         "executor": "inline",

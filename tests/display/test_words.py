@@ -75,6 +75,16 @@ def test_another_network_has_no_preset_name() -> None:
             "conv 5×5 (stride 2, VALID, b_std 0.1) → sum of [ReLU → conv 3×3] and [identity] → "
             "2 × average pool 2×2 → flatten → dense",
         ),
+        (
+            "[Conv(), LayerNorm(), LeakyRelu(0.2), Conv(), Gelu(), Flatten(), Dense(), "
+            "ABRelu(-1, 1), Dense(), Sin(2, c=0.5), Identity(), Dense(), Exp(), Dense()]",
+            "conv 3×3 → layer norm → leaky ReLU (alpha 0.2) → conv 3×3 → GELU → flatten → dense "
+            "→ ABReLU (a -1, b 1) → dense → sin (a 2, c 0.5) → identity → dense → exp → dense",
+        ),
+        (
+            "[Dense(), Cos(), Dense(), Gaussian(b=-2), Dense(), ExpNormalized(), Dense()]",
+            "dense → cos → dense → Gaussian (b -2) → dense → normalized Gaussian kernel → dense",
+        ),
     ],
 )
 def test_architectures_in_words(spec: str, text: str) -> None:

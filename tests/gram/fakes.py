@@ -83,5 +83,5 @@ def make_job(
 
 
 def fake_executor(backend: FakeBackend, **options: Any) -> InlineExecutor:
-    make = partial(TileWorker, make_backend=lambda name, *, dtype, threads: backend)
+    make = partial(TileWorker, make_backend=lambda name, **_: backend)
     return InlineExecutor(make_worker=make, **options)

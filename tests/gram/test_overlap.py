@@ -54,7 +54,7 @@ class Waiting(TileWorker):
 
     def __init__(self, job: GramJob, name: str) -> None:
         self.backend = Watched()
-        super().__init__(job, name, make_backend=lambda name, *, dtype, threads: self.backend)
+        super().__init__(job, name, make_backend=lambda name, **_: self.backend)
 
     def start(self) -> dict[str, Any]:
         found = super().start()
@@ -255,7 +255,7 @@ def test_record_tells_computing_from_writing_and_leaves_out_the_wait_for_its_tur
 
     backend.block = ten_seconds  # type: ignore[method-assign]
     writing(lambda key: now.__setitem__(0, now[0] + 1) if key == TileKey(0, 1) else None)
-    worker = TileWorker(job, "w0", make_backend=lambda name, *, dtype, threads: backend)
+    worker = TileWorker(job, "w0", make_backend=lambda name, **_: backend)
     worker.start()
     records: list[TileRecord] = []
     first = threading.Thread(target=lambda: records.append(worker.attempt(TileKey(0, 0))))

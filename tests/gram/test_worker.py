@@ -18,7 +18,7 @@ def worker_for(
 ) -> TileWorker:
     job, tiling = make_job(folder, images, 10, **more)  # type: ignore[arg-type]
     open_outputs(job, tiling)
-    return TileWorker(job, "w0", make_backend=lambda name, *, dtype, threads: backend)
+    return TileWorker(job, "w0", make_backend=lambda name, **_: backend)
 
 
 def test_tile_of_every_kind_is_written_and_recorded(tmp_path: Path) -> None:

@@ -464,7 +464,7 @@ def test_table_names_what_a_user_asks_for(tmp_path: Path, quick: None) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_real_workers_measure_real_tiles_together(tmp_path: Path) -> None:
-    probe = Probe("fc-2", "cpu", "float32", ("ntk", "nngp"), 1, 20, 0.2)
+    probe = Probe("fc-2", "cpu", "float32", "none", ("ntk", "nngp"), 1, 20, 0.2)
     subject = PlannedRun.of(config(tmp_path))
     found, start = measure_on_ray(probe, subject.some(40), workers=2, address=None)
     assert len(found) == 2

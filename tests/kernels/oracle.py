@@ -16,7 +16,18 @@ from ntkdist.kernels import reference, select_backend
 from ntkdist.kernels.chain import chain_of, state_dtype
 from ntkdist.kernels.reference import PairKernels
 from ntkdist.networks.architecture import ArchitectureSpec
-from ntkdist.networks.layers import AvgPool, Erf, Flatten, GlobalAvgPool, Relu
+from ntkdist.networks.layers import (
+    ABRelu,
+    AvgPool,
+    Flatten,
+    GlobalAvgPool,
+    Layer,
+    LayerNorm,
+    LeakyRelu,
+    Nonlinearity,
+    Relu,
+    Residual,
+)
 from tests.tolerances import RTOL, assert_close
 
 KINDS = ("ntk", "nngp")
@@ -51,7 +62,7 @@ def extended_entries(
     own = (_products("nijc,nklc->nijkl", z, z) for z in (u, v))
     k = PairKernels(K, np.zeros_like(K), *own)
     for layer in arch.layers:
-        k = _relu(k) if isinstance(layer, Relu) else reference.apply(layer, k)
+        k = _apply(layer, k)
         if isinstance(layer, POOLS):
             K, K11, K22 = (z.astype(pooled).astype(np.longdouble) for z in (k.K, k.K11, k.K22))
             k = PairKernels(K, k.theta, K11, K22)
@@ -63,11 +74,39 @@ def _products(subscripts: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return np.einsum(subscripts, u, v) / u.shape[-1]
 
 
-def _relu(k: PairKernels) -> PairKernels:
+def _apply(layer: Layer, k: PairKernels) -> PairKernels:
+    match layer:
+        case Relu():
+            return _bent(0.0, 1.0, k)
+        case LeakyRelu():
+            return _bent(layer.alpha, 1.0, k)
+        case ABRelu():
+            return _bent(layer.a, layer.b, k)
+        case Residual():
+            main, other = k, k
+            for inner in layer.branch:
+                main = _apply(inner, main)
+            for inner in layer.shortcut:
+                other = _apply(inner, other)
+            names = ("K", "theta", "K11", "K22")
+            return PairKernels(*(getattr(main, x) + getattr(other, x) for x in names))
+        case _:
+            return reference.apply(layer, k)
+
+
+def _bent(a: float, b: float, k: PairKernels) -> PairKernels:
+    """Return the kernels behind a · min(u, 0) + b · max(u, 0)."""
+    low, high = np.longdouble(a), np.longdouble(b)
+
+    def dual(K: np.ndarray, A: np.ndarray, B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        E, slope = _relu_dual(K, A, B)
+        mixed, bend = low * high, (high - low) ** 2
+        return mixed * K + bend * E, mixed + bend * slope
+
     A, B = k.variances()
-    K, slope = _relu_dual(k.K, A, B)
-    K11, _ = _relu_dual(k.K11, A[:, 0], np.moveaxis(A[:, 0], (1, 2), (3, 4)))
-    K22, _ = _relu_dual(k.K22, np.moveaxis(B[0], (3, 4), (1, 2)), B[0])
+    K, slope = dual(k.K, A, B)
+    K11, _ = dual(k.K11, A[:, 0], np.moveaxis(A[:, 0], (1, 2), (3, 4)))
+    K22, _ = dual(k.K22, np.moveaxis(B[0], (3, 4), (1, 2)), B[0])
     return PairKernels(K, k.theta * slope, K11, K22)
 
 
@@ -164,9 +203,9 @@ def _slack(
     roundings of the dtype, and a nonlinearity there turns them into digits of the entry. Windows
     that are equal stay equal when they are rounded and are given nothing.
     """
-    kinds = [type(layer) for layer in arch.layers]
-    first = next((i for i, kind in enumerate(kinds) if issubclass(kind, POOLS)), len(kinds))
-    if not {Relu, Erf} & set(kinds[first:]):
+    pools = [i for i, layer in enumerate(arch.layers) if isinstance(layer, POOLS)]
+    behind = arch.layers[pools[0] :] if pools else ()
+    if not any(isinstance(layer, Nonlinearity | LayerNorm | Residual) for layer in behind):
         return dict.fromkeys(KINDS, np.zeros(()))
     rounded = extended_entries(arch, x, y, pooled=dtype)
     return {kind: ROUNDINGS * np.abs(rounded[kind] - expected[kind]) for kind in KINDS}

@@ -50,6 +50,19 @@ def test_every_backend_names_layer_and_weights(gpu, backend, W_std, words):
             "float32",
             "layer 2, Residual, K",
         ),
+        (
+            ["Dense", "Exp(b=30)", "Dense"],
+            "float64",
+            r"behind layer 2, Exp with a=1, b=30, K\(x, x\) of an image is inf, .*smaller b, or",
+        ),
+        (["Dense", "Exp(b=5)", "Dense"], "float32", "layer 2, Exp .*float32 .*take dtype float64"),
+        (["Dense(W_std=20)", "Exp", "Dense"], "float32", "layer 2, Exp .*smaller W_std in front"),
+        (["Dense", "ABRelu(1e30, 0)", "Dense"], "float32", "ABRelu with a=1e.30, b=0, K.*numbers"),
+        (["Dense", "ExpNormalized(200, 0)", "Dense"], "float32", "gamma=200, shift=0, K.*other"),
+        (["Dense(W_std=1e6)", "Sin", "Dense"], "float64", "layer 2, Sin, .* limit is 1e.10: take"),
+        (["Dense", "Cos(b=1e6)", "Dense"], "float64", "front of layer 2, Cos, .*below rounding"),
+        (["Dense", "Gaussian(b=-1e11)", "Dense"], "float64", "front of layer 2, Gaussian, .*1e-01"),
+        (["Dense(W_std=1e80)", "Gelu", "Dense"], "float64", "layer 2, Gelu, .*leave float64"),
     ],
     ids=lambda value: str(value)[:60],
 )
@@ -80,6 +93,33 @@ def test_a_tangent_kernel_out_of_range_leaves_nngp():
     check_entries(Architecture.parse(deep(10.0, 60, "Erf")), X, "float32", ["nngp"])
 
 
+def test_the_exponential_of_every_image_is_followed():
+    # neither the largest nor the smallest peak, but the largest mean square
+    x = np.zeros((3, 4, 5, 2))
+    x[0, 0, 0, 0], x[1], x[2, 0, 0, 0] = 4.0, 3.9, 0.1
+    arch = Architecture.parse(["Dense", "Exp(b=3.5)", "Dense"])
+    check_range(arch, x[[0, 2]], "float64")
+    with pytest.raises(InputError, match="layer 2, Exp"):
+        check_range(arch, x, "float64")
+
+
+@pytest.mark.parametrize(
+    "arch",
+    [
+        ["Conv(W_std=1e100)", "Relu", "Conv(W_std=1e-100)", "Flatten", "Dense"],
+        ["Conv(W_std=1e-100)", "LeakyRelu(0.2)", "Conv(W_std=1e100)", "Flatten", "Dense"],
+        ["Conv(W_std=1e100)", "LayerNorm", "Relu", "Conv", "GlobalAvgPool", "Dense"],
+        ["Conv(W_std=1e-100)", "ExpNormalized", "Conv(W_std=1e100)", "Flatten", "Dense"],
+    ],
+    ids=str,
+)
+def test_variances_whose_product_is_no_number_are_computed(arch):
+    found = kernel_matrix(arch, X, backend="reference", dtype="float64")
+    scaled = [text.replace("1e-100", "1.0").replace("1e100", "1.0") for text in arch]
+    expected = kernel_matrix(scaled, X, backend="reference", dtype="float64")
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 def test_untrainable_networks_have_no_ntk():
     with pytest.raises(InputError, match="no layer is trainable, so the NTK is 0"):
         kernel_matrix(FIXED, X)
@@ -108,6 +148,9 @@ def test_one_black_image_among_others_has_kernel_zero():
         ["Conv(2)", {"Residual": {"branch": ["Conv", "Relu", "Conv(trainable=False)"]}}, "Relu",
          "Flatten", "Dense"],
         ["Dense", "Erf", "Dense", "Relu", "Dense(b_std=1.0)"],
+        ["Conv", "LeakyRelu", "Conv", "Gelu", "Conv", "Sin(0.7, 1.4, 0.3)", "Flatten", "Dense"],
+        ["Conv", "LayerNorm", "Cos", "Conv", "Exp(b=0.5)", "Conv", "Gaussian", "Flatten", "Dense"],
+        ["Conv", "ABRelu(-1, 2)", "Dense", "ExpNormalized(2)", "Identity", "Flatten", "Dense"],
     ],
     ids=str,
 )  # fmt: skip

@@ -18,9 +18,13 @@ from ntkdist.networks.layers import (
     Dense,
     Erf,
     Flatten,
+    Gelu,
     GlobalAvgPool,
+    LayerNorm,
+    LeakyRelu,
     Relu,
     Residual,
+    Sin,
 )
 from tests.tolerances import RTOL
 
@@ -71,6 +75,21 @@ NETWORKS = {
                 Dense(b_std=0.1),
                 Erf(),
                 Dense(b_std=0.7, trainable=False),
+            )
+        ),
+        3,
+    ),
+    "layer norm, GELU, leaky ReLU, sine": (
+        Architecture(
+            (
+                Conv(b_std=0.2),
+                LayerNorm(0.1),
+                Gelu(),
+                Residual((Conv(size=2, stride=2), LeakyRelu(0.2)), (Conv(size=1, stride=2),)),
+                Flatten(),
+                Dense(),
+                Sin(c=0.4),
+                Dense(),
             )
         ),
         3,

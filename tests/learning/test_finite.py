@@ -11,7 +11,26 @@ from ntkdist import Architecture, kernel_matrix
 from ntkdist.errors import InputError
 from ntkdist.kernels.stax import build
 from ntkdist.learning import FiniteNetwork, evaluate, train
-from ntkdist.networks.layers import AvgPool, Conv, Dense, Erf, Flatten, Relu, Residual
+from ntkdist.networks.layers import (
+    ABRelu,
+    AvgPool,
+    Conv,
+    Cos,
+    Dense,
+    Erf,
+    Exp,
+    Flatten,
+    Gaussian,
+    Gelu,
+    GlobalAvgPool,
+    Identity,
+    LayerNorm,
+    LeakyRelu,
+    Relu,
+    Residual,
+    Sin,
+)
+from tests.kernels.test_duals import BENDS, FUNCTIONS
 
 pytest.importorskip("jax")
 
@@ -46,6 +65,37 @@ NETWORKS = {
             Relu(),
             Conv(size=2, padding="VALID"),
             Flatten(),
+            Dense(),
+        )
+    ),
+    "ReLUs of other slopes, GELU": Architecture(
+        (
+            Conv(b_std=0.2),
+            LeakyRelu(0.2),
+            Conv(),
+            ABRelu(-0.5, 1.3),
+            Flatten(),
+            Dense(W_std=1.0),
+            Gelu(),
+            Dense(W_std=1.0),
+        )
+    ),
+    "sine and cosine": Architecture(
+        (Conv(), Sin(0.7, 1.4, 0.3), AvgPool(2), Dense(), Cos(2.0, 0.5, 1.0), Flatten(), Dense())
+    ),
+    "exponential and Gaussian": Architecture(
+        (Conv(), Exp(0.5, 0.4), Conv(), Gaussian(2.0, -0.3), GlobalAvgPool(), Dense())
+    ),
+    "layer norm": Architecture(
+        (
+            Conv(W_std=5.0, b_std=0.5),
+            LayerNorm(),
+            Relu(),
+            Identity(),
+            Conv(W_std=0.3),
+            LayerNorm(0.05),
+            Gelu(),
+            GlobalAvgPool(),
             Dense(),
         )
     ),
@@ -112,6 +162,29 @@ def test_outputs_equal_those_of_neural_tangents_for_the_same_weights(name):
         for a, b in zip(jax.tree.leaves(params), theirs, strict=True)
     ]
     expected = np.asarray(apply(jax.tree.unflatten(tree, ours), x.astype(np.float64)))
+    np.testing.assert_allclose(network.apply(params, x), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [*FUNCTIONS, *BENDS], ids=str)
+def test_a_nonlinearity_is_the_function_of_its_dual(layer):
+    network = FiniteNetwork([Dense(W_std=1.0), layer, Dense(W_std=1.0)], 1, 1)
+    u, one = np.linspace(-3, 3, 8, dtype=np.float32)[:, None], np.ones((1, 1), np.float32)
+    function = FUNCTIONS.get(
+        layer, (lambda u: np.where(u < 0, BENDS[layer][0], BENDS[layer][1]) * u,)
+    )
+    found = network.apply(((one, None), (one, None)), u)
+    np.testing.assert_allclose(found, function[0](u.astype(np.float64)), rtol=1e-5, atol=1e-6)
+
+
+def test_layer_norm_normalises_each_pixel_over_its_channels():
+    x, _ = digits(3)
+    network = FiniteNetwork([Conv(), LayerNorm(0.5), Flatten(), Dense()], 6, 5)
+    (W, _), last = params = network.init(7, x.shape[1:])
+    plain = FiniteNetwork([Conv(), Flatten(), Dense()], 6, 384)
+    eye = np.eye(384, dtype=np.float32) * np.sqrt(192)
+    z = np.asarray(plain.apply(((W, None), (eye, None)), x)).reshape(3, 8, 8, 6)
+    z = (z - z.mean(axis=3, keepdims=True)) / np.sqrt(z.var(axis=3, keepdims=True) + 0.5)
+    expected = z.reshape(3, -1) @ np.asarray(last[0]) * np.sqrt(2 / 384)
     np.testing.assert_allclose(network.apply(params, x), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -267,6 +340,10 @@ def test_a_network_without_active_units_is_told():
         ({"architecture": Architecture((Dense(trainable=False),))}, "no layer is trainable"),
         ({"learning_rate": 1e6, "epochs": 3}, r"training diverged; give .* or 'auto'"),
         ({"architecture": "cnn-9"}, "cnn-9"),
+        (
+            {"architecture": ["Dense", "ExpNormalized", "Dense"]},
+            "ExpNormalized is a kernel of infinite width .* take Gaussian or another",
+        ),
         ({"images": np.zeros((20, 8, 8, 1))}, "no learning rate follows"),
     ],
 )

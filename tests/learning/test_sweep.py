@@ -3,7 +3,17 @@
 import numpy as np
 import pytest
 
-from ntkdist import Architecture, Conv, Dense, Erf, GlobalAvgPool, Relu, Residual, kernel_matrix
+from ntkdist import (
+    Architecture,
+    Conv,
+    Dense,
+    Erf,
+    GlobalAvgPool,
+    LeakyRelu,
+    Relu,
+    Residual,
+    kernel_matrix,
+)
 from ntkdist.errors import InputError
 from ntkdist.learning import sweep_ridge
 from ntkdist.learning.parameterization import standard_kernel_matrix
@@ -44,6 +54,8 @@ def test_nonlinearities_are_replaced_in_branches_too():
     erf = variants(arch, "nonlinearity", ["Erf"])[0].architecture
     assert erf.layers[1].branch[0] == erf.layers[2] == Erf()
     assert variants(erf, "nonlinearity", ["Relu"])[0].architecture == arch
+    leaky = variants(erf, "nonlinearity", ["LeakyRelu(0.2)"])[0].architecture
+    assert leaky.layers[1].branch[0] == leaky.layers[2] == LeakyRelu(0.2)
 
 
 def test_widths_are_those_of_the_standard_parameterisation_beside_the_ntk_one():
@@ -112,8 +124,10 @@ def test_bad_input_is_named():
         variants("fc-2", "depth", ["2.5"])
     with pytest.raises(InputError, match="b_std=-1 must be a number of at least 0"):
         variants("fc-2", "b_std", ["-1"])
-    with pytest.raises(InputError, match="nonlinearity='Tanh' is not one of Relu, Erf"):
+    with pytest.raises(InputError, match=r"unknown layer 'Tanh'; the layers are .*Erf, Gelu"):
         variants("fc-2", "nonlinearity", ["Tanh"])
+    with pytest.raises(InputError, match=r"nonlinearity='Dense' is none; .* are Relu, LeakyRelu"):
+        variants("fc-2", "nonlinearity", ["Dense"])
     with pytest.raises(InputError, match="all 8 images are zero"):
         measure(Variant("v", Architecture.parse("fc-1")), 0 * x, labels, K)
     with pytest.raises(InputError, match="no layer is trainable"):

@@ -105,6 +105,14 @@ def test_costs_come_with_the_same_comparison(monkeypatch):
     assert min(found.full_seconds, found.pseudo_predict_seconds) > 0
 
 
+def test_a_network_of_infinite_width_alone_is_refused_before_its_kernel(monkeypatch):
+    monkeypatch.setattr("ntkdist.learning.widths.kernel_matrix", None)
+    (x, y), test = problem(8, 0), problem(6, 1)
+    arch = ["Dense", {"Residual": ["ExpNormalized", "Dense"]}, "Flatten", "Dense"]
+    with pytest.raises(InputError, match="ExpNormalized is a kernel of infinite width"):
+        sweep_widths(arch, x, y, K, test, widths=[16, 32])
+
+
 @pytest.mark.slow
 def test_rows_are_what_each_network_shows_by_itself():
     (x, y), test = problem(8, 0), problem(6, 1)

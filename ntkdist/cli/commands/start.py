@@ -100,7 +100,8 @@ def audit(
     Writes a run, runs/NAME_OF_SOURCE unless --run says otherwise, with
     labels.csv (every image, the most suspicious first) and report.html.
     Another architecture has a run of its own, runs/NAME-ARCHITECTURE; so have
-    features, runs/NAME-FILE, and labels that were corrected since the last
+    averages over flips (--gram.invariance flip), runs/NAME-flip, features,
+    runs/NAME-FILE, and labels that were corrected since the last
     audit, runs/NAME-2. Corrected labels need no new Gram: the new run takes
     Gram and factor of the old one, and has the images in its order. Every tile
     and panel is read and its checksum compared first. In folders they become
@@ -124,7 +125,7 @@ def audit(
     name = run_name_of(data.source, data.features)
     named = settings.run != f"runs/{name}"
     if not named:
-        place = run_name(name, settings.architecture, usual)
+        place = run_name(name, settings, usual)
         settings = dataclasses.replace(settings, run=place)
     choice = choose_run(settings, out, named=named)
     settings = choice.settings
