@@ -92,6 +92,7 @@ def expected(data, row):
     return 100 * right, sweep.best.ridge, 100 * sweep.best.accuracy
 
 
+@pytest.mark.slow
 def test_every_row_is_computed_once_and_has_the_accuracy_of_its_kernel(call, rows, data, tmp_path):
     code, said, told = call()
     assert code == 0
@@ -122,6 +123,7 @@ def test_every_row_is_computed_once_and_has_the_accuracy_of_its_kernel(call, row
     assert "tiles" not in told
 
 
+@pytest.mark.slow
 def test_rows_are_chosen_by_words_and_sets_are_added_to_the_same_file(call, rows):
     assert call("--only", "cntk-v-3 none", "lap flip")[0] == 2  # no row has the word lap
     assert call("--only", "cntk-v-3 none", "cntk-lap-3 flip standardize")[0] == 0
@@ -157,6 +159,7 @@ def test_the_list_tells_what_is_stored_and_computes_nothing(call, rows, table, m
     assert len(rows()) == 1
 
 
+@pytest.mark.slow
 def test_a_row_that_was_killed_goes_on_where_it_was(call, rows, table, tmp_path, monkeypatch):
     class Killed(BaseException):
         pass
