@@ -13,7 +13,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
-from ntkdist.kernels.windows import windows
+from ntkdist.kernels.windows import mean_weights
 from ntkdist.networks.architecture import Architecture
 from ntkdist.networks.layers import AvgPool, Conv, Dense, Erf, Flatten, GlobalAvgPool, Layer, Relu
 
@@ -129,23 +129,6 @@ class Chain:
             return self
         blocks = (*self.blocks[:kept], Block(self.blocks[kept].links))
         return Chain(blocks, True, self.tail, self.spatial)
-
-    def weights(self, H: int, W: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the weights of the mean at the end behind ``windows``, (H, H) and (W, W) float64.
-
-        K of a vector is the sum of K[i, j, i', j'] rows[i, i'] columns[j, j'] over the H × W pixels
-        of both images that are left in front of the windows.
-        """
-        axes = []
-        for edge in (H, W):
-            means = np.eye(edge)
-            for pool in self.windows:
-                counts = windows(len(means), pool.size, pool.step, pool.padding)
-                means = counts / pool.size @ means
-            if self.pooled:
-                means = means.mean(axis=0, keepdims=True)
-            axes.append(means.T @ means / len(means))
-        return axes[0], axes[1]
 
 
 _IDENTITY = Link(1, 1.0, 0.0, False)
@@ -270,8 +253,8 @@ class Plan:
         numbers: Numbers an image has as row.
         count: What the sums at the end are divided by: their cells, or the sum of their weights
             in units of ``row_weights`` and ``column_weights``.
-        row_weights, column_weights: Arguments of ``loops.entries``; of ``Chain.weights``, the
-            largest 1. Empty without ``Chain.windows``.
+        row_weights, column_weights: Arguments of ``loops.entries``; of
+            ``windows.mean_weights``, the largest 1. Empty without ``Chain.windows``.
         pixel_weights: (H, W) float64, weights of the variances in the mean at the end; None for
             equal ones.
     """
@@ -396,7 +379,7 @@ def plan_of(chain: Chain, shape: tuple[int, int, int], dtype: str) -> Plan:
     radius = None if chain.pooled else 0
     weights = [np.zeros((0, 0))] * 2
     if chain.windows:
-        weights = list(chain.weights(H, W))
+        weights = [mean_weights(n, chain.windows, pooled=chain.pooled) for n in (H, W)]
         far = [np.abs(np.subtract.outer(*(np.arange(len(x)),) * 2))[x > 0].max() for x in weights]
         radius = int(max(far))
     for n in range(len(table) - 1, -1, -1):

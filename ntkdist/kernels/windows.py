@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
+
+from ntkdist.networks.layers import AvgPool
 
 
 def windows(edge: int, size: int, stride: int, padding: str) -> np.ndarray:
@@ -37,3 +41,25 @@ def windows(edge: int, size: int, stride: int, padding: str) -> np.ndarray:
 def padding_before(edge: int, size: int, stride: int) -> int:
     """Return how many pixels the first SAME window begins in front of the image."""
     return max((-(-edge // stride) - 1) * stride + size - edge, 0) // 2
+
+
+def mean_weights(edge: int, pools: Iterable[AvgPool], *, pooled: bool) -> np.ndarray:
+    """Return the weights of pairs of pixels along one axis in a mean behind pools.
+
+    K of a vector is the sum of K[i, j, i', j'] rows[i, i'] columns[j, j'] over the pixels of both
+    images in front of the pools.
+
+    Args:
+        edge: Pixels in front of the pools.
+        pools: Average pools, in order.
+        pooled: Whether the mean is over all pairs of the windows, else over equal ones.
+
+    Returns:
+        (edge, edge) float64.
+    """
+    means = np.eye(edge)
+    for pool in pools:
+        means = windows(len(means), pool.size, pool.step, pool.padding) / pool.size @ means
+    if pooled:
+        means = means.mean(axis=0, keepdims=True)
+    return np.asarray(means.T @ means / len(means))

@@ -6,6 +6,7 @@ the reference fewer than ten digits of the angle: its derivative is infinite at 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -13,7 +14,8 @@ from numpy.typing import DTypeLike
 
 from ntkdist import Architecture
 from ntkdist.kernels import reference, select_backend
-from ntkdist.kernels.chain import chain_of, state_dtype
+from ntkdist.kernels.chain import Chain, chain_of, state_dtype
+from ntkdist.kernels.graph import Graph, graph_of, graph_state_dtype
 from ntkdist.kernels.reference import PairKernels
 from ntkdist.networks.architecture import ArchitectureSpec
 from ntkdist.networks.layers import (
@@ -34,7 +36,6 @@ KINDS = ("ntk", "nngp")
 PI = np.arccos(np.longdouble(-1))
 # a few roundings of the extended precision: patches nearer than this are taken as equal
 SAME = 3e-18
-POOLS = (AvgPool, GlobalAvgPool)
 ROUNDINGS = 8
 # error of a float64 angle at correlation 1 or −1: the root of an error of the polynomials
 ANGLE = 1e-6
@@ -62,10 +63,7 @@ def extended_entries(
     own = (_products("nijc,nklc->nijkl", z, z) for z in (u, v))
     k = PairKernels(K, np.zeros_like(K), *own)
     for layer in arch.layers:
-        k = _apply(layer, k)
-        if isinstance(layer, POOLS):
-            K, K11, K22 = (z.astype(pooled).astype(np.longdouble) for z in (k.K, k.K11, k.K22))
-            k = PairKernels(K, k.theta, K11, K22)
+        k = _apply(layer, k, pooled)
     found = {"ntk": k.theta, "nngp": k.K}
     return {kind: found[kind][:, :, 0, 0, 0, 0].astype(np.float64) for kind in KINDS}
 
@@ -74,8 +72,12 @@ def _products(subscripts: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return np.einsum(subscripts, u, v) / u.shape[-1]
 
 
-def _apply(layer: Layer, k: PairKernels) -> PairKernels:
+def _apply(layer: Layer, k: PairKernels, pooled: DTypeLike) -> PairKernels:
     match layer:
+        case AvgPool() | GlobalAvgPool():
+            k = reference.apply(layer, k)
+            K, K11, K22 = (z.astype(pooled).astype(np.longdouble) for z in (k.K, k.K11, k.K22))
+            return PairKernels(K, k.theta, K11, K22)
         case Relu():
             return _bent(0.0, 1.0, k)
         case LeakyRelu():
@@ -85,9 +87,9 @@ def _apply(layer: Layer, k: PairKernels) -> PairKernels:
         case Residual():
             main, other = k, k
             for inner in layer.branch:
-                main = _apply(inner, main)
+                main = _apply(inner, main, pooled)
             for inner in layer.shortcut:
-                other = _apply(inner, other)
+                other = _apply(inner, other, pooled)
             names = ("K", "theta", "K11", "K22")
             return PairKernels(*(getattr(main, x) + getattr(other, x) for x in names))
         case _:
@@ -174,13 +176,12 @@ def check(
         dtypes: In which.
     """
     arch = Architecture.parse(arch)
-    chain = chain_of(arch)
     no_slack = dict.fromkeys(KINDS, np.zeros(())) if expected else None
     expected = expected or extended_entries(arch, x, y)
     size = _sizes(arch, x, y) if signed else dict.fromkeys(KINDS, 0.0)
     for dtype in dtypes:
         found = entries_by(name, arch, x, y, dtype)
-        state = state_dtype(chain, x.shape[1:], dtype)
+        state = _state_dtype(arch, x.shape[1:], dtype)
         slack = no_slack or _slack(arch, x, y, expected, state)
         if multiples and state == "float32":
             tilted = extended_entries(arch, x, y, less=NO_ANGLE)
@@ -194,6 +195,15 @@ def check(
             assert_close(total + error, total, RTOL[dtype])
 
 
+def _state_dtype(arch: Architecture, shape: tuple[int, int, int], dtype: str) -> str:
+    chain = chain_of(arch)
+    if isinstance(chain, Chain):
+        return state_dtype(chain, shape, dtype)
+    graph = graph_of(arch)
+    assert isinstance(graph, Graph)
+    return graph_state_dtype(graph, shape if graph.spatial else (1, 1, math.prod(shape)), dtype)
+
+
 def _slack(
     arch: Architecture, x: np.ndarray, y: np.ndarray, expected: dict[str, np.ndarray], dtype: str
 ) -> dict[str, np.ndarray]:
@@ -203,7 +213,7 @@ def _slack(
     roundings of the dtype, and a nonlinearity there turns them into digits of the entry. Windows
     that are equal stay equal when they are rounded and are given nothing.
     """
-    pools = [i for i, layer in enumerate(arch.layers) if isinstance(layer, POOLS)]
+    pools = [i for i, layer in enumerate(arch.layers) if _has_pool(layer)]
     behind = arch.layers[pools[0] :] if pools else ()
     if not any(isinstance(layer, Nonlinearity | LayerNorm | Residual) for layer in behind):
         return dict.fromkeys(KINDS, np.zeros(()))
@@ -211,10 +221,23 @@ def _slack(
     return {kind: ROUNDINGS * np.abs(rounded[kind] - expected[kind]) for kind in KINDS}
 
 
+def _has_pool(layer: Layer) -> bool:
+    if isinstance(layer, Residual):
+        return any(map(_has_pool, layer.branch + layer.shortcut))
+    return isinstance(layer, AvgPool | GlobalAvgPool)
+
+
 def _sizes(arch: Architecture, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
     """Return √(k(x, x) k(x', x')) of the network without its pools, whose means cancel too."""
     layers = [Flatten() if isinstance(z, GlobalAvgPool) else z for z in arch.layers]
-    plain = Architecture(tuple(z for z in layers if not isinstance(z, AvgPool)))
+    end = layers.index(Flatten()) if Flatten() in layers else 0
+    # a LayerNorm may not follow Flatten, and makes no sum
+    kept = [
+        z
+        for i, z in enumerate(layers)
+        if not isinstance(z, AvgPool) and not (isinstance(z, LayerNorm) and i > end)
+    ]
+    plain = Architecture(tuple(kept))
     own = [extended_entries(plain, images, images) for images in (x, y)]
     return {
         kind: np.sqrt(np.outer(*(np.diagonal(entries[kind]) for entries in own))) for kind in KINDS

@@ -9,7 +9,7 @@ from ntkdist.errors import InputError
 from ntkdist.kernels import get_backend, select_backend
 
 X = np.random.default_rng(0).normal(size=(5, 7))
-STRIDED = ("Conv(3, stride=2)", "Relu", "Flatten", "Dense")
+PADDED = ("Conv", "AvgPool(3, 2, 'SAME')", "Conv", "Relu", "Flatten", "Dense")
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ STRIDED = ("Conv(3, stride=2)", "Relu", "Flatten", "Dense")
     [
         ("cntk-gap-4", "float32", "cpu", "the fastest that covers"),
         ("myrtle-5", "float64", "cpu", "the fastest that covers"),
-        (STRIDED, "float32", "stax", "not an odd filter with stride 1"),
+        (PADDED, "float32", "stax", "can follow padded windows"),
     ],
 )
 def test_auto_takes_the_fastest_that_covers_and_says_why(arch, dtype, name, words):
@@ -27,8 +27,8 @@ def test_auto_takes_the_fastest_that_covers_and_says_why(arch, dtype, name, word
 
 
 def test_a_named_backend_that_cannot_is_refused():
-    with pytest.raises(InputError, match=r"'cpu' cannot compute this: Conv.*take auto"):
-        select_backend(Architecture.parse(STRIDED), (28, 28, 1), name="cpu")
+    with pytest.raises(InputError, match=r"'cpu' cannot compute this: AvgPool.*take auto"):
+        select_backend(Architecture.parse(PADDED), (28, 28, 1), name="cpu")
 
 
 @pytest.mark.parametrize(

@@ -118,12 +118,10 @@ def test_both_kinds_come_from_one_pass():
 @pytest.mark.parametrize(
     ("arch", "reason"),
     [
-        (["Conv(4)", "Relu", "Flatten", "Dense"], "not an odd filter"),
-        (["Conv(3, stride=2)", "Relu", "Flatten", "Dense"], "not an odd filter with stride 1"),
-        (["Conv(3, padding='VALID')", "Relu", "Flatten", "Dense"], "not an odd filter"),
+        (["AvgPool(3, 1, 'SAME')", "Conv", "Flatten", "Dense"], "can follow padded windows"),
         (
-            [{"Residual": {"branch": ["Conv"]}}, "Flatten", "Dense"],
-            "Residual is covered by neither",
+            ["Conv(padding='CIRCULAR')", "Conv(padding='VALID')", "Flatten", "Dense"],
+            "with CIRCULAR padding",
         ),
     ],
     ids=str,

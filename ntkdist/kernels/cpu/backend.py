@@ -34,11 +34,14 @@ from ntkdist.kernels.chain import (
     state_dtype,
 )
 from ntkdist.kernels.cpu import dense, loops
-from ntkdist.kernels.cpu.vector import BYTES, LANES, coefficients
-from ntkdist.kernels.duals import erf_dual, relu_distance
+from ntkdist.kernels.cpu.graph import GraphPreparation, graph_sums
+from ntkdist.kernels.cpu.lanes import contrast, to_lanes
+from ntkdist.kernels.cpu.vector import LANES, coefficients
+from ntkdist.kernels.duals import dual, relu_distance
+from ntkdist.kernels.graph import Graph, GraphPlan, graph_of, not_a_graph, relu_mix
 from ntkdist.kernels.ranges import check_range
 from ntkdist.networks.architecture import Architecture
-from ntkdist.networks.layers import Dense, Erf, Layer, Relu
+from ntkdist.networks.layers import ABRelu, CellLayer, Dense, Layer, LeakyRelu, Relu
 
 # Rows that a thread takes at once: few, so that the triangle of a diagonal tile spreads evenly;
 # more where an entry is cheap, so that what is read of a column image serves many of them.
@@ -62,20 +65,6 @@ def window_mean(x: np.ndarray, size: int) -> np.ndarray:
     return cut.reshape(n, h, size, w, size).mean(axis=(2, 4))
 
 
-def contrast(x: np.ndarray) -> np.ndarray:
-    """Return the divisor of each of (n, H, W, C) images; 1 for an all-zero image.
-
-    The largest pixel times the power of two that brings the mean square near 1: images that
-    differ in a few pixels get the same, so that windows they share stay equal to the bit, and
-    so do copies of different contrast.
-    """
-    largest = np.abs(x).max(axis=(1, 2, 3))
-    largest[largest == 0] = 1.0
-    square = np.mean((x / largest[:, None, None, None]) ** 2, axis=(1, 2, 3))
-    square[square == 0] = 1.0
-    return largest * 2.0 ** np.round(np.log2(square) / 2)
-
-
 @dataclass(frozen=True)
 class CpuState:
     """n prepared images.
@@ -91,7 +80,7 @@ class CpuState:
             digits that Δ would lose between images of very different contrast; else it is 1.
     """
 
-    plan: Plan
+    plan: Plan | GraphPlan
     rows: np.ndarray
     spread: np.ndarray
     variance: np.ndarray
@@ -109,20 +98,6 @@ class CpuState:
     def lanes(self) -> np.ndarray:
         """(vectors, numbers, lanes) with one image per vector lane, for column images."""
         return to_lanes(self.rows[:, self.plan.columns])
-
-
-def to_lanes(rows: np.ndarray) -> np.ndarray:
-    """Return (n, numbers) as (⌈n / lanes⌉, numbers, lanes), aligned to ``BYTES``."""
-    n, numbers = rows.shape
-    lanes = LANES[rows.dtype.name]
-    groups = -(-n // lanes)
-    raw = np.zeros(groups * numbers * lanes + lanes, rows.dtype)
-    start = -raw.ctypes.data % BYTES // rows.itemsize
-    vectors = raw[start : start + groups * numbers * lanes].reshape(groups, numbers, lanes)
-    for group in range(groups):
-        part = rows[group * lanes : (group + 1) * lanes]
-        vectors[group, :, : len(part)] = part.T
-    return vectors
 
 
 class CpuBackend:
@@ -163,7 +138,7 @@ class CpuBackend:
         self, arch: Architecture, image_shape: tuple[int, int, int], dtype: str | None = None
     ) -> str | None:
         """Return None if the cpu backend covers ``arch``, else the reason."""
-        return not_a_chain(arch)
+        return not_a_graph(arch, image_shape) if not_a_chain(arch) else None
 
     def prepare(self, arch: Architecture, images: np.ndarray) -> CpuState:
         """Compute in float64 what depends on one image alone, from (n, H, W, C) images.
@@ -171,16 +146,24 @@ class CpuBackend:
         An average pool needs K between neighbouring pixels of the same image. Its cost for each
         image is one vector of entries, restricted to the classes of small displacements.
         """
-        chain = chain_of(arch)
-        if isinstance(chain, str):
-            raise InputError(f"backend 'cpu': {chain}")
         x = as_images(images)
-        if chain.spatial:
+        if arch.is_spatial:
             arch.check_image(*x.shape[1:3])
         else:
             x = x.reshape(x.shape[0], 1, 1, -1)
+        if why_not := self.supports(arch, (x.shape[1], x.shape[2], x.shape[3])):
+            raise InputError(f"backend 'cpu': {why_not}")
         check_range(arch, x, self.dtype)
-        return _Preparation(self, chain, x).state()
+        chain = chain_of(arch)
+        if isinstance(chain, Chain):
+            return _Preparation(self, chain, x).state()
+        graph = graph_of(arch)
+        assert isinstance(graph, Graph)
+        made = GraphPreparation(graph, x, self.dtype, self.coefficients, self._in_threads)
+        variance = made.spread
+        if graph.mixes_positions and graph.has_nonlinear_head:
+            variance = np.maximum(made.spread - made.self_entries(), 0.0)
+        return CpuState(made.plan, made.rows, made.spread, variance, made.norm)
 
     def flipped(self, state: CpuState, even: np.ndarray) -> CpuState:
         """Return the state of the mirror images, without computing it again; see ``Backend``."""
@@ -224,13 +207,21 @@ class CpuBackend:
         return {kind: computed[kind] for kind in kinds}
 
     def _sums(
-        self, plan: Plan, rows: np.ndarray, lanes: np.ndarray, first: np.ndarray, theta: bool
+        self,
+        plan: Plan | GraphPlan,
+        rows: np.ndarray,
+        lanes: np.ndarray,
+        first: np.ndarray,
+        theta: bool,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the sums of Δ and Θ behind the blocks, (n, vectors · lanes) float64."""
+        table = self.coefficients(plan.dtype)
+        if isinstance(plan, GraphPlan):
+            delta, tangent = graph_sums(plan, rows, lanes, first, table)
+            return delta.reshape(len(rows), -1), tangent.reshape(len(rows), -1)
         shape = len(rows), lanes.shape[0], lanes.shape[2]
         delta, tangent = np.zeros(shape), np.zeros(shape)
         sweeps = plan.sweeps if theta else plan.without_theta()
-        table = self.coefficients(plan.dtype)
         given, units = (rows, lanes, plan.shape[2]), (plan.scales, plan.factors)
         if plan.chain.spatial:
             loops.entries(
@@ -251,7 +242,7 @@ class CpuBackend:
             list(pool.map(run, groups))
 
 
-def _rows_at_once(chain: Chain) -> int:
+def _rows_at_once(chain: Chain | Graph) -> int:
     if not chain.spatial:
         return _ROWS_DENSE
     return _ROWS_POOLED if chain.mixes_positions else _ROWS_ALIGNED
@@ -365,14 +356,20 @@ def _vector_layers(
         if isinstance(layer, Relu):
             delta, slope = relu_distance(delta, A, B)
             theta, A, B = theta * slope, A / 2, B / 2
-        elif isinstance(layer, Erf):
-            K, slope = erf_dual((A + B) / 2 - delta, A, B)
-            theta, A, B = theta * slope, erf_dual(A, A, A)[0], erf_dual(B, B, B)[0]
-            delta = (A + B) / 2 - K
+        elif isinstance(layer, LeakyRelu | ABRelu):
+            linear, bend = relu_mix(layer)
+            bent, slope = relu_distance(delta, A, B)
+            delta, theta = linear * delta + bend * bent, theta * (linear + bend * slope)
+            A, B = ((linear + bend / 2) * V for V in (A, B))
         elif isinstance(layer, Dense):
             scale, bias = layer.W_std**2, layer.b_std**2
             delta, A, B = scale * delta, scale * A + bias, scale * B + bias
             theta = scale * theta
             if layer.trainable:
                 theta = theta + ((A + B) / 2 - delta)
+        else:
+            assert isinstance(layer, CellLayer)
+            K, slope = dual(layer, (A + B) / 2 - delta, A, B)
+            theta, A, B = theta * slope, dual(layer, A, A, A)[0], dual(layer, B, B, B)[0]
+            delta = (A + B) / 2 - K
     return (A + B) / 2 - delta, theta

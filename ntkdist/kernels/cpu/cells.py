@@ -35,6 +35,7 @@ from ntkdist.kernels.chain import (
 from ntkdist.kernels.cpu.vector import (
     BYTES,
     arccos_over_pi,
+    exp,
     fma,
     fms,
     fnma,
@@ -44,7 +45,9 @@ from ntkdist.kernels.cpu.vector import (
     load,
     magnitude,
     number,
+    over_two_pi,
     polynomial,
+    quarter,
     root_half,
     rounding,
     sine_gap_over_pi,
@@ -54,6 +57,7 @@ from ntkdist.kernels.cpu.vector import (
     where_above,
     word,
 )
+from ntkdist.kernels.graph import ERF as OF_ERF, EXP, GAUSSIAN, WAVE
 
 CELL = 2 * BYTES  # Δ and Θ
 CHANNELS = 64  # summed in one go; wide inputs are summed in levels to stay accurate
@@ -285,3 +289,99 @@ def activate(sweep, table, channels, scale, a, b, cell, W, i, i2, j0, j1, shift,
         _relu_cells(ABSENT, True, tau, P, R, trained, cell, a, b, count, to, unit)
     else:
         _relu_cells(ABSENT, False, tau, P, R, trained, cell, a, b, count, to, unit)
+
+
+@numba.njit(nogil=True, forceinline=True)
+def mixed_relu_cell(fold, tau, P, R, constants, cell, a, b, to, unit):
+    """Store a mix of the identity and twice the ReLU, with the two ``constants``."""
+    old, e, w, s, t, _, ab = relu_start(ABSENT, fold, tau, cell, a, b, unit)
+    D, slope = relu_end(fold, P, R, old, e, w, s, t, splat(unit), ab, unit)
+    linear = splat(number(constants, unit))
+    bend = splat(number(constants + word(unit), unit))
+    store(fma(linear, old, bend * D), to)
+    store(load(cell + BYTES, unit) * fma(bend, slope, linear), to + BYTES)
+
+
+@numba.njit(nogil=True, forceinline=True)
+def norm_cell(tau, cell, a, b, to, unit):
+    """Store the cell behind a LayerNorm, in true units.
+
+    With K' = K/(rs) for r² = A + ε and s² = B + ε: Δ' = (ab − K)/(rs) + (a/r − b/s)²/2. An image
+    has the root a/√2; 1/r in the root of the state's unit, 0 for a = 0; and a/(r√2).
+    """
+    width = word(unit)
+    old = load(cell, unit)
+    d = splat(number(a, unit)) - load(b, unit)
+    e = fnma(d, d, old)
+    e = where_above(magnitude(e), tau * old, e, splat(unit - unit))
+    m = splat(number(a + width, unit)) * load(b + BYTES, unit)
+    f = splat(number(a + 2 * width, unit)) - load(b + 2 * BYTES, unit)
+    store(fma(f, f, e * m), to)
+    store(load(cell + BYTES, unit) * m, to + BYTES)
+
+
+@numba.njit(nogil=True, forceinline=True)
+def exponential_cell(constants, cell, a, b, to, unit):
+    """Store the cell behind a normalized Gaussian kernel; the unit takes its largest value.
+
+    K' = ab e^(γ(c − 1)), so that Δ' = (a − b)²/2 + ab (1 − e^(−γw)) with w = 1 − c.
+    """
+    width = word(unit)
+    gamma = splat(number(constants, unit))
+    second = load(b, unit)
+    d = splat(number(a, unit)) - second
+    w = fnma(d, d, load(cell, unit)) * (splat(number(a + width, unit)) * load(b + BYTES, unit))
+    share = exp(splat(unit - unit) - gamma * w)
+    ab = splat(number(a + 2 * width, unit)) * second
+    store(fma(ab, splat(unit) - share, d * d), to)
+    store(load(cell + BYTES, unit) * (gamma * share), to + BYTES)
+
+
+@numba.njit(nogil=True, forceinline=True)
+def dual_cell(kind, constants, P, D, half_a, half_b, root_a, root_b, inverse_a, inverse_b, unit):
+    """Return E[σσ] and E[σ̇σ̇] from Δ and half the variances, all in true units.
+
+    The formulas are those of ``duals``; the constants are those of ``graph.cell_op``, and roots and
+    inverses those of ``cpu.graph.roots_of``.
+    """
+    width = word(unit)
+    one = splat(unit)
+    halves = half_a + half_b
+    K = halves - D
+    d = root_a - root_b
+    m = inverse_a * inverse_b
+    if kind == OF_ERF:
+        w = fnma(half(unit) * d, d, (D + D) + one) * m
+        E = half_erf(w, (K + K) * m, P, unit)
+        return E + E, m / sqrt(magnitude(w * (one + one - w))) * four_over_pi(unit)
+    if kind == WAVE:
+        scale = splat(number(constants + width, unit))
+        b2 = splat(number(constants + 2 * width, unit))
+        phase = splat(number(constants + 3 * width, unit))
+        s = exp(splat(unit - unit) - b2 * D)
+        t = exp(b2 * (D - (halves + halves))) * phase
+        return scale * (s - t), (b2 * scale) * (s + t)
+    scale = splat(number(constants + width, unit))
+    if kind == EXP:
+        b2 = splat(number(constants + 2 * width, unit))
+        E = scale * exp(b2 * ((halves + halves) - D))
+        return E, b2 * E
+    # AB − K² without cancellation: (ab − K)(ab + K)
+    e = fnma(half(unit) * d, d, D)
+    product = root_a * root_b
+    minor = e * ((product + product) - e)
+    if kind == GAUSSIAN:
+        c = splat(number(constants + 2 * width, unit))
+        c = c + c
+        determinant = fma(c * c, minor, one - c * (halves + halves))
+        E = scale / sqrt(determinant)
+        return E, ((c * c) * K) * E / determinant
+    square = (one + (halves + halves)) + minor
+    z = K * m
+    angle = fma(half(unit), half_erf(one - z, z, P, unit), quarter(unit))
+    inverse = one / sqrt(square)
+    over = inverse * over_two_pi(unit)
+    AB = product * product
+    E = fma(K, angle, fma(AB, square, K * K) * (over * (m * m)))
+    slopes = fma(inverse, inverse, fma(inverse_a, inverse_a, inverse_b * inverse_b))
+    return E, fma(K * over, slopes, angle)

@@ -236,7 +236,7 @@ def fused_sweep(
 
 
 @numba.njit(nogil=True)
-def _add_lanes(cell, sums, unit):
+def add_lanes(cell, sums, unit):
     """Add a cell's Δ and Θ to float64 sums per lane."""
     width = word(unit)
     for lane in range(BYTES // width):
@@ -278,7 +278,7 @@ def relu_sum_sweep(sweep, table, a, b, H, W, p, q, state, spare, sums, unit):
         _relu_sums(PRESENT, tau, P, R, sweep, a, b, H, W, p, q, state, spare, unit)
     else:
         _relu_sums(ABSENT, tau, P, R, sweep, a, b, H, W, p, q, state, spare, unit)
-    _add_lanes(spare, sums, unit)
+    add_lanes(spare, sums, unit)
 
 
 @numba.njit(nogil=True)
@@ -362,7 +362,7 @@ def add_row(row, W, sums, unit):
         T = T + load(row + j * CELL + BYTES, unit)
     store(D, row)
     store(T, row + BYTES)
-    _add_lanes(row, sums, unit)
+    add_lanes(row, sums, unit)
 
 
 @numba.njit(nogil=True, forceinline=True)
@@ -410,7 +410,7 @@ def relu_weighted_sweep(
         _relu_weighted(PRESENT, rounding(table, unit), P, R, *of_class)
     else:
         _relu_weighted(ABSENT, rounding(table, unit), P, R, *of_class)
-    _add_lanes(spare, sums, unit)
+    add_lanes(spare, sums, unit)
 
 
 @numba.njit(nogil=True)
@@ -424,7 +424,7 @@ def add_weighted_row(row, W, weight, across, sums, unit):
             T = fma(splat(of_column), load(row + j * CELL + BYTES, unit), T)
     store(splat(weight) * D, row)
     store(splat(weight) * T, row + BYTES)
-    _add_lanes(row, sums, unit)
+    add_lanes(row, sums, unit)
 
 
 @numba.njit(nogil=True)
@@ -594,7 +594,7 @@ def _blocks(
 
 
 @numba.njit(nogil=True)
-def _work(template, vectors):
+def aligned_work(template, vectors):
     """Return an array for ``vectors`` vectors, and its first address aligned to ``BYTES``."""
     array = np.zeros((vectors + 1) * (BYTES // template.itemsize), template.dtype)
     start = array.ctypes.data
@@ -629,8 +629,8 @@ def entries(
         out_theta: (n, m, lanes) float64.
     """
     unit = scales.dtype.type(1)
-    kept, state = _work(scales, 2 * work_cells[0])
-    kept_pools, pools = _work(scales, 2 * work_cells[1])
+    kept, state = aligned_work(scales, 2 * work_cells[0])
+    kept_pools, pools = aligned_work(scales, 2 * work_cells[1])
     sums = np.zeros((2, BYTES // scales.itemsize))
     for m in range(columns.shape[0]):  # outside: a column's numbers stay in cache for all rows
         for n in range(rows.shape[0]):
@@ -660,8 +660,8 @@ def self_windows(
     """
     unit = scales.dtype.type(1)
     lanes = BYTES // scales.itemsize
-    kept, state = _work(scales, 2 * work_cells[0])
-    kept_pools, pools = _work(scales, 2 * work_cells[1])
+    kept, state = aligned_work(scales, 2 * work_cells[0])
+    kept_pools, pools = aligned_work(scales, 2 * work_cells[1])
     sums = np.zeros((2, lanes))
     whole, unweighted = np.full(len(classes), 15, np.int64), np.zeros((0, 0), scales.dtype)
     for n in range(rows.shape[0]):

@@ -204,8 +204,47 @@ def _constant(value: float) -> Any:
 
 
 half = _constant(0.5)
+quarter = _constant(0.25)
+over_two_pi = _constant(0.5 / math.pi)
 root_half = _constant(math.sqrt(0.5))
 four_over_pi = _constant(4 / math.pi)
+
+
+# e^x = 2^n e^r: n is the integer nearest x/ln 2, and r what is left of x after n times ln 2, which
+# is subtracted in two parts
+_EXP_LEAST = {"float32": -87.0, "float64": -708.0}
+_LN_2 = {
+    "float32": (0.693145751953125, 1.428606765330187e-06),
+    "float64": (0.6931471803691238, 1.9082149292705877e-10),
+}
+_EXP_DEGREE = {"float32": 7, "float64": 13}  # of the series for |r| ≤ ln(2)/2
+_MANTISSA = {"float32": (32, 23, 127), "float64": (64, 52, 1023)}
+
+
+@intrinsic
+def exp(typingctx, x):
+    """Return e^x, 1 exactly at 0; numbers beyond the range of the dtype are taken for its ends."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        name = x.scalar.name
+        low, high = x.constant(_EXP_LEAST[name]), x.constant(-_EXP_LEAST[name])
+        value = _call(builder, x, "maxnum", [_call(builder, x, "minnum", [args[0], high]), low])
+        n = _call(builder, x, "rint", [builder.fmul(value, x.constant(1 / math.log(2)))])
+        rest = value
+        for part in _LN_2[name]:
+            rest = _call(builder, x, "fma", [n, x.constant(-part), rest])
+        total = x.constant(1 / math.factorial(_EXP_DEGREE[name]))
+        for k in range(_EXP_DEGREE[name] - 1, -1, -1):
+            total = _call(builder, x, "fma", [total, rest, x.constant(1 / math.factorial(k))])
+        bits, shift, bias = _MANTISSA[name]
+        integers = ir.VectorType(ir.IntType(bits), x.llvm.count)
+        power = builder.add(
+            builder.fptosi(n, integers), ir.Constant(integers, [bias] * x.llvm.count)
+        )
+        power = builder.shl(power, ir.Constant(integers, [shift] * x.llvm.count))
+        return builder.fmul(total, builder.bitcast(power, x.llvm))
+
+    return x(x), generate
 
 
 def _operator(symbol: Callable[..., Any], name: str) -> None:

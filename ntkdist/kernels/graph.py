@@ -1,0 +1,797 @@
+"""A network of any layers as a graph of arrays of cells, and the program that computes it.
+
+``chain`` knows networks of stacked 3 × 3 filters and pools, for which loops are fused. Here a
+network is a graph: strides, filters of any size and padding, sums of branches and all
+nonlinearities act on *values*, arrays Δ and Θ of one displacement of the pixels of two images.
+Displacements do not mix in any of them: with stride s a filter's output of displacement D reads its
+input at displacement s·D. Only pools mix them. So the program has *levels*: within one a
+displacement goes through all operations in cache; between two, pools (and values that a later level
+needs) are kept in memory.
+
+With CIRCULAR padding displacements d and d − P are one, and a class of P × Q cells holds both;
+without it each displacement is a rectangle of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+
+import numpy as np
+
+from ntkdist.kernels.duals import dual
+from ntkdist.kernels.windows import mean_weights, padding_before
+from ntkdist.networks.architecture import Architecture
+from ntkdist.networks.layers import (
+    ABRelu,
+    AvgPool,
+    CellLayer,
+    Conv,
+    Cos,
+    Dense,
+    Erf,
+    Exp,
+    ExpNormalized,
+    Flatten,
+    Gaussian,
+    Gelu,
+    GlobalAvgPool,
+    Identity,
+    Layer,
+    LayerNorm,
+    LeakyRelu,
+    Relu,
+    Residual,
+    Sin,
+    output_size,
+)
+
+# columns of the table of operations: what it does, and on which buffers
+OP, SOURCE, SECOND, TARGET = range(4)
+# pixels of the value (H, W) and of what a filter reads, and the filter
+HEIGHT, WIDTH, HEIGHT_IN, WIDTH_IN, SIZE, STRIDE, ABOVE, LEFT, CIRCULAR, TRAINED = range(4, 14)
+# whether K may be negative in front; strides since the level's inputs; where an image's numbers
+# start: half variances in front of a filter, their sums along rows, half variances behind it,
+# what a cell reads
+SIGNED, STEP, HALF, SIDE, HALF_OUT, NUMBERS = range(14, 20)
+# how many of these a pixel has; edge of a pool's windows, and where its array starts in the memory
+# between levels, in cells
+EACH, POOL, ARRAY = 20, 21, 22
+OP_FIELDS = 23
+# columns of the table of constants of the dtype
+FACTOR, FACTOR_2, FIRST, SECOND_CONSTANT = range(4)
+CONSTANTS = 6
+# OP
+PIXELS, LOAD, STORE, END, LINEAR, ADD, RELU, NORM, EXPONENTIAL = range(9)
+# those of K and both variances in true units
+ERF, GELU, WAVE, EXP, GAUSSIAN = range(9, 14)
+# columns of the table of levels
+OPS, OPS_END, ROWS, ROWS_END, COLUMNS, COLUMNS_END, MASKS = range(7)
+LEVEL_FIELDS = 7
+
+# patches of so few numbers are often multiples of each other (``chain.state_dtype``)
+_FEW_NUMBERS = 3
+# Of the variance: K may be so far below 0 behind a LeakyRelu of a small slope, which takes as few
+# digits of an entry as a ReLU does that comes as near to 0
+_SLIGHTLY = 0.025
+_RELUS = Relu | LeakyRelu | ABRelu
+
+
+@dataclass(frozen=True)
+class Node:
+    """A value of the graph.
+
+    Attributes:
+        layer: What makes it; None for pixels and for the sum of two inputs.
+        inputs: Indices of the nodes it is made from; none for pixels.
+    """
+
+    layer: Layer | None
+    inputs: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A network as values on pixels, a mean over positions, and layers on vectors.
+
+    Attributes:
+        nodes: In an order in which inputs come first; the last one is in front of ``windows``.
+        windows: Pools at the end of the pixels.
+        pooled: Mean over all pairs of positions (GlobalAvgPool), else over aligned ones.
+        tail: Layers behind the mean.
+        spatial: False for a fully connected network, which reads images as vectors.
+    """
+
+    nodes: tuple[Node, ...]
+    windows: tuple[AvgPool, ...]
+    pooled: bool
+    tail: tuple[Layer, ...]
+    spatial: bool
+
+    @property
+    def mixes_positions(self) -> bool:
+        """Whether the mean at the end takes in pairs of different positions."""
+        return self.pooled or bool(self.windows)
+
+    @property
+    def has_nonlinear_head(self) -> bool:
+        """Whether another layer than Dense stands behind the mean."""
+        return any(not isinstance(layer, Dense) for layer in self.tail)
+
+    @property
+    def homogeneous(self) -> bool:
+        """Whether scaling an image scales its kernels."""
+        return all(
+            isinstance(node.layer, _RELUS | ExpNormalized | AvgPool | None)
+            or (isinstance(node.layer, Conv | Dense) and not node.layer.b_std)
+            for node in self.nodes
+        )
+
+
+class NotCoveredError(Exception):
+    """Why a network is no graph."""
+
+
+def graph_of(arch: Architecture) -> Graph | str:
+    """Return ``arch`` as a graph, or the reason why it is none."""
+    layers = list(arch.layers)
+    if not arch.is_spatial:
+        layers = [Flatten(), *(layer for layer in layers if not isinstance(layer, Flatten))]
+    end = next(i for i, x in enumerate(layers) if isinstance(x, (Flatten, GlobalAvgPool)))
+    pooled, tail = isinstance(layers[end], GlobalAvgPool), tuple(layers[end + 1 :])
+    on_pixels = layers[:end]
+    if not arch.is_spatial:  # on a vector all layers act cell by cell
+        last = max((i for i, x in enumerate(tail) if not isinstance(x, Dense)), default=-1)
+        on_pixels, tail = list(tail[: last + 1]), tail[last + 1 :]
+    first = len(on_pixels)
+    while first and isinstance(on_pixels[first - 1], AvgPool | Identity):
+        first -= 1
+    windows = tuple(x for x in on_pixels[first:] if isinstance(x, AvgPool))
+    nodes = [Node(None)]
+    try:
+        _append(nodes, on_pixels[:first], 0)
+    except NotCoveredError as reason:
+        return str(reason)
+    tail = tuple(layer for layer in tail if not isinstance(layer, Identity))
+    return Graph(tuple(nodes), windows, pooled, tail, arch.is_spatial)
+
+
+def _append(nodes: list[Node], layers: Iterable[Layer], at: int) -> int:
+    """Append what the layers make of node ``at`` and return the index of the result."""
+    for layer in layers:
+        match layer:
+            case Identity():
+                continue
+            case Residual():
+                ends = [_append(nodes, inner, at) for inner in (layer.branch, layer.shortcut)]
+                nodes.append(Node(None, (ends[0], ends[1])))
+            case AvgPool() if layer.padding != "VALID":
+                raise NotCoveredError(
+                    f"{layer!r} in front of other layers on pixels: only Flatten, GlobalAvgPool "
+                    "and pools can follow padded windows"
+                )
+            case _:
+                nodes.append(Node(layer, (at,)))
+        at = len(nodes) - 1
+    return at
+
+
+@dataclass(frozen=True)
+class Array:
+    """A value kept in memory between levels.
+
+    Attributes:
+        node: Whose value it is; a pool, or a value that a later level reads.
+        source: The node whose cells it adds up.
+        pool: Edge of the windows; 1 for none.
+        stride: Step between windows.
+        level: Of the cells.
+        start: Where it starts in the memory, in cells.
+    """
+
+    node: int
+    source: int
+    pool: int
+    stride: int
+    level: int
+    start: int
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The tables of the levels for some of the displacements.
+
+    Attributes:
+        table: (levels, ``LEVEL_FIELDS``) int64.
+        displacements: Of rows and of columns of a level's inputs, one level after the other.
+        masks: For each level and operation, whether it runs at each displacement of rows, then
+            of columns.
+    """
+
+    table: np.ndarray
+    displacements: np.ndarray
+    masks: np.ndarray
+
+
+@dataclass(frozen=True)
+class GraphPlan:
+    """The program of a graph on images of one shape.
+
+    Attributes:
+        graph: The network.
+        shape: (H, W, C) of the images.
+        dtype: Of the arithmetic.
+        sizes: For each node (H, W).
+        units: For each node, the unit of its Δ and Θ.
+        ops: (operations, ``OP_FIELDS``) int64, level by level.
+        constants: (operations, ``CONSTANTS``) of the dtype.
+        op_levels: (levels, 2) first and last operation of each.
+        arrays: What is kept between levels.
+        halves: For each node with half variances among an image's numbers, where they start.
+        sides: For each filter, where the sums along rows start; by node.
+        cells: For each cell layer, where its numbers start; by node.
+        centers: For each pool, where the means over its windows start; by node.
+        numbers: Numbers of an image.
+        planes: Where they start, of how many rows and columns of pixels, and how many a pixel.
+        buffers: Values in cache at a time.
+        buffer_cells: Cells of the largest of them.
+        ring_cells: Cells of a filter's rows of sums.
+        memory_cells: Cells of all arrays.
+        cyclic: Whether displacements d and d − P are one.
+        row_weights, column_weights: Of the mean at the end, the largest 1.
+        pixel_weights: (H, W) float64, weights of the variances in that mean.
+        count: What the sums at the end are divided by.
+        levels: For all displacements that the mean at the end needs.
+    """
+
+    graph: Graph
+    shape: tuple[int, int, int]
+    dtype: str
+    sizes: tuple[tuple[int, int], ...]
+    units: tuple[float, ...]
+    ops: np.ndarray
+    constants: np.ndarray
+    op_levels: np.ndarray
+    arrays: tuple[Array, ...]
+    halves: dict[int, int]
+    sides: dict[int, int]
+    cells: dict[int, int]
+    centers: dict[int, int]
+    numbers: int
+    planes: tuple[tuple[int, int, int, int], ...]
+    buffers: int
+    buffer_cells: int
+    ring_cells: int
+    memory_cells: int
+    cyclic: bool
+    row_weights: np.ndarray
+    column_weights: np.ndarray
+    pixel_weights: np.ndarray
+    count: float
+    levels: Levels
+
+    @property
+    def chain(self) -> Graph:
+        """The network, under the name that ``chain.Plan`` has for it."""
+        return self.graph
+
+    @property
+    def unit(self) -> float:
+        """The unit at the end."""
+        return self.units[-1]
+
+    @property
+    def columns(self) -> slice:
+        """Which of a row's numbers a column image has: all."""
+        return slice(None)
+
+    @cached_property
+    def mirror(self) -> np.ndarray:
+        """(numbers,) as ``chain.Plan.mirror``."""
+        order = np.arange(self.numbers)
+        for start, H, W, each in self.planes:
+            part = slice(start, start + H * W * each)
+            order[part] = order[part].reshape(H, W, each)[:, ::-1].ravel()
+        return order
+
+    def levels_to_windows(self, array: Array) -> Levels:
+        """Return the levels for the windows of an image with its own equal ones in one pool."""
+        return _levels(self, {array.node: [{0}, {0}]}, end=False)
+
+
+def not_a_graph(arch: Architecture, shape: tuple[int, int, int]) -> str | None:
+    """Return why a graph cannot compute ``arch`` on (H, W, C) images; None where it can."""
+    graph = graph_of(arch)
+    if isinstance(graph, str):
+        return graph
+    try:
+        graph_plan(graph, shape if graph.spatial else (1, 1, math.prod(shape)), "float64")
+    except NotCoveredError as reason:
+        return str(reason)
+    return None
+
+
+def graph_state_dtype(graph: Graph, shape: tuple[int, int, int], dtype: str) -> str:
+    """Return the dtype of a graph's state on (H, W, C) images, for entries of ``dtype``.
+
+    float64 for the reasons of ``chain.state_dtype``: K at the end may be more than slightly
+    negative, a function needs K in true units, or the first nonlinearity reads patches of up to 3
+    numbers.
+    """
+    H, W, C = shape
+    if _signed(graph, _SLIGHTLY)[-1]:
+        return "float64"
+    reach: list[int] = []  # pixels that a value sees along an axis, 0 behind a nonlinearity
+    strides: list[int] = []
+    for node in graph.nodes:
+        inner = [reach[i] for i in node.inputs]
+        step = max((strides[i] for i in node.inputs), default=1)
+        seen = max(inner, default=1) if all(inner) else 0
+        match node.layer:
+            case Conv() | AvgPool():
+                seen = seen and seen + (node.layer.size - 1) * step
+                step *= node.layer.stride if isinstance(node.layer, Conv) else node.layer.size
+            case None | Dense():
+                pass
+            case Relu() | LeakyRelu() | ABRelu() | LayerNorm():
+                if seen and C * min(seen, H) * min(seen, W) <= _FEW_NUMBERS:
+                    return "float64"
+                seen = 0
+            case _:
+                return "float64"
+        reach.append(seen)
+        strides.append(step)
+    return dtype
+
+
+def _signed(graph: Graph, least: float = 0.0) -> list[bool]:
+    """Return for each node whether K may be below ``-least`` times the variance."""
+    signed: list[bool] = []
+    for node in graph.nodes:
+        match node.layer:
+            case Relu():
+                signed.append(False)
+            case LeakyRelu() | ABRelu():
+                # K = −linear · A at correlation −1, where the ReLU has none
+                linear, bend = relu_mix(node.layer)
+                signed.append(linear > least * (linear + bend / 2))
+            case None | Conv() | Dense() | AvgPool() | LayerNorm():
+                signed.append(any(signed[i] for i in node.inputs) or not node.inputs)
+            case _:
+                signed.append(True)
+    return signed
+
+
+@lru_cache(maxsize=32)
+def graph_plan(graph: Graph, shape: tuple[int, int, int], dtype: str) -> GraphPlan:
+    """Lay out a graph on (H, W, C) images.
+
+    Raises:
+        NotCoveredError: With the reason, if no program computes it on such images.
+    """
+    return _Builder(graph, shape, dtype).plan()
+
+
+@dataclass
+class _Builder:
+    graph: Graph
+    shape: tuple[int, int, int]
+    dtype: str
+    ops: list[list[int]] = field(default_factory=list)
+    constants: list[list[float]] = field(default_factory=list)
+    arrays: list[Array] = field(default_factory=list)
+    halves: dict[int, int] = field(default_factory=dict)
+    sides: dict[int, int] = field(default_factory=dict)
+    cells: dict[int, int] = field(default_factory=dict)
+    centers: dict[int, int] = field(default_factory=dict)
+    planes: list[tuple[int, int, int, int]] = field(default_factory=list)
+    numbers: int = 0
+    memory: int = 0
+    buffers: int = 0
+    ring: int = 0
+
+    def plan(self) -> GraphPlan:
+        nodes = self.graph.nodes
+        H, W, C = self.shape
+        self.sizes = [(H, W)]
+        for node in nodes[1:]:
+            size = self.sizes[node.inputs[0]]
+            if node.layer is not None:
+                size = output_size([node.layer], *size, f"{H}×{W}")
+            self.sizes.append(size)
+        self.cyclic = any(isinstance(x.layer, Conv) and _circular(x.layer) for x in nodes)
+        if self.cyclic:
+            self._check_cyclic()
+        self.signed = _signed(self.graph)
+        self._set_units()
+        self._set_levels()
+        self._take(H, W, C)
+        self._keep_arrays()
+        op_levels = []
+        for level in range(max(self.level) + 1):
+            first = len(self.ops)
+            self._compile(level)
+            op_levels.append([first, len(self.ops)])
+        weights = [
+            mean_weights(edge, self.graph.windows, pooled=self.graph.pooled)
+            for edge in self.sizes[-1]
+        ]
+        plan = GraphPlan(
+            self.graph, self.shape, self.dtype, tuple(self.sizes), tuple(self.units),
+            np.array(self.ops, np.int64), np.array(self.constants, self.dtype),
+            np.array(op_levels, np.int64), tuple(self.arrays), self.halves, self.sides, self.cells,
+            self.centers, self.numbers, tuple(self.planes), self.buffers,
+            max(h * w for h, w in self.sizes), self.ring, self.memory, self.cyclic,
+            (weights[0] / weights[0].max()).astype(self.dtype),
+            (weights[1] / weights[1].max()).astype(self.dtype),
+            np.outer(*(x.sum(axis=1) for x in weights)),
+            1 / (weights[0].max() * weights[1].max()), Levels(*(np.zeros(0, np.int64),) * 3),
+        )  # fmt: skip
+        object.__setattr__(plan, "levels", _levels(plan, {}, end=True))
+        return plan
+
+    def _check_cyclic(self) -> None:
+        for node, (H, W) in zip(self.graph.nodes, self.sizes, strict=True):
+            if not isinstance(node.layer, Conv):
+                continue
+            conv, (H_in, W_in) = node.layer, self.sizes[node.inputs[0]]
+            if (H * conv.stride, W * conv.stride) != (H_in, W_in):
+                raise NotCoveredError(
+                    f"{conv!r} leaves {H}×{W} of {H_in}×{W_in} pixels in a network with CIRCULAR "
+                    "padding, where sizes must be multiples of the strides and nothing VALID may "
+                    "cut the image"
+                )
+
+    def _set_units(self) -> None:
+        """Choose a power of two near the variance of each value, of images of variance 1."""
+        variances, self.units = [1.0], [1.0]
+        for node in self.graph.nodes[1:]:
+            of_inputs = [variances[i] for i in node.inputs]
+            unit = self.units[node.inputs[0]]
+            match node.layer:
+                case None:
+                    variance = sum(of_inputs)
+                    unit = _power(variance)
+                case Conv() | Dense():
+                    variance = node.layer.W_std**2 * of_inputs[0] + node.layer.b_std**2
+                    unit = _power(variance)
+                case AvgPool():
+                    variance, unit = of_inputs[0], unit / node.layer.size**4
+                case _:
+                    assert isinstance(node.layer, CellLayer)
+                    full = np.full(1, of_inputs[0])
+                    variance = float(dual(node.layer, full, full, full)[0][0])
+                    if isinstance(node.layer, Relu):
+                        unit /= 2
+                    elif isinstance(node.layer, ExpNormalized):
+                        unit *= math.exp(node.layer.gamma * (1 + node.layer.shift))
+                    elif not isinstance(node.layer, LeakyRelu | ABRelu):
+                        unit = 1.0
+            variances.append(variance)
+            self.units.append(unit)
+
+    def _set_levels(self) -> None:
+        """Number each node's level and find the strides since the level's inputs."""
+        self.level, self.step = [0], [1]
+        for node in self.graph.nodes[1:]:
+            level = max(self.level[i] for i in node.inputs)
+            if isinstance(node.layer, AvgPool):
+                level, step = level + 1, 1
+            else:
+                # what an earlier level made is read from memory, and begins anew
+                steps = {self.step[i] if self.level[i] == level else 1 for i in node.inputs}
+                if len(steps) > 1:
+                    raise NotCoveredError(
+                        "the branches of a Residual have strides and pools that do not take the "
+                        "same pixels"
+                    )
+                step = steps.pop() * (node.layer.stride if isinstance(node.layer, Conv) else 1)
+            self.level.append(level)
+            self.step.append(step)
+
+    def _keep_arrays(self) -> None:
+        kept: dict[int, Array] = {}
+        for at, node in enumerate(self.graph.nodes):
+            pool = node.layer if isinstance(node.layer, AvgPool) else None
+            for source in node.inputs:
+                if pool is not None:
+                    kept[at] = self._array(at, source, pool)
+                elif self.level[source] < self.level[at] and source not in kept:
+                    kept[source] = self._array(source, source, AvgPool(1))
+
+    def _array(self, node: int, source: int, pool: AvgPool) -> Array:
+        array = Array(node, source, pool.size, pool.step, self.level[source], self.memory)
+        H, W = self.sizes[node]
+        self.memory += (H * W) ** 2
+        self.arrays.append(array)
+        if pool.size > 1:
+            self.centers[node] = self._take(H, W)
+        return array
+
+    def _take(self, H: int, W: int, each: int = 1) -> int:
+        """Reserve ``each`` numbers for each of H × W pixels; return where they start."""
+        start = self.numbers
+        self.planes.append((start, H, W, each))
+        self.numbers += H * W * each
+        return start
+
+    def _half(self, node: int) -> int:
+        if node not in self.halves:
+            self.halves[node] = self._take(*self.sizes[node])
+        return self.halves[node]
+
+    def _compile(self, level: int) -> None:
+        """Append the operations of a level."""
+        nodes = self.graph.nodes
+        here = [at for at in range(len(nodes)) if self.level[at] == level]
+        # how often each value is still read in this level
+        reads: dict[int, int] = {}
+        for at in here:
+            if not isinstance(nodes[at].layer, AvgPool):
+                for source in nodes[at].inputs:
+                    reads[source] = reads.get(source, 0) + 1
+        stores = [array for array in self.arrays if array.level == level]
+        for array in stores:
+            reads[array.source] = reads.get(array.source, 0) + 1
+        last = len(nodes) - 1
+        if self.level[last] == level:
+            reads[last] = reads.get(last, 0) + 1
+        buffer_of: dict[int, int] = {}
+        free: list[int] = []
+
+        def take() -> int:
+            if not free:
+                free.append(self.buffers)
+                self.buffers += 1
+            return free.pop()
+
+        def read(at: int) -> int:
+            """Return the buffer of a value that is read once less from now on."""
+            if at not in buffer_of:
+                array = next(x for x in self.arrays if x.node == at)
+                buffer_of[at] = take()
+                self._op(LOAD, at, TARGET, buffer_of[at], array=array)
+            reads[at] -= 1
+            return buffer_of[at]
+
+        def done(at: int) -> None:
+            if reads[at] == 0 and at in buffer_of:
+                free.append(buffer_of.pop(at))
+
+        free += range(self.buffers)
+        for at in here:
+            node = nodes[at]
+            if not node.inputs:
+                buffer_of[at] = take()
+                self._op(PIXELS, at, TARGET, buffer_of[at])
+            elif isinstance(node.layer, AvgPool):
+                continue  # read from memory where it is needed
+            elif node.layer is None:
+                first, second = node.inputs
+                sources = [read(first), read(second)]
+                done(first)
+                done(second)
+                buffer_of[at] = take()
+                self._op(
+                    ADD, at, SOURCE, sources[0], SECOND, sources[1], TARGET, buffer_of[at],
+                    constants=[self.units[i] / self.units[at] for i in node.inputs],
+                )  # fmt: skip
+            elif isinstance(node.layer, Conv | Dense):
+                source = read(node.inputs[0])
+                buffer_of[at] = take()  # another one than the source's
+                self._linear(at, node.layer, source, buffer_of[at])
+                done(node.inputs[0])
+            else:
+                assert isinstance(node.layer, CellLayer)
+                source = read(node.inputs[0])
+                done(node.inputs[0])
+                buffer_of[at] = take()
+                self._cell(at, node.layer, source, buffer_of[at])
+            for array in stores:
+                if array.source == at:
+                    self._op(STORE, at, SOURCE, read(at), array=array)
+            if at == last:
+                self._op(END, at, SOURCE, read(at))
+            done(at)
+        for array in stores:  # a pool on a pool
+            if isinstance(nodes[array.source].layer, AvgPool):
+                self._op(STORE, array.source, SOURCE, read(array.source), array=array)
+                done(array.source)
+
+    def _op(
+        self, op: int, at: int, *fields: int, constants: Sequence[float] = (),
+        array: Array | None = None,
+    ) -> None:  # fmt: skip
+        row = [0] * OP_FIELDS
+        row[OP], row[STEP] = op, self.step[at]
+        if array is not None:
+            row[ARRAY], row[POOL], row[STRIDE] = array.start, array.pool, array.stride
+            if op == LOAD:
+                row[STEP] = 1
+                row[NUMBERS] = self.centers.get(at, -1)
+        row[HEIGHT], row[WIDTH] = self.sizes[at]
+        for column, value in zip(fields[::2], fields[1::2], strict=True):
+            row[column] = value
+        self.ops.append(row)
+        self.constants.append([*constants, *[0.0] * (CONSTANTS - len(constants))])
+
+    def _linear(self, at: int, layer: Conv | Dense, source: int, target: int) -> None:
+        (inner,) = self.graph.nodes[at].inputs
+        conv = layer if isinstance(layer, Conv) else Conv(1)
+        (H_in, W_in), (_, W) = self.sizes[inner], self.sizes[at]
+        starts = [
+            0 if conv.padding == "VALID" else padding_before(edge, conv.size, conv.stride)
+            for edge in (H_in, W_in)
+        ]
+        self.sides[at] = self._take(H_in, W)
+        self.ring = max(self.ring, conv.size * W)
+        scale = layer.W_std**2 / conv.size**2
+        self._op(
+            LINEAR, at, SOURCE, source, TARGET, target, HEIGHT_IN, H_in, WIDTH_IN, W_in,
+            SIZE, conv.size, STRIDE, conv.stride, ABOVE, starts[0], LEFT, starts[1],
+            CIRCULAR, int(_circular(conv)), TRAINED, int(layer.trainable),
+            HALF, self._half(inner), SIDE, self.sides[at],
+            HALF_OUT, self._half(at) if layer.trainable else 0,
+            constants=[scale * self.units[inner] / self.units[at]],
+        )  # fmt: skip
+
+    def _cell(self, at: int, layer: CellLayer, source: int, target: int) -> None:
+        (inner,) = self.graph.nodes[at].inputs
+        op, constants = cell_op(layer, self.units[inner])
+        each = 4 if op >= ERF else 3
+        self.cells[at] = self._take(*self.sizes[at], each)
+        self._op(
+            op, at, SOURCE, source, TARGET, target, NUMBERS, self.cells[at], EACH, each,
+            SIGNED, int(self.signed[inner]), constants=constants,
+        )  # fmt: skip
+
+
+def cell_op(layer: CellLayer, unit: float) -> tuple[int, list[float]]:
+    """Return the operation of a cell layer and its constants, the first one ``unit``."""
+    match layer:
+        case Relu() | LeakyRelu() | ABRelu():
+            linear, bend = relu_mix(layer)
+            return RELU, [linear, bend / 2]
+        case LayerNorm():
+            return NORM, []
+        case ExpNormalized():
+            return EXPONENTIAL, [layer.gamma]
+        case Erf():
+            return ERF, [unit]
+        case Gelu():
+            return GELU, [unit]
+        case Sin() | Cos():
+            phase = layer.c + (math.pi / 2 if isinstance(layer, Cos) else 0.0)
+            return WAVE, [unit, layer.a**2 / 2, layer.b**2, math.cos(2 * phase)]
+        case Exp():
+            return EXP, [unit, layer.a**2, layer.b**2]
+        case Gaussian():
+            return GAUSSIAN, [unit, layer.a**2, layer.b]
+    raise NotCoveredError(
+        f"{type(layer).__name__} is covered by neither the cpu nor the cuda backend"
+    )
+
+
+def relu_mix(layer: Relu | LeakyRelu | ABRelu) -> tuple[float, float]:
+    """Return what a ReLU-like layer is a mix of: the shares of the identity and of the ReLU.
+
+    In K, Δ and the factor of Θ alike; a Relu is in units of half of what it reads.
+    """
+    match layer:
+        case Relu():
+            return 0.0, 2.0
+        case LeakyRelu():
+            return layer.alpha, (1 - layer.alpha) ** 2
+        case ABRelu():
+            return layer.a * layer.b, (layer.b - layer.a) ** 2
+
+
+def _circular(conv: Conv) -> bool:
+    return conv.padding == "CIRCULAR" and conv.size > 1
+
+
+def _power(variance: float) -> float:
+    return 2.0 ** math.floor(math.log2(variance)) if variance > 0 else 1.0
+
+
+def _levels(plan: GraphPlan, wanted: dict[int, list[set[int]]], *, end: bool) -> Levels:
+    """Find the displacements that each operation of each level must run at.
+
+    ``wanted`` has, for arrays by node, the displacements of rows and of columns of windows that are
+    wanted; ``end`` says whether the mean at the end is.
+    """
+    wanted = {node: [set(axis) for axis in axes] for node, axes in wanted.items()}
+    table, lists, masks = [], [], []
+    for level in range(len(plan.op_levels) - 1, -1, -1):
+        first, past = plan.op_levels[level]
+        needed: list[list[set[int]]] = [[set(), set()] for _ in range(first, past)]
+        of_buffer: dict[int, list[set[int]]] = {}
+        for at in range(past - 1, first - 1, -1):
+            op = plan.ops[at]
+            need: list[set[int]] = [set(), set()]
+            if op[OP] not in (STORE, END):
+                need = of_buffer.pop(int(op[TARGET]), need)
+            edges = int(op[HEIGHT]), int(op[WIDTH])
+            sources = [int(op[SOURCE])]
+            if op[OP] == END:
+                if end:
+                    weights = plan.row_weights, plan.column_weights
+                    need = [_weighted(plan, x) for x in weights]
+            elif op[OP] == STORE:
+                array = next(x for x in plan.arrays if x.start == op[ARRAY])
+                windows = wanted.get(array.node, [set(), set()])
+                need = [
+                    _cells_of(plan, axis, edge, array)
+                    for axis, edge in zip(windows, edges, strict=True)
+                ]
+            elif op[OP] == ADD:
+                sources.append(int(op[SECOND]))
+            elif op[OP] in (PIXELS, LOAD):
+                sources = []
+            if op[OP] == LOAD:
+                array = next(x for x in plan.arrays if x.start == op[ARRAY])
+                kept = wanted.setdefault(array.node, [set(), set()])
+                for axis in range(2):
+                    kept[axis] |= need[axis]
+            needed[at - first] = need
+            inner = need
+            if op[OP] == LINEAR:
+                sizes = int(op[HEIGHT_IN]), int(op[WIDTH_IN])
+                inner = [
+                    {d * int(op[STRIDE]) % n if plan.cyclic else d * int(op[STRIDE]) for d in axis}
+                    for axis, n in zip(need, sizes, strict=True)
+                ]
+            for source in sources:
+                kept = of_buffer.setdefault(source, [set(), set()])
+                of_buffer[source] = [a | b for a, b in zip(kept, inner, strict=True)]
+        steps = [int(op[STEP]) for op in plan.ops[first:past]]
+        axes = []
+        for axis in range(2):
+            whole = {d * step for n, step in zip(needed, steps, strict=True) for d in n[axis]}
+            axes.append(np.array(sorted(whole), np.int64))
+        table.append([first, past, len(axes[0]), len(axes[1])])
+        lists.append(axes)
+        masks.append(
+            [
+                np.array([[d % s == 0 and d // s in n[axis] for d in axes[axis].tolist()]
+                          for n, s in zip(needed, steps, strict=True)], np.int64)
+                for axis in range(2)
+            ]
+        )  # fmt: skip
+    rows = np.zeros((len(table), LEVEL_FIELDS), np.int64)
+    displacements: list[np.ndarray] = []
+    flat: list[np.ndarray] = []
+    at = at_mask = 0
+    for level in range(len(table)):
+        first, past, n_rows, n_columns = table[len(table) - 1 - level]
+        rows[level] = [
+            first, past, at, at + n_rows, at + n_rows, at + n_rows + n_columns, at_mask
+        ]  # fmt: skip
+        for axis in range(2):
+            displacements.append(lists[len(table) - 1 - level][axis])
+            flat.append(masks[len(table) - 1 - level][axis].ravel())
+        at += n_rows + n_columns
+        at_mask += (past - first) * (n_rows + n_columns)
+    return Levels(rows, np.concatenate(displacements), np.concatenate(flat))
+
+
+def _weighted(plan: GraphPlan, weights: np.ndarray) -> set[int]:
+    """Return the displacements with weight in the mean at the end."""
+    n = len(weights)
+    i, other = np.nonzero(weights)
+    far = np.unique(other - i).tolist()
+    return {d % n if plan.cyclic else d for d in far}
+
+
+def _cells_of(plan: GraphPlan, windows: set[int], edge: int, array: Array) -> set[int]:
+    """Return the displacements of cells that add to window displacements."""
+    count = (edge - array.pool) // array.stride + 1
+    cells: set[int] = set()
+    for d in windows:
+        for far in {d, d - count} if plan.cyclic else {d}:
+            first = far * array.stride
+            cells |= set(range(first - array.pool + 1, first + array.pool))
+    near = {d for d in cells if abs(d) < edge}
+    return {d % edge for d in near} if plan.cyclic else near

@@ -1,0 +1,245 @@
+"""Graphs on the cpu backend: every layer and pair of layers, against the reference."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from ntkdist import Architecture, kernel_matrix
+from ntkdist.errors import InputError
+from ntkdist.kernels import get_backend, graph, select_backend
+from ntkdist.kernels.chain import not_a_chain
+from ntkdist.kernels.ranges import check_entries
+from ntkdist.networks.layers import (
+    AvgPool,
+    Conv,
+    Dense,
+    Erf,
+    Flatten,
+    GlobalAvgPool,
+    Identity,
+    LayerNorm,
+    Relu,
+    Residual,
+)
+from tests.kernels.images import awkward_images, two_sets
+from tests.kernels.networks import FLAT, NETWORKS, REFUSED_BY_STAX, TOP
+from tests.kernels.oracle import KINDS, check, extended_entries
+from tests.tolerances import RTOL, assert_close
+
+ALL = {**NETWORKS, **REFUSED_BY_STAX}
+GRAPHS = {name: pair for name, pair in ALL.items() if not_a_chain(Architecture(pair[0]))}
+STAX_ONLY = {
+    "CIRCULAR with stride 2": "sizes must be multiples of the strides",
+    "all paddings": "nothing VALID may cut",
+    "padded pool": "can follow padded windows",
+    "pool on pool": "can follow padded windows",
+}
+# one of each kind
+QUICK = (
+    "Gelu, connected",
+    "LeakyRelu then Sin",
+    "Gaussian then ExpNormalized",
+    "LayerNorm then Cos",
+    "even strided filters",
+    "CIRCULAR with even filters",
+    "overlapping pool",
+    "WideResNet-like with LayerNorm",
+    "pool in both branches",
+    "all in the tail",
+)
+# a filter of stride 2 and its shortcut beside a pool: a value waits in memory for the next level
+ACROSS = {
+    "strided branch beside a pool": (
+        (Conv(), Residual((Relu(), Conv(stride=2), Relu(), Conv()), (AvgPool(2),)), Relu(), *TOP),
+        (8, 6, 2),
+    ),
+    "waiting over two pools": (
+        (
+            Conv(),
+            Residual((AvgPool(2), Relu(), Conv(), AvgPool(2)), (Conv(4, stride=4),)),
+            Relu(),
+            *FLAT,
+        ),
+        (8, 12, 1),
+    ),
+    "one value read in two levels": (
+        (Conv(), Relu(), Residual((Conv(), AvgPool(2)), (AvgPool(2), Conv())), Relu(), *TOP),
+        (7, 6, 2),
+    ),
+    "pool on overlapping pool": (
+        (Conv(), AvgPool(3, 1), Relu(), Conv(), AvgPool(2, 1), AvgPool(2), Relu(), *FLAT),
+        (9, 8, 2),
+    ),
+    "windows with gaps": ((Conv(), Relu(), AvgPool(2, 3), Conv(), Relu(), *TOP), (8, 7, 2)),
+    "local pools at the end": (
+        (Conv(stride=2), Relu(), Conv(), Relu(), AvgPool(3, 1, "SAME"), *FLAT),
+        (9, 12, 3),
+    ),
+    "circular, then local": (
+        (Conv(padding="CIRCULAR"), Relu(), Conv(5), Relu(), AvgPool(3, 1, "SAME"), *FLAT),
+        (6, 7, 2),
+    ),
+    "circular with even strides": (
+        (Conv(padding="CIRCULAR"), Relu(), Conv(4, stride=2), Relu(), Conv(), Relu(), *TOP),
+        (8, 6, 2),
+    ),
+    "circular pools": (
+        (Conv(padding="CIRCULAR"), Relu(), AvgPool(2), Conv(padding="CIRCULAR"), Relu(), *TOP),
+        (9, 8, 2),
+    ),
+    "circular filters in branches": (
+        (Conv(), Residual((Relu(), Conv(padding="CIRCULAR"), Relu(), Conv())), Relu(), *FLAT),
+        (5, 6, 2),
+    ),
+}
+
+
+def parametrized(table):
+    return pytest.mark.parametrize(
+        ("arch", "shape"),
+        [
+            pytest.param(*pair, id=name, marks=() if name in QUICK else pytest.mark.slow)
+            for name, pair in table.items()
+            if name not in STAX_ONLY
+        ],
+    )
+
+
+@parametrized({**GRAPHS, **ACROSS})
+def test_graphs_are_near_the_oracle(arch, shape):
+    check("cpu", arch, *two_sets(shape), signed=True)
+
+
+@parametrized({name: pair for name, pair in GRAPHS.items() if name not in REFUSED_BY_STAX})
+def test_graphs_are_near_neural_tangents(arch, shape):
+    arch = Architecture(arch)
+    x, y = np.random.default_rng(1).normal(size=(2, 3, *shape))
+    for kind in KINDS:
+        expected = kernel_matrix(arch, x, y, kind=kind, backend="stax", dtype="float64")
+        found = kernel_matrix(arch, x, y, kind=kind, backend="cpu", dtype="float64")
+        assert_close(found, expected, RTOL["float64"], np.abs(expected).max() * 1e-14)
+
+
+@pytest.mark.parametrize(("name", "words"), STAX_ONLY.items())
+def test_what_a_graph_does_not_cover_is_said_and_left_to_neural_tangents(name, words):
+    layers, shape = NETWORKS[name]
+    arch = Architecture(layers)
+    assert words in get_backend("cpu").supports(arch, shape)
+    assert select_backend(arch, shape).backend.name == "stax"
+
+
+def test_branches_of_unlike_strides_are_not_covered():
+    branches = Residual((Conv(stride=2),), (Conv(2, padding="VALID"),))
+    arch = Architecture((Conv(), branches, *TOP))
+    assert "do not take the same pixels" in get_backend("cpu").supports(arch, (3, 3, 1))
+
+
+@pytest.mark.parametrize("name", ["WideResNet-like", "strides behind a pool", "Gelu then Exp"])
+def test_entries_do_not_depend_on_their_block_or_threads(name):
+    layers, shape = NETWORKS[name]
+    x = awkward_images(shape, 16 + 5)
+    whole = kernel_matrix(layers, x, x.copy(), backend="cpu", threads=1)
+    rows, columns = (np.array_split(np.arange(len(x)), k) for k in (3, 4))
+    parts = [
+        np.hstack([kernel_matrix(layers, x[r], x[c], backend="cpu", threads=2) for c in columns])
+        for r in rows
+    ]
+    assert (np.vstack(parts) == whole).all()
+    K = kernel_matrix(layers, x, backend="cpu")
+    assert (K == K.T).all()
+    assert (np.triu(K) == np.triu(whole)).all()
+
+
+@pytest.mark.parametrize(
+    "name", ["strided block", "WideResNet-like", "CIRCULAR", "pool behind a block"]
+)
+def test_equal_images_have_equal_entries(name):
+    layers, shape = NETWORKS[name]
+    x = awkward_images(shape, 5)[:4]
+    K = kernel_matrix(layers, np.concatenate([x, x]), backend="cpu", dtype="float64")
+    assert (K[:4, :4] == K[4:, 4:]).all()
+    assert (np.diag(K[:4, 4:]) == np.diag(K[:4, :4])).all()
+
+
+@pytest.mark.slow(but="cntk-gap-4")
+@pytest.mark.parametrize("preset", ["cntk-gap-4", "cntk-v-5", "cntk-lap-4-1", "cnn-3", "fc-3"])
+def test_graphs_and_chains_of_one_network_agree(preset, monkeypatch):
+    x, y = two_sets((9, 8, 2), near=False)
+    arch = Architecture.parse(preset)
+    chain = {kind: kernel_matrix(arch, x, y, kind=kind, dtype="float64") for kind in KINDS}
+    monkeypatch.setattr("ntkdist.kernels.cpu.backend.chain_of", lambda arch: "not as a chain")
+    assert isinstance(graph.graph_of(arch), graph.Graph)
+    for kind in KINDS:
+        found = kernel_matrix(arch, x, y, kind=kind, dtype="float64")
+        assert_close(found, chain[kind], 1e-12)
+
+
+def test_strides_compute_the_displacements_that_they_reach_alone():
+    arch = Architecture((Conv(), Relu(), Conv(stride=4), Relu(), *TOP))
+    plan = graph.graph_plan(graph.graph_of(arch), (32, 32, 3), "float32")
+    (level,) = plan.levels.table
+    rows = plan.levels.displacements[level[graph.ROWS] : level[graph.ROWS_END]]
+    assert rows.tolist() == list(range(-28, 29, 4))
+
+
+CONVS = st.builds(
+    Conv,
+    size=st.integers(1, 5),
+    W_std=st.sampled_from([1.0, 1.5, 0.3]),
+    b_std=st.sampled_from([0.0, 0.0, 0.2]),
+    trainable=st.booleans(),
+    stride=st.sampled_from([1, 1, 2, 3]),
+    padding=st.sampled_from(["SAME", "SAME", "VALID", "CIRCULAR"]),
+)
+CELLS = st.sampled_from(
+    [layers[1] for name, (layers, _) in NETWORKS.items() if name.endswith(", connected")]
+)
+
+
+@st.composite
+def blocks(draw):
+    conv = draw(CONVS)
+    kind = draw(st.sampled_from(["plain", "plain", "residual", "norm", "pool"]))
+    if kind == "residual":
+        shortcut = Conv(1, stride=conv.stride, trainable=draw(st.booleans()))
+        return (Residual((conv, draw(CELLS), Conv(3)), (shortcut,)), draw(CELLS))
+    if kind == "norm":
+        return (conv, LayerNorm(draw(st.sampled_from([1e-12, 0.1]))), draw(CELLS))
+    if kind == "pool":
+        return (conv, AvgPool(2, draw(st.integers(1, 3))), draw(CELLS))
+    return (conv, draw(CELLS))
+
+
+@pytest.mark.slow
+@given(
+    st.lists(blocks(), min_size=1, max_size=2),
+    st.sampled_from([(GlobalAvgPool(),), (Flatten(),), (AvgPool(3, 1, "SAME"), Flatten())]),
+    st.tuples(st.integers(3, 7), st.integers(3, 7), st.integers(1, 4)),
+    st.integers(0, 2**16),
+)
+@settings(max_examples=60, deadline=None)
+def test_any_graph_is_near_the_oracle_or_refused(parts, end, shape, seed):
+    arch = Architecture((*(layer for part in parts for layer in part), *end, Dense()))
+    x, y = np.random.default_rng(seed).normal(size=(2, 3, *shape))
+    y[0] = x[0]
+    try:
+        arch.check_image(*shape[:2])
+        if get_backend("cpu").supports(arch, shape):
+            return
+        check_entries(arch, x, "float32", KINDS)
+    except InputError:
+        return
+    check("cpu", arch, x, y, signed=True)
+
+
+def test_identities_cost_nothing():
+    plain, more = (Conv(), Relu(), *TOP), (Identity(), Conv(), Identity(), Relu(), Identity(), *TOP)
+    assert graph.graph_of(Architecture(more)) == graph.graph_of(Architecture(plain))
+
+
+def test_exponentials_are_accurate():
+    x = two_sets((3, 2, 1))[0] * 3
+    arch = (Conv(), Erf(), Conv(), *NETWORKS["Exp, GAP"][0][1:2], *FLAT)
+    expected = extended_entries(arch, x, x)
+    found = kernel_matrix(arch, x, x.copy(), kind="nngp", backend="cpu", dtype="float64")
+    assert_close(found, expected["nngp"], 1e-13)
