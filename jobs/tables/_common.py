@@ -7,10 +7,12 @@ or NTKDIST_DATA; ``digits``, ``shapes`` and ``corners`` need no file.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,14 +41,19 @@ NAMES = {
 
 
 def parser(
-    description: str, *, n: int, sets: Sequence[str] | None = None, seeds: int | None = None
+    description: str,
+    *,
+    n: int | None = None,
+    sets: Sequence[str] | None = None,
+    seeds: int | None = None,
 ) -> argparse.ArgumentParser:
-    """Return the options that all tables share; no ``--sets`` or ``--seeds`` where it is None."""
+    """Return the options that all tables share; no ``--n``, ``--sets`` or ``--seeds`` for None."""
     options = argparse.ArgumentParser(description=description)
     options.add_argument("--data", default=os.environ.get("NTKDIST_DATA"), help="folder of SET.npz")
     if sets is not None:
         options.add_argument("--sets", nargs="+", default=list(sets), help="data sets")
-    options.add_argument("-n", "--n", type=int, default=n, help="training images of each set")
+    if n is not None:
+        options.add_argument("-n", "--n", type=int, default=n, help="training images of each set")
     if seeds is not None:
         options.add_argument("--seeds", type=int, default=seeds, help="how many seeds, from 0")
     options.add_argument("--cache", help="folder that keeps Gram matrices for the next time")
@@ -73,6 +80,13 @@ class Images:
     class_names: tuple[str, ...]
 
 
+def source_of(name: str, folder: str | None) -> str:
+    """Return the data source of a set, or end the program where its folder is not named."""
+    if name in SETS and not folder:
+        sys.exit(f"{name}: name the folder that holds {name}.npz with --data or NTKDIST_DATA")
+    return f"npz:{folder}/{name}.npz" if name in SETS else name
+
+
 def read(
     name: str,
     folder: str | None,
@@ -84,9 +98,7 @@ def read(
     seed: int = 0,
 ) -> Images:
     """Read, choose and preprocess a data set, with statistics of its whole training split."""
-    if name in SETS and not folder:
-        sys.exit(f"{name}: name the folder that holds {name}.npz with --data or NTKDIST_DATA")
-    source = f"npz:{folder}/{name}.npz" if name in SETS else name
+    source = source_of(name, folder)
     train = load(source, "train")
     data = train if split == "train" else load(source, split)
     if n is not None:
@@ -133,6 +145,18 @@ def gram(
 
     kernel_matrix(arch, images[:2], dtype=dtype)  # compiled before the clock starts
     return cached(cache, "gram", (f"{arch} {dtype}", images), compute)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder, which is made: of several processes one is inside."""
+    folder.mkdir(parents=True, exist_ok=True)
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(number)
 
 
 def write(name: str, out: Path, rows: list[dict[str, Any]], more: dict[str, Any]) -> Path:

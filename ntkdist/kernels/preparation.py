@@ -27,7 +27,10 @@ from ntkdist.networks.layers import (
     CellLayer,
     Conv,
     Dense,
+    Erf,
     ExpNormalized,
+    Gaussian,
+    Gelu,
     LayerNorm,
     LeakyRelu,
     Relu,
@@ -102,13 +105,14 @@ class GraphPreparation(ABC):
         self._variances = [np.mean(x * x, axis=3)]  # K(x, x) of each node's pixels
 
     @abstractmethod
-    def halves_behind(self, kind: int, constants: np.ndarray, halves: np.ndarray) -> np.ndarray:
+    def halves_behind(self, kind: int, constants: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         """Return half the variances behind a cell layer as the loops compute covariances.
 
         Args:
             kind: Its operation.
             constants: (``CONSTANTS``,) of the operation, of the state's dtype.
-            halves: (count,) half the variances in front, of the state's dtype.
+            numbers: (3, count) half the variances in front and ``roots_of`` them, of the state's
+                dtype.
 
         Returns:
             (count,) of the state's dtype.
@@ -175,8 +179,9 @@ class GraphPreparation(ABC):
                 return A / (A + layer.eps)
             case _:
                 assert isinstance(layer, CellLayer)
-                half = A / 2
-                self._put_cells(at, half, self._half_behind(layer, unit, half), 0 * half)
+                half, roots = A / 2, roots_of(layer, A)
+                behind = self._half_behind(layer, unit, half, *roots)
+                self._put_cells(at, half, behind, *roots)
                 return dual(layer, A, A, A)[0]
 
     def _rounded(self, values: np.ndarray) -> np.ndarray:
@@ -185,11 +190,12 @@ class GraphPreparation(ABC):
     def _put_cells(self, at: int, *values: np.ndarray) -> None:
         self._put(self.plan.cells[at], np.stack(values, axis=-1))
 
-    def _half_behind(self, layer: CellLayer, unit: float, halves: np.ndarray) -> np.ndarray:
+    def _half_behind(self, layer: CellLayer, unit: float, *numbers: np.ndarray) -> np.ndarray:
         dtype = self.rows.dtype
         kind, constants = cell_op(layer, unit)
         padded = np.array([*constants, *[0.0] * (CONSTANTS - len(constants))], dtype)
-        return self.halves_behind(kind, padded, halves.astype(dtype).ravel()).reshape(halves.shape)
+        together = np.stack([x.astype(dtype).ravel() for x in numbers])
+        return self.halves_behind(kind, padded, together).reshape(numbers[0].shape)
 
     def _pool(self, at: int, layer: AvgPool, A: np.ndarray) -> np.ndarray:
         """Average over windows: mean K(x, x) = mean a² − mean Δ(x, x) over pairs of pixels."""
@@ -202,6 +208,17 @@ class GraphPreparation(ABC):
         self._put(self.plan.centers[at], sums / 2)
         inside = self.plan.units[at] * sums.astype(np.float64).reshape(n, h, w)
         return np.maximum(means - inside, 0.0)
+
+
+def roots_of(layer: CellLayer, A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the root and the inverse root that a dual reads of variances, or zeros."""
+    match layer:
+        case Erf():
+            root = np.sqrt(1 + 2 * A)
+            return root, 1 / root
+        case Gelu() | Gaussian():
+            return np.sqrt(A), 1 / np.sqrt(1 + A)
+    return np.zeros_like(A), np.zeros_like(A)
 
 
 def _inverse(root: np.ndarray) -> np.ndarray:

@@ -55,13 +55,13 @@ class CpuGraphPreparation(GraphPreparation):
         self._in_threads = in_threads
         self._table = coefficients(self.plan.dtype)
 
-    def halves_behind(self, kind: int, constants: np.ndarray, halves: np.ndarray) -> np.ndarray:
+    def halves_behind(self, kind: int, constants: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         """Compute on vectors; see ``preparation.GraphPreparation``."""
-        lanes = LANES[halves.dtype.name]
-        padded = np.resize(halves, (-(-halves.size // lanes), lanes))
-        behind = np.empty_like(padded)
+        lanes, count = LANES[numbers.dtype.name], numbers.shape[1]
+        padded = np.stack([np.resize(x, (-(-count // lanes), lanes)) for x in numbers])
+        behind = np.empty_like(padded[0])
         program.half_variances(kind, constants, padded, self._table, behind)
-        return behind.ravel()[: halves.size]
+        return behind.ravel()[:count]
 
     def own_windows(self, array: Array) -> np.ndarray:
         """Run the levels up to the pool's; see ``preparation.GraphPreparation``."""
