@@ -2,6 +2,7 @@
 
     python jobs/benchmarks/kernel.py                         # every case, many minutes
     python jobs/benchmarks/kernel.py --case cntk-gap-11:32x32x3 --repeats 9 --name gap11
+    python jobs/benchmarks/kernel.py --case cntk-lap-11-2:32x32x3 --case strided-residual:32x32x3
     python jobs/benchmarks/kernel.py --alone cntk-gap-11:8x8x1            # cpu only, one core
     python jobs/benchmarks/kernel.py --markdown results/kernel.json       # the table of a README
 
@@ -37,9 +38,20 @@ import numpy as np
 from _measure import Block, images, in_turns, ratios, timed, write
 from cpu_peak import peak_gflops
 
-from ntkdist import Architecture, AvgPool, Conv, Dense, Flatten, GlobalAvgPool, Relu
+from ntkdist import (
+    Architecture,
+    AvgPool,
+    Conv,
+    Dense,
+    Gelu,
+    GlobalAvgPool,
+    LeakyRelu,
+    Relu,
+    Residual,
+)
 from ntkdist.errors import InputError
 from ntkdist.kernels import get_backend
+from ntkdist.kernels.chain import chain_of, plan_of
 from ntkdist.kernels.stax import build, import_neural_tangents
 
 CASES = (
@@ -47,6 +59,23 @@ CASES = (
     *(f"{preset}:32x32x3" for preset in ("cntk-v-11", "myrtle-5", "myrtle-7", "myrtle-10")),
     *(f"{preset}:28x28x1" for preset in ("cnn-3", "fc-2", "fc-10")),
 )
+# networks that are no presets, by the names that a case may have
+NETWORKS: dict[str, list[Any]] = {
+    # like a WideResNet: three blocks of two filters, the last two with stride 2
+    "strided-residual": [
+        Conv(),
+        *(
+            Residual(
+                (Relu(), Conv(stride=stride), Relu(), Conv()),
+                (Conv(1, stride=stride),) if stride > 1 else (),
+            )
+            for stride in (1, 2, 2)
+        ),
+        *(Relu(), GlobalAvgPool(), Dense()),
+    ],
+    "leaky-3": [*(Conv(), LeakyRelu(0.1)) * 3, GlobalAvgPool(), Dense()],
+    "gelu-3": [*(Conv(), Gelu()) * 3, GlobalAvgPool(), Dense()],
+}
 ALONE = ("cntk-gap-11:8x8x1", "cntk-gap-11:14x14x1")
 TABLE = {  # columns and their widths in a terminal
     "network": 13,
@@ -96,18 +125,20 @@ class Case:
 
     @property
     def cells(self) -> int | None:
-        """Cells of the state of a pair of images, where all layers work on as many."""
-        for layer in self.arch.layers:
-            if isinstance(layer, Conv):
-                if layer.stride != 1 or layer.padding != "SAME":
-                    return None
-            elif not isinstance(layer, (Relu, Dense, Flatten, GlobalAvgPool)):
-                return None
-        if not self.layers:
+        """Cells of a pair of images that are computed, where all layers work on as many."""
+        chain = chain_of(self.arch)
+        if isinstance(chain, str) or len(chain.blocks) > 1 or not self.layers:
             return None
-        pixels = self.shape[0] * self.shape[1]
-        pooled = any(isinstance(x, GlobalAvgPool) for x in self.arch.layers)
-        return pixels**2 if pooled else pixels
+        H, W, _ = self.shape
+        plan = plan_of(chain, self.shape, "float32")
+        sides = [
+            np.where(parts & 1, edge - far, 0) + np.where(parts & 2, far, 0)
+            for edge, far, parts in (
+                (H, plan.classes // W, plan.parts % 4),
+                (W, plan.classes % W, plan.parts // 4),
+            )
+        ]
+        return int((sides[0] * sides[1]).sum())
 
     def images(self, count: int, seed: int) -> np.ndarray:
         """Draw images; fewer of one seed are the first of more."""
@@ -225,11 +256,12 @@ def read_case(text: str, cores: int, peer: bool) -> Case:
     name, _, size = text.partition(":")
     try:
         height, width, channels = (int(x) for x in size.split("x"))
-        arch = Architecture.parse(name)
+        arch = Architecture.parse(NETWORKS.get(name, name))
         arch.check_image(height, width)
         return Case(name, arch, (height, width, channels), cores, peer)
     except (ValueError, InputError) as error:
-        raise ValueError(f"case {text!r} should be PRESET:HxWxC: {error}") from error
+        known = ", ".join(NETWORKS)
+        raise ValueError(f"case {text!r} should be PRESET:HxWxC, or {known}: {error}") from error
 
 
 def cells_of(row: dict[str, Any]) -> list[str]:

@@ -56,9 +56,10 @@ HEIGHT, WIDTH, HEIGHT_IN, WIDTH_IN, SIZE, STRIDE, ABOVE, LEFT, CIRCULAR, TRAINED
 # start: half variances in front of a filter, their sums along rows, half variances behind it,
 # what a cell reads
 SIGNED, STEP, HALF, SIDE, HALF_OUT, NUMBERS = range(14, 20)
-# edge of a pool's windows, and where its array starts in the memory between levels, in cells
-POOL, ARRAY = 20, 21
-OP_FIELDS = 22
+# how many of these a pixel has; edge of a pool's windows, and where its array starts in the memory
+# between levels, in cells
+EACH, POOL, ARRAY = 20, 21, 22
+OP_FIELDS = 23
 # columns of the table of constants of the dtype
 FACTOR, FACTOR_2, FIRST, SECOND_CONSTANT = range(4)
 CONSTANTS = 6
@@ -70,9 +71,11 @@ ERF, GELU, WAVE, EXP, GAUSSIAN = range(9, 14)
 OPS, OPS_END, ROWS, ROWS_END, COLUMNS, COLUMNS_END, MASKS = range(7)
 LEVEL_FIELDS = 7
 
-CELL_NUMBERS = 3  # of a pixel in front of a cell layer
 # patches of so few numbers are often multiples of each other (``chain.state_dtype``)
 _FEW_NUMBERS = 3
+# Of the variance: K may be so far below 0 behind a LeakyRelu of a small slope, which takes as few
+# digits of an entry as a ReLU does that comes as near to 0
+_SLIGHTLY = 0.025
 _RELUS = Relu | LeakyRelu | ABRelu
 
 
@@ -313,12 +316,12 @@ def not_a_graph(arch: Architecture, shape: tuple[int, int, int]) -> str | None:
 def graph_state_dtype(graph: Graph, shape: tuple[int, int, int], dtype: str) -> str:
     """Return the dtype of a graph's state on (H, W, C) images, for entries of ``dtype``.
 
-    float64 for the reasons of ``chain.state_dtype``: K at the end may be negative, a function
-    needs K in true units, or the first nonlinearity reads patches of up to 3 numbers.
+    float64 for the reasons of ``chain.state_dtype``: K at the end may be more than slightly
+    negative, a function needs K in true units, or the first nonlinearity reads patches of up to 3
+    numbers.
     """
     H, W, C = shape
-    signed = _signed(graph)
-    if signed[-1]:
+    if _signed(graph, _SLIGHTLY)[-1]:
         return "float64"
     reach: list[int] = []  # pixels that a value sees along an axis, 0 behind a nonlinearity
     strides: list[int] = []
@@ -343,17 +346,17 @@ def graph_state_dtype(graph: Graph, shape: tuple[int, int, int], dtype: str) -> 
     return dtype
 
 
-def _signed(graph: Graph) -> list[bool]:
-    """Return for each node whether its K may be negative."""
+def _signed(graph: Graph, least: float = 0.0) -> list[bool]:
+    """Return for each node whether K may be below ``-least`` times the variance."""
     signed: list[bool] = []
     for node in graph.nodes:
         match node.layer:
             case Relu():
                 signed.append(False)
-            case LeakyRelu():
-                signed.append(node.layer.alpha > 0)
-            case ABRelu():
-                signed.append(node.layer.a * node.layer.b > 0)
+            case LeakyRelu() | ABRelu():
+                # K = −linear · A at correlation −1, where the ReLU has none
+                linear, bend = relu_mix(node.layer)
+                signed.append(linear > least * (linear + bend / 2))
             case None | Conv() | Dense() | AvgPool() | LayerNorm():
                 signed.append(any(signed[i] for i in node.inputs) or not node.inputs)
             case _:
@@ -636,10 +639,11 @@ class _Builder:
 
     def _cell(self, at: int, layer: CellLayer, source: int, target: int) -> None:
         (inner,) = self.graph.nodes[at].inputs
-        self.cells[at] = self._take(*self.sizes[at], CELL_NUMBERS)
         op, constants = cell_op(layer, self.units[inner])
+        each = 4 if op >= ERF else 3
+        self.cells[at] = self._take(*self.sizes[at], each)
         self._op(
-            op, at, SOURCE, source, TARGET, target, NUMBERS, self.cells[at],
+            op, at, SOURCE, source, TARGET, target, NUMBERS, self.cells[at], EACH, each,
             SIGNED, int(self.signed[inner]), constants=constants,
         )  # fmt: skip
 

@@ -45,6 +45,7 @@ from ntkdist.kernels.cpu.vector import (
     load,
     magnitude,
     number,
+    over_two_pi,
     polynomial,
     quarter,
     root_half,
@@ -53,7 +54,6 @@ from ntkdist.kernels.cpu.vector import (
     splat,
     sqrt,
     store,
-    two_pi,
     where_above,
     word,
 )
@@ -338,20 +338,19 @@ def exponential_cell(constants, cell, a, b, to, unit):
 
 
 @numba.njit(nogil=True, forceinline=True)
-def dual_cell(kind, constants, P, D, half_a, half_b, unit):
+def dual_cell(kind, constants, P, D, half_a, half_b, root_a, root_b, inverse_a, inverse_b, unit):
     """Return E[σσ] and E[σ̇σ̇] from Δ and half the variances, all in true units.
 
-    The formulas are those of ``duals``; the constants are those of ``graph.cell_op``.
+    The formulas are those of ``duals``; the constants are those of ``graph.cell_op``, and roots and
+    inverses those of ``cpu.graph.roots_of``.
     """
     width = word(unit)
     one = splat(unit)
     halves = half_a + half_b
     K = halves - D
-    A, B = half_a + half_a, half_b + half_b
+    d = root_a - root_b
+    m = inverse_a * inverse_b
     if kind == OF_ERF:
-        r, s = sqrt(A + A + one), sqrt(B + B + one)
-        m = one / (r * s)
-        d = r - s
         w = fnma(half(unit) * d, d, (D + D) + one) * m
         E = half_erf(w, (K + K) * m, P, unit)
         return E + E, m / sqrt(magnitude(w * (one + one - w))) * four_over_pi(unit)
@@ -368,10 +367,8 @@ def dual_cell(kind, constants, P, D, half_a, half_b, unit):
         E = scale * exp(b2 * ((halves + halves) - D))
         return E, b2 * E
     # AB − K² without cancellation: (ab − K)(ab + K)
-    a, b = sqrt(A), sqrt(B)
-    d = a - b
     e = fnma(half(unit) * d, d, D)
-    product = a * b
+    product = root_a * root_b
     minor = e * ((product + product) - e)
     if kind == GAUSSIAN:
         c = splat(number(constants + 2 * width, unit))
@@ -380,11 +377,11 @@ def dual_cell(kind, constants, P, D, half_a, half_b, unit):
         E = scale / sqrt(determinant)
         return E, ((c * c) * K) * E / determinant
     square = (one + (halves + halves)) + minor
-    root = sqrt(square)
-    p, q = one / (one + A), one / (one + B)
-    z = K * sqrt(p * q)
+    z = K * m
     angle = fma(half(unit), half_erf(one - z, z, P, unit), quarter(unit))
-    over = one / (root * two_pi(unit))
+    inverse = one / sqrt(square)
+    over = inverse * over_two_pi(unit)
     AB = product * product
-    E = fma(K, angle, fma(AB, square, K * K) * (over * (p * q)))
-    return E, fma(K * over, one / square + (p + q), angle)
+    E = fma(K, angle, fma(AB, square, K * K) * (over * (m * m)))
+    slopes = fma(inverse, inverse, fma(inverse_a, inverse_a, inverse_b * inverse_b))
+    return E, fma(K * over, slopes, angle)

@@ -19,7 +19,10 @@ from ntkdist.networks.layers import (
     CellLayer,
     Conv,
     Dense,
+    Erf,
     ExpNormalized,
+    Gaussian,
+    Gelu,
     LayerNorm,
     LeakyRelu,
     Relu,
@@ -155,8 +158,9 @@ class GraphPreparation:
                 return A / (A + layer.eps)
             case _:
                 assert isinstance(layer, CellLayer)
-                half = A / 2
-                self._put_cells(at, half, self._half_behind(layer, unit, half), 0 * half)
+                half, roots = A / 2, roots_of(layer, A)
+                behind = self._half_behind(layer, unit, half, *roots)
+                self._put_cells(at, half, behind, *roots)
                 return dual(layer, A, A, A)[0]
 
     def _rounded(self, values: np.ndarray) -> np.ndarray:
@@ -165,12 +169,13 @@ class GraphPreparation:
     def _put_cells(self, at: int, *values: np.ndarray) -> None:
         self._put(self.plan.cells[at], np.stack(values, axis=-1))
 
-    def _half_behind(self, layer: CellLayer, unit: float, halves: np.ndarray) -> np.ndarray:
+    def _half_behind(self, layer: CellLayer, unit: float, *numbers: np.ndarray) -> np.ndarray:
         """Return half the variances behind a layer as the loops compute covariances."""
-        dtype = self.rows.dtype
+        dtype, halves = self.rows.dtype, numbers[0]
         lanes = LANES[dtype.name]
-        padded = np.resize(halves.astype(dtype), (-(-halves.size // lanes), lanes))
-        found = np.empty_like(padded)
+        vectors = -(-halves.size // lanes), lanes
+        padded = np.stack([np.resize(x.astype(dtype), vectors) for x in numbers])
+        found = np.empty_like(padded[0])
         kind, constants = cell_op(layer, unit)
         values = np.array([*constants, *[0.0] * tables.CONSTANTS][: tables.CONSTANTS], dtype)
         program.half_variances(kind, values, padded, self.table, found)
@@ -205,6 +210,17 @@ class GraphPreparation:
 
         self._in_threads(run, len(self.rows))
         return sums
+
+
+def roots_of(layer: CellLayer, A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the root and the inverse root that a dual reads of variances, or zeros."""
+    match layer:
+        case Erf():
+            root = np.sqrt(1 + 2 * A)
+            return root, 1 / root
+        case Gelu() | Gaussian():
+            return np.sqrt(A), 1 / np.sqrt(1 + A)
+    return np.zeros_like(A), np.zeros_like(A)
 
 
 def _inverse(root: np.ndarray) -> np.ndarray:

@@ -42,11 +42,11 @@ from ntkdist.kernels.graph import (
     ABOVE,
     ADD,
     ARRAY,
-    CELL_NUMBERS,
     CIRCULAR,
     COLUMNS,
     COLUMNS_END,
     CONSTANTS,
+    EACH,
     END,
     EXPONENTIAL,
     FACTOR,
@@ -322,7 +322,7 @@ def _linear(op, constants, a, b, dr, dc, cyclic, source, target, ring, unit):
 
 @numba.njit(nogil=True, forceinline=True)
 def _relu_row(fold, tau, P, R, constants, cells, u, v, count, to, unit):
-    near, far = CELL_NUMBERS * word(unit), CELL_NUMBERS * BYTES
+    near, far = 3 * word(unit), 3 * BYTES
     for j in range(count):
         at = j * CELL
         mixed_relu_cell(
@@ -332,13 +332,17 @@ def _relu_row(fold, tau, P, R, constants, cells, u, v, count, to, unit):
 
 @numba.njit(nogil=True)
 def _dual_row(kind, constants, P, cells, u, v, count, to, unit):
-    near, far = CELL_NUMBERS * word(unit), CELL_NUMBERS * BYTES
+    width = word(unit)
     scale = splat(constant(constants, FACTOR, unit))
     for j in range(count):
-        at, x, y = j * CELL, u + j * near, v + j * far
-        D = scale * load(cells + at, unit)
-        E, slope = dual_cell(kind, constants, P, D, splat(number(x, unit)), load(y, unit), unit)
-        halves = splat(number(x + word(unit), unit)) + load(y + BYTES, unit)
+        at, x, y = j * CELL, u + 4 * j * width, v + 4 * j * BYTES
+        E, slope = dual_cell(
+            kind, constants, P, scale * load(cells + at, unit),
+            splat(number(x, unit)), load(y, unit),
+            splat(number(x + 2 * width, unit)), load(y + 2 * BYTES, unit),
+            splat(number(x + 3 * width, unit)), load(y + 3 * BYTES, unit), unit,
+        )  # fmt: skip
+        halves = splat(number(x + width, unit)) + load(y + BYTES, unit)
         T = scale * load(cells + at + BYTES, unit)
         store(halves - E, to + at)
         store(T * slope, to + at + BYTES)
@@ -349,7 +353,7 @@ def _cells(op, constants, table, a, b, dr, dc, cyclic, source, target, unit):
     """A layer that acts on each cell alone."""
     H, W, width = field(op, HEIGHT), field(op, WIDTH), word(unit)
     kind, signed = field(op, OP), field(op, SIGNED)
-    near, far = CELL_NUMBERS * width, CELL_NUMBERS * BYTES
+    near, far = field(op, EACH) * width, field(op, EACH) * BYTES
     P, R = arccos_over_pi(table, unit), sine_gap_over_pi(table, unit)
     tau = rounding(table, unit)
     for part in range(4):
@@ -546,17 +550,22 @@ def graph_windows(
 
 
 @compiled
-def half_variances(kind, constants, halves, table, out):
+def half_variances(kind, constants, numbers, table, out):
     """Fill ``out`` with half the variances behind a cell layer, as the loops compute covariances.
 
-    Δ of equal images is then zero. ``halves`` in front and ``out`` are (vectors, lanes);
+    Δ of equal images is then zero. ``numbers`` (3, vectors, lanes) are half the variances in front
+    and the two numbers that follow the result of this in an image's; ``out`` is (vectors, lanes);
     ``constants`` are those of the operation ``kind``, ``table`` is ``coefficients`` of the dtype.
     """
     unit = table.dtype.type(1)
     P = arccos_over_pi(table.ctypes.data, unit)
     h = splat(unit) / (splat(unit) + splat(unit))
-    for k in range(halves.shape[0]):
-        x = load(halves[k].ctypes.data, unit)
-        E, _ = dual_cell(kind, constants.ctypes.data, P, splat(unit - unit), x, x, unit)
+    for k in range(out.shape[0]):
+        x, y, z = (
+            load(numbers[0, k].ctypes.data, unit),
+            load(numbers[1, k].ctypes.data, unit),
+            load(numbers[2, k].ctypes.data, unit),
+        )
+        E, _ = dual_cell(kind, constants.ctypes.data, P, splat(unit - unit), x, x, y, y, z, z, unit)
         store(h * E, out[k].ctypes.data)
     out[0, 0] += constants[0] - constants[0]

@@ -205,7 +205,7 @@ def _constant(value: float) -> Any:
 
 half = _constant(0.5)
 quarter = _constant(0.25)
-two_pi = _constant(2 * math.pi)
+over_two_pi = _constant(0.5 / math.pi)
 root_half = _constant(math.sqrt(0.5))
 four_over_pi = _constant(4 / math.pi)
 
