@@ -117,8 +117,11 @@ class FlipAveraged:
         for x, y in pairs:
             block = self._backend.block(x, y, kinds, symmetric=symmetric or a is b)
             for kind, entries in block.items():
-                part = entries * entries.dtype.type(1 / len(pairs))
-                totals[kind] = totals[kind] + part if kind in totals else part
+                entries *= entries.dtype.type(1 / len(pairs))
+                if kind in totals:
+                    totals[kind] += entries
+                else:
+                    totals[kind] = entries
         return totals
 
 
