@@ -62,8 +62,8 @@ SIGNED, STEP, HALF, SIDE, HALF_OUT, NUMBERS = range(14, 20)
 EACH, POOL, ARRAY = 20, 21, 22
 OP_FIELDS = 23
 # columns of the table of constants of the dtype
-FACTOR, FACTOR_2, FIRST, SECOND_CONSTANT = range(4)
-CONSTANTS = 6
+FACTOR, FACTOR_2 = range(2)
+CONSTANTS = 4
 # OP
 PIXELS, LOAD, STORE, END, LINEAR, ADD, RELU, NORM, EXPONENTIAL = range(9)
 # those of K and both variances in true units
