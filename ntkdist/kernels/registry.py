@@ -9,8 +9,8 @@ from ntkdist.checks import check_choice, check_whole
 from ntkdist.errors import InputError
 from ntkdist.kernels import cuda
 from ntkdist.kernels.backend import Backend
-from ntkdist.kernels.chain import not_a_chain
 from ntkdist.kernels.cuda.device import cuda_unavailable
+from ntkdist.kernels.graph import not_covered
 from ntkdist.kernels.invariance import INVARIANCES, FlipAveraged, in_words
 from ntkdist.networks.architecture import Architecture
 
@@ -167,4 +167,6 @@ def of_version(
 
 def coverage(name: str, arch: Architecture, image_shape: tuple[int, int, int]) -> str | None:
     """Return why a backend cannot compute a network, else None; for ``cuda`` without a GPU too."""
-    return not_a_chain(arch) if name == "cuda" else get_backend(name).supports(arch, image_shape)
+    if name == "cuda":
+        return not_covered(arch, image_shape)
+    return get_backend(name).supports(arch, image_shape)

@@ -369,3 +369,4 @@ def inverse_root(dtype: str) -> Any:
 
 
 root = np.sqrt
+exponential = np.exp

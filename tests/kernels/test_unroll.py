@@ -79,3 +79,17 @@ def around(x):
 def test_a_pasted_body_shares_names_and_finds_what_its_module_has():
     made = written_out(around, {"rows": 2}, {})
     assert made(np.arange(8).reshape(2, 4)) == (0, 3, 3)
+
+
+def parted(x):
+    if wide and x > 0:  # noqa: F821
+        return unknown(x)  # noqa: F821
+    return -x
+
+
+def test_a_condition_with_a_part_known_to_be_false_is_dropped():
+    made = written_out(parted, {"wide": False}, {})
+    assert "unknown" not in made.__code__.co_names
+    assert made(3) == -3
+    made = written_out(parted, {"wide": True}, {"unknown": abs})
+    assert (made(3), made(-3)) == (3, 3)

@@ -1,9 +1,11 @@
 """The CUDA backend: the arithmetic of the CPU backend on an NVIDIA GPU (numba-cuda).
 
-Covers the same networks. ``prepare`` computes on the device, in float64, what depends on one image
-alone; ``block`` runs the blocks between pools one after the other on as many pairs of
+Covers the same networks. Of chains ``prepare`` computes on the device, in float64, what depends on
+one image alone; ``block`` runs the blocks between pools one after the other on as many pairs of
 images as fit the free memory: ``cuda.fused`` where a block is ReLUs behind 3 × 3 filters,
-else ``cuda.general``, and ``cuda.dense`` for fully connected networks. Nothing is added up
+else ``cuda.general``, and ``cuda.dense`` for fully connected networks. Of all other networks, which
+are graphs, nearly all that depends on one image is computed on the host, and ``block`` runs the
+levels of their programs by ``cuda.graph``. Nothing is added up
 atomically, and the order of every sum depends on the network and the images' size alone, so an
 entry has the same bits in every block and every run on a kind of GPU.
 
@@ -21,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from ntkdist.errors import InputError
-from ntkdist.kernels.backend import check_kinds, check_pair
+from ntkdist.kernels.backend import as_images, check_kinds, check_pair
 from ntkdist.kernels.chain import (
     ERF,
     LINEAR,
@@ -29,31 +31,59 @@ from ntkdist.kernels.chain import (
     Chain,
     chain_of,
     linear_tail,
-    not_a_chain,
     state_dtype,
 )
 from ntkdist.kernels.cuda import ARITHMETIC, dense
-from ntkdist.kernels.cuda.cells import cell_functions
+from ntkdist.kernels.cuda.cells import cell_functions, dual_function
 from ntkdist.kernels.cuda.fused import fused_kernel
 from ntkdist.kernels.cuda.general import general_kernel, pool_kernel
+from ntkdist.kernels.cuda.graph import CELLS, GraphLayout, GraphRunner, windows_kernel
 from ntkdist.kernels.cuda.intrinsics import (
     SIMPLE,
     TEAMS,
     THREADS,
     cuda,
+    device,
     each,
     fetch,
     kernel,
     pointer,
     put,
 )
-from ntkdist.kernels.cuda.layout import layout_of
-from ntkdist.kernels.cuda.prepare import CudaState, Preparation, mirrored, on_device, on_host
+from ntkdist.kernels.cuda.layout import Layout, layout_of
+from ntkdist.kernels.cuda.prepare import (
+    CudaState,
+    Preparation,
+    graph_state,
+    is_on_device,
+    mirrored,
+    on_device,
+    on_host,
+)
 from ntkdist.kernels.cuda.runner import BlockRunner, pairs_of, to_device
 from ntkdist.kernels.cuda.unroll import written_out
+from ntkdist.kernels.graph import (
+    ERF as OF_ERF,
+    EXPONENTIAL,
+    NORM,
+    Graph,
+    cell_op,
+    graph_of,
+    not_covered,
+    relu_mix,
+)
 from ntkdist.kernels.ranges import check_range
 from ntkdist.networks.architecture import Architecture
-from ntkdist.networks.layers import Dense, Erf
+from ntkdist.networks.layers import (
+    ABRelu,
+    CellLayer,
+    Dense,
+    Erf,
+    ExpNormalized,
+    LayerNorm,
+    LeakyRelu,
+    Relu,
+)
 
 
 class CudaBackend:
@@ -71,12 +101,15 @@ class CudaBackend:
         self.dtype = dtype
         self.threads = threads
         self._runners = {state: BlockRunner(state) for state in ("float32", "float64")}
+        self._of_graphs = {
+            state: GraphRunner(state, runner.workspace) for state, runner in self._runners.items()
+        }
 
     def supports(
         self, arch: Architecture, image_shape: tuple[int, int, int], dtype: str | None = None
     ) -> str | None:
         """Return None if the cuda backend covers ``arch``, else the reason."""
-        return not_a_chain(arch)
+        return not_covered(arch, image_shape)
 
     def prepare(self, arch: Architecture, images: Any, reads: tuple[int, ...] = ()) -> CudaState:
         """Compute on the device what depends on one image alone.
@@ -85,7 +118,7 @@ class CudaBackend:
             arch: The network.
             images: (n, H, W, C) of a floating dtype, on the host or the device.
             reads: After how many layers shallower networks end as this one does, for
-                ``blocks``; ascending (see ``Family``).
+                ``blocks``; ascending (see ``Family``). None where ``can_read`` is False.
 
         Returns:
             The state, on the device.
@@ -96,7 +129,7 @@ class CudaBackend:
         """
         chain = chain_of(arch)
         if isinstance(chain, str):
-            raise InputError(f"backend 'cuda': {chain}")
+            return self._prepare_graph(arch, images)
         x = on_device(images)
         if chain.spatial:
             arch.check_image(*x.shape[1:3])
@@ -105,6 +138,19 @@ class CudaBackend:
         shape = (H, W, C) if chain.spatial else (1, 1, H * W * C)
         runner = self._runners[state_dtype(chain, shape, self.dtype)]
         return Preparation(runner, chain, shape, x, reads).state()
+
+    def _prepare_graph(self, arch: Architecture, images: Any) -> CudaState:
+        x = as_images(on_host(on_device(images) if is_on_device(images) else images))
+        if arch.is_spatial:
+            arch.check_image(*x.shape[1:3])
+        else:
+            x = x.reshape(len(x), 1, 1, -1)
+        if why_not := self.supports(arch, (x.shape[1], x.shape[2], x.shape[3])):
+            raise InputError(f"backend 'cuda': {why_not}")
+        check_range(arch, x, self.dtype)
+        graph = graph_of(arch)
+        assert isinstance(graph, Graph)
+        return graph_state(graph, x, self.dtype, self._of_graphs)
 
     def can_read(self, arch: Architecture, image_shape: tuple[int, int, int]) -> bool:
         """Return whether ``prepare`` takes ``reads`` for a network on such images."""
@@ -117,7 +163,7 @@ class CudaBackend:
 
     def flipped(self, state: CudaState, even: np.ndarray) -> CudaState:
         """Return the state of the mirror images, without computing it again; see ``Backend``."""
-        return mirrored(self._runners[state.layout.plan.dtype], state, even)
+        return mirrored(self._runners[state.layout.plan.dtype].workspace, state, even)
 
     def block(
         self,
@@ -162,23 +208,23 @@ class CudaBackend:
         n, m = len(a), len(b)
         chain = a.layout.plan.chain
         sums = [cuda.device_array((n, m, 2), np.float64) for _ in a.spreads]
-        if chain.spatial:
-            batch = self._runners[a.layout.plan.dtype].batch_size(a.layout, len(a.layout.blocks))
-            for pairs in pairs_of(n, m, symmetric, batch):
-                self._sums(a, b, pairs, sums)
-        else:
+        if not chain.spatial:
             self._dense(a, b, sums[0], symmetric=symmetric)
+        if chain.spatial or isinstance(a.layout, GraphLayout):
+            for pairs in pairs_of(n, m, symmetric, self._batch_size(a.layout)):
+                self._sums(a, b, pairs, sums)
         nonlinear = len(chain.tail) if chain.has_nonlinear_head else 0
         linear, table = (
             to_device(linear_tail(() if nonlinear else chain.tail)),
             to_device(_tail_table(chain)),
         )
+        others = nonlinear > 0 and not isinstance(chain, Chain)
         networks = []
         for of_network, scale, spread_a, spread_b in zip(
             sums, a.layout.scales(), a.spreads, b.spreads, strict=True
         ):
             K, theta = (cuda.device_array((n, m), self.dtype) for _ in range(2))
-            each(finish_kernels(self.dtype)["finish"], n * m)(
+            each(finish_kernels(self.dtype, others)["finish"], n * m)(
                 of_network, n, m, symmetric, scale, spread_a, spread_b, a.variance, b.variance,
                 a.norm, b.norm, linear, table, nonlinear, K, theta,
             )  # fmt: skip
@@ -190,6 +236,9 @@ class CudaBackend:
         """Yield what computes pairs: name, what a block computes, its threads, the function."""
         layout = state.layout
         dtype = layout.plan.dtype
+        if isinstance(layout, GraphLayout):
+            yield from _graph_kernels(layout)
+            return
         if not layout.plan.chain.spatial:
             shape = f"{dense.EDGE} × {dense.EDGE} pairs, {dense.EACH}² a thread"
             yield "dense", shape, dense.SIDE**2, dense.dense_kernel(dtype)
@@ -207,49 +256,100 @@ class CudaBackend:
             if block.pool and not block.pools:
                 yield f"pool {size}", "a pair of windows a thread", SIMPLE, pool_kernel(dtype)
 
+    def _batch_size(self, layout: Layout | GraphLayout) -> int:
+        if isinstance(layout, GraphLayout):
+            return self._of_graphs[layout.plan.dtype].batch_size(layout, layout.stages)
+        return self._runners[layout.plan.dtype].batch_size(layout, len(layout.blocks))
+
     def _sums(self, a: CudaState, b: CudaState, pairs: np.ndarray, sums: Sequence[Any]) -> None:
         """Fill the pairs' entries of each network's sums, (n, m, 2)."""
-        there = to_device(pairs)
-        classes = tuple(block.classes for block in a.layout.blocks)
-        totals = self._runners[a.layout.plan.dtype].run(
-            a.layout, a.numbers, b.numbers, there, classes
-        )
+        there, dtype = to_device(pairs), a.layout.plan.dtype
+        if isinstance(a.layout, GraphLayout):
+            distances = None if a.layout.plan.graph.spatial else sums[0]
+            totals, _ = self._of_graphs[dtype].run(
+                a.layout, a.numbers, b.numbers, there, a.layout.stages, distances
+            )
+        else:
+            classes = tuple(block.classes for block in a.layout.blocks)
+            totals = self._runners[dtype].run(a.layout, a.numbers, b.numbers, there, classes)
         for network, filled in enumerate(sums):
-            each(finish_kernels(self.dtype)["gather"], len(pairs))(
+            each(finish_kernels(self.dtype, False)["gather"], len(pairs))(
                 totals, there, len(pairs), totals.shape[1], network, filled.shape[1], filled
             )
 
     def _dense(self, a: CudaState, b: CudaState, sums: Any, *, symmetric: bool) -> None:
-        (block,) = a.layout.blocks
+        """Fill the sums of a fully connected network; of a graph with Δ of the pixels."""
+        dtype = a.layout.plan.dtype
+        if isinstance(a.layout, GraphLayout):
+            table, units, last = np.zeros((1, 6), np.int64), np.ones((1, 3), dtype), 0
+        else:
+            (block,) = a.layout.blocks
+            table, units, last = block.table, block.units, block.last
         grid = tuple(-(-len(x) // dense.EDGE) for x in (b, a))
-        dense.dense_kernel(a.layout.plan.dtype)[grid, (dense.SIDE, dense.SIDE)](
+        dense.dense_kernel(dtype)[grid, (dense.SIDE, dense.SIDE)](
             a.numbers, b.numbers, a.layout.size, a.layout.plan.shape[2], symmetric,
-            to_device(block.table), to_device(block.units), block.last, sums,
+            to_device(table), to_device(units), last, sums,
         )  # fmt: skip
 
 
-def _tail_table(chain: Chain) -> np.ndarray:
+def _graph_kernels(layout: GraphLayout) -> Iterator[tuple[str, str, int, Any]]:
+    """Yield what ``CudaBackend.kernels`` does."""
+    plan = layout.plan
+    if layout.alone:
+        shape = f"{dense.EDGE} × {dense.EDGE} pairs, {dense.EACH}² a thread"
+        yield "dense", shape, dense.SIDE**2, dense.dense_kernel(plan.dtype)
+        yield "graph", "a pair a thread", layout.threads, layout.function
+        return
+    H, W = plan.sizes[0]
+    shape = f"a displacement of up to {plan.buffer_cells} cells, values in memory"
+    yield f"graph {H} × {W}", shape, layout.threads, layout.function
+    if any((stage.pools[:, CELLS] >= 0).any() for stage in layout.stages):
+        name = f"windows {H} × {W}"
+        yield name, "a pair of windows a thread", SIMPLE, windows_kernel(plan.dtype)
+
+
+def _tail_table(chain: Chain | Graph) -> np.ndarray:
     """Return the layers behind the mean over positions for the last kernel."""
-    rows = []
+    rows: list[list[float]] = []
     for layer in chain.tail:
-        if isinstance(layer, Dense):
-            rows.append([LINEAR, layer.W_std**2, layer.b_std**2, float(layer.trainable)])
-        else:
-            rows.append([ERF if isinstance(layer, Erf) else RELU, 0.0, 0.0, 0.0])
-    return np.array(rows or [[0.0] * 4], np.float64)
+        match layer:
+            case Dense():
+                rows.append([LINEAR, layer.W_std**2, layer.b_std**2, float(layer.trainable)])
+            case Relu() | LeakyRelu() | ABRelu():
+                linear, bend = relu_mix(layer)
+                # twice Δ behind a ReLU is what the kernel has; a Relu is a mix in units of a half
+                rows.append([RELU, linear, bend / (4 if isinstance(layer, Relu) else 2)])
+            case Erf():
+                rows.append([ERF])
+            case LayerNorm():
+                rows.append([NORM, layer.eps])
+            case ExpNormalized():
+                rows.append([EXPONENTIAL, layer.gamma, layer.shift])
+            case _:
+                assert isinstance(layer, CellLayer)
+                kind, (_, *constants) = cell_op(layer, 1.0)
+                rows.append([kind, *constants])
+    padded = [[*row, *[0.0] * (4 - len(row))] for row in rows or [[0.0]]]
+    return np.array(padded, np.float64)
 
 
 @lru_cache(maxsize=4)
-def finish_kernels(dtype: str) -> dict[str, Any]:
-    """Return ``gather`` and ``finish`` for entries of a dtype."""
+def finish_kernels(dtype: str, others: bool) -> dict[str, Any]:
+    """Return ``gather`` and ``finish`` for entries of a dtype.
+
+    ``others`` says whether ``finish`` knows other layers than Dense, ReLUs and Erf.
+    """
     cells = cell_functions("float64")
     names = {
         "real": np.dtype(dtype).type,
         "relu_signed": cells["relu_signed"],
         "half_erf": cells["half_erf"],
+        "other_layer": device(written_out(_other_layer, {}, {"dual": dual_function("float64")})),
     }
     functions: dict[str, Callable[..., Any]] = {"gather": _gather, "finish": _finish}
-    return {name: kernel(written_out(f, {}, names)) for name, f in functions.items()}
+    return {
+        name: kernel(written_out(f, {"OTHERS": others}, names)) for name, f in functions.items()
+    }
 
 
 def _gather(totals, pairs, n, chunks, network, m, sums):
@@ -285,8 +385,8 @@ def _finish(
         variance_a, variance_b: Variance of the images behind the mean over positions.
         norm_a, norm_b: What the images were divided by.
         linear: (5,) as of ``linear_tail``.
-        layers: (k, 4) kind, weight variance, bias variance and 1 if trained, of the layers behind
-            where one of them is a nonlinearity; the first row is not read where none is.
+        layers: (k, 4) kind and numbers of the layers behind where one of them is a nonlinearity
+            (``_tail_table``); the first row is not read where none is.
         nonlinear: How many of them; 0 takes ``linear``.
         K_out, T_out: (n, m) of the dtype, to fill.
     """
@@ -327,9 +427,42 @@ def _finish(
                 T *= 4 / math.pi * m_ab / math.sqrt(abs(w * (2 - w)))
                 A, B = 2 * half_erf(m_a, (A + A) * m_a), 2 * half_erf(m_b, (B + B) * m_b)
                 delta = (A + B) / 2 - K
-            else:
-                delta, T = relu_signed(delta, T, math.sqrt(A / 2), math.sqrt(B / 2), np.float64(0))
-                delta, T, A, B = delta / 2, T / 2, A / 2, B / 2
+            elif layers[k, 0] == RELU:
+                linear, bend = layers[k, 1], layers[k, 2]
+                bent, slope = relu_signed(
+                    delta, np.float64(1), math.sqrt(A / 2), math.sqrt(B / 2), np.float64(0)
+                )
+                delta, T = linear * delta + bend * bent, T * (linear + bend * slope)
+                A, B = (linear + bend) * A, (linear + bend) * B
+            elif OTHERS:
+                # variances as covariances, so that Δ of equal images is zero
+                K, slope = other_layer(layers, k, (A + B) / 2 - delta, A, B)
+                A, _ = other_layer(layers, k, A, A, A)
+                B, _ = other_layer(layers, k, B, B, B)
+                delta, T = (A + B) / 2 - K, T * slope
         K = (A + B) / 2 - delta
     put(pointer(K_out, 0), index, real(K))
     put(pointer(T_out, 0), index, real(T))
+
+
+def _other_layer(layers, k, K, A, B):
+    """Return what ``duals.dual`` does for row ``k`` of the layers behind."""
+    kind = int(layers[k, 0])
+    if kind == NORM:
+        size = math.sqrt(A + layers[k, 1]) * math.sqrt(B + layers[k, 1])
+        return K / size, 1 / size
+    if kind == EXPONENTIAL:
+        # exactly A of equal variances, so that their correlation is 1
+        ab = A if A == B else math.sqrt(A) * math.sqrt(B)
+        c = min(max(K / ab, np.float64(-1)), np.float64(1)) if ab > 0 else np.float64(0)
+        share = math.exp(layers[k, 1] * (c + layers[k, 2]))
+        return ab * share, layers[k, 1] * share
+    root_a, root_b = math.sqrt(1 + 2 * A), math.sqrt(1 + 2 * B)
+    inverse_a, inverse_b = 1 / root_a, 1 / root_b
+    if kind != OF_ERF:
+        root_a, root_b = math.sqrt(A), math.sqrt(B)
+        inverse_a, inverse_b = 1 / math.sqrt(1 + A), 1 / math.sqrt(1 + B)
+    return dual(
+        kind, pointer(layers, 4 * k), (A + B) / 2 - K, A / 2, B / 2, root_a, root_b, inverse_a,
+        inverse_b,
+    )  # fmt: skip

@@ -14,11 +14,32 @@ from typing import Any
 import numpy as np
 
 from ntkdist.kernels.chain import ERF, LINEAR
-from ntkdist.kernels.cuda.intrinsics import device, fetch, inverse_root, pointer, put, root
+from ntkdist.kernels.cuda.intrinsics import (
+    device,
+    exponential,
+    fetch,
+    inverse_root,
+    pointer,
+    put,
+    root,
+)
+from ntkdist.kernels.cuda.unroll import written_out
 from ntkdist.kernels.duals import ARCCOS, ROUNDING, SINE_GAP
+from ntkdist.kernels.graph import (
+    ERF as OF_ERF,
+    EXP,
+    EXPONENTIAL,
+    FACTOR,
+    FACTOR_2,
+    GAUSSIAN,
+    NORM,
+    RELU,
+    WAVE,
+)
 
 # Added under the root: far below any e·ab that matters, so that 0/0 is 0.
 TINY = {"float32": 1e-36, "float64": 1e-300}
+FIRST = 1  # constant of a dual behind the unit (``graph.cell_op``)
 # Above √2, the largest value of √(2(1 − c)) for c ≥ 0: where ab = 0 only rounding is left of e.
 MOST = 1.5
 
@@ -121,6 +142,120 @@ def cell_functions(dtype: str) -> dict[str, Any]:
 
     functions["activate"] = device(activate)
     return functions
+
+
+@lru_cache(maxsize=4)
+def dual_function(dtype: str) -> Any:
+    """Return the device function of E[σσ] and E[σ̇σ̇]; see ``cpu.cells.dual_cell``.
+
+    It takes an operation's kind and a pointer to its constants (``graph.cell_op``), Δ, half the
+    variances of both pixels, and their roots and inverse roots (``preparation.roots_of``).
+    """
+    real = np.dtype(dtype).type
+    one, two, half, quarter = real(1), real(2), real(0.5), real(0.25)
+    four_over_pi, over_two_pi = real(4 / np.pi), real(0.5 / np.pi)
+    half_erf = cell_functions(dtype)["half_erf"]
+
+    def dual(
+        kind: Any, constants: Any, delta: Any, half_a: Any, half_b: Any, root_a: Any, root_b: Any,
+        inverse_a: Any, inverse_b: Any,
+    ) -> Any:  # fmt: skip
+        halves = half_a + half_b
+        K = halves - delta
+        d = root_a - root_b
+        m = inverse_a * inverse_b
+        if kind == OF_ERF:
+            w = ((delta + delta) + one - half * d * d) * m
+            E = half_erf(w, (K + K) * m)
+            return E + E, m / root(abs(w * (two - w))) * four_over_pi
+        scale = fetch(constants, FIRST)
+        if kind == WAVE:
+            b2, phase = fetch(constants, FIRST + 1), fetch(constants, FIRST + 2)
+            s = exponential(-(b2 * delta))
+            t = exponential(b2 * (delta - two * halves)) * phase
+            return scale * (s - t), (b2 * scale) * (s + t)
+        if kind == EXP:
+            b2 = fetch(constants, FIRST + 1)
+            E = scale * exponential(b2 * (two * halves - delta))
+            return E, b2 * E
+        # AB − K² without cancellation: (ab − K)(ab + K)
+        e = delta - half * d * d
+        product = root_a * root_b
+        minor = e * (two * product - e)
+        if kind == GAUSSIAN:
+            c = two * fetch(constants, FIRST + 1)
+            determinant = (c * c) * minor + (one - two * c * halves)
+            E = scale / root(determinant)
+            return E, ((c * c) * K) * E / determinant
+        square = (one + two * halves) + minor
+        z = K * m
+        angle = half * half_erf(one - z, z) + quarter
+        inverse = one / root(square)
+        over = inverse * over_two_pi
+        AB = product * product
+        E = K * angle + (AB * square + K * K) * (over * (m * m))
+        slopes = inverse * inverse + (inverse_a * inverse_a + inverse_b * inverse_b)
+        return E, (K * over) * slopes + angle
+
+    return device(dual)
+
+
+@lru_cache(maxsize=16)
+def graph_cell_function(dtype: str, kinds: frozenset[int]) -> Any:
+    """Return the device function of a graph's cell layers, of some kinds alone.
+
+    It takes an operation's kind, whether K may be negative in front, a pointer to its constants,
+    Δ, Θ, pointers to the numbers of both pixels, and how far one is from the next of a pixel; it
+    returns Δ and Θ behind the layer.
+    """
+    real = np.dtype(dtype).type
+    names = {
+        **cell_functions(dtype),
+        "dual": dual_function(dtype),
+        "rounding": real(ROUNDING[dtype]),
+        "zero": real(0),
+        "one": real(1),
+    }
+    known = {
+        "RELUS": RELU in kinds,
+        "NORMS": NORM in kinds,
+        "EXPONENTIALS": EXPONENTIAL in kinds,
+        "DUALS": any(kind > EXPONENTIAL for kind in kinds),
+    }
+    return device(written_out(_graph_cell, known, names))
+
+
+def _graph_cell(kind, signed, constants, delta, theta, a, b, plane):
+    d = fetch(a, 0) - fetch(b, 0)
+    if RELUS and kind == RELU:
+        if signed != 0:
+            bent, slope = relu_signed(delta, one, fetch(a, 0), fetch(b, 0), zero)
+        else:
+            bent, slope = relu(delta, one, fetch(a, 0), fetch(b, 0), zero)
+        linear, bend = fetch(constants, FACTOR), fetch(constants, FACTOR_2)
+        return linear * delta + bend * bent, theta * (bend * slope + linear)
+    if NORMS and kind == NORM:
+        e = delta - d * d
+        e = e if abs(e) > rounding * delta else zero
+        m = fetch(a, plane) * fetch(b, plane)
+        f = fetch(a, 2 * plane) - fetch(b, 2 * plane)
+        return f * f + e * m, theta * m
+    if EXPONENTIALS and kind == EXPONENTIAL:
+        gamma = fetch(constants, FACTOR)
+        w = (delta - d * d) * (fetch(a, plane) * fetch(b, plane))
+        share = exponential(-(gamma * w))
+        ab = fetch(a, 2 * plane) * fetch(b, 0)
+        return ab * (one - share) + d * d, theta * (gamma * share)
+    if DUALS:
+        scale = fetch(constants, FACTOR)
+        E, slope = dual(
+            kind, constants, scale * delta, fetch(a, 0), fetch(b, 0), fetch(a, 2 * plane),
+            fetch(b, 2 * plane), fetch(a, 3 * plane), fetch(b, 3 * plane),
+        )  # fmt: skip
+        # zero for equal pixels, in whichever order a compiler adds and multiplies
+        behind = (fetch(a, plane) + fetch(b, plane)) - E if delta != zero else zero
+        return behind, scale * theta * slope
+    return delta, theta
 
 
 def _polynomial(name: str, coefficients: list[Any]) -> Any:

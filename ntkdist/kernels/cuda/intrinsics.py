@@ -189,3 +189,4 @@ def inverse_root(dtype: str) -> Any:
 
 
 root = math.sqrt
+exponential = math.exp

@@ -18,6 +18,7 @@ from ntkdist.errors import InputError
 from ntkdist.kernels.backend import as_images
 from ntkdist.kernels.chain import ERF, KIND_OF, LINEAR, Chain, Link
 from ntkdist.kernels.cuda.cells import cell_functions
+from ntkdist.kernels.cuda.graph import CudaGraphPreparation, GraphLayout, GraphRunner
 from ntkdist.kernels.cuda.intrinsics import (
     SIMPLE,
     cuda,
@@ -30,8 +31,9 @@ from ntkdist.kernels.cuda.intrinsics import (
     put,
 )
 from ntkdist.kernels.cuda.layout import Block, Layout, layout_of
-from ntkdist.kernels.cuda.runner import BlockRunner, to_device
+from ntkdist.kernels.cuda.runner import BlockRunner, Workspace, to_device
 from ntkdist.kernels.cuda.unroll import written_out
+from ntkdist.kernels.graph import Graph
 
 CLEARING = 1024 * SIMPLE  # threads
 
@@ -49,7 +51,7 @@ class CudaState:
         norm: (n,) float64, what each image was divided by.
     """
 
-    layout: Layout
+    layout: Layout | GraphLayout
     numbers: Any
     spreads: tuple[Any, ...]
     variance: Any
@@ -64,9 +66,24 @@ class CudaState:
         return int(self.numbers.shape[0])
 
 
+def graph_state(
+    graph: Graph, x: np.ndarray, dtype: str, runners: dict[str, GraphRunner]
+) -> CudaState:
+    """Return (n, H, W, C) float64 images prepared for a graph and entries of ``dtype``."""
+    made = CudaGraphPreparation(graph, x, dtype, runners)
+    made.fill()
+    spread, variance, norm = (to_device(z) for z in (made.spread, made.variance, made.norm))
+    return CudaState(made.layout, made.numbers(), (spread,), variance, norm)
+
+
+def is_on_device(images: Any) -> bool:
+    """Return whether images are on the device already."""
+    return hasattr(images, "__cuda_array_interface__") or hasattr(images, "copy_to_host")
+
+
 def on_device(images: Any) -> Any:
     """Return (n, H, W, C) images on the device; those already there are not copied."""
-    if hasattr(images, "__cuda_array_interface__") or hasattr(images, "copy_to_host"):
+    if is_on_device(images):
         x = images if hasattr(images, "copy_to_host") else cuda.as_cuda_array(images)
         if x.ndim != 4 or 0 in x.shape:
             raise InputError(f"images have shape {tuple(x.shape)}; (n, H, W, C) is needed")
@@ -201,15 +218,15 @@ class Preparation:
             yield part, self.runner.run(layout, self.numbers, self.numbers, pairs, classes)
 
 
-def mirrored(runner: BlockRunner, state: CudaState, even: np.ndarray) -> CudaState:
+def mirrored(workspace: Workspace, state: CudaState, even: np.ndarray) -> CudaState:
     """Return the state of the mirror images: the same numbers in another order.
 
     Where ``even``, (n,), an image is its own mirror image and keeps their order.
     """
-    n, size = len(state), state.layout.size
-    numbers = cuda.device_array((n, size), runner.dtype)
-    each(image_kernels(runner.dtype)["mirror"], n * size)(
-        state.numbers, n * size, size, runner.workspace.table(state.layout.mirror),
+    n, size, dtype = len(state), state.layout.size, state.layout.plan.dtype
+    numbers = cuda.device_array((n, size), dtype)
+    each(image_kernels(dtype)["mirror"], n * size)(
+        state.numbers, n * size, size, workspace.table(state.layout.mirror),
         to_device(even.astype(np.int64)), numbers,
     )  # fmt: skip
     return replace(state, numbers=numbers)

@@ -95,6 +95,22 @@ def pairs_of(n: int, m: int, symmetric: bool, batch: int) -> Iterator[np.ndarray
         yield np.concatenate(waiting)
 
 
+def pairs_that_fit(bytes_of_pair: int, workspace: Workspace) -> int:
+    """Return how many pairs of images have room in the memory that is free now.
+
+    Raises:
+        InputError: If not even one pair fits.
+    """
+    budget = min(SHARE * (free_bytes() + workspace.nbytes), MOST_BYTES)
+    batch = int(min(budget / bytes_of_pair, MOST_PAIRS))
+    if batch < 1:
+        raise InputError(
+            f"one pair of images needs {bytes_of_pair / 2**20:.0f} MiB between pools, the GPU has "
+            f"{free_bytes() / 2**20:.0f} MiB free; free some, or take backend cpu"
+        )
+    return batch
+
+
 class BlockRunner:
     """Runs the blocks of networks on pairs of images, in batches that fit the free memory.
 
@@ -128,14 +144,7 @@ class BlockRunner:
                     a_pair += 2 * itemsize * len(of_block.ids) * block.pixels
             if block.pool:
                 a_pair += 2 * itemsize * windows_of(block)
-        budget = min(SHARE * (free_bytes() + self.workspace.nbytes), MOST_BYTES)
-        batch = int(min(budget / a_pair, MOST_PAIRS))
-        if batch < 1:
-            raise InputError(
-                f"one pair of images needs {a_pair / 2**20:.0f} MiB between pools, the GPU has "
-                f"{free_bytes() / 2**20:.0f} MiB free; free some, or take backend cpu"
-            )
-        return batch
+        return pairs_that_fit(a_pair, self.workspace)
 
     def run(
         self, layout: Layout, A: Any, B: Any, pairs: Any, classes: Sequence[Classes | Pooling]

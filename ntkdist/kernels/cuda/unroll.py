@@ -16,6 +16,7 @@ import inspect
 import linecache
 import textwrap
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 
@@ -108,6 +109,15 @@ class _Writer(ast.NodeTransformer):
         code = compile(ast.Expression(copy.deepcopy(node)), "<known>", "eval")
         return eval(code, {"__builtins__": {}}, self.known)  # names and operators only
 
+    def decided(self, test: ast.expr) -> Any:
+        """Return what a condition is if that is known, of ``and`` by a part that is false."""
+        if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And):
+            for part in test.values:
+                with suppress(ValueError):
+                    if not self.value(part):
+                        return False
+        return self.value(test)
+
     def visit_For(self, node: ast.For) -> Any:
         call = node.iter
         if not (isinstance(call, ast.Call) and getattr(call.func, "id", "") == "unroll"):
@@ -132,7 +142,7 @@ class _Writer(ast.NodeTransformer):
 
     def visit_If(self, node: ast.If) -> Any:
         try:
-            chosen = node.body if self.value(node.test) else node.orelse
+            chosen = node.body if self.decided(node.test) else node.orelse
         except ValueError:
             node.test = self.visit(node.test)
             node.body = self.statements(node.body)
