@@ -210,26 +210,30 @@ def blocks(draw):
     return (conv, draw(CELLS))
 
 
-@pytest.mark.slow
-@given(
-    st.lists(blocks(), min_size=1, max_size=2),
-    st.sampled_from([(GlobalAvgPool(),), (Flatten(),), (AvgPool(3, 1, "SAME"), Flatten())]),
-    st.tuples(st.integers(3, 7), st.integers(3, 7), st.integers(1, 4)),
-    st.integers(0, 2**16),
-)
-@settings(max_examples=60, deadline=None)
-def test_any_graph_is_near_the_oracle_or_refused(parts, end, shape, seed):
+ENDS = st.sampled_from([(GlobalAvgPool(),), (Flatten(),), (AvgPool(3, 1, "SAME"), Flatten())])
+SHAPES = st.tuples(st.integers(3, 7), st.integers(3, 7), st.integers(1, 4))
+
+
+def near_the_oracle_or_refused(backend, parts, end, shape, seed):
+    """Check a backend on three images and three more, one of which equals one of them."""
     arch = Architecture((*(layer for part in parts for layer in part), *end, Dense()))
     x, y = np.random.default_rng(seed).normal(size=(2, 3, *shape))
     y[0] = x[0]
     try:
         arch.check_image(*shape[:2])
-        if get_backend("cpu").supports(arch, shape):
+        if get_backend(backend).supports(arch, shape):
             return
         check_entries(arch, x, "float32", KINDS)
     except InputError:
         return
-    check("cpu", arch, x, y, signed=True)
+    check(backend, arch, x, y, signed=True)
+
+
+@pytest.mark.slow
+@given(st.lists(blocks(), min_size=1, max_size=2), ENDS, SHAPES, st.integers(0, 2**16))
+@settings(max_examples=60, deadline=None)
+def test_any_graph_is_near_the_oracle_or_refused(parts, end, shape, seed):
+    near_the_oracle_or_refused("cpu", parts, end, shape, seed)
 
 
 def test_identities_cost_nothing():

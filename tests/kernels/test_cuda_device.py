@@ -99,6 +99,12 @@ def test_what_a_backend_yields_as_kernels_covers_every_block(monkeypatch):
     for arch, expected in (
         (layers, ["fused 4 × 4", "pool 4 × 4", "general 2 × 2"]),
         ("fc-2", ["dense"]),
+        (["Conv(3, stride=2)", "Gelu", "Flatten", "Dense"], ["graph 4 × 4"]),
+        (
+            ["Conv", "Gelu", "AvgPool(2)", "Gelu", "Flatten", "Dense"],
+            ["graph 4 × 4", "windows 4 × 4"],
+        ),
+        (["Dense", "Gelu", "Dense"], ["dense", "graph"]),
     ):
         state = backend.prepare(Architecture.parse(arch), np.ones((1, 4, 4, 1)))
         assert [name for name, *_ in backend.kernels(state)] == expected

@@ -324,8 +324,13 @@ def test_bad_input_is_named(call, message):
 
 @pytest.mark.usefixtures("gpu")
 @pytest.mark.parametrize(
-    "arch", ["cntk-gap-4", "cntk-lap-3-1", (*MYRTLE[:-3], "Flatten", "Dense"), "fc-2"], ids=str
-)
+    "arch",
+    [
+        "cntk-gap-4", "cntk-lap-3-1", (*MYRTLE[:-3], "Flatten", "Dense"), "fc-2",
+        ("Conv", "LayerNorm", "Gelu", "AvgPool(2)", "Relu", "Conv", "GlobalAvgPool", "Dense"),
+    ],
+    ids=str,
+)  # fmt: skip
 def test_a_gpu_averages_likewise(arch):
     x = np.random.default_rng(5).normal(size=(3, 4, 4, 2))
     x[1] = mirror_images(x[[0]])[0]
@@ -347,6 +352,7 @@ def test_a_gpu_averages_likewise(arch):
     [
         ("cntk-gap-4", (3, 5, 2)), ("cntk-lap-3-1", (3, 4, 1)), (POOLED["halved"][0], (4, 8, 2)),
         (ERF_FLAT, (1, 1, 2)),
+        (("Conv(3, stride=2)", "Gelu", "Conv", "GlobalAvgPool", "Dense"), (4, 7, 2)),
     ],
     ids=str,
 )  # fmt: skip
