@@ -21,6 +21,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
+from ntkdist.kernels.chain import not_a_chain
 from ntkdist.kernels.duals import dual
 from ntkdist.kernels.windows import mean_weights, padding_before
 from ntkdist.networks.architecture import Architecture
@@ -311,6 +312,14 @@ def not_a_graph(arch: Architecture, shape: tuple[int, int, int]) -> str | None:
     except NotCoveredError as reason:
         return str(reason)
     return None
+
+
+def not_covered(arch: Architecture, shape: tuple[int, int, int]) -> str | None:
+    """Return why neither a chain nor a graph computes ``arch``; None where one does.
+
+    This is what the backends cpu and cuda cover on (H, W, C) images.
+    """
+    return not_a_graph(arch, shape) if not_a_chain(arch) else None
 
 
 def graph_state_dtype(graph: Graph, shape: tuple[int, int, int], dtype: str) -> str:

@@ -29,16 +29,16 @@ from ntkdist.kernels.chain import (
     Plan,
     chain_of,
     linear_tail,
-    not_a_chain,
     plan_of,
     state_dtype,
 )
 from ntkdist.kernels.cpu import dense, loops
-from ntkdist.kernels.cpu.graph import GraphPreparation, graph_sums
-from ntkdist.kernels.cpu.lanes import contrast, to_lanes
+from ntkdist.kernels.cpu.graph import CpuGraphPreparation, graph_sums
+from ntkdist.kernels.cpu.lanes import to_lanes
 from ntkdist.kernels.cpu.vector import LANES, coefficients
 from ntkdist.kernels.duals import dual, relu_distance
-from ntkdist.kernels.graph import Graph, GraphPlan, graph_of, not_a_graph, relu_mix
+from ntkdist.kernels.graph import Graph, GraphPlan, graph_of, not_covered, relu_mix
+from ntkdist.kernels.preparation import contrast
 from ntkdist.kernels.ranges import check_range
 from ntkdist.networks.architecture import Architecture
 from ntkdist.networks.layers import ABRelu, CellLayer, Dense, Layer, LeakyRelu, Relu
@@ -138,7 +138,7 @@ class CpuBackend:
         self, arch: Architecture, image_shape: tuple[int, int, int], dtype: str | None = None
     ) -> str | None:
         """Return None if the cpu backend covers ``arch``, else the reason."""
-        return not_a_graph(arch, image_shape) if not_a_chain(arch) else None
+        return not_covered(arch, image_shape)
 
     def prepare(self, arch: Architecture, images: np.ndarray) -> CpuState:
         """Compute in float64 what depends on one image alone, from (n, H, W, C) images.
@@ -159,11 +159,9 @@ class CpuBackend:
             return _Preparation(self, chain, x).state()
         graph = graph_of(arch)
         assert isinstance(graph, Graph)
-        made = GraphPreparation(graph, x, self.dtype, self.coefficients, self._in_threads)
-        variance = made.spread
-        if graph.mixes_positions and graph.has_nonlinear_head:
-            variance = np.maximum(made.spread - made.self_entries(), 0.0)
-        return CpuState(made.plan, made.rows, made.spread, variance, made.norm)
+        made = CpuGraphPreparation(graph, x, self.dtype, self.coefficients, self._in_threads)
+        made.fill()
+        return CpuState(made.plan, made.rows, made.spread, made.variance, made.norm)
 
     def flipped(self, state: CpuState, even: np.ndarray) -> CpuState:
         """Return the state of the mirror images, without computing it again; see ``Backend``."""

@@ -342,7 +342,7 @@ def dual_cell(kind, constants, P, D, half_a, half_b, root_a, root_b, inverse_a, 
     """Return E[σσ] and E[σ̇σ̇] from Δ and half the variances, all in true units.
 
     The formulas are those of ``duals``; the constants are those of ``graph.cell_op``, and roots and
-    inverses those of ``cpu.graph.roots_of``.
+    inverses those of ``preparation.roots_of``.
     """
     width = word(unit)
     one = splat(unit)

@@ -252,7 +252,7 @@ def _clear(numbers, count, threads):
 
 
 def _contrast(x, n, count, homogeneous, bad, norm):
-    """Store each image's divisor (see ``cpu.backend.contrast``), and 1 in ``bad`` if it is bad."""
+    """Store each image's divisor (see ``preparation.contrast``), and 1 in ``bad`` if it is bad."""
     image = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
     if image >= n:
         return
