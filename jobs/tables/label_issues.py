@@ -88,7 +88,8 @@ def kernel_of(text: str, name: str, data: Images, options: Any) -> tuple[np.ndar
             seconds = core_seconds_of(pipeline.run) / len(os.sched_getaffinity(0))
             return np.asarray(pipeline.gram_store()[:, :]), seconds
     start = time.perf_counter()
-    images = Preprocessor.fit(data.raw, recipe).apply(data.raw)
+    fitted = Preprocessor.fit(data.raw, recipe, mirrored=invariance == "flip")
+    images = fitted.apply(data.raw)
     prepared = time.perf_counter() - start
     kernel, seconds = gram(architecture, images, options.cache, invariance=invariance)
     return kernel, prepared + seconds
