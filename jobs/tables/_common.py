@@ -135,16 +135,21 @@ def cached(
 
 
 def gram(
-    architecture: str, images: np.ndarray, cache: str | None = None, dtype: str = "float32"
+    architecture: str,
+    images: np.ndarray,
+    cache: str | None = None,
+    dtype: str = "float32",
+    invariance: str = "none",
 ) -> tuple[np.ndarray, float]:
     """Return the NTK Gram matrix (N, N) and the seconds it took, from the cache if it is there."""
     arch = Architecture.parse(architecture)
 
     def compute() -> np.ndarray:
-        return kernel_matrix(arch, images, dtype=dtype)
+        return kernel_matrix(arch, images, dtype=dtype, invariance=invariance)
 
     kernel_matrix(arch, images[:2], dtype=dtype)  # compiled before the clock starts
-    return cached(cache, "gram", (f"{arch} {dtype}", images), compute)
+    averaged = "" if invariance == "none" else f" {invariance}"
+    return cached(cache, "gram", (f"{arch} {dtype}{averaged}", images), compute)
 
 
 @contextmanager

@@ -4,6 +4,7 @@
     python jobs/tables/cifar10_kernels.py --only "2000 cntk-v" "2000 cntk-lap-6-4 flip"
     python jobs/tables/cifar10_kernels.py --sets fashion_mnist --depths 6 --n 2000
     python jobs/tables/cifar10_kernels.py --networks cntk-lap-6-3 myrtle-5 --n 2000
+    python jobs/tables/cifar10_kernels.py --time                      # once nothing else computes
 
 A row is a data set, a number of training images (a balanced draw), a network, a recipe of
 preprocessing with the statistics of the whole training split, and whether the kernel is averaged
@@ -15,7 +16,9 @@ the training images, and no test label is used for anything but the accuracy. En
 Each row is a run in the folder --cache, tile by tile: a row that was interrupted goes on, also in
 the middle of its Gram. A finished row is added to cifar10_kernels.json at once, and not computed
 again. Cost: the seconds in which tiles were computed, times the threads that computed them; reading
-images, whitening and solving are not in it.
+images, whitening and solving are not in it. On a machine that did other work meanwhile that is too
+much: ``--time`` times a block of each stored row's network again, in turns, and takes the median
+for the row's cost.
 
 Published for CIFAR-10: with 2,000 training images and no ridge, Arora et al. 2019 (Table 1), lines
 in the picture. On all 50,000, Li et al. 2019 report 89 % with features of random patches, local
@@ -26,10 +29,12 @@ flips; nothing here is comparable with those two.
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
 import os
 import re
+import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -59,7 +64,8 @@ SIZES = (2000, 10_000)
 RECIPES = ("standardize", "contrast+zca")
 INVARIANCES = ("none", "flip")
 PUBLISHED_RECIPE = "standardize"
-MEASURED = 0.5  # seconds, to estimate a row
+MEASURED = 0.5  # seconds, to estimate a row or to time it again
+TIMED, TURNS = 32, 5  # images a side of a block that is timed, and how often
 
 
 @dataclass(frozen=True)
@@ -217,6 +223,8 @@ def compute(row: Row, given: argparse.Namespace) -> dict[str, Any]:
         "entries": row.entries,
         "core_us_per_entry": 1e6 * core_seconds / row.entries,
         "core_hours": core_seconds / 3600,
+        "image_shape": list(run.array("inputs", "images").shape[1:]),
+        "timed_alone": False,
         "arithmetic": run.manifest.arithmetic,
         "machine": _measure.machine(),
     }
@@ -271,6 +279,32 @@ def estimate(row: Row, image_shape: tuple[int, int, int]) -> float:
         ]
         seconds, _ = _measure.timed(lambda: backend.block(*states))  # noqa: B023
     return threads * row.entries * seconds / count**2 / 3600
+
+
+def time_again(path: Path, rows: Sequence[Row]) -> None:
+    """Time blocks of the stored rows' networks in turns, and write their costs anew."""
+    mine = [values for values in stored_rows(path) if Row.of(values) in rows]
+    threads = len(os.sched_getaffinity(0))
+    blocks = {}
+    for values in mine:
+        shape = tuple(values["image_shape"])
+        network = (shape, values["architecture"], values["invariance"])
+        if network in blocks:
+            continue
+        arch = Architecture.parse(values["architecture"])
+        chosen = select_backend(arch, shape, threads=threads, invariance=values["invariance"])
+        states = [
+            chosen.backend.prepare(arch, _measure.images(TIMED, shape, seed)) for seed in (0, 1)
+        ]
+        compute_block = functools.partial(chosen.backend.block, *states)
+        blocks[network] = _measure.Block(compute_block, TIMED, TIMED).lasting(MEASURED)
+    clocks = {str(network): block.us for network, block in blocks.items()}
+    times = _measure.in_turns(clocks, TURNS)
+    for values in mine:
+        network = (tuple(values["image_shape"]), values["architecture"], values["invariance"])
+        us = threads * statistics.median(times[str(network)])
+        hours = us * values["entries"] / 3.6e9
+        add(path, values | {"core_us_per_entry": us, "core_hours": hours, "timed_alone": True})
 
 
 def print_list(rows: Sequence[Row], stored: set[Row], given: argparse.Namespace) -> None:
@@ -404,6 +438,8 @@ def parser() -> argparse.ArgumentParser:
     words = "rows that have all words of one of these texts, such as '2000 cntk-lap-6 flip'"
     choose.add_argument("--only", nargs="+", metavar="WORDS", help=words)
     options.add_argument("--list", action="store_true", help="print the rows and their cost")
+    again = "time the networks of the stored rows again, and compute nothing else"
+    options.add_argument("--time", action="store_true", help=again)
     options.add_argument("--test", type=int, default=2000, help="test images")
     options.add_argument("--seed", type=int, default=0, help="of the balanced draws")
     options.add_argument("--backend", default="auto")
@@ -426,6 +462,9 @@ def run(given: argparse.Namespace) -> int:
     if given.list:
         print_list(rows, stored, given)
         return 0
+    if given.time:
+        time_again(path, rows)
+        rows = [row for row in rows if row in stored]
     code, missing = 0, [row for row in rows if row not in stored]
     print(f"{len(rows) - len(missing)} of {len(rows)} rows are stored in {path}", file=sys.stderr)
     for place, row in enumerate(missing, 1):

@@ -14,11 +14,17 @@ are those of one data set on the cores this process may use, from images to rank
   ``label_quality`` is that; what cleanlab adds is which labels are issues.
 
 Noise is symmetric at three rates, or of pairs of classes that are easily confused.
+
+An architecture may be followed by a recipe of preprocessing and ``flip``, as in
+``--architectures cnn-2 "cntk-lap-6-2 contrast+zca flip"``. With ``--runs FOLDER`` Gram matrices are
+those of ``cifar10_kernels.py --cache FOLDER``, computed there tile by tile if they are missing.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -27,12 +33,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _common import NAMES, figure, gram, parser, read, save, show, write
+from _common import NAMES, Images, figure, gram, parser, read, save, show, write
 from _label_methods import DEFAULTS, FOLDS, by_cleanlab, by_ours, cnn, kept, logistic
+from cifar10_kernels import Row, core_seconds_of
 
 from ntkdist.data import Preprocessor, asymmetric, symmetric
 from ntkdist.data.preprocess import IMAGE_RECIPE
+from ntkdist.events.progress import GramProgress
 from ntkdist.labels.issues import IMAGES_ARCHITECTURE
+from ntkdist.pipeline import Pipeline
 
 # MNIST and CIFAR-10: Patrini et al. 2017. Fashion-MNIST: ours, its usual confusions (shirt →
 # T-shirt, pullover → coat, sandal → sneaker, sneaker → ankle boot).
@@ -43,6 +52,7 @@ PAIRS = {
     "fashion_mnist": {6: 0, 2: 4, 5: 7, 7: 9},
     "cifar10": {9: 1, 2: 0, 4: 7, 3: 5, 5: 3},
 }
+TEST = 2000  # test images of the runs of cifar10_kernels.py
 PEERS = ("cleanlab, CNN", "cleanlab, logistic")
 
 
@@ -58,6 +68,33 @@ def noises(name: str, rates: list[float], pairs: float) -> dict[str, Callable[..
     return found
 
 
+def kernel_of(text: str, name: str, data: Images, options: Any) -> tuple[np.ndarray, float]:
+    """Return the Gram matrix of a network on images, and the seconds from images to it.
+
+    ``text`` is the network, and after it a recipe of preprocessing and ``flip``, if they are given.
+    """
+    architecture, *words = text.split()
+    invariance = "flip" if "flip" in words else "none"
+    recipe = next((word for word in words if word != "flip"), IMAGE_RECIPE)
+    if options.runs is not None:
+        row = Row(name, len(data.labels), TEST, 0, architecture, recipe, invariance)
+        place = argparse.Namespace(
+            cache=options.runs, data=options.data, backend="auto", tile="auto"
+        )
+        with GramProgress() as bar, Pipeline(row.config(place), [bar]) as pipeline:
+            pipeline.gram()
+            if not (pipeline.run.read("inputs", "labels") == data.labels).all():
+                sys.exit(f"{pipeline.run.url} has other images; name another --runs")
+            seconds = core_seconds_of(pipeline.run) / len(os.sched_getaffinity(0))
+            return np.asarray(pipeline.gram_store()[:, :]), seconds
+    start = time.perf_counter()
+    fitted = Preprocessor.fit(data.raw, recipe, mirrored=invariance == "flip")
+    images = fitted.apply(data.raw)
+    prepared = time.perf_counter() - start
+    kernel, seconds = gram(architecture, images, options.cache, invariance=invariance)
+    return kernel, prepared + seconds
+
+
 def measure(name: str, options: Any) -> list[dict[str, Any]]:
     """Return one row for each noise, seed and method on one data set."""
     from sklearn.metrics import average_precision_score, f1_score
@@ -65,13 +102,9 @@ def measure(name: str, options: Any) -> list[dict[str, Any]]:
     data = read(name, options.data, options.n)
     true, K = data.labels, data.num_classes
     kernels = {}
-    for architecture in options.architectures:
-        start = time.perf_counter()
-        images = Preprocessor.fit(data.raw, IMAGE_RECIPE).apply(data.raw)
-        prepared = time.perf_counter() - start
-        kernel, seconds = gram(architecture, images, options.cache)
-        kernels[architecture] = kernel, prepared + seconds
-        print(f"{NAMES[name]}: {architecture}, {len(images)} images, Gram in {seconds:.0f} s")
+    for text in options.architectures:
+        kernels[text] = kernel, seconds = kernel_of(text, name, data, options)
+        print(f"{NAMES[name]}: {text}, {len(kernel)} images, Gram in {seconds:.0f} s", flush=True)
     rows = []
     for noise, corrupt in noises(name, options.rates, options.pairs).items():
         for seed in range(options.seeds):
@@ -127,13 +160,13 @@ def table_row(mean: dict[str, Any]) -> list[Any]:
     return [*cells, f"{mean['seconds']:.1f}", mark]
 
 
-def draw(means: list[dict[str, Any]], out: Path) -> Path:
+def draw(means: list[dict[str, Any]], out: Path, name: str) -> Path:
     """Write the SVG: average precision against noise, one panel a set."""
     sets = list(dict.fromkeys(mean["set"] for mean in means))
     drawn = figure(4.2 * len(sets) + 1.6, 3.6)
     axes = drawn.subplots(1, len(sets), squeeze=False)[0]
-    for axis, name in zip(axes, sets, strict=True):
-        here = [m for m in means if m["set"] == name and "on ours" not in m["method"]]
+    for axis, of in zip(axes, sets, strict=True):
+        here = [m for m in means if m["set"] == of and "on ours" not in m["method"]]
         places = list(dict.fromkeys(m["noise"] for m in here))
         joined = [p for p in places if "pairs" not in p]
         for method in dict.fromkeys(m["method"] for m in here):
@@ -144,11 +177,11 @@ def draw(means: list[dict[str, Any]], out: Path) -> Path:
                 if place not in joined:
                     axis.plot(place, level[place], "o", color=line[0].get_color())
         axis.margins(x=0.15)
-        axis.set_title(NAMES[name])
+        axis.set_title(NAMES[of])
         axis.set_xlabel("wrong labels")
     axes[0].set_ylabel("average precision")
     drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper")
-    return save(drawn, out, "label_issues")
+    return save(drawn, out, name)
 
 
 def main() -> None:
@@ -159,6 +192,8 @@ def main() -> None:
     choices.add_argument(
         "--architectures", nargs="+", default=[IMAGES_ARCHITECTURE, "cnn-2", "fc-2"]
     )
+    choices.add_argument("--runs", type=Path, metavar="FOLDER", help="of cifar10_kernels.py")
+    choices.add_argument("--name", default="label_issues", help="OUT/NAME.json and .svg")
     choices.add_argument("--rates", nargs="*", type=float, default=[0.1, 0.2, 0.3])
     choices.add_argument("--no-cnn", action="store_true", help="leave out the CNN, which is slow")
     choices.add_argument("--pairs", type=float, default=0.3, help="rate of the pairs; 0: none")
@@ -179,8 +214,8 @@ def main() -> None:
     settings |= {key: DEFAULTS[key] for key in ("ridge", "method", "steps", "beta")}
     more = {"n": options.n, "folds": FOLDS, "cores": cores, "defaults": settings, "pairs": pairs}
     more["versions"] = {name: version(name) for name in ("cleanlab", "scikit-learn")}
-    print(write("label_issues", options.out, rows, more | {"means": means}))
-    print(draw(means, options.out))
+    print(write(options.name, options.out, rows, more | {"means": means}))
+    print(draw(means, options.out, options.name))
 
 
 if __name__ == "__main__":

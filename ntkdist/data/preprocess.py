@@ -110,13 +110,15 @@ class Preprocessor:
     pixel_range: PixelRange | None = None
 
     @classmethod
-    def fit(cls, images: Any, recipe: str) -> Preprocessor:
+    def fit(cls, images: Any, recipe: str, *, mirrored: bool = False) -> Preprocessor:
         """Measure the statistics of the recipe on the training images.
 
         Args:
             images: Training images, shape (N, H, W, C) or (N, H, W), N ≥ 1, uint8 or any real
                 dtype, or a list of images; or features, shape (N, D), D ≥ 2.
             recipe: ``none`` or steps joined by ``+``; or ``auto``.
+            mirrored: Fit ``zca`` to the images and their mirror images, for a kernel that is
+                averaged over flips; other steps treat them alike.
 
         Returns:
             The fitted preprocessor.
@@ -142,7 +144,7 @@ class Preprocessor:
                 # later statistics describe what the earlier steps leave
                 steps.append(_measure(name, images, steps, divisor))
             elif _is_zca(name):
-                steps.append(_whiten(name, images, steps, divisor))
+                steps.append(_whiten(name, images, steps, divisor, mirrored=mirrored))
             else:
                 steps.append(Step(name))
         return cls(recipe, images.shape[3], tuple(steps), divisor, pixels)
@@ -424,7 +426,9 @@ def _measure(name: str, images: NDArray[Any], before: Sequence[Step], divisor: f
     return Step(name, tuple(mean.tolist()), tuple(scale.tolist()))
 
 
-def _whiten(name: str, images: NDArray[Any], before: Sequence[Step], divisor: float) -> Step:
+def _whiten(
+    name: str, images: NDArray[Any], before: Sequence[Step], divisor: float, *, mirrored: bool
+) -> Step:
     """Return a whitening step, fitted to the images after division and the steps before it."""
     halvings = _halvings(before)
     n, height, width, channels = images.shape
@@ -433,6 +437,7 @@ def _whiten(name: str, images: NDArray[Any], before: Sequence[Step], divisor: fl
         n,
         (height >> halvings, width >> halvings, channels),
         _epsilon(name),
+        mirrored=mirrored,
     )
     return Step(name, whitening=whitening)
 
@@ -464,11 +469,19 @@ def _unit_norm(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _contrast(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    rows = x.reshape(len(x), -1)
-    centred = rows - rows.mean(axis=1, keepdims=True)
-    # the mean of equal values is off by rounding, which unit norm would enlarge
-    centred[rows.min(axis=1) == rows.max(axis=1)] = 0.0
-    return _unit_norm(centred.reshape(x.shape))
+    axes = (1, 2, 3)
+    centred = x - _mean_either_way(x)
+    # the mean of equal values is off by rounding, which the division would enlarge
+    centred[x.min(axis=axes) == x.max(axis=axes)] = 0.0
+    largest = np.abs(centred).max(axis=axes, keepdims=True)
+    centred /= np.where(largest == 0.0, 1.0, largest)  # so that squares are numbers of float64
+    deviation = np.sqrt(_mean_either_way(np.square(centred)))
+    return centred / np.where(deviation == 0.0, 1.0, deviation)
+
+
+def _mean_either_way(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return each image's mean (N, 1, 1, 1), of equal bits for its mirror image."""
+    return (x + x[:, :, ::-1]).mean(axis=(1, 2, 3), keepdims=True) / 2
 
 
 def _halve(x: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -60,6 +60,8 @@ class Whitening:
         images: int,
         shape: tuple[int, int, int],
         epsilon: float,
+        *,
+        mirrored: bool = False,
     ) -> Whitening:
         """Measure mean and covariance of the images, in two passes over their blocks.
 
@@ -72,6 +74,8 @@ class Whitening:
             images: N, their number.
             shape: (H, W, C).
             epsilon: ε, above 0.
+            mirrored: Measure the images and their mirror images, left and right exchanged. To the
+                bit, a mirror image is then whitened to the mirror image of what an image is.
 
         Raises:
             InputError: D is above ``MOST_VALUES``, all images are equal, or their differences are
@@ -79,6 +83,7 @@ class Whitening:
         """
         check_size(shape)
         size = int(np.prod(shape))
+        turned = np.arange(size).reshape(shape)[:, ::-1].ravel()
         total, low, high = np.zeros(size), np.full(size, np.inf), np.full(size, -np.inf)
         with np.errstate(over="ignore", invalid="ignore"):  # said below
             for block in blocks():
@@ -87,6 +92,9 @@ class Whitening:
                 low, high = np.minimum(low, rows.min(axis=0)), np.maximum(high, rows.max(axis=0))
             # a constant value's own: its mean would be off by the sum's rounding
             mean = np.where(low == high, low, total / images)
+            if mirrored:
+                mean = (mean + mean[turned]) / 2
+                low, high = np.minimum(low, low[turned]), np.maximum(high, high[turned])
             largest = float(np.maximum(high - mean, mean - low).max())
         if largest == 0.0:
             raise InputError(
@@ -97,10 +105,18 @@ class Whitening:
             raise InputError("zca: values differ by more than a float64; divide them by a constant")
         exponent = int(np.frexp(largest)[1])  # squares of scaled values neither overflow nor vanish
         scaled = (np.ldexp(block.reshape(len(block), size) - mean, -exponent) for block in blocks())
-        if images < size:
-            matrix = _from_products(np.concatenate(list(scaled)), epsilon)
+        if images << mirrored < size:
+            rows = np.concatenate(list(scaled))
+            matrix = _from_products(
+                np.concatenate([rows, rows[:, turned]]) if mirrored else rows, epsilon
+            )
         else:
-            matrix = _from_covariance(scaled, images, size, epsilon)
+            covariance = _covariance(scaled, images, size)
+            if mirrored:
+                covariance = (covariance + covariance[np.ix_(turned, turned)]) / 2
+            matrix = _from_covariance(covariance, epsilon)
+        if mirrored:
+            matrix = (matrix + matrix[np.ix_(turned, turned)]) / 2
         return cls(mean.reshape(shape), np.ldexp(matrix, -exponent))
 
     def __call__(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -172,16 +188,22 @@ def matrix_bytes(size: int) -> int:
     return 8 * size**2
 
 
-def _from_covariance(
-    blocks: Iterable[NDArray[np.float64]], images: int, size: int, epsilon: float
+def _covariance(
+    blocks: Iterable[NDArray[np.float64]], images: int, size: int
 ) -> NDArray[np.float64]:
-    """Return W from centred blocks (B, D) of at least D images."""
-    from scipy.linalg import eigh
-
+    """Return Σ of centred blocks (B, D)."""
     covariance = np.zeros((size, size))
     for rows in blocks:
         covariance += rows.T @ rows
     covariance /= images
+    return covariance
+
+
+def _from_covariance(covariance: NDArray[np.float64], epsilon: float) -> NDArray[np.float64]:
+    """Return W from Σ, which is overwritten."""
+    from scipy.linalg import eigh
+
+    size = len(covariance)
     added = epsilon * float(covariance.trace()) / size
     values, vectors = eigh(covariance, overwrite_a=True, driver="evd")
     vectors *= (np.maximum(values, 0.0) + added) ** -0.25

@@ -190,7 +190,7 @@ def find_label_issues(
     if num_classes is None:
         num_classes = len(names) if names else count_classes(given)
     given = check_labels(given, num_classes, len(images))
-    prepared = Preprocessor.fit(images, preprocess).apply(images)
+    prepared = Preprocessor.fit(images, preprocess, mirrored=invariance == "flip").apply(images)
     gram = kernel_matrix(
         architecture, prepared, backend=backend, threads=threads, invariance=invariance
     )

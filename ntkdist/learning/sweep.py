@@ -17,7 +17,7 @@ from ntkdist.learning.finite.network import weight_layers
 from ntkdist.learning.parameterization import change_layers, standard_kernel_matrix
 from ntkdist.learning.regression import sweep_ridge
 from ntkdist.networks.architecture import Architecture, ArchitectureSpec, preset
-from ntkdist.networks.layers import Conv, Dense, Layer, Nonlinearity, Residual
+from ntkdist.networks.layers import AvgPool, Conv, Dense, Layer, Nonlinearity, Residual
 
 # setting -> the values that are swept where none are given
 DEFAULT_VALUES: dict[str, tuple[str, ...]] = {
@@ -27,7 +27,7 @@ DEFAULT_VALUES: dict[str, tuple[str, ...]] = {
     "nonlinearity": ("Relu", "Erf"),
     "width": ("16", "64", "256", "1024"),
 }
-_FAMILIES = ("fc", "cntk-v", "cntk-gap")
+_FAMILIES = ("fc-{}", "cntk-v-{}", "cntk-gap-{}")
 _DEEPEST = 256
 
 
@@ -77,8 +77,8 @@ def variants(arch: ArchitectureSpec, over: str, values: Sequence[str] = ()) -> l
 
     Args:
         arch: The network to change.
-        over: ``depth`` (of the presets fc-L, cntk-v-D and cntk-gap-D), ``W_std`` or ``b_std`` (of
-            every weight layer but the last; the critical W_std of ReLU networks is √2),
+        over: ``depth`` (of the presets fc-L, cntk-v-D, cntk-lap-D-C and cntk-gap-D), ``W_std`` or
+            ``b_std`` (of every weight layer but the last; the critical W_std of ReLUs is √2),
             ``nonlinearity`` (Relu, Erf, ``LeakyRelu(0.2)`` or another one), or ``width`` (the NTK
             parameterisation, and the standard one with this many channels).
         values: Values of the setting; none takes those of ``DEFAULT_VALUES``.
@@ -98,7 +98,7 @@ def variants(arch: ArchitectureSpec, over: str, values: Sequence[str] = ()) -> l
     given = [str(value).strip() for value in values] or list(DEFAULT_VALUES[over])
     if over == "depth":
         family = _family(parsed)
-        return [Variant(v, preset(f"{family}-{int(_number(over, v, 1, whole=True))}"))
+        return [Variant(v, preset(family.format(int(_number(over, v, 1, whole=True)))))
                 for v in given]  # fmt: skip
     if over == "nonlinearity":
         return [Variant(v, _with_nonlinearity(parsed, v)) for v in given]
@@ -157,14 +157,15 @@ def measure(
 
 
 def _family(arch: Architecture) -> str:
-    """Return the family of presets that a network belongs to."""
-    for family in _FAMILIES:
+    """Return the name of the presets that a network belongs to, with {} for the depth."""
+    half_widths = [layer.size // 2 for layer in arch.layers if isinstance(layer, AvgPool)]
+    for family in (*_FAMILIES, *(f"cntk-lap-{{}}-{c}" for c in half_widths[:1] if c < 1000)):
         for depth in (arch.depth, arch.depth - 1):
-            if 2 <= depth <= _DEEPEST and preset(f"{family}-{depth}") == arch:
+            if 2 <= depth <= _DEEPEST and preset(family.format(depth)) == arch:
                 return family
     raise InputError(
-        f"over=depth: {arch} is none of the presets fc-L, cntk-v-D and cntk-gap-D; give one with "
-        "--architecture, or compare networks of your own with ntkdist compare"
+        f"over=depth: {arch} is none of the presets fc-L, cntk-v-D, cntk-lap-D-C and cntk-gap-D; "
+        "give one with --architecture, or compare networks of your own with ntkdist compare"
     )
 
 

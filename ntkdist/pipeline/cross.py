@@ -200,7 +200,9 @@ def _others(
         source = load_data(data, "test", size=run.scaled_to, channels=run.channels)
         left = np.arange(len(source.labels))
         preprocess = preprocessor_of(run) or Preprocessor.fit(
-            load_data(data, size=run.scaled_to).images, data.preprocess
+            load_data(data, size=run.scaled_to).images,
+            data.preprocess,
+            mirrored=config.gram.invariance == "flip",
         )
     else:
         held = stored_inputs(run)

@@ -210,7 +210,9 @@ def load_inputs(config: RunConfig, *, prepared_as: Preprocessor | None = None) -
         Architecture.parse(config.architecture).check_features()
         refuse_features("gram.invariance", config.gram.invariance)
     chosen = select(data.labels, config.data.n, config.data.subset, config.data.seed)
-    preprocess = Preprocessor.fit(data.images, config.data.preprocess)
+    preprocess = Preprocessor.fit(
+        data.images, config.data.preprocess, mirrored=config.gram.invariance == "flip"
+    )
     if prepared_as is not None and preprocess.agrees(prepared_as):
         preprocess = preprocess.with_statistics_of(prepared_as)
     raw = data.images[chosen]

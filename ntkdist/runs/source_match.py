@@ -161,7 +161,9 @@ def locate(config: RunConfig, held: StoredInputs) -> SourceMatch:
     # what data.size=auto and the colours came to when the run was made, not to what they would now
     source = load_data(config.data, size=held.scaled_to, channels=held.channels)
     order = subset_order(source.labels, config.data.subset, config.data.seed)
-    preprocess = held.preprocess or Preprocessor.fit(source.images, config.data.preprocess)
+    preprocess = held.preprocess or Preprocessor.fit(
+        source.images, config.data.preprocess, mirrored=config.gram.invariance == "flip"
+    )
     try:
         there = list(_digests(source, preprocess))
     except ScaleError as error:

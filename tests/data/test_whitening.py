@@ -234,3 +234,22 @@ def test_every_spelling_of_a_regularisation_is_one_recipe(recipe):
     assert resolve_recipe(recipe, features=False) == "zca=0.1"
     assert resolve_recipe(f"contrast+{recipe}", features=True) == "contrast+zca=0.1"
     assert resolve_recipe(" standardize + halve ", features=False) == " standardize + halve "
+
+
+@pytest.mark.parametrize("n", [150, 40, 20])  # images have 60 values
+@pytest.mark.parametrize("recipe", ["zca", "contrast+zca", "standardize+zca=1"])
+def test_mirrored_statistics_whiten_a_mirror_image_to_the_mirror_image(n, recipe):
+    train, test = smooth_images()[:n], smooth_images(1)
+    fitted = Preprocessor.fit(train, recipe, mirrored=True)
+    turned = fitted.apply(test[:, :, ::-1])
+    assert (turned == fitted.apply(test)[:, :, ::-1]).all()
+    plain = Preprocessor.fit(train, recipe)
+    assert (plain.apply(test[:, :, ::-1]) != plain.apply(test)[:, :, ::-1]).any()
+
+
+@pytest.mark.parametrize("n", [150, 50, 20])
+def test_mirrored_statistics_are_those_of_images_and_mirror_images(n):
+    train, test = smooth_images(dtype=float)[:n], smooth_images(1, dtype=float)
+    both = np.concatenate([train, train[:, :, ::-1]])
+    fitted = Preprocessor.fit(train, "zca=0.1", mirrored=True)
+    assert_near(fitted.apply(test), whitened(both, test, 0.1), 1e-7)

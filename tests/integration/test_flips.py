@@ -93,6 +93,16 @@ def test_the_matrices_are_averages_and_an_image_is_its_mirror_image(finished: Ru
             assert (held_out(pipeline).diagonal(kind) > 0).all()
 
 
+def test_predictions_behind_whitening_are_equal_to_the_bit_too(source: str, tmp_path: Path) -> None:
+    plain = settings(tmp_path / "whitened", source, kinds=("ntk",))
+    data = dataclasses.replace(plain.data, preprocess="contrast+zca")
+    with Pipeline(dataclasses.replace(plain, data=data)) as pipeline:
+        execute(pipeline, ("gram",))
+        predict(pipeline)
+        outputs = pipeline.run.read("cross", held_out(pipeline).name, "outputs")
+    assert (outputs[: M // 2] == outputs[M // 2 :]).all()
+
+
 def test_predictions_of_an_image_and_its_mirror_image_are_equal_to_the_bit(finished: Run) -> None:
     with Pipeline(finished.config) as pipeline:
         held = held_out(pipeline)

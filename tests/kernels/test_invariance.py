@@ -13,6 +13,7 @@ from ntkdist.kernels.chain import chain_of
 from ntkdist.kernels.invariance import FlipAveraged, canonical, mirror_images, uneven_layer
 from ntkdist.kernels.registry import of_version
 from tests.kernels.images import awkward_images, two_sets
+from tests.kernels.networks import NETWORKS
 from tests.kernels.oracle import KINDS
 from tests.kernels.test_cpu_networks import ERF_FLAT, PLAIN, POOLED, WINDOWS
 from tests.tolerances import RTOL, assert_close
@@ -62,6 +63,20 @@ GEOMETRY = {
 }  # fmt: skip
 
 
+# of the cpu backend's graphs, those that some width makes even
+GRAPHS = (
+    "WideResNet-like",
+    "stride 2, flat",
+    "stride without overlap",
+    "VALID, flat",
+    "CIRCULAR",
+    "overlapping pool",
+    "LayerNorm behind a pool",
+    "pool in both branches",
+    "Gelu then Sin",
+)
+
+
 def by_hand(arch, x, y, kind):
     """Return the float64 mean over both flips of both images by the reference."""
 
@@ -94,6 +109,7 @@ def test_fully_connected_networks_are_even_on_any_width():
     [
         ("cnn-2", (8, 8, 3)), ("cntk-gap-4", (7, 9, 2)), (MYRTLE, (8, 8, 3)), ("cnn-3", (7, 9, 2)),
         ("cnn-3", (9, 8, 1)), ("fc-2", (5, 6, 3)), (ERF_FLAT, (4, 5, 2)),
+        (STRIDED, (6, 8, 2)), (STRIDED, (6, 9, 2)), NETWORKS["WideResNet-like"],
     ],
     ids=str,
 )  # fmt: skip
@@ -192,9 +208,12 @@ def test_a_symmetric_block_is_the_upper_triangle_mirrored(name):
 
 @pytest.mark.parametrize(
     ("arch", "shape"),
-    [*PLAIN.values(), *POOLED.values(), *EVEN_WINDOWS, ("cntk-gap-4", (4, 5, 2))],
+    [
+        *PLAIN.values(), *POOLED.values(), *EVEN_WINDOWS, ("cntk-gap-4", (4, 5, 2)),
+        *(NETWORKS[name] for name in GRAPHS),
+    ],
     ids=str,
-)
+)  # fmt: skip
 def test_numbers_of_mirror_images_are_those_of_the_images_in_another_order(arch, shape):
     arch = Architecture.parse(arch)
     H, W, C = shape

@@ -29,11 +29,12 @@ def problem(n=31):
     return x.astype(np.float32), labels
 
 
-@pytest.mark.parametrize("family", ["fc", "cntk-v", "cntk-gap"])
+@pytest.mark.parametrize("family", ["fc-{}", "cntk-v-{}", "cntk-gap-{}", "cntk-lap-{}-3"])
 def test_depths_are_those_of_the_family(family):
-    found = variants(f"{family}-5", "depth", ["2", "7"])
+    found = variants(family.format(5), "depth", ["2", "7"])
     assert [v.value for v in found] == ["2", "7"]
-    assert [v.architecture for v in found] == [Architecture.parse(f"{family}-{d}") for d in (2, 7)]
+    expected = [Architecture.parse(family.format(depth)) for depth in (2, 7)]
+    assert [v.architecture for v in found] == expected
 
 
 def test_variances_are_changed_in_all_weight_layers_but_the_last():
