@@ -1,9 +1,10 @@
 """The CPU backend: fused layers in cache, one vector lane per column image (Numba).
 
-Covers every network of Conv (odd size, SAME, stride 1), Dense, Relu, Erf, AvgPool (with windows
-that overlap or are padded, at the end alone), Flatten and GlobalAvgPool, in float32 and float64.
-``prepare`` computes in float64 what depends on one image alone; a ``Plan`` lays it out, and
-``cpu.loops`` reads it.
+Covers all networks but those of which ``graph.not_covered`` gives the reason, in float32 and
+float64. ``prepare`` computes in float64 what depends on one image alone. Chains, networks of Conv
+(odd size, SAME, stride 1), Dense, Relu, Erf, AvgPool (with windows that overlap or are padded, at
+the end alone), Flatten and GlobalAvgPool, are laid out by a ``Plan`` and computed by ``cpu.loops``;
+all others by a ``GraphPlan`` and ``cpu.program``.
 
 Errors in float32 are about 1e-6 of an entry, also between near duplicates, to any depth and at
 any contrast. Two limits: with biases or erf a network is not homogeneous, and where two images
