@@ -105,12 +105,6 @@ def constant(constants, name, unit):
     return number(constants + name * word(unit), unit)
 
 
-@numba.njit(nogil=True, forceinline=True)
-def modulo(index, edge):
-    """Return index modulo edge, not negative."""
-    return index % edge
-
-
 @numba.njit(nogil=True)
 def _pixels(op, a, b, channels, dr, dc, cyclic, target, unit):
     H, W, width = field(op, HEIGHT), field(op, WIDTH), word(unit)
