@@ -178,9 +178,9 @@ def test_a_driver_without_a_gpu_can_begin_a_run_for_workers_with_one(
     monkeypatch.setattr("ntkdist.kernels.cuda.device.cuda_unavailable", lambda: "no GPU here")
     run = Run.create(run_config(tmp_path, backend="cuda", executor="ray"))
     assert (run.manifest.backend, run.manifest.arithmetic) == ("cuda", arithmetic_of("cuda"))
-    strided = dataclasses.replace(
+    padded = dataclasses.replace(
         run_config(tmp_path / "other", backend="cuda", executor="ray"),
-        architecture="[Conv(3, stride=2), Relu(), Flatten(), Dense()]",
+        architecture="[Conv(), AvgPool(3, 2, 'SAME'), Conv(), Flatten(), Dense()]",
     )
     with pytest.raises(InputError, match="backend 'cuda' cannot compute this"):
-        Run.create(strided)
+        Run.create(padded)
