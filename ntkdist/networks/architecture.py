@@ -76,6 +76,11 @@ class Architecture:
         return any(isinstance(x, (Conv, AvgPool, GlobalAvgPool, Residual)) for x in self.layers)
 
     @property
+    def pools(self) -> bool:
+        """Whether any layer takes a mean over pixels, in branches too."""
+        return _pools(self.layers)
+
+    @property
     def depth(self) -> int:
         """The number of weight layers, branches counted by the longer one."""
         return weight_depth(self.layers)
@@ -180,6 +185,15 @@ def _check_norms(layers: Sequence[Layer], *, linear: bool = False, behind: str =
     return linear
 
 
+def _pools(layers: Sequence[Layer]) -> bool:
+    return any(
+        _pools(x.branch + x.shortcut)
+        if isinstance(x, Residual)
+        else isinstance(x, AvgPool | GlobalAvgPool)
+        for x in layers
+    )
+
+
 ArchitectureSpec: TypeAlias = str | Sequence[Any] | Architecture
 
 
@@ -254,6 +268,9 @@ def preset_names() -> list[str]:
 
 
 _POOLED = ("cntk-lap-6-2", "cntk-lap-11-4", "cntk-gap-4", "cntk-gap-11")
+
+#: What to take where a network without pools sees too little in images.
+POOLING_PRESET = "cntk-lap-6-2"
 
 
 def preset_of(architecture: Architecture) -> str | None:

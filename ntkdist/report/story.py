@@ -27,7 +27,7 @@ from ntkdist.display.words import (
     size,
 )
 from ntkdist.events.history import Timeline
-from ntkdist.networks.architecture import preset_of
+from ntkdist.networks.architecture import POOLING_PRESET, preset_of
 from ntkdist.report.findings import (
     CLASS_CONDITIONAL,
     UNCLEAR,
@@ -50,8 +50,6 @@ _WHERE = {
     "csv": "in the table that the images were read from",
     "npz": "in the archive that the data were read from",
 }
-# Where an architecture without pooling cannot judge the labels.
-_POOLED = "cntk-gap-4"
 # An effective rank below this says that the squared cosine of two images is above 1/4 on average.
 _ALIKE = 4
 # Confusions that are told in words: at least so many, and more while they are at least this
@@ -484,11 +482,11 @@ def _see_more(run: Run) -> list[tuple[str, bool]]:
     if not run.has_pictures:
         return [("More rows of every class, or features of another pretrained network.", False)]
     parts = [("More images of every class. ", False)]
-    if not run.manifest.is_features and "GlobalAvgPool" not in str(run.architecture):
-        other = shlex.quote(f"{run.url}-{_POOLED}")
+    if not run.manifest.is_features and not run.architecture.pools:
+        other = shlex.quote(f"{run.url}-{POOLING_PRESET}")
         parts += [
-            ("A pooled network, which sees more in images: ", False),
-            (f"ntkdist run {url} --run {other} --architecture {_POOLED}", True),
+            ("A network that pools, which sees more in images: ", False),
+            (f"ntkdist run {url} --run {other} --architecture {POOLING_PRESET}", True),
             (". ", False),
         ]
     kind = "another" if run.manifest.is_features else "a"

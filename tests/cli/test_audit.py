@@ -81,7 +81,7 @@ def test_wrong_labels_of_a_folder_are_found(
     assert lines[15].endswith("runs/photos/labels.csv")
     assert lines[16].endswith("runs/photos/report.html")
     assert (photos.parent / "runs/photos/report.html").is_file()
-    careful = "--architecture cntk-gap-4 --run runs/photos-cntk-gap-4"
+    careful = "--architecture cntk-lap-6-2 --run runs/photos-cntk-lap-6-2"
     assert said.err.splitlines()[-1] == (
         f"next: ntkdist audit images:photos {careful}   or: ntkdist plan runs/photos {careful}"
     )

@@ -28,7 +28,7 @@ from ntkdist import (
     Sin,
 )
 from ntkdist.errors import InputError
-from ntkdist.networks.architecture import preset_names
+from ntkdist.networks.architecture import POOLING_PRESET, preset_names
 
 weights = st.floats(0.01, 10)
 convs = st.builds(
@@ -283,3 +283,26 @@ def test_windows_that_do_not_fit_are_named(spec, edge, message):
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_fits_cifar_images(name):
     Architecture.parse(name).check_image(32, 32)
+
+
+@pytest.mark.parametrize(
+    ("spec", "pools"),
+    [
+        ("cnn-2", False),
+        ("cntk-v-4", False),
+        ("fc-2", False),
+        ("cntk-gap-4", True),
+        ("cntk-lap-4-2", True),
+        ("myrtle-5", True),
+        (["Conv", "Residual([AvgPool(2)], [AvgPool(2)])", "Flatten", "Dense"], True),
+        (["Conv", "Residual([Conv])", "Flatten", "Dense"], False),
+    ],
+    ids=str,
+)
+def test_means_over_pixels_are_found_in_branches_too(spec, pools):
+    assert Architecture.parse(spec).pools == pools
+
+
+def test_the_preset_that_pools_pools():
+    assert Architecture.parse(POOLING_PRESET).pools
+    assert POOLING_PRESET in preset_names()

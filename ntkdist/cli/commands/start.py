@@ -31,7 +31,7 @@ from ntkdist.cli.options import (
 from ntkdist.cli.result import CommandResult, Session, opened
 from ntkdist.config import DataConfig, GramConfig, NoiseConfig, RunConfig, differences
 from ntkdist.errors import InputError
-from ntkdist.networks.architecture import Architecture, preset_of
+from ntkdist.networks.architecture import POOLING_PRESET, Architecture, preset_of
 
 DEMO = RunConfig(run="runs/demo", noise=NoiseConfig(rate=0.3))
 AUDIT = RunConfig(  # its run and source are those of what is audited
@@ -40,7 +40,6 @@ AUDIT = RunConfig(  # its run and source are those of what is audited
     data=DataConfig(source="SOURCE", size="auto"),
     gram=GramConfig(executor="inline"),
 )
-CAREFUL = "cntk-gap-4"
 FOR_FEATURES = "fc-2"
 
 
@@ -156,11 +155,11 @@ def audit(
 
 def _more_careful(settings: RunConfig, url: str) -> list[str]:
     """Return how to audit with a better kernel, and how to learn first how long that takes."""
-    place = f"--run {shlex.quote(f'{url}-{CAREFUL}')}"
+    place = f"--run {shlex.quote(f'{url}-{POOLING_PRESET}')}"
     source = shlex.quote(settings.data.source)
     return [
-        f"ntkdist audit {source} --architecture {CAREFUL} {place}",
-        f"ntkdist plan {shlex.quote(url)} --architecture {CAREFUL} {place}",
+        f"ntkdist audit {source} --architecture {POOLING_PRESET} {place}",
+        f"ntkdist plan {shlex.quote(url)} --architecture {POOLING_PRESET} {place}",
     ]
 
 
