@@ -93,3 +93,15 @@ def test_a_condition_with_a_part_known_to_be_false_is_dropped():
     assert made(3) == -3
     made = written_out(parted, {"wide": True}, {"unknown": abs})
     assert (made(3), made(-3)) == (3, 3)
+
+
+def switched(x):
+    for n in unroll(steps):  # noqa: F821
+        x = x + kinds[n - 1] if kinds[n] == 1 else x * 2  # noqa: F821
+    return x
+
+
+def test_tuples_are_known_by_their_elements():
+    made = written_out(switched, {"steps": 3, "kinds": (7, 1, 0)}, {})
+    assert "kinds" not in made.__code__.co_names
+    assert made(1) == (1 * 2 + 7) * 2

@@ -37,7 +37,7 @@ from ntkdist.kernels.cuda import ARITHMETIC, dense
 from ntkdist.kernels.cuda.cells import cell_functions, dual_function
 from ntkdist.kernels.cuda.fused import fused_kernel
 from ntkdist.kernels.cuda.general import general_kernel, pool_kernel
-from ntkdist.kernels.cuda.graph import CELLS, GraphLayout, GraphRunner, windows_kernel
+from ntkdist.kernels.cuda.graph import GraphRunner, level_kernel, windows_kernel
 from ntkdist.kernels.cuda.intrinsics import (
     SIMPLE,
     TEAMS,
@@ -61,6 +61,7 @@ from ntkdist.kernels.cuda.prepare import (
     on_host,
 )
 from ntkdist.kernels.cuda.runner import BlockRunner, pairs_of, to_device
+from ntkdist.kernels.cuda.stages import CELLS, GraphLayout
 from ntkdist.kernels.cuda.unroll import written_out
 from ntkdist.kernels.graph import (
     ERF as OF_ERF,
@@ -258,7 +259,7 @@ class CudaBackend:
 
     def _batch_size(self, layout: Layout | GraphLayout) -> int:
         if isinstance(layout, GraphLayout):
-            return self._of_graphs[layout.plan.dtype].batch_size(layout, layout.stages)
+            return self._of_graphs[layout.plan.dtype].batch_size(layout, layout.levels)
         return self._runners[layout.plan.dtype].batch_size(layout, len(layout.blocks))
 
     def _sums(self, a: CudaState, b: CudaState, pairs: np.ndarray, sums: Sequence[Any]) -> None:
@@ -267,7 +268,7 @@ class CudaBackend:
         if isinstance(a.layout, GraphLayout):
             distances = None if a.layout.plan.graph.spatial else sums[0]
             totals, _ = self._of_graphs[dtype].run(
-                a.layout, a.numbers, b.numbers, there, a.layout.stages, distances
+                a.layout, a.numbers, b.numbers, there, a.layout.levels, distances
             )
         else:
             classes = tuple(block.classes for block in a.layout.blocks)
@@ -298,12 +299,12 @@ def _graph_kernels(layout: GraphLayout) -> Iterator[tuple[str, str, int, Any]]:
     if layout.alone:
         shape = f"{dense.EDGE} × {dense.EDGE} pairs, {dense.EACH}² a thread"
         yield "dense", shape, dense.SIDE**2, dense.dense_kernel(plan.dtype)
-        yield "graph", "a pair a thread", layout.threads, layout.function
+        yield "graph", "a pair a thread", layout.threads, level_kernel(layout)
         return
     H, W = plan.sizes[0]
-    shape = f"a displacement of up to {plan.buffer_cells} cells, values in memory"
-    yield f"graph {H} × {W}", shape, layout.threads, layout.function
-    if any((stage.pools[:, CELLS] >= 0).any() for stage in layout.stages):
+    shape = f"a displacement of up to {H * W} cells, values in memory"
+    yield f"graph {H} × {W}", shape, layout.threads, level_kernel(layout)
+    if any((level.pools[:, CELLS] >= 0).any() for level in layout.levels):
         name = f"windows {H} × {W}"
         yield name, "a pair of windows a thread", SIMPLE, windows_kernel(plan.dtype)
 

@@ -1,31 +1,31 @@
 """The GPU kernels for graphs, and the device memory between the levels of their programs.
 
-``level_kernel``: a block of threads takes a pair of images and goes through some of the
-displacements of a level, one after the other; a thread takes cells. Values of a displacement are
-kept in device memory, where the caches hold them. Of a fully connected network, whose values are
-single cells, every thread takes a pair of its own.
+``level_kernel``: a team, which is a block of threads, takes a pair of images and goes through some
+of the displacements of a level, one after the other, stage by stage (``cuda.stages``). A thread
+takes strips of a few cells of a column: each row of a filter's window is added up once and kept in
+registers for the rows that follow. Values are stored in device memory, where the caches hold them.
+Of a fully connected network, whose values are single cells, every thread takes a pair of its own.
 
 ``windows_kernel``: a pool. The cells in front of it are kept, and each thread gathers those of a
 pair of windows, always in the same order.
 
 Beyond a border one of the images may still have a pixel: K and Θ are zero there, but Δ is half of
-that pixel's variance.
+that pixel's variance. These cells are filled in around a value before a filter reads it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property, lru_cache, reduce
+from functools import lru_cache, reduce
 from typing import Any
 
 import numpy as np
 
+from ntkdist.kernels import graph as kinds
 from ntkdist.kernels.cuda.cells import distance, dual_function, graph_cell_function
 from ntkdist.kernels.cuda.intrinsics import (
     LANES,
     SIMPLE,
-    TEAMS,
     advance,
     block_barrier,
     cuda,
@@ -40,222 +40,43 @@ from ntkdist.kernels.cuda.intrinsics import (
     put,
 )
 from ntkdist.kernels.cuda.runner import Workspace, pairs_that_fit, to_device
-from ntkdist.kernels.cuda.unroll import written_out
+from ntkdist.kernels.cuda.stages import (
+    CELLS,
+    COLUMN_SLOTS,
+    FENCE,
+    FIRST,
+    ROW_SLOTS,
+    SLOTS,
+    VARIANT,
+    Filter,
+    GraphLayout,
+    Level,
+    Variant,
+    graph_layout,
+    levels_of,
+)
+from ntkdist.kernels.cuda.unroll import registers, unroll, written_out
 from ntkdist.kernels.graph import (
-    ABOVE,
-    ADD,
     ARRAY,
-    CIRCULAR,
-    COLUMNS,
-    COLUMNS_END,
     CONSTANTS,
-    END,
     FACTOR,
     FACTOR_2,
     HALF,
     HALF_OUT,
     HEIGHT,
-    HEIGHT_IN,
-    LEFT,
-    LINEAR,
-    LOAD,
-    MASKS,
     NUMBERS,
-    OP,
     OP_FIELDS,
-    OPS,
-    OPS_END,
-    PIXELS,
     POOL,
     RELU,
-    ROWS,
-    ROWS_END,
     SECOND,
-    SIDE,
-    SIGNED,
-    SIZE,
     SOURCE,
-    STEP,
-    STORE,
     STRIDE,
     TARGET,
-    TRAINED,
     WIDTH,
-    WIDTH_IN,
     Array,
     Graph,
-    GraphPlan,
-    Levels,
-    graph_plan,
 )
 from ntkdist.kernels.preparation import GraphPreparation
-
-# of the table of operations, behind its own columns: which operations share threads' cells
-GEOMETRY = OP_FIELDS
-FIELDS = OP_FIELDS + 1
-# columns of the table of pools: where their cells start (−1: no pool), where the slots of rows and
-# of columns start, and how many slots columns have
-CELLS, ROW_SLOTS, COLUMN_SLOTS, SLOTS = range(4)
-
-# A block's share of an entry: enough displacements to keep the ends cheap, enough blocks for a GPU
-_STEPS, _CHUNKS = 8, 32
-_CELLS = 2  # of a thread, at least, where values have many
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A level as the kernels run it.
-
-    Attributes:
-        first: First operation.
-        past: One behind the last.
-        displacements: Of rows, then of columns, int64.
-        rows: How many are of rows.
-        masks: Whether each operation runs at each of them, as in ``graph.Levels``.
-        pools: (operations, 4) int64, see the constants above.
-        slots: Which slot of cells holds a displacement of rows or columns; −1 for none.
-        cells: Cells that are kept for pools.
-        chunks: Among how many blocks the displacements of a pair are dealt.
-    """
-
-    first: int
-    past: int
-    displacements: np.ndarray
-    rows: int
-    masks: np.ndarray
-    pools: np.ndarray
-    slots: np.ndarray
-    cells: int
-    chunks: int
-
-    @property
-    def columns(self) -> int:
-        """How many displacements are of columns."""
-        return len(self.displacements) - self.rows
-
-
-def stages_of(plan: GraphPlan, levels: Levels) -> tuple[Stage, ...]:
-    """Return the levels of a plan for some of the displacements as the kernels run them."""
-    stages = []
-    for level in levels.table:
-        first, past = int(level[OPS]), int(level[OPS_END])
-        rows, columns = level[ROWS_END] - level[ROWS], level[COLUMNS_END] - level[COLUMNS]
-        masks = levels.masks[level[MASKS] :][: (past - first) * (rows + columns)]
-        displacements = levels.displacements[level[ROWS] : level[COLUMNS_END]]
-        axes = displacements[:rows], displacements[rows:]
-        of_axes = np.split(masks, [(past - first) * rows])
-        pools = np.full((past - first, 4), -1, np.int64)
-        slots: list[np.ndarray] = []
-        cells = taken = 0
-        for k, op in enumerate(plan.ops[first:past]):
-            if op[OP] != STORE or (op[POOL] == 1 and op[STRIDE] == 1):
-                continue
-            counts = []
-            pools[k, CELLS] = cells
-            for axis, edge, mask, column in zip(
-                axes, op[[HEIGHT, WIDTH]], of_axes, (ROW_SLOTS, COLUMN_SLOTS), strict=True
-            ):
-                here = axis[mask.reshape(past - first, len(axis))[k] != 0] // op[STEP]
-                near = np.unique(here % edge)
-                slot = np.full(edge, -1, np.int64)
-                slot[near] = np.arange(len(near))
-                slots.append(slot)
-                pools[k, column] = taken
-                taken += edge
-                counts.append(len(near))
-            pools[k, SLOTS] = counts[1]
-            cells += int(counts[0] * counts[1] * op[HEIGHT] * op[WIDTH])
-        chunks = max(1, min(_CHUNKS, int(rows * columns) // _STEPS))
-        slots.append(np.zeros(1, np.int64))  # never empty
-        stages.append(
-            Stage(
-                first,
-                past,
-                displacements,
-                int(rows),
-                masks,
-                pools,
-                np.concatenate(slots),
-                cells,
-                chunks,
-            )
-        )
-    return tuple(stages)
-
-
-@dataclass(frozen=True)
-class GraphLayout:
-    """A graph's program as the kernels read it.
-
-    Attributes:
-        plan: Units, operations and numbers, shared with the cpu backend.
-        stages: Its levels, for entries.
-    """
-
-    plan: GraphPlan
-    stages: tuple[Stage, ...]
-
-    @property
-    def size(self) -> int:
-        """Numbers of an image."""
-        return self.plan.numbers
-
-    def scales(self) -> tuple[float, ...]:
-        """Return what makes means of the sums at the end."""
-        return (self.plan.unit / self.plan.count,)
-
-    @property
-    def alone(self) -> bool:
-        """Whether a thread takes a pair of its own."""
-        return not self.plan.graph.spatial
-
-    @property
-    def warps(self) -> int:
-        """Teams of lanes of a block of threads."""
-        if self.alone:
-            return 1
-        return max(1, min(TEAMS, self.plan.buffer_cells // (_CELLS * LANES)))
-
-    @property
-    def threads(self) -> int:
-        """Threads of a block."""
-        return SIMPLE if self.alone else self.warps * LANES
-
-    @cached_property
-    def order(self) -> np.ndarray:
-        """(numbers,) the numbers of an image in planes of pixels, as they are on the device."""
-        order = np.arange(self.size)
-        for start, H, W, many in self.plan.planes:
-            part = slice(start, start + H * W * many)
-            order[part] = order[part].reshape(H * W, many).T.ravel()
-        return order
-
-    @cached_property
-    def mirror(self) -> np.ndarray:
-        """(numbers,) which of an image's numbers is where in those of its mirror image."""
-        there = np.empty(self.size, np.int64)
-        there[self.order] = np.arange(self.size)
-        return there[self.plan.mirror[self.order]]
-
-    @cached_property
-    def table(self) -> np.ndarray:
-        """(operations, ``FIELDS``) int64."""
-        shapes = self.plan.ops[:, [HEIGHT, WIDTH, STEP]]
-        _, geometry = np.unique(shapes, axis=0, return_inverse=True)
-        return np.column_stack([self.plan.ops, geometry.ravel()])
-
-    @cached_property
-    def function(self) -> Any:
-        """The kernel of all levels."""
-        kinds = frozenset(int(kind) for kind in self.plan.ops[:, OP] if kind >= RELU)
-        return level_kernel(self.plan.dtype, kinds, self.alone)
-
-
-@lru_cache(maxsize=32)
-def graph_layout(graph: Graph, shape: tuple[int, int, int], dtype: str) -> GraphLayout:
-    """Lay out the program of a graph on (H, W, C) images."""
-    plan = graph_plan(graph, shape, dtype)
-    return GraphLayout(plan, stages_of(plan, plan.levels))
 
 
 class GraphRunner:
@@ -270,14 +91,14 @@ class GraphRunner:
         self.dtype = dtype
         self.workspace = workspace
 
-    def batch_size(self, layout: GraphLayout, stages: tuple[Stage, ...]) -> int:
+    def batch_size(self, layout: GraphLayout, levels: tuple[Level, ...]) -> int:
         """Return how many pairs fit the memory that is free now.
 
         Raises:
             InputError: If not even one pair fits.
         """
-        kept = layout.plan.memory_cells + max(stage.cells for stage in stages)
-        sums = 16 * max(stage.chunks for stage in stages) * layout.warps
+        kept = layout.plan.memory_cells + max(level.cells for level in levels)
+        sums = 16 * max(level.chunks for level in levels) * layout.warps
         return pairs_that_fit(2 * np.dtype(self.dtype).itemsize * kept + sums, self.workspace)
 
     def run(
@@ -286,17 +107,17 @@ class GraphRunner:
         A: Any,
         B: Any,
         pairs: Any,
-        stages: tuple[Stage, ...],
+        levels: tuple[Level, ...],
         distances: Any = None,
     ) -> tuple[Any, Any]:
-        """Run the first levels, as many as stages are given, on pairs (n, 2) of images.
+        """Run the first levels, as many as are given, on pairs (n, 2) of images.
 
         Args:
             layout: The program.
             A: (n_a, numbers) of the row images.
             B: (n_b, numbers) of the column images.
             pairs: (n, 2) int64.
-            stages: The levels.
+            levels: The levels.
             distances: (n_a, n_b, 2) float64, first Δ of the pixels; of fully connected networks.
 
         Returns:
@@ -305,36 +126,42 @@ class GraphRunner:
         """
         plan, work, n = layout.plan, self.workspace, pairs.shape[0]
         memory = work.array("memory", (n, 2, max(1, plan.memory_cells)), self.dtype)
-        ops, constants = work.table(layout.table), work.table(plan.constants)
         if distances is None:
             distances = work.array("distances", (1, 1, 2), np.float64)
-        for stage in stages:
-            tasks = n * stage.chunks
-            blocks = min(-(-tasks // SIMPLE) if layout.alone else tasks, 8 * multiprocessors())
+        for level in levels:
+            tasks = n * level.chunks
+            blocks = min(-(-tasks // SIMPLE) if layout.alone else tasks, most_blocks(layout))
             teams = blocks * (SIMPLE if layout.alone else 1)
-            shape = (teams, plan.buffers + 1, 2, plan.buffer_cells)
+            shape = (teams, max(1, layout.buffers), 2, layout.area)
             scratch = work.array("scratch", shape, self.dtype)
-            cells = work.array("cells", (n, 2, max(1, stage.cells)), self.dtype)
-            totals = work.array("sums", (n, stage.chunks * layout.warps, 1, 2), np.float64)
-            slots = work.table(stage.slots)
-            layout.function[blocks, layout.threads](
-                pairs, tasks, stage.chunks, A, B, layout.size, distances, ops, constants,
-                stage.first, stage.past, work.table(stage.displacements), stage.rows,
-                stage.columns, work.table(stage.masks), plan.cyclic, plan.shape[2],
+            cells = work.array("cells", (n, 2, max(1, level.cells)), self.dtype)
+            totals = work.array("sums", (n, level.chunks * layout.warps, 1, 2), np.float64)
+            slots = work.table(level.slots)
+            level_kernel(layout)[blocks, layout.threads](
+                pairs, tasks, level.chunks, A, B, layout.size, distances, plan.shape[2],
+                work.table(layout.stages), level.stage, level.past, work.table(layout.table),
+                work.table(plan.constants), level.first, work.table(level.displacements),
+                level.rows, level.columns, work.table(level.masks), work.table(layout.lengths),
                 work.table(plan.row_weights), work.table(plan.column_weights), memory,
-                plan.memory_cells, cells, stage.cells, work.table(stage.pools), slots, scratch,
-                plan.buffers, plan.buffer_cells, totals,
+                plan.memory_cells, cells, level.cells, work.table(level.pools), slots, scratch,
+                layout.buffers, layout.area, totals,
             )  # fmt: skip
-            for op, pool in zip(plan.ops[stage.first : stage.past], stage.pools, strict=True):
+            for op, pool in zip(plan.ops[level.first :], level.pools, strict=False):
                 if pool[CELLS] < 0:
                     continue
                 H, W, size, stride = (int(op[k]) for k in (HEIGHT, WIDTH, POOL, STRIDE))
                 h, w = (H - size) // stride + 1, (W - size) // stride + 1
                 each(windows_kernel(self.dtype), n * (h * w) ** 2)(
-                    cells, stage.cells, *(int(x) for x in pool), slots, n * (h * w) ** 2,
+                    cells, level.cells, *(int(x) for x in pool), slots, n * (h * w) ** 2,
                     size, stride, H, W, h, w, memory, plan.memory_cells, int(op[ARRAY]),
                 )  # fmt: skip
         return totals, memory
+
+
+def most_blocks(layout: GraphLayout) -> int:
+    """Return how many blocks of threads are worth having at a time."""
+    of_warps = 32 * multiprocessors()
+    return max(1, of_warps * LANES // layout.threads)
 
 
 class CudaGraphPreparation(GraphPreparation):
@@ -369,13 +196,14 @@ class CudaGraphPreparation(GraphPreparation):
 
     def own_windows(self, array: Array) -> np.ndarray:
         """Run the levels up to the pool's; see ``preparation.GraphPreparation``."""
-        stages = stages_of(self.plan, self.plan.levels_to_windows(array))[: array.level + 1]
-        h, w = self.plan.sizes[array.node]
+        plan, layout = self.plan, self.layout
+        levels = levels_of(plan, layout.op_levels, plan.levels_to_windows(array))
+        h, w = plan.sizes[array.node]
         sums = np.empty((len(self.rows), h * w), self.rows.dtype)
-        for part, _, memory in self._with_itself(stages):
+        for part, _, memory in self._with_itself(levels[: array.level + 1]):
             found = cuda.device_array(sums[part].shape, sums.dtype)
             each(copy_kernel(), found.size)(
-                memory, found.size, h * w, 2 * self.plan.memory_cells, array.start, found
+                memory, found.size, h * w, 2 * plan.memory_cells, array.start, found
             )
             sums[part] = found.copy_to_host()
         return sums
@@ -383,32 +211,77 @@ class CudaGraphPreparation(GraphPreparation):
     def self_entries(self) -> np.ndarray:
         """Run the program on each image and itself; see ``preparation.GraphPreparation``."""
         means = np.empty(len(self.rows))
-        for part, totals, _ in self._with_itself(self.layout.stages):
+        for part, totals, _ in self._with_itself(self.layout.levels):
             # in the order of parts, as for an entry
             means[part] = reduce(np.add, totals.copy_to_host()[:, :, 0, 0].T)
         return means * (self.plan.unit / self.plan.count)
 
-    def _with_itself(self, stages: tuple[Stage, ...]) -> Iterator[tuple[slice, Any, Any]]:
+    def _with_itself(self, levels: tuple[Level, ...]) -> Iterator[tuple[slice, Any, Any]]:
         """Run levels on each image and itself; yield each batch's slice and what is returned."""
         numbers = self.numbers()
-        batch = self._runner.batch_size(self.layout, stages)
+        batch = self._runner.batch_size(self.layout, levels)
         for start in range(0, len(self.rows), batch):
             part = slice(start, min(len(self.rows), start + batch))
             pairs = to_device(np.repeat(np.arange(part.start, part.stop)[:, None], 2, axis=1))
-            yield part, *self._runner.run(self.layout, numbers, numbers, pairs, stages)
+            yield part, *self._runner.run(self.layout, numbers, numbers, pairs, levels)
+
+
+def level_kernel(layout: GraphLayout) -> Any:
+    """Return the kernel of a program's levels; its arguments are those of ``_level``."""
+    return _level_kernel(layout.plan.dtype, layout.variants, layout.plan.cyclic, layout.alone)
 
 
 @lru_cache(maxsize=16)
-def level_kernel(dtype: str, kinds: frozenset[int], alone: bool) -> Any:
-    """Return the kernel of levels whose cell layers are of some kinds.
-
-    Its arguments are those of ``_level``.
-    """
-    real = np.dtype(dtype).type
-    names = {"real": real, "zero": real(0), "cell_layer": graph_cell_function(dtype, kinds)}
-    for name, function in (("along_row", _along_row), ("along_column", _along_column)):
-        names[name] = device(written_out(function, {}, {"zero": real(0)}))
+def _level_kernel(dtype: str, variants: tuple[Variant, ...], cyclic: bool, alone: bool) -> Any:
+    layers = frozenset(
+        step.kind for variant in variants for step in variant.steps if step.kind >= RELU
+    )
+    names = {"real": np.dtype(dtype).type, "zero": np.dtype(dtype).type(0)}
+    names["cell_layer"] = graph_cell_function(dtype, layers)
+    for k, variant in enumerate(variants):
+        known = {**_known(variant), "CYCLIC": cyclic, "ALONE": alone}
+        names[f"stage_{k}"] = device(written_out(_stage, known, names))
+    names["run_stage"] = _choice(len(variants), names)
     return kernel(written_out(_level, {"ALONE": alone}, names))
+
+
+def _known(variant: Variant) -> dict[str, Any]:
+    """Return what a stage's code is compiled for."""
+    grid, steps = variant.grid, variant.steps
+    filtered = variant.filter or Filter(grid, 1, 1, 0, 0, False, False)
+    inner, size, stride = filtered.grid, filtered.size, filtered.stride
+    operations = ("PIXELS", "LOAD", "STORE", "END", "LINEAR", "ADD")
+    return {
+        **{name: getattr(kinds, name) for name in operations},
+        "H": grid.H, "W": grid.W, "STEP": grid.step, "TOP": grid.top, "LEFT": grid.left,
+        "PITCH": grid.pitch, "LENGTHS": grid.lengths, "STEPS": len(steps),
+        "KIND": tuple(step.kind for step in steps),
+        "REGISTER": tuple(step.register for step in steps),
+        "KEPT": tuple(step.kept for step in steps),
+        "SIGNED": tuple(int(step.signed) for step in steps),
+        "TRAINED": tuple(step.trained for step in steps),
+        "CENTERED": tuple(step.centered for step in steps),
+        "POOLED": tuple(step.pooled for step in steps),
+        "FILTERED": variant.filter is not None, "SEAM": filtered.seam,
+        "CIRCULAR": filtered.circular,
+        "FRAMED": size > 1 and not filtered.seam,
+        "SIZE": size, "STRIDE": stride, "ABOVE": filtered.above, "BEFORE": filtered.left,
+        "CARRIED": max(0, size - stride), "H_IN": inner.H, "W_IN": inner.W,
+        "TOP_IN": inner.top, "LEFT_IN": inner.left, "PITCH_IN": inner.pitch,
+    }  # fmt: skip
+
+
+def _choice(count: int, names: dict[str, Any]) -> Any:
+    """Return the device function that runs the stage of a variant, its first argument."""
+    code = _stage.__code__
+    arguments = ", ".join(code.co_varnames[: code.co_argcount])
+    lines = [f"def run_stage(variant, {arguments}):"]
+    for k in range(count - 1):
+        lines += [f"    if variant == {k}:", f"        return stage_{k}({arguments})"]
+    lines.append(f"    return stage_{count - 1}({arguments})\n")
+    scope = dict(names)
+    exec("\n".join(lines), scope)  # our own text
+    return device(scope["run_stage"])
 
 
 @lru_cache(maxsize=4)
@@ -432,42 +305,43 @@ def copy_kernel() -> Any:
 
 
 def _level(
-    pairs, tasks, chunks, A, B, size, distances, ops, constants, first, past, displacements, rows,
-    columns, masks, cyclic, channels, row_weights, column_weights, memory, memory_cells, cells,
-    cell_count, pools, slots, scratch, buffers, area, totals,
+    pairs, tasks, chunks, A, B, size, distances, channels, stages, stage, past, ops, constants,
+    first, displacements, rows, columns, masks, lengths, row_weights, column_weights, memory,
+    memory_cells, cells, cell_count, pools, slots, scratch, buffers, area, totals,
 ):  # fmt: skip
     """Run a level.
 
     Args:
         pairs: (n, 2) int64, which images make a pair.
         tasks: n · chunks.
-        chunks: Among how many blocks the displacements are dealt.
+        chunks: Among how many teams the displacements are dealt.
         A: (n_a, size) numbers of the row images.
         B: (n_b, size) numbers of the column images.
         size: Numbers of an image.
         distances: (n_a, n_b, 2) float64, first Δ of the pixels; read only by threads alone.
-        ops: (operations, FIELDS) int64.
+        channels: Channels of a pixel.
+        stages: (stages, 3) int64.
+        stage: First stage of the level.
+        past: One behind the last.
+        ops: (operations, OP_FIELDS) int64.
         constants: (operations, CONSTANTS) of the dtype.
         first: First operation of the level.
-        past: One behind the last.
         displacements: (rows + columns,) int64.
         rows: How many of them are of rows.
         columns: How many are of columns.
         masks: Whether each operation runs at each of them.
-        cyclic: Whether displacements d and d − P are one.
-        channels: Channels of a pixel.
+        lengths: See ``GraphLayout``.
         row_weights: Of the mean at the end.
         column_weights: Of the mean at the end.
         memory: (n, 2, memory_cells) of the dtype, Δ and Θ kept between levels.
         memory_cells: How many.
         cells: (n, 2, cell_count) of the dtype, Δ and Θ to fill for pools.
         cell_count: How many.
-        pools: (past − first, 4) int64, see ``Stage``.
-        slots: See ``Stage``.
-        scratch: (teams, buffers + 1, 2, area) of the dtype: Δ and Θ of each value, and sums along
-            rows.
+        pools: See ``Level``.
+        slots: See ``Level``.
+        scratch: (teams, buffers, 2, area) of the dtype: Δ and Θ of each value that is stored.
         buffers: Values of a team.
-        area: Cells of a value, at most.
+        area: Cells of a value.
         totals: (n, chunks · warps, 1, 2) float64 to fill at the end.
     """
     lane, threads, team = cuda.threadIdx.x, cuda.blockDim.x, cuda.blockIdx.x
@@ -475,135 +349,39 @@ def _level(
     if ALONE:
         team, teams = team * threads + lane, teams * threads
         lane, threads = 0, 1
-    plane = 2 * area
-    work = pointer(scratch, team * (buffers + 1) * plane)
-    sides = advance(work, buffers * plane)
+    work = pointer(scratch, team * buffers * 2 * area)
     for task in range(team, tasks, teams):
         pair = task // chunks
         row_image, column_image = pairs[pair, 0], pairs[pair, 1]
         a, b = pointer(A, row_image * size), pointer(B, column_image * size)
+        given = pointer(distances, 0)
+        if ALONE:
+            given = advance(given, 2 * (row_image * distances.shape[1] + column_image))
         kept = pointer(memory, pair * 2 * memory_cells)
         found = pointer(cells, pair * 2 * cell_count)
         total_d, total_t = np.float64(0), np.float64(0)
         for at in range(task - pair * chunks, rows * columns, chunks):
             r = at // columns
             c = at - r * columns
-            geometry = -1
-            for k in range(past - first):
-                runs = fetch(pointer(masks, k * rows), r)
-                runs *= fetch(pointer(masks, (past - first) * rows + k * columns), c)
-                if runs == 0:
+            for k in range(stage, past):
+                op, fence = stages[k, FIRST], stages[k, FENCE]
+                # whether an operation runs; of the n-th behind it n · rows (columns) further
+                by_row = pointer(masks, (op - first) * rows + r)
+                by_column = pointer(masks, pools.shape[0] * rows + (op - first) * columns + c)
+                if fetch(by_row, 0) * fetch(by_column, 0) == 0:
+                    if not ALONE and fence != 0:
+                        block_barrier()
                     continue
-                op = pointer(ops, (first + k) * FIELDS)
-                values = pointer(constants, (first + k) * CONSTANTS)
-                kind, H, W = fetch(op, OP), fetch(op, HEIGHT), fetch(op, WIDTH)
-                dr = displacements[r] // fetch(op, STEP)
-                dc = displacements[rows + c] // fetch(op, STEP)
-                # other threads' cells are read, or what they may still read is overwritten
-                if not ALONE and (kind == LINEAR or fetch(op, GEOMETRY) != geometry):
-                    block_barrier()
-                geometry = fetch(op, GEOMETRY)
-                i0, i1, j0, j1 = 0, H, 0, W
-                if not cyclic:
-                    i0, i1, j0, j1 = max(0, -dr), min(H, H - dr), max(0, -dc), min(W, W - dc)
-                wide = j1 - j0
-                down = threads // wide
-                right = threads - down * wide
-                source = advance(work, fetch(op, SOURCE) * plane)
-                second = advance(work, fetch(op, SECOND) * plane)
-                target = advance(work, fetch(op, TARGET) * plane)
-                box, numbers = fetch(op, SIZE), fetch(op, NUMBERS)
-                array = fetch(op, ARRAY) + (dr % H * W + dc % W) * H * W
-                slot = -1
-                if kind == STORE and pools[k, CELLS] >= 0:
-                    slot = slots[pools[k, ROW_SLOTS] + dr % H] * pools[k, SLOTS]
-                    slot = pools[k, CELLS] + H * W * (slot + slots[pools[k, COLUMN_SLOTS] + dc % W])
-                if kind == LINEAR and box > 1:
-                    height, step = fetch(op, HEIGHT_IN), fetch(op, STRIDE)
-                    near = dr * step
-                    i0_in, i1_in = 0, height
-                    if not cyclic:
-                        i0_in, i1_in = max(0, -near), min(height, height - near)
-                    i = i0_in + lane // wide
-                    j = j0 + lane % wide
-                    while i < i1_in:
-                        i2 = i + near - (height if i + near >= height else 0)
-                        j2 = j + dc - (W if j + dc >= W else 0)
-                        d, t = along_row(op, a, b, i, i2, j, j2, source, area)
-                        put(sides, i * W + j, d)
-                        put(sides, area + i * W + j, t)
-                        i, j = i + down, j + right
-                        if j >= j1:
-                            i, j = i + 1, j - wide
-                    block_barrier()
-                part_d, part_t = zero, zero
-                i = i0 + lane // wide
-                j = j0 + lane % wide
-                while i < i1:
-                    i2 = i + dr - (H if i + dr >= H else 0)
-                    j2 = j + dc - (W if j + dc >= W else 0)
-                    here, there = i * W + j, i2 * W + j2
-                    d, t = zero, zero
-                    if kind == PIXELS:
-                        if ALONE:
-                            n = row_image * distances.shape[1] + column_image
-                            d = real(fetch(pointer(distances, 0), 2 * n))
-                        else:
-                            d = distance(advance(a, here), advance(b, there), 0, H * W, channels)
-                    elif kind == LOAD:
-                        d = fetch(kept, array + here)
-                        t = fetch(kept, memory_cells + array + here)
-                        if numbers >= 0:
-                            d = (d - fetch(a, numbers + here)) - fetch(b, numbers + there)
-                    elif kind == LINEAR:
-                        if box > 1:
-                            d, t = along_column(op, a, b, i, i2, j, j2, sides, area)
-                        else:
-                            step = fetch(op, STRIDE)
-                            from_ = i * step * fetch(op, WIDTH_IN) + j * step
-                            d, t = peek(source, from_), peek(source, area + from_)
-                        d, t = d * fetch(values, FACTOR), t * fetch(values, FACTOR)
-                        if fetch(op, TRAINED) != 0:
-                            x = fetch(a, fetch(op, HALF_OUT) + here)
-                            y = fetch(b, fetch(op, HALF_OUT) + there)
-                            # not the rounding of Δ where a variance is 0, which a LayerNorm
-                            # would raise
-                            if x > zero and y > zero:
-                                t += (x + y) - d
-                    else:
-                        d, t = peek(source, here), peek(source, area + here)
-                        if kind == ADD:
-                            x, y = fetch(values, FACTOR), fetch(values, FACTOR_2)
-                            d = x * d + y * peek(second, here)
-                            t = x * t + y * peek(second, area + here)
-                        elif kind >= RELU:
-                            d, t = cell_layer(
-                                kind, fetch(op, SIGNED), values, d, t, advance(a, numbers + here),
-                                advance(b, numbers + there), H * W,
-                            )  # fmt: skip
-                    if kind == END:
-                        weight = fetch(pointer(row_weights, 0), i * H + i2)
-                        weight *= fetch(pointer(column_weights, 0), j * W + j2)
-                        part_d += weight * d
-                        part_t += weight * t
-                    elif kind == STORE:
-                        if slot >= 0:
-                            put(found, slot + here, d)
-                            put(found, cell_count + slot + here, t)
-                        else:
-                            put(kept, array + here, d)
-                            put(kept, memory_cells + array + here, t)
-                    else:
-                        put(target, here, d)
-                        put(target, area + here, t)
-                    i, j = i + down, j + right
-                    if j >= j1:
-                        i, j = i + 1, j - wide
-                total_d += np.float64(part_d)
-                total_t += np.float64(part_t)
-                if not ALONE and kind == LINEAR and box == 1:
-                    # what was read is another thread's where there is a stride
-                    block_barrier()
+                d, t = run_stage(
+                    stages[k, VARIANT], pointer(ops, op * OP_FIELDS),
+                    pointer(constants, op * CONSTANTS), by_row, rows, by_column, columns,
+                    pointer(pools, (op - first) * 4), pointer(slots, 0), displacements[r],
+                    displacements[rows + c], a, b, given, channels, work, area,
+                    pointer(lengths, 0), kept, memory_cells, found, cell_count,
+                    pointer(row_weights, 0), pointer(column_weights, 0), fence, lane, threads,
+                )  # fmt: skip
+                total_d += np.float64(d)
+                total_t += np.float64(t)
         if ALONE:
             put(pointer(totals, 0), 2 * task, total_d)
             put(pointer(totals, 0), 2 * task + 1, total_t)
@@ -615,49 +393,212 @@ def _level(
                 put(pointer(totals, 0), 2 * to + 1, total_t)
 
 
-def _along_row(op, a, b, i, i2, j, j2, source, area):
-    """Return sums of Δ and Θ over a filter's pixels in row ``i`` of what it reads.
+def _stage(
+    op, values, by_row, rows, by_column, columns, pools, slots, row, column, a, b, given, channels,
+    work, area, lengths, kept, memory_cells, found, cell_count, row_weights, column_weights, fence,
+    lane, threads,
+):  # fmt: skip
+    """Run a stage at a displacement, and return Δ and Θ of the thread's cells at the end.
 
-    They are for column ``j`` of what it makes; ``i2`` and ``j2`` are those of the second image.
+    Its numbers in capitals are known when it is compiled; see ``stages.Variant``.
+
+    Args:
+        op: The operations, from the first of the stage.
+        values: Their constants.
+        by_row: Whether the first one runs at this displacement of rows.
+        rows: From there to the next one's.
+        by_column: Whether it runs at this displacement of columns.
+        columns: From there to the next one's.
+        pools: Their pools.
+        slots: See ``stages.Level``.
+        row: The displacement of rows, of the level's inputs.
+        column: Of columns.
+        a: The row image's numbers.
+        b: The column image's.
+        given: Δ of the pixels, of fully connected networks.
+        channels: Of a pixel.
+        work: Values of the team.
+        area: Cells of a value.
+        lengths: See ``stages.GraphLayout``.
+        kept: What is kept between levels.
+        memory_cells: How many cells that has.
+        found: Cells to fill for pools.
+        cell_count: How many.
+        row_weights: Of the mean at the end.
+        column_weights: Of the mean at the end.
+        fence: Whether other threads must be waited for.
+        lane: The thread's number in the team.
+        threads: Of the team.
     """
-    W, stride, size = fetch(op, WIDTH_IN), fetch(op, STRIDE), fetch(op, SIZE)
-    start, far = j * stride - fetch(op, LEFT), (j2 - j) * stride
-    d, t = zero, zero
-    for x in range(start, start + size):
-        if fetch(op, CIRCULAR) != 0:
-            d += peek(source, i * W + x % W)
-            t += peek(source, area + i * W + x % W)
-        else:
-            mine, other = 0 <= x < W, 0 <= x + far < W
-            if mine and other:
-                d += peek(source, i * W + x)
-                t += peek(source, area + i * W + x)
-            elif mine:
-                d += fetch(a, fetch(op, HALF) + i * W + x)
-            elif other:
-                d += fetch(b, fetch(op, HALF) + i2 * W + x + far)
-    return d, t
-
-
-def _along_column(op, a, b, i, i2, j, j2, sides, area):
-    """Return sums of ``_along_row`` over a filter's rows, for row ``i`` and column ``j``."""
-    H, W, stride = fetch(op, HEIGHT_IN), fetch(op, WIDTH), fetch(op, STRIDE)
-    start, far = i * stride - fetch(op, ABOVE), (i2 - i) * stride
-    d, t = zero, zero
-    for x in range(start, start + fetch(op, SIZE)):
-        if fetch(op, CIRCULAR) != 0:
-            d += peek(sides, x % H * W + j)
-            t += peek(sides, area + x % H * W + j)
-        else:
-            mine, other = 0 <= x < H, 0 <= x + far < H
-            if mine and other:
-                d += peek(sides, x * W + j)
-                t += peek(sides, area + x * W + j)
-            elif mine:
-                d += fetch(a, fetch(op, SIDE) + x * W + j)
-            elif other:
-                d += fetch(b, fetch(op, SIDE) + (x + far) * W + j2)
-    return d, t
+    numbers, half, source, second, target, factor, factor_2, array, runs = registers(STEPS)
+    sums_d, sums_t = registers(SIZE)
+    dr, dc = row // STEP, column // STEP
+    i0, i1, j0, j1 = 0, H, 0, W
+    if not CYCLIC:
+        i0, i1, j0, j1 = max(0, -dr), min(H, H - dr), max(0, -dc), min(W, W - dc)
+    wide = j1 - j0
+    for n in unroll(STEPS):
+        source[n] = advance(work, fetch(op, n * OP_FIELDS + SOURCE) * 2 * area)
+        second[n] = advance(work, fetch(op, n * OP_FIELDS + SECOND) * 2 * area)
+        target[n] = advance(work, fetch(op, n * OP_FIELDS + TARGET) * 2 * area)
+        numbers[n] = fetch(op, n * OP_FIELDS + NUMBERS)
+        half[n] = fetch(op, n * OP_FIELDS + HALF_OUT)
+        factor[n] = fetch(values, n * CONSTANTS + FACTOR)
+        factor_2[n] = fetch(values, n * CONSTANTS + FACTOR_2)
+        array[n] = fetch(op, n * OP_FIELDS + ARRAY) + (dr % H * W + dc % W) * H * W
+        runs[n] = 1
+        if KIND[n] == STORE or KIND[n] == END:
+            runs[n] = fetch(by_row, n * rows) * fetch(by_column, n * columns)
+        if POOLED[n] and runs[n] != 0:
+            slot = fetch(slots, fetch(pools, 4 * n + ROW_SLOTS) + dr % H)
+            slot = slot * fetch(pools, 4 * n + SLOTS)
+            slot = slot + fetch(slots, fetch(pools, 4 * n + COLUMN_SLOTS) + dc % W)
+            array[n] = fetch(pools, 4 * n + CELLS) + slot * H * W
+    if FRAMED:
+        # the cells beyond the border that windows reach
+        if CIRCULAR:
+            block_barrier()
+        near, far = dr * STRIDE, dc * STRIDE
+        r0, r1, c1 = 0, H_IN, W_IN
+        if not CYCLIC:
+            r0, r1, c1 = max(0, -near), min(H_IN, H_IN - near), min(W_IN, W_IN - far)
+        e1, f0 = (i1 - 1) * STRIDE - ABOVE + SIZE, j0 * STRIDE - BEFORE
+        across = (wide - 1) * STRIDE + SIZE
+        above_below = (ABOVE + max(0, e1 - r1)) * across
+        beside = BEFORE + max(0, f0 + across - c1)
+        for cell in range(lane, above_below + beside * (min(r1, e1) - r0), threads):
+            if cell < above_below:
+                x = cell // across
+                y = f0 + cell - x * across
+                x = r0 + x - ABOVE if x < ABOVE else r1 + x - ABOVE
+            else:
+                x = (cell - above_below) // beside
+                y = cell - above_below - x * beside
+                x += r0
+                y = f0 + y if y < BEFORE else c1 + y - BEFORE
+            d, t = zero, zero
+            if CIRCULAR:
+                there = (x % H_IN + TOP_IN) * PITCH_IN + y % W_IN + LEFT_IN
+                d, t = peek(source[0], there), peek(source[0], area + there)
+            elif 0 <= x < H_IN and 0 <= y < W_IN:
+                d = fetch(a, fetch(op, HALF) + x * W_IN + y)
+            elif 0 <= x + near < H_IN and 0 <= y + far < W_IN:
+                d = fetch(b, fetch(op, HALF) + (x + near) * W_IN + y + far)
+            put(source[0], (x + TOP_IN) * PITCH_IN + y + LEFT_IN, d)
+            put(source[0], area + (x + TOP_IN) * PITCH_IN + y + LEFT_IN, t)
+    if not ALONE and fence != 0:
+        block_barrier()
+    part_d, part_t = zero, zero
+    length = fetch(lengths, LENGTHS + (i1 - i0) * (W + 1) + wide)
+    for strip in range(lane, (i1 - i0 + length - 1) // length * wide, threads):
+        i = strip // wide
+        j = j0 + strip - i * wide
+        i = i0 + i * length
+        stop = min(i + length, i1)
+        j2 = j + dc - (W if j + dc >= W else 0)
+        cell = (i + TOP) * PITCH + j + LEFT
+        here = i * W + j
+        first = (i * STRIDE - ABOVE + TOP_IN) * PITCH_IN + j * STRIDE - BEFORE + LEFT_IN
+        if FRAMED:
+            for u in unroll(CARRIED):
+                sums_d[u], sums_t[u] = peek(source[0], first), peek(source[0], area + first)
+                for v in range(1, SIZE):
+                    sums_d[u] += peek(source[0], first + v)
+                    sums_t[u] += peek(source[0], area + first + v)
+                first += PITCH_IN
+        while i < stop:
+            i2 = i + dr - (H if i + dr >= H else 0)
+            there = i2 * W + j2
+            d, t = zero, zero
+            for n in unroll(STEPS):
+                if KIND[n] == PIXELS:
+                    if ALONE:
+                        d = real(fetch(given, 0))
+                    else:
+                        d = distance(advance(a, here), advance(b, there), 0, H * W, channels)
+                elif KIND[n] == LOAD:
+                    d = fetch(kept, array[n] + here)
+                    t = fetch(kept, memory_cells + array[n] + here)
+                    if CENTERED[n]:
+                        d = (d - fetch(a, numbers[n] + here)) - fetch(b, numbers[n] + there)
+                elif FILTERED and n == 0:
+                    if FRAMED:
+                        for u in unroll(SIZE):
+                            if u >= CARRIED:
+                                sums_d[u] = peek(source[0], first)
+                                sums_t[u] = peek(source[0], area + first)
+                                for v in range(1, SIZE):
+                                    sums_d[u] += peek(source[0], first + v)
+                                    sums_t[u] += peek(source[0], area + first + v)
+                                first += PITCH_IN
+                        d, t = sums_d[0], sums_t[0]
+                        for u in unroll(SIZE - 1):
+                            d += sums_d[u + 1]
+                            t += sums_t[u + 1]
+                        for u in unroll(CARRIED):
+                            sums_d[u] = sums_d[u + STRIDE]
+                            sums_t[u] = sums_t[u + STRIDE]
+                        if STRIDE > SIZE:
+                            first += (STRIDE - SIZE) * PITCH_IN
+                    elif SEAM:
+                        near, far = (i2 - i) * STRIDE, (j2 - j) * STRIDE
+                        for x in range(i * STRIDE - ABOVE, i * STRIDE - ABOVE + SIZE):
+                            for y in range(j * STRIDE - BEFORE, j * STRIDE - BEFORE + SIZE):
+                                mine = 0 <= x < H_IN and 0 <= y < W_IN
+                                other = 0 <= x + near < H_IN and 0 <= y + far < W_IN
+                                if mine and other:
+                                    at = (x + TOP_IN) * PITCH_IN + y + LEFT_IN
+                                    d += peek(source[0], at)
+                                    t += peek(source[0], area + at)
+                                elif mine:
+                                    d += fetch(a, fetch(op, HALF) + x * W_IN + y)
+                                elif other:
+                                    d += fetch(b, fetch(op, HALF) + (x + near) * W_IN + y + far)
+                    else:
+                        d, t = peek(source[0], first), peek(source[0], area + first)
+                        first += STRIDE * PITCH_IN
+                elif KIND[n] == STORE or KIND[n] == END:
+                    x, y = d, t
+                    if REGISTER[n] == 0:
+                        x, y = peek(source[n], cell), peek(source[n], area + cell)
+                    if runs[n] != 0:
+                        if KIND[n] == END:
+                            weight = fetch(row_weights, i * H + i2)
+                            weight *= fetch(column_weights, j * W + j2)
+                            part_d += weight * x
+                            part_t += weight * y
+                        elif POOLED[n]:
+                            put(found, array[n] + here, x)
+                            put(found, cell_count + array[n] + here, y)
+                        else:
+                            put(kept, array[n] + here, x)
+                            put(kept, memory_cells + array[n] + here, y)
+                elif KIND[n] == ADD:
+                    x, y, z, w = d, t, d, t
+                    if REGISTER[n] != 1:
+                        x, y = peek(source[n], cell), peek(source[n], area + cell)
+                    if REGISTER[n] != 2:
+                        z, w = peek(second[n], cell), peek(second[n], area + cell)
+                    d, t = factor[n] * x + factor_2[n] * z, factor[n] * y + factor_2[n] * w
+                else:
+                    if REGISTER[n] == 0:
+                        d, t = peek(source[n], cell), peek(source[n], area + cell)
+                    if KIND[n] != LINEAR:
+                        d, t = cell_layer(
+                            KIND[n], SIGNED[n], advance(values, n * CONSTANTS), d, t,
+                            advance(a, numbers[n] + here), advance(b, numbers[n] + there), H * W,
+                        )  # fmt: skip
+                if KIND[n] == LINEAR:
+                    d, t = d * factor[n], t * factor[n]
+                    if TRAINED[n]:
+                        x, y = fetch(a, half[n] + here), fetch(b, half[n] + there)
+                        # not the rounding of Δ where a variance is 0, which a LayerNorm would raise
+                        t += (x + y) - d if x > zero and y > zero else zero
+                if KEPT[n]:
+                    put(target[n], cell, d)
+                    put(target[n], area + cell, t)
+            i, cell, here = i + 1, cell + PITCH, here + W
+    return part_d, part_t
 
 
 def _windows(

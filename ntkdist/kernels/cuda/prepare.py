@@ -18,7 +18,7 @@ from ntkdist.errors import InputError
 from ntkdist.kernels.backend import as_images
 from ntkdist.kernels.chain import ERF, KIND_OF, LINEAR, Chain, Link
 from ntkdist.kernels.cuda.cells import cell_functions
-from ntkdist.kernels.cuda.graph import CudaGraphPreparation, GraphLayout, GraphRunner
+from ntkdist.kernels.cuda.graph import CudaGraphPreparation, GraphRunner
 from ntkdist.kernels.cuda.intrinsics import (
     SIMPLE,
     cuda,
@@ -32,6 +32,7 @@ from ntkdist.kernels.cuda.intrinsics import (
 )
 from ntkdist.kernels.cuda.layout import Block, Layout, layout_of
 from ntkdist.kernels.cuda.runner import BlockRunner, Workspace, to_device
+from ntkdist.kernels.cuda.stages import GraphLayout
 from ntkdist.kernels.cuda.unroll import written_out
 from ntkdist.kernels.graph import Graph
 

@@ -46,7 +46,7 @@ def written_out(
 
     Args:
         function: Plain Python; its source must be at hand.
-        constants: Integers and booleans that are known, by name.
+        constants: Integers, booleans, and tuples of them that are known, by name.
         names: Further globals of the function, such as typed constants.
 
     Returns:
@@ -101,13 +101,13 @@ class _Writer(ast.NodeTransformer):
 
     def value(self, node: ast.expr) -> Any:
         """Return what an expression is if only known names are in it, else raise ``ValueError``."""
-        if any(isinstance(x, (ast.Call, ast.Subscript, ast.Attribute)) for x in ast.walk(node)):
+        if any(isinstance(x, (ast.Call, ast.Attribute)) for x in ast.walk(node)):
             raise ValueError("not a known value")
         for name in (x.id for x in ast.walk(node) if isinstance(x, ast.Name)):
             if name not in self.known:
                 raise ValueError(f"{name} is not known")
         code = compile(ast.Expression(copy.deepcopy(node)), "<known>", "eval")
-        return eval(code, {"__builtins__": {}}, self.known)  # names and operators only
+        return eval(code, {"__builtins__": {}}, self.known)  # names, indices and operators only
 
     def decided(self, test: ast.expr) -> Any:
         """Return what a condition is if that is known, of ``and`` by a part that is false."""
@@ -167,6 +167,8 @@ class _Writer(ast.NodeTransformer):
             return ast.copy_location(
                 ast.Name(f"{node.value.id}_{self.value(node.slice)}", node.ctx), node
             )
+        if isinstance(node.value, ast.Name) and node.value.id in self.known:
+            return ast.copy_location(ast.Constant(self.value(node)), node)
         return self.generic_visit(node)
 
     def visit_Name(self, node: ast.Name) -> Any:
