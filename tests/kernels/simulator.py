@@ -295,6 +295,13 @@ def fetch(start: _Pointer, by: int) -> Any:
     return start.array[at]
 
 
+def quotient(x: int, y: int) -> int:
+    """Return x // y of whole numbers below 2³¹, none negative."""
+    assert 0 <= x < 2**31
+    assert 0 < y < 2**31
+    return x // y
+
+
 def put(start: _Pointer, by: int, value: Any) -> None:
     """Store an element ``by`` behind a pointer."""
     at = start.at + by

@@ -38,6 +38,7 @@ from ntkdist.kernels.cuda.intrinsics import (
     peek,
     pointer,
     put,
+    quotient,
 )
 from ntkdist.kernels.cuda.runner import Workspace, pairs_that_fit, to_device
 from ntkdist.kernels.cuda.stages import (
@@ -240,6 +241,7 @@ def _level_kernel(dtype: str, variants: tuple[Variant, ...], cyclic: bool, alone
     names["cell_layer"] = graph_cell_function(dtype, layers)
     for k, variant in enumerate(variants):
         known = {**_known(variant), "CYCLIC": cyclic, "ALONE": alone}
+        names["frame"] = device(written_out(_frame, known, names))
         names[f"stage_{k}"] = device(written_out(_stage, known, names))
     names["run_stage"] = _choice(len(variants), names)
     return kernel(written_out(_level, {"ALONE": alone}, names))
@@ -361,10 +363,13 @@ def _level(
         found = pointer(cells, pair * 2 * cell_count)
         total_d, total_t = np.float64(0), np.float64(0)
         for at in range(task - pair * chunks, rows * columns, chunks):
-            r = at // columns
+            r = quotient(at, columns)
             c = at - r * columns
+            row = fetch(pointer(displacements, 0), r)
+            column = fetch(pointer(displacements, 0), rows + c)
             for k in range(stage, past):
-                op, fence = stages[k, FIRST], stages[k, FENCE]
+                of_stage = pointer(stages, 3 * k)
+                op, fence = fetch(of_stage, FIRST), fetch(of_stage, FENCE)
                 # whether an operation runs; of the n-th behind it n · rows (columns) further
                 by_row = pointer(masks, (op - first) * rows + r)
                 by_column = pointer(masks, pools.shape[0] * rows + (op - first) * columns + c)
@@ -373,10 +378,10 @@ def _level(
                         block_barrier()
                     continue
                 d, t = run_stage(
-                    stages[k, VARIANT], pointer(ops, op * OP_FIELDS),
+                    fetch(of_stage, VARIANT), pointer(ops, op * OP_FIELDS),
                     pointer(constants, op * CONSTANTS), by_row, rows, by_column, columns,
-                    pointer(pools, (op - first) * 4), pointer(slots, 0), displacements[r],
-                    displacements[rows + c], a, b, given, channels, work, area,
+                    pointer(pools, (op - first) * 4), pointer(slots, 0), row, column,
+                    a, b, given, channels, work, area,
                     pointer(lengths, 0), kept, memory_cells, found, cell_count,
                     pointer(row_weights, 0), pointer(column_weights, 0), fence, lane, threads,
                 )  # fmt: skip
@@ -430,7 +435,8 @@ def _stage(
         lane: The thread's number in the team.
         threads: Of the team.
     """
-    numbers, half, source, second, target, factor, factor_2, array, runs = registers(STEPS)
+    source, second, target, factor, factor_2, array, runs = registers(STEPS)
+    a_half, b_half, a_cell, b_cell = registers(STEPS)
     sums_d, sums_t = registers(SIZE)
     dr, dc = row // STEP, column // STEP
     i0, i1, j0, j1 = 0, H, 0, W
@@ -441,8 +447,10 @@ def _stage(
         source[n] = advance(work, fetch(op, n * OP_FIELDS + SOURCE) * 2 * area)
         second[n] = advance(work, fetch(op, n * OP_FIELDS + SECOND) * 2 * area)
         target[n] = advance(work, fetch(op, n * OP_FIELDS + TARGET) * 2 * area)
-        numbers[n] = fetch(op, n * OP_FIELDS + NUMBERS)
-        half[n] = fetch(op, n * OP_FIELDS + HALF_OUT)
+        a_half[n] = advance(a, fetch(op, n * OP_FIELDS + HALF_OUT))
+        b_half[n] = advance(b, fetch(op, n * OP_FIELDS + HALF_OUT))
+        a_cell[n] = advance(a, fetch(op, n * OP_FIELDS + NUMBERS))
+        b_cell[n] = advance(b, fetch(op, n * OP_FIELDS + NUMBERS))
         factor[n] = fetch(values, n * CONSTANTS + FACTOR)
         factor_2[n] = fetch(values, n * CONSTANTS + FACTOR_2)
         array[n] = fetch(op, n * OP_FIELDS + ARRAY) + (dr % H * W + dc % W) * H * W
@@ -454,6 +462,7 @@ def _stage(
             slot = slot * fetch(pools, 4 * n + SLOTS)
             slot = slot + fetch(slots, fetch(pools, 4 * n + COLUMN_SLOTS) + dc % W)
             array[n] = fetch(pools, 4 * n + CELLS) + slot * H * W
+    a_edge, b_edge = advance(a, fetch(op, HALF)), advance(b, fetch(op, HALF))
     if FRAMED:
         # the cells beyond the border that windows reach
         if CIRCULAR:
@@ -464,40 +473,32 @@ def _stage(
             r0, r1, c1 = max(0, -near), min(H_IN, H_IN - near), min(W_IN, W_IN - far)
         e1, f0 = (i1 - 1) * STRIDE - ABOVE + SIZE, j0 * STRIDE - BEFORE
         across = (wide - 1) * STRIDE + SIZE
-        above_below = (ABOVE + max(0, e1 - r1)) * across
-        beside = BEFORE + max(0, f0 + across - c1)
-        for cell in range(lane, above_below + beside * (min(r1, e1) - r0), threads):
-            if cell < above_below:
-                x = cell // across
-                y = f0 + cell - x * across
-                x = r0 + x - ABOVE if x < ABOVE else r1 + x - ABOVE
-            else:
-                x = (cell - above_below) // beside
-                y = cell - above_below - x * beside
-                x += r0
-                y = f0 + y if y < BEFORE else c1 + y - BEFORE
-            d, t = zero, zero
-            if CIRCULAR:
-                there = (x % H_IN + TOP_IN) * PITCH_IN + y % W_IN + LEFT_IN
-                d, t = peek(source[0], there), peek(source[0], area + there)
-            elif 0 <= x < H_IN and 0 <= y < W_IN:
-                d = fetch(a, fetch(op, HALF) + x * W_IN + y)
-            elif 0 <= x + near < H_IN and 0 <= y + far < W_IN:
-                d = fetch(b, fetch(op, HALF) + (x + near) * W_IN + y + far)
-            put(source[0], (x + TOP_IN) * PITCH_IN + y + LEFT_IN, d)
-            put(source[0], area + (x + TOP_IN) * PITCH_IN + y + LEFT_IN, t)
+        for u in range(ABOVE + max(0, e1 - r1)):
+            p, q = r0 + u - ABOVE if u < ABOVE else r1 + u - ABOVE, f0 + lane
+            while q < f0 + across:
+                frame(source[0], area, a_edge, b_edge, p, q, near, far)
+                q += threads
+        for u in range(BEFORE + max(0, f0 + across - c1)):
+            p, q = r0 + lane, f0 + u if u < BEFORE else c1 + u - BEFORE
+            while p < min(r1, e1):
+                frame(source[0], area, a_edge, b_edge, p, q, near, far)
+                p += threads
     if not ALONE and fence != 0:
         block_barrier()
     part_d, part_t = zero, zero
-    length = fetch(lengths, LENGTHS + (i1 - i0) * (W + 1) + wide)
-    for strip in range(lane, (i1 - i0 + length - 1) // length * wide, threads):
-        i = strip // wide
+    length = fetch(lengths, LENGTHS + 2 * ((i1 - i0) * (W + 1) + wide))
+    strips = fetch(lengths, LENGTHS + 2 * ((i1 - i0) * (W + 1) + wide) + 1)
+    strip = lane  # a range with such a step would divide to count its steps
+    while strip < strips:
+        i = quotient(strip, wide)
         j = j0 + strip - i * wide
         i = i0 + i * length
         stop = min(i + length, i1)
-        j2 = j + dc - (W if j + dc >= W else 0)
+        i2, j2 = i + dr, j + dc
+        if CYCLIC:
+            j2 = j2 - W if j2 >= W else j2
         cell = (i + TOP) * PITCH + j + LEFT
-        here = i * W + j
+        here, there = i * W + j, i2 * W + j2
         first = (i * STRIDE - ABOVE + TOP_IN) * PITCH_IN + j * STRIDE - BEFORE + LEFT_IN
         if FRAMED:
             for u in unroll(CARRIED):
@@ -507,8 +508,9 @@ def _stage(
                     sums_t[u] += peek(source[0], area + first + v)
                 first += PITCH_IN
         while i < stop:
-            i2 = i + dr - (H if i + dr >= H else 0)
-            there = i2 * W + j2
+            if CYCLIC:
+                i2 = i + dr - H if i + dr >= H else i + dr
+                there = i2 * W + j2
             d, t = zero, zero
             for n in unroll(STEPS):
                 if KIND[n] == PIXELS:
@@ -520,7 +522,7 @@ def _stage(
                     d = fetch(kept, array[n] + here)
                     t = fetch(kept, memory_cells + array[n] + here)
                     if CENTERED[n]:
-                        d = (d - fetch(a, numbers[n] + here)) - fetch(b, numbers[n] + there)
+                        d = (d - fetch(a_cell[n], here)) - fetch(b_cell[n], there)
                 elif FILTERED and n == 0:
                     if FRAMED:
                         for u in unroll(SIZE):
@@ -551,9 +553,9 @@ def _stage(
                                     d += peek(source[0], at)
                                     t += peek(source[0], area + at)
                                 elif mine:
-                                    d += fetch(a, fetch(op, HALF) + x * W_IN + y)
+                                    d += fetch(a_edge, x * W_IN + y)
                                 elif other:
-                                    d += fetch(b, fetch(op, HALF) + (x + near) * W_IN + y + far)
+                                    d += fetch(b_edge, (x + near) * W_IN + y + far)
                     else:
                         d, t = peek(source[0], first), peek(source[0], area + first)
                         first += STRIDE * PITCH_IN
@@ -586,19 +588,38 @@ def _stage(
                     if KIND[n] != LINEAR:
                         d, t = cell_layer(
                             KIND[n], SIGNED[n], advance(values, n * CONSTANTS), d, t,
-                            advance(a, numbers[n] + here), advance(b, numbers[n] + there), H * W,
+                            advance(a_cell[n], here), advance(b_cell[n], there), H * W,
                         )  # fmt: skip
                 if KIND[n] == LINEAR:
                     d, t = d * factor[n], t * factor[n]
                     if TRAINED[n]:
-                        x, y = fetch(a, half[n] + here), fetch(b, half[n] + there)
+                        x, y = fetch(a_half[n], here), fetch(b_half[n], there)
                         # not the rounding of Δ where a variance is 0, which a LayerNorm would raise
                         t += (x + y) - d if x > zero and y > zero else zero
                 if KEPT[n]:
                     put(target[n], cell, d)
                     put(target[n], area + cell, t)
-            i, cell, here = i + 1, cell + PITCH, here + W
+            i, i2, cell = i + 1, i2 + 1, cell + PITCH
+            here, there = here + W, there + W
+        strip += threads
     return part_d, part_t
+
+
+def _frame(source, area, a, b, x, y, near, far):
+    """Fill in cell (x, y) beyond the border of a value, as for ``_stage``.
+
+    ``a`` and ``b`` are the images' half variances, ``near`` and ``far`` the displacement there.
+    """
+    d, t = zero, zero
+    if CIRCULAR:
+        there = (x % H_IN + TOP_IN) * PITCH_IN + y % W_IN + LEFT_IN
+        d, t = peek(source, there), peek(source, area + there)
+    elif 0 <= x < H_IN and 0 <= y < W_IN:
+        d = fetch(a, x * W_IN + y)
+    elif 0 <= x + near < H_IN and 0 <= y + far < W_IN:
+        d = fetch(b, (x + near) * W_IN + y + far)
+    put(source, (x + TOP_IN) * PITCH_IN + y + LEFT_IN, d)
+    put(source, area + (x + TOP_IN) * PITCH_IN + y + LEFT_IN, t)
 
 
 def _windows(

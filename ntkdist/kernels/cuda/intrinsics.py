@@ -90,6 +90,17 @@ def advance(typingctx: Any, start: Any, by: Any) -> Any:
 
 
 @intrinsic
+def quotient(typingctx: Any, x: Any, y: Any) -> Any:
+    """Return x // y of whole numbers below 2³¹, none negative, by the GPU's division of 32 bits."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        short = [builder.trunc(value, ir.IntType(32)) for value in args]
+        return builder.zext(builder.udiv(*short), ir.IntType(64))
+
+    return types.int64(types.int64, types.int64), generate
+
+
+@intrinsic
 def put(typingctx: Any, start: Any, by: Any, value: Any) -> Any:
     """Store an element ``by`` behind a pointer."""
 
