@@ -1,15 +1,15 @@
 """The GPU kernels for graphs, and the device memory between the levels of their programs.
 
-``level_kernel``: a block of threads takes a pair of images and goes through some of the
-displacements of a level, one after the other; a thread takes cells. Values of a displacement are
-kept in device memory, where the caches hold them. Of a fully connected network, whose values are
-single cells, every thread takes a pair of its own.
+``level_kernel`` runs a level. A block of threads computes some of the displacements of a pair of
+images, one after the other, and each thread some of their cells. The values of a displacement are
+in device memory, small enough to stay in the caches. In a fully connected network a value is a
+single cell, and each thread computes a pair by itself.
 
-``windows_kernel``: a pool. The cells in front of it are kept, and each thread gathers those of a
-pair of windows, always in the same order.
+``windows_kernel`` computes a pool. All cells in front of the pool are stored first; then each
+thread adds up the cells of a pair of windows, always in the same order.
 
-Beyond a border one of the images may still have a pixel: K and Θ are zero there, but Δ is half of
-that pixel's variance.
+Beyond the border of one image the other may still have a pixel. K and Θ are 0 there, but Δ is half
+the variance of that pixel.
 """
 
 from __future__ import annotations
@@ -90,16 +90,18 @@ from ntkdist.kernels.graph import (
 )
 from ntkdist.kernels.preparation import GraphPreparation
 
-# of the table of operations, behind its own columns: which operations share threads' cells
+# one more column of the table of operations: equal for operations whose cells are dealt to the
+# threads in the same way
 GEOMETRY = OP_FIELDS
 FIELDS = OP_FIELDS + 1
-# columns of the table of pools: where their cells start (−1: no pool), where the slots of rows and
-# of columns start, and how many slots columns have
+# columns of the table of pools: where a pool's cells start (−1: no pool), where the slots of its
+# row and column displacements start, and how many slots the columns have
 CELLS, ROW_SLOTS, COLUMN_SLOTS, SLOTS = range(4)
 
-# A block's share of an entry: enough displacements to keep the ends cheap, enough blocks for a GPU
+# A pair's displacements are dealt to at most _CHUNKS blocks of threads, which fill a GPU, and to so
+# few that each has _STEPS of them or more, because a block has costs of its own.
 _STEPS, _CHUNKS = 8, 32
-_CELLS = 2  # of a thread, at least, where values have many
+_CELLS_OF_THREAD = 2  # at least, of the largest value
 
 
 @dataclass(frozen=True)
@@ -109,13 +111,14 @@ class Stage:
     Attributes:
         first: First operation.
         past: One behind the last.
-        displacements: Of rows, then of columns, int64.
-        rows: How many are of rows.
+        displacements: Those of rows, then those of columns, int64.
+        rows: How many of them are of rows.
         masks: Whether each operation runs at each of them, as in ``graph.Levels``.
-        pools: (operations, 4) int64, see the constants above.
-        slots: Which slot of cells holds a displacement of rows or columns; −1 for none.
-        cells: Cells that are kept for pools.
-        chunks: Among how many blocks the displacements of a pair are dealt.
+        pools: (operations, 4) int64, with the columns ``CELLS`` to ``SLOTS``.
+        slots: For each pool and displacement of rows, then of columns, the slot of its cells; −1
+            where they are not needed.
+        cells: Cells that are stored for all pools.
+        chunks: To how many blocks of threads the displacements of a pair are dealt.
     """
 
     first: int
@@ -135,7 +138,7 @@ class Stage:
 
 
 def stages_of(plan: GraphPlan, levels: Levels) -> tuple[Stage, ...]:
-    """Return the levels of a plan for some of the displacements as the kernels run them."""
+    """Return ``levels`` of a plan as the kernels run them."""
     stages = []
     for level in levels.table:
         first, past = int(level[OPS]), int(level[OPS_END])
@@ -166,7 +169,7 @@ def stages_of(plan: GraphPlan, levels: Levels) -> tuple[Stage, ...]:
             pools[k, SLOTS] = counts[1]
             cells += int(counts[0] * counts[1] * op[HEIGHT] * op[WIDTH])
         chunks = max(1, min(_CHUNKS, int(rows * columns) // _STEPS))
-        slots.append(np.zeros(1, np.int64))  # never empty
+        slots.append(np.zeros(1, np.int64))  # an array on the device must not be empty
         stages.append(
             Stage(
                 first,
@@ -189,7 +192,7 @@ class GraphLayout:
 
     Attributes:
         plan: Units, operations and numbers, shared with the cpu backend.
-        stages: Its levels, for entries.
+        stages: The levels that compute entries.
     """
 
     plan: GraphPlan
@@ -201,20 +204,20 @@ class GraphLayout:
         return self.plan.numbers
 
     def scales(self) -> tuple[float, ...]:
-        """Return what makes means of the sums at the end."""
+        """Return the factor that turns the sums at the end into means."""
         return (self.plan.unit / self.plan.count,)
 
     @property
     def alone(self) -> bool:
-        """Whether a thread takes a pair of its own."""
+        """Whether each thread computes a pair by itself."""
         return not self.plan.graph.spatial
 
     @property
     def warps(self) -> int:
-        """Teams of lanes of a block of threads."""
+        """Warps of a block of threads; 1 where each thread is alone."""
         if self.alone:
             return 1
-        return max(1, min(TEAMS, self.plan.buffer_cells // (_CELLS * LANES)))
+        return max(1, min(TEAMS, self.plan.buffer_cells // (_CELLS_OF_THREAD * LANES)))
 
     @property
     def threads(self) -> int:
@@ -223,7 +226,7 @@ class GraphLayout:
 
     @cached_property
     def order(self) -> np.ndarray:
-        """(numbers,) the numbers of an image in planes of pixels, as they are on the device."""
+        """(numbers,) which number of the plan is where on the device, in planes of pixels."""
         order = np.arange(self.size)
         for start, H, W, many in self.plan.planes:
             part = slice(start, start + H * W * many)
@@ -232,7 +235,7 @@ class GraphLayout:
 
     @cached_property
     def mirror(self) -> np.ndarray:
-        """(numbers,) which of an image's numbers is where in those of its mirror image."""
+        """(numbers,) as ``GraphPlan.mirror``, for the order on the device."""
         there = np.empty(self.size, np.int64)
         there[self.order] = np.arange(self.size)
         return there[self.plan.mirror[self.order]]
@@ -289,19 +292,19 @@ class GraphRunner:
         stages: tuple[Stage, ...],
         distances: Any = None,
     ) -> tuple[Any, Any]:
-        """Run the first levels, as many as stages are given, on pairs (n, 2) of images.
+        """Run some first levels on pairs (n, 2) of images.
 
         Args:
             layout: The program.
             A: (n_a, numbers) of the row images.
             B: (n_b, numbers) of the column images.
             pairs: (n, 2) int64.
-            stages: The levels.
-            distances: (n_a, n_b, 2) float64, first Δ of the pixels; of fully connected networks.
+            stages: These levels.
+            distances: (n_a, n_b, 2) float64, first Δ of the pixels; for fully connected networks.
 
         Returns:
-            Sums (n, parts, 1, 2) float64 at the end if all levels are run, and what is
-            kept between levels, (n, 2, cells); both until the next run.
+            The sums at the end, (n, parts, 1, 2) float64, which are set if all levels are run, and
+            the memory between levels, (n, 2, cells). The next run overwrites both.
         """
         plan, work, n = layout.plan, self.workspace, pairs.shape[0]
         memory = work.array("memory", (n, 2, max(1, plan.memory_cells)), self.dtype)
@@ -355,7 +358,7 @@ class CudaGraphPreparation(GraphPreparation):
         self._runner = runners[self.plan.dtype]
 
     def numbers(self) -> Any:
-        """Return the numbers as they are now on the device, (n, numbers)."""
+        """Copy the numbers that are filled so far to the device, (n, numbers)."""
         return to_device(self.rows[:, self.layout.order])
 
     def halves_behind(self, kind: int, constants: np.ndarray, numbers: np.ndarray) -> np.ndarray:
@@ -384,12 +387,12 @@ class CudaGraphPreparation(GraphPreparation):
         """Run the program on each image and itself; see ``preparation.GraphPreparation``."""
         means = np.empty(len(self.rows))
         for part, totals, _ in self._with_itself(self.layout.stages):
-            # in the order of parts, as for an entry
+            # added up in the order of an entry's parts
             means[part] = reduce(np.add, totals.copy_to_host()[:, :, 0, 0].T)
         return means * (self.plan.unit / self.plan.count)
 
     def _with_itself(self, stages: tuple[Stage, ...]) -> Iterator[tuple[slice, Any, Any]]:
-        """Run levels on each image and itself; yield each batch's slice and what is returned."""
+        """Run levels on each image and itself; yield each batch's slice and ``run``'s results."""
         numbers = self.numbers()
         batch = self._runner.batch_size(self.layout, stages)
         for start in range(0, len(self.rows), batch):
@@ -400,7 +403,7 @@ class CudaGraphPreparation(GraphPreparation):
 
 @lru_cache(maxsize=16)
 def level_kernel(dtype: str, kinds: frozenset[int], alone: bool) -> Any:
-    """Return the kernel of levels whose cell layers are of some kinds.
+    """Return the kernel that runs levels with cell layers of these kinds.
 
     Its arguments are those of ``_level``.
     """
@@ -413,7 +416,7 @@ def level_kernel(dtype: str, kinds: frozenset[int], alone: bool) -> Any:
 
 @lru_cache(maxsize=4)
 def windows_kernel(dtype: str) -> Any:
-    """Return the kernel of a pool; its arguments are those of ``_windows``."""
+    """Return the kernel that computes a pool; its arguments are those of ``_windows``."""
     return kernel(written_out(_windows, {}, {"zero": np.dtype(dtype).type(0)}))
 
 
@@ -441,11 +444,11 @@ def _level(
     Args:
         pairs: (n, 2) int64, which images make a pair.
         tasks: n · chunks.
-        chunks: Among how many blocks the displacements are dealt.
+        chunks: To how many blocks the displacements of a pair are dealt.
         A: (n_a, size) numbers of the row images.
         B: (n_b, size) numbers of the column images.
         size: Numbers of an image.
-        distances: (n_a, n_b, 2) float64, first Δ of the pixels; read only by threads alone.
+        distances: (n_a, n_b, 2) float64, first Δ of the pixels; read only where a thread is alone.
         ops: (operations, FIELDS) int64.
         constants: (operations, CONSTANTS) of the dtype.
         first: First operation of the level.
@@ -456,17 +459,17 @@ def _level(
         masks: Whether each operation runs at each of them.
         cyclic: Whether displacements d and d − P are one.
         channels: Channels of a pixel.
-        row_weights: Of the mean at the end.
-        column_weights: Of the mean at the end.
+        row_weights: Of the plan.
+        column_weights: Of the plan.
         memory: (n, 2, memory_cells) of the dtype, Δ and Θ kept between levels.
-        memory_cells: How many.
+        memory_cells: Cells of it for a pair.
         cells: (n, 2, cell_count) of the dtype, Δ and Θ to fill for pools.
-        cell_count: How many.
+        cell_count: Cells of it for a pair.
         pools: (past − first, 4) int64, see ``Stage``.
         slots: See ``Stage``.
         scratch: (teams, buffers + 1, 2, area) of the dtype: Δ and Θ of each value, and sums along
             rows.
-        buffers: Values of a team.
+        buffers: How many values a team has.
         area: Cells of a value, at most.
         totals: (n, chunks · warps, 1, 2) float64 to fill at the end.
     """
@@ -566,8 +569,8 @@ def _level(
                         if fetch(op, TRAINED) != 0:
                             x = fetch(a, fetch(op, HALF_OUT) + here)
                             y = fetch(b, fetch(op, HALF_OUT) + there)
-                            # not the rounding of Δ where a variance is 0, which a LayerNorm
-                            # would raise
+                            # exactly 0 where a variance is 0: a LayerNorm would enlarge rounding
+                            # errors
                             if x > zero and y > zero:
                                 t += (x + y) - d
                     else:
@@ -602,7 +605,7 @@ def _level(
                 total_d += np.float64(part_d)
                 total_t += np.float64(part_t)
                 if not ALONE and kind == LINEAR and box == 1:
-                    # what was read is another thread's where there is a stride
+                    # with a stride a thread has read another one's cells
                     block_barrier()
         if ALONE:
             put(pointer(totals, 0), 2 * task, total_d)
@@ -616,9 +619,9 @@ def _level(
 
 
 def _along_row(op, a, b, i, i2, j, j2, source, area):
-    """Return sums of Δ and Θ over a filter's pixels in row ``i`` of what it reads.
+    """Return a filter's sums of Δ and Θ along row ``i`` of its input, for output column ``j``.
 
-    They are for column ``j`` of what it makes; ``i2`` and ``j2`` are those of the second image.
+    ``i2`` and ``j2`` are the row and column of the column image.
     """
     W, stride, size = fetch(op, WIDTH_IN), fetch(op, STRIDE), fetch(op, SIZE)
     start, far = j * stride - fetch(op, LEFT), (j2 - j) * stride
@@ -640,7 +643,7 @@ def _along_row(op, a, b, i, i2, j, j2, source, area):
 
 
 def _along_column(op, a, b, i, i2, j, j2, sides, area):
-    """Return sums of ``_along_row`` over a filter's rows, for row ``i`` and column ``j``."""
+    """Return a filter's sums of ``_along_row`` over rows, for output row ``i``, column ``j``."""
     H, W, stride = fetch(op, HEIGHT_IN), fetch(op, WIDTH), fetch(op, STRIDE)
     start, far = i * stride - fetch(op, ABOVE), (i2 - i) * stride
     d, t = zero, zero
@@ -664,25 +667,25 @@ def _windows(
     cells, cell_count, start, row_slots, column_slots, columns, slots, total, size, stride, H, W,
     h, w, memory, memory_cells, array,
 ):  # fmt: skip
-    """Add up the cells of every pair of windows of ``size`` rows and columns, ``total`` n·(h·w)².
+    """Add up the cells of every pair of windows of a pool, one in each of n·(h·w)² threads.
 
     Args:
         cells: (n, 2, cell_count) of the dtype, filled by ``_level``.
-        cell_count: How many.
+        cell_count: Cells of it for a pair.
         start: Where the pool's cells start.
         row_slots: Where its slots of rows start.
         column_slots: Where its slots of columns start.
-        columns: How many slots columns have.
+        columns: How many slots the columns have.
         slots: See ``Stage``.
-        total: Threads.
+        total: Pairs of windows, n·(h·w)².
         size: Edge of a window.
         stride: Step between windows.
-        H: Rows in front.
-        W: Columns in front.
+        H: Rows of the pool's input.
+        W: Columns of the pool's input.
         h: Rows of windows.
         w: Columns of windows.
         memory: (n, 2, memory_cells) to fill.
-        memory_cells: How many.
+        memory_cells: Cells of it for a pair.
         array: Where the pool's array starts.
     """
     index = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
@@ -725,7 +728,7 @@ def _halves(kind, constants, numbers, count, behind):
 
 
 def _copy(memory, total, area, pitch, array, found):
-    """Copy Δ of a pool's aligned windows of each pair, ``total`` n · area, to ``found``."""
+    """Copy Δ of a pool's pairs of equal windows, ``total`` = n · area, to ``found``."""
     index = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
     if index >= total:
         return
