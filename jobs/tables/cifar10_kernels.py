@@ -6,24 +6,25 @@
     python jobs/tables/cifar10_kernels.py --networks cntk-lap-6-3 myrtle-5 --n 2000
     python jobs/tables/cifar10_kernels.py --time                      # once nothing else computes
 
-A row is a data set, a number of training images (a balanced draw), a network, a recipe of
-preprocessing with the statistics of the whole training split, and whether the kernel is averaged
-over horizontal flips. Networks are cntk-v (no pooling), cntk-lap-D-C (means over windows of
-2C + 1 pixels) and, for up to --gap-most training images, cntk-gap (the mean over all pixels).
-Kernel regression on centred one-hot labels; the ridge is chosen by leave-one-out predictions of
-the training images, and no test label is used for anything but the accuracy. Entries are float32.
+A row is a data set, a number of training images (a balanced draw), a network, a preprocessing
+recipe, and whether the kernel is averaged over horizontal flips. Networks are cntk-v (no pooling),
+cntk-lap-D-C (means over windows of 2C + 1 pixels) and, for up to --gap-most training images,
+cntk-gap (the mean over all pixels). Preprocessing has the statistics of the whole training split.
+Each row is kernel regression on centred one-hot labels. The ridge is chosen by leave-one-out
+predictions of the training images; test labels are used for the accuracy alone. Entries are
+float32.
 
-Each row is a run in the folder --cache, tile by tile: a row that was interrupted goes on, also in
-the middle of its Gram. A finished row is added to cifar10_kernels.json at once, and not computed
-again. Cost: the seconds in which tiles were computed, times the threads that computed them; reading
-images, whitening and solving are not in it. On a machine that did other work meanwhile that is too
-much: ``--time`` times a block of each stored row's network again, in turns, and takes the median
-for the row's cost.
+Each row is a run in the folder --cache. Its Gram is computed tile by tile, so that an interrupted
+row is resumed in the middle. A finished row is added to cifar10_kernels.json at once, and is not
+computed again. The cost of a row is the seconds in which its tiles were computed, times the
+threads; reading images, whitening and solving are left out. If the machine did other work in that
+time, the cost is too high. ``--time`` then times a block of each stored row's network again, one
+network after the other in turns, and stores the median as the row's cost.
 
-Published for CIFAR-10: with 2,000 training images and no ridge, Arora et al. 2019 (Table 1), lines
-in the picture. On all 50,000, Li et al. 2019 report 89 % with features of random patches, local
-average pooling and flips, and Shankar et al. 2020 report 90 % with a compositional kernel, ZCA and
-flips; nothing here is comparable with those two.
+Published for CIFAR-10: Arora et al. 2019 (Table 1) with 2,000 training images and no ridge, drawn
+as lines in the figure. With all 50,000 images Li et al. 2019 report 89 % (features of random
+patches, local average pooling, flips), and Shankar et al. 2020 report 90 % (a compositional kernel,
+ZCA, flips); nothing here is comparable with those two.
 """
 
 from __future__ import annotations
@@ -64,21 +65,21 @@ SIZES = (2000, 10_000)
 RECIPES = ("standardize", "contrast+zca")
 INVARIANCES = ("none", "flip")
 PUBLISHED_RECIPE = "standardize"
-MEASURED = 0.5  # seconds, to estimate a row or to time it again
-TIMED, TURNS = 32, 5  # images a side of a block that is timed, and how often
+MEASURED = 0.5  # seconds that a block is timed for at least, to estimate a row or time it again
+TIMED, TURNS = 32, 5  # images on each side of a block that is timed again, and how often it is
 
 
 @dataclass(frozen=True)
 class Row:
-    """What is computed; two that are equal are one row of the table.
+    """What identifies a row of the table.
 
     Attributes:
         set: Data set.
         n: Training images.
         test: Test images.
-        seed: Of the balanced draws.
+        seed: Seed of the balanced draws.
         architecture: Name of the network, or canonical text of one without a name.
-        recipe: Of the preprocessing.
+        recipe: Preprocessing.
         invariance: ``none`` or ``flip``.
     """
 
@@ -92,7 +93,7 @@ class Row:
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> Row:
-        """Return the row that stored values are of."""
+        """Return the row that stored values belong to."""
         return cls(**{name: values[name] for name in cls.__dataclass_fields__})
 
     def __str__(self) -> str:
@@ -101,19 +102,19 @@ class Row:
 
     @property
     def words(self) -> set[str]:
-        """What ``--only`` finds it by."""
+        """The words by which ``--only`` finds the row."""
         return {self.set, str(self.n), self.architecture, self.recipe, self.invariance} | {
             f"{kind}-{depth}" if depth else kind for kind, depth in [_family(self.architecture)]
         }
 
     @property
     def entries(self) -> int:
-        """Kernel entries: of the training images with each other once, and with all others."""
+        """Kernel entries: of pairs of training images, and of test with training images."""
         return self.n * (self.n + 1) // 2 + self.test * self.n
 
     @property
     def published(self) -> float | None:
-        """The accuracy of Arora et al. in percent where the rows are alike."""
+        """The accuracy of Arora et al. in percent; None if they have no such row."""
         alike = (self.set, self.n, self.recipe, self.invariance)
         if alike != ("cifar10", PUBLISHED_WITH, PUBLISHED_RECIPE, "none"):
             return None
@@ -121,7 +122,7 @@ class Row:
         return PUBLISHED.get(kind, {}).get(depth or 0)
 
     def config(self, given: argparse.Namespace) -> RunConfig:
-        """Return the run that computes it."""
+        """Return the configuration of the run that computes the row."""
         folder = re.sub(r"[^\w.=+-]+", "-", f"{self} {self.test} test seed {self.seed}")
         return RunConfig(
             run=str(given.cache / folder),
@@ -150,13 +151,13 @@ def _family(architecture: str) -> tuple[str, int | None]:
 
 
 def _name(network: str) -> str:
-    """Return a name as it is given, and a list of layers in the one way of writing it."""
+    """Return the name of a preset as it is given, and a list of layers as canonical text."""
     canonical = str(Architecture.parse(network))
     return network if re.fullmatch(r"[\w-]+", network) else canonical
 
 
 def rows_of(given: argparse.Namespace) -> list[Row]:
-    """Return the rows that the options name, the cheapest networks of a size first.
+    """Return the rows that the options select, cheaper networks first.
 
     Raises:
         InputError: A network or recipe is unknown, or ``--only`` matches no row.
@@ -189,10 +190,10 @@ def rows_of(given: argparse.Namespace) -> list[Row]:
 
 
 def compute(row: Row, given: argparse.Namespace) -> dict[str, Any]:
-    """Compute what is missing of a row, and return its values.
+    """Compute a row, from the tiles that are stored on, and return its values.
 
     Raises:
-        NtkdistError: Bad data or settings, tiles that failed, or a signal that stopped it.
+        NtkdistError: Bad data or settings, tiles that failed, or a signal that stopped the run.
     """
     config = row.config(given)
     with GramProgress() as bar, Pipeline(config, [bar]) as pipeline:
@@ -231,7 +232,7 @@ def compute(row: Row, given: argparse.Namespace) -> dict[str, Any]:
 
 
 def core_seconds_of(run: Run) -> float:
-    """Return the seconds in which a run's tiles were computed, times the threads that did it."""
+    """Return the seconds in which a run's tiles were computed, times the worker's threads."""
     threads, total = 1, 0.0
     for event in read_events(run.url):
         if event["event"] == "WorkerStarted":
@@ -242,10 +243,10 @@ def core_seconds_of(run: Run) -> float:
 
 
 def stored_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a file; none where there is no file.
+    """Return the rows of a file; none if it does not exist.
 
     Raises:
-        InputError: It holds something else.
+        InputError: The file holds something else.
     """
     try:
         rows = list(json.loads(path.read_text())["rows"])
@@ -259,7 +260,7 @@ def stored_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def add(path: Path, values: dict[str, Any]) -> None:
-    """Add a finished row to the file, whatever other processes add at the same time."""
+    """Add a finished row to the file, under a lock; other processes may add rows too."""
     with _common.alone(path.parent):
         rows = [other for other in stored_rows(path) if Row.of(other) != Row.of(values)]
         rows.append(values)
@@ -282,7 +283,7 @@ def estimate(row: Row, image_shape: tuple[int, int, int]) -> float:
 
 
 def time_again(path: Path, rows: Sequence[Row]) -> None:
-    """Time blocks of the stored rows' networks in turns, and write their costs anew."""
+    """Time blocks of the stored rows' networks in turns, and store the new costs."""
     mine = [values for values in stored_rows(path) if Row.of(values) in rows]
     threads = len(os.sched_getaffinity(0))
     blocks = {}
@@ -308,7 +309,7 @@ def time_again(path: Path, rows: Sequence[Row]) -> None:
 
 
 def print_list(rows: Sequence[Row], stored: set[Row], given: argparse.Namespace) -> None:
-    """Print the rows, which are stored, and about what the others cost."""
+    """Print the rows, and for each whether it is stored or about what it costs."""
     shapes: dict[str, tuple[int, int, int]] = {}
     costs: dict[tuple[Any, ...], float] = {}
     table = []
@@ -357,7 +358,7 @@ def draw(rows: Sequence[dict[str, Any]]) -> Any:
         lines: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
         for one in mine:
             kind, depth = _family(one["architecture"])
-            # a line through the window sizes of a depth, from no pooling to all pixels
+            # one line for all window sizes of a depth, from no pooling to all pixels
             line = "cntk" if kind.startswith("cntk") else kind
             lines.setdefault((line, depth, one["recipe"], one["invariance"]), []).append(one)
         for (line, depth, recipe, invariance), points in lines.items():
@@ -393,7 +394,7 @@ def draw(rows: Sequence[dict[str, Any]]) -> Any:
 
 
 def _window(architecture: str) -> str:
-    """Return what a point is called beside others of its depth."""
+    """Return the label of a point, which tells it from others of its depth."""
     kind, depth = _family(architecture)
     if depth is None:
         return architecture
@@ -427,23 +428,27 @@ def _edge(text: str) -> int | str:
 def parser() -> argparse.ArgumentParser:
     options = _common.parser((__doc__ or "").splitlines()[0], sets=("cifar10",))
     choose = options.add_argument_group("rows")
-    choose.add_argument("-n", "--n", type=int, nargs="+", default=list(SIZES), help="images")
+    choose.add_argument(
+        "-n", "--n", type=int, nargs="+", default=list(SIZES), help="training images"
+    )
     choose.add_argument("--depths", type=int, nargs="+", default=list(DEPTHS))
     choose.add_argument("--half-widths", type=int, nargs="+", default=list(HALF_WIDTHS))
-    choose.add_argument("--networks", nargs="+", help="these instead of the cntk-* of --depths")
+    choose.add_argument("--networks", nargs="+", help="networks instead of cntk-* of --depths")
     choose.add_argument("--recipes", nargs="+", default=list(RECIPES))
     choose.add_argument("--invariances", nargs="+", default=list(INVARIANCES), choices=INVARIANCES)
     most = "most training images for cntk-gap"
     choose.add_argument("--gap-most", type=int, default=min(SIZES), help=most)
-    words = "rows that have all words of one of these texts, such as '2000 cntk-lap-6 flip'"
+    words = "compute only rows that have all words of one of these texts: '2000 cntk-lap-6 flip'"
     choose.add_argument("--only", nargs="+", metavar="WORDS", help=words)
     options.add_argument("--list", action="store_true", help="print the rows and their cost")
     again = "time the networks of the stored rows again, and compute nothing else"
     options.add_argument("--time", action="store_true", help=again)
     options.add_argument("--test", type=int, default=2000, help="test images")
-    options.add_argument("--seed", type=int, default=0, help="of the balanced draws")
+    options.add_argument("--seed", type=int, default=0, help="seed of the balanced draws")
     options.add_argument("--backend", default="auto")
-    options.add_argument("--tile", type=_edge, default="auto", help="images of a tile, or auto")
+    options.add_argument(
+        "--tile", type=_edge, default="auto", help="images of a tile's side, or auto"
+    )
     where = Path(tempfile.gettempdir()) / f"ntkdist-{NAME}"
     options.set_defaults(cache=where)
     return options
@@ -472,7 +477,7 @@ def run(given: argparse.Namespace) -> int:
         try:
             values = compute(row, given)
         except InterruptedRunError as error:
-            print(f"{row}: {error}; the same command goes on", file=sys.stderr)
+            print(f"{row}: {error}; the same command resumes it", file=sys.stderr)
             code = 130
             break
         except NtkdistError as error:

@@ -1,11 +1,12 @@
-"""ZCA whitening of whole images: its statistics, and a product that rounds nothing.
+"""ZCA whitening of whole images: its statistics, and a matrix product with exact sums.
 
 D is the number of values of an image, H·W·C.
 
-Runs are extended and predicted on other machines than the one that began them, and find their
-images in the source again by the bits of what was prepared. The last bits of a matrix product
-depend on the number of rows, on the threads and on the processor. Here both factors are split into
-integers so small that every sum of the product is exact in float64, in whatever order it is taken.
+A run may be extended, or used for predictions, on another machine than the one that began it. It
+then recognises its images in the source by the bits of the prepared images. The last bits of an
+ordinary matrix product depend on the number of rows, on the threads and on the processor. Here both
+factors are split into integers so small that every sum of the product is exact in float64, whatever
+the order of its terms.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ from numpy.typing import NDArray
 
 from ntkdist.errors import InputError
 
-#: Most values of an image, those of 64×64 pixels of 3 channels.
+#: Most values of an image: 64×64 pixels of 3 channels.
 MOST_VALUES = 12_288
-#: Arrays of the size of the matrix that are in memory at once while it is fitted or applied.
+#: How many arrays of the matrix's size are in memory at once while it is fitted or applied.
 MATRICES = 5
-_MANTISSA = 53  # bits of a float64's integers
-_ROUNDING = 1e-12  # of the sums over the same images in another order
+_MANTISSA = 53  # bits: float64 has all integers up to 2^53
+_ROUNDING = 1e-12  # relative difference of sums over the same images in another order, at most
 
 
 @dataclass(frozen=True, eq=False)
 class Whitening:
-    """A fitted whitening x → (x − μ) W; two of them are equal if all their bits are.
+    """A fitted whitening x → (x − μ) W. Two are equal if means and matrices are.
 
     Attributes:
         mean: μ, (H, W, C) float64, the mean training image.
@@ -74,23 +75,24 @@ class Whitening:
             images: N, their number.
             shape: (H, W, C).
             epsilon: ε, above 0.
-            mirrored: Measure the images and their mirror images, left and right exchanged. To the
-                bit, a mirror image is then whitened to the mirror image of what an image is.
+            mirrored: Measure the images and their mirror images, left and right exchanged. The
+                whitened mirror image of an image then has the bits of the mirror image of the
+                whitened image.
 
         Raises:
-            InputError: D is above ``MOST_VALUES``, all images are equal, or their differences are
-                no float64.
+            InputError: D is above ``MOST_VALUES``, all images are equal, or their differences
+                overflow float64.
         """
         check_size(shape)
         size = int(np.prod(shape))
         turned = np.arange(size).reshape(shape)[:, ::-1].ravel()
         total, low, high = np.zeros(size), np.full(size, np.inf), np.full(size, -np.inf)
-        with np.errstate(over="ignore", invalid="ignore"):  # said below
+        with np.errstate(over="ignore", invalid="ignore"):  # reported below
             for block in blocks():
                 rows = block.reshape(len(block), size)
                 total += rows.sum(axis=0)
                 low, high = np.minimum(low, rows.min(axis=0)), np.maximum(high, rows.max(axis=0))
-            # a constant value's own: its mean would be off by the sum's rounding
+            # of a constant value itself: its mean would have the rounding error of the sum
             mean = np.where(low == high, low, total / images)
             if mirrored:
                 mean = (mean + mean[turned]) / 2
@@ -98,14 +100,16 @@ class Whitening:
             largest = float(np.maximum(high - mean, mean - low).max())
         if largest == 0.0:
             raise InputError(
-                f"zca: all {images} training images are equal after the steps before it, so that "
-                "there is nothing to whiten; leave zca away"
+                f"zca: the training images ({images}) do not differ after the steps before it, so "
+                "that there is nothing to whiten; leave zca away"
             )
         if not np.isfinite(largest):
-            raise InputError("zca: values differ by more than a float64; divide them by a constant")
+            raise InputError(
+                "zca: differences between values overflow float64; divide them by a constant"
+            )
         exponent = int(np.frexp(largest)[1])  # squares of scaled values neither overflow nor vanish
         scaled = (np.ldexp(block.reshape(len(block), size) - mean, -exponent) for block in blocks())
-        if images << mirrored < size:
+        if (2 * images if mirrored else images) < size:
             rows = np.concatenate(list(scaled))
             matrix = _from_products(
                 np.concatenate([rows, rows[:, turned]]) if mirrored else rows, epsilon
@@ -120,10 +124,10 @@ class Whitening:
         return cls(mean.reshape(shape), np.ldexp(matrix, -exponent))
 
     def __call__(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Whiten images (B, H, W, C); the bits of one depend neither on the others nor on BLAS.
+        """Whiten images (B, H, W, C); an image's bits depend neither on the others nor on BLAS.
 
-        The error of a value is about D·2^(−42) times the largest of its image and of W, 1e-9 for
-        D = 3,072, which float32 does not show.
+        The error of a value is up to about D·2^(−42) times the largest value of its image times the
+        largest of W. That is 1e-9 for D = 3,072, below the rounding of float32.
 
         Raises:
             InputError: The images have another shape than the training images.
@@ -131,8 +135,8 @@ class Whitening:
         if x.shape[1:] != self.mean.shape:
             found, wanted = ("×".join(map(str, shape)) for shape in (x.shape[1:], self.mean.shape))
             raise InputError(
-                f"images of {found} come to zca, which was fitted to images of {wanted} and "
-                "whitens all their pixels together; bring both to one size, with --data.size"
+                f"zca was fitted to images of {wanted} and cannot whiten images of {found}: it "
+                "whitens all pixels together; bring both to one size with --data.size"
             )
         rows = (x - self.mean).reshape(len(x), -1)
         size = rows.shape[1]
@@ -159,14 +163,14 @@ class Whitening:
         largest = float(np.abs(self.matrix).max())
         change = float(np.abs(self.matrix - other.matrix).max())
         shift = float(np.abs(self.mean - other.mean).max())
-        # a shift of whitened values, which are about 1, or one that rounding of the mean explains
+        # the change that it makes to whitened values, which are about 1, or rounding of the mean
         return change <= limit * largest and (
             shift * largest <= limit or shift <= _ROUNDING * float(np.abs(self.mean).max())
         )
 
 
 def check_size(shape: tuple[int, ...]) -> None:
-    """Raise ``InputError`` for images (H, W, C) that have too many values to be whitened."""
+    """Raise ``InputError`` for images (H, W, C) of more than ``MOST_VALUES`` values."""
     size = int(np.prod(shape))
     if size <= MOST_VALUES:
         return
@@ -184,7 +188,7 @@ def check_size(shape: tuple[int, ...]) -> None:
 
 
 def matrix_bytes(size: int) -> int:
-    """Return the bytes of the matrix for images of so many values."""
+    """Return the bytes of the matrix for images of ``size`` values."""
     return 8 * size**2
 
 

@@ -183,8 +183,8 @@ def not_a_chain(arch: Architecture) -> str | None:
     return chain if isinstance(chain, str) else None
 
 
-# Patches of so few numbers are often multiples of each other: those of one grey pixel always are.
-_FEW_NUMBERS = 3
+#: Patches of so few numbers are often multiples of each other: those of one grey pixel always are.
+FEW_NUMBERS = 3
 
 
 def state_dtype(chain: Chain, shape: tuple[int, int, int], dtype: str) -> str:
@@ -213,7 +213,7 @@ def state_dtype(chain: Chain, shape: tuple[int, int, int], dtype: str) -> str:
         for link in block.links:
             reach += link.size - 1
             if link.activation:
-                return "float64" if C * min(reach, H) * min(reach, W) <= _FEW_NUMBERS else dtype
+                return "float64" if C * min(reach, H) * min(reach, W) <= FEW_NUMBERS else dtype
         H, W = H // max(1, block.pool), W // max(1, block.pool)
     return dtype
 

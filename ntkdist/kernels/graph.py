@@ -1,15 +1,16 @@
 """A network of any layers as a graph of arrays of cells, and the program that computes it.
 
-``chain`` knows networks of stacked 3 × 3 filters and pools, for which loops are fused. Here a
-network is a graph: strides, filters of any size and padding, sums of branches and all
-nonlinearities act on *values*, arrays Δ and Θ of one displacement of the pixels of two images.
-Displacements do not mix in any of them: with stride s a filter's output of displacement D reads its
-input at displacement s·D. Only pools mix them. So the program has *levels*: within one a
-displacement goes through all operations in cache; between two, pools (and values that a later level
-needs) are kept in memory.
+``chain`` has the networks for which loops are fused: odd filters with stride 1 and SAME padding,
+ReLU or erf, pools without branches. All others are graphs. A *value* of a graph is the output of a
+layer at one displacement of the pixels of two images, as arrays of cells Δ and Θ. Filters of any
+size, stride and padding, sums of branches and all nonlinearities compute a value from values and do
+not mix displacements: with stride s a filter's output at displacement d reads its input at
+displacement s·d. Only pools mix them. The program therefore has *levels*. Within a level each
+displacement goes through all operations, in cache; between levels the sums of pools, and values
+that a later level reads, are kept in memory.
 
-With CIRCULAR padding displacements d and d − P are one, and a class of P × Q cells holds both;
-without it each displacement is a rectangle of its own.
+With CIRCULAR padding the displacements d and d − P are computed together, as one array of P × Q
+cells; without it each displacement is computed by itself.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
-from ntkdist.kernels.chain import not_a_chain
+from ntkdist.kernels.chain import FEW_NUMBERS, not_a_chain
 from ntkdist.kernels.duals import dual
 from ntkdist.kernels.windows import mean_weights, padding_before
 from ntkdist.networks.architecture import Architecture
@@ -49,33 +50,32 @@ from ntkdist.networks.layers import (
     output_size,
 )
 
-# columns of the table of operations: what it does, and on which buffers
+# columns of the table of operations: the kind of operation, and the buffers it reads and writes
 OP, SOURCE, SECOND, TARGET = range(4)
-# pixels of the value (H, W) and of what a filter reads, and the filter
+# pixels of the value, pixels of a filter's input, and the filter
 HEIGHT, WIDTH, HEIGHT_IN, WIDTH_IN, SIZE, STRIDE, ABOVE, LEFT, CIRCULAR, TRAINED = range(4, 14)
-# whether K may be negative in front; strides since the level's inputs; where an image's numbers
-# start: half variances in front of a filter, their sums along rows, half variances behind it,
-# what a cell reads
+# whether K may be negative in front; the product of the strides since the level's inputs; where an
+# image's numbers start: half variances in front of a filter, their sums along rows, half variances
+# behind it, numbers of a cell layer or a pool
 SIGNED, STEP, HALF, SIDE, HALF_OUT, NUMBERS = range(14, 20)
-# how many of these a pixel has; edge of a pool's windows, and where its array starts in the memory
-# between levels, in cells
+# numbers of a cell layer for each pixel; edge of a pool's windows; where an array starts in the
+# memory between levels, in cells
 EACH, POOL, ARRAY = 20, 21, 22
 OP_FIELDS = 23
-# columns of the table of constants of the dtype
+# columns of the table of constants
 FACTOR, FACTOR_2 = range(2)
 CONSTANTS = 4
-# OP
+# values of OP
 PIXELS, LOAD, STORE, END, LINEAR, ADD, RELU, NORM, EXPONENTIAL = range(9)
-# those of K and both variances in true units
+# cell layers that read K and both variances in true units
 ERF, GELU, WAVE, EXP, GAUSSIAN = range(9, 14)
 # columns of the table of levels
 OPS, OPS_END, ROWS, ROWS_END, COLUMNS, COLUMNS_END, MASKS = range(7)
 LEVEL_FIELDS = 7
 
-# patches of so few numbers are often multiples of each other (``chain.state_dtype``)
-_FEW_NUMBERS = 3
-# Of the variance: K may be so far below 0 behind a LeakyRelu of a small slope, which takes as few
-# digits of an entry as a ReLU does that comes as near to 0
+# Share of the variance by which K may be below 0 with a float32 state. Behind a LeakyRelu of small
+# slope K is at most so far below 0, and entries lose no more digits than behind a ReLU, where K
+# comes as near to 0.
 _SLIGHTLY = 0.025
 _RELUS = Relu | LeakyRelu | ABRelu
 
@@ -118,7 +118,7 @@ class Graph:
 
     @property
     def has_nonlinear_head(self) -> bool:
-        """Whether another layer than Dense stands behind the mean."""
+        """Whether a layer other than Dense stands behind the mean."""
         return any(not isinstance(layer, Dense) for layer in self.tail)
 
     @property
@@ -132,7 +132,7 @@ class Graph:
 
 
 class NotCoveredError(Exception):
-    """Why a network is no graph."""
+    """The reason why a graph cannot compute a network."""
 
 
 def graph_of(arch: Architecture) -> Graph | str:
@@ -160,7 +160,7 @@ def graph_of(arch: Architecture) -> Graph | str:
 
 
 def _append(nodes: list[Node], layers: Iterable[Layer], at: int) -> int:
-    """Append what the layers make of node ``at`` and return the index of the result."""
+    """Append the nodes of layers that read node ``at``; return the index of their output."""
     for layer in layers:
         match layer:
             case Identity():
@@ -184,11 +184,11 @@ class Array:
     """A value kept in memory between levels.
 
     Attributes:
-        node: Whose value it is; a pool, or a value that a later level reads.
-        source: The node whose cells it adds up.
+        node: The node whose value it is: a pool, or a node that a later level reads.
+        source: The node whose cells are added up: the pool's input, or ``node`` itself.
         pool: Edge of the windows; 1 for none.
         stride: Step between windows.
-        level: Of the cells.
+        level: The level of ``source``.
         start: Where it starts in the memory, in cells.
     """
 
@@ -206,7 +206,8 @@ class Levels:
 
     Attributes:
         table: (levels, ``LEVEL_FIELDS``) int64.
-        displacements: Of rows and of columns of a level's inputs, one level after the other.
+        displacements: Those of rows, then those of columns, of a level's inputs; one level after
+            the other.
         masks: For each level and operation, whether it runs at each displacement of rows, then
             of columns.
     """
@@ -228,23 +229,23 @@ class GraphPlan:
         units: For each node, the unit of its Δ and Θ.
         ops: (operations, ``OP_FIELDS``) int64, level by level.
         constants: (operations, ``CONSTANTS``) of the dtype.
-        op_levels: (levels, 2) first and last operation of each.
-        arrays: What is kept between levels.
-        halves: For each node with half variances among an image's numbers, where they start.
-        sides: For each filter, where the sums along rows start; by node.
-        cells: For each cell layer, where its numbers start; by node.
-        centers: For each pool, where the means over its windows start; by node.
+        op_levels: (levels, 2) first operation of each level, and one behind its last.
+        arrays: Values kept between levels.
+        halves: Where the half variances of a node start among an image's numbers, by node.
+        sides: Where a filter's sums of half variances along rows start, by node.
+        cells: Where the numbers of a cell layer start, by node.
+        centers: Where half the sums of Δ(x, x) over a pool's own windows start, by node.
         numbers: Numbers of an image.
-        planes: Where they start, of how many rows and columns of pixels, and how many a pixel.
+        planes: For each group of them its start, rows and columns of pixels, and numbers of a
+            pixel.
         buffers: Values in cache at a time.
-        buffer_cells: Cells of the largest of them.
-        ring_cells: Cells of a filter's rows of sums.
+        buffer_cells: Cells of the largest value.
+        ring_cells: Cells of a filter's rows of sums, at most.
         memory_cells: Cells of all arrays.
         cyclic: Whether displacements d and d − P are one.
         row_weights, column_weights: Of the mean at the end, the largest 1.
         pixel_weights: (H, W) float64, weights of the variances in that mean.
         count: What the sums at the end are divided by.
-        levels: For all displacements that the mean at the end needs.
     """
 
     graph: Graph
@@ -271,7 +272,6 @@ class GraphPlan:
     column_weights: np.ndarray
     pixel_weights: np.ndarray
     count: float
-    levels: Levels
 
     @property
     def chain(self) -> Graph:
@@ -289,6 +289,11 @@ class GraphPlan:
         return slice(None)
 
     @cached_property
+    def levels(self) -> Levels:
+        """The levels for all displacements that the mean at the end needs."""
+        return _levels(self, {}, end=True)
+
+    @cached_property
     def mirror(self) -> np.ndarray:
         """(numbers,) as ``chain.Plan.mirror``."""
         order = np.arange(self.numbers)
@@ -298,7 +303,7 @@ class GraphPlan:
         return order
 
     def levels_to_windows(self, array: Array) -> Levels:
-        """Return the levels for the windows of an image with its own equal ones in one pool."""
+        """Return the levels for pairs of equal windows, displacement 0, of one pool."""
         return _levels(self, {array.node: [{0}, {0}]}, end=False)
 
 
@@ -326,13 +331,13 @@ def graph_state_dtype(graph: Graph, shape: tuple[int, int, int], dtype: str) -> 
     """Return the dtype of a graph's state on (H, W, C) images, for entries of ``dtype``.
 
     float64 for the reasons of ``chain.state_dtype``: K at the end may be more than slightly
-    negative, a function needs K in true units, or the first nonlinearity reads patches of up to 3
+    negative, a nonlinearity is other than a ReLU, or the first one reads patches of up to 3
     numbers.
     """
     H, W, C = shape
     if _signed(graph, _SLIGHTLY)[-1]:
         return "float64"
-    reach: list[int] = []  # pixels that a value sees along an axis, 0 behind a nonlinearity
+    reach: list[int] = []  # pixels that a value reads along an axis, 0 behind a nonlinearity
     strides: list[int] = []
     for node in graph.nodes:
         inner = [reach[i] for i in node.inputs]
@@ -340,12 +345,13 @@ def graph_state_dtype(graph: Graph, shape: tuple[int, int, int], dtype: str) -> 
         seen = max(inner, default=1) if all(inner) else 0
         match node.layer:
             case Conv() | AvgPool():
-                seen = seen and seen + (node.layer.size - 1) * step
-                step *= node.layer.stride if isinstance(node.layer, Conv) else node.layer.size
+                # overlapping patches, or patches with gaps between
+                seen = min(seen + (node.layer.size - 1) * step, seen * node.layer.size)
+                step *= node.layer.stride if isinstance(node.layer, Conv) else node.layer.step
             case None | Dense():
                 pass
             case Relu() | LeakyRelu() | ABRelu() | LayerNorm():
-                if seen and C * min(seen, H) * min(seen, W) <= _FEW_NUMBERS:
+                if seen and C * min(seen, H) * min(seen, W) <= FEW_NUMBERS:
                     return "float64"
                 seen = 0
             case _:
@@ -363,9 +369,9 @@ def _signed(graph: Graph, least: float = 0.0) -> list[bool]:
             case Relu():
                 signed.append(False)
             case LeakyRelu() | ABRelu():
-                # K = −linear · A at correlation −1, where the ReLU has none
-                linear, bend = relu_mix(node.layer)
-                signed.append(linear > least * (linear + bend / 2))
+                # at correlation −1, where that of the ReLU is 0, K is −linear · A
+                linear, _ = relu_mix(node.layer)
+                signed.append(linear > least * relu_gain(node.layer))
             case None | Conv() | Dense() | AvgPool() | LayerNorm():
                 signed.append(any(signed[i] for i in node.inputs) or not node.inputs)
             case _:
@@ -427,7 +433,7 @@ class _Builder:
             mean_weights(edge, self.graph.windows, pooled=self.graph.pooled)
             for edge in self.sizes[-1]
         ]
-        plan = GraphPlan(
+        return GraphPlan(
             self.graph, self.shape, self.dtype, tuple(self.sizes), tuple(self.units),
             np.array(self.ops, np.int64), np.array(self.constants, self.dtype),
             np.array(op_levels, np.int64), tuple(self.arrays), self.halves, self.sides, self.cells,
@@ -436,10 +442,8 @@ class _Builder:
             (weights[0] / weights[0].max()).astype(self.dtype),
             (weights[1] / weights[1].max()).astype(self.dtype),
             np.outer(*(x.sum(axis=1) for x in weights)),
-            1 / (weights[0].max() * weights[1].max()), Levels(*(np.zeros(0, np.int64),) * 3),
+            1 / (weights[0].max() * weights[1].max()),
         )  # fmt: skip
-        object.__setattr__(plan, "levels", _levels(plan, {}, end=True))
-        return plan
 
     def _check_cyclic(self) -> None:
         for node, (H, W) in zip(self.graph.nodes, self.sizes, strict=True):
@@ -454,7 +458,11 @@ class _Builder:
                 )
 
     def _set_units(self) -> None:
-        """Choose a power of two near the variance of each value, of images of variance 1."""
+        """Choose the unit of each value near its variance for images of variance 1.
+
+        Such variances may overflow where those of the images at hand, which ``ranges`` checks, do
+        not.
+        """
         variances, self.units = [1.0], [1.0]
         for node in self.graph.nodes[1:]:
             of_inputs = [variances[i] for i in node.inputs]
@@ -471,30 +479,36 @@ class _Builder:
                 case _:
                     assert isinstance(node.layer, CellLayer)
                     full = np.full(1, of_inputs[0])
-                    variance = float(dual(node.layer, full, full, full)[0][0])
-                    if isinstance(node.layer, Relu):
-                        unit /= 2
-                    elif isinstance(node.layer, ExpNormalized):
-                        unit *= math.exp(node.layer.gamma * (1 + node.layer.shift))
-                    elif not isinstance(node.layer, LeakyRelu | ABRelu):
-                        unit = 1.0
+                    with np.errstate(all="ignore"):
+                        variance = float(dual(node.layer, full, full, full)[0][0])
+                    match node.layer:
+                        case Relu() | LeakyRelu() | ABRelu():
+                            unit *= _power(relu_gain(node.layer))
+                        case ExpNormalized():
+                            with np.errstate(over="ignore", under="ignore"):
+                                unit *= float(np.exp(node.layer.gamma * (1 + node.layer.shift)))
+                        case LayerNorm():
+                            unit = _power(variance)
+                        case _:
+                            unit = 1.0
             variances.append(variance)
             self.units.append(unit)
 
     def _set_levels(self) -> None:
-        """Number each node's level and find the strides since the level's inputs."""
+        """Find each node's level, and the product of the strides since the level's inputs."""
         self.level, self.step = [0], [1]
         for node in self.graph.nodes[1:]:
             level = max(self.level[i] for i in node.inputs)
             if isinstance(node.layer, AvgPool):
                 level, step = level + 1, 1
             else:
-                # what an earlier level made is read from memory, and begins anew
+                # a value of an earlier level is read from memory, as an input of this level
                 steps = {self.step[i] if self.level[i] == level else 1 for i in node.inputs}
                 if len(steps) > 1:
+                    least, most = sorted(steps)
                     raise NotCoveredError(
-                        "the branches of a Residual have strides and pools that do not take the "
-                        "same pixels"
+                        f"a Residual adds branches whose strides since the last pool are {least} "
+                        f"and {most}"
                     )
                 step = steps.pop() * (node.layer.stride if isinstance(node.layer, Conv) else 1)
             self.level.append(level)
@@ -557,7 +571,7 @@ class _Builder:
             return free.pop()
 
         def read(at: int) -> int:
-            """Return the buffer of a value that is read once less from now on."""
+            """Return the buffer of a value, and count this reading of it."""
             if at not in buffer_of:
                 array = next(x for x in self.arrays if x.node == at)
                 buffer_of[at] = take()
@@ -572,7 +586,7 @@ class _Builder:
         free += range(self.buffers)
         for at in here:
             node = nodes[at]
-            if not node.inputs:
+            if not node.inputs:  # pixels
                 buffer_of[at] = take()
                 self._op(PIXELS, at, TARGET, buffer_of[at])
             elif isinstance(node.layer, AvgPool):
@@ -589,7 +603,7 @@ class _Builder:
                 )  # fmt: skip
             elif isinstance(node.layer, Conv | Dense):
                 source = read(node.inputs[0])
-                buffer_of[at] = take()  # another one than the source's
+                buffer_of[at] = take()  # before ``done``: a filter cannot write over its input
                 self._linear(at, node.layer, source, buffer_of[at])
                 done(node.inputs[0])
             else:
@@ -604,7 +618,7 @@ class _Builder:
             if at == last:
                 self._op(END, at, SOURCE, read(at))
             done(at)
-        for array in stores:  # a pool on a pool
+        for array in stores:  # of a pool that reads a pool
             if isinstance(nodes[array.source].layer, AvgPool):
                 self._op(STORE, array.source, SOURCE, read(array.source), array=array)
                 done(array.source)
@@ -658,11 +672,16 @@ class _Builder:
 
 
 def cell_op(layer: CellLayer, unit: float) -> tuple[int, list[float]]:
-    """Return the operation of a cell layer and its constants, the first one ``unit``."""
+    """Return the operation of a cell layer that reads values of ``unit``, and its constants.
+
+    Where it reads true units (``ERF`` and the ones behind it) the first constant is ``unit``.
+    """
     match layer:
         case Relu() | LeakyRelu() | ABRelu():
             linear, bend = relu_mix(layer)
-            return RELU, [linear, bend / 2]
+            scale = _power(relu_gain(layer))
+            # the loops have twice the Δ and Θ behind a ReLU
+            return RELU, [linear / scale, bend / 2 / scale]
         case LayerNorm():
             return NORM, []
         case ExpNormalized():
@@ -672,8 +691,9 @@ def cell_op(layer: CellLayer, unit: float) -> tuple[int, list[float]]:
         case Gelu():
             return GELU, [unit]
         case Sin() | Cos():
-            phase = layer.c + (math.pi / 2 if isinstance(layer, Cos) else 0.0)
-            return WAVE, [unit, layer.a**2 / 2, layer.b**2, math.cos(2 * phase)]
+            # a cosine is a sine of phase c + π/2
+            sign = -1.0 if isinstance(layer, Cos) else 1.0
+            return WAVE, [unit, layer.a**2 / 2, layer.b**2, sign * math.cos(2 * layer.c)]
         case Exp():
             return EXP, [unit, layer.a**2, layer.b**2]
         case Gaussian():
@@ -684,32 +704,40 @@ def cell_op(layer: CellLayer, unit: float) -> tuple[int, list[float]]:
 
 
 def relu_mix(layer: Relu | LeakyRelu | ABRelu) -> tuple[float, float]:
-    """Return what a ReLU-like layer is a mix of: the shares of the identity and of the ReLU.
+    """Return the factors of the identity and of the ReLU in the kernels of a ReLU-like layer.
 
-    In K, Δ and the factor of Θ alike; a Relu is in units of half of what it reads.
+    K and Δ behind the layer, and its factor of Θ, are this mix of those of the two; see
+    ``duals.abrelu_dual``.
     """
     match layer:
         case Relu():
-            return 0.0, 2.0
+            return 0.0, 1.0
         case LeakyRelu():
             return layer.alpha, (1 - layer.alpha) ** 2
         case ABRelu():
             return layer.a * layer.b, (layer.b - layer.a) ** 2
 
 
+def relu_gain(layer: Relu | LeakyRelu | ABRelu) -> float:
+    """Return the factor that a ReLU-like layer multiplies variances by."""
+    linear, bend = relu_mix(layer)
+    return linear + bend / 2
+
+
 def _circular(conv: Conv) -> bool:
     return conv.padding == "CIRCULAR" and conv.size > 1
 
 
-def _power(variance: float) -> float:
-    return 2.0 ** math.floor(math.log2(variance)) if variance > 0 else 1.0
+def _power(value: float) -> float:
+    """Return the largest power of two up to a value; 1 for 0 and for values beyond float64."""
+    return 2.0 ** math.floor(math.log2(value)) if 0 < value < math.inf else 1.0
 
 
 def _levels(plan: GraphPlan, wanted: dict[int, list[set[int]]], *, end: bool) -> Levels:
-    """Find the displacements that each operation of each level must run at.
+    """Find the displacements at which each operation of each level must run.
 
-    ``wanted`` has, for arrays by node, the displacements of rows and of columns of windows that are
-    wanted; ``end`` says whether the mean at the end is.
+    ``wanted`` has the displacements of rows and of columns at which arrays are wanted, by the
+    arrays' nodes; ``end`` says whether the mean at the end is wanted.
     """
     wanted = {node: [set(axis) for axis in axes] for node, axes in wanted.items()}
     table, lists, masks = [], [], []
@@ -787,7 +815,7 @@ def _levels(plan: GraphPlan, wanted: dict[int, list[set[int]]], *, end: bool) ->
 
 
 def _weighted(plan: GraphPlan, weights: np.ndarray) -> set[int]:
-    """Return the displacements with weight in the mean at the end."""
+    """Return the displacements along an axis whose weight in the mean at the end is not 0."""
     n = len(weights)
     i, other = np.nonzero(weights)
     far = np.unique(other - i).tolist()
@@ -795,7 +823,7 @@ def _weighted(plan: GraphPlan, weights: np.ndarray) -> set[int]:
 
 
 def _cells_of(plan: GraphPlan, windows: set[int], edge: int, array: Array) -> set[int]:
-    """Return the displacements of cells that add to window displacements."""
+    """Return the displacements of the cells that are added up for displacements of windows."""
     count = (edge - array.pool) // array.stride + 1
     cells: set[int] = set()
     for d in windows:

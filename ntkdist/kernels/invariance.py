@@ -4,15 +4,16 @@ For a kernel k and the mirror image fx of x, left and right exchanged, the avera
 
     K(x, x') = ½ (k(x, x') + k(x, fx')).
 
-It is symmetric, and the same for an image and its mirror image, where k(fx, fx') = k(x, x'): where
-every layer treats left and right alike. Where a layer does not, as a stride that does not fit the
-width, it is the mean over both flips of both images,
+Where every layer treats left and right alike, k(fx, fx') = k(x, x'). K is then symmetric, and has
+equal entries for an image and its mirror image. Where a layer does not, such as a filter whose
+stride does not fit the width, both images of a pair are flipped,
 
     K(x, x') = ¼ (k(x, x') + k(x, fx') + k(fx, x') + k(fx, fx')),
 
-which is the same for all other networks.
+which equals the mean above where k(fx, fx') = k(x, x').
 
-Of an image and its mirror image one is always taken for x, so that both have entries of equal bits.
+Of an image and its mirror image the same one is always prepared as x (``canonical``), so that the
+entries of both have equal bits.
 Source: Haasdonk, Vossen and Burkhardt 2005, *Invariance in Kernel Methods by Haar-Integration
 Kernels*; for flips and convolutional tangent kernels Li et al. 2019.
 """
@@ -39,7 +40,7 @@ class FlipState:
     """Prepared images and their mirror images.
 
     Attributes:
-        images: State of the images, each turned as ``canonical`` says.
+        images: State of the images, each turned by ``canonical``.
         mirrored: State of their mirror images.
         both: Whether both images of a pair have to be flipped.
     """
@@ -91,7 +92,8 @@ class FlipAveraged:
     def prepare(self, arch: Architecture, images: np.ndarray) -> FlipState:
         """Prepare (n, H, W, C) images and their mirror images.
 
-        The state of the mirror images is made of that of the images where the backend can do it.
+        The state of the mirror images is made from the state of the images where the backend can do
+        so and every layer treats left and right alike.
         """
         x, even = canonical(as_images(images))
         state = self._backend.prepare(arch, x)
@@ -131,12 +133,12 @@ def mirror_images(images: np.ndarray) -> np.ndarray:
 
 
 def canonical(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Turn each of (n, H, W, C) images so that it and its mirror image become the same.
+    """Return for each of (n, H, W, C) images itself or its mirror image, the same one for both.
 
-    The first pixel value that differs from that of the mirror image is the smaller one.
+    The first value in which the two differ is smaller in the one that is returned.
 
     Returns:
-        The turned images, and (n,) bool, which of them are their own mirror image.
+        These images, and (n,) bool, which of them are their own mirror image.
     """
     n = len(images)
     flat, mirrored = images.reshape(n, -1), mirror_images(images).reshape(n, -1)
@@ -149,9 +151,9 @@ def canonical(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def uneven_layer(arch: Architecture, width: int) -> Conv | AvgPool | None:
     """Return the first layer that treats left and right differently on images of a width.
 
-    None means k(fx, fx') = k(x, x') for all images. A filter or pool treats both alike if and only
-    if its windows along a row, reversed, are its windows on the reversed row. Fully connected
-    networks add up over pixels, whatever their order.
+    None means k(fx, fx') = k(x, x') for all images. A filter or pool treats both alike if its
+    windows along a row are the same when the row is reversed. Fully connected layers add up all
+    pixels in any order.
 
     Args:
         arch: The network.
@@ -161,7 +163,7 @@ def uneven_layer(arch: Architecture, width: int) -> Conv | AvgPool | None:
 
 
 def _first_uneven(layers: Sequence[Layer], width: int) -> tuple[Conv | AvgPool | None, int]:
-    """Return the first uneven layer and the columns behind the layers; 0 behind an uneven one."""
+    """Return the first uneven layer, and the columns of the layers' output; 0 if one is uneven."""
     for layer in layers:
         match layer:
             case Conv() | AvgPool():
@@ -175,13 +177,13 @@ def _first_uneven(layers: Sequence[Layer], width: int) -> tuple[Conv | AvgPool |
                 if uneven is not None:
                     return uneven, 0
                 width = behind
-            case _:  # acts on each pixel alone, or adds up over all
+            case _:  # acts on each pixel alone, or adds up all pixels
                 continue
     return None, width
 
 
 def refuse_features(name: str, invariance: str) -> None:
-    """Raise ``InputError`` where features are to be averaged; ``name`` is that of the setting."""
+    """Raise ``InputError`` for features with an invariance; ``name`` is the setting's name."""
     if invariance != "none":
         raise InputError(
             f"{name}={invariance} averages over images with left and right exchanged, and features "
@@ -190,7 +192,7 @@ def refuse_features(name: str, invariance: str) -> None:
 
 
 def in_words(invariance: str, arch: Architecture, image_shape: tuple[int, int, int]) -> str:
-    """Return what an average costs, to follow the reason for a backend; empty for ``none``."""
+    """Return what an average costs, to append to a backend's reason; empty for ``none``."""
     if invariance == "none":
         return ""
     width = image_shape[1]

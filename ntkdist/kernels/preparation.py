@@ -1,8 +1,9 @@
-"""What a graph's program reads of one image, computed once an image in float64.
+"""The numbers of one image that a graph's program reads, computed once for each image.
 
-Nearly all of it is NumPy, node by node. Two things are left to a backend's own loops, because Δ of
-an image with itself has to be exactly zero: half the variances behind a nonlinearity are computed
-like the covariances that are subtracted from them, and so are the sums over a pool's own windows.
+They are computed in float64 with NumPy, node by node. Two kinds are computed by a backend's own
+loops, because Δ of two equal images must be exactly 0 behind these layers: half the variances
+behind a nonlinearity, from which the loops subtract covariances, and the sums of Δ over the windows
+that a pool has in the image itself.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ from ntkdist.networks.layers import (
 def contrast(x: np.ndarray) -> np.ndarray:
     """Return the divisor of each of (n, H, W, C) images; 1 for an all-zero image.
 
-    The largest pixel times the power of two that brings the mean square near 1: images that
-    differ in a few pixels get the same, so that windows they share stay equal to the bit, and
-    so do copies of different contrast.
+    It is the largest absolute pixel times the power of two that brings the mean square near 1.
+    Images that differ in a few pixels have the same divisor, so that equal windows in them stay
+    equal to the bit. Copies of different contrast become equal.
     """
     largest = np.abs(x).max(axis=(1, 2, 3))
     largest[largest == 0] = 1.0
@@ -82,11 +83,11 @@ class GraphPreparation(ABC):
 
     Attributes:
         plan: The program.
-        rows: (n, numbers) of the state's dtype, filled by ``fill``.
+        rows: (n, numbers) of the state's dtype; ``fill`` fills them.
         norm: (n,) float64, what each image was divided by.
-        spread: (n,) float64, the mean at the end of the variances, behind ``fill``.
-        variance: (n,) float64, the variance of the vector behind that mean, behind ``fill``;
-            known only where a nonlinearity reads it, else ``spread``.
+        spread: (n,) float64, the mean of the pixels' variances at the end; set by ``fill``.
+        variance: (n,) float64, the variance of the vector behind the mean at the end, where a
+            nonlinearity reads it, else ``spread``; set by ``fill``.
     """
 
     spread: np.ndarray
@@ -106,13 +107,13 @@ class GraphPreparation(ABC):
 
     @abstractmethod
     def halves_behind(self, kind: int, constants: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-        """Return half the variances behind a cell layer as the loops compute covariances.
+        """Return half the variances behind a cell layer, computed as the loops do covariances.
 
         Args:
-            kind: Its operation.
+            kind: The layer's operation.
             constants: (``CONSTANTS``,) of the operation, of the state's dtype.
-            numbers: (3, count) half the variances in front and ``roots_of`` them, of the state's
-                dtype.
+            numbers: (3, count) half the variances in front, and both arrays of ``roots_of``; of
+                the state's dtype.
 
         Returns:
             (count,) of the state's dtype.
@@ -122,10 +123,10 @@ class GraphPreparation(ABC):
     def own_windows(self, array: Array) -> np.ndarray:
         """Return sums of Δ(x, x) over all pairs of pixels in each of a pool's windows.
 
-        They have the bits of those of an image with another one that equals it.
+        They have the bits that the loops compute for two equal images.
 
         Args:
-            array: Of the pool.
+            array: The pool's array.
 
         Returns:
             (n, windows) of the state's dtype.
@@ -133,7 +134,7 @@ class GraphPreparation(ABC):
 
     @abstractmethod
     def self_entries(self) -> np.ndarray:
-        """Return the mean at the end of Δ(x, x), (n,) float64, as it is computed for entries."""
+        """Return the mean of Δ(x, x) at the end, (n,) float64, with the bits of entries."""
 
     def fill(self) -> None:
         """Fill the numbers."""
@@ -154,7 +155,7 @@ class GraphPreparation(ABC):
         self.rows[:, start : start + flat.shape[1]] = flat
 
     def _node(self, at: int, layer: object, A: np.ndarray, *other: np.ndarray) -> np.ndarray:
-        """Return K(x, x) of a node from those of its inputs, and fill what its operation reads."""
+        """Return K(x, x) of a node from K(x, x) of its inputs; fill what its operation reads."""
         inner = self.plan.graph.nodes[at].inputs[0]
         unit = self.plan.units[inner]
         match layer:
@@ -172,9 +173,9 @@ class GraphPreparation(ABC):
                 self._put_cells(at, root, _inverse(root), 2 * root)
                 return dual(layer, A, A, A)[0]
             case LayerNorm():
-                # from the rounded root, so that Δ of equal images is zero
                 root = self._rounded(np.sqrt(A / 2 / unit))
-                inverse = np.where(root > 0, 1 / np.sqrt(A + layer.eps), 0.0)
+                scale = np.sqrt((A + layer.eps) * self.plan.units[at])
+                inverse = np.where(root > 0, 1 / scale, 0.0)
                 self._put_cells(at, root, inverse * np.sqrt(unit), np.sqrt(A / 2) * inverse)
                 return A / (A + layer.eps)
             case _:
@@ -211,7 +212,7 @@ class GraphPreparation(ABC):
 
 
 def roots_of(layer: CellLayer, A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the root and the inverse root that a dual reads of variances, or zeros."""
+    """Return the roots and inverse roots of variances that a dual reads; zeros if it has none."""
     match layer:
         case Erf():
             root = np.sqrt(1 + 2 * A)
@@ -222,5 +223,5 @@ def roots_of(layer: CellLayer, A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _inverse(root: np.ndarray) -> np.ndarray:
-    """Return 1/a in the state's unit from the root a/√2, 0 where that is 0."""
+    """Return 1/a from the root a/√2, both in the state's unit; 0 for a = 0."""
     return np.divide(np.sqrt(0.5), root, out=np.zeros_like(root), where=root > 0)

@@ -21,8 +21,8 @@ def windows(edge: int, size: int, stride: int, padding: str) -> np.ndarray:
             continue at the other).
 
     Returns:
-        (windows, edge) float64: 0 or 1, more where a circular window passes a pixel again. Without
-        a window that fits (0, edge).
+        (windows, edge) float64: 0 or 1, or more where a circular window is larger than the image.
+        With ``VALID`` and no window that fits, (0, edge).
     """
     if padding == "VALID":
         starts = np.arange(0, edge - size + 1, stride)
@@ -39,20 +39,20 @@ def windows(edge: int, size: int, stride: int, padding: str) -> np.ndarray:
 
 
 def padding_before(edge: int, size: int, stride: int) -> int:
-    """Return how many pixels the first SAME window begins in front of the image."""
+    """Return how many pixels of the first SAME window lie in front of the image."""
     return max((-(-edge // stride) - 1) * stride + size - edge, 0) // 2
 
 
 def mean_weights(edge: int, pools: Iterable[AvgPool], *, pooled: bool) -> np.ndarray:
     """Return the weights of pairs of pixels along one axis in a mean behind pools.
 
-    K of a vector is the sum of K[i, j, i', j'] rows[i, i'] columns[j, j'] over the pixels of both
-    images in front of the pools.
+    With such weights ``rows`` and ``columns`` of both axes, K behind the mean is the sum of
+    K[i, j, i', j'] rows[i, i'] columns[j, j'] over the pixels of both images in front of the pools.
 
     Args:
         edge: Pixels in front of the pools.
         pools: Average pools, in order.
-        pooled: Whether the mean is over all pairs of the windows, else over equal ones.
+        pooled: Whether the mean is over all pairs of windows, else over pairs of equal ones.
 
     Returns:
         (edge, edge) float64.

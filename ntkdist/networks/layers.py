@@ -17,7 +17,7 @@ from typing import TypeAlias, get_args
 from ntkdist.errors import InputError, did_you_mean, shown
 
 SQRT2 = math.sqrt(2.0)
-# the squares of standard deviations must be numbers of float64, those of weights with all digits
+# squares of standard deviations must be within the range of float64, and keep all digits
 SMALLEST_STD, LARGEST_STD = 1e-150, 1e150
 LARGEST_FILTER = 1000
 LARGEST_STEP = 10**6  # of strides and pools, in pixels
@@ -33,7 +33,8 @@ class Conv:
         b_std: Standard deviation of a bias; 0 means no bias.
         trainable: Whether its weights and biases add to the tangent kernel.
         stride: Step between outputs in pixels.
-        padding: ``SAME`` (zeros outside), ``VALID`` or ``CIRCULAR``.
+        padding: ``SAME`` (zeros outside), ``VALID`` (filters inside the image) or ``CIRCULAR``
+            (the image repeats outside).
     """
 
     size: int = 3
@@ -104,8 +105,8 @@ class ABRelu:
         _check_number(self, "b")
         if max(abs(self.a), abs(self.b)) < SMALLEST_STD:
             raise InputError(
-                f"ABRelu: a={self.a} and b={self.b}, of which one must be at least "
-                f"{SMALLEST_STD:g} in size; else its outputs are 0"
+                f"ABRelu: a={self.a} and b={self.b}; the absolute value of one must be at least "
+                f"{SMALLEST_STD:g}, else all outputs are 0"
             )
 
 
@@ -182,7 +183,7 @@ class Gaussian:
 
     Attributes:
         a: Output scale, not 0.
-        b: Input scale, below 0: otherwise the outputs have no variance.
+        b: Factor of u², below 0: otherwise the variance of the outputs may be infinite.
     """
 
     a: float = 1.0
@@ -199,12 +200,12 @@ class Gaussian:
 class ExpNormalized:
     """The normalized Gaussian kernel: K becomes √(AB) · exp(gamma (c + shift)).
 
-    A and B are the variances and c = K/√(AB), 0 where a variance is 0. It is a kernel of infinite
-    width alone: no nonlinearity is known for it (Shankar et al. 2020).
+    A and B are the variances; the correlation c is K/√(AB), or 0 where a variance is 0. The kernel
+    has no known nonlinearity, and hence no network of finite width (Shankar et al. 2020).
 
     Attributes:
         gamma: Scale of the exponent, above 0.
-        shift: Added to the correlation; −1 keeps variances as they are.
+        shift: Added to the correlation; −1 leaves the variances unchanged.
     """
 
     gamma: float = 1.0
@@ -228,11 +229,11 @@ class Identity:
 class LayerNorm:
     """Normalisation of each pixel over its channels to mean 0 and variance 1.
 
-    It stands behind a linear layer (``architecture.Architecture``): in infinitely many channels
-    the mean is 0 there.
+    It must follow a linear layer, where the mean over infinitely many channels is 0;
+    ``architecture.Architecture`` checks this.
 
     Attributes:
-        eps: Added to the variance, above 0: outputs of a variance of 0 are 0.
+        eps: Added to the variance, above 0; the output is 0 where the variance is 0.
     """
 
     eps: float = 1e-12
@@ -247,8 +248,9 @@ class LayerNorm:
 class AvgPool:
     """The mean over windows of ``size`` × ``size`` pixels.
 
-    Without more the windows lie side by side, and a ragged rest is cut. ``AvgPool(9, 1, "SAME")``
-    is local average pooling (Li et al. 2019): the mean over a window around each pixel.
+    By default the windows lie side by side, and pixels beyond the last whole window are dropped.
+    ``AvgPool(9, 1, "SAME")`` is local average pooling (Li et al. 2019): the mean over a window
+    around each pixel.
 
     Attributes:
         size: Edge of a window in pixels.
@@ -279,7 +281,7 @@ class AvgPool:
         return self.stride == self.size and self.padding == "VALID"
 
     def __repr__(self) -> str:
-        # windows side by side were once all there was, and runs are known by this text
+        # the text that runs stored when AvgPool had no other field; their fingerprints contain it
         if self.side_by_side:
             return f"AvgPool(size={self.size})"
         return f"AvgPool(size={self.size}, stride={self.stride}, padding={self.padding!r})"
@@ -301,7 +303,7 @@ class Residual:
 
     Attributes:
         branch: Layers of the main branch.
-        shortcut: Layers of the other one.
+        shortcut: Layers of the other branch.
     """
 
     branch: tuple[Layer, ...]
@@ -320,7 +322,7 @@ class Residual:
 Nonlinearity: TypeAlias = (
     Relu | LeakyRelu | ABRelu | Erf | Gelu | Sin | Cos | Exp | Gaussian | ExpNormalized
 )
-#: Layers that act on each cell of the kernels alone, given the variances of its two pixels.
+#: Layers that act on each cell of the kernels by itself, given the variances of its two pixels.
 CellLayer: TypeAlias = Nonlinearity | Identity | LayerNorm
 Layer: TypeAlias = Conv | Dense | CellLayer | AvgPool | GlobalAvgPool | Flatten | Residual
 
@@ -328,7 +330,7 @@ LAYERS: dict[str, type] = {cls.__name__: cls for cls in get_args(Layer)}
 
 
 def weight_depth(layers: Sequence[Layer]) -> int:
-    """Return the number of weight layers in sequence; of branches, the longer counts."""
+    """Return the number of weight layers in sequence; of two branches, that of the longer one."""
     count = 0
     for layer in layers:
         if isinstance(layer, Residual):
@@ -339,7 +341,7 @@ def weight_depth(layers: Sequence[Layer]) -> int:
 
 
 def first_spatial(layers: Sequence[Layer]) -> Layer | None:
-    """Return the first convolution or pooling layer, in branches too; None where there is none."""
+    """Return the first convolution or pool, also inside branches; None where there is none."""
     for layer in layers:
         if isinstance(layer, (Conv, AvgPool, GlobalAvgPool)):
             return layer
@@ -367,7 +369,7 @@ def output_size(layers: Sequence[Layer], H: int, W: int, image: str) -> tuple[in
                 other = output_size(layer.shortcut, H, W, image)
                 if rest != other:
                     raise InputError(
-                        f"Residual: one branch leaves {rest[0]}×{rest[1]} pixels, the other "
+                        f"Residual: the branch leaves {rest[0]}×{rest[1]} pixels and the shortcut "
                         f"{other[0]}×{other[1]}; give both the same strides and pools"
                     )
             case Flatten() | GlobalAvgPool():
@@ -389,7 +391,7 @@ def as_layers(owner: str, layers: object) -> tuple[Layer, ...]:
         if isinstance(layers, (str, bytes)) or not isinstance(layers, Iterable):
             raise TypeError
         checked = tuple(layers)
-    except TypeError:  # also of a NumPy array of no axes, which says that it can be iterated
+    except TypeError:  # a NumPy array of no axes is an Iterable and raises it too
         raise InputError(f"{owner}: {shown(layers)} is not a list of layers") from None
     for layer in checked:
         if type(layer).__name__ not in LAYERS:
@@ -407,7 +409,7 @@ def _check_integer(layer: Conv | AvgPool, field: str, *, most: int) -> None:
             f"{type(layer).__name__}: {field}={shown(value)} must be a whole number from 1 to "
             f"{most}"
         )
-    # those of NumPy too are to give the same canonical text
+    # NumPy integers too must give the same canonical text
     object.__setattr__(layer, field, int(value))
 
 
@@ -430,27 +432,27 @@ def _check_weights(layer: Conv | Dense) -> None:
                 f"{owner}: {field}={shown(value)} must be a number from {least:g} to "
                 f"{LARGEST_STD:g}"
             )
-        # 1 and 1.0 are the same network and must give the same canonical text
-        object.__setattr__(layer, field, number + 0.0)  # −0.0 too
+        # 1 and 1.0, or 0.0 and −0.0, are the same network and must give the same canonical text
+        object.__setattr__(layer, field, number + 0.0)
     if not isinstance(layer.trainable, bool):
         raise InputError(f"{owner}: trainable={shown(layer.trainable)} must be true or false")
 
 
 def _check_number(layer: CellLayer, field: str, *, least: float = 0.0) -> None:
-    """Make a field a float whose size is from ``least`` to ``LARGEST_STD``."""
+    """Make a field a float whose absolute value is from ``least`` to ``LARGEST_STD``."""
     value = getattr(layer, field)
     number = _as_float(value)
     if not least <= abs(number) <= LARGEST_STD:
-        of_size = f"of size {least:g} to" if least else "of size up to"
+        limits = f"from {least:g} to" if least else "up to"
         raise InputError(
-            f"{type(layer).__name__}: {field}={shown(value)} must be a number {of_size} "
-            f"{LARGEST_STD:g}"
+            f"{type(layer).__name__}: {field}={shown(value)} must be a number with an absolute "
+            f"value {limits} {LARGEST_STD:g}"
         )
     object.__setattr__(layer, field, number + 0.0)
 
 
 def _as_float(value: object) -> float:
-    """Return a number as float64; NaN for what is none."""
+    """Return a number as float64; NaN for anything else."""
     if isinstance(value, bool) or not isinstance(value, Real):
         return math.nan
     try:

@@ -10,21 +10,67 @@ from ntkdist.kernels import get_backend, graph, select_backend
 from ntkdist.kernels.chain import not_a_chain
 from ntkdist.kernels.ranges import check_entries
 from ntkdist.networks.layers import (
+    ABRelu,
     AvgPool,
     Conv,
+    Cos,
     Dense,
     Erf,
+    Exp,
+    ExpNormalized,
     Flatten,
+    Gelu,
     GlobalAvgPool,
     Identity,
     LayerNorm,
+    LeakyRelu,
     Relu,
     Residual,
+    Sin,
 )
 from tests.kernels.images import awkward_images, two_sets
 from tests.kernels.networks import FLAT, NETWORKS, REFUSED_BY_STAX, TOP
 from tests.kernels.oracle import KINDS, check, extended_entries
 from tests.tolerances import RTOL, assert_close
+
+# windows and filters of one pixel, larger than the image, or with gaps; one pixel or column
+EDGES = {
+    "branches of no layers": ((Conv(2), Residual((Residual(()),), ()), Relu(), *TOP), (5, 4, 2)),
+    "a value read three times": (
+        (Conv(), Relu(), Residual((Residual((Conv(),), (Conv(2),)),), (Conv(1),)), Relu(), *TOP),
+        (5, 4, 2),
+    ),
+    "pool of one pixel": ((Conv(2), Relu(), AvgPool(1), Conv(), Relu(), *TOP), (5, 4, 2)),
+    "pool of one pixel with a stride": (
+        (Conv(), Relu(), Residual((AvgPool(1, 3), Conv()), (AvgPool(1, 3),)), Relu(), *FLAT),
+        (5, 4, 2),
+    ),
+    "gaps at the end": ((Conv(2), Relu(), AvgPool(1, 3), *TOP), (5, 4, 2)),
+    "one padded window": ((Conv(2), Relu(), AvgPool(3, 7, "SAME"), *FLAT), (5, 4, 2)),
+    "stride larger than the image": ((Conv(8, stride=10), Relu(), Conv(), *FLAT), (5, 4, 2)),
+    "filter larger than the image": ((Conv(20), Relu(), Conv(21), Relu(), *TOP), (5, 4, 2)),
+    "circular filter larger than the image": (
+        (Conv(11, padding="CIRCULAR"), Relu(), Conv(12, padding="CIRCULAR"), Relu(), *TOP),
+        (5, 4, 2),
+    ),
+    "circular down to one pixel": (
+        (Conv(padding="CIRCULAR"), Relu(), Conv(stride=4, padding="CIRCULAR"), Relu(), *TOP),
+        (4, 4, 2),
+    ),
+    "one pixel": ((Conv(2, padding="CIRCULAR"), Relu(), Conv(), Gelu(), *TOP), (1, 1, 4)),
+    "stride on one pixel": ((Conv(2), Relu(), Conv(stride=2), Gelu(), *TOP), (1, 1, 4)),
+    "one column": ((Conv(2), Relu(), Conv(), Relu(), *TOP), (5, 1, 4)),
+    "nothing but a pool": ((AvgPool(2, 1), Flatten(), Gelu(), Dense()), (5, 4, 2)),
+}
+# what scales values by far more or less than images scale them
+SCALES = {
+    "steep": ((ABRelu(0.0, 1e30), Conv(W_std=1e-30)), 1.0),
+    "flat": ((ABRelu(1e-30, -2e-30), Conv(W_std=1e30)), 1.0),
+    "steep on one side": ((LeakyRelu(1e25), Conv(W_std=1e-25)), 1.0),
+    "small behind LayerNorm": ((LayerNorm(1e44), Conv(W_std=1e22)), 1.0),
+    "branches": ((Residual((Conv(W_std=1e15),), (Conv(W_std=1e-20),)), Conv(W_std=1e-15)), 1.0),
+    "exponential of small images": ((Exp(1.0, 30.0), Conv()), 0.01),
+}
 
 ALL = {**NETWORKS, **REFUSED_BY_STAX}
 GRAPHS = {name: pair for name, pair in ALL.items() if not_a_chain(Architecture(pair[0]))}
@@ -52,6 +98,19 @@ ACROSS = {
     "strided branch beside a pool": (
         (Conv(), Residual((Relu(), Conv(stride=2), Relu(), Conv()), (AvgPool(2),)), Relu(), *TOP),
         (8, 6, 2),
+    ),
+    "strides on both branches": (
+        (
+            Conv(),
+            Residual((Conv(stride=2), Relu(), Conv()), (LeakyRelu(0.5), Conv(1, stride=2))),
+            Relu(),
+            *TOP,
+        ),
+        (6, 8, 2),
+    ),
+    "filters beside a strided branch": (
+        (Conv(), Residual((Conv(stride=2),), (LeakyRelu(0.5), Conv(), AvgPool(2))), Relu(), *TOP),
+        (8, 8, 2),
     ),
     "waiting over two pools": (
         (
@@ -110,6 +169,43 @@ def test_graphs_are_near_the_oracle(arch, shape):
     check("cpu", arch, *two_sets(shape), signed=True)
 
 
+@pytest.mark.parametrize(("arch", "shape"), EDGES.values(), ids=EDGES)
+def test_graphs_at_the_edges_are_near_the_oracle(arch, shape):
+    x, y = np.random.default_rng(0).normal(size=(2, 3, *shape))
+    y[0] = x[0]
+    check("cpu", arch, x, y, signed=True)
+
+
+@pytest.mark.parametrize(("layers", "scale"), SCALES.values(), ids=SCALES)
+def test_values_far_from_1_between_layers_are_near_the_oracle(layers, scale):
+    x, y = np.random.default_rng(0).normal(size=(2, 3, 4, 3, 2)) * scale
+    check("cpu", (Conv(2), *layers, Relu(), *TOP), x, y, signed=True)
+
+
+@pytest.mark.parametrize("layer", [Conv(W_std=1e100), Exp(1.0, 60.0), ExpNormalized(1000.0, 0.0)])
+def test_what_leaves_float64_is_said_by_ranges(layer):
+    arch = Architecture((Conv(2, W_std=1e100), layer, Conv(), *TOP))
+    with pytest.raises(InputError, match=r"behind layer 2.* K\(x, x\) of an image is inf"):
+        kernel_matrix(arch, np.ones((1, 4, 3, 1)), backend="cpu", dtype="float64")
+
+
+@pytest.mark.parametrize("layer", [Sin(1.0, 1.0, 1e9), Cos(1.0, 1.0, 1e9)])
+def test_large_phases_keep_their_digits(layer):
+    arch = (Conv(), layer, Conv(), Relu(), *TOP)
+    x = np.random.default_rng(0).normal(size=(3, 4, 3, 2))
+    found, expected = (
+        kernel_matrix(arch, x, backend=name, dtype="float64") for name in ("cpu", "reference")
+    )
+    assert_close(found, expected, 1e-12)
+
+
+@pytest.mark.parametrize("layer", [Conv(1, stride=4), AvgPool(1, 4)])
+def test_filters_behind_strides_read_few_pixels(layer):
+    found = graph.graph_of(Architecture((layer, Conv(2), Relu(), *TOP)))
+    assert graph.graph_state_dtype(found, (1, 9, 1), "float32") == "float64"
+    assert graph.graph_state_dtype(found, (9, 9, 1), "float32") == "float32"
+
+
 @parametrized({name: pair for name, pair in GRAPHS.items() if name not in REFUSED_BY_STAX})
 def test_graphs_are_near_neural_tangents(arch, shape):
     arch = Architecture(arch)
@@ -131,7 +227,7 @@ def test_what_a_graph_does_not_cover_is_said_and_left_to_neural_tangents(name, w
 def test_branches_of_unlike_strides_are_not_covered():
     branches = Residual((Conv(stride=2),), (Conv(2, padding="VALID"),))
     arch = Architecture((Conv(), branches, *TOP))
-    assert "do not take the same pixels" in get_backend("cpu").supports(arch, (3, 3, 1))
+    assert "strides since the last pool are 1 and 2" in get_backend("cpu").supports(arch, (3, 3, 1))
 
 
 @pytest.mark.parametrize("name", ["WideResNet-like", "strides behind a pool", "Gelu then Exp"])

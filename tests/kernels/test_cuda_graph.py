@@ -9,18 +9,22 @@ from ntkdist.errors import InputError
 from ntkdist.kernels import get_backend
 from ntkdist.kernels.cuda import runner
 from ntkdist.kernels.cuda.intrinsics import cuda
+from ntkdist.networks.layers import Conv, Relu
 from tests.kernels import SIMULATED, test_cpu_graph
 from tests.kernels.cuda_cases import sets
 from tests.kernels.images import awkward_images, two_sets
-from tests.kernels.networks import NETWORKS
+from tests.kernels.networks import NETWORKS, TOP
 from tests.kernels.oracle import KINDS, check, entries_by
-from tests.kernels.test_cpu_graph import ACROSS, GRAPHS, parametrized
+from tests.kernels.test_cpu_graph import ACROSS, EDGES, GRAPHS, SCALES, parametrized
 from tests.tolerances import assert_close
 
 pytestmark = pytest.mark.usefixtures("gpu")
 
 # what two threads may race for: sums along rows, strides, pools, shortcuts, values that wait
-ORDERS = ("even strided filters", "WideResNet-like with LayerNorm", "pool in both branches")
+ORDERS = (
+    "even strided filters", "WideResNet-like with LayerNorm", "pool in both branches",
+    "strides on both branches", "filters beside a strided branch",
+)  # fmt: skip
 ALL = {**GRAPHS, **ACROSS}
 
 
@@ -29,10 +33,26 @@ def test_graphs_are_near_the_oracle(arch, shape):
     check("cuda", arch, *sets(shape), signed=True)
 
 
+@pytest.mark.parametrize(("arch", "shape"), EDGES.values(), ids=EDGES)
+def test_graphs_at_the_edges_are_near_the_oracle(arch, shape):
+    x, y = np.random.default_rng(0).normal(size=(2, 2, *shape))
+    y[0] = x[0]
+    check("cuda", arch, x, y, signed=True)
+
+
+@pytest.mark.parametrize(("layers", "scale"), SCALES.values(), ids=SCALES)
+def test_values_far_from_1_between_layers_are_near_the_oracle(layers, scale):
+    x, y = np.random.default_rng(0).normal(size=(2, 2, 3, 2, 2)) * scale
+    check("cuda", (Conv(2), *layers, Relu(), *TOP), x, y, signed=True)
+
+
 @pytest.mark.skipif(not SIMULATED, reason="a GPU has an order of its own")
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(x, marks=() if x in ORDERS else pytest.mark.slow) for x in (*ORDERS, *ACROSS)],
+    [
+        pytest.param(x, marks=() if x in ORDERS else pytest.mark.slow)
+        for x in dict.fromkeys((*ORDERS, *ACROSS))
+    ],
 )
 def test_the_order_of_threads_does_not_change_a_bit(name):
     from tests.kernels.simulator import backwards

@@ -293,7 +293,10 @@ def activate(sweep, table, channels, scale, a, b, cell, W, i, i2, j0, j1, shift,
 
 @numba.njit(nogil=True, forceinline=True)
 def mixed_relu_cell(fold, tau, P, R, constants, cell, a, b, to, unit):
-    """Store a mix of the identity and twice the ReLU, with the two ``constants``."""
+    """Store the cell behind a ReLU-like layer, a mix of the cell and twice the ReLU's.
+
+    The two factors are the ``constants`` (``graph.cell_op``).
+    """
     old, e, w, s, t, _, ab = relu_start(ABSENT, fold, tau, cell, a, b, unit)
     D, slope = relu_end(fold, P, R, old, e, w, s, t, splat(unit), ab, unit)
     linear = splat(number(constants, unit))
@@ -304,10 +307,11 @@ def mixed_relu_cell(fold, tau, P, R, constants, cell, a, b, to, unit):
 
 @numba.njit(nogil=True, forceinline=True)
 def norm_cell(tau, cell, a, b, to, unit):
-    """Store the cell behind a LayerNorm, in true units.
+    """Store the cell behind a LayerNorm.
 
     With K' = K/(rs) for r² = A + ε and s² = B + ε: Δ' = (ab − K)/(rs) + (a/r − b/s)²/2. An image
-    has the root a/√2; 1/r in the root of the state's unit, 0 for a = 0; and a/(r√2).
+    has three numbers for each pixel: a/√2; √(u/u')/r with the units u in front and u' behind, or 0
+    for a = 0; and a/(r√(2u')). The root a/√2 is in the unit u.
     """
     width = word(unit)
     old = load(cell, unit)
@@ -322,8 +326,9 @@ def norm_cell(tau, cell, a, b, to, unit):
 
 @numba.njit(nogil=True, forceinline=True)
 def exponential_cell(constants, cell, a, b, to, unit):
-    """Store the cell behind a normalized Gaussian kernel; the unit takes its largest value.
+    """Store the cell behind a normalized Gaussian kernel.
 
+    The unit behind it has the factor e^(γ(1 + shift)) of variances. What is left is
     K' = ab e^(γ(c − 1)), so that Δ' = (a − b)²/2 + ab (1 − e^(−γw)) with w = 1 − c.
     """
     width = word(unit)
@@ -341,8 +346,8 @@ def exponential_cell(constants, cell, a, b, to, unit):
 def dual_cell(kind, constants, P, D, half_a, half_b, root_a, root_b, inverse_a, inverse_b, unit):
     """Return E[σσ] and E[σ̇σ̇] from Δ and half the variances, all in true units.
 
-    The formulas are those of ``duals``; the constants are those of ``graph.cell_op``, and roots and
-    inverses those of ``preparation.roots_of``.
+    The formulas are those of ``duals``. ``constants`` is the address of the constants of
+    ``graph.cell_op``; roots and inverse roots are those of ``preparation.roots_of``.
     """
     width = word(unit)
     one = splat(unit)

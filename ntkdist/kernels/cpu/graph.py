@@ -1,4 +1,4 @@
-"""Graphs on the CPU: an image's numbers, and the sums of entries by ``program``."""
+"""Graphs on the CPU: the numbers of an image and the sums of entries, computed by ``program``."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
 """The compiled loops of the CPU backend for graphs (Numba, float32 or float64).
 
-The unit of work is an operation of a ``graph.GraphPlan`` at one displacement of the pixels of a row
-image and as many column images as fit a vector (``cpu.loops``). Its values are buffers of cells Δ
-and Θ; cell (i, j) belongs to pixel (i, j) of the row image. Each operation reads its buffers from
-cache and writes one, which is simple and no more than twice as slow as loops that are fused.
+Each function here runs one operation of a ``graph.GraphPlan`` at one displacement of the pixels of
+a row image and as many column images as fit a vector (``cpu.loops``). A value is a buffer of cells
+Δ and Θ; cell (i, j) belongs to pixel (i, j) of the row image. An operation reads one or two buffers
+from cache and writes one, which is simple and at most twice as slow as fused loops.
 
-Beyond a border one of the images may still have a pixel: K and Θ are zero there, but Δ is half of
-that pixel's variance.
+Beyond the border of one image the other may still have a pixel. K and Θ are 0 there, but Δ is half
+the variance of that pixel.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ from ntkdist.kernels.graph import (
 def part_of(cyclic, part, d, n):
     """Return one part of a displacement along an axis: first pixel, end, and displacement.
 
-    Of a cyclic displacement part 0 is d and part 1 is d − n; else part 1 is empty.
+    A cyclic displacement d has two parts, d and d − n; another one has part 0 alone.
     """
     if cyclic:
         if part == 0:
@@ -101,7 +101,7 @@ def part_of(cyclic, part, d, n):
 
 @numba.njit(nogil=True, forceinline=True)
 def constant(constants, name, unit):
-    """Return a constant of an operation at an address."""
+    """Return a constant of an operation; ``constants`` is the address of its first one."""
     return number(constants + name * word(unit), unit)
 
 
@@ -124,7 +124,7 @@ def _pixels(op, a, b, channels, dr, dc, cyclic, target, unit):
 
 @numba.njit(nogil=True)
 def _load(op, a, b, dr, dc, cyclic, memory, target, unit):
-    """Read a value kept in memory; of a pool, Δ less the means over each image's own windows."""
+    """Read a value kept in memory; subtract a pool's ``centers`` of both images from its Δ."""
     H, W, width = field(op, HEIGHT), field(op, WIDTH), word(unit)
     centers = field(op, NUMBERS)
     source = memory + (field(op, ARRAY) + (dr % H * W + dc % W) * H * W) * CELL
@@ -146,13 +146,13 @@ def _load(op, a, b, dr, dc, cyclic, memory, target, unit):
 
 @numba.njit(nogil=True, forceinline=True)
 def windows_of(pixel, pool, stride, count):
-    """Return the first window that holds a pixel, and the one behind the last."""
+    """Return the first window that holds a pixel, and one behind the last that does."""
     return max(0, (pixel - pool) // stride + 1), min(count, pixel // stride + 1)
 
 
 @numba.njit(nogil=True)
 def _store(op, dr, dc, cyclic, source, memory, unit):
-    """Add a value to all pairs of windows of a pool that its pixels are in, or keep it."""
+    """Add a value to all pairs of windows of a pool that hold its pixels, or keep the value."""
     H, W = field(op, HEIGHT), field(op, WIDTH)
     pool, stride = field(op, POOL), field(op, STRIDE)
     h, w = (H - pool) // stride + 1, (W - pool) // stride + 1
@@ -195,7 +195,7 @@ def _store(op, dr, dc, cyclic, source, memory, unit):
 
 @numba.njit(nogil=True)
 def _row_of_sums(op, a, b, r, di, j0, j1, dj, source, to, unit):
-    """Store the sums along row r of what a filter reads, for its columns j0 ≤ j < j1.
+    """Store a filter's sums along row r of its input, for the output columns j0 ≤ j < j1.
 
     ``di`` and ``dj`` are the displacements of the input; ``to`` is the cell of column 0.
     """
@@ -265,7 +265,10 @@ def _row_of_sums(op, a, b, r, di, j0, j1, dj, source, to, unit):
 
 @numba.njit(nogil=True)
 def _linear(op, constants, a, b, dr, dc, cyclic, source, target, ring, unit):
-    """A filter: sums along rows, over a ring of the last rows; then its own K joins Θ."""
+    """Apply a filter, and add its K to Θ where it is trained.
+
+    Sums along rows are kept for the last ``size`` rows in ``ring``, and added up down the columns.
+    """
     width = word(unit)
     H, W = field(op, HEIGHT), field(op, WIDTH)
     size, stride, above = field(op, SIZE), field(op, STRIDE), field(op, ABOVE)
@@ -308,7 +311,7 @@ def _linear(op, constants, a, b, dr, dc, cyclic, source, target, ring, unit):
                 half_b = b + (field(op, HALF_OUT) + (i + di) * W + dj) * BYTES
                 for j in range(j0, j1):
                     x, y = splat(number(half_a + j * width, unit)), load(half_b + j * BYTES, unit)
-                    # not the rounding of Δ where a variance is 0, which a LayerNorm would raise
+                    # exactly 0 where a variance is 0: a LayerNorm would enlarge rounding errors
                     K = where_above(x, nothing, (x + y) - load(out + j * CELL, unit), nothing)
                     at = out + j * CELL + BYTES
                     store(load(at, unit) + where_above(y, nothing, K, nothing), at)
@@ -344,7 +347,7 @@ def _dual_row(kind, constants, P, cells, u, v, count, to, unit):
 
 @numba.njit(nogil=True)
 def _cells(op, constants, table, a, b, dr, dc, cyclic, source, target, unit):
-    """A layer that acts on each cell alone."""
+    """Apply a layer that acts on each cell alone."""
     H, W, width = field(op, HEIGHT), field(op, WIDTH), word(unit)
     kind, signed = field(op, OP), field(op, SIGNED)
     near, far = field(op, EACH) * width, field(op, EACH) * BYTES
@@ -392,7 +395,7 @@ def _add(op, constants, dr, dc, cyclic, source, second, target, unit):
 
 @numba.njit(nogil=True)
 def _end(op, row_weights, column_weights, dr, dc, cyclic, source, spare, sums, unit):
-    """Add the weighted cells to float64 sums per lane."""
+    """Add the cells, times the weights of their positions, to float64 sums of each lane."""
     H, W, width = field(op, HEIGHT), field(op, WIDTH), word(unit)
     all_D = all_T = splat(unit - unit)
     for part in range(4):
@@ -484,7 +487,7 @@ def graph_entries(
         row_weights, column_weights: Of the plan.
         cyclic: Whether displacements d and d − P are one.
         table: ``coefficients`` of the dtype.
-        work: Buffers, and cells of a buffer, of the ring and of the memory between levels.
+        work: Number of buffers; cells of a buffer, of the ring and of the memory between levels.
         first: (n,) first vector of columns to compute for each row.
         out_delta: (n, m, lanes) float64.
         out_theta: (n, m, lanes) float64.
@@ -516,11 +519,11 @@ def graph_windows(
     rows, columns, channels, ops, constants, levels, upto, displacements, masks, cyclic, table,
     work, start, first, out,
 ):  # fmt: skip
-    """Fill out[n] with sums over windows of Δ of row image n and itself.
+    """Fill out[n] with the sums of Δ of row image n and itself over pairs of equal windows.
 
-    ``upto`` levels are run, ``start`` is where the pool's array starts in memory, ``columns`` are
-    the row images in lanes, ``first`` is the index among them of the first row, ``out`` (n, h·w);
-    all else is as for ``graph_entries``.
+    ``upto`` is how many levels are run, ``start`` where the pool's array starts in memory.
+    ``columns`` are all images in lanes, and ``first`` is the index of the first row among them.
+    ``out`` is (n, h·w); the other arguments are those of ``graph_entries``.
     """
     unit = constants.dtype.type(1)
     lanes = BYTES // constants.itemsize
@@ -545,11 +548,11 @@ def graph_windows(
 
 @compiled
 def half_variances(kind, constants, numbers, table, out):
-    """Fill ``out`` with half the variances behind a cell layer, as the loops compute covariances.
+    """Fill ``out`` with half the variances behind a cell layer, computed as covariances are.
 
-    Δ of equal images is then zero. ``numbers`` (3, vectors, lanes) are half the variances in front
-    and the two numbers that follow the result of this in an image's; ``out`` is (vectors, lanes);
-    ``constants`` are those of the operation ``kind``, ``table`` is ``coefficients`` of the dtype.
+    Δ of equal images is then exactly 0. ``numbers`` (3, vectors, lanes) are half the variances in
+    front, and the roots and inverse roots of ``preparation.roots_of``; ``out`` is (vectors, lanes);
+    ``constants`` are those of the operation ``kind``; ``table`` is ``coefficients`` of the dtype.
     """
     unit = table.dtype.type(1)
     P = arccos_over_pi(table.ctypes.data, unit)

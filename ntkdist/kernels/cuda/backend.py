@@ -318,8 +318,7 @@ def _tail_table(chain: Chain | Graph) -> np.ndarray:
                 rows.append([LINEAR, layer.W_std**2, layer.b_std**2, float(layer.trainable)])
             case Relu() | LeakyRelu() | ABRelu():
                 linear, bend = relu_mix(layer)
-                # twice Δ behind a ReLU is what the kernel has; a Relu is a mix in units of a half
-                rows.append([RELU, linear, bend / (4 if isinstance(layer, Relu) else 2)])
+                rows.append([RELU, linear, bend / 2])  # the kernel has twice Δ behind a ReLU
             case Erf():
                 rows.append([ERF])
             case LayerNorm():

@@ -1,16 +1,16 @@
 """The GPU kernels for graphs, and the device memory between the levels of their programs.
 
-``level_kernel``: a team, which is a block of threads, takes a pair of images and goes through some
-of the displacements of a level, one after the other, stage by stage (``cuda.stages``). A thread
-takes strips of a few cells of a column: each row of a filter's window is added up once and kept in
-registers for the rows that follow. Values are stored in device memory, where the caches hold them.
-Of a fully connected network, whose values are single cells, every thread takes a pair of its own.
+``level_kernel`` runs a level. A block of threads computes some of the displacements of a pair of
+images, one after the other, stage by stage (``cuda.stages``). Each thread computes strips of cells
+of a column: it adds up each row of a filter's windows once and keeps the sum in registers for the
+next rows. Values that other stages read are in device memory, small enough to stay in the caches.
+In a fully connected network a value is a single cell, and each thread computes a pair by itself.
 
-``windows_kernel``: a pool. The cells in front of it are kept, and each thread gathers those of a
-pair of windows, always in the same order.
+``windows_kernel`` computes a pool. All cells in front of the pool are stored first; then each
+thread adds up the cells of a pair of windows, always in the same order.
 
-Beyond a border one of the images may still have a pixel: K and Θ are zero there, but Δ is half of
-that pixel's variance. These cells are filled in around a value before a filter reads it.
+Beyond the border of one image the other may still have a pixel. K and Θ are 0 there, but Δ is half
+the variance of that pixel. Such cells are stored around a value before a filter reads it.
 """
 
 from __future__ import annotations
@@ -111,19 +111,19 @@ class GraphRunner:
         levels: tuple[Level, ...],
         distances: Any = None,
     ) -> tuple[Any, Any]:
-        """Run the first levels, as many as are given, on pairs (n, 2) of images.
+        """Run some first levels on pairs (n, 2) of images.
 
         Args:
             layout: The program.
             A: (n_a, numbers) of the row images.
             B: (n_b, numbers) of the column images.
             pairs: (n, 2) int64.
-            levels: The levels.
-            distances: (n_a, n_b, 2) float64, first Δ of the pixels; of fully connected networks.
+            levels: These levels.
+            distances: (n_a, n_b, 2) float64, first Δ of the pixels; for fully connected networks.
 
         Returns:
-            Sums (n, parts, 1, 2) float64 at the end if all levels are run, and what is
-            kept between levels, (n, 2, cells); both until the next run.
+            The sums at the end, (n, parts, 1, 2) float64, which are set if all levels are run, and
+            the memory between levels, (n, 2, cells). The next run overwrites both.
         """
         plan, work, n = layout.plan, self.workspace, pairs.shape[0]
         memory = work.array("memory", (n, 2, max(1, plan.memory_cells)), self.dtype)
@@ -183,7 +183,7 @@ class CudaGraphPreparation(GraphPreparation):
         self._runner = runners[self.plan.dtype]
 
     def numbers(self) -> Any:
-        """Return the numbers as they are now on the device, (n, numbers)."""
+        """Copy the numbers that are filled so far to the device, (n, numbers)."""
         return to_device(self.rows[:, self.layout.order])
 
     def halves_behind(self, kind: int, constants: np.ndarray, numbers: np.ndarray) -> np.ndarray:
@@ -213,12 +213,12 @@ class CudaGraphPreparation(GraphPreparation):
         """Run the program on each image and itself; see ``preparation.GraphPreparation``."""
         means = np.empty(len(self.rows))
         for part, totals, _ in self._with_itself(self.layout.levels):
-            # in the order of parts, as for an entry
+            # added up in the order of an entry's parts
             means[part] = reduce(np.add, totals.copy_to_host()[:, :, 0, 0].T)
         return means * (self.plan.unit / self.plan.count)
 
     def _with_itself(self, levels: tuple[Level, ...]) -> Iterator[tuple[slice, Any, Any]]:
-        """Run levels on each image and itself; yield each batch's slice and what is returned."""
+        """Run levels on each image and itself; yield each batch's slice and ``run``'s results."""
         numbers = self.numbers()
         batch = self._runner.batch_size(self.layout, levels)
         for start in range(0, len(self.rows), batch):
@@ -228,7 +228,7 @@ class CudaGraphPreparation(GraphPreparation):
 
 
 def level_kernel(layout: GraphLayout) -> Any:
-    """Return the kernel of a program's levels; its arguments are those of ``_level``."""
+    """Return the kernel that runs levels of a program; its arguments are those of ``_level``."""
     return _level_kernel(layout.plan.dtype, layout.variants, layout.plan.cyclic, layout.alone)
 
 
@@ -248,7 +248,7 @@ def _level_kernel(dtype: str, variants: tuple[Variant, ...], cyclic: bool, alone
 
 
 def _known(variant: Variant) -> dict[str, Any]:
-    """Return what a stage's code is compiled for."""
+    """Return the constants of a variant's code, and the kinds of operations that it tells apart."""
     grid, steps = variant.grid, variant.steps
     filtered = variant.filter or Filter(grid, 1, 1, 0, 0, False, False)
     inner, size, stride = filtered.grid, filtered.size, filtered.stride
@@ -274,7 +274,7 @@ def _known(variant: Variant) -> dict[str, Any]:
 
 
 def _choice(count: int, names: dict[str, Any]) -> Any:
-    """Return the device function that runs the stage of a variant, its first argument."""
+    """Return the device function that runs a stage of the variant that is its first argument."""
     code = _stage.__code__
     arguments = ", ".join(code.co_varnames[: code.co_argcount])
     lines = [f"def run_stage(variant, {arguments}):"]
@@ -288,7 +288,7 @@ def _choice(count: int, names: dict[str, Any]) -> Any:
 
 @lru_cache(maxsize=4)
 def windows_kernel(dtype: str) -> Any:
-    """Return the kernel of a pool; its arguments are those of ``_windows``."""
+    """Return the kernel that computes a pool; its arguments are those of ``_windows``."""
     return kernel(written_out(_windows, {}, {"zero": np.dtype(dtype).type(0)}))
 
 
@@ -316,11 +316,11 @@ def _level(
     Args:
         pairs: (n, 2) int64, which images make a pair.
         tasks: n · chunks.
-        chunks: Among how many teams the displacements are dealt.
+        chunks: To how many blocks the displacements of a pair are dealt.
         A: (n_a, size) numbers of the row images.
         B: (n_b, size) numbers of the column images.
         size: Numbers of an image.
-        distances: (n_a, n_b, 2) float64, first Δ of the pixels; read only by threads alone.
+        distances: (n_a, n_b, 2) float64, first Δ of the pixels; read only where a thread is alone.
         channels: Channels of a pixel.
         stages: (stages, 3) int64.
         stage: First stage of the level.
@@ -333,17 +333,17 @@ def _level(
         columns: How many are of columns.
         masks: Whether each operation runs at each of them.
         lengths: See ``GraphLayout``.
-        row_weights: Of the mean at the end.
-        column_weights: Of the mean at the end.
+        row_weights: Of the plan.
+        column_weights: Of the plan.
         memory: (n, 2, memory_cells) of the dtype, Δ and Θ kept between levels.
-        memory_cells: How many.
+        memory_cells: Cells of it for a pair.
         cells: (n, 2, cell_count) of the dtype, Δ and Θ to fill for pools.
-        cell_count: How many.
-        pools: See ``Level``.
-        slots: See ``Level``.
+        cell_count: Cells of it for a pair.
+        pools: See ``stages.Level``.
+        slots: See ``stages.Level``.
         scratch: (teams, buffers, 2, area) of the dtype: Δ and Θ of each value that is stored.
-        buffers: Values of a team.
-        area: Cells of a value.
+        buffers: How many values a team stores.
+        area: Cells of a value, at most.
         totals: (n, chunks · warps, 1, 2) float64 to fill at the end.
     """
     lane, threads, team = cuda.threadIdx.x, cuda.blockDim.x, cuda.blockIdx.x
@@ -403,37 +403,39 @@ def _stage(
     work, area, lengths, kept, memory_cells, found, cell_count, row_weights, column_weights, fence,
     lane, threads,
 ):  # fmt: skip
-    """Run a stage at a displacement, and return Δ and Θ of the thread's cells at the end.
+    """Run a stage at one displacement; return the thread's sums of Δ and Θ at the end.
 
-    Its numbers in capitals are known when it is compiled; see ``stages.Variant``.
+    The names in capitals are constants of the variant, see ``_known``.
 
     Args:
-        op: The operations, from the first of the stage.
-        values: Their constants.
-        by_row: Whether the first one runs at this displacement of rows.
-        rows: From there to the next one's.
-        by_column: Whether it runs at this displacement of columns.
-        columns: From there to the next one's.
-        pools: Their pools.
+        op: Pointer to the first operation of the stage.
+        values: Pointer to its constants.
+        by_row: Pointer to its mask at this displacement of rows; that of the next operation
+            follows ``rows`` elements later.
+        rows: Displacements of rows.
+        by_column: Pointer to its mask at this displacement of columns; that of the next operation
+            follows ``columns`` elements later.
+        columns: Displacements of columns.
+        pools: Pointer to its row of ``stages.Level.pools``.
         slots: See ``stages.Level``.
-        row: The displacement of rows, of the level's inputs.
-        column: Of columns.
-        a: The row image's numbers.
-        b: The column image's.
-        given: Δ of the pixels, of fully connected networks.
-        channels: Of a pixel.
-        work: Values of the team.
-        area: Cells of a value.
+        row: Displacement of rows of the level's inputs.
+        column: Displacement of columns of the level's inputs.
+        a: Pointer to the numbers of the row image.
+        b: Pointer to the numbers of the column image.
+        given: Pointer to Δ of the pixels; read only where a thread is alone.
+        channels: Channels of a pixel.
+        work: Pointer to the team's values.
+        area: Cells of a value, at most.
         lengths: See ``stages.GraphLayout``.
-        kept: What is kept between levels.
-        memory_cells: How many cells that has.
-        found: Cells to fill for pools.
-        cell_count: How many.
-        row_weights: Of the mean at the end.
-        column_weights: Of the mean at the end.
-        fence: Whether other threads must be waited for.
-        lane: The thread's number in the team.
-        threads: Of the team.
+        kept: Pointer to the pair's memory between levels.
+        memory_cells: Cells of it.
+        found: Pointer to the pair's cells for pools.
+        cell_count: How many these are.
+        row_weights: Of the plan.
+        column_weights: Of the plan.
+        fence: Whether the threads must wait for each other before they read or write values.
+        lane: The thread's index in the team.
+        threads: Threads of the team.
     """
     source, second, target, factor, factor_2, array, runs = registers(STEPS)
     a_half, b_half, a_cell, b_cell = registers(STEPS)
@@ -464,7 +466,7 @@ def _stage(
             array[n] = fetch(pools, 4 * n + CELLS) + slot * H * W
     a_edge, b_edge = advance(a, fetch(op, HALF)), advance(b, fetch(op, HALF))
     if FRAMED:
-        # the cells beyond the border that windows reach
+        # store the cells beyond the border that windows reach
         if CIRCULAR:
             block_barrier()
         near, far = dr * STRIDE, dc * STRIDE
@@ -594,7 +596,7 @@ def _stage(
                     d, t = d * factor[n], t * factor[n]
                     if TRAINED[n]:
                         x, y = fetch(a_half[n], here), fetch(b_half[n], there)
-                        # not the rounding of Δ where a variance is 0, which a LayerNorm would raise
+                        # exactly 0 where a variance is 0: a LayerNorm would enlarge rounding errors
                         t += (x + y) - d if x > zero and y > zero else zero
                 if KEPT[n]:
                     put(target[n], cell, d)
@@ -606,9 +608,10 @@ def _stage(
 
 
 def _frame(source, area, a, b, x, y, near, far):
-    """Fill in cell (x, y) beyond the border of a value, as for ``_stage``.
+    """Store cell (x, y) beyond the border of a filter's input.
 
-    ``a`` and ``b`` are the images' half variances, ``near`` and ``far`` the displacement there.
+    ``a`` and ``b`` point to the images' half variances of the input, ``near`` and ``far`` are its
+    displacements of rows and columns.
     """
     d, t = zero, zero
     if CIRCULAR:
@@ -626,25 +629,25 @@ def _windows(
     cells, cell_count, start, row_slots, column_slots, columns, slots, total, size, stride, H, W,
     h, w, memory, memory_cells, array,
 ):  # fmt: skip
-    """Add up the cells of every pair of windows of ``size`` rows and columns, ``total`` n·(h·w)².
+    """Add up the cells of every pair of windows of a pool, one in each of n·(h·w)² threads.
 
     Args:
         cells: (n, 2, cell_count) of the dtype, filled by ``_level``.
-        cell_count: How many.
+        cell_count: Cells of it for a pair.
         start: Where the pool's cells start.
         row_slots: Where its slots of rows start.
         column_slots: Where its slots of columns start.
-        columns: How many slots columns have.
-        slots: See ``Stage``.
-        total: Threads.
+        columns: How many slots the columns have.
+        slots: See ``stages.Level``.
+        total: Pairs of windows, n·(h·w)².
         size: Edge of a window.
         stride: Step between windows.
-        H: Rows in front.
-        W: Columns in front.
+        H: Rows of the pool's input.
+        W: Columns of the pool's input.
         h: Rows of windows.
         w: Columns of windows.
         memory: (n, 2, memory_cells) to fill.
-        memory_cells: How many.
+        memory_cells: Cells of it for a pair.
         array: Where the pool's array starts.
     """
     index = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
@@ -687,7 +690,7 @@ def _halves(kind, constants, numbers, count, behind):
 
 
 def _copy(memory, total, area, pitch, array, found):
-    """Copy Δ of a pool's aligned windows of each pair, ``total`` n · area, to ``found``."""
+    """Copy Δ of a pool's pairs of equal windows, ``total`` = n · area, to ``found``."""
     index = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
     if index >= total:
         return

@@ -1,10 +1,11 @@
 """The program of a graph as the GPU kernel runs it: stages, and the tables of the levels.
 
-A *stage* is an operation that makes a value and those behind it that read its cells one by one: a
-cell goes through all of them in registers. What other stages read is stored. Stages that differ in
-places and numbers alone are one *variant*, for which the kernel has code of its own.
+A *stage* is a run of operations that compute cell by cell what an operation in front of them has
+computed, so that a cell goes through all of them in registers. Results that other stages read are
+stored. Stages that differ only in buffers, offsets and constants are of one *variant*; the kernel
+has code for each variant.
 
-Values lie in rows with room for the pixels beyond the border that filters read.
+The rows of a value in memory have room for the cells beyond the border that filters read.
 """
 
 from __future__ import annotations
@@ -56,33 +57,34 @@ from ntkdist.kernels.graph import (
     graph_plan,
 )
 
-# columns of the table of stages: first operation, code to run, and whether threads wait in front
+# columns of the table of stages: first operation, variant, and whether the threads must wait for
+# each other in front of it
 FIRST, VARIANT, FENCE = range(3)
-# columns of the table of pools: where their cells start (−1: no pool), where the slots of rows and
-# of columns start, and how many slots columns have
+# columns of the table of pools: where a pool's cells start (−1: no pool), where the slots of its
+# row and column displacements start, and how many slots the columns have
 CELLS, ROW_SLOTS, COLUMN_SLOTS, SLOTS = range(4)
 
 MOST_STEPS = 8  # of a stage
-# A team's share of an entry: enough displacements to keep the ends cheap, enough teams for a GPU
+# A pair's displacements are dealt to at most _CHUNKS blocks of threads, which fill a GPU, and to so
+# few that each has _STEPS of them or more, because a block has costs of its own.
 _STEPS, _CHUNKS = 8, 32
-_CELLS = 8  # of a thread, at least, where there are more threads than those of a warp
-# what a thread does before its first cell of a column, in cells
-_STARTUP = 0.7
+_CELLS_OF_THREAD = 8  # on average, before a block has more than one warp
+_STARTUP = 0.7  # cost of a strip in front of its first cell, in cells
 
 
 @dataclass(frozen=True)
 class Grid:
-    """How the cells of values of one size are kept.
+    """How values of one size are stored.
 
     Attributes:
-        H: Rows.
-        W: Columns.
-        step: Displacements of the level's inputs between two of these.
-        top: Rows beyond the border above.
-        left: Columns beyond the border.
+        H: Rows of pixels.
+        W: Columns of pixels.
+        step: Product of the strides since the level's inputs.
+        top: Rows of cells above the first row of pixels.
+        left: Columns of cells in front of the first column of pixels.
         pitch: Cells from one row to the next.
-        area: Cells in all.
-        lengths: Where the table of ``GraphLayout.lengths`` has those of these values.
+        area: Cells of a value.
+        lengths: Where the strips of these values start in ``GraphLayout.lengths``.
     """
 
     H: int
@@ -97,16 +99,16 @@ class Grid:
 
 @dataclass(frozen=True)
 class Step:
-    """What a stage does to a cell.
+    """One operation of a stage.
 
     Attributes:
-        kind: Of the operation.
-        register: Which of its operands is what the step before made; 0 for none.
-        kept: Whether its result is stored.
-        signed: Whether K may be negative in front.
-        trained: Whether it adds its K to Θ.
-        centered: Whether means over windows of each image are subtracted.
-        pooled: Whether the cells are kept for a pool.
+        kind: The operation's ``graph.OP``.
+        register: Which operand, 1 or 2, is the last value that the stage computed; 0 for none.
+        kept: Whether the result is stored.
+        signed: Whether K may be negative in front of a cell layer.
+        trained: Whether a linear layer adds its K to Θ.
+        centered: Whether a loaded pool subtracts the means over each image's own windows.
+        pooled: Whether the cells are stored for a pool.
     """
 
     kind: int
@@ -120,16 +122,17 @@ class Step:
 
 @dataclass(frozen=True)
 class Filter:
-    """What the first step reads other cells than its own of.
+    """The filter that is the first operation of a stage.
 
     Attributes:
-        grid: Of what it reads.
-        size: Edge of a window.
+        grid: How its input is stored.
+        size: Edge of the windows.
         stride: Step between windows.
-        above: Rows above the first pixel of a window.
-        left: Columns beside it.
-        circular: Whether windows go on at the other end.
-        seam: Whether a class holds displacements d and d − P, whose cells are no neighbours.
+        above: Rows by which the first window begins above the image.
+        left: Columns by which the first window begins in front of the image.
+        circular: Whether windows continue at the other end of the image.
+        seam: Whether neighbours in the input may belong to displacements d and d − P, so that a
+            window must not cross from one to the other.
     """
 
     grid: Grid
@@ -143,12 +146,12 @@ class Filter:
 
 @dataclass(frozen=True)
 class Variant:
-    """What the kernel has code for.
+    """A kind of stage.
 
     Attributes:
-        grid: Of what it makes.
-        steps: In order.
-        filter: Of the first step; None where it reads its own cell.
+        grid: How its results are stored.
+        steps: The operations in order.
+        filter: The first operation if it reads more cells than the one it computes, else None.
     """
 
     grid: Grid
@@ -164,13 +167,14 @@ class Level:
         stage: First stage.
         past: One behind the last.
         first: First operation.
-        displacements: Of rows, then of columns, int64.
-        rows: How many are of rows.
+        displacements: Those of rows, then those of columns, int64.
+        rows: How many of them are of rows.
         masks: Whether each operation runs at each of them, as in ``graph.Levels``.
-        pools: (operations, 4) int64, see the constants above.
-        slots: Which slot of cells holds a displacement of rows or columns; −1 for none.
-        cells: Cells that are kept for pools.
-        chunks: Among how many teams the displacements of a pair are dealt.
+        pools: (operations, 4) int64, with the columns ``CELLS`` to ``SLOTS``.
+        slots: For each pool and displacement of rows, then of columns, the slot of its cells; −1
+            where they are not needed.
+        cells: Cells that are stored for all pools.
+        chunks: To how many blocks of threads the displacements of a pair are dealt.
     """
 
     stage: int
@@ -196,16 +200,16 @@ class GraphLayout:
 
     Attributes:
         plan: Units, operations and numbers, shared with the cpu backend.
-        table: (operations, ``graph.OP_FIELDS``) int64, those of the plan with buffers of its own.
-        variants: What the kernel has code for.
-        stages: (stages, 3) int64, see the constants above.
-        op_levels: For each level its first stage and one behind the last.
+        table: (operations, ``graph.OP_FIELDS``) int64, those of the plan with other buffers.
+        variants: The kinds of stages.
+        stages: (stages, 3) int64, with the columns ``FIRST`` to ``FENCE``.
+        op_levels: First stage of each level, and one behind the last.
         buffers: Values that are stored at a time.
-        area: Cells of a value, those beyond the border too, at most.
-        lengths: int64; for values of each size by rows · (W + 1) + columns, of how many rows the
-            strips are that threads take of a column, and how many strips there are.
-        warps: Teams of lanes of a block of threads.
-        levels: For entries.
+        area: Cells of the largest value, those beyond the border included.
+        lengths: int64; for each size of values and each h × w, at 2 (h (W + 1) + w), the rows of a
+            strip in which a thread computes h × w cells, and the number of strips.
+        warps: Warps of a block of threads; 1 where each thread is alone.
+        levels: The levels that compute entries.
     """
 
     plan: GraphPlan
@@ -225,12 +229,12 @@ class GraphLayout:
         return self.plan.numbers
 
     def scales(self) -> tuple[float, ...]:
-        """Return what makes means of the sums at the end."""
+        """Return the factor that turns the sums at the end into means."""
         return (self.plan.unit / self.plan.count,)
 
     @property
     def alone(self) -> bool:
-        """Whether a thread takes a pair of its own: of a fully connected network."""
+        """Whether each thread computes a pair by itself: in a fully connected network."""
         return not self.plan.graph.spatial
 
     @property
@@ -240,7 +244,7 @@ class GraphLayout:
 
     @cached_property
     def order(self) -> np.ndarray:
-        """(numbers,) the numbers of an image in planes of pixels, as they are on the device."""
+        """(numbers,) which number of the plan is where on the device, in planes of pixels."""
         order = np.arange(self.size)
         for start, H, W, many in self.plan.planes:
             part = slice(start, start + H * W * many)
@@ -249,7 +253,7 @@ class GraphLayout:
 
     @cached_property
     def mirror(self) -> np.ndarray:
-        """(numbers,) which of an image's numbers is where in those of its mirror image."""
+        """(numbers,) as ``GraphPlan.mirror``, for the order on the device."""
         there = np.empty(self.size, np.int64)
         there[self.order] = np.arange(self.size)
         return there[self.plan.mirror[self.order]]
@@ -318,7 +322,7 @@ def levels_of(
             pools[k, SLOTS] = counts[1]
             cells += int(counts[0] * counts[1] * op[HEIGHT] * op[WIDTH])
         chunks = max(1, min(_CHUNKS, int(rows * columns) // _STEPS))
-        slots.append(np.zeros(1, np.int64))  # never empty
+        slots.append(np.zeros(1, np.int64))  # an array on the device must not be empty
         made.append(
             Level(
                 stage, past_stage, first, displacements, int(rows), masks, pools,
@@ -337,12 +341,12 @@ def _size_of(op: np.ndarray) -> tuple[int, int, int]:
 
 
 def _size_in(op: np.ndarray) -> tuple[int, int, int]:
-    """Return of which size the value is that a filter reads."""
+    """Return the size of a filter's input."""
     return int(op[HEIGHT_IN]), int(op[WIDTH_IN]), int(op[STEP] // op[STRIDE])
 
 
 def _grids(plan: GraphPlan) -> dict[tuple[int, int, int], Grid]:
-    """Return the grid of the values of each size."""
+    """Return the grid of each size, with room for all filters that read values of that size."""
     beyond: dict[tuple[int, int, int], list[int]] = {}  # above, below, left, right
     for op in plan.ops:
         beyond.setdefault(_size_of(op), [0] * 4)
@@ -369,13 +373,13 @@ def _has_seam(plan: GraphPlan, op: np.ndarray) -> bool:
 
 @dataclass(frozen=True)
 class _Reading:
-    """How the operations of a level read each other's results.
+    """Which operations of a level read which results, and from where.
 
     Attributes:
         stages: The operations of each stage.
-        operands: By operation, which operations made what it reads.
-        registers: By operation, which operand is what the step before made; 0 for none.
-        last: By operation whose result is stored, the last one that reads it there.
+        operands: For each operation, the operations that compute what it reads.
+        registers: For each operation, ``Step.register``.
+        last: For each operation whose result is stored, the last operation that reads it.
     """
 
     stages: list[list[int]]
@@ -403,7 +407,7 @@ def _reading(plan: GraphPlan, first: int, past: int) -> _Reading:
             _is_pointwise(op)
             and 0 < len(stage) < MOST_STEPS
             and _size_of(plan.ops[stage[0]]) == _size_of(op)
-            # where it runs, so does the first operation of a stage that made one of its operands
+            # the first operation of a stage must run wherever the others do
             and any(maker in stage for maker in made.operands[k])
         )
         if not joins:
@@ -420,9 +424,10 @@ def _reading(plan: GraphPlan, first: int, past: int) -> _Reading:
 
 
 def _take_buffers(reading: _Reading, table: np.ndarray) -> int:
-    """Choose buffers for what is stored in a level; return how many.
+    """Choose buffers for the results that a level stores; return how many there are.
 
-    What a filter reads, other threads may still need when its stage stores cells.
+    The buffer of a filter's input is free only behind the filter's stage, because other threads may
+    still read it while one stores results of that stage.
     """
     free: list[int] = []
     of_result: dict[int, int] = {}
@@ -473,10 +478,11 @@ def _variants(
 
 
 def _clash(waiting: Sequence[Any], touched: Sequence[Any]) -> bool:
-    """Return whether some threads may still need cells that others are about to change.
+    """Return whether a thread may touch a cell that another thread has yet to read or write.
 
-    Both are (buffer, size of the cells that each thread has to itself or None, whether they are
-    written).
+    ``waiting`` are the accesses since the threads last waited for each other, ``touched`` those
+    that follow, as (buffer, size of the values or None, whether it is written). With a size each
+    thread accesses the same cells in both; with None it may access any.
     """
     return any(
         buffer == other and (written or new) and (size != of_other or size is None)
@@ -486,7 +492,7 @@ def _clash(waiting: Sequence[Any], touched: Sequence[Any]) -> bool:
 
 
 def _is_pointwise(op: np.ndarray) -> bool:
-    """Return whether an operation reads each cell where it writes it."""
+    """Return whether an operation computes each cell from the same cell of values."""
     if op[OP] == LINEAR:
         return bool(op[SIZE] == 1 and op[STRIDE] == 1)
     return op[OP] not in (PIXELS, LOAD)
@@ -500,7 +506,7 @@ def _step(op: np.ndarray, register: int, kept: bool) -> Step:
 
 
 def _warps(plan: GraphPlan) -> int:
-    """Return how many warps have cells enough at a displacement, on average."""
+    """Return for how many warps an operation has enough cells at a displacement, on average."""
     cells = runs = 0
     levels = plan.levels
     for level in levels.table:
@@ -516,11 +522,11 @@ def _warps(plan: GraphPlan) -> int:
             axes.append(((mask * left).sum(axis=1), mask.sum(axis=1)))
         cells += int((axes[0][0] * axes[1][0]).sum())
         runs += int((axes[0][1] * axes[1][1]).sum())
-    return max(1, min(TEAMS, cells // (runs * _CELLS * LANES)))
+    return max(1, min(TEAMS, cells // (runs * _CELLS_OF_THREAD * LANES)))
 
 
 def _lengths(grid: Grid, threads: int) -> np.ndarray:
-    """Return rows of a strip and how many strips there are, of values of h × w cells, flat."""
+    """Return the part of ``GraphLayout.lengths`` for values of a grid."""
     H, W = grid.H, grid.W
     h, w, length = np.ogrid[: H + 1, : W + 1, 1 : H + 1]
     strips = -(-h // length) * w
