@@ -112,6 +112,15 @@ ACROSS = {
         (Conv(), Residual((Conv(stride=2),), (LeakyRelu(0.5), Conv(), AvgPool(2))), Relu(), *TOP),
         (8, 8, 2),
     ),
+    "block beside a strided branch": (
+        (
+            Conv(),
+            Residual((Conv(stride=2),), (Residual((LeakyRelu(0.5), Conv()), ()), AvgPool(2))),
+            Relu(),
+            *TOP,
+        ),
+        (8, 8, 2),
+    ),
     "waiting over two pools": (
         (
             Conv(),

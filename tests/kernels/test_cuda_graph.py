@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("gpu")
 # what two threads may race for: sums along rows, strides, pools, shortcuts, values that wait
 ORDERS = (
     "even strided filters", "WideResNet-like with LayerNorm", "pool in both branches",
-    "strides on both branches", "filters beside a strided branch",
+    "strides on both branches", "filters beside a strided branch", "block beside a strided branch",
 )  # fmt: skip
 ALL = {**GRAPHS, **ACROSS}
 

@@ -289,7 +289,7 @@ def graph_layout(graph: Graph, shape: tuple[int, int, int], dtype: str) -> Graph
 def levels_of(
     plan: GraphPlan, op_levels: Sequence[tuple[int, int]], levels: Levels
 ) -> tuple[Level, ...]:
-    """Return the levels of a plan for some of the displacements as the kernel runs them."""
+    """Return ``levels`` of a plan as the kernel runs them; ``op_levels`` is the layout's."""
     made = []
     for level, (stage, past_stage) in zip(levels.table, op_levels, strict=True):
         first, past = int(level[OPS]), int(level[OPS_END])
