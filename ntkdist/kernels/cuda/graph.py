@@ -79,6 +79,10 @@ from ntkdist.kernels.graph import (
 )
 from ntkdist.kernels.preparation import GraphPreparation
 
+# Of a thread of ``level_kernel``: enough for all that a loop over cells needs, and few, so that a
+# multiprocessor has room for many warps
+MOST_REGISTERS = {"float32": 96, "float64": 128}
+
 
 class GraphRunner:
     """Runs programs on pairs of images, in batches that fit the free memory.
@@ -244,7 +248,8 @@ def _level_kernel(dtype: str, variants: tuple[Variant, ...], cyclic: bool, alone
         names["frame"] = device(written_out(_frame, known, names))
         names[f"stage_{k}"] = device(written_out(_stage, known, names))
     names["run_stage"] = _choice(len(variants), names)
-    return kernel(written_out(_level, {"ALONE": alone}, names))
+    limit = MOST_REGISTERS[dtype]
+    return kernel(written_out(_level, {"ALONE": alone}, names), max_registers=limit)
 
 
 def _known(variant: Variant) -> dict[str, Any]:
@@ -445,14 +450,15 @@ def _stage(
     if not CYCLIC:
         i0, i1, j0, j1 = max(0, -dr), min(H, H - dr), max(0, -dc), min(W, W - dc)
     wide = j1 - j0
+    shift = 0 if CYCLIC else dr * W + dc  # from a pixel of the row image to that of the other one
     for n in unroll(STEPS):
         source[n] = advance(work, fetch(op, n * OP_FIELDS + SOURCE) * 2 * area)
         second[n] = advance(work, fetch(op, n * OP_FIELDS + SECOND) * 2 * area)
         target[n] = advance(work, fetch(op, n * OP_FIELDS + TARGET) * 2 * area)
         a_half[n] = advance(a, fetch(op, n * OP_FIELDS + HALF_OUT))
-        b_half[n] = advance(b, fetch(op, n * OP_FIELDS + HALF_OUT))
+        b_half[n] = advance(b, fetch(op, n * OP_FIELDS + HALF_OUT) + shift)
         a_cell[n] = advance(a, fetch(op, n * OP_FIELDS + NUMBERS))
-        b_cell[n] = advance(b, fetch(op, n * OP_FIELDS + NUMBERS))
+        b_cell[n] = advance(b, fetch(op, n * OP_FIELDS + NUMBERS) + shift)
         factor[n] = fetch(values, n * CONSTANTS + FACTOR)
         factor_2[n] = fetch(values, n * CONSTANTS + FACTOR_2)
         array[n] = fetch(op, n * OP_FIELDS + ARRAY) + (dr % H * W + dc % W) * H * W
@@ -500,7 +506,7 @@ def _stage(
         if CYCLIC:
             j2 = j2 - W if j2 >= W else j2
         cell = (i + TOP) * PITCH + j + LEFT
-        here, there = i * W + j, i2 * W + j2
+        here = i * W + j
         first = (i * STRIDE - ABOVE + TOP_IN) * PITCH_IN + j * STRIDE - BEFORE + LEFT_IN
         if FRAMED:
             for u in unroll(CARRIED):
@@ -512,14 +518,16 @@ def _stage(
         while i < stop:
             if CYCLIC:
                 i2 = i + dr - H if i + dr >= H else i + dr
-                there = i2 * W + j2
+            there = i2 * W + j2 if CYCLIC else here
             d, t = zero, zero
             for n in unroll(STEPS):
                 if KIND[n] == PIXELS:
                     if ALONE:
                         d = real(fetch(given, 0))
                     else:
-                        d = distance(advance(a, here), advance(b, there), 0, H * W, channels)
+                        d = distance(
+                            advance(a, here), advance(b, there + shift), 0, H * W, channels
+                        )
                 elif KIND[n] == LOAD:
                     d = fetch(kept, array[n] + here)
                     t = fetch(kept, memory_cells + array[n] + here)
@@ -601,8 +609,7 @@ def _stage(
                 if KEPT[n]:
                     put(target[n], cell, d)
                     put(target[n], area + cell, t)
-            i, i2, cell = i + 1, i2 + 1, cell + PITCH
-            here, there = here + W, there + W
+            i, i2, cell, here = i + 1, i2 + 1, cell + PITCH, here + W
         strip += threads
     return part_d, part_t
 
