@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntkdist.checks import check_made
+from ntkdist.checks import check_flag, check_made
 from ntkdist.data.dataset import check_pixels
 from ntkdist.data.features import check_features
 from ntkdist.data.whitening import Whitening
@@ -128,6 +128,7 @@ class Preprocessor:
                 side and are halved, or too many values for ``zca``, or are all equal to it;
                 features are halved, or all rows are equal.
         """
+        mirrored = check_flag("mirrored", mirrored)
         images = image_array(images)
         recipe = resolve_recipe(recipe, features=images.ndim == 2)
         names = _parse(recipe)

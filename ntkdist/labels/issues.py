@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.checks import (
+    check_choice,
     check_classes,
     check_labels,
     check_made,
@@ -159,7 +160,9 @@ def find_label_issues(
     """
     from ntkdist.data import Preprocessor
     from ntkdist.kernels import kernel_matrix
+    from ntkdist.kernels.invariance import INVARIANCES
 
+    check_choice("invariance", invariance, INVARIANCES)
     Options(
         method=method,
         steps=steps,
