@@ -78,12 +78,12 @@ NETWORKS: dict[str, list[Any]] = {
 }
 ALONE = ("cntk-gap-11:8x8x1", "cntk-gap-11:14x14x1")
 TABLE = {  # columns and their widths in a terminal
-    "network": 13,
+    "network": 18,
     "image": 10,
     "cores": 6,
     "neural-tangents": 17,
     "cpu": 11,
-    "ratio (range)": 26,
+    "ratio (range)": 30,
     "ns/cell/layer": 15,
     "of peak": 9,
 }
