@@ -121,15 +121,7 @@ class Gelu:
 
 
 @dataclass(frozen=True)
-class Sin:
-    """The nonlinearity a · sin(b u + c).
-
-    Attributes:
-        a: Amplitude, not 0.
-        b: Frequency, not 0.
-        c: Phase in radians.
-    """
-
+class _Wave:
     a: float = 1.0
     b: float = 1.0
     c: float = 0.0
@@ -141,8 +133,8 @@ class Sin:
 
 
 @dataclass(frozen=True)
-class Cos:
-    """The nonlinearity a · cos(b u + c).
+class Sin(_Wave):
+    """The nonlinearity a · sin(b u + c).
 
     Attributes:
         a: Amplitude, not 0.
@@ -150,14 +142,16 @@ class Cos:
         c: Phase in radians.
     """
 
-    a: float = 1.0
-    b: float = 1.0
-    c: float = 0.0
 
-    def __post_init__(self) -> None:
-        _check_number(self, "a", least=SMALLEST_STD)
-        _check_number(self, "b", least=SMALLEST_STD)
-        _check_number(self, "c")
+@dataclass(frozen=True)
+class Cos(_Wave):
+    """The nonlinearity a · cos(b u + c).
+
+    Attributes:
+        a: Amplitude, not 0.
+        b: Frequency, not 0.
+        c: Phase in radians.
+    """
 
 
 @dataclass(frozen=True)
@@ -438,7 +432,7 @@ def _check_weights(layer: Conv | Dense) -> None:
         raise InputError(f"{owner}: trainable={shown(layer.trainable)} must be true or false")
 
 
-def _check_number(layer: CellLayer, field: str, *, least: float = 0.0) -> None:
+def _check_number(layer: CellLayer | _Wave, field: str, *, least: float = 0.0) -> None:
     """Make a field a float whose absolute value is from ``least`` to ``LARGEST_STD``."""
     value = getattr(layer, field)
     number = _as_float(value)
