@@ -38,7 +38,8 @@ from _label_methods import DEFAULTS, FOLDS, by_cleanlab, by_ours, cnn, kept, log
 from cifar10_kernels import Row, core_seconds_of
 
 from ntkdist.data import Preprocessor, asymmetric, symmetric
-from ntkdist.data.preprocess import IMAGE_RECIPE
+from ntkdist.data.preprocess import IMAGE_RECIPE, resolve_recipe
+from ntkdist.events.log import read_events
 from ntkdist.events.progress import GramProgress
 from ntkdist.labels.issues import IMAGES_ARCHITECTURE
 from ntkdist.pipeline import Pipeline
@@ -76,6 +77,7 @@ def kernel_of(text: str, name: str, data: Images, options: Any) -> tuple[np.ndar
     architecture, *words = text.split()
     invariance = "flip" if "flip" in words else "none"
     recipe = next((word for word in words if word != "flip"), IMAGE_RECIPE)
+    recipe = resolve_recipe(recipe, features=False)
     if options.runs is not None:
         row = Row(name, len(data.labels), TEST, 0, architecture, recipe, invariance)
         place = argparse.Namespace(
@@ -85,8 +87,13 @@ def kernel_of(text: str, name: str, data: Images, options: Any) -> tuple[np.ndar
             pipeline.gram()
             if not (pipeline.run.read("inputs", "labels") == data.labels).all():
                 sys.exit(f"{pipeline.run.url} has other images; name another --runs")
-            seconds = core_seconds_of(pipeline.run) / len(os.sched_getaffinity(0))
-            return np.asarray(pipeline.gram_store()[:, :]), seconds
+            prepared = sum(
+                event["seconds"]
+                for event in read_events(pipeline.run.url)
+                if event["event"] == "StageDone" and event["stage"] == "inputs"
+            )
+            seconds = core_seconds_of(pipeline.run, ["gram"]) / len(os.sched_getaffinity(0))
+            return np.asarray(pipeline.gram_store()[:, :]), prepared + seconds
     start = time.perf_counter()
     fitted = Preprocessor.fit(data.raw, recipe, mirrored=invariance == "flip")
     images = fitted.apply(data.raw)

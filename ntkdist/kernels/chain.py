@@ -134,8 +134,8 @@ class Chain:
 _IDENTITY = Link(1, 1.0, 0.0, False)
 
 
-def chain_of(arch: Architecture) -> Chain | str:
-    """Return ``arch`` as a chain, or the reason why it is none."""
+def chain_of(arch: Architecture) -> Chain | None:
+    """Return ``arch`` as a chain; None if it is none."""
     blocks: list[Block] = []
     links: list[Link] = []
     tail: list[Layer] = []
@@ -144,10 +144,7 @@ def chain_of(arch: Architecture) -> Chain | str:
     ended = pooled = False
     for layer in arch.layers:
         if overlapping and not ended and not isinstance(layer, (AvgPool, Flatten, GlobalAvgPool)):
-            return (
-                f"{overlapping[0]!r} in front of {layer!r}: windows that overlap or are padded mix "
-                "displacements, and only Flatten, GlobalAvgPool and pools can follow them"
-            )
+            return None  # windows that overlap or are padded mix displacements
         match layer:
             case Flatten() if not spatial:
                 continue
@@ -169,18 +166,10 @@ def chain_of(arch: Architecture) -> Chain | str:
             case AvgPool():
                 blocks.append(Block(tuple(links), layer.size))
                 links = []
-            case Conv():
-                return f"{layer!r} is not an odd filter with stride 1 and SAME padding"
             case _:
-                return f"{type(layer).__name__} is covered by neither the cpu nor the cuda backend"
+                return None
     blocks.append(Block(tuple(links)))
     return Chain(tuple(blocks), pooled, tuple(tail), spatial, tuple(overlapping))
-
-
-def not_a_chain(arch: Architecture) -> str | None:
-    """Return why neither fast backend computes ``arch``; None where both do."""
-    chain = chain_of(arch)
-    return chain if isinstance(chain, str) else None
 
 
 #: Patches of so few numbers are often multiples of each other: those of one grey pixel always are.

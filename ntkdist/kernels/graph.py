@@ -1,13 +1,13 @@
 """A network of any layers as a graph of arrays of cells, and the program that computes it.
 
 ``chain`` has the networks for which loops are fused: odd filters with stride 1 and SAME padding,
-ReLU or erf, pools without branches. All others are graphs. A *value* of a graph is the output of a
-layer at one displacement of the pixels of two images, as arrays of cells Δ and Θ. Filters of any
-size, stride and padding, sums of branches and all nonlinearities compute a value from values and do
-not mix displacements: with stride s a filter's output at displacement d reads its input at
-displacement s·d. Only pools mix them. The program therefore has *levels*. Within a level each
-displacement goes through all operations, in cache; between levels the sums of pools, and values
-that a later level reads, are kept in memory.
+ReLU or erf, pools that lie side by side, no branches. All others are graphs. A *value* of a graph
+is the output of a layer at one displacement of the pixels of two images, as arrays of cells Δ and
+Θ. Filters of any size, stride and padding, sums of branches and all nonlinearities compute a value
+from values and do not mix displacements: with stride s a filter's output at displacement d reads
+its input at displacement s·d. Only pools mix them. The program therefore has *levels*. Within a
+level each displacement goes through all operations, in cache; between levels the sums of pools, and
+values that a later level reads, are kept in memory.
 
 With CIRCULAR padding the displacements d and d − P are computed together, as one array of P × Q
 cells; without it each displacement is computed by itself.
@@ -22,7 +22,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
-from ntkdist.kernels.chain import FEW_NUMBERS, not_a_chain
+from ntkdist.kernels.chain import FEW_NUMBERS, chain_of
 from ntkdist.kernels.duals import dual
 from ntkdist.kernels.windows import mean_weights, padding_before
 from ntkdist.networks.architecture import Architecture
@@ -73,20 +73,21 @@ ERF, GELU, WAVE, EXP, GAUSSIAN = range(9, 14)
 OPS, OPS_END, ROWS, ROWS_END, COLUMNS, COLUMNS_END, MASKS = range(7)
 LEVEL_FIELDS = 7
 
-# Share of the variance by which K may be below 0 with a float32 state. Behind a LeakyRelu of small
-# slope K is at most so far below 0, and entries lose no more digits than behind a ReLU, where K
-# comes as near to 0.
+# With a float32 state K may be below 0 by at most this share of the variance, as behind a LeakyRelu
+# of small slope. Entries then lose no more digits than behind a ReLU, where K may be as near to 0.
 _SLIGHTLY = 0.025
+# Largest exponent of a unit: exp(±300) and what is divided by it are within float64.
+_FAR = 300.0
 _RELUS = Relu | LeakyRelu | ABRelu
 
 
 @dataclass(frozen=True)
 class Node:
-    """A value of the graph.
+    """The pixels, the output of a layer, or the sum of two nodes.
 
     Attributes:
-        layer: What makes it; None for pixels and for the sum of two inputs.
-        inputs: Indices of the nodes it is made from; none for pixels.
+        layer: The layer; None for pixels and sums.
+        inputs: Indices of the nodes that it reads; none for pixels.
     """
 
     layer: Layer | None
@@ -123,7 +124,7 @@ class Graph:
 
     @property
     def homogeneous(self) -> bool:
-        """Whether scaling an image scales its kernels."""
+        """Whether scaling an image scales its kernels in front of the mean."""
         return all(
             isinstance(node.layer, _RELUS | ExpNormalized | AvgPool | None)
             or (isinstance(node.layer, Conv | Dense) and not node.layer.b_std)
@@ -170,8 +171,8 @@ def _append(nodes: list[Node], layers: Iterable[Layer], at: int) -> int:
                 nodes.append(Node(None, (ends[0], ends[1])))
             case AvgPool() if layer.padding != "VALID":
                 raise NotCoveredError(
-                    f"{layer!r} in front of other layers on pixels: only Flatten, GlobalAvgPool "
-                    "and pools can follow padded windows"
+                    f"{layer!r} in front of other layers on pixels or in a Residual: only Flatten, "
+                    "GlobalAvgPool and pools can follow padded windows"
                 )
             case _:
                 nodes.append(Node(layer, (at,)))
@@ -181,10 +182,10 @@ def _append(nodes: list[Node], layers: Iterable[Layer], at: int) -> int:
 
 @dataclass(frozen=True)
 class Array:
-    """A value kept in memory between levels.
+    """A node that is kept in memory between levels, at all displacements.
 
     Attributes:
-        node: The node whose value it is: a pool, or a node that a later level reads.
+        node: The node: a pool, or one that a later level reads.
         source: The node whose cells are added up: the pool's input, or ``node`` itself.
         pool: Edge of the windows; 1 for none.
         stride: Step between windows.
@@ -208,8 +209,9 @@ class Levels:
         table: (levels, ``LEVEL_FIELDS``) int64.
         displacements: Those of rows, then those of columns, of a level's inputs; one level after
             the other.
-        masks: For each level and operation, whether it runs at each displacement of rows, then
-            of columns.
+        masks: For each level one array (operations, rows), then one (operations, columns), all
+            flat: whether an operation runs at a displacement of rows, and of columns. It runs
+            where both are true.
     """
 
     table: np.ndarray
@@ -236,14 +238,15 @@ class GraphPlan:
         cells: Where the numbers of a cell layer start, by node.
         centers: Where half the sums of Δ(x, x) over a pool's own windows start, by node.
         numbers: Numbers of an image.
-        planes: For each group of them its start, rows and columns of pixels, and numbers of a
-            pixel.
+        planes: For each group of them where it starts, its rows and columns of pixels, and how
+            many numbers a pixel has.
         buffers: Values in cache at a time.
         buffer_cells: Cells of the largest value.
         ring_cells: Cells of a filter's rows of sums, at most.
         memory_cells: Cells of all arrays.
         cyclic: Whether displacements d and d − P are one.
-        row_weights, column_weights: Of the mean at the end, the largest 1.
+        row_weights, column_weights: Weights of pairs of rows, and of columns, in the mean at the
+            end (``windows.mean_weights``), divided by the largest.
         pixel_weights: (H, W) float64, weights of the variances in that mean.
         count: What the sums at the end are divided by.
     """
@@ -324,20 +327,20 @@ def not_covered(arch: Architecture, shape: tuple[int, int, int]) -> str | None:
 
     This is what the backends cpu and cuda cover on (H, W, C) images.
     """
-    return not_a_graph(arch, shape) if not_a_chain(arch) else None
+    return not_a_graph(arch, shape) if chain_of(arch) is None else None
 
 
 def graph_state_dtype(graph: Graph, shape: tuple[int, int, int], dtype: str) -> str:
     """Return the dtype of a graph's state on (H, W, C) images, for entries of ``dtype``.
 
-    float64 for the reasons of ``chain.state_dtype``: K at the end may be more than slightly
-    negative, a nonlinearity is other than a ReLU, or the first one reads patches of up to 3
-    numbers.
+    float64 if K at the end may be more than slightly negative; if a layer other than Relu,
+    LeakyRelu, ABRelu and LayerNorm acts on cells; or if the first of these reads patches of up to
+    ``FEW_NUMBERS`` numbers. ``chain.state_dtype`` has the reasons.
     """
     H, W, C = shape
     if _signed(graph, _SLIGHTLY)[-1]:
         return "float64"
-    reach: list[int] = []  # pixels that a value reads along an axis, 0 behind a nonlinearity
+    reach: list[int] = []  # pixels that a cell reads along an axis; 0 behind a nonlinearity
     strides: list[int] = []
     for node in graph.nodes:
         inner = [reach[i] for i in node.inputs]
@@ -345,7 +348,7 @@ def graph_state_dtype(graph: Graph, shape: tuple[int, int, int], dtype: str) -> 
         seen = max(inner, default=1) if all(inner) else 0
         match node.layer:
             case Conv() | AvgPool():
-                # overlapping patches, or patches with gaps between
+                # the pixels that the patch spans, or those that it reads if there are gaps
                 seen = min(seen + (node.layer.size - 1) * step, seen * node.layer.size)
                 step *= node.layer.stride if isinstance(node.layer, Conv) else node.layer.step
             case None | Dense():
@@ -422,10 +425,10 @@ class _Builder:
         self.signed = _signed(self.graph)
         self._set_units()
         self._set_levels()
-        self._take(H, W, C)
+        self._reserve(H, W, C)
         self._keep_arrays()
         op_levels = []
-        for level in range(max(self.level) + 1):
+        for level in range(max(self.levels) + 1):
             first = len(self.ops)
             self._compile(level)
             op_levels.append([first, len(self.ops)])
@@ -460,8 +463,8 @@ class _Builder:
     def _set_units(self) -> None:
         """Choose the unit of each value near its variance for images of variance 1.
 
-        Such variances may overflow where those of the images at hand, which ``ranges`` checks, do
-        not.
+        A variance may overflow here although none does on the images at hand, which ``ranges``
+        checks: warnings are silenced.
         """
         variances, self.units = [1.0], [1.0]
         for node in self.graph.nodes[1:]:
@@ -485,8 +488,8 @@ class _Builder:
                         case Relu() | LeakyRelu() | ABRelu():
                             unit *= _power(relu_gain(node.layer))
                         case ExpNormalized():
-                            with np.errstate(over="ignore", under="ignore"):
-                                unit *= float(np.exp(node.layer.gamma * (1 + node.layer.shift)))
+                            most = node.layer.gamma * (1 + node.layer.shift)
+                            unit *= float(np.exp(np.clip(most, -_FAR, _FAR)))
                         case LayerNorm():
                             unit = _power(variance)
                         case _:
@@ -496,14 +499,14 @@ class _Builder:
 
     def _set_levels(self) -> None:
         """Find each node's level, and the product of the strides since the level's inputs."""
-        self.level, self.step = [0], [1]
+        self.levels, self.strides = [0], [1]
         for node in self.graph.nodes[1:]:
-            level = max(self.level[i] for i in node.inputs)
+            level = max(self.levels[i] for i in node.inputs)
             if isinstance(node.layer, AvgPool):
                 level, step = level + 1, 1
             else:
                 # a value of an earlier level is read from memory, as an input of this level
-                steps = {self.step[i] if self.level[i] == level else 1 for i in node.inputs}
+                steps = {self.strides[i] if self.levels[i] == level else 1 for i in node.inputs}
                 if len(steps) > 1:
                     least, most = sorted(steps)
                     raise NotCoveredError(
@@ -511,29 +514,30 @@ class _Builder:
                         f"and {most}"
                     )
                 step = steps.pop() * (node.layer.stride if isinstance(node.layer, Conv) else 1)
-            self.level.append(level)
-            self.step.append(step)
+            self.levels.append(level)
+            self.strides.append(step)
 
     def _keep_arrays(self) -> None:
-        kept: dict[int, Array] = {}
+        kept: set[int] = set()
         for at, node in enumerate(self.graph.nodes):
             pool = node.layer if isinstance(node.layer, AvgPool) else None
             for source in node.inputs:
                 if pool is not None:
-                    kept[at] = self._array(at, source, pool)
-                elif self.level[source] < self.level[at] and source not in kept:
-                    kept[source] = self._array(source, source, AvgPool(1))
+                    self._array(at, source, pool)
+                    kept.add(at)
+                elif self.levels[source] < self.levels[at] and source not in kept:
+                    self._array(source, source, AvgPool(1))
+                    kept.add(source)
 
-    def _array(self, node: int, source: int, pool: AvgPool) -> Array:
-        array = Array(node, source, pool.size, pool.step, self.level[source], self.memory)
+    def _array(self, node: int, source: int, pool: AvgPool) -> None:
+        array = Array(node, source, pool.size, pool.step, self.levels[source], self.memory)
         H, W = self.sizes[node]
         self.memory += (H * W) ** 2
         self.arrays.append(array)
         if pool.size > 1:
-            self.centers[node] = self._take(H, W)
-        return array
+            self.centers[node] = self._reserve(H, W)
 
-    def _take(self, H: int, W: int, each: int = 1) -> int:
+    def _reserve(self, H: int, W: int, each: int = 1) -> int:
         """Reserve ``each`` numbers for each of H × W pixels; return where they start."""
         start = self.numbers
         self.planes.append((start, H, W, each))
@@ -542,13 +546,13 @@ class _Builder:
 
     def _half(self, node: int) -> int:
         if node not in self.halves:
-            self.halves[node] = self._take(*self.sizes[node])
+            self.halves[node] = self._reserve(*self.sizes[node])
         return self.halves[node]
 
     def _compile(self, level: int) -> None:
         """Append the operations of a level."""
         nodes = self.graph.nodes
-        here = [at for at in range(len(nodes)) if self.level[at] == level]
+        here = [at for at in range(len(nodes)) if self.levels[at] == level]
         # how often each value is still read in this level
         reads: dict[int, int] = {}
         for at in here:
@@ -559,7 +563,7 @@ class _Builder:
         for array in stores:
             reads[array.source] = reads.get(array.source, 0) + 1
         last = len(nodes) - 1
-        if self.level[last] == level:
+        if self.levels[last] == level:
             reads[last] = reads.get(last, 0) + 1
         buffer_of: dict[int, int] = {}
         free: list[int] = []
@@ -590,7 +594,7 @@ class _Builder:
                 buffer_of[at] = take()
                 self._op(PIXELS, at, TARGET, buffer_of[at])
             elif isinstance(node.layer, AvgPool):
-                continue  # read from memory where it is needed
+                continue  # is read from memory where it is needed
             elif node.layer is None:
                 first, second = node.inputs
                 sources = [read(first), read(second)]
@@ -628,7 +632,7 @@ class _Builder:
         array: Array | None = None,
     ) -> None:  # fmt: skip
         row = [0] * OP_FIELDS
-        row[OP], row[STEP] = op, self.step[at]
+        row[OP], row[STEP] = op, self.strides[at]
         if array is not None:
             row[ARRAY], row[POOL], row[STRIDE] = array.start, array.pool, array.stride
             if op == LOAD:
@@ -648,7 +652,7 @@ class _Builder:
             0 if conv.padding == "VALID" else padding_before(edge, conv.size, conv.stride)
             for edge in (H_in, W_in)
         ]
-        self.sides[at] = self._take(H_in, W)
+        self.sides[at] = self._reserve(H_in, W)
         self.ring = max(self.ring, conv.size * W)
         scale = layer.W_std**2 / conv.size**2
         self._op(
@@ -664,7 +668,7 @@ class _Builder:
         (inner,) = self.graph.nodes[at].inputs
         op, constants = cell_op(layer, self.units[inner])
         each = 4 if op >= ERF else 3
-        self.cells[at] = self._take(*self.sizes[at], each)
+        self.cells[at] = self._reserve(*self.sizes[at], each)
         self._op(
             op, at, SOURCE, source, TARGET, target, NUMBERS, self.cells[at], EACH, each,
             SIGNED, int(self.signed[inner]), constants=constants,
@@ -674,13 +678,13 @@ class _Builder:
 def cell_op(layer: CellLayer, unit: float) -> tuple[int, list[float]]:
     """Return the operation of a cell layer that reads values of ``unit``, and its constants.
 
-    Where it reads true units (``ERF`` and the ones behind it) the first constant is ``unit``.
+    For ERF, GELU, WAVE, EXP and GAUSSIAN, which compute in true units, the first one is ``unit``.
     """
     match layer:
         case Relu() | LeakyRelu() | ABRelu():
             linear, bend = relu_mix(layer)
             scale = _power(relu_gain(layer))
-            # the loops have twice the Δ and Θ behind a ReLU
+            # the loops compute twice Δ and Θ behind a ReLU
             return RELU, [linear / scale, bend / 2 / scale]
         case LayerNorm():
             return NORM, []
@@ -698,9 +702,7 @@ def cell_op(layer: CellLayer, unit: float) -> tuple[int, list[float]]:
             return EXP, [unit, layer.a**2, layer.b**2]
         case Gaussian():
             return GAUSSIAN, [unit, layer.a**2, layer.b]
-    raise NotCoveredError(
-        f"{type(layer).__name__} is covered by neither the cpu nor the cuda backend"
-    )
+    raise AssertionError(f"{type(layer).__name__} has no operation")
 
 
 def relu_mix(layer: Relu | LeakyRelu | ABRelu) -> tuple[float, float]:
@@ -798,19 +800,14 @@ def _levels(plan: GraphPlan, wanted: dict[int, list[set[int]]], *, end: bool) ->
             ]
         )  # fmt: skip
     rows = np.zeros((len(table), LEVEL_FIELDS), np.int64)
-    displacements: list[np.ndarray] = []
-    flat: list[np.ndarray] = []
-    at = at_mask = 0
-    for level in range(len(table)):
-        first, past, n_rows, n_columns = table[len(table) - 1 - level]
-        rows[level] = [
-            first, past, at, at + n_rows, at + n_rows, at + n_rows + n_columns, at_mask
-        ]  # fmt: skip
-        for axis in range(2):
-            displacements.append(lists[len(table) - 1 - level][axis])
-            flat.append(masks[len(table) - 1 - level][axis].ravel())
-        at += n_rows + n_columns
-        at_mask += (past - first) * (n_rows + n_columns)
+    start = start_mask = 0
+    for level, (first, past, n_rows, n_columns) in enumerate(reversed(table)):
+        end_rows, end_columns = start + n_rows, start + n_rows + n_columns
+        rows[level] = [first, past, start, end_rows, end_rows, end_columns, start_mask]
+        start = end_columns
+        start_mask += (past - first) * (n_rows + n_columns)
+    displacements = [axis for axes in reversed(lists) for axis in axes]
+    flat = [mask.ravel() for of_level in reversed(masks) for mask in of_level]
     return Levels(rows, np.concatenate(displacements), np.concatenate(flat))
 
 

@@ -13,7 +13,10 @@ stride does not fit the width, both images of a pair are flipped,
 which equals the mean above where k(fx, fx') = k(x, x').
 
 Of an image and its mirror image the same one is always prepared as x (``canonical``), so that the
-entries of both have equal bits.
+entries of both have equal bits as rows of a block, and as columns. A symmetric block that holds
+both is computed above the diagonal only: there x may be the row of its entry with a third image and
+fx the column, and their roundings differ.
+
 Source: Haasdonk, Vossen and Burkhardt 2005, *Invariance in Kernel Methods by Haar-Integration
 Kernels*; for flips and convolutional tangent kernels Li et al. 2019.
 """
@@ -93,7 +96,8 @@ class FlipAveraged:
         """Prepare (n, H, W, C) images and their mirror images.
 
         The state of the mirror images is made from the state of the images where the backend can do
-        so and every layer treats left and right alike.
+        so, every layer treats left and right alike and the network reads pixels. (One without
+        spatial layers reads an image as a vector, whose state has no columns to exchange.)
         """
         x, even = canonical(as_images(images))
         state = self._backend.prepare(arch, x)
@@ -116,6 +120,8 @@ class FlipAveraged:
         if a.both:
             pairs += [(a.mirrored, b.images), (a.mirrored, b.mirrored)]
         totals: dict[str, np.ndarray] = {}
+        # k(x, fx') and k(fx, x') are each other's transpose: their sum is symmetric, so that each
+        # may be mirrored at the diagonal
         for x, y in pairs:
             block = self._backend.block(x, y, kinds, symmetric=symmetric or a is b)
             for kind, entries in block.items():

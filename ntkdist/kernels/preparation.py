@@ -1,9 +1,9 @@
 """The numbers of one image that a graph's program reads, computed once for each image.
 
-They are computed in float64 with NumPy, node by node. Two kinds are computed by a backend's own
-loops, because Δ of two equal images must be exactly 0 behind these layers: half the variances
-behind a nonlinearity, from which the loops subtract covariances, and the sums of Δ over the windows
-that a pool has in the image itself.
+Most are computed in float64 with NumPy, node by node. Three quantities come from a backend's own
+loops, so that Δ of two equal images is exactly 0: half the variances behind Erf, Gelu, Sin, Cos,
+Exp and Gaussian, from which the loops subtract covariances; the sums of Δ(x, x) over the windows of
+a pool; and the mean of Δ(x, x) at the end.
 """
 
 from __future__ import annotations
@@ -38,12 +38,13 @@ from ntkdist.networks.layers import (
 )
 
 
-def contrast(x: np.ndarray) -> np.ndarray:
+def divisors(x: np.ndarray) -> np.ndarray:
     """Return the divisor of each of (n, H, W, C) images; 1 for an all-zero image.
 
     It is the largest absolute pixel times the power of two that brings the mean square near 1.
-    Images that differ in a few pixels have the same divisor, so that equal windows in them stay
-    equal to the bit. Copies of different contrast become equal.
+    Images with the same largest pixel, and about the same mean square, have the same divisor, so
+    that equal windows in them stay equal to the bit. Copies of different contrast become equal up
+    to rounding.
     """
     largest = np.abs(x).max(axis=(1, 2, 3))
     largest[largest == 0] = 1.0
@@ -97,7 +98,7 @@ class GraphPreparation(ABC):
         n, H, W, C = x.shape
         self.norm = np.ones(n)
         if graph.homogeneous:
-            self.norm = contrast(x)
+            self.norm = divisors(x)
             x = x / self.norm[:, None, None, None]
         dtype = graph_state_dtype(graph, (H, W, C), dtype)
         self.plan = graph_plan(graph, (H, W, C), dtype)
@@ -212,7 +213,10 @@ class GraphPreparation(ABC):
 
 
 def roots_of(layer: CellLayer, A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the roots and inverse roots of variances that a dual reads; zeros if it has none."""
+    """Return what a dual reads of each variance A, as two arrays.
+
+    Erf: √(1 + 2A) and its inverse; Gelu and Gaussian: √A and 1/√(1 + A); others: zeros.
+    """
     match layer:
         case Erf():
             root = np.sqrt(1 + 2 * A)

@@ -1,4 +1,4 @@
-"""Which pixels each window of a filter or a pool covers, along one axis."""
+"""Which pixels the windows of filters and pools cover along one axis, and the weights of means."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def padding_before(edge: int, size: int, stride: int) -> int:
 def mean_weights(edge: int, pools: Iterable[AvgPool], *, pooled: bool) -> np.ndarray:
     """Return the weights of pairs of pixels along one axis in a mean behind pools.
 
-    With such weights ``rows`` and ``columns`` of both axes, K behind the mean is the sum of
-    K[i, j, i', j'] rows[i, i'] columns[j, j'] over the pixels of both images in front of the pools.
+    Let ``rows`` and ``columns`` be these weights along the two axes. K behind the mean is then the
+    sum of K[i, j, i', j'] rows[i, i'] columns[j, j'] over the pixels in front of the pools.
 
     Args:
         edge: Pixels in front of the pools.

@@ -178,7 +178,7 @@ def check(
     arch = Architecture.parse(arch)
     no_slack = dict.fromkeys(KINDS, np.zeros(())) if expected else None
     expected = expected or extended_entries(arch, x, y)
-    size = _sizes(arch, x, y) if signed else dict.fromkeys(KINDS, 0.0)
+    size = sizes_of(arch, x, y) if signed else dict.fromkeys(KINDS, 0.0)
     for dtype in dtypes:
         found = entries_by(name, arch, x, y, dtype)
         state = _state_dtype(arch, x.shape[1:], dtype)
@@ -227,7 +227,7 @@ def _has_pool(layer: Layer) -> bool:
     return isinstance(layer, AvgPool | GlobalAvgPool)
 
 
-def _sizes(arch: Architecture, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
+def sizes_of(arch: Architecture, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
     """Return √(k(x, x) k(x', x')) of the network without its pools, whose means cancel too."""
     layers = [Flatten() if isinstance(z, GlobalAvgPool) else z for z in arch.layers]
     end = layers.index(Flatten()) if Flatten() in layers else 0

@@ -39,7 +39,7 @@ from ntkdist.kernels.cpu.lanes import to_lanes
 from ntkdist.kernels.cpu.vector import LANES, coefficients
 from ntkdist.kernels.duals import dual, relu_distance
 from ntkdist.kernels.graph import Graph, GraphPlan, graph_of, not_covered, relu_mix
-from ntkdist.kernels.preparation import contrast
+from ntkdist.kernels.preparation import divisors
 from ntkdist.kernels.ranges import check_range
 from ntkdist.networks.architecture import Architecture
 from ntkdist.networks.layers import ABRelu, CellLayer, Dense, Layer, LeakyRelu, Relu
@@ -123,7 +123,7 @@ class CpuBackend:
         if arithmetic == self.arithmetic:
             return self
         chain = chain_of(arch)
-        if arithmetic != "cpu-3" or isinstance(chain, str):
+        if arithmetic != "cpu-3" or chain is None:
             return None
         if state_dtype(chain, image_shape, self.dtype) != self.dtype:
             return None
@@ -255,7 +255,7 @@ class _Preparation:
         self.backend = backend
         self.norm = np.ones(n)
         if chain.homogeneous:
-            self.norm = contrast(x)
+            self.norm = divisors(x)
             x = x / self.norm[:, None, None, None]
         self.plan = plan_of(chain, (H, W, C), state_dtype(chain, (H, W, C), backend.dtype))
         self.rows = np.zeros((n, self.plan.numbers), self.plan.dtype)

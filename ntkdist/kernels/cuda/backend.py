@@ -129,7 +129,7 @@ class CudaBackend:
                 of this shape.
         """
         chain = chain_of(arch)
-        if isinstance(chain, str):
+        if chain is None:
             return self._prepare_graph(arch, images)
         x = on_device(images)
         if chain.spatial:
@@ -156,7 +156,7 @@ class CudaBackend:
     def can_read(self, arch: Architecture, image_shape: tuple[int, int, int]) -> bool:
         """Return whether ``prepare`` takes ``reads`` for a network on such images."""
         chain = chain_of(arch)
-        if isinstance(chain, str) or not chain.spatial or chain.windows or len(chain.blocks) > 1:
+        if chain is None or not chain.spatial or chain.windows or len(chain.blocks) > 1:
             return False
         state = state_dtype(chain, image_shape, self.dtype)
         fused = layout_of(chain, image_shape, state).blocks[0].fused
