@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import statistics
 import sys
 import time
@@ -125,7 +126,7 @@ def command(hidden: Sequence[str] = ()) -> str:
         if not skip and word not in hidden:
             words.append(word)
         skip = not skip and word in hidden
-    return " ".join(["python", f"jobs/{script.parent.name}/{script.name}", *words])
+    return shlex.join(["python", f"jobs/{script.parent.name}/{script.name}", *words])
 
 
 def replace_text(path: Path, text: str) -> None:

@@ -18,7 +18,7 @@ def main(n: int = 600, rate: float = 0.1) -> None:
     images, true = digits.images[:n].astype(np.float32), digits.target[:n]
     labels, _ = symmetric(true, 10, rate, seed=0)
 
-    table = ntkdist.find_label_issues(images, labels, architecture="cntk-gap-4")
+    table = ntkdist.find_label_issues(images, labels)
 
     worst = table.sort_values("label_quality")["index"].to_numpy()
     wrong = labels != true

@@ -27,7 +27,7 @@ sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 import _measure
 
 RESULTS = Path(__file__).parent / "results"
-HIDDEN = ("--data", "--cache", "--out")  # folders, left out of the recorded command
+HIDDEN = ("--data", "--cache", "--out", "--runs")  # folders, left out of the recorded command
 SETS = ("mnist", "fashion_mnist", "cifar10", "cifar100")
 NAMES = {
     "mnist": "MNIST",

@@ -26,6 +26,7 @@ from ntkdist.labels.options import Options, check_locked
 from ntkdist.labels.refurbish import refurbish
 from ntkdist.labels.result import Flip, RefurbishResult
 from ntkdist.labels.ridge import POSTERIOR_RIDGE, choose_ridge
+from ntkdist.networks.architecture import POOLING_PRESET
 from ntkdist.pixels import image_array
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from ntkdist.networks.architecture import ArchitectureSpec
 
 #: What ``find_label_issues`` takes where no architecture is given.
-IMAGES_ARCHITECTURE, FEATURES_ARCHITECTURE = "cntk-gap-4", "fc-2"
+IMAGES_ARCHITECTURE, FEATURES_ARCHITECTURE = POOLING_PRESET, "fc-2"
 
 
 def label_report(labels: Any, result: RefurbishResult) -> pd.DataFrame:
@@ -128,11 +129,11 @@ def find_label_issues(
             order, by number where all are whole numbers. At least two classes; those that no label
             has are never suggested.
         architecture: A preset name, a list of layers, canonical text or an ``Architecture``; None
-            takes ``cntk-gap-4`` for images and ``fc-2`` for features.
+            takes ``cntk-lap-6-2`` for images and ``fc-2`` for features.
         num_classes: K; None takes the largest label plus one, or the number of names.
         preprocess: ``none`` or steps of ``ntkdist.data.Preprocessor`` joined by ``+``, such as
             ``center+unit-norm``, which suits fully connected networks and is what ``auto`` takes
-            for features; for images it takes ``standardize``.
+            for features; for images it takes ``standardize``. ``contrast+zca`` suits photographs.
         ridge: λ ≥ 0 added to the Gram's diagonal, relative to its mean; ``"auto"`` takes 1e-3
             for ``posterior`` and the most likely one (``choose_ridge``) for the others.
         method: ``posterior``, ``exact`` or ``paper``, as for ``refurbish``.
@@ -147,7 +148,7 @@ def find_label_issues(
         backend: Kernel backend, ``auto`` for the fastest that supports the architecture.
         threads: Threads for the kernel; None takes all cores.
         invariance: ``none``, or ``flip`` for a kernel averaged over horizontal flips, as for
-            ``ntkdist.kernel_matrix``.
+            ``ntkdist.kernel_matrix``; it suits photographs.
         on_event: Called with each ``Flip``.
 
     Returns:

@@ -38,6 +38,7 @@ from ntkdist.report.findings import (
     Spectrum,
     verdicts,
 )
+from ntkdist.runs.advice import flags_to_see_more
 from ntkdist.runs.inputs import source_of
 from ntkdist.runs.run import Run
 from ntkdist.words import RELIABLE, WEAK
@@ -482,11 +483,11 @@ def _see_more(run: Run) -> list[tuple[str, bool]]:
     if not run.has_pictures:
         return [("More rows of every class, or features of another pretrained network.", False)]
     parts = [("More images of every class. ", False)]
-    if not run.manifest.is_features and not run.architecture.pools:
+    if flags := flags_to_see_more(run):
         other = shlex.quote(f"{run.url}-{POOLING_PRESET}")
         parts += [
-            ("A network that pools, which sees more in images: ", False),
-            (f"ntkdist run {url} --run {other} --architecture {POOLING_PRESET}", True),
+            ("A kernel that sees more in such images: ", False),
+            (f"ntkdist run {url} --run {other} {flags}", True),
             (". ", False),
         ]
     kind = "another" if run.manifest.is_features else "a"

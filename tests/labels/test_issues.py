@@ -251,7 +251,7 @@ def test_images_are_standardised_and_judged_by_a_convolutional_network_unless_to
     images, labels, _ = digits(40, 0.2)
     found = find_label_issues(images, labels)
     assert found.equals(
-        find_label_issues(images, labels, architecture="cntk-gap-4", preprocess="standardize")
+        find_label_issues(images, labels, architecture="cntk-lap-6-2", preprocess="standardize")
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ntkdist.cli.app import (
     DEFAULTS,
@@ -32,6 +32,9 @@ from ntkdist.cli.result import CommandResult, Session, opened
 from ntkdist.config import DataConfig, GramConfig, NoiseConfig, RunConfig, differences
 from ntkdist.errors import InputError
 from ntkdist.networks.architecture import POOLING_PRESET, Architecture, preset_of
+
+if TYPE_CHECKING:
+    from ntkdist.runs.run import Run
 
 DEMO = RunConfig(run="runs/demo", noise=NoiseConfig(rate=0.3))
 AUDIT = RunConfig(  # its run and source are those of what is audited
@@ -150,16 +153,17 @@ def audit(
         outcome = session.result({**result, **about}, *shown)
     if features or settings.architecture != usual:
         return dataclasses.replace(outcome, next=[f"ntkdist predict {shlex.quote(run.url)}"])
-    return dataclasses.replace(outcome, next=_more_careful(settings, run.url))
+    return dataclasses.replace(outcome, next=_more_careful(run))
 
 
-def _more_careful(settings: RunConfig, url: str) -> list[str]:
+def _more_careful(run: Run) -> list[str]:
     """Return how to audit with a better kernel, and how to learn first how long that takes."""
-    place = f"--run {shlex.quote(f'{url}-{POOLING_PRESET}')}"
-    source = shlex.quote(settings.data.source)
+    from ntkdist.runs.advice import flags_to_see_more
+
+    more = f"{flags_to_see_more(run)} --run {shlex.quote(f'{run.url}-{POOLING_PRESET}')}"
     return [
-        f"ntkdist audit {source} --architecture {POOLING_PRESET} {place}",
-        f"ntkdist plan {shlex.quote(url)} --architecture {POOLING_PRESET} {place}",
+        f"ntkdist audit {shlex.quote(run.config.data.source)} {more}",
+        f"ntkdist plan {shlex.quote(run.url)} {more}",
     ]
 
 
