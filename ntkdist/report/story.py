@@ -27,7 +27,7 @@ from ntkdist.display.words import (
     size,
 )
 from ntkdist.events.history import Timeline
-from ntkdist.networks.architecture import POOLING_PRESET, preset_of
+from ntkdist.networks.architecture import preset_of
 from ntkdist.report.findings import (
     CLASS_CONDITIONAL,
     UNCLEAR,
@@ -484,10 +484,9 @@ def _see_more(run: Run) -> list[tuple[str, bool]]:
         return [("More rows of every class, or features of another pretrained network.", False)]
     parts = [("More images of every class. ", False)]
     if flags := flags_to_see_more(run):
-        other = shlex.quote(f"{run.url}-{POOLING_PRESET}")
         parts += [
             ("A kernel that sees more in such images: ", False),
-            (f"ntkdist run {url} --run {other} {flags}", True),
+            (f"ntkdist run {url} {flags}", True),
             (". ", False),
         ]
     kind = "another" if run.manifest.is_features else "a"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from ntkdist.data.whitening import MOST_VALUES
 from ntkdist.networks.architecture import POOLING_PRESET
 from ntkdist.runs.run import Run
@@ -19,17 +21,19 @@ def flags_to_see_more(run: Run) -> str:
 
     Returns:
         ``--architecture cntk-lap-6-2``, in colour with ``--data.preprocess contrast+zca
-        --gram.invariance flip``; empty for features, and for a run that has such a kernel.
+        --gram.invariance flip``, and the folder of the run with them, ``--run``, which is where an
+        audit with these settings puts it. Empty for features, and for a run that has such a kernel.
     """
     if run.manifest.is_features:
         return ""
     _, height, width, channels = run.shape
-    flags = f"--architecture {POOLING_PRESET}"
+    network, place = f"--architecture {POOLING_PRESET}", f"{run.url}-{POOLING_PRESET}"
     # whitening has a limit
     if channels != _COLOURS or height * width * channels > MOST_VALUES:
-        return "" if run.architecture.pools else flags
+        return "" if run.architecture.pools else f"{network} --run {shlex.quote(place)}"
     settings = run.config
     whitened = "zca" in settings.data.preprocess
     if run.architecture.pools and whitened and settings.gram.invariance == "flip":
         return ""
-    return f"{flags} --data.preprocess contrast+zca --gram.invariance flip"
+    more = "--data.preprocess contrast+zca --gram.invariance flip"
+    return f"{network} {more} --run {shlex.quote(f'{place}-flip')}"

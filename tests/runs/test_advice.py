@@ -11,8 +11,11 @@ from ntkdist.config import RunConfig
 from ntkdist.runs.advice import flags_to_see_more
 from ntkdist.runs.run import Run
 
-POOLS = "--architecture cntk-lap-6-2"
-PHOTOGRAPHS = f"{POOLS} --data.preprocess contrast+zca --gram.invariance flip"
+POOLS = "--architecture cntk-lap-6-2 --run FOLDER/run-cntk-lap-6-2"
+PHOTOGRAPHS = (
+    "--architecture cntk-lap-6-2 --data.preprocess contrast+zca --gram.invariance flip "
+    "--run FOLDER/run-cntk-lap-6-2-flip"
+)
 
 
 def run_of(
@@ -39,7 +42,8 @@ def run_of(
     ],
 )
 def test_the_kernel_depends_on_colours_and_network(tmp_path, shape, architecture, flags):
-    assert flags_to_see_more(run_of(tmp_path, shape, architecture=architecture)) == flags
+    found = flags_to_see_more(run_of(tmp_path, shape, architecture=architecture))
+    assert found == flags.replace("FOLDER", str(tmp_path))
 
 
 def test_a_run_with_these_settings_has_no_more_to_be_told(tmp_path):

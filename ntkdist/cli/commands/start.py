@@ -31,7 +31,7 @@ from ntkdist.cli.options import (
 from ntkdist.cli.result import CommandResult, Session, opened
 from ntkdist.config import DataConfig, GramConfig, NoiseConfig, RunConfig, differences
 from ntkdist.errors import InputError
-from ntkdist.networks.architecture import POOLING_PRESET, Architecture, preset_of
+from ntkdist.networks.architecture import Architecture, preset_of
 
 if TYPE_CHECKING:
     from ntkdist.runs.run import Run
@@ -160,10 +160,10 @@ def _more_careful(run: Run) -> list[str]:
     """Return how to audit with a better kernel, and how to learn first how long that takes."""
     from ntkdist.runs.advice import flags_to_see_more
 
-    more = f"{flags_to_see_more(run)} --run {shlex.quote(f'{run.url}-{POOLING_PRESET}')}"
+    flags = flags_to_see_more(run)
     return [
-        f"ntkdist audit {shlex.quote(run.config.data.source)} {more}",
-        f"ntkdist plan {shlex.quote(run.url)} {more}",
+        f"ntkdist audit {shlex.quote(run.config.data.source)} {flags}",
+        f"ntkdist plan {shlex.quote(run.url)} {flags}",
     ]
 
 
