@@ -18,8 +18,8 @@ Each row is a run in the folder --cache. Its Gram is computed tile by tile, so t
 row is resumed in the middle. A finished row is added to cifar10_kernels.json at once, and is not
 computed again. The cost of a row is the seconds in which its tiles were computed, times the
 threads; reading images, whitening and solving are left out. If the machine did other work in that
-time, the cost is too high. ``--time`` then times a block of each stored row's network again, one
-network after the other in turns, and stores the median as the row's cost.
+time, the cost is too high. ``--time`` then times a block of the network of each selected row that
+is stored, one network after the other in turns, and stores the median as the cost of the row.
 
 Published for CIFAR-10: Arora et al. 2019 (Table 1) with 2,000 training images and no ridge, drawn
 as lines in the figure. With all 50,000 images Li et al. 2019 report 89 % (features of random
@@ -66,7 +66,9 @@ RECIPES = ("standardize", "contrast+zca")
 INVARIANCES = ("none", "flip")
 PUBLISHED_RECIPE = "standardize"
 MEASURED = 0.5  # seconds that a block is timed for at least, to estimate a row or time it again
-TIMED, TURNS = 32, 5  # images on each side of a block that is timed again, and how often it is
+TIMED = 64  # images on each side of a block for --time: enough for all threads
+TURNS = 5  # timings of each block for --time
+LEAST = 16  # images on each side of a block for --list: a full vector
 
 
 @dataclass(frozen=True)
@@ -103,9 +105,9 @@ class Row:
     @property
     def words(self) -> set[str]:
         """The words by which ``--only`` finds the row."""
-        return {self.set, str(self.n), self.architecture, self.recipe, self.invariance} | {
-            f"{kind}-{depth}" if depth else kind for kind, depth in [_family(self.architecture)]
-        }
+        kind, depth = _family(self.architecture)
+        family = {kind, f"{kind}-{depth}"} if depth else {kind}
+        return {self.set, str(self.n), self.architecture, self.recipe, self.invariance} | family
 
     @property
     def entries(self) -> int:
@@ -157,7 +159,7 @@ def _name(network: str) -> str:
 
 
 def rows_of(given: argparse.Namespace) -> list[Row]:
-    """Return the rows that the options select, cheaper networks first.
+    """Return the rows that the options select, in the order of the options.
 
     Raises:
         InputError: A network or recipe is unknown, or ``--only`` matches no row.
@@ -184,13 +186,13 @@ def rows_of(given: argparse.Namespace) -> list[Row]:
         if not any(words <= row.words for row in rows):
             raise InputError(
                 f"--only {' '.join(sorted(words))!r} matches none of the {len(rows)} rows; --list "
-                "without --only prints their words"
+                "without --only prints them (the words none, cntk-lap and cntk-lap-6 match, too)"
             )
     return [row for row in rows if any(words <= row.words for words in wanted)]
 
 
 def compute(row: Row, given: argparse.Namespace) -> dict[str, Any]:
-    """Compute a row, from the tiles that are stored on, and return its values.
+    """Compute the tiles of a row that are not stored yet, and return the row's values.
 
     Raises:
         NtkdistError: Bad data or settings, tiles that failed, or a signal that stopped the run.
@@ -270,26 +272,28 @@ def add(path: Path, values: dict[str, Any]) -> None:
         _common.write(path.stem, path.parent, rows, {"published": PUBLISHED})
 
 
-def estimate(row: Row, image_shape: tuple[int, int, int]) -> float:
+def estimate(row: Row, image_shape: tuple[int, int, int], backend_name: str) -> float:
     """Return about how many core-hours a row takes, from a small block of random images."""
     arch, threads = Architecture.parse(row.architecture), len(os.sched_getaffinity(0))
-    backend = select_backend(arch, image_shape, threads=threads, invariance=row.invariance).backend
-    count, seconds = 2, 0.0
-    while seconds < MEASURED:
+    backend = select_backend(
+        arch, image_shape, name=backend_name, threads=threads, invariance=row.invariance
+    ).backend
+
+    def seconds_of(count: int) -> float:
         states = [
             backend.prepare(arch, _measure.images(count, image_shape, seed)) for seed in (0, 1)
         ]
-        compute_block = functools.partial(backend.block, *states)
-        if count == 2:
-            compute_block()  # compiles
-        seconds, _ = _measure.timed(compute_block)
-        per_entry = seconds / count**2
+        return _measure.timed(lambda: backend.block(*states))[0]
+
+    seconds_of(1)  # compiles
+    count = LEAST
+    while (seconds := seconds_of(count)) < MEASURED:
         count *= 2
-    return threads * row.entries * per_entry / 3600
+    return threads * row.entries * seconds / count**2 / 3600
 
 
-def time_again(path: Path, rows: Sequence[Row]) -> None:
-    """Time blocks of the stored rows' networks in turns, and store the new costs."""
+def time_again(path: Path, rows: Sequence[Row], backend_name: str) -> None:
+    """Time blocks of the stored rows' networks in turns; store the new costs and the machine."""
     mine = [values for values in stored_rows(path) if Row.of(values) in rows]
     threads = len(os.sched_getaffinity(0))
     blocks = {}
@@ -299,7 +303,9 @@ def time_again(path: Path, rows: Sequence[Row]) -> None:
         if network in blocks:
             continue
         arch = Architecture.parse(values["architecture"])
-        chosen = select_backend(arch, shape, threads=threads, invariance=values["invariance"])
+        chosen = select_backend(
+            arch, shape, name=backend_name, threads=threads, invariance=values["invariance"]
+        )
         states = [
             chosen.backend.prepare(arch, _measure.images(TIMED, shape, seed)) for seed in (0, 1)
         ]
@@ -311,7 +317,8 @@ def time_again(path: Path, rows: Sequence[Row]) -> None:
         network = (tuple(values["image_shape"]), values["architecture"], values["invariance"])
         us = threads * statistics.median(times[str(network)])
         hours = us * values["entries"] / 3.6e9
-        add(path, values | {"core_us_per_entry": us, "core_hours": hours, "timed_alone": True})
+        cost = {"core_us_per_entry": us, "core_hours": hours, "timed_alone": True}
+        add(path, values | cost | {"machine": _measure.machine()})
 
 
 def print_list(rows: Sequence[Row], stored: set[Row], given: argparse.Namespace) -> None:
@@ -327,7 +334,7 @@ def print_list(rows: Sequence[Row], stored: set[Row], given: argparse.Namespace)
             shapes[row.set] = _common.load(_common.source_of(row.set, given.data)).image_shape
         network = (row.set, row.architecture, row.invariance)
         if network not in costs:
-            costs[network] = estimate(row, shapes[row.set]) / row.entries
+            costs[network] = estimate(row, shapes[row.set], given.backend) / row.entries
         hours = costs[network] * row.entries
         wall = hours / len(os.sched_getaffinity(0))
         table.append([str(row), f"{hours:.3g}", f"{wall:.3g}"])
@@ -400,7 +407,7 @@ def draw(rows: Sequence[dict[str, Any]]) -> Any:
 
 
 def _window(architecture: str) -> str:
-    """Return the label of a point, which tells it from others of its depth."""
+    """Return the label of a point: its windows, or the network's name."""
     kind, depth = _family(architecture)
     if depth is None:
         return architecture
@@ -461,7 +468,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(given: argparse.Namespace) -> int:
-    """Compute the rows that are missing; print, write and draw all that are stored.
+    """Compute the selected rows that are missing; print the selection, draw all stored rows.
+
+    With ``--list`` rows are only printed; with ``--time`` none is computed.
 
     Returns:
         Exit code: 1 if a row failed, 130 if a signal stopped it.
@@ -474,7 +483,7 @@ def run(given: argparse.Namespace) -> int:
         print_list(rows, stored, given)
         return 0
     if given.time:
-        time_again(path, rows)
+        time_again(path, rows, given.backend)
         rows = [row for row in rows if row in stored]
     code, missing = 0, [row for row in rows if row not in stored]
     print(f"{len(rows) - len(missing)} of {len(rows)} rows are stored in {path}", file=sys.stderr)

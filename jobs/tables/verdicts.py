@@ -1,6 +1,7 @@
 """Verdicts on labels: clean images must not be flagged, and noisy ones be flagged rightly.
 
     python jobs/tables/verdicts.py
+    python jobs/tables/verdicts.py --photographs --runs FOLDER   # of cifar10_kernels.py --cache
 
 Every row is one set of labels as a new user would audit it: images drawn at random, the network
 and the preprocessing of ``ntkdist audit`` (cnn-2, standardised by these images alone).
@@ -16,16 +17,21 @@ and the preprocessing of ``ntkdist audit`` (cnn-2, standardised by these images 
   where they are. Of draws judged reliable: how often the true rate lies in the stated interval, and
   how often the expected precision is within 10 points of the true one.
 
+- With --photographs: true labels of CIFAR-10 and 10 %, 20 % and 40 % wrong ones, by the kernel that
+  sees most in photographs. The images are draws from those that were whitened together.
+
 The true labels are looked at only to count.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from _common import NAMES, gram, parser, read, show, write
+from label_issues import kernel_of
 
 import ntkdist
 from ntkdist.data import Preprocessor, symmetric
@@ -36,6 +42,8 @@ ARCHITECTURE, RECIPE = "cnn-2", "standardize"  # of ntkdist audit
 PAIR, ALL = (3, 5), tuple(range(10))
 CLEAN = ((PAIR, 15), (PAIR, 20), (PAIR, 80), (ALL, 3), (ALL, 30))
 SIZES, RATES = (200, 500, 1000, 2000), (0.1, 0.2, 0.3, 0.4)
+PHOTOGRAPHS = "cntk-lap-6-1 contrast+zca flip"
+PHOTOGRAPH_SIZES, PHOTOGRAPH_RATES = (1000, 2000, 3000, 5000, 10_000), (0.0, 0.1, 0.2, 0.4)
 MOST_FLAGGED, LEAST_RIGHT, CALLED_CLEAN = 0.02, 0.6, 0.03
 
 
@@ -111,6 +119,21 @@ def noisy_rows(name: str, images: np.ndarray, labels: np.ndarray, options: Any) 
                 yield {"set": name, "kind": kind, "seed": seed} | judged(kernel, given, true)
 
 
+def photograph_rows(options: Any) -> Iterator[dict]:
+    """Yield the rows of draws from all images of CIFAR-10's file, by ``PHOTOGRAPHS``."""
+    name, most = "cifar10", PHOTOGRAPH_SIZES[-1]
+    data = read(name, options.data, most)
+    kernel, _ = kernel_of(PHOTOGRAPHS, name, data, options)
+    for count in PHOTOGRAPH_SIZES:
+        for seed in range(options.seeds if count < most else 1):
+            chosen, true = draw(data.labels, ALL, count // 10, seed)
+            block = kernel[np.ix_(chosen, chosen)]
+            for rate in PHOTOGRAPH_RATES:
+                given, _ = symmetric(true, 10, rate, seed)
+                kind = f"{100 * rate:g} % wrong, {count}"
+                yield {"set": name, "kind": kind, "seed": seed} | judged(block, given, true)
+
+
 def blind_rows() -> Iterator[dict]:
     """Yield the rows of images in which there is nothing to see; an error is an answer, too."""
     random = np.random.default_rng(0)
@@ -153,10 +176,13 @@ def main() -> None:
     choices = parser("Verdicts on clean and noisy labels.", sets=sets, n=None, seeds=6)
     choices.add_argument("--clean-seeds", type=int, default=12, help="draws of clean images")
     choices.add_argument("--sizes", nargs="*", type=int, default=SIZES, help="of noisy draws")
+    only = f"only {PHOTOGRAPHS}, on draws from 10,000 images"
+    choices.add_argument("--photographs", action="store_true", help=only)
+    choices.add_argument("--runs", type=Path, metavar="FOLDER", help="of cifar10_kernels.py")
     options = choices.parse_args()
 
-    rows = list(blind_rows())
-    for name in options.sets:
+    rows = list(photograph_rows(options) if options.photographs else blind_rows())
+    for name in () if options.photographs else options.sets:
         data = read(name, options.data, None)
         rows += clean_rows(name, data.raw, data.labels, options.clean_seeds)
         rows += noisy_rows(name, data.raw, data.labels, options)
@@ -180,7 +206,10 @@ def main() -> None:
     for key, value in found.items():
         print(f"{key.replace('_', ' ')}: {value}")
     more = {"architecture": ARCHITECTURE, "preprocess": RECIPE, "summary": found}
-    print(write("verdicts", options.out, rows, more))
+    if options.photographs:
+        more |= {"architecture": PHOTOGRAPHS, "preprocess": "contrast+zca"}
+    name = "verdicts_photographs" if options.photographs else "verdicts"
+    print(write(name, options.out, rows, more))
 
 
 if __name__ == "__main__":

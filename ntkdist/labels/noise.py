@@ -61,8 +61,7 @@ GAIN_RATIO, GAIN_DEVIATIONS, MIN_GAIN = 2.5, 3.0, 20.0
 MIN_CONDITIONAL_RATE = 0.05
 # ``auto`` tries class-conditional noise only with this many labels per class, on average.
 MIN_LABELS_PER_CLASS = 50
-# Least skill (``skill_of``) under symmetric noise. Below it, errors of the kernel cannot be told
-# from wrong labels.
+# Least skill (``skill_of``) under symmetric noise with which class-conditional noise is considered.
 MIN_SKILL = 0.5
 SIMULATIONS, FOLDS = 6, 5
 # The class-conditional model is fitted and compared on this many images at most, drawn at random.

@@ -9,12 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkdist.labels.leave_one_out import class_shares
-from ntkdist.labels.noise import MIN_SKILL, SYMMETRIC, standard_error
+from ntkdist.labels.noise import SYMMETRIC, standard_error
 from ntkdist.words import CANNOT_JUDGE, RELIABLE, WEAK, percent
 
 if TYPE_CHECKING:
     from ntkdist.labels.posterior import Posterior
 
+# Least skill (``noise.skill_of``). Below it, errors of the kernel cannot be told from wrong labels:
+# on photographs whose labels are true it is up to 0.57, and up to 10 % of them would be flagged.
+MIN_SKILL = 0.6
+# Where at least MANY_WRONG of the labels are estimated wrong, and a class has on average at least
+# ENOUGH_PER_CLASS labels, SKILL_OF_MANY is enough: most flags are right even if the kernel errs.
+MANY_WRONG, ENOUGH_PER_CLASS, SKILL_OF_MANY = 0.3, 50, 0.5
 # A label is flagged if it is wrong with a probability above this.
 FLAG_THRESHOLD = 0.5
 # Images per class, on average, that a verdict other than cannot judge requires.
@@ -168,8 +174,10 @@ def _verdict(
         return CANNOT_JUDGE, f"the kernel does not distinguish these classes: {accuracies}; {_HELP}"
     low, high = posterior.noise.interval
     rate_is_given = low == high and posterior.noise.kind == SYMMETRIC
+    many = posterior.noise.rate >= MANY_WRONG and images_per_class >= ENOUGH_PER_CLASS
+    least_skill = SKILL_OF_MANY if many else MIN_SKILL
     if not rate_is_given and (
-        posterior.estimate.skill < MIN_SKILL or excess < MIN_EXCESS_TIMES_CLASSES / present
+        posterior.estimate.skill < least_skill or excess < MIN_EXCESS_TIMES_CLASSES / present
     ):
         return CANNOT_JUDGE, (
             "predictions are too inaccurate or too uncertain to tell errors of the kernel from "

@@ -38,7 +38,7 @@ from ntkdist.report.findings import (
     Spectrum,
     verdicts,
 )
-from ntkdist.runs.advice import flags_to_see_more
+from ntkdist.runs.advice import flags_of_better_kernel
 from ntkdist.runs.inputs import source_of
 from ntkdist.runs.run import Run
 from ntkdist.words import RELIABLE, WEAK
@@ -483,9 +483,9 @@ def _see_more(run: Run) -> list[tuple[str, bool]]:
     if not run.has_pictures:
         return [("More rows of every class, or features of another pretrained network.", False)]
     parts = [("More images of every class. ", False)]
-    if flags := flags_to_see_more(run):
+    if flags := flags_of_better_kernel(run):
         parts += [
-            ("A kernel that sees more in such images: ", False),
+            ("A more accurate kernel for such images: ", False),
             (f"ntkdist run {url} {flags}", True),
             (". ", False),
         ]

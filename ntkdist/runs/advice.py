@@ -1,4 +1,4 @@
-"""Which kernel to take where that of a run sees too little in its images."""
+"""Settings of a more accurate kernel to suggest for a run."""
 
 from __future__ import annotations
 
@@ -11,24 +11,23 @@ from ntkdist.runs.run import Run
 _COLOURS = 3
 
 
-def flags_to_see_more(run: Run) -> str:
-    """Return the settings, as flags, of a kernel that sees more in images than that of a run.
+def flags_of_better_kernel(run: Run) -> str:
+    """Return the settings, as flags, of a kernel that ranks wrong labels better than the run's.
 
-    The network averages over windows. Images in colour, which are mostly photographs, are whitened
-    too, and the kernel is averaged over flips; on grey ones, such as digits, both cost accuracy.
-    This was chosen by how well kernels rank wrong labels of MNIST, Fashion-MNIST and CIFAR-10, true
-    labels included (``jobs/tables/results/label_kernels.json``).
+    Its network averages over windows. Images in colour, which are mostly photographs, are whitened
+    too, and the kernel is averaged over flips; on grey ones, such as digits, that ranks them worse.
+    This was chosen by looking at the true labels of MNIST, Fashion-MNIST and CIFAR-10
+    (``jobs/tables/results/label_kernels.json``).
 
     Returns:
         ``--architecture cntk-lap-6-2``, in colour with ``--data.preprocess contrast+zca
-        --gram.invariance flip``, and the folder of the run with them, ``--run``, which is where an
-        audit with these settings puts it. Empty for features, and for a run that has such a kernel.
+        --gram.invariance flip`` unless they are too large to be whitened, and a folder beside the
+        run's, ``--run``. Empty for features, and for a run that has such a kernel.
     """
     if run.manifest.is_features:
         return ""
     _, height, width, channels = run.shape
     network, place = f"--architecture {POOLING_PRESET}", f"{run.url}-{POOLING_PRESET}"
-    # whitening has a limit
     if channels != _COLOURS or height * width * channels > MOST_VALUES:
         return "" if run.architecture.pools else f"{network} --run {shlex.quote(place)}"
     settings = run.config

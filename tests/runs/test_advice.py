@@ -1,4 +1,4 @@
-"""Which kernel a run is told to take next."""
+"""Which kernel is suggested for a run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ntkdist.config import RunConfig
-from ntkdist.runs.advice import flags_to_see_more
+from ntkdist.runs.advice import flags_of_better_kernel
 from ntkdist.runs.run import Run
 
 POOLS = "--architecture cntk-lap-6-2 --run FOLDER/run-cntk-lap-6-2"
@@ -42,7 +42,7 @@ def run_of(
     ],
 )
 def test_the_kernel_depends_on_colours_and_network(tmp_path, shape, architecture, flags):
-    found = flags_to_see_more(run_of(tmp_path, shape, architecture=architecture))
+    found = flags_of_better_kernel(run_of(tmp_path, shape, architecture=architecture))
     assert found == flags.replace("FOLDER", str(tmp_path))
 
 
@@ -56,4 +56,4 @@ def test_a_run_with_these_settings_has_no_more_to_be_told(tmp_path):
         data={"preprocess": given["data.preprocess"]},
         gram={"invariance": given["gram.invariance"]},
     )
-    assert flags_to_see_more(run) == ""
+    assert flags_of_better_kernel(run) == ""

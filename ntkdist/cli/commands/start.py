@@ -158,9 +158,9 @@ def audit(
 
 def _more_careful(run: Run) -> list[str]:
     """Return how to audit with a better kernel, and how to learn first how long that takes."""
-    from ntkdist.runs.advice import flags_to_see_more
+    from ntkdist.runs.advice import flags_of_better_kernel
 
-    flags = flags_to_see_more(run)
+    flags = flags_of_better_kernel(run)
     return [
         f"ntkdist audit {shlex.quote(run.config.data.source)} {flags}",
         f"ntkdist plan {shlex.quote(run.url)} {flags}",

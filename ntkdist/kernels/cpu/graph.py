@@ -16,7 +16,15 @@ from ntkdist.kernels.preparation import GraphPreparation
 def graph_sums(
     plan: GraphPlan, rows: np.ndarray, lanes: np.ndarray, first: np.ndarray, table: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the sums of Δ and Θ at the end, (n, vectors, lanes) float64."""
+    """Return the sums of Δ and Θ at the end, (n, vectors, lanes) float64.
+
+    Args:
+        plan: The program.
+        rows: (n, numbers) of the row images.
+        lanes: (vectors, numbers, lanes) of the column images, as ``to_lanes`` returns them.
+        first: (n,) the first vector to compute for each row; sums before it are 0.
+        table: ``vector.coefficients`` of the dtype.
+    """
     shape = len(rows), lanes.shape[0], lanes.shape[2]
     delta, tangent = np.zeros(shape), np.zeros(shape)
     levels = plan.levels
@@ -56,7 +64,7 @@ class CpuGraphPreparation(GraphPreparation):
         self._table = coefficients(self.plan.dtype)
 
     def halves_behind(self, kind: int, constants: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-        """Compute on vectors; see ``preparation.GraphPreparation``."""
+        """Fill whole vectors and run ``program.half_variances``; see ``GraphPreparation``."""
         lanes, count = LANES[numbers.dtype.name], numbers.shape[1]
         padded = np.stack([np.resize(x, (-(-count // lanes), lanes)) for x in numbers])
         behind = np.empty_like(padded[0])
@@ -64,7 +72,7 @@ class CpuGraphPreparation(GraphPreparation):
         return behind.ravel()[:count]
 
     def own_windows(self, array: Array) -> np.ndarray:
-        """Run the levels up to the pool's; see ``preparation.GraphPreparation``."""
+        """Run the levels up to that of the pool's input; see ``preparation.GraphPreparation``."""
         plan = self.plan
         levels = plan.levels_to_windows(array)
         lanes = to_lanes(self.rows)

@@ -1,9 +1,9 @@
 """The compiled loops of the CPU backend for graphs (Numba, float32 or float64).
 
-Each function here runs one operation of a ``graph.GraphPlan`` at one displacement of the pixels of
-a row image and as many column images as fit a vector (``cpu.loops``). A value is a buffer of cells
-Δ and Θ; cell (i, j) belongs to pixel (i, j) of the row image. An operation reads one or two buffers
-from cache and writes one, which is simple and at most twice as slow as fused loops.
+``_run`` runs the operations of a ``graph.GraphPlan``, one displacement after the other, for one row
+image and as many column images as fit a vector (``cpu.loops``). Each kind of operation has a
+function, which reads and writes buffers of cells Δ and Θ in cache; cell (i, j) belongs to pixel
+(i, j) of the row image.
 
 Beyond the border of one image the other may still have a pixel. K and Θ are 0 there, but Δ is half
 the variance of that pixel.
@@ -88,7 +88,8 @@ from ntkdist.kernels.graph import (
 def part_of(cyclic, part, d, n):
     """Return one part of a displacement along an axis: first pixel, end, and displacement.
 
-    A cyclic displacement d has two parts, d and d − n; another one has part 0 alone.
+    A cyclic displacement d has two parts, d and d − n. Any other has part 0 only; its part 1 is
+    empty.
     """
     if cyclic:
         if part == 0:
@@ -152,7 +153,7 @@ def windows_of(pixel, pool, stride, count):
 
 @numba.njit(nogil=True)
 def _store(op, dr, dc, cyclic, source, memory, unit):
-    """Add a value to all pairs of windows of a pool that hold its pixels, or keep the value."""
+    """Add each cell to the sums of all pairs of windows that hold its pixels; else copy it."""
     H, W = field(op, HEIGHT), field(op, WIDTH)
     pool, stride = field(op, POOL), field(op, STRIDE)
     h, w = (H - pool) // stride + 1, (W - pool) // stride + 1
@@ -267,7 +268,7 @@ def _row_of_sums(op, a, b, r, di, j0, j1, dj, source, to, unit):
 def _linear(op, constants, a, b, dr, dc, cyclic, source, target, ring, unit):
     """Apply a filter, and add its K to Θ where it is trained.
 
-    Sums along rows are kept for the last ``size`` rows in ``ring``, and added up down the columns.
+    ``ring`` holds the sums along the last ``size`` rows of the input; an output row is their sum.
     """
     width = word(unit)
     H, W = field(op, HEIGHT), field(op, WIDTH)
@@ -462,8 +463,8 @@ def _run(
 
 
 @numba.njit(nogil=True)
-def _clear_pools(ops, past, memory, unit):
-    for k in range(past):
+def _clear_pools(ops, memory, unit):
+    for k in range(len(ops)):
         op = ops[k].ctypes.data
         if field(op, OP) == STORE and field(op, POOL) > 1:
             h = (field(op, HEIGHT) - field(op, POOL)) // field(op, STRIDE) + 1
@@ -485,9 +486,9 @@ def graph_entries(
         ops, constants: Of the plan.
         levels, displacements, masks: ``graph.Levels``.
         row_weights, column_weights: Of the plan.
-        cyclic: Whether displacements d and d − P are one.
+        cyclic: Whether displacements d and d − H of rows, or d − W of columns, are one.
         table: ``coefficients`` of the dtype.
-        work: Number of buffers; cells of a buffer, of the ring and of the memory between levels.
+        work: (4,) the plan's ``buffers``, ``buffer_cells``, ``ring_cells`` and ``memory_cells``.
         first: (n,) first vector of columns to compute for each row.
         out_delta: (n, m, lanes) float64.
         out_theta: (n, m, lanes) float64.
@@ -502,7 +503,7 @@ def graph_entries(
             if m < first[n]:
                 continue
             sums[:] = 0.0
-            _clear_pools(ops, len(ops), memory, unit)
+            _clear_pools(ops, memory, unit)
             _run(
                 rows[n].ctypes.data, columns[m].ctypes.data, channels, ops, constants, levels,
                 len(levels), displacements, masks, (row_weights, column_weights), cyclic,
@@ -519,10 +520,11 @@ def graph_windows(
     rows, columns, channels, ops, constants, levels, upto, displacements, masks, cyclic, table,
     work, start, first, out,
 ):  # fmt: skip
-    """Fill out[n] with the sums of Δ of row image n and itself over pairs of equal windows.
+    """Fill out[n] with Δ of row image n and itself, summed over all pairs of pixels in each window.
 
     ``upto`` is how many levels are run, ``start`` where the pool's array starts in memory.
-    ``columns`` are all images in lanes, and ``first`` is the index of the first row among them.
+    ``columns`` are all images in lanes, and ``first`` is the index of the first row among them: of
+    each vector of columns only the lane with the row's own image is read.
     ``out`` is (n, h·w); the other arguments are those of ``graph_entries``.
     """
     unit = constants.dtype.type(1)
@@ -534,7 +536,7 @@ def graph_windows(
     nothing = np.zeros((1, 1), constants.dtype)
     for n in range(rows.shape[0]):
         m, lane = (first + n) // lanes, (first + n) % lanes
-        _clear_pools(ops, len(ops), memory, unit)
+        _clear_pools(ops, memory, unit)
         _run(
             rows[n].ctypes.data, columns[m].ctypes.data, channels, ops, constants, levels, upto,
             displacements, masks, (nothing, nothing), cyclic, table.ctypes.data, buffers,
