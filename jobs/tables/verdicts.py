@@ -17,8 +17,8 @@ and the preprocessing of ``ntkdist audit`` (cnn-2, standardised by these images 
   where they are. Of draws judged reliable: how often the true rate lies in the stated interval, and
   how often the expected precision is within 10 points of the true one.
 
-- With --photographs: true labels of CIFAR-10 and 10 %, 20 % and 40 % wrong ones, by the kernel that
-  sees most in photographs. The images are draws from those that were whitened together.
+- With --photographs: CIFAR-10 with true labels and with 10 %, 20 % and 40 % wrong ones, by a kernel
+  for photographs. The images are draws from 10,000, all of which the whitening was fitted to.
 
 The true labels are looked at only to count.
 """

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from ntkdist.data import asymmetric, symmetric
 from ntkdist.labels import find_label_issues, label_report, refurbish, refurbish_gram
-from ntkdist.labels.reliability import WEAK_SHARE
+from ntkdist.labels.reliability import WEAK_SHARE, assess
 from ntkdist.words import CANNOT_JUDGE, RELIABLE, WEAK
 
 from .oracle import clustered, inverse_of
@@ -152,3 +154,26 @@ def test_the_public_function_returns_its_reliability():
     few = find_label_issues(images[:20], labels[:20], architecture="fc-2", num_classes=10)
     assert few.attrs["reliability"]["verdict"] == CANNOT_JUDGE
     assert not few["is_label_issue"].any()
+
+
+@pytest.mark.parametrize(
+    ("skill", "rate", "per_class", "judges"),
+    [
+        (0.61, 0.1, 60, True),
+        (0.59, 0.1, 60, False),
+        (0.59, 0.29, 60, False),
+        (0.51, 0.31, 60, True),  # most flags are right even if the kernel errs often
+        (0.49, 0.31, 60, False),
+        (0.51, 0.31, 40, False),
+    ],
+)
+def test_uncertain_predictions_are_not_judged_unless_many_labels_are_wrong(
+    skill, rate, per_class, judges
+):
+    A, labels, _ = clustered(5 * per_class, 5, 0.3, 0)
+    posterior = judged(A, labels, 5).posterior
+    noise = replace(posterior.noise, rate=rate, interval=(rate / 2, rate * 1.5))
+    estimate = replace(posterior.estimate, skill=skill)
+    how, _ = assess(replace(posterior, noise=noise, estimate=estimate), labels)
+    assert how.can_judge == judges
+    assert judges or "too inaccurate or too uncertain" in how.reason
