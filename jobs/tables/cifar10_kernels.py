@@ -360,43 +360,48 @@ def print_table(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def draw(rows: Sequence[dict[str, Any]]) -> Any:
-    """Draw accuracy over core-hours: a panel for each data set and number of images."""
-    panels = list(dict.fromkeys((one["set"], one["n"]) for one in rows))
+    """Draw accuracy over core-hours: a panel for each data set; stars have most images."""
+    from matplotlib.ticker import NullFormatter
+
+    panels = list(dict.fromkeys(one["set"] for one in rows))
     figure = _common.figure(5.0 * len(panels), 4.2)
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     recipes = list(dict.fromkeys(one["recipe"] for one in rows))
     handles: dict[str, Any] = {}
-    for ax, (name, n) in zip(axes, panels, strict=True):
-        mine = [one for one in rows if (one["set"], one["n"]) == (name, n)]
+    for ax, name in zip(axes, panels, strict=True):
+        mine = [one for one in rows if one["set"] == name]
+        counts = sorted({one["n"] for one in mine})
         lines: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
         for one in mine:
             kind, depth = _family(one["architecture"])
             # one line for all window sizes of a depth, from no pooling to all pixels
             line = "cntk" if kind.startswith("cntk") else kind
-            lines.setdefault((line, depth, one["recipe"], one["invariance"]), []).append(one)
-        for (line, depth, recipe, invariance), points in lines.items():
+            key = one["n"], line, depth, one["recipe"], one["invariance"]
+            lines.setdefault(key, []).append(one)
+        for (n, line, depth, recipe, invariance), points in lines.items():
             points.sort(key=lambda one: one["core_hours"])
             flips = invariance == "flip"
+            marker = "*" if n > counts[0] else "s" if flips else "o"
             ax.plot(
                 [one["core_hours"] for one in points],
                 [one["accuracy"] for one in points],
-                "s-" if flips else "o--",
+                "-" if flips else "--",
+                marker=marker,
                 color=f"C{recipes.index(recipe)}",
                 alpha=1.0 if depth in (None, min(DEPTHS)) else 0.5,
-                markersize=4,
-                label=f"{line}{f', depth {depth}' if depth else ''}, {recipe}"
+                markersize=9 if marker == "*" else 4,
+                label=f"{n:,} images, {line}{f', depth {depth}' if depth else ''}, {recipe}"
                 + (", flips" if flips else ""),
             )
             for one in points:
                 short = _window(one["architecture"])
                 where = (one["core_hours"], one["accuracy"])
                 ax.annotate(short, where, xytext=(3, -8), textcoords="offset points", fontsize=5)
-        if (name, n) == ("cifar10", PUBLISHED_WITH):
-            _draw_published(ax, mine)
+        if name == "cifar10" and PUBLISHED_WITH in counts:
+            _draw_published(ax, [one for one in mine if one["n"] == PUBLISHED_WITH])
         ax.set_xscale("log")
-        ax.set(
-            xlabel="core-hours", ylabel="test accuracy in %", title=f"{_common.NAMES[name]}, {n:,}"
-        )
+        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.set(xlabel="core-hours", ylabel="test accuracy in %", title=_common.NAMES[name])
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
     figure.legend(
