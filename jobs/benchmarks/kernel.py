@@ -73,6 +73,11 @@ NETWORKS: dict[str, list[Any]] = {
         ),
         *(Relu(), GlobalAvgPool(), Dense()),
     ],
+    # as many filters and ReLUs as cntk-gap-4, with one branch
+    "residual-3": [
+        *(Conv(), Relu(), Residual((Conv(), Relu(), Conv()))),
+        *(Relu(), GlobalAvgPool(), Dense()),
+    ],
     "leaky-3": [*(Conv(), LeakyRelu(0.1)) * 3, GlobalAvgPool(), Dense()],
     "gelu-3": [*(Conv(), Gelu()) * 3, GlobalAvgPool(), Dense()],
 }
@@ -127,7 +132,7 @@ class Case:
     def cells(self) -> int | None:
         """Cells of a pair of images that are computed, where all layers work on as many."""
         chain = chain_of(self.arch)
-        if isinstance(chain, str) or len(chain.blocks) > 1 or not self.layers:
+        if chain is None or len(chain.blocks) > 1 or not self.layers:
             return None
         H, W, _ = self.shape
         plan = plan_of(chain, self.shape, "float32")
