@@ -62,6 +62,7 @@ from ntkdist.kernels.cuda.prepare import (
 )
 from ntkdist.kernels.cuda.runner import BlockRunner, pairs_of, to_device
 from ntkdist.kernels.cuda.stages import CELLS, GraphLayout
+from ntkdist.kernels.cuda.streamed import streamed_kernel
 from ntkdist.kernels.cuda.unroll import written_out
 from ntkdist.kernels.graph import (
     ERF as OF_ERF,
@@ -249,6 +250,10 @@ class CudaBackend:
             if block.fused is None:
                 shape = f"{TEAMS} classes of {size} cells, state in memory"
                 yield f"general {size}", shape, THREADS, general_kernel(dtype)
+            elif block.fused.stages:
+                classes = block.fused.together * TEAMS
+                shape = f"{classes} classes of {size} cells, {block.fused.stages} layers at a time"
+                yield f"streamed {size}", shape, THREADS, streamed_kernel(block.fused)
             else:
                 classes = block.fused.together * TEAMS
                 shape = f"{classes} classes of {size} cells, state in registers"

@@ -53,7 +53,7 @@ from ntkdist.kernels.cuda.intrinsics import (
     pointer,
     put,
 )
-from ntkdist.kernels.cuda.unroll import paste, registers, unroll, written_out
+from ntkdist.kernels.cuda.unroll import known, paste, registers, unroll, written_out
 
 # Two numbers a cell and some forty more, so that the loads still fit 255 registers
 MOST_CELLS = 64
@@ -86,6 +86,10 @@ class Fused:
         buffers: Layers that shared memory holds at a time, 2 if the next is copied ahead (of a
             single one there is none); 0 where images are read from device memory.
         dtype: ``float32`` or ``float64``.
+        stages: Layers that go down the rows together, for ``cuda.streamed``; 0 where the
+            state is in registers.
+        in_step: Whether the teams of a block of threads then share chunks.
+        scaled: Whether sums of neighbours are then multiplied by factors.
     """
 
     H: int
@@ -103,6 +107,9 @@ class Fused:
     reads: int
     buffers: int
     dtype: str
+    stages: int = 0
+    in_step: bool = False
+    scaled: bool = False
 
     @property
     def layer_size(self) -> int:
@@ -233,21 +240,31 @@ def can_pool(H: int, W: int, edge: int, dtype: str) -> bool:
 @lru_cache(maxsize=64)
 def fused_kernel(spec: Fused) -> Any:
     """Return the kernel for blocks of one kind; its arguments are those of ``_fused``."""
-    known = asdict(spec)
-    del known["dtype"]
-    cells = spec.H * spec.columns
-    known |= {"lanes_of_class": spec.lanes_of_class, "together": spec.together}
-    known["front"] = spec.H * spec.pitch
-    known["next_layer"] = spec.layer_size if spec.layers > 1 else 0
-    known["shared_size"] = spec.shared_size
+    limited = spec.dtype == "float32" and spec.H * spec.columns <= 32
+    limit = {"max_registers": MOST_REGISTERS} if limited else {}
+    return kernel(written_out(_fused, known_of(spec), names_of(spec)), **limit)
+
+
+def known_of(spec: Fused) -> dict[str, Any]:
+    """Return the constants of a kernel for blocks of one kind."""
+    constants = asdict(spec)
+    del constants["dtype"]
+    constants |= {"lanes_of_class": spec.lanes_of_class, "together": spec.together}
+    constants["front"] = spec.H * spec.pitch
+    constants["next_layer"] = spec.layer_size if spec.layers > 1 else 0
+    constants["shared_size"] = spec.shared_size
     unit = 16 // np.dtype(spec.dtype).itemsize  # numbers that a thread copies at a time
-    known |= {"threads": THREADS, "lanes": LANES, "unit": unit}
-    known["turns"] = -(-known["front"] // (THREADS * unit))
-    known["side_turns"] = -(-4 * spec.pitch // (THREADS * unit))
-    known["whole"] = known["front"] % (THREADS * unit) == 0
-    known |= known_of_pools(spec)
+    constants |= {"threads": THREADS, "lanes": LANES, "unit": unit}
+    constants["turns"] = -(-constants["front"] // (THREADS * unit))
+    constants["side_turns"] = -(-4 * spec.pitch // (THREADS * unit))
+    constants["whole"] = constants["front"] % (THREADS * unit) == 0
+    return constants | known_of_pools(spec)
+
+
+def names_of(spec: Fused) -> dict[str, Any]:
+    """Return the functions and typed constants that such a kernel takes."""
     zero, one = np.dtype(spec.dtype).type(0), np.dtype(spec.dtype).type(1)
-    names = {
+    return {
         **cell_functions(spec.dtype),
         "across": across_of(zero, one),
         "across_one": across_one_of(zero, one),
@@ -257,26 +274,23 @@ def fused_kernel(spec: Fused) -> Any:
         "kind": from_dtype(np.dtype(spec.dtype)),
         "look": peek if spec.buffers else fetch,
     }
-    limited = spec.dtype == "float32" and cells <= 32
-    limit = {"max_registers": MOST_REGISTERS} if limited else {}
-    return kernel(written_out(_fused, known, names), **limit)
 
 
 def known_of_pools(spec: Fused) -> dict[str, Any]:
     """Return what is known of the pools behind and in front of a block."""
     h, w = spec.H // 2, spec.W // 2
-    known: dict[str, Any] = {"windows": h, "across_windows": w, "area": h * w, "kept": spec.kept}
-    known["kept_at"] = spec.exchange_size - 2 * THREADS * spec.kept
-    known["gathers"] = -(-2 * h * w // THREADS)
-    known["all_gather"] = 2 * h * w % THREADS == 0
-    known |= {"half": 0, "slots": 0, "run": 0, "slots_in": spec.W, "parts_in": 1}
+    constants: dict[str, Any] = {"windows": h, "across_windows": w, "area": h * w, "kept": spec.kept}
+    constants["kept_at"] = spec.exchange_size - 2 * THREADS * spec.kept
+    constants["gathers"] = -(-2 * h * w // THREADS)
+    constants["all_gather"] = 2 * h * w % THREADS == 0
+    constants |= {"half": 0, "slots": 0, "run": 0, "slots_in": spec.W, "parts_in": 1}
     if spec.pools:
         parts = spec.parts
-        known |= {"half": parts.half, "slots": parts.slots, "run": parts.run}
+        constants |= {"half": parts.half, "slots": parts.slots, "run": parts.run}
     if spec.parted:
-        known["parts_in"] = -(-spec.W // spec.parted)
-        known["slots_in"] = known["parts_in"] * (spec.parted + 1)
-    return known
+        constants["parts_in"] = -(-spec.W // spec.parted)
+        constants["slots_in"] = constants["parts_in"] * (spec.parted + 1)
+    return constants
 
 
 def _fused(
@@ -392,29 +406,7 @@ def _fused(
                     from_side[k] = advance(b, of_row + (p + row - (1 if p > 0 else row)) * pitch)
                 else:
                     from_side[k] = advance(a, of_row + (H - p + row - 3 if p > 0 else 0) * pitch)
-        for c in unroll(columns):
-            jb[c] = ja[c] + q - (W if ja[c] + q >= W else 0)
-            # behind a link that is cut one of the images may still have a pixel
-            link_left[c] = zero if ja[c] == 0 or jb[c] == 0 else one
-            link_right[c] = zero if ja[c] == W - 1 or jb[c] == W - 1 else one
-            some_left[c] = zero if ja[c] + jb[c] == 0 else one - link_left[c]
-            some_right[c] = zero if ja[c] + jb[c] == 2 * W - 2 else one - link_right[c]
-            pa[c] = advance(a, ja[c])
-            pb[c] = advance(b, p * pitch + jb[c])
-            left[c] = advance(pa[c], -1) if ja[c] > 0 else advance(pb[c], -1 if jb[c] > 0 else 0)
-            right[c] = (
-                advance(pa[c], 1) if ja[c] < W - 1 else advance(pb[c], 1 if jb[c] < W - 1 else 0)
-            )
-            if buffers > 0:
-                # inactive lanes read an active lane's address, which takes fewer wavefronts
-                from_left[c] = 3 * front + max(q - 1, 0)
-                from_right[c] = 3 * front + q
-                if some_left[c] == one:
-                    from_left[c] = 2 * front + ja[c] - 1 if ja[c] > 0 else 3 * front + jb[c] - 1
-                if some_right[c] == one:
-                    from_right[c] = (
-                        2 * front + ja[c] + 1 if ja[c] < W - 1 else 3 * front + jb[c] + 1
-                    )
+        paste(link_columns, first)
         for phase in unroll(3):  # pixels or windows; the first ReLU; those behind it
             if phase == 0 or (phase == 1 and layers > 1) or (phase == 2 and layers > 2):
                 for sweep in range(phase, last if phase == 2 else phase + 1):
@@ -472,31 +464,13 @@ def _fused(
                         old_t[c] = zero
                         read_d[c], read_t[c] = zero, zero
                     for r in unroll(H):
+                        row_at = known(r * pitch)
                         for c in unroll(columns):
-                            if phase == 0 and channels > 8:
-                                x[c] = distance(pa[c], pb[c], r * pitch, plane, channels)
-                            if phase == 0 and 0 < channels <= 8:
-                                for k in unroll(channels):
-                                    at_pixel = k * plane + r * pitch
-                                    d = fetch(pa[c], at_pixel) - fetch(pb[c], at_pixel)
-                                    x[c] = d * d if k == 0 else x[c] + d * d
-                            if phase == 0 and channels > 0:
-                                y[c] = zero
-                            if phase == 0 and channels == 0:
-                                cell = window_at + r * W + ja[c]
-                                x[c] = fetch(pointer(pooled, 0), cell)
-                                y[c] = fetch(pointer(pooled, 0), cell + slots_in * H * H * W)
-                                if parted > 0:  # noqa: SIM102
-                                    if beyond:
-                                        cell = behind_at + r * W + ja[c]
-                                        x[c] += fetch(pointer(pooled, 0), cell)
-                                        cell += slots_in * H * H * W
-                                        y[c] += fetch(pointer(pooled, 0), cell)
-                                x[c] -= fetch(root_a[c], r * pitch)
-                                x[c] -= fetch(root_b[c], r * pitch)
+                            if phase == 0:
+                                paste(value_in_front, window_at, behind_at, beyond)
                             if phase > 0:
-                                ra = look(root_a[c], r * pitch)
-                                rb = look(root_b[c], r * pitch)
+                                ra = look(root_a[c], row_at)
+                                rb = look(root_b[c], row_at)
                                 t = zero if phase == 1 and channels > 0 else T[c * H + r]
                                 if phase == 1 and signed:
                                     x[c], y[c] = relu_signed(D[c * H + r], t, ra, rb, trained)
@@ -512,24 +486,7 @@ def _fused(
                                 x[0], y[0], x[columns - 1], y[columns - 1]
                             )
                         for c in unroll(columns):
-                            ld, lt = (
-                                (x[c - 1] if c > 0 else from_d),
-                                (y[c - 1] if c > 0 else from_t),
-                            )
-                            rd = x[c + 1] if c < columns - 1 else next_d
-                            rt = y[c + 1] if c < columns - 1 else next_t
-                            new_d[c] = x[c] + ld * link_left[c] + rd * link_right[c]
-                            if phase == 0:
-                                hl = fetch(half_left[c], r * pitch)
-                                hr = fetch(half_right[c], r * pitch)
-                            else:
-                                hl = look(half_left[c], r * pitch)
-                                hr = look(half_right[c], r * pitch)
-                            new_d[c] = new_d[c] + hl * some_left[c] + hr * some_right[c]
-                            if phase == 0 and channels > 0:
-                                new_t[c] = zero
-                            else:
-                                new_t[c] = y[c] + lt * link_left[c] + rt * link_right[c]
+                            paste(add_along_row, from_d, from_t, next_d, next_t)
                             if r == 0:
                                 sum_d[c], sum_t[c] = old_d[c] + new_d[c], new_t[c]
                             elif phase == 0 and channels > 0:
@@ -571,31 +528,137 @@ def _fused(
                 root_b[c] = advance(pb[c], planes[last, 0])
             sum_d[c], sum_t[c] = zero, zero
             for r in unroll(H):
-                ra, rb = look(root_a[c], r * pitch), look(root_b[c], r * pitch)
+                row_at = known(r * pitch)
+                ra, rb = look(root_a[c], row_at), look(root_b[c], row_at)
                 t = zero if layers == 1 and channels > 0 else T[c * H + r]
                 if layers == 1 and signed:
                     x[c], y[c] = relu_signed(D[c * H + r], t, ra, rb, trained)
                 else:
                     x[c], y[c] = relu(D[c * H + r], t, ra, rb, trained)
-                if weighted:
-                    weight = fetch(pointer(weights, 0), p * H + r)
-                    sum_d[c], sum_t[c] = sum_d[c] + weight * x[c], sum_t[c] + weight * y[c]
-                elif sums:
-                    sum_d[c], sum_t[c] = sum_d[c] + x[c], sum_t[c] + y[c]
-                elif pools:
+                if pools:
                     D[r], T[r] = x[c], y[c]
                 else:
-                    cell = ((pair * 2 * count + at) * H + r) * W + ja[c]
-                    keep(cells, cell, count * H * W, x[c], y[c], mine[c] and mine_at < stop)
-            if weighted:
-                weight = fetch(pointer(weights, 0), H * H + q * W + ja[c])
-                sum_d[c], sum_t[c] = weight * sum_d[c], weight * sum_t[c]
-            if sums:  # noqa: SIM102
-                if mine[c] and mine_at < stop:
-                    total_d += np.float64(sum_d[c])
-                    total_t += np.float64(sum_t[c])
+                    paste(end_cell)
+            paste(end_column)
         if pools:
             paste(into_windows, there, spill)
+    paste(end_chunk)
+
+
+def link_columns(a, b, p, q, W, pitch, columns, ja, pa, pb, jb, front, buffers):
+    """Find the links of a lane's columns to those beside them, and where to read of the images.
+
+    Like the functions below it is pasted into the kernels, where all names are known.
+    """
+    for c in unroll(columns):
+        jb[c] = ja[c] + q - (W if ja[c] + q >= W else 0)
+        # behind a link that is cut one of the images may still have a pixel
+        link_left[c] = zero if ja[c] == 0 or jb[c] == 0 else one
+        link_right[c] = zero if ja[c] == W - 1 or jb[c] == W - 1 else one
+        some_left[c] = zero if ja[c] + jb[c] == 0 else one - link_left[c]
+        some_right[c] = zero if ja[c] + jb[c] == 2 * W - 2 else one - link_right[c]
+        pa[c] = advance(a, ja[c])
+        pb[c] = advance(b, p * pitch + jb[c])
+        left[c] = advance(pa[c], -1) if ja[c] > 0 else advance(pb[c], -1 if jb[c] > 0 else 0)
+        right[c] = (
+            advance(pa[c], 1) if ja[c] < W - 1 else advance(pb[c], 1 if jb[c] < W - 1 else 0)
+        )
+        if buffers > 0:
+            # inactive lanes read an active lane's address, which takes fewer wavefronts
+            from_left[c] = 3 * front + max(q - 1, 0)
+            from_right[c] = 3 * front + q
+            if some_left[c] == one:
+                from_left[c] = 2 * front + ja[c] - 1 if ja[c] > 0 else 3 * front + jb[c] - 1
+            if some_right[c] == one:
+                from_right[c] = (
+                    2 * front + ja[c] + 1 if ja[c] < W - 1 else 3 * front + jb[c] + 1
+                )
+
+
+def value_in_front(
+    x, y, r, c, row_at, ja, pa, pb, root_a, root_b, pooled, window_at, behind_at, beyond, H, W,
+    plane, channels, slots_in, parted,
+):  # fmt: skip
+    """Take Δ and Θ of a cell of row r in front of the first layer: pixels or pooled windows.
+
+    ``row_at`` is where the row's numbers begin behind the pointers.
+    """
+    if channels > 8:
+        x[c] = distance(pa[c], pb[c], row_at, plane, channels)
+    if 0 < channels <= 8:
+        for k in unroll(channels):
+            at_pixel = k * plane + row_at
+            d = fetch(pa[c], at_pixel) - fetch(pb[c], at_pixel)
+            x[c] = d * d if k == 0 else x[c] + d * d
+    if channels > 0:
+        y[c] = zero
+    if channels == 0:
+        cell = window_at + r * W + ja[c]
+        x[c] = fetch(pointer(pooled, 0), cell)
+        y[c] = fetch(pointer(pooled, 0), cell + slots_in * H * H * W)
+        if parted > 0:  # noqa: SIM102
+            if beyond:
+                cell = behind_at + r * W + ja[c]
+                x[c] += fetch(pointer(pooled, 0), cell)
+                cell += slots_in * H * H * W
+                y[c] += fetch(pointer(pooled, 0), cell)
+        x[c] -= fetch(root_a[c], row_at)
+        x[c] -= fetch(root_b[c], row_at)
+
+
+def add_along_row(
+    x, y, c, row_at, new_d, new_t, from_d, from_t, next_d, next_t, half_left, half_right, phase,
+    channels, columns,
+):  # fmt: skip
+    """Add to a cell those to its left and right; ``from`` and ``next`` are of lanes."""
+    ld, lt = (
+        (x[c - 1] if c > 0 else from_d),
+        (y[c - 1] if c > 0 else from_t),
+    )
+    rd = x[c + 1] if c < columns - 1 else next_d
+    rt = y[c + 1] if c < columns - 1 else next_t
+    new_d[c] = x[c] + ld * link_left[c] + rd * link_right[c]
+    if phase == 0:
+        hl = fetch(half_left[c], row_at)
+        hr = fetch(half_right[c], row_at)
+    else:
+        hl = look(half_left[c], row_at)
+        hr = look(half_right[c], row_at)
+    new_d[c] = new_d[c] + hl * some_left[c] + hr * some_right[c]
+    if phase == 0 and channels > 0:
+        new_t[c] = zero
+    else:
+        new_t[c] = y[c] + lt * link_left[c] + rt * link_right[c]
+
+
+def end_cell(
+    x, y, r, c, p, sum_d, sum_t, weights, cells, pair, count, at, stop, mine, mine_at, ja, H, W,
+    weighted, sums,
+):  # fmt: skip
+    """Add Δ and Θ of a cell of row r behind the last layer to its column's sums, or store them."""
+    if weighted:
+        weight = fetch(pointer(weights, 0), p * H + r)
+        sum_d[c], sum_t[c] = sum_d[c] + weight * x[c], sum_t[c] + weight * y[c]
+    elif sums:
+        sum_d[c], sum_t[c] = sum_d[c] + x[c], sum_t[c] + y[c]
+    else:
+        cell = ((pair * 2 * count + at) * H + r) * W + ja[c]
+        keep(cells, cell, count * H * W, x[c], y[c], mine[c] and mine_at < stop)
+
+
+def end_column(c, q, sum_d, sum_t, weights, mine, mine_at, stop, ja, H, W, weighted, sums):
+    """Add the sums of a class's column to those of the chunk."""
+    if weighted:
+        weight = fetch(pointer(weights, 0), H * H + q * W + ja[c])
+        sum_d[c], sum_t[c] = weight * sum_d[c], weight * sum_t[c]
+    if sums:  # noqa: SIM102
+        if mine[c] and mine_at < stop:
+            total_d += np.float64(sum_d[c])
+            total_t += np.float64(sum_t[c])
+
+
+def end_chunk(total_d, total_t, early, totals, task, lane, reads, sums):
+    """Store the sums of a chunk, those of shallower networks in front."""
     if sums:
         if reads > 0:
             for k in range(2 * reads):
@@ -606,7 +669,6 @@ def _fused(
         if lane == 0:
             put(pointer(totals, 0), 2 * (task * (reads + 1) + reads), total_d)
             put(pointer(totals, 0), 2 * (task * (reads + 1) + reads) + 1, total_t)
-
 
 def into_windows(
     D, T, p, pair, step, thread, shared, cells, pool_d, pool_t, there, spill, first_q, kept,

@@ -21,6 +21,7 @@ from ntkdist.kernels.cuda.fused import (
     columns_of,
 )
 from ntkdist.kernels.cuda.intrinsics import LANES, TEAMS
+from ntkdist.kernels.cuda.streamed import MOST_COLUMNS, layers_to_know, stages_of
 
 # A team's share of an entry: enough classes to keep the ends cheap, enough teams to fill a GPU
 _STEPS, _CHUNKS = 8, 32
@@ -41,13 +42,16 @@ class Classes:
     slots: np.ndarray
 
     @classmethod
-    def of(cls, ids: np.ndarray, H: int, W: int, *, by_rows: bool) -> Classes:
-        """Cut ascending classes p·W + q of an H × W block into chunks; ``by_rows`` one a p."""
+    def of(cls, ids: np.ndarray, H: int, W: int, *, by_rows: bool, teams: int = 1) -> Classes:
+        """Cut ascending classes p·W + q of an H × W block into chunks for so many teams each.
+
+        ``by_rows`` cuts one for each p.
+        """
         if by_rows:
             starts = np.append(np.unique(ids // W, return_index=True)[1], len(ids)).astype(np.int64)
         else:
             together = max(1, LANES // W)
-            chunks = max(1, min(_CHUNKS, len(ids) // (_STEPS * together)))
+            chunks = max(1, min(_CHUNKS, len(ids) // (_STEPS * together * teams)))
             starts = np.linspace(0, len(ids), chunks + 1).astype(np.int64)
         slots = np.full(H * W, -1, np.int64)
         slots[ids] = np.arange(len(ids))
@@ -105,7 +109,8 @@ class Block:
         planes: (sweeps, 4) int64 for ``cuda.fused``.
         units: (sweeps, 3) of the dtype for ``cuda.general``.
         fused_units: (sweeps, 3) of the dtype for ``cuda.fused``.
-        fused: What the fused kernel is compiled for, or None where the general one is needed.
+        fused: What the fused or the streamed kernel is compiled for, or None where the general
+            one is needed.
         pool: Edge of the windows behind; 0 at the end.
         classes: Displacement classes of an entry.
         links: Indices of its linear layers.
@@ -146,9 +151,14 @@ class Block:
         return self.fused is not None and self.fused.pools
 
     @property
+    def in_step(self) -> bool:
+        """Whether teams share a chunk of classes although they share no memory."""
+        return self.fused is not None and self.fused.in_step
+
+    @property
     def teams(self) -> int:
         """How many teams share a chunk of classes: those of a block of threads, or one."""
-        return TEAMS if self.by_rows or self.pools else 1
+        return TEAMS if self.by_rows or self.pools or self.in_step else 1
 
     @property
     def slots(self) -> int:
@@ -164,7 +174,8 @@ class Block:
         """Cut classes p·W + q into chunks."""
         if self.pools:
             return Pooling.of(ids, self.H, self.W)
-        return Classes.of(ids, self.H, self.W, by_rows=self.by_rows)
+        teams = TEAMS if self.in_step else 1
+        return Classes.of(ids, self.H, self.W, by_rows=self.by_rows, teams=teams)
 
     @property
     def pixels(self) -> int:
@@ -271,7 +282,9 @@ def layout_of(
         fused, layers = None, min(len(links), 3)
         if _is_fused(block.links, H, W):
             behind = plan.chain.blocks[n + 1 : n + 2]
+            streams = not _fits_registers(H, W)
             pools = can_pool(H, W, block.pool, dtype) and _is_fused(behind[0].links, H // 2, W // 2)
+            pools = pools and not streams
             parted = Parts.of(2 * W).half if n and blocks[-1].pools else 0
             weighted = block.pool == 0 and bool(plan.chain.windows)
             each = len(np.unique(ids % W))
@@ -280,6 +293,16 @@ def layout_of(
                 bool(table[1, tables.SIGNED]), block.pool == 0, weighted, pools, parted, len(reads),
                 buffers_of(H, W, pitch, layers, len(ids), each, dtype, pools=pools), dtype,
             )  # fmt: skip
+            if streams:
+                stages = stages_of(fused.columns)
+                fused = replace(
+                    fused,
+                    layers=layers_to_know(len(links), stages),
+                    buffers=0,
+                    stages=stages,
+                    in_step=len(ids) >= _STEPS * TEAMS * fused.together,
+                    scaled=bool((units[:, tables.FACTOR] != 1).any()),
+                )
         made = Block(
             H, W, pitch, plane, copy, table, planes, units, fused_units,
             fused, block.pool, Pooling(0, 0, ()), links, centers, _windows(plan, blocks),
@@ -305,12 +328,16 @@ def _by_displacement(plan: Plan) -> np.ndarray:
 
 
 def _is_fused(links: Sequence[Link], H: int, W: int) -> bool:
-    """Return whether a block is ReLUs behind 3 × 3 filters whose state fits registers."""
+    """Return whether a block is ReLUs behind 3 × 3 filters, on cells that a team can hold."""
     return bool(
         links
-        and H * columns_of(W) <= MOST_CELLS
+        and (_fits_registers(H, W) or columns_of(W) <= MOST_COLUMNS)
         and all(link.size == 3 and link.activation == "relu" for link in links)
     )
+
+
+def _fits_registers(H: int, W: int) -> bool:
+    return H * columns_of(W) <= MOST_CELLS
 
 
 def _windows(plan: Plan, in_front: Sequence[Block]) -> tuple[Classes | Pooling, ...]:

@@ -12,6 +12,7 @@ from ntkdist.errors import InputError
 from ntkdist.kernels.cuda.fused import fused_kernel
 from ntkdist.kernels.cuda.general import general_kernel, pool_kernel
 from ntkdist.kernels.cuda.intrinsics import (
+    LANES,
     TEAMS,
     THREADS,
     cuda,
@@ -20,6 +21,7 @@ from ntkdist.kernels.cuda.intrinsics import (
     multiprocessors,
 )
 from ntkdist.kernels.cuda.layout import Block, Classes, Layout, Pooling
+from ntkdist.kernels.cuda.streamed import blocks_at_once, streamed_kernel
 
 SHARE = 0.5  # of the free memory, for what lies between the blocks of a batch of pairs
 MOST_BYTES = 2**31  # of it: enough to keep a GPU busy, and little to ask for
@@ -196,16 +198,22 @@ class BlockRunner:
         B: Any, pooled: Any, sums: Any, cells: Any,
     ) -> None:  # fmt: skip
         work = self.workspace
+        tasks = pairs.shape[0] * classes[0] * block.teams
+        blocks = -(-tasks // TEAMS)
         if block.fused is not None:
-            tasks = pairs.shape[0] * classes[0] * block.teams
-            fused_kernel(block.fused)[-(-tasks // TEAMS), THREADS](
+            function, scratch = fused_kernel(block.fused), ()
+            if block.fused.stages:
+                blocks = min(blocks, blocks_at_once(block.fused) * multiprocessors())
+                shape = (blocks * TEAMS, block.H, block.fused.columns, 2, LANES)
+                function = streamed_kernel(block.fused)
+                scratch = (work.array("scratch", shape, self.dtype),)
+            function[blocks, THREADS](
                 pairs, tasks, block.teams, *classes, A, B, layout.size, pooled,
                 work.table(block.planes), work.table(block.fused_units), block.last,
-                work.table(layout.weights), sums, cells,
+                work.table(layout.weights), sums, cells, *scratch,
             )  # fmt: skip
             return
-        tasks = pairs.shape[0] * classes[0]
-        blocks = min(-(-tasks // TEAMS), 8 * multiprocessors())
+        blocks = min(blocks, 8 * multiprocessors())
         scratch = work.array("scratch", (blocks * TEAMS, 6, block.pixels), self.dtype)
         channels, weighted = layout.plan.shape[2], bool(layout.plan.chain.windows)
         general_kernel(self.dtype)[blocks, THREADS](

@@ -2,9 +2,10 @@
 
 A thread of a GPU keeps an array in registers only if every index is known when it is compiled,
 and Numba gives no way to ask for a loop to be unrolled. So a kernel is written as
-ordinary Python with three marks: ``for r in unroll(n)``, ``x, y = registers(n)`` and ``paste(f)``.
-``written_out`` repeats the loops' bodies, makes a variable of every element, puts the body of ``f``
-in its place, and drops branches whose condition is known. What it returns is plain Python again,
+ordinary Python with four marks: ``for r in unroll(n)``, ``x, y = registers(n)``, ``paste(f)`` and
+``k = known(n)``. ``written_out`` repeats the loops' bodies, makes a variable of every element, puts
+the body of ``f`` in its place, knows ``k`` from there on, and drops branches whose condition is
+known. What it returns is plain Python again,
 for Numba to compile or for Python to run.
 """
 
@@ -27,6 +28,11 @@ def unroll(count: int) -> range:
 
 def registers(count: int) -> Any:
     """Mark arrays to keep in registers, as many as there are names in front of the equals sign."""
+    raise NotImplementedError("only known to written_out")
+
+
+def known(value: Any) -> Any:
+    """Mark a name whose value is known from here on; only known to ``written_out``."""
     raise NotImplementedError("only known to written_out")
 
 
@@ -53,7 +59,7 @@ def written_out(
         A new function.
 
     Raises:
-        ValueError: If a mark's count or an index of a marked array is not known.
+        ValueError: If a mark's count, a value marked as known or an index of a marked array is not.
     """
     definition = _definition(function)
     definition.decorator_list = []
@@ -122,6 +128,8 @@ class _Writer(ast.NodeTransformer):
         call = node.iter
         if not (isinstance(call, ast.Call) and getattr(call.func, "id", "") == "unroll"):
             node.iter = self.visit(call)
+            for name in (x.id for x in ast.walk(node.target) if isinstance(x, ast.Name)):
+                self.known.pop(name, None)
             node.body = self.statements(node.body)
             return node
         assert isinstance(node.target, ast.Name)
@@ -157,8 +165,14 @@ class _Writer(ast.NodeTransformer):
             return self.generic_visit(node)
 
     def visit_Assign(self, node: ast.Assign) -> Any:
-        if isinstance(node.value, ast.Call) and getattr(node.value.func, "id", "") == "registers":
-            self.arrays |= {x.id for x in ast.walk(node.targets[0]) if isinstance(x, ast.Name)}
+        mark = getattr(node.value.func, "id", "") if isinstance(node.value, ast.Call) else ""
+        names = [x.id for x in ast.walk(node.targets[0]) if isinstance(x, ast.Name)]
+        if mark == "registers":
+            self.arrays |= set(names)
+            return None
+        if mark == "known":
+            assert isinstance(node.value, ast.Call)
+            (self.known[names[0]],) = (self.value(argument) for argument in node.value.args)
             return None
         return self.generic_visit(node)
 
