@@ -72,7 +72,7 @@ def test_auto_takes_the_gpu_where_there_is_one(monkeypatch):
 
 def test_arithmetic_and_coverage_are_known_without_a_gpu(monkeypatch):
     monkeypatch.setattr("ntkdist.kernels.registry.cuda_unavailable", lambda: "no GPU here")
-    assert arithmetic_of("cuda") == "cuda-4"
+    assert arithmetic_of("cuda") == "cuda-5"
     assert arithmetic_of("cpu") == get_backend("cpu").arithmetic
     with pytest.raises(InputError, match="'gpu' is not one of"):
         arithmetic_of("gpu")

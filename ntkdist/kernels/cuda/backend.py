@@ -2,12 +2,12 @@
 
 Covers the same networks. Of chains ``prepare`` computes on the device, in float64, what depends on
 one image alone; ``block`` runs the blocks between pools one after the other on as many pairs of
-images as fit the free memory: ``cuda.fused`` where a block is ReLUs behind 3 × 3 filters,
-else ``cuda.general``, and ``cuda.dense`` for fully connected networks. Of all other networks, which
-are graphs, nearly all that depends on one image is computed on the host, and ``block`` runs the
-levels of their programs by ``cuda.graph``. Nothing is added up
-atomically, and the order of every sum depends on the network and the images' size alone, so an
-entry has the same bits in every block and every run on a kind of GPU.
+images as fit the free memory: ``cuda.fused`` where a block is ReLUs behind 3 × 3 filters, or
+``cuda.streamed`` if its cells do not fit registers, else ``cuda.general``, and ``cuda.dense`` for
+fully connected networks. Of all other networks, which are graphs, nearly all that depends on one
+image is computed on the host, and ``block`` runs the levels of their programs by ``cuda.graph``.
+Nothing is added up atomically, and the order of every sum depends on the network and the images'
+size alone, so an entry has the same bits in every block and every run on a kind of GPU.
 
 Images may be on the device already, as anything with ``__cuda_array_interface__`` (a jax, CuPy or
 PyTorch array); they are read where they are.
@@ -107,6 +107,26 @@ class CudaBackend:
         self._of_graphs = {
             state: GraphRunner(state, runner.workspace) for state, runner in self._runners.items()
         }
+
+    def of_version(
+        self, arithmetic: str, arch: Architecture, image_shape: tuple[int, int, int]
+    ) -> CudaBackend | None:
+        """Return the backend that computes the bits of a version; None if there is none any more.
+
+        The version before, ``cuda-4``, had ``cuda.general`` in the place of ``cuda.streamed``.
+        """
+        if arithmetic == self.arithmetic:
+            return self
+        if arithmetic != "cuda-4":
+            return None
+        chain = chain_of(arch)
+        if chain is not None and chain.spatial:
+            dtype = state_dtype(chain, image_shape, self.dtype)
+            if any(block.streamed for block in layout_of(chain, image_shape, dtype).blocks):
+                return None
+        old = CudaBackend(dtype=self.dtype, threads=self.threads)
+        old.arithmetic = arithmetic
+        return old
 
     def supports(
         self, arch: Architecture, image_shape: tuple[int, int, int], dtype: str | None = None
@@ -263,9 +283,10 @@ class CudaBackend:
             if block.fused is None:
                 shape = f"{TEAMS} classes of {size} cells, state in memory"
                 yield f"general {size}", shape, THREADS, general_kernel(dtype)
-            elif block.fused.stages:
+            elif block.streamed:
                 classes = block.fused.together * TEAMS
-                shape = f"{classes} classes of {size} cells, {block.fused.stages} layers at a time"
+                pass_of = f"state in memory, {block.fused.layers_of_pass} layers a pass"
+                shape = f"{classes} classes of {size} cells, {pass_of}"
                 yield f"streamed {size}", shape, THREADS, streamed_kernel(block.fused)
             else:
                 classes = block.fused.together * TEAMS

@@ -74,7 +74,8 @@ class Fused:
         plane: Numbers of a plane.
         columns: Columns of a lane.
         channels: Channels of a pixel; 0 where the block begins with pooled windows.
-        layers: Nonlinearities of the block; 3 stands for more.
+        layers: Nonlinearities of the block; 3 stands for more (see also
+            ``streamed.layers_to_know``).
         signed: Whether the first of them takes negative correlations.
         sums: Whether the block ends in sums over positions.
         weighted: Whether cells have weights in these sums.
@@ -86,10 +87,10 @@ class Fused:
         buffers: Layers that shared memory holds at a time, 2 if the next is copied ahead (of a
             single one there is none); 0 where images are read from device memory.
         dtype: ``float32`` or ``float64``.
-        stages: Layers that go down the rows together, for ``cuda.streamed``; 0 where the
-            state is in registers.
-        in_step: Whether the teams of a block of threads then share chunks.
-        scaled: Whether sums of neighbours are then multiplied by factors.
+        layers_of_pass: For ``cuda.streamed``, whose state is in memory; 0 where it is in
+            registers. The next two are for that kernel too.
+        in_step: Whether the teams of a block of threads share chunks of classes.
+        scaled: Whether sums of neighbours are multiplied by factors.
     """
 
     H: int
@@ -107,7 +108,7 @@ class Fused:
     reads: int
     buffers: int
     dtype: str
-    stages: int = 0
+    layers_of_pass: int = 0
     in_step: bool = False
     scaled: bool = False
 
@@ -279,7 +280,12 @@ def names_of(spec: Fused) -> dict[str, Any]:
 def known_of_pools(spec: Fused) -> dict[str, Any]:
     """Return what is known of the pools behind and in front of a block."""
     h, w = spec.H // 2, spec.W // 2
-    constants: dict[str, Any] = {"windows": h, "across_windows": w, "area": h * w, "kept": spec.kept}
+    constants: dict[str, Any] = {
+        "windows": h,
+        "across_windows": w,
+        "area": h * w,
+        "kept": spec.kept,
+    }
     constants["kept_at"] = spec.exchange_size - 2 * THREADS * spec.kept
     constants["gathers"] = -(-2 * h * w // THREADS)
     constants["all_gather"] = 2 * h * w % THREADS == 0
@@ -406,7 +412,7 @@ def _fused(
                     from_side[k] = advance(b, of_row + (p + row - (1 if p > 0 else row)) * pitch)
                 else:
                     from_side[k] = advance(a, of_row + (H - p + row - 3 if p > 0 else 0) * pitch)
-        paste(link_columns, first)
+        paste(link_columns)
         for phase in unroll(3):  # pixels or windows; the first ReLU; those behind it
             if phase == 0 or (phase == 1 and layers > 1) or (phase == 2 and layers > 2):
                 for sweep in range(phase, last if phase == 2 else phase + 1):
@@ -467,7 +473,7 @@ def _fused(
                         row_at = known(r * pitch)
                         for c in unroll(columns):
                             if phase == 0:
-                                paste(value_in_front, window_at, behind_at, beyond)
+                                paste(value_in_front)
                             if phase > 0:
                                 ra = look(root_a[c], row_at)
                                 rb = look(root_b[c], row_at)
@@ -486,7 +492,7 @@ def _fused(
                                 x[0], y[0], x[columns - 1], y[columns - 1]
                             )
                         for c in unroll(columns):
-                            paste(add_along_row, from_d, from_t, next_d, next_t)
+                            paste(add_along_row)
                             if r == 0:
                                 sum_d[c], sum_t[c] = old_d[c] + new_d[c], new_t[c]
                             elif phase == 0 and channels > 0:
@@ -541,7 +547,7 @@ def _fused(
                     paste(end_cell)
             paste(end_column)
         if pools:
-            paste(into_windows, there, spill)
+            paste(into_windows)
     paste(end_chunk)
 
 
@@ -560,9 +566,7 @@ def link_columns(a, b, p, q, W, pitch, columns, ja, pa, pb, jb, front, buffers):
         pa[c] = advance(a, ja[c])
         pb[c] = advance(b, p * pitch + jb[c])
         left[c] = advance(pa[c], -1) if ja[c] > 0 else advance(pb[c], -1 if jb[c] > 0 else 0)
-        right[c] = (
-            advance(pa[c], 1) if ja[c] < W - 1 else advance(pb[c], 1 if jb[c] < W - 1 else 0)
-        )
+        right[c] = advance(pa[c], 1) if ja[c] < W - 1 else advance(pb[c], 1 if jb[c] < W - 1 else 0)
         if buffers > 0:
             # inactive lanes read an active lane's address, which takes fewer wavefronts
             from_left[c] = 3 * front + max(q - 1, 0)
@@ -570,9 +574,7 @@ def link_columns(a, b, p, q, W, pitch, columns, ja, pa, pb, jb, front, buffers):
             if some_left[c] == one:
                 from_left[c] = 2 * front + ja[c] - 1 if ja[c] > 0 else 3 * front + jb[c] - 1
             if some_right[c] == one:
-                from_right[c] = (
-                    2 * front + ja[c] + 1 if ja[c] < W - 1 else 3 * front + jb[c] + 1
-                )
+                from_right[c] = 2 * front + ja[c] + 1 if ja[c] < W - 1 else 3 * front + jb[c] + 1
 
 
 def value_in_front(
@@ -669,6 +671,7 @@ def end_chunk(total_d, total_t, early, totals, task, lane, reads, sums):
         if lane == 0:
             put(pointer(totals, 0), 2 * (task * (reads + 1) + reads), total_d)
             put(pointer(totals, 0), 2 * (task * (reads + 1) + reads) + 1, total_t)
+
 
 def into_windows(
     D, T, p, pair, step, thread, shared, cells, pool_d, pool_t, there, spill, first_q, kept,

@@ -2,7 +2,7 @@
 
 ``general_kernel``: a team of lanes takes a chunk of displacement classes of one pair, one class
 at a time, with the state in device memory, where the caches hold it. Slower than
-``cuda.fused``, which takes the blocks that matter.
+``cuda.fused`` and ``cuda.streamed``, which take the blocks that matter.
 
 ``pool_kernel``: an average pool. A window of one image with a window of the other averages over
 cells of several classes; each thread gathers one such pair of windows, always in the

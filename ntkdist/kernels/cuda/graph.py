@@ -85,7 +85,7 @@ MOST_REGISTERS = {"float32": 96, "float64": 128}
 
 
 class GraphRunner:
-    """Runs programs on pairs of images, in batches that fit the free memory.
+    """Runs programs on pairs of images, in batches (see ``runner.pairs_that_fit``).
 
     Attributes:
         dtype: Of the numbers of an image.
@@ -97,14 +97,16 @@ class GraphRunner:
         self.workspace = workspace
 
     def batch_size(self, layout: GraphLayout, levels: tuple[Level, ...]) -> int:
-        """Return how many pairs fit the memory that is free now.
+        """Return how many pairs of images to take at a time.
 
         Raises:
-            InputError: If not even one pair fits.
+            InputError: If not even one pair fits the memory that is free now.
         """
         kept = layout.plan.memory_cells + max(level.cells for level in levels)
         sums = 16 * max(level.chunks for level in levels) * layout.warps
-        return pairs_that_fit(2 * np.dtype(self.dtype).itemsize * kept + sums, self.workspace)
+        a_pair = 2 * np.dtype(self.dtype).itemsize * kept + sums
+        work = max(1.0, *(work_of(layout, level) for level in levels))
+        return pairs_that_fit(a_pair, work, self.dtype, self.workspace)
 
     def run(
         self,
@@ -161,6 +163,15 @@ class GraphRunner:
                     size, stride, H, W, h, w, memory, plan.memory_cells, int(op[ARRAY]),
                 )  # fmt: skip
         return totals, memory
+
+
+def work_of(layout: GraphLayout, level: Level) -> float:
+    """Return how many cells of how many operations a pair of images has in a level's launch."""
+    count = len(level.pools)
+    sizes = layout.plan.ops[level.first : level.first + count, [HEIGHT, WIDTH]]
+    by_row, by_column = np.split(level.masks != 0, [count * level.rows])
+    displacements = by_row.reshape(count, -1).sum(axis=1) * by_column.reshape(count, -1).sum(axis=1)
+    return float((displacements * sizes.prod(axis=1)).sum())
 
 
 def most_blocks(layout: GraphLayout) -> int:

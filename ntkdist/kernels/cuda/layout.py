@@ -21,10 +21,12 @@ from ntkdist.kernels.cuda.fused import (
     columns_of,
 )
 from ntkdist.kernels.cuda.intrinsics import LANES, TEAMS
-from ntkdist.kernels.cuda.streamed import MOST_COLUMNS, layers_to_know, stages_of
+from ntkdist.kernels.cuda.streamed import MOST_COLUMNS, layers_of_pass, layers_to_know
 
 # A team's share of an entry: enough classes to keep the ends cheap, enough teams to fill a GPU
 _STEPS, _CHUNKS = 8, 32
+# of blocks of threads that share a chunk: of large images a launch has few pairs
+_SHARED_CHUNKS = 256
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ class Classes:
             starts = np.append(np.unique(ids // W, return_index=True)[1], len(ids)).astype(np.int64)
         else:
             together = max(1, LANES // W)
-            chunks = max(1, min(_CHUNKS, len(ids) // (_STEPS * together * teams)))
+            most = _CHUNKS if teams == 1 else _SHARED_CHUNKS
+            chunks = max(1, min(most, len(ids) // (_STEPS * together * teams)))
             starts = np.linspace(0, len(ids), chunks + 1).astype(np.int64)
         slots = np.full(H * W, -1, np.int64)
         slots[ids] = np.arange(len(ids))
@@ -149,6 +152,11 @@ class Block:
     def pools(self) -> bool:
         """Whether the block's kernel adds up the windows behind it."""
         return self.fused is not None and self.fused.pools
+
+    @property
+    def streamed(self) -> bool:
+        """Whether its kernel is that of ``cuda.streamed``."""
+        return self.fused is not None and self.fused.layers_of_pass > 0
 
     @property
     def in_step(self) -> bool:
@@ -294,12 +302,12 @@ def layout_of(
                 buffers_of(H, W, pitch, layers, len(ids), each, dtype, pools=pools), dtype,
             )  # fmt: skip
             if streams:
-                stages = stages_of(fused.columns)
+                of_pass = layers_of_pass(fused.columns)
                 fused = replace(
                     fused,
-                    layers=layers_to_know(len(links), stages),
+                    layers=layers_to_know(len(links), of_pass),
                     buffers=0,
-                    stages=stages,
+                    layers_of_pass=of_pass,
                     in_step=len(ids) >= _STEPS * TEAMS * fused.together,
                     scaled=bool((units[:, tables.FACTOR] != 1).any()),
                 )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ntkdist.errors import InputError
-from ntkdist.kernels.cuda.fused import fused_kernel
+from ntkdist.kernels.cuda.fused import Parts, fused_kernel
 from ntkdist.kernels.cuda.general import general_kernel, pool_kernel
 from ntkdist.kernels.cuda.intrinsics import (
     LANES,
@@ -26,6 +26,12 @@ from ntkdist.kernels.cuda.streamed import blocks_at_once, streamed_kernel
 SHARE = 0.5  # of the free memory, for what lies between the blocks of a batch of pairs
 MOST_BYTES = 2**31  # of it: enough to keep a GPU busy, and little to ask for
 MOST_PAIRS = 2**22  # of a batch
+# Cells and layers of a launch, for less than a second on a slow GPU: a process is stopped between
+# launches, and a display's driver ends kernels that take some seconds. The 24 multiprocessors of an
+# RTX 4060 execute at most 7.5e12 instructions a second, and 1/64 of that in float64. A cell and
+# layer of ``cuda.fused`` take 51: 1.5e11 of them a second.
+MOST_WORK = {"float32": 1e11, "float64": 3e9}
+GENERAL = 10  # times the work: what a cell and layer of ``cuda.general`` take at least
 MOST_TABLES = 256
 BLOCKS_AT_ONCE = 4  # blocks of threads of a fused kernel that a multiprocessor has
 WAVES = 8  # at least so many times the blocks of threads that a GPU runs at once
@@ -101,24 +107,41 @@ def pairs_of(n: int, m: int, symmetric: bool, batch: int) -> Iterator[np.ndarray
         yield np.concatenate(waiting)
 
 
-def pairs_that_fit(bytes_of_pair: int, workspace: Workspace) -> int:
-    """Return how many pairs of images have room in the memory that is free now.
+def pairs_that_fit(
+    bytes_of_pair: int, work_of_pair: float, dtype: str, workspace: Workspace
+) -> int:
+    """Return how many pairs of images to take at a time.
+
+    Args:
+        bytes_of_pair: Device memory that a pair needs.
+        work_of_pair: Cells and layers of a pair in one launch, see ``MOST_WORK``.
+        dtype: Of the cells.
+        workspace: What is held already counts as free.
 
     Raises:
-        InputError: If not even one pair fits.
+        InputError: If not even one pair fits the memory that is free now.
     """
-    budget = min(SHARE * (free_bytes() + workspace.nbytes), MOST_BYTES)
-    batch = int(min(budget / bytes_of_pair, MOST_PAIRS))
-    if batch < 1:
+    fit = int(SHARE * (free_bytes() + workspace.nbytes) / bytes_of_pair)
+    if fit < 1:
         raise InputError(
             f"one pair of images needs {bytes_of_pair / 2**20:.0f} MiB between pools, the GPU has "
             f"{free_bytes() / 2**20:.0f} MiB free; free some, or take backend cpu"
         )
-    return batch
+    enough = int(min(MOST_BYTES / bytes_of_pair, MOST_WORK[dtype] / work_of_pair, MOST_PAIRS))
+    return min(fit, max(1, enough))
+
+
+def work_of(block: Block, classes: Classes | Pooling) -> float:
+    """Return how many cells of how many layers a pair of images has in a block's launch."""
+    if isinstance(classes, Pooling):
+        count = (2 * classes.count + 1) * len(classes.starts) * Parts.of(block.W).run
+    else:
+        count = len(classes.ids)
+    return count * block.pixels * (block.last + 1) * (1 if block.fused is not None else GENERAL)
 
 
 class BlockRunner:
-    """Runs the blocks of networks on pairs of images, in batches that fit the free memory.
+    """Runs the blocks of networks on pairs of images, in batches (see ``pairs_that_fit``).
 
     Attributes:
         dtype: Of the numbers of an image.
@@ -132,7 +155,7 @@ class BlockRunner:
     def batch_size(
         self, layout: Layout, upto: int, classes: Sequence[Classes | Pooling] | None = None
     ) -> int:
-        """Return how many pairs of the first ``upto`` blocks fit the memory that is free now.
+        """Return how many pairs of images to take at a time through the first ``upto`` blocks.
 
         ``classes`` are those of each block, where they are not the layout's.
 
@@ -140,9 +163,10 @@ class BlockRunner:
             InputError: If not even one pair fits.
         """
         itemsize = np.dtype(layout.plan.dtype).itemsize
-        a_pair = 0
+        a_pair, work = 0, 1.0
         for n, block in enumerate(layout.blocks[:upto]):
             of_block = classes[n] if classes else block.classes
+            work = max(work, work_of(block, of_block))
             if isinstance(of_block, Classes):
                 networks = 1 + len(layout.reads)
                 a_pair += 16 * (len(of_block.starts) - 1) * block.teams * networks
@@ -150,7 +174,7 @@ class BlockRunner:
                     a_pair += 2 * itemsize * len(of_block.ids) * block.pixels
             if block.pool:
                 a_pair += 2 * itemsize * windows_of(block)
-        return pairs_that_fit(a_pair, self.workspace)
+        return pairs_that_fit(a_pair, work, self.dtype, self.workspace)
 
     def run(
         self, layout: Layout, A: Any, B: Any, pairs: Any, classes: Sequence[Classes | Pooling]
@@ -205,8 +229,9 @@ class BlockRunner:
         tasks = pairs.shape[0] * classes[0] * block.teams
         blocks = -(-tasks // TEAMS)
         if block.fused is not None:
-            function, scratch = fused_kernel(block.fused), ()
-            if block.fused.stages:
+            function = fused_kernel(block.fused)
+            scratch: tuple[Any, ...] = ()
+            if block.streamed:
                 blocks = min(blocks, blocks_at_once(block.fused) * multiprocessors())
                 shape = (blocks * TEAMS, block.H, block.fused.columns, 2, LANES)
                 function = streamed_kernel(block.fused)

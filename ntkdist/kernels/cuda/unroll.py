@@ -5,8 +5,7 @@ and Numba gives no way to ask for a loop to be unrolled. So a kernel is written 
 ordinary Python with four marks: ``for r in unroll(n)``, ``x, y = registers(n)``, ``paste(f)`` and
 ``k = known(n)``. ``written_out`` repeats the loops' bodies, makes a variable of every element, puts
 the body of ``f`` in its place, knows ``k`` from there on, and drops branches whose condition is
-known. What it returns is plain Python again,
-for Numba to compile or for Python to run.
+known. What it returns is plain Python again, for Numba to compile or for Python to run.
 """
 
 from __future__ import annotations
@@ -35,11 +34,10 @@ def known(value: Any) -> Any:
     raise NotImplementedError("only known to written_out")
 
 
-def paste(function: Callable[..., Any], *needed: Any) -> None:
+def paste(function: Callable[..., Any]) -> None:
     """Mark where to put another function's body, whose parameters are variables of the same name.
 
-    Names of its own become variables too, and so do all that it assigns to. ``needed`` are
-    variables that nothing else reads.
+    Names of its own become variables too, and so do all that it assigns to.
     """
     raise NotImplementedError("only known to written_out")
 
@@ -58,7 +56,8 @@ def written_out(
         A new function.
 
     Raises:
-        ValueError: If a mark's count, a value marked as known or an index of a marked array is not.
+        ValueError: If a loop's count, a value marked as known or an index of a marked array is not
+            known, or if a known name is assigned to.
     """
     definition = _definition(function)
     definition.decorator_list = []
@@ -138,8 +137,6 @@ class _Writer(ast.NodeTransformer):
     def visit_For(self, node: ast.For) -> Any:
         call = node.iter
         if not (isinstance(call, ast.Call) and getattr(call.func, "id", "") == "unroll"):
-            for name in (x.id for x in ast.walk(node.target) if isinstance(x, ast.Name)):
-                self.known.pop(name, None)
             return self.generic_visit(node)
         assert isinstance(node.target, ast.Name)
         written: list[ast.stmt] = []
@@ -187,6 +184,8 @@ class _Writer(ast.NodeTransformer):
         return self.generic_visit(node)
 
     def visit_Name(self, node: ast.Name) -> Any:
+        if isinstance(node.ctx, ast.Store) and node.id in self.known:
+            raise ValueError(f"{node.id} is known, and assigned to")
         if isinstance(node.ctx, ast.Load) and node.id in self.known:
             return ast.copy_location(ast.Constant(self.known[node.id]), node)
         return node
