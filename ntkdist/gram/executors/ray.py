@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import threading
 import time
 import traceback
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from ntkdist.errors import InputError, InterruptedRunError, StageError
+from ntkdist.errors import InputError, InterruptedRunError, NtkdistError, StageError
 from ntkdist.events.types import Interrupted, StepContinues, WorkerLost, WorkerStarted
 from ntkdist.gram.executors.cluster import (
     actor_environment,
@@ -135,16 +136,19 @@ class RayExecutor:
             environment=environment | package_path(),
             on_wait=on_wait,
         ) as (ray, local):
-            if local and self._num_gpus and not ray.cluster_resources().get("GPU"):
-                raise InputError(
-                    f"backend {job.backend!r} needs a GPU for each worker, and Ray finds none on"
-                    " this machine; give --gram.address of a cluster that has some, or take"
-                    " --gram.backend cpu"
-                )
+            self._check_gpus(ray, local)
             resources: dict[str, Any] = {"num_cpus": threads, "num_gpus": self._num_gpus}
             if not local:
                 resources["runtime_env"] = {"env_vars": environment}
             return self.run_on(ray, job, keys, emit, stop, resources)
+
+    def _check_gpus(self, ray: Any, local: bool) -> None:
+        """Raise ``InputError`` if workers would wait in vain for a GPU of this machine."""
+        if local and self._num_gpus and not ray.cluster_resources().get("GPU"):
+            raise InputError(
+                "backend 'cuda' needs a GPU for each worker, and Ray finds none on this machine;"
+                " give --gram.address of a cluster that has some, or take --gram.backend cpu"
+            )
 
     def run_on(
         self,
@@ -243,17 +247,23 @@ class RayExecutor:
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
         """Run a function once on a worker's node, with a worker's resources.
 
+        Its process ends with it, and so gives back the memory of the GPU.
+
         Raises:
-            StageError: If it raised there, or its worker died.
+            InputError: If a GPU is asked for, and Ray finds none on this machine.
+            NtkdistError: If the function raised one.
+            StageError: If it raised anything else, or its worker died.
         """
         threads = self._threads or 1
         environment = actor_environment(threads=threads, gpus=self._num_gpus) | package_path()
+        gpus = math.ceil(self._num_gpus) if self.workers else 0
         with cluster(
-            self._address, cpus=max(threads, cores()), gpus=0, environment=environment
+            self._address, cpus=max(threads, cores()), gpus=gpus, environment=environment
         ) as (
             ray,
             local,
         ):
+            self._check_gpus(ray, local)
             options: dict[str, Any] = {"num_cpus": threads, "num_gpus": self._num_gpus}
             if not local:
                 options["runtime_env"] = {"env_vars": environment}
@@ -262,8 +272,12 @@ class RayExecutor:
                 return function(*given)  # may be a partial, which ``ray.remote`` rejects
 
             try:
-                return ray.get(ray.remote(task).options(**options).remote(*args))
+                # not by ``options()``: with ``num_gpus`` there, Ray keeps the process
+                return ray.get(ray.remote(max_calls=1, **options)(task).remote(*args))
             except ray.exceptions.RayError as error:
+                cause = getattr(error, "cause", None)
+                if isinstance(cause, NtkdistError):
+                    raise cause from error
                 raise StageError(f"on a worker: {' '.join(str(error).split())[-400:]}") from error
 
 
@@ -498,6 +512,9 @@ class RayWorkerPool:
         self._emit(WorkerStarted(worker.name, **answer))
 
     def _answered(self, worker: WorkerHandle, ref: Any, record: TileRecord) -> None:
+        if record.device_lost_by:
+            self._on_death(worker, record.error or "", record)
+            return
         worker.deaths = 0
         if ref == next(iter(worker.tiles)):  # else an older tile is still computed
             worker.since = self._clock()
@@ -522,8 +539,11 @@ class RayWorkerPool:
                 continue
             self._on_death(worker, f"no answer for {now - worker.since:.0f} s, limit {limit:.0f} s")
 
-    def _on_death(self, worker: WorkerHandle, reason: str) -> None:
-        """Kill a worker, return its tiles to the scheduler, and restart or drop the worker."""
+    def _on_death(self, worker: WorkerHandle, reason: str, last: TileRecord | None = None) -> None:
+        """Kill a worker, return its tiles to the scheduler, and restart or drop the worker.
+
+        ``last`` says which tile lost the worker its GPU, if that is why; the others are not struck.
+        """
         # it may merely be unreachable: two actors must not share a name
         self._ray.kill(worker.actor, no_restart=True)
         keys = list(worker.tiles.values())
@@ -531,7 +551,12 @@ class RayWorkerPool:
         worker.deaths += 1
         self.last_reason = reason
         self._emit(WorkerLost(worker.name, reason, tuple(map(str, keys))))
-        self._scheduler.lost(worker.name, keys, reason)
+        if last is not None:
+            culprit = TileKey.parse(last.device_lost_by)
+            self._scheduler.take_back(worker.name, [key for key in keys if key != culprit])
+            self._scheduler.lost(worker.name, [culprit], reason, last.traceback)
+        else:
+            self._scheduler.lost(worker.name, keys, reason)
         if worker.draining:
             self._drop(worker, "its node was removed")
         elif worker.deaths >= self._max_losses:
