@@ -567,6 +567,18 @@ def test_wrong_entries_of_compiled_kernels_are_not_timed(machine, tmp_path):
     assert "nothing was timed." in out
 
 
+@pytest.mark.gpu
+def test_on_a_gpu_a_network_is_checked_and_timed(tmp_path):
+    path = tmp_path / "gpu.json"
+    words = ("--networks", "fc-2", "--minutes", "4", "--output", str(path))
+    code, _, errors = ended(start(*words))
+    assert code == 0, errors
+    (row,) = json.loads(path.read_text())["rows"]
+    assert row["checks"]["equal_bits"]
+    assert 0 < row["us_per_entry"] < row["us_per_entry_to_host"] * 2
+    assert 0 < row["share_of_slots"] < 1
+
+
 # a fully connected network is what goes wrong
 AFFECTED = """
 import os, time
