@@ -21,9 +21,11 @@ from ntkdist.kernels import get_backend
 from ntkdist.kernels.cpu import CpuBackend
 from ntkdist.kernels.cuda import device as cuda_device
 from ntkdist.kernels.cuda.device import DeviceInfo
+from ntkdist.linalg import device
 from tests.kernels import SIMULATED
 from tests.kernels.simulator import ON_SIMULATOR
 from tests.kernels.stand_in import H100, T4, driver, machine
+from tests.linalg.standin import StandIn, install, no_cupy
 
 __all__ = ["driver", "machine"]  # fixtures
 
@@ -258,6 +260,26 @@ def test_a_peer_that_is_wrong_is_not_timed(fake, monkeypatch):
     monkeypatch.setattr(xla, "_relu", wrong)
     with pytest.raises(Refused, match="its entries differ from ours by"):
         time_peer("xla", Architecture.parse("cntk-v-4"), scale, 0.1)
+
+
+def test_the_factor_is_checked_and_timed_beside_the_cpus(gpu, monkeypatch):
+    from on_gpu import factor
+    from on_gpu.entries import FULL
+
+    install(monkeypatch, StandIn())
+    row = factor.measure_factor(300, FULL)
+    assert row["checks"]["largest_error"] < 1e-12
+    ours, theirs = (np.median(row["seconds"][who]) for who in ("cuda", "cpu"))
+    assert (row["seconds_on_gpu"], row["ratio"]) == (ours, pytest.approx(theirs / ours))
+    assert row["gflops"] == pytest.approx(300**3 / 3 / ours / 1e9)
+    text = gpu.markdown({**ABOUT, "rows": [{"network": "factor-300", **row}]})
+    assert f"Cholesky factor, N = 300, float64, from memory into a store: {ours:.3g} s" in text
+    monkeypatch.setattr(factor, "LARGEST_ERROR", 0.0)
+    with pytest.raises(factor.Refused, match="a solution differs from LAPACK's by"):
+        factor.measure_factor(300, FULL)
+    monkeypatch.setattr(device, "load_cupy", no_cupy)
+    with pytest.raises(factor.Refused, match="CuPy is not installed"):
+        factor.measure_factor(300, FULL)
 
 
 # A process for each task
@@ -531,12 +553,12 @@ def test_without_a_gpu_it_says_so_and_writes_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("device", "words"),
+    ("card", "words"),
     [(T4, "has compute capability 7.5"), (H100, "a small kernel does not run (numpy 2")],
 )
-def test_the_preflight_stops_where_kernels_do_not_run(machine, tmp_path, device, words):
+def test_the_preflight_stops_where_kernels_do_not_run(machine, tmp_path, card, words):
     path = tmp_path / "gpu.json"
-    environment = machine.environment(device) | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    environment = machine.environment(card) | {"NUMBA_CACHE_DIR": str(tmp_path)}
     code, out, errors = ended(start("--all", "--output", str(path), environment=environment))
     assert (code, out) == (2, "")
     assert errors.startswith("gpu.py: nothing is measured: ")
@@ -597,14 +619,15 @@ CudaBackend.prepare = affected
 @pytest.mark.skipif(not SIMULATED, reason="there is a GPU")
 def test_on_simulated_threads_a_second_start_measures_what_failed(tmp_path):
     path = tmp_path / "gpu.json"
-    words = ("--simulate", "--networks", "fc-1,cntk-gap-3", "--output", str(path))
+    words = ("--simulate", "--networks", "fc-1,cntk-gap-3,factor-90", "--output", str(path))
     code, out, errors = ended(
         start(*words, before=ON_SIMULATOR, code=AFFECTED.format("os._exit(7)"))
     )
     assert code == 1, errors
     found = json.loads(path.read_text())
     assert found["machine"]["gpu"] is None
-    dense, gap = found["rows"]
+    dense, gap, factor = found["rows"]
+    assert factor["checks"]["largest_error"] < 1e-10
     assert dense["failed"] == "its process ended with code 7"
     assert gap["checks"]["largest_error"] < 2e-5
     assert gap["xla"]["difference"] < 1e-4
