@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,7 @@ from ntkdist.linalg import (
     plan_panels,
 )
 from ntkdist.linalg.blas import ITEM
-from ntkdist.linalg.device import WORKSPACE, PanelRow, Shared, take_device
+from ntkdist.linalg.device import WORKSPACE, PanelRow, Shared
 from ntkdist.linalg.panels import FactorStore, PanelPlan
 from ntkdist.linalg.status import parse_memory
 from tests.linalg.matrices import SMALL, spd, stored_bytes, whole_factor, with_eigenvalues
@@ -324,13 +327,48 @@ def test_as_many_tasks_share_the_gpu_as_fit_its_memory():
         assert plan.device_bytes(most + 1) > memory
 
 
-def test_tasks_wait_for_their_share_of_the_memory(tmp_path, matrix, gpu):
+@pytest.mark.parametrize("tasks", [1, 3])
+def test_tasks_wait_for_their_share_of_the_memory(gpu, tasks):
+    plan = plan_panels(N, parse_memory(SMALL))
+    gpu.limit = room(plan, tasks)
+    row = PanelRow([np.ones((plan.width, plan.width))], "cuda", plan)
+    lock, inside, most = threading.Lock(), 0, 0
+
+    def work(here: Any, blocks: list[Any]) -> None:
+        nonlocal inside, most
+        with lock:
+            inside += 1
+            most = max(most, inside)
+        time.sleep(0.01)
+        with lock:
+            inside -= 1
+
+    with ThreadPoolExecutor(8) as pool:
+        places = [place for _, place in pool.map(lambda _: row.compute(work), range(16))]
+    assert most == plan.device_tasks(plan.device_bytes(tasks)) == tasks
+    assert {place.device for place in places} == {"cuda"}
+    assert gpu.up == ITEM * plan.width**2
+
+
+def test_all_threads_together_stay_within_the_memory(tmp_path, matrix, gpu):
     plan = plan_panels(N, parse_memory(SMALL))
     gpu.limit = room(plan)
-    taken = take_device("cuda", plan)
-    assert taken._turns._value == plan.device_tasks(plan.device_bytes())  # type: ignore[union-attr]
     factorize(matrix, tmp_path / "f", memory_limit=SMALL, scheduler="threads", device="cuda")
     assert gpu.peak <= plan.device_bytes()
+
+
+def test_after_one_task_ran_out_of_memory_the_panel_stays_on_the_cpu(gpu):
+    plan = plan_panels(N, 2**30)
+    row = PanelRow([np.ones((4, 4))], "auto", plan)
+    row.compute(lambda *_: None)
+    before, gpu.limit = gpu.up, gpu.in_use
+    _, first = row.compute(lambda here, _: here.put(np.ones((2, 2))))
+    gpu.limit = 2**40
+    _, second = row.compute(lambda here, _: here.put(np.ones((2, 2))))
+    assert first.device == second.device == "cpu"
+    assert first.reason == second.reason
+    assert gpu.up == before
+    assert gpu.in_use == 0
 
 
 @pytest.mark.parametrize("after", [0, 3, 40])
