@@ -34,6 +34,10 @@ class StageError(NtkdistError):
     """A stage ended with parts of it undone; what was done is kept."""
 
 
+class DeviceLostError(StageError):
+    """A GPU that this process cannot use any more; another process may, and resumes the work."""
+
+
 class InterruptedRunError(NtkdistError):
     """Stopped by a signal; starting the same command again resumes."""
 

@@ -36,22 +36,12 @@ from typing import Any
 
 import numpy as np
 from _measure import Block, images, in_turns, ratios, timed, write
+from _networks import NETWORKS, cells_of, network
 from cpu_peak import peak_gflops
 
-from ntkdist import (
-    Architecture,
-    AvgPool,
-    Conv,
-    Dense,
-    Gelu,
-    GlobalAvgPool,
-    LeakyRelu,
-    Relu,
-    Residual,
-)
+from ntkdist import Architecture, AvgPool, Conv, GlobalAvgPool
 from ntkdist.errors import InputError
 from ntkdist.kernels import get_backend
-from ntkdist.kernels.chain import chain_of, plan_of
 from ntkdist.kernels.stax import build, import_neural_tangents
 
 CASES = (
@@ -59,28 +49,6 @@ CASES = (
     *(f"{preset}:32x32x3" for preset in ("cntk-v-11", "myrtle-5", "myrtle-7", "myrtle-10")),
     *(f"{preset}:28x28x1" for preset in ("cnn-3", "fc-2", "fc-10")),
 )
-# networks that are no presets, by the names that a case may have
-NETWORKS: dict[str, list[Any]] = {
-    # like a WideResNet: three blocks of two filters, the last two with stride 2
-    "strided-residual": [
-        Conv(),
-        *(
-            Residual(
-                (Relu(), Conv(stride=stride), Relu(), Conv()),
-                (Conv(1, stride=stride),) if stride > 1 else (),
-            )
-            for stride in (1, 2, 2)
-        ),
-        *(Relu(), GlobalAvgPool(), Dense()),
-    ],
-    # as many filters and ReLUs as cntk-gap-4, with one branch
-    "residual-3": [
-        *(Conv(), Relu(), Residual((Conv(), Relu(), Conv()))),
-        *(Relu(), GlobalAvgPool(), Dense()),
-    ],
-    "leaky-3": [*(Conv(), LeakyRelu(0.1)) * 3, GlobalAvgPool(), Dense()],
-    "gelu-3": [*(Conv(), Gelu()) * 3, GlobalAvgPool(), Dense()],
-}
 ALONE = ("cntk-gap-11:8x8x1", "cntk-gap-11:14x14x1")
 TABLE = {  # columns and their widths in a terminal
     "network": 18,
@@ -130,20 +98,8 @@ class Case:
 
     @property
     def cells(self) -> int | None:
-        """Cells of a pair of images that are computed, where all layers work on as many."""
-        chain = chain_of(self.arch)
-        if chain is None or len(chain.blocks) > 1 or not self.layers:
-            return None
-        H, W, _ = self.shape
-        plan = plan_of(chain, self.shape, "float32")
-        sides = [
-            np.where(parts & 1, edge - far, 0) + np.where(parts & 2, far, 0)
-            for edge, far, parts in (
-                (H, plan.classes // W, plan.parts % 4),
-                (W, plan.classes % W, plan.parts // 4),
-            )
-        ]
-        return int((sides[0] * sides[1]).sum())
+        """As ``cells_of``; None without filters."""
+        return cells_of(self.arch, self.shape) if self.layers else None
 
     def images(self, count: int, seed: int) -> np.ndarray:
         """Draw images; fewer of one seed are the first of more."""
@@ -261,7 +217,7 @@ def read_case(text: str, cores: int, peer: bool) -> Case:
     name, _, size = text.partition(":")
     try:
         height, width, channels = (int(x) for x in size.split("x"))
-        arch = Architecture.parse(NETWORKS.get(name, name))
+        arch = network(name)
         arch.check_image(height, width)
         return Case(name, arch, (height, width, channels), cores, peer)
     except (ValueError, InputError) as error:
@@ -269,7 +225,7 @@ def read_case(text: str, cores: int, peer: bool) -> Case:
         raise ValueError(f"case {text!r} should be PRESET:HxWxC, or {known}: {error}") from error
 
 
-def cells_of(row: dict[str, Any]) -> list[str]:
+def texts_of(row: dict[str, Any]) -> list[str]:
     """Return one row as texts under ``HEADER``; times are of one entry."""
     cells = [row["arch"], "×".join(map(str, row["shape"]))]
     if "skipped" in row:
@@ -307,7 +263,7 @@ def markdown(path: Path) -> str:
     result = json.loads(path.read_text())
     lines = [HEADER, ("---", "---", *["---:"] * (len(HEADER) - 2))]
     for row in result["rows"]:
-        cells = [x.replace("|", "\\|") for x in cells_of(row)]
+        cells = [x.replace("|", "\\|") for x in texts_of(row)]
         lines.append((*cells, *[""] * (len(HEADER) - len(cells))))
     peak = max((row.get("peak_gflops", 0.0) for row in result["rows"]), default=0.0)
     found = result["machine"]
@@ -372,7 +328,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for case in cases:
         rows.append(measure(case, args))
-        print(line(cells_of(rows[-1])), flush=True)
+        print(line(texts_of(rows[-1])), flush=True)
         path = write(args.name, rows)  # after each case: the next may take long
     print(path)
 

@@ -28,7 +28,7 @@ from packaging.version import Version
 
 from ntkdist.config import RunConfig
 from ntkdist.data.features import feature_words
-from ntkdist.errors import InputError, StoreError
+from ntkdist.errors import DeviceLostError, InputError, StoreError
 from ntkdist.gram.autotile import choose_edge
 from ntkdist.gram.executors.cluster import cores
 from ntkdist.kernels import get_backend
@@ -90,7 +90,7 @@ def diagnose(config: RunConfig, *, quick: bool = False) -> Iterator[Finding]:
             yield one
         if not blocked:
             yield from check_run(config, devices, quick=quick)
-    except InputError as error:
+    except (InputError, DeviceLostError) as error:
         yield Finding("run", " ".join(str(error).split()), "problem")
 
 
@@ -285,8 +285,15 @@ def disk(url: str) -> Finding:
 def check_gpus(devices: Sequence[DeviceInfo]) -> Iterator[Finding]:
     """Yield each GPU, or why there is none and whether that can be mended."""
     for device in devices:
-        yield Finding("gpu", _describe(device))
+        if device.unusable:
+            remedy = "take --gram.backend cpu, or hide it by CUDA_VISIBLE_DEVICES"
+            yield Finding("gpu", device.unusable, "warning", remedy)
+        else:
+            yield Finding("gpu", _describe(device))
     if devices:
+        reason = cuda_device.cuda_unavailable()
+        if reason and not any(one.unusable and one.unusable in reason for one in devices):
+            yield Finding("gpu", f"not used: {reason}", "warning")
         return
     driver = any(path.exists() for path in _DRIVER)
     package = importlib.util.find_spec("numba_cuda") is not None
@@ -322,10 +329,13 @@ def _memory() -> str:
 
 
 def _describe(device: DeviceInfo) -> str:
+    memory = f"{format_bytes(device.memory)} (how much is free is not known)"
+    if device.free is not None:
+        memory = f"{format_bytes(device.free)} of {format_bytes(device.memory)} free"
+    mode = ", exclusive-process mode: one process at a time" if device.exclusive else ""
     return (
         f"{device.index}: {device.name}, compute capability {device.compute_capability}, driver "
-        f"{device.driver}, {format_bytes(device.free)} of {format_bytes(device.memory)} free, "
-        f"{device.multiprocessors} multiprocessors"
+        f"{device.driver}, {memory}, {device.multiprocessors} multiprocessors{mode}"
     )
 
 
@@ -484,7 +494,7 @@ def check_run(config: RunConfig, devices: list[DeviceInfo], *, quick: bool) -> I
     elif quick:
         yield Finding("time", "not measured")
     elif entries:
-        yield from _projection(planned, entries, len(devices))
+        yield from _projection(planned, entries, sum(not one.unusable for one in devices))
     yield Finding("verdict", "the run can be done here" if entries else "the Gram is done")
 
 

@@ -23,7 +23,7 @@ from ntkdist.cli.help import all_settings
 from ntkdist.cli.options import Json, Quiet, Verbose
 from ntkdist.cli.result import CommandResult, one_line, print_result
 from ntkdist.config import RunConfig
-from ntkdist.errors import InputError, NtkdistError
+from ntkdist.errors import DeviceLostError, InputError, NtkdistError
 
 HELP_ALL = "--help-all"
 
@@ -124,7 +124,8 @@ def _fail(out: Terminal, call: _Call, tokens: Sequence[str], error: BaseExceptio
         message = (
             f"{type(error).__name__}: {message}; --verbose shows where, what is stored is kept"
         )
-    again = [f"ntkdist {shlex.join(tokens)}"] if code == 130 else []
+    resumes = code == 130 or isinstance(error, DeviceLostError)
+    again = [f"ntkdist {shlex.join(tokens)}"] if resumes else []
     if out.json:
         nothing = CommandResult(None, run=call.run, next=again)
         print_result(out, call.name, nothing, error=error, exit_code=code)

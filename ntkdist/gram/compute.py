@@ -51,7 +51,8 @@ def compute_gram(
     Raises:
         InputError: If the stores have another fingerprint, shape or edge, or a tile to recompute
             does not exist.
-        StageError: If tiles failed, after all others are done; or at once if no worker is left.
+        StageError: If tiles failed, after all others are done; or at once if no worker is left, or
+            this process computes the tiles and cannot use its GPU any more (``DeviceLostError``).
         InterruptedRunError: If ``stop`` was set before all was done.
     """
     start = time.monotonic()

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from ntkdist.errors import InputError, NtkdistError, StoreError
+from ntkdist.errors import DeviceLostError, InputError, NtkdistError, StoreError
 from ntkdist.gram.store import GramStore, NotFiniteError
 from ntkdist.gram.tiling import TileKey, Tiling
 from ntkdist.kernels.backend import Backend
@@ -107,6 +107,8 @@ class TileRecord:
         error: None if the tile is stored; else the error in one line.
         unwritable: Whether it was computed and could not be stored.
         computing: Part of ``seconds`` in which the tile was computed, and no other one could be.
+        device_lost_by: Key of the tile, maybe an earlier one, that lost the worker its GPU; empty
+            where it has it still.
     """
 
     key: str
@@ -121,6 +123,7 @@ class TileRecord:
     digests: tuple[str, ...] = ()
     unwritable: bool = False
     computing: float = 0.0
+    device_lost_by: str = ""
 
 
 class UnwritableError(StoreError):
@@ -155,6 +158,7 @@ class TileWorker:
         self._make_backend = make_backend
         self._backend: Backend | None = None
         self._compute_lock = threading.RLock()  # its holder computes
+        self._loss: tuple[TileKey, DeviceLostError] | None = None
         self.on_computed: Callable[[TileKey], None] = lambda key: None
 
     def start(self) -> dict[str, Any]:
@@ -229,7 +233,12 @@ class TileWorker:
                 error=f"{type(error).__name__}: {error}",
                 traceback=traceback.format_exc(),
                 unwritable=isinstance(error, UnwritableError),
+                device_lost_by=self._lost_by(error),
             )
+
+    def _lost_by(self, error: Exception) -> str:
+        lost = isinstance(error, DeviceLostError) and self._loss is not None
+        return str(self._loss[0]) if lost and self._loss else ""
 
     def compute(self, key: TileKey, attempt: int = 1) -> TileRecord:
         """Compute one tile of every kind and store it.
@@ -238,13 +247,20 @@ class TileWorker:
             StoreError: If the images cannot be read.
             NotFiniteError: If an entry is NaN or infinite.
             UnwritableError: If the tile cannot be written.
+            DeviceLostError: If the GPU cannot be used any more, by this tile or an earlier one.
         """
         job = self.job
         with self._compute_lock:
+            if self._loss is not None:
+                raise self._loss[1]
             if self._backend is None:
                 self.start()
             begun = time.perf_counter()
-            blocks = self.blocks(key)
+            try:
+                blocks = self.blocks(key)
+            except DeviceLostError as error:
+                self._loss = key, error
+                raise
             computed = time.perf_counter()
         self.on_computed(key)
         try:

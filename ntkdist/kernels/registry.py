@@ -9,7 +9,7 @@ from ntkdist.checks import check_choice, check_whole
 from ntkdist.errors import InputError
 from ntkdist.kernels import cuda
 from ntkdist.kernels.backend import Backend
-from ntkdist.kernels.cuda.device import cuda_unavailable
+from ntkdist.kernels.cuda.device import cuda_unavailable, gpu_visible
 from ntkdist.kernels.graph import not_covered
 from ntkdist.kernels.invariance import INVARIANCES, FlipAveraged, in_words
 from ntkdist.networks.architecture import Architecture
@@ -119,8 +119,12 @@ def select_backend(
             raise InputError(f"backend {name!r} cannot compute this: {why_not}; take auto")
         return Selection(backend, f"{name}: asked for by name{average}")
     refusals = []
-    # do not report a missing GPU unless one was asked for
-    names = ("cpu", "stax") if cuda_unavailable() else ("cuda", "cpu", "stax")
+    names = ["cuda", "cpu", "stax"]
+    if why_no_gpu := cuda_unavailable():
+        names.remove("cuda")
+        # do not report a missing GPU unless one was asked for
+        if gpu_visible():
+            refusals.append(f"cuda: {why_no_gpu}")
     for candidate in names:
         try:
             backend = make(candidate)

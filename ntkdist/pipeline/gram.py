@@ -161,7 +161,7 @@ def _edge(
     from ntkdist.gram.executors.ray import RayExecutor
     from ntkdist.gram.store import GramStore
     from ntkdist.gram.tiling import Tiling
-    from ntkdist.kernels.cuda.device import cuda_unavailable, devices
+    from ntkdist.kernels.cuda.device import usable_gpus
     from ntkdist.linalg import parse_memory
 
     settings = config.gram
@@ -193,11 +193,9 @@ def _edge(
         n=n,
         n_cols=n_cols,
         memory=parse_memory(settings.memory),
-        workers=executor.workers or (max(1, len(devices())) if on_gpu else cores()),
+        workers=executor.workers or (max(1, usable_gpus()) if on_gpu else cores()),
         kinds=settings.kinds,
     )
-    if on_gpu and cuda_unavailable() and isinstance(executor, RayExecutor):
-        choice = executor.call(measure)  # this machine has no GPU to measure
-    else:
-        choice = measure()
+    # on a GPU in a process that ends: this one must not hold a GPU that a worker needs
+    choice = executor.call(measure) if isinstance(executor, RayExecutor) and on_gpu else measure()
     return choice.edge, choice.reason

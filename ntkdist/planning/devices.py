@@ -361,12 +361,11 @@ def choose_tile(planned: PlannedRun) -> TileEdge:
     """
     settings, n = planned.config.gram, planned.n
     on_gpu = planned.backend == "cuda"
-    there = on_gpu and cuda_device.cuda_unavailable() is not None
     workers = settings.workers
     if settings.executor == "inline":
         workers = 1
     elif workers == "auto":
-        workers = max(1, len(cuda_device.devices())) if on_gpu else cores()
+        workers = max(1, cuda_device.usable_gpus()) if on_gpu else cores()
     measure = functools.partial(
         choose_edge_there,
         planned.backend,
@@ -379,7 +378,7 @@ def choose_tile(planned: PlannedRun) -> TileEdge:
         workers=int(workers),
         kinds=settings.kinds,
     )
-    if there:
+    if on_gpu and settings.executor == "ray":  # in a process that ends, as the Gram stage does
         executor = RayExecutor(settings.workers, settings.address, num_gpus=1)
         choice, seconds = timed(lambda: executor.call(measure))
     else:
@@ -493,7 +492,7 @@ def _other_backend(planned: PlannedRun) -> str | None:
 def _gpus(address: str | None) -> bool:
     """Return whether there are GPUs, here or on the cluster."""
     if address is None:
-        return bool(cuda_device.devices())
+        return cuda_device.usable_gpus() > 0
     with cluster(address, cpus=1, gpus=0, environment=package_path()) as (ray, _):
         return bool(ray.cluster_resources().get("GPU"))
 

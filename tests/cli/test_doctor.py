@@ -14,6 +14,7 @@ from ntkdist import Run
 from ntkdist.cli import doctor, main as cli
 from ntkdist.cli.doctor import describe_finding, diagnose
 from ntkdist.config import DataConfig, FactorConfig, GramConfig, RunConfig
+from ntkdist.errors import DeviceLostError
 from ntkdist.kernels import Selection, registry
 from ntkdist.kernels.cpu import CpuBackend
 from ntkdist.kernels.cuda import device as cuda_device
@@ -126,6 +127,46 @@ def test_gpus_are_described_with_their_kernels(config, gpus):
         "2048 bytes of shared memory, 5 blocks a multiprocessor, occupancy 31 %"
     ]
     assert found["time"] == ["not measured"]
+
+
+def test_gpus_that_cannot_be_used_are_told_with_the_reason(config, gpus, monkeypatch):
+    old = "GPU 0 (Tesla T4) has compute capability 7.5, and the kernels need 8.0 or more"
+    gpus(dataclasses.replace(GPU, unusable=old, free=None, exclusive=True))
+    monkeypatch.setattr(cuda_device, "cuda_unavailable", lambda: f"{old}; hide this GPU")
+    remedy = "take --gram.backend cpu, or hide it by CUDA_VISIBLE_DEVICES"
+    two = states(doctor.check_gpus(cuda_device.devices()))
+    assert two == [("gpu", "warning", f"{old}; {remedy}")] * 2
+    (gpu, *_) = doctor.check_gpus([dataclasses.replace(GPU, free=None, exclusive=True)])
+    assert gpu.state == "ok"
+    assert gpu.text.endswith(
+        "driver 580.1, 80 GiB (how much is free is not known), 132 multiprocessors, "
+        "exclusive-process mode: one process at a time"
+    )
+
+
+def test_what_keeps_good_gpus_from_being_used_is_told(config, gpus, monkeypatch):
+    gpus()
+    reason = "numba-cuda 0.30.4 does not work with numpy 2.5.5 (...); pip install 'numpy<2.5'"
+    monkeypatch.setattr(cuda_device, "cuda_unavailable", lambda: reason)
+    (*_, last) = states(doctor.check_gpus(cuda_device.devices()))
+    assert last == ("gpu", "warning", f"not used: {reason}")
+
+
+def test_a_gpu_that_another_process_holds_is_a_problem(config, gpus, monkeypatch):
+    def held(*_):
+        raise DeviceLostError("CUDA_ERROR_DEVICE_UNAVAILABLE on GPU 0: this process cannot use it")
+
+    gpus()
+    monkeypatch.setattr(cuda_device, "kernel_reports", held)
+    assert refused(config).startswith("CUDA_ERROR_DEVICE_UNAVAILABLE on GPU 0")
+
+
+def test_time_is_of_the_gpus_that_can_be_used(config, gpus, monkeypatch):
+    gpus()
+    two = [GPU, dataclasses.replace(GPU, index=1, unusable="GPU 1 is too old")]
+    monkeypatch.setattr(cuda_device, "devices", lambda: two)
+    found = told(with_gram(config, executor="ray"))
+    assert found["time"][0].endswith("for the Gram on 1 GPU")
 
 
 def test_time_is_entries_over_rate_and_workers(config, gpus, monkeypatch):

@@ -19,11 +19,21 @@ from typing import Any
 
 import numpy as np
 
+from ntkdist.errors import DeviceLostError
 from ntkdist.gram.store import GramStore
 from ntkdist.gram.tiling import TileKey
 from ntkdist.gram.worker import TileRecord, TileWorker
 
-FAULTS = ("slow", "hang", "raise", "kill", "kill after", "corrupt")
+FAULTS = ("slow", "hang", "raise", "kill", "kill after", "corrupt", "lose GPU")
+
+
+class LostDevice:
+    """A backend whose GPU fails in every call, until the process ends."""
+
+    def block(self, *args: Any, **kwargs: Any) -> Any:
+        raise DeviceLostError("CUDA_ERROR_ILLEGAL_ADDRESS on GPU 0: this process cannot use it")
+
+    prepare = block
 
 
 def write_script(folder: str | Path, table: Mapping[str, list[tuple[int, str, float]]]) -> None:
@@ -67,6 +77,8 @@ class ScriptedWorker(TileWorker):
         pace = self._folder / "pace"
         if pace.exists():
             time.sleep(float(pace.read_text()))
+        if self._fault(str(key))[0] == "lose GPU":  # here no other tile is computed
+            self._backend = LostDevice()  # type: ignore[assignment]
         return super().blocks(key)
 
     def _fault(self, key: str) -> tuple[str, float]:

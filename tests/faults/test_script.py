@@ -82,3 +82,32 @@ def test_grace_period_ends_before_a_tile_that_takes_too_long(
     job, tiling = target(str(tmp_path))
     assert compute_gram(job, InlineExecutor(), tiling=tiling).computed == 36 - len(done)
     np.testing.assert_array_equal(matrix(str(tmp_path)), undisturbed)
+
+
+@pytest.mark.slow
+def test_gpu_lost_to_a_worker_on_ray(tmp_path: Path, undisturbed: np.ndarray, running: str) -> None:
+    once, always = "r0001c0004", "r0004c0006"
+    write_script(tmp_path, {once: [(1, "lose GPU", 0)], always: [(0, "lose GPU", 0)]})
+    with driver(tmp_path, "2", running) as process:
+        pass
+    assert process.returncode == 1
+    said = (tmp_path / "driver.err").read_text()
+    assert f"1 of 36 tiles failed ({always})" in said
+    assert "CUDA_ERROR_ILLEGAL_ADDRESS on GPU 0" in said
+
+    count = executions(tmp_path)
+    assert (count[once], count[always]) == (2, 3)
+    failed = events(tmp_path, "TileFailed")
+    assert [one["key"] for one in failed if one["key"] != always] == [once]
+    assert all("CUDA_ERROR_ILLEGAL_ADDRESS" in one["error"] for one in failed)
+    lost = events(tmp_path, "WorkerLost")
+    assert len(lost) == 4  # each time the worker is replaced, with a process of its own
+    assert len({one["pid"] for one in events(tmp_path, "WorkerStarted")}) == 2 + 4
+    # of the tiles beside it each is computed again at most once
+    again = {key for key, n in count.items() if n > 1}
+    assert again <= {key for one in lost for key in one["keys"]}
+
+    (tmp_path / "script.json").unlink()
+    job, tiling = target(str(tmp_path))
+    assert compute_gram(job, InlineExecutor(), tiling=tiling).computed == 1
+    np.testing.assert_array_equal(matrix(str(tmp_path)), undisturbed)

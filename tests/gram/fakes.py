@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import zarr
 
+from ntkdist.errors import DeviceLostError
 from ntkdist.gram.executors.inline import InlineExecutor
 from ntkdist.gram.tiling import Tiling
 from ntkdist.gram.worker import GramJob, TileWorker
@@ -21,7 +22,10 @@ ARCH = str(Architecture.parse("cntk-gap-4"))
 
 @dataclass
 class FakeBackend:
-    """Entry = (x·x')², with a list of what it was asked for."""
+    """Entry = (x·x')², with a list of what it was asked for.
+
+    ``fail`` has the calls of ``block`` that fail, ``loses_device`` the one that loses the device.
+    """
 
     name: str = "fake"
     arithmetic: str = "fake 1"
@@ -30,6 +34,7 @@ class FakeBackend:
     prepared: list[int] = field(default_factory=list)
     same: list[bool] = field(default_factory=list)
     fail: dict[int, int] = field(default_factory=dict)
+    loses_device: int = 0
 
     def supports(self, arch: Architecture, image_shape: tuple[int, int, int]) -> str | None:
         return None
@@ -41,6 +46,8 @@ class FakeBackend:
     def block(self, a: Any, b: Any, kinds: Sequence[str] = ("ntk",)) -> dict[str, np.ndarray]:
         self.same.append(a is b)
         call = len(self.same)
+        if self.loses_device and call >= self.loses_device:
+            raise DeviceLostError("CUDA_ERROR_LAUNCH_FAILED on GPU 0: this process cannot use it")
         if self.fail.get(call):
             raise RuntimeError(f"scripted failure of call {call}")
         k = (a @ b.T).astype(self.dtype)

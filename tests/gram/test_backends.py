@@ -160,6 +160,10 @@ def _fail() -> None:
     raise ZeroDivisionError
 
 
+def _refuse() -> None:
+    raise InputError("too old")
+
+
 def _visible() -> str:
     return os.environ.get("CUDA_VISIBLE_DEVICES", "unset")
 
@@ -169,6 +173,14 @@ def test_a_worker_with_a_gpu_sees_it_and_others_do_not(two_gpus):
     assert RayExecutor(num_gpus=1).call(functools.partial(_visible)) in ("0", "1")
     with pytest.raises(StageError, match="ZeroDivisionError"):
         RayExecutor(num_gpus=1).call(_fail)
+    with pytest.raises(InputError, match=r"^too old$"):
+        RayExecutor(num_gpus=1).call(_refuse)
+
+
+@pytest.mark.slow
+def test_a_process_that_was_called_on_a_gpu_does_not_keep_it(two_gpus):
+    used = [RayExecutor(num_gpus=1).call(os.getpid) for _ in range(3)]
+    assert len(set(used)) == 3
 
 
 @pytest.mark.slow

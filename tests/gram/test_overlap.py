@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ntkdist.errors import InterruptedRunError, StoreError
+from ntkdist.errors import DeviceLostError, InterruptedRunError, StoreError
 from ntkdist.events.types import Interrupted, TileDone, TileFailed, TileStarted
 from ntkdist.gram import worker as worker_module
 from ntkdist.gram.compute import compute_gram, open_outputs
@@ -269,3 +269,24 @@ def test_record_tells_computing_from_writing_and_leaves_out_the_wait_for_its_tur
     taken = {record.key: (record.computing, record.seconds) for record in records}
     assert taken["r0000c0001"] == (10, 11)
     assert taken["r0000c0000"][0] == 10
+
+
+def test_lost_device_ends_the_job_when_what_is_computed_is_stored(
+    tmp_path: Path, writing: Any
+) -> None:
+    job, tiling = make_job(tmp_path, random_images(25), 10)
+    backend = Watched()
+    backend.loses_device = 3
+    events: list[Any] = []
+    writing(lambda key: backend.wait_for(3) if key == TileKey(0, 1) else None)
+    with pytest.raises(DeviceLostError) as caught:
+        compute_gram(job, fake_executor(backend), tiling=tiling, on_event=events.append)
+    assert str(caught.value) == (
+        "CUDA_ERROR_LAUNCH_FAILED on GPU 0: this process cannot use it; 4 tiles missing, the same "
+        "command in a new process resumes"
+    )
+    assert backend.begun == 3
+    assert GramStore.open(job.outputs[0][1]).done() == {TileKey(0, 0), TileKey(0, 1)}
+    (failed,) = [event for event in events if isinstance(event, TileFailed)]
+    assert (failed.key, failed.final) == ("r0000c0002", False)
+    assert compute_gram(job, fake_executor(FakeBackend()), tiling=tiling).computed == 4

@@ -58,6 +58,11 @@ class FakeRay:
         record = TileRecord(key, "w000", 1, 1.0)
         self.answers[self.asked[key]] = dataclasses.asdict(record)
 
+    def lost_device(self, key: str, by: str) -> None:
+        error = "DeviceLostError: CUDA_ERROR_ILLEGAL_ADDRESS on GPU 0"
+        record = TileRecord(key, "w000", 1, 1.0, error=error, device_lost_by=by, traceback="T")
+        self.answers[self.asked[key]] = dataclasses.asdict(record)
+
     def died(self, *keys: str) -> None:
         for key in keys:
             self.answers[self.asked[key]] = DiedError("worker exit")
@@ -160,3 +165,37 @@ def test_only_the_tile_that_kills_its_worker_is_given_up(guilty: str) -> None:
     begun = [event.key for event in driver.told(TileStarted)]
     assert begun.count(guilty) == 3
     assert len(begun) == 3 + 5 + 1  # the other one of the first death twice
+
+
+@pytest.mark.parametrize("answered", [(A,), (B,), (A, B)])
+def test_worker_without_its_gpu_is_replaced_and_the_tile_that_lost_it_is_struck(
+    answered: tuple[str, ...],
+) -> None:
+    driver = Driver()
+    for key in answered:  # the other tile of the worker may answer first
+        driver.ray.lost_device(key, by=A)
+    assert driver.go_on() == []
+    (lost,) = driver.told(WorkerLost)
+    assert lost.keys == (A, B)
+    (failed,) = driver.told(TileFailed)
+    assert (failed.key, failed.final, failed.traceback) == (A, False, "T")
+    assert "CUDA_ERROR_ILLEGAL_ADDRESS" in failed.error
+    driver.now += 100.0
+    for _ in range(8):
+        in_flight = driver.go_on()
+        assert A not in in_flight or in_flight == [A]  # it runs alone
+        for key in in_flight[:1]:
+            driver.ray.done(key)
+    assert len(driver.scheduler.summary().done) == 6
+    assert len(driver.told(TileFailed)) == 1
+
+
+def test_worker_whose_gpu_is_lost_every_time_is_given_up() -> None:
+    driver = Driver()
+    for _ in range(5):
+        (key, *_) = driver.go_on()
+        driver.ray.lost_device(key, by=key)
+        driver.go_on()
+        driver.now += 100.0
+    assert driver.pool.given_up == 1
+    assert driver.pool.last_reason.startswith("given up after 5 deaths in a row: DeviceLostError")

@@ -91,3 +91,20 @@ def test_damaged_images_are_named(tmp_path: Path) -> None:
     next(Path(tmp_path, "images", "c").rglob("*/0/0/0")).write_bytes(b"rubbish")
     with pytest.raises(StoreError, match="images 0 to 9 cannot be read"):
         worker.compute(TileKey(0, 0))
+
+
+def test_nothing_is_computed_on_a_device_that_is_lost(tmp_path: Path) -> None:
+    backend = FakeBackend(loses_device=2)
+    worker = worker_for(tmp_path, random_images(25), backend)
+    records = [worker.attempt(TileKey(0, col)) for col in range(3)]
+    assert [record.device_lost_by for record in records] == ["", "r0000c0001", "r0000c0001"]
+    assert [bool(record.error) for record in records] == [False, True, True]
+    assert len(backend.same) == 2
+    assert all("CUDA_ERROR_LAUNCH_FAILED" in str(record.error) for record in records[1:])
+
+
+def test_an_error_beside_a_lost_device_is_not_taken_for_it(tmp_path: Path) -> None:
+    backend = FakeBackend(fail={1: 1})
+    worker = worker_for(tmp_path, random_images(25), backend)
+    record = worker.attempt(TileKey(0, 0))
+    assert (record.device_lost_by, "scripted failure" in str(record.error)) == ("", True)

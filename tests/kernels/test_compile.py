@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from ntkdist.kernels import sources
 from ntkdist.kernels.cpu import compile as cache
 
 BLOCK = """
@@ -46,8 +47,16 @@ def test_a_change_in_any_source_is_seen(monkeypatch):
     assert key() != before
 
 
+def test_functions_compile_where_no_folder_can_be_written(monkeypatch):
+    from numba.core.caching import CompileResultCacheImpl
+
+    monkeypatch.setattr(CompileResultCacheImpl, "_locator_classes", [])
+    twice = cache.compiled(lambda x: 2 * x)
+    assert twice(3) == 6
+
+
 def test_every_source_that_compiled_code_is_made_of_counts():
-    digested = {path.resolve() for path in cache.sources()}
+    digested = {path.resolve() for path in sources.sources()}
     from ntkdist.kernels import chain, duals
     from ntkdist.kernels.cpu import backend, cells, dense, loops, vector
 

@@ -101,10 +101,11 @@ def test_arrays_of_jax_on_the_gpu_are_read_where_they_are():
     jnp = pytest.importorskip("jax.numpy")
     x = awkward_images((6, 5, 2), 5).astype(np.float32)
     there = jnp.asarray(x)
-    if not hasattr(there, "_array_interface__"):
+    if not hasattr(there, "__cuda_array_interface__"):
         pytest.skip("jax has no GPU here")
     view = prepare.on_device(there)
-    assert view._array_interface__["data"] == there._array_interface__["data"]
+    interfaces = view.__cuda_array_interface__, there.__cuda_array_interface__
+    assert interfaces[0]["data"][0] == interfaces[1]["data"][0]
     found = kernel_matrix("cntk-gap-4", there, backend="cuda")
     assert (found == kernel_matrix("cntk-gap-4", x, backend="cuda")).all()
 

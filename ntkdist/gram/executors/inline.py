@@ -10,10 +10,12 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ntkdist.errors import DeviceLostError
 from ntkdist.events.types import Interrupted, WorkerStarted
 from ntkdist.gram.executors.scheduler import ExecutorSummary, TileScheduler
 from ntkdist.gram.tiling import TileKey
 from ntkdist.gram.worker import GramJob, TileRecord, TileWorker
+from ntkdist.words import counted
 
 _POLL_SECONDS = 0.25  # how late a stop is noticed
 
@@ -70,9 +72,9 @@ class InlineExecutor:
         emit: Callable[[Any], None],
         stop: threading.Event,
     ) -> None:
-        told = False
+        told, loss = False, ""
         while True:
-            if threads.free and not stop.is_set() and not scheduler.refusing:
+            if threads.free and not stop.is_set() and not scheduler.refusing and not loss:
                 taken = scheduler.take(self.name)
                 if taken is not None:
                     threads.give(*taken)
@@ -86,6 +88,15 @@ class InlineExecutor:
                 key, record = answer
                 threads.tiles.remove(key)
                 scheduler.report(key, record)
+                if record.device_lost_by:
+                    loss = record.error or ""
+        if loss:
+            summary = scheduler.summary()
+            missing = counted(len(summary.left) + len(summary.failed), "tile")
+            raise DeviceLostError(
+                f"{loss.partition(': ')[2]}; {missing} missing, the same command in a new process"
+                " resumes"
+            )
         if stop.is_set() and not told and scheduler.waiting:  # nothing was in flight
             emit(Interrupted(getattr(stop, "signal", ""), ()))
         scheduler.check_store()

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from ntkdist.errors import InputError, InterruptedRunError, StageError
+from ntkdist.errors import InputError, InterruptedRunError, NtkdistError, StageError
 from ntkdist.events.types import Interrupted, StepContinues, WorkerLost, WorkerStarted
 from ntkdist.gram.executors.cluster import (
     actor_environment,
@@ -243,8 +243,11 @@ class RayExecutor:
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
         """Run a function once on a worker's node, with a worker's resources.
 
+        Its process ends with it, and so gives back the memory of the GPU.
+
         Raises:
-            StageError: If it raised there, or its worker died.
+            NtkdistError: If the function raised one.
+            StageError: If it raised anything else, or its worker died.
         """
         threads = self._threads or 1
         environment = actor_environment(threads=threads, gpus=self._num_gpus) | package_path()
@@ -262,8 +265,12 @@ class RayExecutor:
                 return function(*given)  # may be a partial, which ``ray.remote`` rejects
 
             try:
-                return ray.get(ray.remote(task).options(**options).remote(*args))
+                # not by ``options()``: with ``num_gpus`` there, Ray keeps the process
+                return ray.get(ray.remote(max_calls=1, **options)(task).remote(*args))
             except ray.exceptions.RayError as error:
+                cause = getattr(error, "cause", None)
+                if isinstance(cause, NtkdistError):
+                    raise cause from error
                 raise StageError(f"on a worker: {' '.join(str(error).split())[-400:]}") from error
 
 
@@ -498,6 +505,9 @@ class RayWorkerPool:
         self._emit(WorkerStarted(worker.name, **answer))
 
     def _answered(self, worker: WorkerHandle, ref: Any, record: TileRecord) -> None:
+        if record.device_lost_by:
+            self._on_death(worker, record.error or "", record)
+            return
         worker.deaths = 0
         if ref == next(iter(worker.tiles)):  # else an older tile is still computed
             worker.since = self._clock()
@@ -522,8 +532,11 @@ class RayWorkerPool:
                 continue
             self._on_death(worker, f"no answer for {now - worker.since:.0f} s, limit {limit:.0f} s")
 
-    def _on_death(self, worker: WorkerHandle, reason: str) -> None:
-        """Kill a worker, return its tiles to the scheduler, and restart or drop the worker."""
+    def _on_death(self, worker: WorkerHandle, reason: str, last: TileRecord | None = None) -> None:
+        """Kill a worker, return its tiles to the scheduler, and restart or drop the worker.
+
+        ``last`` says which tile lost the worker its GPU, if that is why; the others are not struck.
+        """
         # it may merely be unreachable: two actors must not share a name
         self._ray.kill(worker.actor, no_restart=True)
         keys = list(worker.tiles.values())
@@ -531,7 +544,12 @@ class RayWorkerPool:
         worker.deaths += 1
         self.last_reason = reason
         self._emit(WorkerLost(worker.name, reason, tuple(map(str, keys))))
-        self._scheduler.lost(worker.name, keys, reason)
+        if last is not None:
+            culprit = TileKey.parse(last.device_lost_by)
+            self._scheduler.take_back(worker.name, [key for key in keys if key != culprit])
+            self._scheduler.lost(worker.name, [culprit], reason, last.traceback)
+        else:
+            self._scheduler.lost(worker.name, keys, reason)
         if worker.draining:
             self._drop(worker, "its node was removed")
         elif worker.deaths >= self._max_losses:

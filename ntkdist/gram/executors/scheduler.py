@@ -50,6 +50,7 @@ class Executor(Protocol):
 
         Raises:
             StageError: If no worker is left, or twelve tiles in a row could not be stored.
+            DeviceLostError: If this process computes the tiles, and cannot use its GPU any more.
         """
 
 
@@ -229,7 +230,7 @@ class TileScheduler:
             self._last_refusal = record.error
         self._strike(key, record.worker, record.error, record.traceback)
 
-    def lost(self, worker: str, keys: Sequence[TileKey], reason: str) -> None:
+    def lost(self, worker: str, keys: Sequence[TileKey], reason: str, traceback: str = "") -> None:
         """Take back the tiles of a worker that died.
 
         If the worker had one tile, this death and all earlier ones at which the tile was one of
@@ -239,7 +240,7 @@ class TileScheduler:
         if len(keys) == 1:
             self._strikes[keys[0]] += self._shared[keys[0]]
             self._shared[keys[0]] = 0
-            self._strike(keys[0], worker, f"its worker died: {reason}", "")
+            self._strike(keys[0], worker, f"its worker died: {reason}", traceback)
             return
         for key in keys:
             self._shared[key] += 1

@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
-from functools import lru_cache
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
 import numba
 from numba.core.caching import FunctionCache
 
-
-def sources() -> list[Path]:
-    """Return every source file of ``ntkdist.kernels``; compiled code depends on some of them."""
-    return sorted(Path(__file__).parents[1].rglob("*.py"))
-
-
-@lru_cache(maxsize=1)
-def sources_digest() -> str:
-    """Return the SHA-256 digest of ``sources`` as they were when first asked."""
-    digest = hashlib.sha256()
-    for path in sources():
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+from ntkdist.kernels.sources import sources_digest
 
 
 class _Cache(FunctionCache):
@@ -37,5 +23,6 @@ def compiled(function: Callable[..., Any]) -> Any:
     """Compile without the interpreter's lock, once per machine and version of the sources."""
     sources_digest()  # now: later the files might be newer than what was imported
     dispatcher: Any = numba.njit(nogil=True)(function)
-    dispatcher._cache = _Cache(function)
+    with suppress(RuntimeError):  # no folder can be written: every process compiles
+        dispatcher._cache = _Cache(function)
     return dispatcher

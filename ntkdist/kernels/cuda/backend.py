@@ -35,6 +35,7 @@ from ntkdist.kernels.chain import (
 )
 from ntkdist.kernels.cuda import ARITHMETIC, dense
 from ntkdist.kernels.cuda.cells import cell_functions, dual_function
+from ntkdist.kernels.cuda.failure import watched
 from ntkdist.kernels.cuda.fused import fused_kernel
 from ntkdist.kernels.cuda.general import general_kernel, pool_kernel
 from ntkdist.kernels.cuda.graph import GraphRunner, level_kernel, windows_kernel
@@ -112,12 +113,14 @@ class CudaBackend:
         """Return None if the cuda backend covers ``arch``, else the reason."""
         return not_covered(arch, image_shape)
 
+    @watched
     def prepare(self, arch: Architecture, images: Any, reads: tuple[int, ...] = ()) -> CudaState:
         """Compute on the device what depends on one image alone.
 
         Args:
             arch: The network.
-            images: (n, H, W, C) of a floating dtype, on the host or the device.
+            images: (n, H, W, C) of a floating dtype, on the host or the device. Work on the device
+                that fills them is waited for; once this returns they may be changed.
             reads: After how many layers shallower networks end as this one does, for
                 ``blocks``; ascending (see ``Family``). None where ``can_read`` is False.
 
@@ -127,6 +130,7 @@ class CudaBackend:
         Raises:
             InputError: If the network is not covered, or the images are not finite or not
                 of this shape.
+            DeviceLostError: If this process cannot use the GPU any more.
         """
         chain = chain_of(arch)
         if chain is None:
@@ -138,7 +142,10 @@ class CudaBackend:
         _, H, W, C = x.shape
         shape = (H, W, C) if chain.spatial else (1, 1, H * W * C)
         runner = self._runners[state_dtype(chain, shape, self.dtype)]
-        return Preparation(runner, chain, shape, x, reads).state()
+        state = Preparation(runner, chain, shape, x, reads).state()
+        if is_on_device(images):
+            cuda.synchronize()  # the kernels have read them
+        return state
 
     def _prepare_graph(self, arch: Architecture, images: Any) -> CudaState:
         x = as_images(on_host(on_device(images) if is_on_device(images) else images))
@@ -162,10 +169,12 @@ class CudaBackend:
         fused = layout_of(chain, image_shape, state).blocks[0].fused
         return fused is not None and chain.pooled and not chain.has_nonlinear_head
 
+    @watched
     def flipped(self, state: CudaState, even: np.ndarray) -> CudaState:
         """Return the state of the mirror images, without computing it again; see ``Backend``."""
         return mirrored(self._runners[state.layout.plan.dtype].workspace, state, even)
 
+    @watched
     def block(
         self,
         a: CudaState,
@@ -178,6 +187,7 @@ class CudaBackend:
         (*_, entries) = self._blocks(a, b, kinds, symmetric=symmetric)
         return {kind: of_kind.copy_to_host() for kind, of_kind in entries.items()}
 
+    @watched
     def blocks(
         self, a: CudaState, b: CudaState, kinds: Sequence[str] = ("ntk",)
     ) -> list[dict[str, np.ndarray]]:
@@ -185,10 +195,11 @@ class CudaBackend:
         networks = self._blocks(a, b, kinds)
         return [{kind: entries.copy_to_host() for kind, entries in one.items()} for one in networks]
 
+    @watched
     def block_on_device(
         self, a: CudaState, b: CudaState, kinds: Sequence[str] = ("ntk",)
     ) -> dict[str, Any]:
-        """Compute like ``block``, and leave the entries on the device.
+        """Compute like ``block``, and leave the entries on the device, finished for every stream.
 
         Args:
             a: State of the rows' images.
@@ -198,7 +209,9 @@ class CudaBackend:
         Returns:
             kind → (n_a, n_b) of the dtype, with ``__cuda_array_interface__``.
         """
-        return self._blocks(a, b, kinds)[-1]
+        entries = self._blocks(a, b, kinds)[-1]
+        cuda.synchronize()  # readers on other streams do not wait for the kernels
+        return entries
 
     def _blocks(
         self, a: CudaState, b: CudaState, kinds: Sequence[str], *, symmetric: bool = False
@@ -256,6 +269,11 @@ class CudaBackend:
                 yield name, shape, THREADS, fused_kernel(block.fused)
             if block.pool and not block.pools:
                 yield f"pool {size}", "a pair of windows a thread", SIMPLE, pool_kernel(dtype)
+
+    def free_workspace(self) -> None:
+        """Free the memory between blocks, which the next call takes again."""
+        for runner in self._runners.values():
+            runner.workspace.clear()
 
     def _batch_size(self, layout: Layout | GraphLayout) -> int:
         if isinstance(layout, GraphLayout):

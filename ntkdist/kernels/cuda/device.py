@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.metadata
 import importlib.util
 import os
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from ntkdist.errors import InputError
 from ntkdist.networks.architecture import Architecture, ArchitectureSpec
 
+#: Compute capability of the oldest GPUs that the kernels run on: they copy to shared memory
+#: asynchronously (``intrinsics.copy_unit``).
+OLDEST = (8, 0)
 _WARP = 32
+_PROHIBITED, _EXCLUSIVE = 2, 3  # of CUcomputemode
 
 
 @dataclass(frozen=True)
@@ -24,7 +31,9 @@ class DeviceInfo:
         driver: Version of the driver, else the CUDA version that it offers.
         multiprocessors: How many.
         memory: Bytes.
-        free: Bytes not taken by any process.
+        free: Bytes not taken by any process; None where NVIDIA's management library is missing.
+        unusable: Why the kernels cannot run on it; empty where they can.
+        exclusive: Whether it is in exclusive-process mode: one process at a time can use it.
     """
 
     index: int
@@ -33,7 +42,9 @@ class DeviceInfo:
     driver: str
     multiprocessors: int
     memory: int
-    free: int
+    free: int | None
+    unusable: str = ""
+    exclusive: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,48 +73,150 @@ class KernelReport:
 
 
 def cuda_unavailable() -> str | None:
-    """Return None if kernels can run on a GPU here, else the reason and the remedy."""
+    """Return None if kernels can run on a GPU here, else the reason and the remedy.
+
+    A process computes on its first visible GPU. No context is opened on it: that takes memory, and
+    in exclusive-process mode it keeps all other processes from the GPU.
+    """
+    if reason := _no_gpu():
+        return reason
+    from numba import cuda
+
+    if reason := _unusable(cuda.gpus[0]):
+        return f"{reason}; hide this GPU by CUDA_VISIBLE_DEVICES"
+    return _no_compiler()
+
+
+def gpu_visible() -> bool:
+    """Return whether there is a GPU, be it that kernels can run on it or not."""
+    return _no_gpu() is None
+
+
+def usable_gpus() -> int:
+    """Return how many of the visible GPUs kernels can run on."""
+    count = sum(not gpu.unusable for gpu in devices())
+    return count if count and _no_compiler() is None else 0
+
+
+def devices() -> list[DeviceInfo]:
+    """Return the visible GPUs, also those that kernels cannot run on; opens no context."""
+    if not gpu_visible():
+        return []
+    from numba import cuda
+    from numba.cuda.cudadrv.driver import driver
+
+    version = _driver() or "CUDA " + ".".join(map(str, driver.get_version()))
+    return [
+        DeviceInfo(
+            index,
+            gpu.name,
+            ".".join(map(str, gpu.compute_capability)),
+            version,
+            int(gpu.MULTIPROCESSOR_COUNT),
+            int(driver.cuDeviceTotalMem(gpu.id)),
+            _free(gpu.uuid),
+            _unusable(gpu),
+            gpu.COMPUTE_MODE == _EXCLUSIVE,
+        )
+        for index, gpu in enumerate(cuda.gpus)
+    ]
+
+
+def _no_gpu() -> str | None:
+    """Return why the driver shows no GPU, or cannot be asked; None where it shows one."""
     if os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0"):
         return (
             "NUMBA_ENABLE_CUDASIM is set, and the kernels do not run on Numba's simulator; unset it"
         )
     if importlib.util.find_spec("numba_cuda") is None:
         return "numba-cuda is not installed; pip install 'numba-cuda[cu12]'"
+    try:
+        from numba import cuda
+    except Exception as error:
+        return _misfit(error)
+    try:
+        if len(cuda.gpus):
+            return None
+        reason = "NO_DEVICE"
+    except Exception as error:
+        reason = " ".join(str(error).split())
+    if "driver library cannot be found" in reason:
+        return "no NVIDIA driver is found; install it, or start the container with --gpus all"
+    if "NO_DEVICE" in reason:
+        return "no NVIDIA GPU is visible; check nvidia-smi and CUDA_VISIBLE_DEVICES"
+    return f"CUDA cannot be used here: {reason}"
+
+
+def _unusable(gpu: Any) -> str:
+    """Return why kernels cannot run on a GPU, or an empty string."""
+    name = f"GPU {gpu.id} ({gpu.name})"
+    if tuple(gpu.compute_capability) < OLDEST:
+        has, needed = (".".join(map(str, x)) for x in (gpu.compute_capability, OLDEST))
+        return f"{name} has compute capability {has}, and the kernels need {needed} or more"
+    if gpu.COMPUTE_MODE == _PROHIBITED:
+        return f"{name} is in compute mode prohibited (nvidia-smi --compute-mode=0 ends that)"
+    return ""
+
+
+@cache
+def _no_compiler() -> str | None:
+    """Return why numba-cuda cannot compile kernels here, and the remedy; None where it can."""
     from numba import cuda
+    from numba.cuda.cudadrv import nvvm
+    from numba.cuda.cudadrv.driver import driver
 
     try:
-        if cuda.is_available() and len(cuda.gpus):
-            return None
+        importlib.import_module("numba.cuda.cudaimpl")  # which every compilation imports
     except Exception as error:
-        return f"CUDA cannot be used here: {' '.join(str(error).split())}"
-    return "no NVIDIA GPU is visible; check nvidia-smi and CUDA_VISIBLE_DEVICES"
+        return _misfit(error)
+    try:
+        nvvm.NVVM()
+        toolkit, offered = cuda.runtime.get_version(), driver.get_version()
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        return f"numba-cuda finds no CUDA toolkit ({reason}); pip install 'numba-cuda[cu12]'"
+    if toolkit[0] > offered[0]:
+        versions = [".".join(map(str, version)) for version in (toolkit, offered)]
+        fitting = "pip install 'numba-cuda[cu12]', or " if offered[0] == 12 else ""
+        return (
+            f"numba-cuda compiles with CUDA {versions[0]}, and the driver offers CUDA "
+            f"{versions[1]}; {fitting}install a newer driver"
+        )
+    return None
 
 
-def devices() -> list[DeviceInfo]:
-    """Return the visible GPUs; none where ``cuda_unavailable`` gives a reason."""
-    if cuda_unavailable() is not None:
-        return []
-    from numba import cuda
+def _misfit(error: Exception) -> str:
+    """Return what ails numba-cuda if importing a part of it raises ``error``, and the remedy."""
+    import numpy as np
 
-    gpus = []
-    version = ".".join(map(str, cuda.runtime.get_version()))
-    for index, gpu in enumerate(cuda.gpus):
-        with gpu:
-            memory = cuda.current_context().get_memory_info()
-            device = cuda.get_current_device()
-            name = device.name.decode() if isinstance(device.name, bytes) else str(device.name)
-            gpus.append(
-                DeviceInfo(
-                    index,
-                    name,
-                    ".".join(map(str, device.compute_capability)),
-                    _driver() or f"CUDA {version}",
-                    int(device.MULTIPROCESSOR_COUNT),
-                    int(memory.total),
-                    int(memory.free),
-                )
-            )
-    return gpus
+    version, reason = importlib.metadata.version("numba-cuda"), " ".join(str(error).split())
+    remedy = "--upgrade 'numba-cuda[cu12]'"
+    if np.lib.NumpyVersion(np.__version__) >= "2.5.0":
+        remedy = "'numpy<2.5'"
+    return (
+        f"numba-cuda {version} does not work with numpy {np.__version__} ({reason}); "
+        f"pip install {remedy}"
+    )
+
+
+def _free(uuid: str) -> int | None:
+    """Return the bytes of a GPU that no process has, which CUDA tells only in a context."""
+    try:
+        nvml = importlib.import_module("cuda.bindings.nvml")
+        nvml.init_v2()
+        try:
+            names = uuid, uuid.replace("GPU-", "MIG-")  # numba names an instance as a whole GPU
+            for name in names:
+                try:
+                    handle = nvml.device_get_handle_by_uuid(name)
+                except nvml.NvmlError:
+                    continue
+                return int(nvml.device_get_memory_info_v2(handle).free)
+        finally:
+            nvml.shutdown()
+    except Exception:  # of the library, or because there is none
+        return None
+    return None
 
 
 def _driver() -> str:
@@ -131,6 +244,7 @@ def kernel_reports(
 
     Raises:
         InputError: If the cuda backend does not cover the network, or there is no GPU.
+        DeviceLostError: If no context can be opened on the GPU.
     """
     import numpy as np
 
@@ -156,14 +270,11 @@ def _report(name: str, shape: str, threads: int, function: Any) -> KernelReport:
     local = max(function.get_local_mem_per_thread().values())
     shared = max(function.get_shared_mem_per_block().values())
     device = cuda.get_current_device()
+    # the driver knows what it reserves of shared memory, and in which portions registers are given
+    grids = [one.max_cooperative_grid_blocks(threads) for one in function.overloads.values()]
+    blocks = min(grids) // device.MULTIPROCESSOR_COUNT
     warps = -(-threads // _WARP)
-    # registers are given to warps in portions of 256
-    by_registers = device.MAX_REGISTERS_PER_MULTIPROCESSOR // (
-        warps * -(-registers * _WARP // 256) * 256
-    )
     most = device.MAX_THREADS_PER_MULTIPROCESSOR // _WARP
-    by_shared = device.MAX_SHARED_MEMORY_PER_MULTIPROCESSOR // (shared or 1)
-    blocks = int(min(by_registers, most // warps, by_shared, 32))
     return KernelReport(
         name, threads, shape, registers, local, shared, blocks, blocks * warps / most
     )

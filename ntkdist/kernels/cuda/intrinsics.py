@@ -14,6 +14,8 @@ from numba import cuda, types
 from numba.cuda import dispatcher, libdevice
 from numba.cuda.extending import intrinsic
 
+from ntkdist.kernels.cuda.compile import KeptKernel
+
 LANES = 32  # threads of a team
 TEAMS = 4  # of a block of threads
 THREADS = TEAMS * LANES
@@ -45,8 +47,8 @@ def device(function: Any) -> Any:
 
 
 def kernel(function: Any, **options: Any) -> Any:
-    """Return a function as kernel."""
-    return cuda.jit(function, **options)
+    """Return a function as kernel, compiled once a machine (see ``cuda.compile``)."""
+    return KeptKernel(function, cuda.jit(function, **options).targetoptions)
 
 
 def _access(name: str, *, read_only: bool) -> Any:

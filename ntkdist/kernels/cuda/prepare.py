@@ -85,7 +85,7 @@ def is_on_device(images: Any) -> bool:
 def on_device(images: Any) -> Any:
     """Return (n, H, W, C) images on the device; those already there are not copied."""
     if is_on_device(images):
-        x = images if hasattr(images, "copy_to_host") else cuda.as_cuda_array(images)
+        x = shared(images) if hasattr(images, "__cuda_array_interface__") else images
         if x.ndim != 4 or 0 in x.shape:
             raise InputError(f"images have shape {tuple(x.shape)}; (n, H, W, C) is needed")
         if np.dtype(x.dtype) not in (np.float32, np.float64):
@@ -103,8 +103,36 @@ def on_host(images: Any) -> np.ndarray:
     if hasattr(images, "copy_to_host"):
         return np.asarray(images.copy_to_host())
     if hasattr(images, "__cuda_array_interface__"):
-        return np.asarray(cuda.as_cuda_array(images).copy_to_host())
+        return np.asarray(shared(images).copy_to_host())
     return np.asarray(images)
+
+
+def gpu_of(address: int) -> int:
+    """Return the number of the GPU that an address belongs to."""
+    from numba.cuda.cudadrv.driver import binding, driver
+
+    kind = binding.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+    return int(driver.cuPointerGetAttribute(kind, address))
+
+
+def shared(images: Any) -> Any:
+    """Return any library's array as Numba's, when all that fills it is done.
+
+    Kernels run on a stream that does not wait for the streams of other libraries. CuPy names its
+    stream, and Numba waits for that; jax and PyTorch name none, so the whole GPU is waited for.
+    Work of jax may not even be on a stream yet.
+    """
+    if hasattr(images, "block_until_ready"):
+        images.block_until_ready()
+    interface = images.__cuda_array_interface__
+    if interface.get("stream") is None:
+        cuda.synchronize()
+    address, here = interface["data"][0], cuda.get_current_device().id
+    if address and (where := gpu_of(address)) != here:
+        raise InputError(
+            f"the images are on GPU {where}, and this process computes on GPU {here}; copy them"
+        )
+    return cuda.as_cuda_array(images).bind()  # to the stream of the kernels
 
 
 class Preparation:

@@ -61,6 +61,10 @@ class Workspace:
         """Bytes held, tables left out."""
         return sum(int(kept.nbytes) for kept in self._arrays.values())
 
+    def clear(self) -> None:
+        """Free what is held, tables left out."""
+        self._arrays.clear()
+
     def array(self, name: str, shape: tuple[int, ...], dtype: Any) -> Any:
         """Return an array that is not cleared; the next call with this name may overwrite it."""
         key, size = (name, np.dtype(dtype).str), math.prod(shape)

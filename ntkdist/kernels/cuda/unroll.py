@@ -11,7 +11,6 @@ for Numba to compile or for Python to run.
 from __future__ import annotations
 
 import ast
-import copy
 import inspect
 import linecache
 import textwrap
@@ -84,7 +83,10 @@ def _plain(argument: ast.arg) -> ast.arg:
 
 
 class _Writer(ast.NodeTransformer):
-    """Rewrites statements under what is known; a loop's variable is known in each copy."""
+    """Rewrites statements under what is known; a loop's variable is known in each copy.
+
+    Nodes are not changed, so that a loop's body is visited once for each copy of it.
+    """
 
     def __init__(self, known: dict[str, Any], scope: Mapping[str, Any]) -> None:
         self.known = known
@@ -106,7 +108,7 @@ class _Writer(ast.NodeTransformer):
         for name in (x.id for x in ast.walk(node) if isinstance(x, ast.Name)):
             if name not in self.known:
                 raise ValueError(f"{name} is not known")
-        code = compile(ast.Expression(copy.deepcopy(node)), "<known>", "eval")
+        code = compile(ast.Expression(node), "<known>", "eval")
         return eval(code, {"__builtins__": {}}, self.known)  # names, indices and operators only
 
     def decided(self, test: ast.expr) -> Any:
@@ -118,36 +120,35 @@ class _Writer(ast.NodeTransformer):
                         return False
         return self.value(test)
 
+    def generic_visit(self, node: ast.AST) -> Any:
+        fields = {}
+        for name, value in ast.iter_fields(node):
+            if isinstance(value, list):
+                fields[name] = self.statements(value)
+            else:
+                fields[name] = self.visit(value) if isinstance(value, ast.AST) else value
+        return ast.copy_location(type(node)(**fields), node)
+
     def visit_For(self, node: ast.For) -> Any:
         call = node.iter
         if not (isinstance(call, ast.Call) and getattr(call.func, "id", "") == "unroll"):
-            node.iter = self.visit(call)
-            node.body = self.statements(node.body)
-            return node
+            return self.generic_visit(node)
         assert isinstance(node.target, ast.Name)
         written: list[ast.stmt] = []
         outside = self.known.get(node.target.id)
         for index in range(self.value(call.args[0])):
             self.known[node.target.id] = index
-            written += self.statements(copy.deepcopy(node.body))
+            written += self.statements(node.body)
         self.known.pop(node.target.id, None)
         if outside is not None:
             self.known[node.target.id] = outside
         return written
 
-    def visit_While(self, node: ast.While) -> Any:
-        node.test = self.visit(node.test)
-        node.body = self.statements(node.body)
-        return node
-
     def visit_If(self, node: ast.If) -> Any:
         try:
             chosen = node.body if self.decided(node.test) else node.orelse
         except ValueError:
-            node.test = self.visit(node.test)
-            node.body = self.statements(node.body)
-            node.orelse = self.statements(node.orelse)
-            return node
+            return self.generic_visit(node)
         return self.statements(chosen)
 
     def visit_IfExp(self, node: ast.IfExp) -> Any:

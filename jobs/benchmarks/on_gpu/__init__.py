@@ -1,0 +1,1 @@
+"""What ``gpu.py`` measures a GPU with; numba and jax are imported only where they are used."""

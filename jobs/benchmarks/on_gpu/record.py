@@ -1,0 +1,145 @@
+"""What a result file of ``gpu.py`` holds, and what is missing of it."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from _measure import command, replace_text
+
+import ntkdist.kernels
+from ntkdist.errors import InputError
+from ntkdist.kernels.cuda import ARITHMETIC
+from on_gpu.work import CELL_LAYER
+
+ENTRIES = "entries"
+NAMES = {"xla": "XLA", "neural_tangents": "neural-tangents"}
+
+
+@dataclass(frozen=True)
+class Task:
+    """A part of a row.
+
+    Attributes:
+        network: Of the row.
+        part: ``entries``, or a peer.
+        seconds: About how long it takes.
+    """
+
+    network: str
+    part: str
+    seconds: float
+
+    def __str__(self) -> str:
+        return self.network if self.part == ENTRIES else f"{self.network} with {NAMES[self.part]}"
+
+
+class Record:
+    """What was measured of one GPU and one version of the kernels, in a file.
+
+    Args:
+        path: The file, renamed if it holds rows of another GPU or version; None for no file.
+        about: What is written in front of the rows; ``machine`` and ``kernels`` must agree.
+        tasks: All that are asked for.
+
+    Raises:
+        InputError: If the file is no result of this script.
+    """
+
+    def __init__(self, path: Path | None, about: dict[str, Any], tasks: Sequence[Task]) -> None:
+        self.path, self.about, self.tasks = path, about, tasks
+        self.rows: dict[str, dict[str, Any]] = {}
+        self.skipped: dict[Task, str] = {}
+        self.renamed: Path | None = None
+        if path is None or not path.exists():
+            return
+        try:
+            old = json.loads(path.read_text())
+            rows = {row["network"]: row for row in old["rows"]}
+            if _made_by(old) == _made_by(about):
+                self.rows = rows
+                return
+        except (ValueError, KeyError, TypeError, LookupError) as error:
+            raise InputError(
+                f"{path} is no result of this script ({type(error).__name__}: {error}); "
+                "name another --output"
+            ) from error
+        others = (path.with_stem(f"{path.stem}-{k}") for k in itertools.count(1))
+        self.renamed = path.rename(next(other for other in others if not other.exists()))
+
+    def of(self, task: Task) -> dict[str, Any]:
+        """Return what a task found, or why it found nothing; empty if it was never begun."""
+        row = self.rows.get(task.network, {})
+        return row if task.part == ENTRIES else row.get(task.part) or {}
+
+    def has(self, task: Task) -> bool:
+        """Return whether a task was done."""
+        return is_timed(self.of(task))
+
+    def failed(self, task: Task) -> bool:
+        """Return whether a task, or the network's own in front of it, failed the last time."""
+        row = self.rows.get(task.network, {})
+        found = self.of(task) if is_timed(row) else row
+        return "failed" in found or "refused" in found
+
+    def add(self, task: Task, found: Mapping[str, Any]) -> None:
+        """Keep what a task found so far, and write the file."""
+        if task.part == ENTRIES:
+            self.rows[task.network] = {"network": task.network, **found}
+        else:
+            self.rows[task.network][task.part] = dict(found)
+        self.write()
+
+    def skip(self, task: Task, why: str) -> None:
+        """Keep why a task was not begun, and write the file."""
+        self.skipped[task] = why
+        self.write()
+
+    def missing(self) -> dict[Task, str]:
+        """Return why tasks are not done, where another start may do them."""
+        found = {}
+        for task in self.tasks:
+            of = self.of(task)
+            if not (is_timed(of) or (task.part != ENTRIES and "refused" in of)):
+                why = of.get("refused") or of.get("failed") or self.skipped.get(task)
+                found[task] = why or "not begun"
+        return found
+
+    def content(self) -> dict[str, Any]:
+        """Return what the file holds."""
+        return {
+            "command": command(),
+            **self.about,
+            "cell_layer": CELL_LAYER,
+            "rows": list(self.rows.values()),
+            "missing": {str(task): why for task, why in self.missing().items()},
+        }
+
+    def write(self) -> None:
+        """Write the file, so that a reader sees the old content or the new one."""
+        if self.path:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            replace_text(self.path, json.dumps(self.content(), indent=1) + "\n")
+
+
+def _made_by(content: Mapping[str, Any]) -> tuple[Any, ...]:
+    gpus = content["machine"]["gpu"] or [{}]
+    return gpus[0].get("name"), content.get("kernels"), content.get("simulated", False)
+
+
+def is_timed(found: Mapping[str, Any]) -> bool:
+    """Return whether a row, or what it says of a peer, is complete."""
+    return "us_per_entry" in found or "simulated" in found
+
+
+def version_of_kernels() -> dict[str, str]:
+    """Return the versions of the kernels' arithmetic and of their source."""
+    folder, digest = Path(ntkdist.kernels.__file__).parent, hashlib.sha256()
+    for path in sorted([*folder.glob("*.py"), *folder.glob("cuda/*.py")]):
+        digest.update(path.read_bytes())
+    return {"arithmetic": ARITHMETIC, "sources": digest.hexdigest()[:12]}
