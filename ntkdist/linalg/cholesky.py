@@ -103,6 +103,7 @@ def factorize(
             ``device`` is ``cuda`` and a worker has no GPU, or too little memory on it.
         NotPositiveDefiniteError: There is no factor. ``url`` then holds an empty group.
         StoreError: A stored panel is damaged, or a panel could not be written.
+        DeviceLostError: ``device`` is ``cuda`` and the GPU failed.
     """
     source = Source(a)
     ridge = check_ridge(ridge)

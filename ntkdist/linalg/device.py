@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ntkdist.errors import InputError
+from ntkdist.errors import DeviceLostError, InputError
 from ntkdist.linalg import blas
 from ntkdist.linalg.blas import Matrix
 from ntkdist.linalg.panels import PanelPlan
@@ -50,46 +50,6 @@ def load_cupy() -> tuple[Any, Any]:
     return cupy, cupyx
 
 
-def unavailable() -> str | None:
-    """Return None where CuPy computes on a GPU in this process, else the reason and the remedy."""
-    try:
-        modules = load_cupy()
-    except ModuleNotFoundError as error:
-        if error.name != "cupy":
-            return f"CuPy cannot be imported ({error}); {_INSTALL}"
-        return f"CuPy is not installed; {_INSTALL}"
-    except Exception as error:  # a library of CUDA that is missing, or of another version
-        return f"CuPy cannot be imported ({_one_line(error)}); {_INSTALL}"
-    return _failure(*modules)
-
-
-@cache
-def _failure(cupy: Any, cupyx: Any) -> str | None:
-    """Return why a GPU cannot be used; a small panel is computed to find out."""
-    try:
-        if not cupy.cuda.runtime.getDeviceCount():
-            raise RuntimeError("there is none")
-    except Exception as error:
-        remedy = "check nvidia-smi and CUDA_VISIBLE_DEVICES"
-        return f"CuPy finds no GPU ({_one_line(error)}); {remedy}"
-    gpu, ones = Cuda(cupy, cupyx, tasks=1), np.ones((2, 1))
-    lower, rows = np.array([[5.0, 0.0], [3.0, 6.0]]), np.array([[3.0, 4.0]])
-    try:
-        with gpu.turn():
-            row, square, x = gpu.put(ones), gpu.put(lower), gpu.put(rows)
-            gpu.subtract_gram(square, row)
-            factor = gpu.cholesky(square)
-            gpu.subtract_product(x, gpu.put(ones[:1]), row)
-            gpu.fetch(gpu.solve_lower(factor, x), rows)
-    except Exception as error:
-        return f"CuPy fails on the GPU ({_one_line(error)}); {_INSTALL} to match nvidia-smi"
-    return None if np.array_equal(rows, [[1.0, 1.0]]) else f"CuPy gives wrong results; {_INSTALL}"
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
-
-
 @dataclass(frozen=True)
 class Place:
     """Where panels are computed.
@@ -114,6 +74,60 @@ def together(places: Sequence[Place]) -> Place:
     """Return where the tasks of one panel were computed, with the reason of those on the CPU."""
     first = min(places, key=lambda place: place.device)
     return replace(first, device=joined(place.device for place in places))
+
+
+def missing() -> Place | None:
+    """Return None where CuPy finds a GPU, else the CPU with the reason; opens no context on one.
+
+    A context takes memory, and keeps all other processes from a GPU in exclusive-process mode.
+    """
+    try:
+        cupy, _ = load_cupy()
+    except Exception as error:  # CuPy, or a library of CUDA that it loads, is not here
+        if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
+            return Place("cpu", f"CuPy is not installed; {_INSTALL}", expected=True)
+        return Place("cpu", f"CuPy cannot be imported ({_one_line(error)}); {_INSTALL}")
+    try:
+        if cupy.cuda.runtime.getDeviceCount():
+            return None
+        reason = "there is none"
+    except Exception as error:
+        reason = _one_line(error)
+    remedy = "check nvidia-smi and CUDA_VISIBLE_DEVICES"
+    return Place("cpu", f"CuPy finds no GPU ({reason}); {remedy}", expected=True)
+
+
+def unavailable() -> Place | None:
+    """Return None where CuPy computes on a GPU, else the CPU with the reason and the remedy."""
+    if place := missing():
+        return place
+    reason = _failure(*load_cupy())
+    return Place("cpu", reason) if reason else None
+
+
+@cache
+def _failure(cupy: Any, cupyx: Any) -> str:
+    """Return why CuPy fails on the GPU, by computing a small panel; an empty string if not."""
+    ones, lower = np.ones((2, 1)), np.array([[5.0, 0.0], [3.0, 6.0]])
+    rows = np.array([[3.0, 4.0]])
+    try:
+        gpu = Cuda(cupy, cupyx, tasks=1)
+        with gpu.turn():
+            row, square, x = gpu.put(ones), gpu.put(lower), gpu.put(rows)
+            gpu.subtract_gram(square, row)
+            factor = gpu.cholesky(square)
+            gpu.subtract_product(x, gpu.put(ones[:1]), row)
+            gpu.fetch(gpu.solve_lower(factor, x), rows)
+        if np.array_equal(rows, [[1.0, 1.0]]):
+            return ""
+        reason = f"a product and a solve give {rows.tolist()} for [[1, 1]]"
+    except Exception as error:  # a busy GPU, or a library that is missing or does not fit it
+        reason = _one_line(error)
+    return f"CuPy fails on the GPU ({reason}); check nvidia-smi, or {_INSTALL}"
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 class Cpu:
@@ -170,8 +184,14 @@ class Cuda:
         self._turns = threading.Semaphore(tasks)
         # a pool of its own: its memory is the GPU's again after the panel
         self._pool = cupy.cuda.MemoryPool()
-        self.out_of_memory: type[Exception] = cupy.cuda.memory.OutOfMemoryError
-        runtime = cupy.cuda.runtime
+        cuda, runtime = cupy.cuda, cupy.cuda.runtime
+        self.out_of_memory: type[Exception] = cuda.memory.OutOfMemoryError
+        self.errors: tuple[type[Exception], ...] = (
+            self.out_of_memory,
+            runtime.CUDARuntimeError,
+            cuda.cublas.CUBLASError,
+            cuda.cusolver.CUSOLVERError,
+        )
         name = runtime.getDeviceProperties(runtime.getDevice())["name"]
         self.place = Place("cuda", name.decode() if isinstance(name, bytes) else name)
 
@@ -234,20 +254,29 @@ def take_device(device: str, plan: PanelPlan) -> Device:
     """
     if device == "cpu":
         return Cpu(Place("cpu", expected=True))
-    none = reason = unavailable()
-    if reason is None:
-        cupy, cupyx = load_cupy()
+    found = unavailable() or _fit(plan)
+    if isinstance(found, Cuda):
+        return found
+    if device == "cuda":
+        raise _refusal(found.reason)
+    return Cpu(found)
+
+
+def _fit(plan: PanelPlan) -> Cuda | Place:
+    """Return the GPU for as many tasks as fit its free memory, or the CPU if none does."""
+    cupy, cupyx = load_cupy()
+    try:
         free, total = cupy.cuda.runtime.memGetInfo()
         if tasks := plan.device_tasks(free - WORKSPACE):
             return Cuda(cupy, cupyx, tasks=tasks)
-        need, width = format_bytes(plan.device_bytes() + WORKSPACE), min(plan.width, plan.n)
-        reason = (
-            f"panels of {width} columns need {need} on the GPU, where {format_bytes(free)} of "
-            f"{format_bytes(total)} are free; {_MAKE_ROOM}"
-        )
-    if device == "cuda":
-        raise _refusal(reason)
-    return Cpu(Place("cpu", reason, expected=none is not None))
+    except cupy.cuda.runtime.CUDARuntimeError as error:  # it was lost since it was tried
+        return Place("cpu", _lost(error))
+    need, width = format_bytes(plan.device_bytes() + WORKSPACE), min(plan.width, plan.n)
+    return Place(
+        "cpu",
+        f"panels of {width} columns need {need} on the GPU, where {format_bytes(free)} of "
+        f"{format_bytes(total)} are free; {_MAKE_ROOM}",
+    )
 
 
 def probe(device: str, plan: PanelPlan) -> Place:
@@ -255,17 +284,24 @@ def probe(device: str, plan: PanelPlan) -> Place:
     return take_device(device, plan).place
 
 
-def check_device(device: str, plan: PanelPlan, scheduler: Scheduler = None) -> None:
-    """Raise ``InputError`` where a worker cannot compute panels on the device asked for.
+def check_device(device: str, scheduler: Scheduler = None) -> None:
+    """Raise ``InputError`` where ``cuda`` is asked for and a worker has no CuPy or no GPU.
+
+    To be called long before panels are computed: it opens no context on the GPU.
 
     Args:
         device: As for :func:`take_device`.
-        plan: The cut of the factor.
         scheduler: As for :func:`ntkdist.linalg.factorize`; one of its workers is asked.
     """
     if device == "cuda":
         with task_runner(scheduler) as run:
-            run([task(probe)(device, plan)])
+            place: Place | None = run([task(missing)()])[0]
+        if place is not None:
+            raise _refusal(place.reason)
+
+
+def _lost(error: Exception) -> str:
+    return f"the GPU failed ({_one_line(error)}); check nvidia-smi and the system's log"
 
 
 def _refusal(reason: str) -> InputError:
@@ -327,14 +363,15 @@ class PanelRow:
     def compute(self, work: Callable[[Device, list[Any]], T]) -> tuple[T, Place]:
         """Do a task's work on the device of this process, and return where that was.
 
-        Under ``auto`` a task that runs out of the GPU's memory does its work again on the CPU, as
-        do later ones of the panel.
+        Under ``auto`` a task that runs out of the GPU's memory, or whose GPU fails, does its work
+        again on the CPU, as do later ones of the panel.
 
         Args:
             work: Called with the device and with the rows there.
 
         Raises:
             InputError: ``cuda`` was asked for, and there is no GPU or too little memory.
+            DeviceLostError: ``cuda`` was asked for, and the GPU failed.
         """
         with self._lock:
             if self._device is None:
@@ -344,10 +381,17 @@ class PanelRow:
             try:
                 with device.turn():
                     return work(device, self._shared.on(device)), device.place
-            except device.out_of_memory as error:
+            except device.errors as error:
+                full = isinstance(error, device.out_of_memory)
                 reason = f"the GPU ran out of memory ({_one_line(error)}); {_MAKE_ROOM}"
-                if self._wanted == "cuda":
+                reason = reason if full else _lost(error)
+                if self._wanted == "cuda" and full:
                     raise _refusal(reason) from error
+                if self._wanted == "cuda":
+                    raise DeviceLostError(
+                        f"device 'cuda': {reason}; panels that are stored are kept: start again, "
+                        "or continue with device cpu"
+                    ) from error
             device = Cpu(Place("cpu", reason))
             with self._lock:
                 self._device, self._shared = device, Shared(self._shared.arrays)

@@ -177,10 +177,11 @@ class Pipeline:
 
         run, n, factor = self.run, self.run.shape[0], self.config.factor
         if "factor" in stages and not run.has("factor"):
-            plan = plan_panels(n, parse_memory(factor.memory_limit))
+            plan_panels(n, parse_memory(factor.memory_limit))
             if factor.scheduler != "ray":  # whose cluster begins with the stage
-                scheduler = None if factor.scheduler == "auto" else factor.scheduler
-                check_device(factor.device, plan, scheduler)
+                check_device(
+                    factor.device, None if factor.scheduler == "auto" else factor.scheduler
+                )
         if "labels" in stages:
             settings = self.config.labels
             read_locked(settings.locked, n)

@@ -26,6 +26,10 @@ class OutOfMemoryError(MemoryError):
     """As ``cupy.cuda.memory.OutOfMemoryError``."""
 
 
+class CUDAError(RuntimeError):
+    """As ``CUDARuntimeError``, ``CUBLASError`` and ``CUSOLVERError``."""
+
+
 class Array:
     """An array on the GPU: float64, two-dimensional, or a transposed view of one."""
 
@@ -77,10 +81,11 @@ class StandIn:
         up, down: Bytes copied to the GPU and from it.
         in_use, peak: Bytes allocated now, and most at a time.
         failing: Name of a function that fails as with a missing library.
+        lost: Whether every call fails, as after a fault of the hardware.
     """
 
     def __init__(self, limit: int = 2**40) -> None:
-        self.limit, self.gpus, self.failing = limit, 1, ""
+        self.limit, self.gpus, self.failing, self.lost = limit, 1, "", False
         self.up = self.down = self.in_use = self.peak = 0
         self._lock, self._here = threading.RLock(), threading.local()
         self.modules = self._cupy(), self._cupyx()
@@ -90,10 +95,13 @@ class StandIn:
             getDeviceCount=self._device_count,
             getDevice=lambda: 0,
             getDeviceProperties=lambda _: {"name": GPU.encode()},
-            memGetInfo=lambda: (self.limit - self.in_use, self.limit),
+            memGetInfo=self._memory,
+            CUDARuntimeError=CUDAError,
         )
         cuda = SimpleNamespace(
             runtime=runtime,
+            cublas=SimpleNamespace(CUBLASError=CUDAError),
+            cusolver=SimpleNamespace(CUSOLVERError=CUDAError),
             memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
             MemoryPool=Pool,
             using_allocator=self._using_allocator,
@@ -138,6 +146,10 @@ class StandIn:
             raise RuntimeError("cudaErrorNoDevice: no CUDA-capable device is detected")
         return self.gpus
 
+    def _memory(self) -> tuple[int, int]:
+        self._enter("memGetInfo")
+        return self.limit - self.in_use, self.limit
+
     @contextmanager
     def _using_allocator(self, allocator: Any) -> Iterator[None]:
         self._here.pool = allocator.__self__
@@ -153,6 +165,8 @@ class StandIn:
             self._here.linalg = "ignore"
 
     def _enter(self, name: str, *arrays: Any) -> None:
+        if self.lost:
+            raise CUDAError("cudaErrorECCUncorrectable: uncorrectable ECC error encountered")
         if name == self.failing:
             raise ImportError(f"lib{name}.so.12: cannot open shared object file")
         for array in arrays:

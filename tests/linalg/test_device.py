@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ import zarr
 from numpy.testing import assert_array_equal
 
 from ntkdist.cli import main as cli
-from ntkdist.errors import InputError
+from ntkdist.errors import DeviceLostError, InputError
 from ntkdist.events.types import FactorDevice, PanelDone, PanelStarted
 from ntkdist.linalg import (
     CholeskyFactor,
@@ -252,7 +253,7 @@ def broken(gpu: StandIn, name: str) -> StandIn:
     [
         (None, r"CuPy is not installed; pip install 'cupy-cuda12x\[ctk\]'; or take device cpu"),
         (no_gpu(StandIn()), r"CuPy finds no GPU \(cudaErrorNoDevice: .*; check nvidia-smi"),
-        (broken(StandIn(), "gemm"), r"CuPy fails on the GPU \(libgemm.so.12: .*; pip install"),
+        (broken(StandIn(), "gemm"), r"CuPy fails on the GPU \(libgemm.so.12: .*, or pip install"),
         (broken(StandIn(), "cholesky"), r"CuPy fails on the GPU \(libcholesky"),
     ],
     ids=["no CuPy", "no GPU", "no cuBLAS", "no cuSOLVER"],
@@ -265,13 +266,16 @@ def test_without_a_gpu_cuda_is_refused_and_auto_is_the_cpu(
         factorize(matrix, tmp_path / "f", device="cuda")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "f").exists()
-    plan = plan_panels(N, 2**30)
-    with pytest.raises(InputError, match=text):
-        check_device("cuda", plan, "threads")
-    check_device("auto", plan)
+    check_device("auto")
     events: list = []
     assert factorize(matrix, tmp_path / "f", on_event=events.append).device == "cpu"
-    assert told(events) == []  # a GPU that nobody expects is not missing
+    if "fails" in text:
+        assert re.match(text, told(events)[0][1])
+        check_device("cuda")  # would have to open a context to know
+    else:
+        assert told(events) == []  # a GPU that nobody expects is not missing
+        with pytest.raises(InputError, match=text):
+            check_device("cuda", "threads")
 
 
 def test_an_import_that_fails_is_no_traceback(monkeypatch):
@@ -279,9 +283,10 @@ def test_an_import_that_fails_is_no_traceback(monkeypatch):
         raise ImportError('Failure finding "libcublas.so.12":\nNo such file')
 
     monkeypatch.setattr(device, "load_cupy", fail)
+    assert not device.unavailable().expected  # who has CuPy is told
     text = r'CuPy cannot be imported \(Failure finding "libcublas.so.12": No such file\); pip'
     with pytest.raises(InputError, match=text):
-        check_device("cuda", plan_panels(N, 2**30))
+        check_device("cuda")
 
 
 def test_an_unknown_device_is_named(tmp_path, matrix):
@@ -403,6 +408,37 @@ def test_memory_that_another_program_takes_meanwhile(
     assert stored_bytes(tmp_path / "g") == stored_bytes(on_cpu)
 
 
+def test_a_gpu_that_fails_is_left_or_the_error_says_what_is_kept(
+    tmp_path, monkeypatch, matrix, on_cpu, gpu
+):
+    cupy, _ = gpu.modules
+    left = iter(range(40))
+
+    def empty(shape: tuple[int, int], dtype: Any) -> Any:
+        gpu.lost |= next(left, None) is None  # in the middle of a panel
+        return gpu.empty(shape, dtype)
+
+    monkeypatch.setattr(cupy, "empty", empty)
+    url = tmp_path / "f"
+    text = r"device 'cuda': the GPU failed \(cudaErrorECC.*; panels that are stored are kept: start"
+    with pytest.raises(DeviceLostError, match=text):
+        factorize(matrix, url, memory_limit=SMALL, device="cuda")
+    done = len(devices(url))
+    assert 0 < done < 5
+
+    gpu.lost, left = False, iter(range(10))
+    events: list = []
+    factorize(matrix, url, memory_limit=SMALL, on_event=events.append)
+    (_, first), (name, second) = told(events)[:2]
+    assert first == GPU
+    assert "cpu" in name
+    assert second.startswith("the GPU failed (cudaErrorECCUncorrectable")
+    assert devices(url)[-1] == "cpu"  # it is not found again
+    assert stored_bytes(url) == stored_bytes(on_cpu)
+    with pytest.raises(InputError, match="device 'cuda': the GPU failed"):
+        factorize(matrix, tmp_path / "g", device="cuda")
+
+
 def test_other_processes_get_the_hosts_arrays(gpu):
     plan = plan_panels(N, 2**30)
     row = PanelRow([np.ones((2, 3))], "cuda", plan)
@@ -494,8 +530,8 @@ def test_a_run_that_asks_for_a_gpu_is_refused_before_its_gram(tmp_path, monkeypa
 @pytest.fixture(scope="module")
 def real() -> None:
     """CuPy itself, or the reason why there is none."""
-    if reason := device.unavailable():
-        pytest.skip(reason)
+    if place := device.unavailable():
+        pytest.skip(place.reason)
 
 
 @pytest.mark.gpu
