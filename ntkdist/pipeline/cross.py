@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from ntkdist.config import RunConfig
 from ntkdist.errors import InputError, MissingSplitError, StageError
 from ntkdist.networks.architecture import Architecture
-from ntkdist.pipeline.gram import Matrix
+from ntkdist.pipeline.gram import Matrix, on_worker
 from ntkdist.pipeline.stages import Pipeline
 from ntkdist.runs.inputs import names_test_features
 from ntkdist.runs.run import Run
@@ -111,24 +112,18 @@ class HeldOut:
         return self._pipeline.run.address("factor", matrix, f"ridge-{ridge:g}")
 
     def _diagonal(self, kind: str) -> NDArray[np.float64]:
-        from ntkdist.gram.executors.cluster import cores
-        from ntkdist.kernels.registry import get_backend, of_version
-
-        run, settings = self._pipeline.run, self._pipeline.config.gram
-        arch = Architecture.parse(self._pipeline.config.architecture)
-        newest = get_backend(
+        run, config = self._pipeline.run, self._pipeline.config
+        own = partial(
+            _own_entries,
+            run.address("cross", self.name, "images"),
+            config.architecture,
             run.manifest.backend,
-            dtype=settings.dtype,
-            threads=cores(),
-            invariance=settings.invariance,
+            run.manifest.arithmetic,
+            config.gram.dtype,
+            config.gram.invariance,
+            kind,
         )
-        H, W, C = self.images.shape[1:]
-        backend = of_version(newest, run.manifest.arithmetic, arch, (H, W, C)) or newest
-        parts = []
-        for start in range(0, len(self.images), _TOGETHER):
-            state = backend.prepare(arch, self.images[start : start + _TOGETHER])
-            parts.append(np.diagonal(backend.block(state, state, (kind,))[kind]))
-        return np.concatenate(parts).astype(np.float64)
+        return on_worker(config, run.manifest.backend, own)
 
     def _check_memory(self, rows: int) -> None:
         from ntkdist.linalg import parse_memory
@@ -141,6 +136,31 @@ class HeldOut:
                 f"factor.memory_limit is {limit}; raise it, or use predict.on=test or rest, which "
                 "are read in tiles"
             )
+
+
+def _own_entries(
+    address: str,
+    architecture: str,
+    backend: str,
+    arithmetic: str,
+    dtype: str,
+    invariance: str,
+    kind: str,
+) -> NDArray[np.float64]:
+    """Return k(x, x) of each of the images (M, H, W, C) at an address, (M,)."""
+    from ntkdist.gram.executors.cluster import cores
+    from ntkdist.kernels.registry import get_backend, of_version
+    from ntkdist.storage.arrays import open_array
+
+    images, arch = np.asarray(open_array(address)[:]), Architecture.parse(architecture)
+    newest = get_backend(backend, dtype=dtype, threads=cores(), invariance=invariance)
+    H, W, C = images.shape[1:]
+    chosen = of_version(newest, arithmetic, arch, (H, W, C)) or newest
+    parts = []
+    for start in range(0, len(images), _TOGETHER):
+        state = chosen.prepare(arch, images[start : start + _TOGETHER])
+        parts.append(np.diagonal(chosen.block(state, state, (kind,))[kind]))
+    return np.concatenate(parts).astype(np.float64)
 
 
 def held_out(pipeline: Pipeline) -> HeldOut:

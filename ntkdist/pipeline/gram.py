@@ -6,7 +6,7 @@ import functools
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from ntkdist.gram.executors.scheduler import Executor
     from ntkdist.gram.store import GramStore
     from ntkdist.gram.worker import GramJob
+
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -158,7 +161,6 @@ def _edge(
 ) -> tuple[int, str]:
     """Return the edge of a tile: the stored one, the one asked for, or a measured one."""
     from ntkdist.gram.autotile import choose_edge_there
-    from ntkdist.gram.executors.ray import RayExecutor
     from ntkdist.gram.store import GramStore
     from ntkdist.gram.tiling import Tiling
     from ntkdist.kernels.cuda.device import usable_gpus
@@ -196,6 +198,20 @@ def _edge(
         workers=executor.workers or (max(1, usable_gpus()) if on_gpu else cores()),
         kinds=settings.kinds,
     )
-    # on a GPU in a process that ends: this one must not hold a GPU that a worker needs
-    choice = executor.call(measure) if isinstance(executor, RayExecutor) and on_gpu else measure()
+    choice = on_worker(config, backend, measure)
     return choice.edge, choice.reason
+
+
+def on_worker(config: RunConfig, backend: str, function: Callable[[], _Result]) -> _Result:
+    """Call a function where the tiles of a run are computed, and return its result.
+
+    That is this process, or, if Ray's workers have the GPUs, one of them: this machine may have no
+    GPU, and if it has, this process must not keep memory of it, nor the GPU itself where only one
+    process at a time can use it.
+    """
+    from ntkdist.gram.executors.ray import RayExecutor
+
+    executor, _ = _executor(config, backend)
+    if backend == "cuda" and isinstance(executor, RayExecutor):
+        return executor.call(function)
+    return function()

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ntkdist.errors import InputError, StageError
+from ntkdist.errors import NtkdistError, StageError
 from ntkdist.gram.autotile import LANE, choose_edge_there
 from ntkdist.gram.executors.cluster import actor_environment, cluster, cores, package_path
 from ntkdist.gram.executors.ray import RayExecutor
@@ -261,7 +261,7 @@ def _measure_all(
         return ray.get([actor.measure.remote() for actor in there]), ready
     except ray.exceptions.RayError as error:
         cause = getattr(error, "cause", None)
-        if isinstance(cause, InputError):
+        if isinstance(cause, NtkdistError):
             raise cause from error
         raise StageError(f"on a worker: {' '.join(str(error).split())[-400:]}") from error
     finally:

@@ -13,6 +13,8 @@ from ntkdist.config import DataConfig, GramConfig, NoiseConfig, PredictConfig, R
 from ntkdist.data import load
 from ntkdist.errors import InputError, StageError
 from ntkdist.events.log import read_events
+from ntkdist.gram.executors.ray import RayExecutor
+from ntkdist.kernels.cpu import CpuBackend
 from ntkdist.learning import KernelRegression
 from ntkdist.pipeline import Pipeline
 from ntkdist.pipeline.cross import held_out
@@ -131,6 +133,29 @@ def test_diagonals_are_those_of_the_kernel(tmp_path, source):
             found = held.diagonal("nngp")
         whole = kernel_matrix(ARCH, held.images, kind="nngp")
         np.testing.assert_allclose(found, np.diagonal(whole), rtol=1e-5)
+
+
+def test_diagonals_of_a_run_on_gpus_are_computed_by_a_worker(tmp_path, source, monkeypatch):
+    class FakeCuda(CpuBackend):
+        name = "cuda"
+
+    called = []
+    call = lambda self, function: called.append(function) or function()  # noqa: E731
+    monkeypatch.setattr(RayExecutor, "call", call)
+    monkeypatch.setattr(
+        "ntkdist.kernels.registry._create", lambda name, dtype, threads: FakeCuda(dtype=dtype)
+    )
+    with Pipeline(settings(tmp_path / "r", source)) as pipeline:
+        pipeline.run.manifest = dataclasses.replace(pipeline.run.manifest, backend="cuda")
+        held = held_out(pipeline)
+        here = held.diagonal("nngp")
+        assert called == []
+        pipeline.config = dataclasses.replace(
+            pipeline.config, gram=dataclasses.replace(pipeline.config.gram, executor="ray")
+        )
+        there = held.diagonal("ntk")
+    assert len(called) == 1
+    assert here.shape == there.shape == (51,)
 
 
 @pytest.mark.slow

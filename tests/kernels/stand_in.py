@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,8 +17,6 @@ H100 = "Hopper H100,9.0,0,1000"
 T4 = "Tesla T4,7.5,0,2000"
 #: What opens a context on a GPU.
 OPENING = {"cuDevicePrimaryCtxRetain", "cuCtxSetCurrent", "cuCtxPushCurrent_v2"}
-
-Run = Callable[..., str]
 
 
 @pytest.fixture(scope="session")
@@ -41,26 +38,34 @@ class Machine:
     """Runs code in processes that see some GPUs.
 
     Attributes:
-        log: The driver's calls of the last process.
+        log: The calls that the last process, and those it started, made to the driver.
+        others: Of them those of the processes that it started.
+        errors: What the last process wrote to its standard error.
     """
 
     def __init__(self, folder: Path, log: Path) -> None:
         self._folder, self._log = folder, log
         self.log: list[str] = []
+        self.others: list[str] = []
+        self.errors = ""
 
-    def run(self, code: str, *gpus: str, **environment: str) -> str:
+    def run(self, code: str, *gpus: str, argument: str = "", **environment: str) -> str:
         """Return what the code prints."""
-        self._log.unlink(missing_ok=True)
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", code],
-            capture_output=True,
+        self._log.write_text("")
+        with subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", code, argument],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             env=self.environment(*gpus) | environment,
             cwd=ROOT,
-        )
-        assert done.returncode == 0, done.stderr
-        self.log = self._log.read_text().split() if self._log.exists() else []
-        return done.stdout.strip()
+        ) as process:
+            out, self.errors = process.communicate()
+        assert process.returncode == 0, self.errors
+        calls = [line.split() for line in self._log.read_text().splitlines()]
+        self.log = [call for _, call in calls]
+        self.others = [call for pid, call in calls if int(pid) != process.pid]
+        return out.strip()
 
     def environment(self, *gpus: str) -> dict[str, str]:
         """Return the environment of a process."""

@@ -26,11 +26,11 @@ class Array:
 class OfJax(Array):
     def block_until_ready(self):
         with open(os.environ["STAND_IN_LOG"], "a") as log:
-            log.write("block_until_ready\\n")
+            log.write("0 block_until_ready\\n")
 
 def calls():
     with open(os.environ["STAND_IN_LOG"]) as log:
-        return log.read().split()
+        return [line.split()[1] for line in log]
 
 arrays = {"jax": OfJax(version=2), "torch": Array(version=2), "cupy": Array(version=3, stream=7)}
 """

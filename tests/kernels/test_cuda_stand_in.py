@@ -2,9 +2,11 @@
 
 import json
 import re
+from collections import Counter
 
 import pytest
 
+from ntkdist.events.log import read_events
 from tests.kernels.stand_in import H100, OPENING, T4, Machine, driver, machine
 
 __all__ = ["driver", "machine"]  # fixtures
@@ -52,6 +54,70 @@ def test_no_context_is_opened_to_list_gpus_and_to_choose_a_backend(machine, code
     machine.run(code, EXCLUSIVE, T4)
     assert not OPENING & set(machine.log)
     assert "cuDeviceGetName" in machine.log
+
+
+RUN = """
+import sys
+from ntkdist.api import execute
+from ntkdist.config import DataConfig, GramConfig, RunConfig
+from ntkdist.gram.store import GramStore
+from ntkdist.pipeline import Pipeline
+gram = GramConfig(backend="cuda", executor="ray", workers=1, tile=%r)
+with Pipeline(RunConfig(sys.argv[1], "fc-2", DataConfig(n=12), gram=gram)) as pipeline:
+    execute(pipeline, ["gram"])
+    print(len(GramStore.open(pipeline.run.address("gram", "ntk")).done()))
+"""
+INLINE = """
+import sys
+from ntkdist.cli.main import main
+settings = "--architecture fc-2 --data.source digits --data.n 12"
+gram = "--gram.backend cuda --gram.executor inline --gram.tile 6"
+try:
+    main(["gram", "--run", sys.argv[1], *settings.split(), *gram.split()])
+except SystemExit as error:
+    print("code", error.code)
+"""
+
+
+@pytest.mark.slow
+def test_the_driver_of_a_run_leaves_the_gpu_to_its_workers(machine, tmp_path):
+    assert int(machine.run(RUN % "auto", EXCLUSIVE, argument=str(tmp_path / "run"))) >= 1
+    assert OPENING & set(machine.others)
+    mine = Counter(machine.log) - Counter(machine.others)
+    assert not OPENING & set(mine)
+    assert mine["cuDeviceGetName"]
+
+
+@pytest.fixture
+def loss(tmp_path):
+    """The first process that launches a kernel loses its GPU to CUDA_ERROR_ILLEGAL_ADDRESS."""
+    file = tmp_path / "loss"
+    file.touch()
+    return {"STAND_IN_LOSS": str(file)}
+
+
+@pytest.mark.slow
+def test_worker_that_loses_its_gpu_costs_one_attempt(machine, tmp_path, loss):
+    run = str(tmp_path / "run")
+    assert machine.run(RUN % 6, H100, argument=run, **loss) == "3"
+    events = list(read_events(run))
+    (failed,) = [one for one in events if one["event"] == "TileFailed"]
+    assert "DeviceLostError: CUDA_ERROR_ILLEGAL_ADDRESS on GPU 0 (Hopper H100" in failed["error"]
+    assert "cuLaunch" not in failed["error"]
+    assert "failure.py" in failed["traceback"]
+    assert [one["event"] for one in events].count("WorkerLost") == 1
+    assert len({one["pid"] for one in events if one["event"] == "WorkerStarted"}) == 2
+
+
+@pytest.mark.slow
+def test_command_that_loses_its_gpu_says_how_to_resume(machine, tmp_path, loss):
+    run = str(tmp_path / "run")
+    assert machine.run(INLINE, H100, argument=run, **loss).splitlines()[-1] == "code 1"
+    said, resume = machine.errors.splitlines()[-2:]
+    assert said.startswith("ntkdist: CUDA_ERROR_ILLEGAL_ADDRESS on GPU 0 (Hopper H100, GPU-0101")
+    assert said.endswith("3 tiles missing, the same command in a new process resumes")
+    assert resume.startswith(f"resume with: ntkdist gram --run {run}")
+    assert "code" not in machine.run(INLINE, H100, argument=run)
 
 
 def test_a_context_would_be_seen(machine):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 from collections.abc import Mapping, Sequence
@@ -12,9 +11,9 @@ from typing import Any
 
 from _measure import command, replace_text
 
-import ntkdist.kernels
 from ntkdist.errors import InputError
 from ntkdist.kernels.cuda import ARITHMETIC
+from ntkdist.kernels.sources import sources_digest
 from on_gpu.work import CELL_LAYER
 
 ENTRIES = "entries"
@@ -81,10 +80,13 @@ class Record:
         """Return whether a task was done."""
         return is_timed(self.of(task))
 
+    def waits(self, task: Task) -> bool:
+        """Return whether a task is of a peer and the network itself is not timed yet."""
+        return task.part != ENTRIES and not is_timed(self.rows.get(task.network, {}))
+
     def failed(self, task: Task) -> bool:
         """Return whether a task, or the network's own in front of it, failed the last time."""
-        row = self.rows.get(task.network, {})
-        found = self.of(task) if is_timed(row) else row
+        found = self.rows.get(task.network, {}) if self.waits(task) else self.of(task)
         return "failed" in found or "refused" in found
 
     def add(self, task: Task, found: Mapping[str, Any]) -> None:
@@ -101,11 +103,15 @@ class Record:
         self.write()
 
     def missing(self) -> dict[Task, str]:
-        """Return why tasks are not done, where another start may do them."""
+        """Return why tasks are not done, where another start may do them.
+
+        Peers of networks that are missing themselves are left out.
+        """
         found = {}
         for task in self.tasks:
             of = self.of(task)
-            if not (is_timed(of) or (task.part != ENTRIES and "refused" in of)):
+            not_possible = task.part != ENTRIES and "refused" in of
+            if not (is_timed(of) or not_possible or self.waits(task)):
                 why = of.get("refused") or of.get("failed") or self.skipped.get(task)
                 found[task] = why or "not begun"
         return found
@@ -138,8 +144,5 @@ def is_timed(found: Mapping[str, Any]) -> bool:
 
 
 def version_of_kernels() -> dict[str, str]:
-    """Return the versions of the kernels' arithmetic and of their source."""
-    folder, digest = Path(ntkdist.kernels.__file__).parent, hashlib.sha256()
-    for path in sorted([*folder.glob("*.py"), *folder.glob("cuda/*.py")]):
-        digest.update(path.read_bytes())
-    return {"arithmetic": ARITHMETIC, "sources": digest.hexdigest()[:12]}
+    """Return the versions of the kernels' arithmetic and of their sources."""
+    return {"arithmetic": ARITHMETIC, "sources": sources_digest()[:12]}

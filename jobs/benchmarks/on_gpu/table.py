@@ -61,18 +61,20 @@ def _below(result: Mapping[str, Any]) -> str:
     if not machine["gpu"]:
         return f"Simulated threads, {kernels}; nothing was timed."
     gpu = machine["gpu"][0]
-    peak = max((row.get("peak_gflops", 0) for row in rows), default=0)
-    copy = max((row.get("copy_gbs", 0) for row in rows), default=0)
-    shape = next((row["shape"] for row in rows if "shape" in row), ())
     words = [
-        f"{gpu['name']}, compute capability {gpu['compute_capability']}, driver {gpu['driver']}",
-        *([kernels] if kernels else []),
-        machine["time"][:10],
+        f"{gpu['name']}, compute capability {gpu['compute_capability']}, driver {gpu['driver']}"
     ]
+    words += [kernels] if kernels else []
+    text = ", ".join([*words, machine["time"][:10]])
+    timed = [row for row in rows if "us_per_entry" in row]
+    if not timed:
+        return f"{text}; nothing was timed."
+    peak = max(row["peak_gflops"] for row in timed) / 1e3
+    copy = max(row["copy_gbs"] for row in timed)
     return (
-        f"{', '.join(words)}; measured peak {peak / 1e3:.1f} TFLOP/s of float32, copy {copy:.0f} "
-        f"GB/s; {'×'.join(map(str, shape))} images, NTK and NNGP in one pass, float32; GPU-hours "
-        f"for N = {N:,}, several GPUs by division."
+        f"{text}; measured peak {peak:.1f} TFLOP/s of float32, copy {copy:.0f} GB/s; "
+        f"{'×'.join(map(str, timed[0]['shape']))} images, NTK and NNGP in one pass, float32; "
+        f"GPU-hours for N = {N:,}, several GPUs by division."
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import threading
 import time
 import traceback
@@ -135,16 +136,19 @@ class RayExecutor:
             environment=environment | package_path(),
             on_wait=on_wait,
         ) as (ray, local):
-            if local and self._num_gpus and not ray.cluster_resources().get("GPU"):
-                raise InputError(
-                    f"backend {job.backend!r} needs a GPU for each worker, and Ray finds none on"
-                    " this machine; give --gram.address of a cluster that has some, or take"
-                    " --gram.backend cpu"
-                )
+            self._check_gpus(ray, local)
             resources: dict[str, Any] = {"num_cpus": threads, "num_gpus": self._num_gpus}
             if not local:
                 resources["runtime_env"] = {"env_vars": environment}
             return self.run_on(ray, job, keys, emit, stop, resources)
+
+    def _check_gpus(self, ray: Any, local: bool) -> None:
+        """Raise ``InputError`` if workers would wait in vain for a GPU of this machine."""
+        if local and self._num_gpus and not ray.cluster_resources().get("GPU"):
+            raise InputError(
+                "backend 'cuda' needs a GPU for each worker, and Ray finds none on this machine;"
+                " give --gram.address of a cluster that has some, or take --gram.backend cpu"
+            )
 
     def run_on(
         self,
@@ -246,17 +250,20 @@ class RayExecutor:
         Its process ends with it, and so gives back the memory of the GPU.
 
         Raises:
+            InputError: If a GPU is asked for, and Ray finds none on this machine.
             NtkdistError: If the function raised one.
             StageError: If it raised anything else, or its worker died.
         """
         threads = self._threads or 1
         environment = actor_environment(threads=threads, gpus=self._num_gpus) | package_path()
+        gpus = math.ceil(self._num_gpus) if self.workers else 0
         with cluster(
-            self._address, cpus=max(threads, cores()), gpus=0, environment=environment
+            self._address, cpus=max(threads, cores()), gpus=gpus, environment=environment
         ) as (
             ray,
             local,
         ):
+            self._check_gpus(ray, local)
             options: dict[str, Any] = {"num_cpus": threads, "num_gpus": self._num_gpus}
             if not local:
                 options["runtime_env"] = {"env_vars": environment}
