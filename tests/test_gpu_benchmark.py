@@ -21,8 +21,13 @@ from ntkdist.kernels import get_backend
 from ntkdist.kernels.cpu import CpuBackend
 from ntkdist.kernels.cuda import device as cuda_device
 from ntkdist.kernels.cuda.device import DeviceInfo
+from ntkdist.linalg import device
 from tests.kernels import SIMULATED
 from tests.kernels.simulator import ON_SIMULATOR
+from tests.kernels.stand_in import H100, T4, driver, machine
+from tests.linalg.standin import StandIn, install, no_cupy
+
+__all__ = ["driver", "machine"]  # fixtures
 
 BENCHMARKS = Path(__file__).parents[1] / "jobs" / "benchmarks"
 KINDS = ("ntk", "nngp")
@@ -47,6 +52,8 @@ ABOUT = {"machine": MACHINE, "kernels": {"arithmetic": "cuda-4", "sources": "012
 CHECKED = {"shape": [4, 4, 2], "checks": {"largest_error": 1e-7, "equal_bits": True}}
 TIMED = CHECKED | {
     "us_per_entry": 2.0,
+    "peak_gflops": 60e3,
+    "copy_gbs": 2500.0,
     "entries_per_second": 5e5,
     "gpu_hours": {"1": 0.7, "8": 0.09, "64": 0.01},
 }
@@ -155,7 +162,9 @@ def test_operations_are_those_of_all_cells(gpu):
     # pairs of pixels at most 2·2 rows and columns apart
     apart = np.abs(np.subtract.outer(np.arange(9), np.arange(9)))
     local = work_of(Architecture.parse("cntk-lap-4-2"), (9, 9, 3))
-    assert local.cell_layers == 3 * (apart <= 4).sum() ** 2
+    cells = (apart <= 4).sum() ** 2
+    assert local.cell_layers == 3 * cells
+    assert local.slots == cells * (3 * 29 + 3 * 2 + 2) + 2  # the last for one cell, of Flatten
     branches = work_of(network("residual-3"), (32, 32, 3))
     assert branches.slots == 1024**2 * (3 * 29 + 3 * 2 + 2 + 2)
     with pytest.raises(ValueError, match="not counted"):
@@ -251,6 +260,26 @@ def test_a_peer_that_is_wrong_is_not_timed(fake, monkeypatch):
     monkeypatch.setattr(xla, "_relu", wrong)
     with pytest.raises(Refused, match="its entries differ from ours by"):
         time_peer("xla", Architecture.parse("cntk-v-4"), scale, 0.1)
+
+
+def test_the_factor_is_checked_and_timed_beside_the_cpus(gpu, monkeypatch):
+    from on_gpu import factor
+    from on_gpu.entries import FULL
+
+    install(monkeypatch, StandIn())
+    row = factor.measure_factor(300, FULL)
+    assert row["checks"]["largest_error"] < 1e-12
+    ours, theirs = (np.median(row["seconds"][who]) for who in ("cuda", "cpu"))
+    assert (row["seconds_on_gpu"], row["ratio"]) == (ours, pytest.approx(theirs / ours))
+    assert row["gflops"] == pytest.approx(300**3 / 3 / ours / 1e9)
+    text = gpu.markdown({**ABOUT, "rows": [{"network": "factor-300", **row}]})
+    assert f"Cholesky factor, N = 300, float64, from memory into a store: {ours:.3g} s" in text
+    monkeypatch.setattr(factor, "LARGEST_ERROR", 0.0)
+    with pytest.raises(factor.Refused, match="a solution differs from LAPACK's by"):
+        factor.measure_factor(300, FULL)
+    monkeypatch.setattr(device, "load_cupy", no_cupy)
+    with pytest.raises(factor.Refused, match="CuPy is not installed"):
+        factor.measure_factor(300, FULL)
 
 
 # A process for each task
@@ -376,10 +405,7 @@ def test_what_does_not_fit_the_time_limit_is_listed_and_measured_by_the_next_sta
     # 14 s are left for the second, which needs 20; those that fit share them
     assert script.done == ["cntk-gap-3", "fc-2", "cntk-gap-3 xla"]
     assert script.shares["fc-2"] == pytest.approx(14 * 5 / (5 + 8))
-    assert found["missing"] == {
-        "fc-1": "14 s were left, about 20 s are needed",
-        "fc-1 with XLA": "fc-1 was not timed",
-    }
+    assert found["missing"] == {"fc-1": "14 s were left, about 20 s are needed"}
     again = Script(EVERY)
     found = started(gpu, path, tasks, again, 60)
     assert again.done == ["fc-1", "fc-1 xla"]
@@ -406,7 +432,6 @@ def test_a_row_that_fails_stops_no_other_and_comes_last_the_next_time(gpu, tasks
     assert found["missing"] == {
         "cntk-gap-3": "stopped after 40 s",
         "fc-2": "two runs differ in their bits",
-        "cntk-gap-3 with XLA": "cntk-gap-3 was not timed",
     }  # a peer that cannot be timed is no task that is left
     text = gpu.markdown(found)
     assert "| cntk-gap-3 | not timed: stopped after 40 s |" in text
@@ -465,21 +490,21 @@ def test_the_table_of_an_earlier_result_can_be_printed(gpu, capsys, monkeypatch)
 @pytest.mark.parametrize(
     ("error", "remedy"),
     [
-        (AttributeError("module 'numpy' has no attribute 'row_stack'"), "pip install 'numpy<2.5'"),
-        (ImportError("libNVVM is not available"), "numba-cuda[cu12]"),
         (RuntimeError("CUDA_ERROR_UNSUPPORTED_PTX_VERSION"), "driver is older"),
+        (MemoryError("CUDA_ERROR_OUT_OF_MEMORY"), "nvidia-smi"),
         (ValueError("of a new kind"), "python -m numba -s"),
     ],
 )
 def test_the_preflight_names_a_remedy(gpu, monkeypatch, error, remedy):
-    from on_gpu import preflight, worker
+    from on_gpu import peak, preflight, worker
 
-    def unavailable():
+    def fails(**_):
         raise error
 
-    monkeypatch.setattr(cuda_device, "cuda_unavailable", unavailable)
+    monkeypatch.setattr(cuda_device, "cuda_unavailable", lambda: None)
+    monkeypatch.setattr(peak, "peak_gflops", fails)
     with pytest.raises(worker.Refused) as refused:
-        preflight.preflight(simulated=False)
+        preflight.preflight(simulated=True)
     text = str(refused.value)
     assert str(error) in text
     assert remedy in text
@@ -490,14 +515,14 @@ def test_the_preflight_names_a_remedy(gpu, monkeypatch, error, remedy):
 # All of it
 
 
-def start(*words, before=(), code=""):
+def start(*words, before=(), code="", environment=os.environ):
     """Start the script in a process of its own, after some code; the process."""
     command = before
     if code:
         command = ("-c", f"{code}\n{before[1] if before else ''}")
     return subprocess.Popen(
         [sys.executable, *command, str(BENCHMARKS / "gpu.py"), *words],
-        cwd=BENCHMARKS.parents[1], env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        cwd=BENCHMARKS.parents[1], env=environment | {"JAX_PLATFORMS": "cpu"},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
@@ -527,6 +552,55 @@ def test_without_a_gpu_it_says_so_and_writes_nothing(tmp_path):
     assert not path.exists()
 
 
+@pytest.mark.parametrize(
+    ("card", "words"),
+    [(T4, "has compute capability 7.5"), (H100, "a small kernel does not run (numpy 2")],
+)
+def test_the_preflight_stops_where_kernels_do_not_run(machine, tmp_path, card, words):
+    path = tmp_path / "gpu.json"
+    environment = machine.environment(card) | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    code, out, errors = ended(start("--all", "--output", str(path), environment=environment))
+    assert (code, out) == (2, "")
+    assert errors.startswith("gpu.py: nothing is measured: ")
+    assert words in errors
+    assert len(errors.splitlines()) == 1
+    assert not path.exists()
+
+
+@pytest.mark.slow
+def test_wrong_entries_of_compiled_kernels_are_not_timed(machine, tmp_path):
+    """The stand-in for the driver takes compiled kernels and does not run them."""
+    path = tmp_path / "gpu.json"
+    environment = machine.environment(H100) | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    code = (
+        "import sys; sys.path.insert(0, 'jobs/benchmarks')\n"
+        "import on_gpu.peak; on_gpu.peak.peak_gflops = lambda **_: 1.0\n"
+        "import runpy; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    words = ("--networks", "fc-10", "--output", str(path))
+    code, out, errors = ended(start(*words, code=code, environment=environment))
+    assert code == 1, errors
+    found = json.loads(path.read_text())
+    assert found["machine"]["gpu"][0]["name"] == "Hopper H100"
+    assert "libNVVM" in found["machine"]["versions"]
+    (row,) = found["rows"]
+    assert "differs from the reference by 1.0e+00" in row["refused"]
+    assert "us" not in row
+    assert "nothing was timed." in out
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_a_network_is_checked_and_timed(tmp_path):
+    path = tmp_path / "gpu.json"
+    words = ("--networks", "fc-2", "--minutes", "4", "--output", str(path))
+    code, _, errors = ended(start(*words))
+    assert code == 0, errors
+    (row,) = json.loads(path.read_text())["rows"]
+    assert row["checks"]["equal_bits"]
+    assert 0 < row["us_per_entry"] < row["us_per_entry_to_host"] * 2
+    assert 0 < row["share_of_slots"] < 1
+
+
 # a fully connected network is what goes wrong
 AFFECTED = """
 import os, time
@@ -545,14 +619,15 @@ CudaBackend.prepare = affected
 @pytest.mark.skipif(not SIMULATED, reason="there is a GPU")
 def test_on_simulated_threads_a_second_start_measures_what_failed(tmp_path):
     path = tmp_path / "gpu.json"
-    words = ("--simulate", "--networks", "fc-1,cntk-gap-3", "--output", str(path))
+    words = ("--simulate", "--networks", "fc-1,cntk-gap-3,factor-90", "--output", str(path))
     code, out, errors = ended(
         start(*words, before=ON_SIMULATOR, code=AFFECTED.format("os._exit(7)"))
     )
     assert code == 1, errors
     found = json.loads(path.read_text())
     assert found["machine"]["gpu"] is None
-    dense, gap = found["rows"]
+    dense, gap, factor = found["rows"]
+    assert factor["checks"]["largest_error"] < 1e-10
     assert dense["failed"] == "its process ended with code 7"
     assert gap["checks"]["largest_error"] < 2e-5
     assert gap["xla"]["difference"] < 1e-4
@@ -597,8 +672,8 @@ def test_a_time_limit_that_fits_nothing_lists_everything(tmp_path):
     missing = [line for line in out.splitlines() if line.startswith("missing: ")]
     names = [line.split(": ")[1] for line in missing]
     assert names[:4] == ["cntk-gap-21", "cnn-3", "myrtle-10", "cntk-gap-11"]
-    assert "fc-10" in names
-    assert json.loads(path.read_text())["rows"] == []
+    found = json.loads(path.read_text())
+    assert (list(found["missing"]), found["rows"]) == (names, [])
 
 
 @pytest.mark.skipif(not SIMULATED, reason="there is a GPU")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 from collections.abc import Mapping, Sequence
@@ -12,12 +11,12 @@ from typing import Any
 
 from _measure import command, replace_text
 
-import ntkdist.kernels
 from ntkdist.errors import InputError
 from ntkdist.kernels.cuda import ARITHMETIC
+from ntkdist.kernels.sources import sources_digest
 from on_gpu.work import CELL_LAYER
 
-ENTRIES = "entries"
+ENTRIES, FACTOR = "entries", "factor"
 NAMES = {"xla": "XLA", "neural_tangents": "neural-tangents"}
 
 
@@ -26,17 +25,22 @@ class Task:
     """A part of a row.
 
     Attributes:
-        network: Of the row.
-        part: ``entries``, or a peer.
+        row: Its name: the network, or of the factor.
+        part: ``entries``, ``factor`` or a peer.
         seconds: About how long it takes.
     """
 
-    network: str
+    row: str
     part: str
     seconds: float
 
+    @property
+    def of_peer(self) -> bool:
+        """Whether it times a peer, and needs the rest of the row."""
+        return self.part in NAMES
+
     def __str__(self) -> str:
-        return self.network if self.part == ENTRIES else f"{self.network} with {NAMES[self.part]}"
+        return f"{self.row} with {NAMES[self.part]}" if self.of_peer else self.row
 
 
 class Record:
@@ -74,25 +78,28 @@ class Record:
 
     def of(self, task: Task) -> dict[str, Any]:
         """Return what a task found, or why it found nothing; empty if it was never begun."""
-        row = self.rows.get(task.network, {})
-        return row if task.part == ENTRIES else row.get(task.part) or {}
+        row = self.rows.get(task.row, {})
+        return row.get(task.part) or {} if task.of_peer else row
 
     def has(self, task: Task) -> bool:
         """Return whether a task was done."""
         return is_timed(self.of(task))
 
+    def waits(self, task: Task) -> bool:
+        """Return whether a task is of a peer and the network itself is not timed yet."""
+        return task.of_peer and not is_timed(self.rows.get(task.row, {}))
+
     def failed(self, task: Task) -> bool:
         """Return whether a task, or the network's own in front of it, failed the last time."""
-        row = self.rows.get(task.network, {})
-        found = self.of(task) if is_timed(row) else row
+        found = self.rows.get(task.row, {}) if self.waits(task) else self.of(task)
         return "failed" in found or "refused" in found
 
     def add(self, task: Task, found: Mapping[str, Any]) -> None:
         """Keep what a task found so far, and write the file."""
-        if task.part == ENTRIES:
-            self.rows[task.network] = {"network": task.network, **found}
+        if task.of_peer:
+            self.rows[task.row][task.part] = dict(found)
         else:
-            self.rows[task.network][task.part] = dict(found)
+            self.rows[task.row] = {"network": task.row, **found}
         self.write()
 
     def skip(self, task: Task, why: str) -> None:
@@ -101,11 +108,15 @@ class Record:
         self.write()
 
     def missing(self) -> dict[Task, str]:
-        """Return why tasks are not done, where another start may do them."""
+        """Return why tasks are not done, where another start may do them.
+
+        Peers of networks that are missing themselves are left out.
+        """
         found = {}
         for task in self.tasks:
             of = self.of(task)
-            if not (is_timed(of) or (task.part != ENTRIES and "refused" in of)):
+            not_possible = task.part != ENTRIES and "refused" in of  # as without CuPy or jax
+            if not (is_timed(of) or not_possible or self.waits(task)):
                 why = of.get("refused") or of.get("failed") or self.skipped.get(task)
                 found[task] = why or "not begun"
         return found
@@ -134,12 +145,9 @@ def _made_by(content: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def is_timed(found: Mapping[str, Any]) -> bool:
     """Return whether a row, or what it says of a peer, is complete."""
-    return "us_per_entry" in found or "simulated" in found
+    return not {"us_per_entry", "seconds_on_gpu", "simulated"}.isdisjoint(found)
 
 
 def version_of_kernels() -> dict[str, str]:
-    """Return the versions of the kernels' arithmetic and of their source."""
-    folder, digest = Path(ntkdist.kernels.__file__).parent, hashlib.sha256()
-    for path in sorted([*folder.glob("*.py"), *folder.glob("cuda/*.py")]):
-        digest.update(path.read_bytes())
-    return {"arithmetic": ARITHMETIC, "sources": digest.hexdigest()[:12]}
+    """Return the versions of the kernels' arithmetic and of their sources."""
+    return {"arithmetic": ARITHMETIC, "sources": sources_digest()[:12]}

@@ -24,7 +24,7 @@ COLUMNS = {  # of the table: keys of a row, and how they are written
 
 def markdown(result: Mapping[str, Any]) -> str:
     """Return a result as a GitHub table."""
-    rows = result["rows"]
+    rows = [row for row in result["rows"] if "n" not in row]
     peers = [peer for peer in PEERS if any(is_timed(row.get(peer) or {}) for row in rows)]
     headers = ["network", *COLUMNS]
     for peer in peers:
@@ -33,7 +33,17 @@ def markdown(result: Mapping[str, Any]) -> str:
     lines = [headers, ["---", *["---:"] * (len(headers) - 1)]]
     lines += [_cells(row, peers, len(headers)) for row in rows]
     text = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-    return f"{text}\n\n{_below(result)}"
+    factors = [_factor(row) for row in result["rows"] if "seconds_on_gpu" in row]
+    return "\n\n".join([text, *factors, _below(result)])
+
+
+def _factor(row: Mapping[str, Any]) -> str:
+    low, high = row["ratio_range"]
+    return (
+        f"Cholesky factor, N = {row['n']:,}, float64, from memory into a store: "
+        f"{row['seconds_on_gpu']:.3g} s with panels on the GPU, {row['gflops']:,.0f} GFLOP/s; on "
+        f"the CPU {row['ratio']:.3g} ({low:.3g} to {high:.3g}) times that."
+    )
 
 
 def _cells(row: Mapping[str, Any], peers: Sequence[str], count: int) -> list[str]:
@@ -61,18 +71,20 @@ def _below(result: Mapping[str, Any]) -> str:
     if not machine["gpu"]:
         return f"Simulated threads, {kernels}; nothing was timed."
     gpu = machine["gpu"][0]
-    peak = max((row.get("peak_gflops", 0) for row in rows), default=0)
-    copy = max((row.get("copy_gbs", 0) for row in rows), default=0)
-    shape = next((row["shape"] for row in rows if "shape" in row), ())
     words = [
-        f"{gpu['name']}, compute capability {gpu['compute_capability']}, driver {gpu['driver']}",
-        *([kernels] if kernels else []),
-        machine["time"][:10],
+        f"{gpu['name']}, compute capability {gpu['compute_capability']}, driver {gpu['driver']}"
     ]
+    words += [kernels] if kernels else []
+    text = ", ".join([*words, machine["time"][:10]])
+    timed = [row for row in rows if "us_per_entry" in row]
+    if not timed:
+        return f"{text}; nothing was timed."
+    peak = max(row["peak_gflops"] for row in timed) / 1e3
+    copy = max(row["copy_gbs"] for row in timed)
     return (
-        f"{', '.join(words)}; measured peak {peak / 1e3:.1f} TFLOP/s of float32, copy {copy:.0f} "
-        f"GB/s; {'×'.join(map(str, shape))} images, NTK and NNGP in one pass, float32; GPU-hours "
-        f"for N = {N:,}, several GPUs by division."
+        f"{text}; measured peak {peak:.1f} TFLOP/s of float32, copy {copy:.0f} GB/s; "
+        f"{'×'.join(map(str, timed[0]['shape']))} images, NTK and NNGP in one pass, float32; "
+        f"GPU-hours for N = {N:,}, several GPUs by division."
     )
 
 
