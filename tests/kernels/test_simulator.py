@@ -72,7 +72,7 @@ def stores_before_others_have_read(found):
 
 
 def blocks_share_an_element(found):
-    put(pointer(found, 0), cuda.threadIdx.x, float64(cuda.blockIdx.x))
+    put(pointer(found, 0), cuda.threadIdx.x, float64(cuda.blockIdx.x + 1))
 
 
 def warps_do_not_meet_at_a_warps_barrier(found):

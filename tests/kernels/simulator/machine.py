@@ -5,7 +5,7 @@ are ways to choose which threads go on where they are at different places; a rig
 same bits in each. Reported as problems are
 
 - races in shared and device memory: two accesses of a word by different threads, one of them a
-  store, without a barrier between them;
+  store of a new value, without a barrier between them;
 - loads of memory that nothing wrote (it begins as a NaN of its own), and of words that an
   asynchronous copy may not have reached;
 - barriers and shuffles without threads that have returned, and barriers at different places;
@@ -416,17 +416,20 @@ class _Blocks:
     ) -> None:
         """Store a value of each thread of a mask."""
         threads, place, memory, space = self._place(register, offset, space, kind, m, at)
+        dtype = np.dtype(DTYPES[kind])
+        there = memory.view(dtype)
+        index = place // dtype.itemsize
+        new = np.broadcast_to(values, self.count)[threads]
+        bits = f"u{dtype.itemsize}"
+        changes = there[index].view(bits) != new.view(bits)
         if space == "global":
             self.launch.written |= self._arrays(place, kind, at)
-            self._note_write(self.memory.accesses, threads, place, kind, at)
+            self._note_write(self.memory.accesses, threads[changes], place[changes], kind, at)
         elif space == "shared":
-            self._note_write(self.shared_accesses, threads, place, kind, at)
+            self._note_write(self.shared_accesses, threads[changes], place[changes], kind, at)
             if self.in_flight[place // 4].any():
                 self.launch.report("store to a word in flight", self.program.text[at])
-        dtype = np.dtype(DTYPES[kind])
-        memory.view(dtype)[place // dtype.itemsize] = (
-            np.broadcast_to(values, self.count)[threads] if np.ndim(values) else values
-        )
+        there[index] = new
 
     def copy_async(
         self, to: Any, to_offset: int, start: Any, offset: int, size: int, m: Any, at: int
