@@ -441,6 +441,19 @@ def test_a_row_that_fails_stops_no_other_and_comes_last_the_next_time(gpu, tasks
     assert again.done == ["cntk-gap-3", "fc-2", "cntk-gap-3 xla", "fc-1 xla"]
 
 
+def test_a_check_is_kept_although_its_timing_is_cut_short(gpu, tasks, tmp_path):
+    path = tmp_path / "gpu.json"
+    with pytest.raises(KeyboardInterrupt):
+        started(gpu, path, tasks, Script(EVERY, {"cntk-gap-3": KeyboardInterrupt()}), 60)
+    found = json.loads(path.read_text())
+    assert found["rows"] == [{"network": "cntk-gap-3", **CHECKED}]
+    assert found["missing"]["cntk-gap-3"] == "not finished"
+    assert "| cntk-gap-3 | checked, not timed |" in gpu.markdown(found)
+    again = Script(EVERY)
+    started(gpu, path, tasks, again, 60)
+    assert again.done == list(EVERY)
+
+
 def test_what_failed_comes_behind_what_was_not_begun(gpu, tasks, tmp_path):
     from on_gpu.worker import TaskFailedError
 

@@ -118,7 +118,7 @@ class Record:
             not_possible = task.part != ENTRIES and "refused" in of  # as without CuPy or jax
             if not (is_timed(of) or not_possible or self.waits(task)):
                 why = of.get("refused") or of.get("failed") or self.skipped.get(task)
-                found[task] = why or "not begun"
+                found[task] = why or ("not finished" if of else "not begun")
         return found
 
     def content(self) -> dict[str, Any]:
