@@ -59,6 +59,8 @@ from ntkdist.kernels.cuda.unroll import known, paste, registers, unroll, written
 MOST_CELLS = 64
 # Of a thread in float32 with one column, so that a multiprocessor has four blocks of threads
 MOST_REGISTERS = 128
+# Rows of a lane's column that have code of their own where the cut is not among them
+GROUP_ROWS = 8
 # As much shared memory as a block has without asking
 SHARED_BYTES = 48 * 1024
 
@@ -259,6 +261,9 @@ def known_of(spec: Fused) -> dict[str, Any]:
     constants["turns"] = -(-constants["front"] // (THREADS * unit))
     constants["side_turns"] = -(-4 * spec.pitch // (THREADS * unit))
     constants["whole"] = constants["front"] % (THREADS * unit) == 0
+    shares = spec.buffers > 0 or spec.pools
+    groups = -(-spec.H // GROUP_ROWS) if shares else 1
+    constants |= {"shares": shares, "row_groups": groups, "group_rows": -(-spec.H // groups)}
     return constants | known_of_pools(spec)
 
 
@@ -333,12 +338,16 @@ def _fused(
             the next block, or (n, 2, count, H, W) where another kernel pools.
     """
     thread = cuda.threadIdx.x
-    task = (cuda.blockIdx.x * threads + thread) // LANES
-    if task >= tasks:
-        return
     lane = thread % LANES
-    chunk_of_pair = task // teams
-    team = task - chunk_of_pair * teams
+    if shares:  # computed from the block's number alone, so that all of its threads know it equal
+        chunk_of_pair, team = cuda.blockIdx.x, thread // LANES
+        task = chunk_of_pair * teams + team
+    else:
+        task = (cuda.blockIdx.x * threads + thread) // LANES
+        if task >= tasks:
+            return
+        chunk_of_pair = task // teams
+        team = task - chunk_of_pair * teams
     pair = chunk_of_pair // chunks
     chunk = chunk_of_pair - pair * chunks
     if pools:  # a window takes rows of both neighbours: P takes p = 2P − 1, 2P and 2P + 1
@@ -384,7 +393,7 @@ def _fused(
         else:
             mine_at = step + team * together + group
             at = min(mine_at, stop - 1)
-            p = classes[at] // W
+            p = classes[begin if shares else at] // W
             q = classes[at] - p * W
         cut = H - p
         if channels == 0:
@@ -470,42 +479,17 @@ def _fused(
                     for c in unroll(columns):
                         old_t[c] = zero
                         read_d[c], read_t[c] = zero, zero
-                    for r in unroll(H):
-                        row_at = known(r * pitch)
-                        for c in unroll(columns):
-                            if phase == 0:
-                                paste(value_in_front)
-                            if phase > 0:
-                                ra = look(root_a[c], row_at)
-                                rb = look(root_b[c], row_at)
-                                t = zero if phase == 1 and channels > 0 else T[c * H + r]
-                                if phase == 1 and signed:
-                                    x[c], y[c] = relu_signed(D[c * H + r], t, ra, rb, trained)
-                                else:
-                                    x[c], y[c] = relu(D[c * H + r], t, ra, rb, trained)
-                            if reads > 0 and phase > 0:
-                                read_d[c], read_t[c] = read_d[c] + x[c], read_t[c] + y[c]
-                        if phase == 0 and channels > 0:  # Θ is zero yet
-                            from_d, next_d = beside_one(x[0], x[columns - 1])
-                            from_t, next_t = zero, zero
-                        else:
-                            from_d, from_t, next_d, next_t = beside(
-                                x[0], y[0], x[columns - 1], y[columns - 1]
-                            )
-                        for c in unroll(columns):
-                            paste(add_along_row)
-                            if r == 0:
-                                sum_d[c], sum_t[c] = old_d[c] + new_d[c], new_t[c]
-                            elif phase == 0 and channels > 0:
-                                D[c * H + r - 1], sum_d[c] = across_one(
-                                    real(r), cut_row, down[c], up[c], sum_d[c], old_d[c], new_d[c]
-                                )
+                    for g in unroll(row_groups):
+                        if phase == 2 and row_groups > 1:
+                            if cut // group_rows == g:
+                                cuts = known(True)
+                                paste(add_rows)
                             else:
-                                D[c * H + r - 1], T[c * H + r - 1], sum_d[c], sum_t[c] = across(
-                                    real(r), cut_row, down[c], up[c], sum_d[c], sum_t[c],
-                                    old_d[c], old_t[c], new_d[c], new_t[c],
-                                )  # fmt: skip
-                            old_d[c], old_t[c] = new_d[c], new_t[c]
+                                cuts = known(False)
+                                paste(add_rows)
+                        else:
+                            cuts = known(True)
+                            paste(add_rows)
                     for c in unroll(columns):
                         D[c * H + H - 1] = sum_d[c] + below[c]
                         if phase > 0 or channels == 0:
@@ -550,6 +534,57 @@ def _fused(
         if pools:
             paste(into_windows)
     paste(end_chunk)
+
+
+def add_rows(
+    D, T, x, y, g, group_rows, cuts, phase, layers, H, pitch, columns, channels, signed, reads, trained,
+    root_a, root_b, cut_row, down, up, sum_d, sum_t, old_d, old_t, new_d, new_t, read_d, read_t,
+):  # fmt: skip
+    """Take a group of rows through a layer and add them up; ``cuts`` if one of them may be cut off.
+
+    Behind the cut a row's neighbour above is not the one in front of it.
+    """
+    for k in unroll(group_rows):
+        r = known(g * group_rows + k)
+        row_at = known(r * pitch)
+        if r < H:
+            for c in unroll(columns):
+                if phase == 0:
+                    paste(value_in_front)
+                if phase > 0:
+                    ra = look(root_a[c], row_at)
+                    rb = look(root_b[c], row_at)
+                    t = zero if phase == 1 and channels > 0 else T[c * H + r]
+                    if phase == 1 and signed:
+                        x[c], y[c] = relu_signed(D[c * H + r], t, ra, rb, trained)
+                    else:
+                        x[c], y[c] = relu(D[c * H + r], t, ra, rb, trained)
+                if reads > 0 and phase > 0:
+                    read_d[c], read_t[c] = read_d[c] + x[c], read_t[c] + y[c]
+            if phase == 0 and channels > 0:  # Θ is zero yet
+                from_d, next_d = beside_one(x[0], x[columns - 1])
+                from_t, next_t = zero, zero
+            else:
+                from_d, from_t, next_d, next_t = beside(
+                    x[0], y[0], x[columns - 1], y[columns - 1]
+                )
+            for c in unroll(columns):
+                paste(add_along_row)
+                if r == 0:
+                    sum_d[c], sum_t[c] = old_d[c] + new_d[c], new_t[c]
+                elif phase == 0 and channels > 0:
+                    D[c * H + r - 1], sum_d[c] = across_one(
+                        real(r), cut_row, down[c], up[c], sum_d[c], old_d[c], new_d[c]
+                    )
+                elif not cuts:
+                    D[c * H + r - 1], T[c * H + r - 1] = sum_d[c] + new_d[c], sum_t[c] + new_t[c]
+                    sum_d[c], sum_t[c] = new_d[c] + old_d[c], new_t[c] + old_t[c]
+                else:
+                    D[c * H + r - 1], T[c * H + r - 1], sum_d[c], sum_t[c] = across(
+                        real(r), cut_row, down[c], up[c], sum_d[c], sum_t[c],
+                        old_d[c], old_t[c], new_d[c], new_t[c],
+                    )  # fmt: skip
+                old_d[c], old_t[c] = new_d[c], new_t[c]
 
 
 def link_columns(a, b, p, q, W, pitch, columns, ja, pa, pb, jb, front, buffers):
