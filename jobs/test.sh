@@ -10,6 +10,14 @@ if [ "${1:-}" = --all ]; then
     shift
 fi
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+# what compiles the GPU kernels without a GPU: the tests execute their code on the processor
+compilers="$(grep -E '^(cuda-(bindings|core|pathfinder)|numba-cuda|nvidia-(cuda-nvcc|nvjitlink)-cu12)=' \
+    deploy/constraints-cuda.txt)"
+if [ "$(cat .venv/.compilers 2>/dev/null)" != "$compilers" ]; then
+    # shellcheck disable=SC2086
+    python -m pip install --quiet --disable-pip-version-check --no-deps $compilers
+    echo "$compilers" >.venv/.compilers
+fi
 # compiled once, in parallel, instead of by each process
 echo "compiling the kernels that are not compiled yet ..."
 for dtype in float32 float64; do

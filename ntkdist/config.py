@@ -180,11 +180,16 @@ class FactorConfig(_Settings):
         memory_limit: Limit of the memory that a panel takes.
         scheduler: The Dask scheduler: auto (threads here, or what Dask is configured with),
             threads, synchronous, ray (on the Gram's cluster) or tcp://HOST:PORT.
+        device: What computes the panels of the factor: cpu, cuda (CuPy on a GPU), or auto: cuda
+            where CuPy finds a GPU with enough free memory, else cpu; a factor begun on the CPU is
+            continued there. Each worker looks for a GPU of its own. All else of this stage is
+            computed on the CPU.
     """
 
     ridge: float | Literal["auto"] = 1e-3
     memory_limit: str = "2GiB"
     scheduler: str = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def _check(self) -> None:
         _ridge("factor.ridge", self.ridge)

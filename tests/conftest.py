@@ -68,10 +68,12 @@ def figures(_draw_figures: Callable[..., dict[str, str]]) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def gpu() -> Iterator[None]:
-    """The cuda backend can be taken: on a GPU, or on simulated threads in its place."""
+    """The cuda backend can be taken: on a GPU, or on a simulated one in its place."""
     from ntkdist.kernels import registry
-    from tests.kernels import SIMULATED
+    from tests.kernels import COMPILES, SIMULATED
 
+    if not COMPILES:
+        pytest.skip("numba-cuda is not installed; pip install -r deploy/constraints-cuda.txt")
     with pytest.MonkeyPatch.context() as patch:
         if SIMULATED:
             patch.setattr(registry, "cuda_unavailable", lambda: None)

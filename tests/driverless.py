@@ -27,12 +27,13 @@ class Driver:
         self.typed = self.translated = 0
         self.loaded: list[bytes] = []
         self._device = SimpleNamespace(
-            id=0,
-            MAX_REGISTERS_PER_MULTIPROCESSOR=65536,
-            MAX_THREADS_PER_MULTIPROCESSOR=2048,
-            MAX_SHARED_MEMORY_PER_MULTIPROCESSOR=233472,
+            id=0, MULTIPROCESSOR_COUNT=132, MAX_THREADS_PER_MULTIPROCESSOR=2048
         )
-        context = SimpleNamespace(device=self._device, create_module_image=self._load)
+        context = SimpleNamespace(
+            device=self._device,
+            create_module_image=self._load,
+            get_active_blocks_per_multiprocessor=lambda *_: 8,
+        )
 
         def get_context(_: Any = None) -> Any:
             self._device.compute_capability = self.capability

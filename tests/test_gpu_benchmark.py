@@ -21,9 +21,11 @@ from ntkdist.kernels import get_backend
 from ntkdist.kernels.cpu import CpuBackend
 from ntkdist.kernels.cuda import device as cuda_device
 from ntkdist.kernels.cuda.device import DeviceInfo
+from ntkdist.linalg import device
 from tests.kernels import SIMULATED
 from tests.kernels.simulator import ON_SIMULATOR
 from tests.kernels.stand_in import H100, T4, driver, machine
+from tests.linalg.standin import StandIn, install, no_cupy
 
 __all__ = ["driver", "machine"]  # fixtures
 
@@ -260,6 +262,26 @@ def test_a_peer_that_is_wrong_is_not_timed(fake, monkeypatch):
         time_peer("xla", Architecture.parse("cntk-v-4"), scale, 0.1)
 
 
+def test_the_factor_is_checked_and_timed_beside_the_cpus(gpu, monkeypatch):
+    from on_gpu import factor
+    from on_gpu.entries import FULL
+
+    install(monkeypatch, StandIn())
+    row = factor.measure_factor(300, FULL)
+    assert row["checks"]["largest_error"] < 1e-12
+    ours, theirs = (np.median(row["seconds"][who]) for who in ("cuda", "cpu"))
+    assert (row["seconds_on_gpu"], row["ratio"]) == (ours, pytest.approx(theirs / ours))
+    assert row["gflops"] == pytest.approx(300**3 / 3 / ours / 1e9)
+    text = gpu.markdown({**ABOUT, "rows": [{"network": "factor-300", **row}]})
+    assert f"Cholesky factor, N = 300, float64, from memory into a store: {ours:.3g} s" in text
+    monkeypatch.setattr(factor, "LARGEST_ERROR", 0.0)
+    with pytest.raises(factor.Refused, match="a solution differs from LAPACK's by"):
+        factor.measure_factor(300, FULL)
+    monkeypatch.setattr(device, "load_cupy", no_cupy)
+    with pytest.raises(factor.Refused, match="CuPy is not installed"):
+        factor.measure_factor(300, FULL)
+
+
 # A process for each task
 
 
@@ -419,6 +441,19 @@ def test_a_row_that_fails_stops_no_other_and_comes_last_the_next_time(gpu, tasks
     assert again.done == ["cntk-gap-3", "fc-2", "cntk-gap-3 xla", "fc-1 xla"]
 
 
+def test_a_check_is_kept_although_its_timing_is_cut_short(gpu, tasks, tmp_path):
+    path = tmp_path / "gpu.json"
+    with pytest.raises(KeyboardInterrupt):
+        started(gpu, path, tasks, Script(EVERY, {"cntk-gap-3": KeyboardInterrupt()}), 60)
+    found = json.loads(path.read_text())
+    assert found["rows"] == [{"network": "cntk-gap-3", **CHECKED}]
+    assert found["missing"]["cntk-gap-3"] == "not finished"
+    assert "| cntk-gap-3 | checked, not timed |" in gpu.markdown(found)
+    again = Script(EVERY)
+    started(gpu, path, tasks, again, 60)
+    assert again.done == list(EVERY)
+
+
 def test_what_failed_comes_behind_what_was_not_begun(gpu, tasks, tmp_path):
     from on_gpu.worker import TaskFailedError
 
@@ -531,12 +566,12 @@ def test_without_a_gpu_it_says_so_and_writes_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("device", "words"),
+    ("card", "words"),
     [(T4, "has compute capability 7.5"), (H100, "a small kernel does not run (numpy 2")],
 )
-def test_the_preflight_stops_where_kernels_do_not_run(machine, tmp_path, device, words):
+def test_the_preflight_stops_where_kernels_do_not_run(machine, tmp_path, card, words):
     path = tmp_path / "gpu.json"
-    environment = machine.environment(device) | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    environment = machine.environment(card) | {"NUMBA_CACHE_DIR": str(tmp_path)}
     code, out, errors = ended(start("--all", "--output", str(path), environment=environment))
     assert (code, out) == (2, "")
     assert errors.startswith("gpu.py: nothing is measured: ")
@@ -567,6 +602,18 @@ def test_wrong_entries_of_compiled_kernels_are_not_timed(machine, tmp_path):
     assert "nothing was timed." in out
 
 
+@pytest.mark.gpu
+def test_on_a_gpu_a_network_is_checked_and_timed(tmp_path):
+    path = tmp_path / "gpu.json"
+    words = ("--networks", "fc-2", "--minutes", "4", "--output", str(path))
+    code, _, errors = ended(start(*words))
+    assert code == 0, errors
+    (row,) = json.loads(path.read_text())["rows"]
+    assert row["checks"]["equal_bits"]
+    assert 0 < row["us_per_entry"] < row["us_per_entry_to_host"] * 2
+    assert 0 < row["share_of_slots"] < 1
+
+
 # a fully connected network is what goes wrong
 AFFECTED = """
 import os, time
@@ -585,14 +632,15 @@ CudaBackend.prepare = affected
 @pytest.mark.skipif(not SIMULATED, reason="there is a GPU")
 def test_on_simulated_threads_a_second_start_measures_what_failed(tmp_path):
     path = tmp_path / "gpu.json"
-    words = ("--simulate", "--networks", "fc-1,cntk-gap-3", "--output", str(path))
+    words = ("--simulate", "--networks", "fc-1,cntk-gap-3,factor-90", "--output", str(path))
     code, out, errors = ended(
         start(*words, before=ON_SIMULATOR, code=AFFECTED.format("os._exit(7)"))
     )
     assert code == 1, errors
     found = json.loads(path.read_text())
     assert found["machine"]["gpu"] is None
-    dense, gap = found["rows"]
+    dense, gap, factor = found["rows"]
+    assert factor["checks"]["largest_error"] < 1e-10
     assert dense["failed"] == "its process ended with code 7"
     assert gap["checks"]["largest_error"] < 2e-5
     assert gap["xla"]["difference"] < 1e-4

@@ -129,6 +129,7 @@ def _factor(pipeline: Pipeline, held: HeldOut, gram: Any, sweep: RidgeSweep) -> 
                     ridge=ridge,
                     memory_limit=settings.memory_limit,
                     scheduler=scheduler,
+                    device=settings.device,
                     on_event=pipeline.forward,
                     fingerprint=pipeline.run.fingerprint,
                 )
@@ -137,7 +138,8 @@ def _factor(pipeline: Pipeline, held: HeldOut, gram: Any, sweep: RidgeSweep) -> 
                     raise
                 detail.append(f"ridge {ridge:g} has no factor")
                 continue
-            detail.append(f"{factor.panel_count} panels, ridge {factor.ridge:g}")
+            panels = counted(factor.panel_count, "panel")
+            detail.append(f"{panels} on {factor.device}, ridge {factor.ridge:g}")
             return factor
     raise AssertionError("the sweep holds its best ridge")
 

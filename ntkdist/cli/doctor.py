@@ -99,6 +99,7 @@ EXTRAS = ("stax", "cuda")
 
 #: What does not work without a package, or with a wrong version of it.
 _FEATURES = {
+    "cupy-cuda12x": "factor.device cuda",
     "dask": "the factor stage",
     "distributed": "factor.scheduler tcp://HOST:PORT",
     "jax": "backend stax, ntkdist widths and lookahead --empirical",

@@ -289,6 +289,20 @@ class TilesVerified(Event):
 
 
 @dataclass(frozen=True)
+class FactorDevice(Event):
+    """Panels of a factor are computed on a GPU from here on, or on the CPU for a reason.
+
+    Attributes:
+        device: ``cpu``, ``cuda``, or ``cpu+cuda`` where workers differ.
+        reason: The GPU's name, or why none is used.
+    """
+
+    template: ClassVar[str] = "factor: on {device} ({reason})"
+    device: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class PanelStarted(_ProgressEvent):
     """Work on one panel (block column of the factor) begins."""
 

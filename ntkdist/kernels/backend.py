@@ -27,6 +27,8 @@ class Backend(Protocol):
         dtype: The dtype of the entries, ``float32`` or ``float64``.
         threads: How many threads ``block`` uses.
 
+    A backend raises ``DeviceLostError`` if its process cannot use the device any more.
+
     Two methods may be left out: ``of_version`` (see ``registry.of_version``), and
     ``flipped(state, even)``, which returns the state of the images with left and right exchanged,
     for networks of which ``invariance.uneven_layer`` is None. Of images that are their own mirror

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ntkdist.linalg.cg import cg_solve
 from ntkdist.linalg.cholesky import factorize, first_passing
+from ntkdist.linalg.device import check_device
 from ntkdist.linalg.eigen import top_eigenpairs
 from ntkdist.linalg.factor import CholeskyFactor, holds
 from ntkdist.linalg.inverse import InverseStore
@@ -28,6 +29,7 @@ __all__ = [
     "NotPositiveDefiniteError",
     "bands",
     "cg_solve",
+    "check_device",
     "check_ridge",
     "factorize",
     "first_passing",

@@ -15,11 +15,12 @@ from typing import Any, NoReturn
 import numpy as np
 
 from ntkdist import storage
-from ntkdist.checks import check_flag, check_text
+from ntkdist.checks import check_choice, check_flag, check_text
 from ntkdist.events.bus import Subscriber
-from ntkdist.events.types import PanelDone, PanelStarted, RidgeTried
+from ntkdist.events.types import FactorDevice, PanelDone, PanelStarted, RidgeTried
 from ntkdist.linalg import blas, groups
 from ntkdist.linalg.blas import Matrix, Vector, blas_threads
+from ntkdist.linalg.device import DEVICES, Device, PanelRow, Place, Shared, joined, probe, together
 from ntkdist.linalg.factor import CholeskyFactor
 from ntkdist.linalg.matrix import Source, Survey, not_finite_in, survey_ranges, survey_rows
 from ntkdist.linalg.panels import KIND, FactorStore, PanelPlan, panel_digest, plan_panels
@@ -43,6 +44,7 @@ from ntkdist.linalg.tasks import (
     task_runner,
     thread_count,
 )
+from ntkdist.words import counted
 
 
 def factorize(
@@ -52,6 +54,7 @@ def factorize(
     ridge: float = 0.0,
     memory_limit: int | str = "2GiB",
     scheduler: Scheduler = None,
+    device: str = "auto",
     on_event: Subscriber | None = None,
     fingerprint: str | None = None,
     overwrite: bool = False,
@@ -63,7 +66,8 @@ def factorize(
     The factor is the same to the bit under every scheduler and on any number of workers (given the
     same BLAS and the number of its threads, which is stored). Before the first panel, one pass
     over the matrix checks that it is finite and symmetric and takes its norm; until then nothing
-    is written.
+    is written. A panel computed on a GPU has the same plan and differs by rounding; its record
+    names the device.
 
     Args:
         a: (N, N) real symmetric: NumPy, Dask or Zarr array, or anything with ``.shape``,
@@ -78,8 +82,14 @@ def factorize(
             its width.
         scheduler: None (whatever Dask is configured with), a Dask scheduler's name, ``"ray"``,
             an address ``tcp://host:port``, a Dask ``get`` function or a distributed Client.
+        device: Where the products, the factorisation of the diagonal block and the triangular
+            solves of a panel are computed: ``cpu``, ``cuda`` (CuPy on the first visible GPU), or
+            ``auto``: a GPU where CuPy finds one and a panel fits its free memory, else the CPU; a
+            factor begun on the CPU is continued there. Each worker process looks for a GPU of its
+            own. A factor may be continued on another device.
         on_event: Called with ``PanelStarted``, ``PanelDone``, every few seconds
-            ``LinalgProgress`` and, after a failure, ``RidgeTried``, from this thread.
+            ``LinalgProgress``, ``FactorDevice`` where a GPU computes or is passed over and, after
+            a failure, ``RidgeTried``, from this thread.
         fingerprint: Text that identifies the matrix; None hashes its shape, dtype, diagonal,
             first row and last column.
         overwrite: Replace a stored factor.
@@ -89,14 +99,17 @@ def factorize(
 
     Raises:
         InputError: The matrix is not square, real, symmetric and finite; the limit is too small;
-            another ridge, fingerprint or matrix is stored at ``url``; or it cannot be written.
+            another ridge, fingerprint or matrix is stored at ``url``; it cannot be written; or
+            ``device`` is ``cuda`` and a worker has no GPU, or too little memory on it.
         NotPositiveDefiniteError: There is no factor. ``url`` then holds an empty group.
         StoreError: A stored panel is damaged, or a panel could not be written.
+        DeviceLostError: ``device`` is ``cuda`` and the GPU failed.
     """
     source = Source(a)
     ridge = check_ridge(ridge)
     overwrite = check_flag("overwrite", overwrite)
     check_text("fingerprint", fingerprint)
+    check_choice("device", device, DEVICES)
     limit = parse_memory(memory_limit)
     address = storage.normal(url)
     with task_runner(scheduler) as run:
@@ -108,13 +121,38 @@ def factorize(
             wanted = {"n": source.n, "ridge": ridge, "fingerprint": fingerprint}
             groups.check_same(address, "a factor", attributes, wanted)
             store.prepare()
+            device, place = _settle_device(device, plan, store.records(), run)
         else:
+            device, place = _settle_device(device, plan, [], run)
             attributes, sums = _survey(source, plan, run, limit, ridge, fingerprint, on_event)
             store = FactorStore.create(address, plan, attributes, sums)
-        failure = _resume(source, store, attributes, run, limit, on_event)
+        failure = _resume(source, store, attributes, run, limit, device, place, on_event)
         if failure is not None:
-            _explain(failure, source, store, attributes, run, limit, on_event)
+            _explain(failure, source, store, attributes, run, limit, device, on_event)
     return CholeskyFactor.open(address, memory_limit=limit, scheduler=scheduler)
+
+
+def _settle_device(
+    device: str, plan: PanelPlan, done: list[dict[str, Any]], run: Runner
+) -> tuple[str, Place]:
+    """Return the device to ask of the tasks, and where the first of them will compute.
+
+    ``auto`` keeps to the CPU where all stored panels were computed there, as the number of BLAS
+    threads is kept: the factor then has the bits of one that was not interrupted. Where another
+    device has to go on, or is asked for, the stored panels are kept all the same.
+    """
+    if len(done) == plan.first_count:
+        return device, Place("")  # nothing is left to compute
+    place: Place = run([task(probe)(device, plan)])[0]
+    begun = joined(record.get("device", "cpu") for record in done)
+    if device == "auto" and begun == "cpu":
+        panels = counted(len(done), "panel")
+        reason = f"as the {panels} stored; device cuda continues on the GPU"
+        return "cpu", Place("cpu", reason, expected=place.device == "cpu")
+    if begun not in ("", place.device):
+        kept = f"{counted(len(done), 'panel')} computed on {begun} kept: they agree to rounding"
+        return device, Place(place.device, "; ".join(filter(None, (place.reason, kept))))
+    return device, place
 
 
 def _survey(
@@ -166,9 +204,14 @@ def _resume(
     attributes: dict[str, Any],
     run: Runner,
     limit: int,
+    device: str,
+    place: Place,
     listener: Subscriber | None,
 ) -> _PanelFailure | None:
-    """Compute the panels that have no record, and record each."""
+    """Compute the panels that have no record, and record each.
+
+    ``place`` is where the first of them is expected to be computed.
+    """
     notify = notifier(listener)
     plan = store.plan
     count = plan.first_count
@@ -177,6 +220,7 @@ def _resume(
     done = store.records()
     if len(done) < count:
         store.forget(len(done))
+        _announce(place, notify)
     share = 0.0
     for k in range(count):
         flops = plan.flops(k)
@@ -188,15 +232,25 @@ def _resume(
             notify(PanelStarted(k, count))
             began = time.perf_counter()
             shift, threads = attributes["ridge_absolute"], attributes["blas_threads"]
-            panel = _compute_panel(source, store, k, shift, run, limit, threads, progress)
+            panel = _compute_panel(source, store, k, shift, run, limit, threads, device, progress)
             if isinstance(panel, _PanelFailure):
                 return panel
             seconds = time.perf_counter() - began
-            store.record(k, {"index": k, "seconds": seconds, **panel})
+            fields, here = panel
+            store.record(k, {"index": k, "seconds": seconds, "device": here.device, **fields})
+            if here.device != place.device:
+                _announce(here, notify)
+            place = here
         progress.reach(share * total)
         rate = flops / max(seconds, 1e-9) / 1e9
         notify(PanelDone(k, count, seconds, rate, resumed, min(share, 1.0)))
     return None
+
+
+def _announce(place: Place, notify: Subscriber) -> None:
+    """Emit where panels are computed, unless it is the CPU and no GPU was expected."""
+    if place.device != "cpu" or not place.expected:
+        notify(FactorDevice(place.device, place.reason))
 
 
 @dataclass(frozen=True)
@@ -219,16 +273,25 @@ class _DiagonalDone:
     the sum of log L_ii and ``min_pivot`` the smallest L_ii squared.
     """
 
+    place: Place
     digests: tuple[bytes, ...] = ()
     log_diagonal: float = 0.0
     min_pivot: float = 0.0
     failure: _PanelFailure | None = None
 
 
-def _read_row(store: FactorStore, k: int) -> list[Matrix]:
+@dataclass(frozen=True)
+class _RowsDone:
+    """Stored rows below a diagonal block: the sha256 of their chunks, and where."""
+
+    place: Place
+    digest: bytes
+
+
+def _read_row(store: FactorStore, k: int, device: str) -> PanelRow:
     """Read panel k's rows of the earlier panels: L[k, 0], ..., L[k, k-1]."""
     first, past = store.plan.columns(k)
-    return [store.rows(j, first, past) for j in range(k)]
+    return PanelRow([store.rows(j, first, past) for j in range(k)], device, store.plan)
 
 
 def _factor_diagonal(
@@ -236,29 +299,38 @@ def _factor_diagonal(
     store: FactorStore,
     k: int,
     shift: float,
-    row: list[Matrix],
+    row: PanelRow,
     threads: int,
     progress: Progress,
-) -> tuple[_DiagonalDone, Matrix | None]:
+) -> tuple[_DiagonalDone, Shared | None]:
     """Factor and store the diagonal block of panel ``k``; return L[k, k] too where rows follow."""
     first, past = store.plan.columns(k)
     lower = np.zeros((past - first, past - first))
     source.fill_lower(lower, first, store.plan.block)
-    diagonal = lower.diagonal().copy() + shift
-    np.fill_diagonal(lower, diagonal)
-    with blas_threads(threads):
-        for block in row:
-            blas.subtract_gram(lower, block)
-            progress.add(float(block.shape[0]) * block.size)
-        diagonal = lower.diagonal().copy()
-        pivot = blas.cholesky_lower(lower)
+    np.fill_diagonal(lower, lower.diagonal() + shift)
+
+    def factor(device: Device, blocks: list[Any]) -> tuple[Any, int, float]:
+        """Factor ``lower``; return its copy on a GPU, the failing pivot (or -1) and its value."""
+        with blas_threads(threads):
+            there = device.put(lower)
+            for block in blocks:
+                device.subtract_gram(there, block)
+                progress.add(float(block.shape[0]) ** 2 * block.shape[1])
+            factored = device.cholesky(there)
+            device.fetch(there if factored is None else factored, lower)
+            if factored is not None:
+                return factored, -1, 0.0
+            diagonal = lower.diagonal().copy()
+            pivot = blas.cholesky_lower(lower)
+        # row ``pivot`` of L is finished up to its diagonal entry, which is undefined
+        done = lower[pivot, : max(pivot, 0)]
+        return None, pivot, float(diagonal[pivot] - done @ done)
+
+    (copy, pivot, value), place = row.compute(factor)
     progress.add(len(lower) ** 3 / 3)
     if pivot >= 0:
-        # row ``pivot`` of L is finished up to its diagonal entry, which is undefined
-        done = lower[pivot, :pivot]
-        value = float(diagonal[pivot] - done @ done)
-        finite = bool(np.isfinite(value))
-        return _DiagonalDone(failure=_PanelFailure(first + pivot if finite else None, value)), None
+        failure = _PanelFailure(first + pivot if np.isfinite(value) else None, value)
+        return _DiagonalDone(place, failure=failure), None
 
     def store_rows(rows: tuple[int, int]) -> bytes | None:
         r0, r1 = rows
@@ -267,12 +339,14 @@ def _factor_diagonal(
 
     digests = side_by_side(store_rows, store.plan.blocks(first, past))
     if None in digests:
-        return _DiagonalDone(failure=_PanelFailure(None)), None
+        return _DiagonalDone(place, failure=_PanelFailure(None)), None
     roots = lower.diagonal()
     summary = _DiagonalDone(
-        tuple(digests), float(np.log(roots).sum()), float(np.square(roots).min())
+        place, tuple(digests), float(np.log(roots).sum()), float(np.square(roots).min())
     )
-    return summary, lower if past < store.plan.n else None
+    if past == store.plan.n:
+        return summary, None
+    return summary, Shared([lower], None if copy is None else [copy])
 
 
 def _finish_rows(
@@ -281,27 +355,33 @@ def _finish_rows(
     k: int,
     r0: int,
     r1: int,
-    row: list[Matrix],
-    lower: Matrix | None,
+    row: PanelRow,
+    lower: Shared | None,
     progress: Progress,
-) -> bytes | _PanelFailure | None:
+) -> _RowsDone | _PanelFailure | None:
     """Update, solve and store rows r0:r1 of panel ``k``, with one BLAS thread.
 
-    Returns the sha256 of the rows' chunks; None where the diagonal block failed.
+    Returns None where the diagonal block failed.
     """
     if lower is None:
         return None
     first, past = store.plan.columns(k)
-    values = np.array(source.block(first, past, r0, r1).T, order="C")
-    with blas_threads(1):
-        for j, block in enumerate(row):
-            blas.subtract_product(values, store.rows(j, r0, r1), block, tb=True)
-            progress.add(2.0 * len(values) * block.size)
-        blas.solve_lower(lower, values, transposed=True, from_right=True)
-        progress.add(float(len(values)) * lower.size)
+
+    def finish(device: Device, blocks: list[Any]) -> Matrix:
+        values = np.array(source.block(first, past, r0, r1).T, order="C")
+        with blas_threads(1):
+            there = device.put(values)
+            for j, block in enumerate(blocks):
+                device.subtract_product(there, device.put(store.rows(j, r0, r1)), block)
+                progress.add(2.0 * len(values) * block.shape[0] * block.shape[1])
+            device.fetch(device.solve_lower(lower.on(device)[0], there), values)
+            progress.add(float(len(values)) * (past - first) ** 2)
+        return values
+
+    values, place = row.compute(finish)
     if not np.isfinite(values).all():
         return _PanelFailure(None)
-    return store.write(k, r0, r1, first, past, values)
+    return _RowsDone(place, store.write(k, r0, r1, first, past, values))
 
 
 def _compute_panel(
@@ -312,12 +392,16 @@ def _compute_panel(
     run: Runner,
     limit: int,
     threads: int,
+    device: str,
     progress: Progress,
-) -> dict[str, Any] | _PanelFailure:
-    """Compute and store one panel after the earlier ones; return the fields of its record."""
+) -> tuple[dict[str, Any], Place] | _PanelFailure:
+    """Compute and store one panel after the earlier ones.
+
+    Returns the fields of its record, and where it was computed.
+    """
     plan = store.plan
     matrix, factor, counter = constant(source), constant(store), constant(progress)
-    row = task(_read_row)(factor, k)
+    row = task(_read_row)(factor, k, device)
     head, lower = task(_factor_diagonal, outputs=2)(matrix, factor, k, shift, row, threads, counter)
     finish = task(_finish_rows)
     below = [
@@ -328,16 +412,17 @@ def _compute_panel(
     diagonal: _DiagonalDone = results[0]
     if diagonal.failure is not None:
         return diagonal.failure
-    digests = list(diagonal.digests)
+    digests, places = list(diagonal.digests), [diagonal.place]
     for result in results[1:]:
-        if not isinstance(result, bytes):
+        if not isinstance(result, _RowsDone):
             return _PanelFailure(None)
-        digests.append(result)
+        digests.append(result.digest)
+        places.append(result.place)
     return {
         "sha256": panel_digest(digests),
         "min_pivot": diagonal.min_pivot,
         "log_diagonal": diagonal.log_diagonal,
-    }
+    }, together(places)
 
 
 def _explain(
@@ -347,6 +432,7 @@ def _explain(
     attributes: dict[str, Any],
     run: Runner,
     limit: int,
+    device: str,
     listener: Subscriber | None,
 ) -> NoReturn:
     """Raise the error for a failed panel, and remove the unfinished factor."""
@@ -361,7 +447,8 @@ def _explain(
         counts = range(plan.count)
         progress = Progress("ridge", sum(plan.flops(k) for k in counts), listener)
         panels = (
-            _compute_panel(source, store, k, shift, run, limit, threads, progress) for k in counts
+            _compute_panel(source, store, k, shift, run, limit, threads, device, progress)
+            for k in counts
         )
         return any(isinstance(panel, _PanelFailure) for panel in panels)
 
@@ -453,7 +540,7 @@ def _smallest_eigenvalue(source: Source, plan: PanelPlan) -> float:
 
 
 def _in_memory(source: Source, plan: PanelPlan) -> Callable[[float], bool]:
-    """Return a function that factors in memory and returns whether that fails."""
+    """Return a function that factors in memory, on the CPU, and returns whether that fails."""
 
     def fails(shift: float) -> bool:
         lower = _load(source, plan)

@@ -23,6 +23,7 @@ from ntkdist.events.bus import Subscriber
 from ntkdist.events.types import BandDone
 from ntkdist.linalg import blas, groups
 from ntkdist.linalg.blas import ITEM, Matrix, Vector, blas_threads
+from ntkdist.linalg.device import joined
 from ntkdist.linalg.inverse import (
     DIAGONAL,
     INVERSE,
@@ -149,6 +150,11 @@ class CholeskyFactor:
     def panel_count(self) -> int:
         """Number of panels."""
         return self._store.plan.count
+
+    @property
+    def device(self) -> str:
+        """Where its panels were computed: ``cpu``, ``cuda``, or ``cpu+cuda``."""
+        return joined(record.get("device", "cpu") for record in self._records)
 
     @property
     def ridge(self) -> float:

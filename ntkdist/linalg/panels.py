@@ -151,6 +151,23 @@ class PanelPlan:
         """Return how many tasks may run side by side in one process (at least 1)."""
         return max(1, (memory_limit - self.shared_bytes()) // max(1, self.task_bytes()))
 
+    def device_bytes(self, tasks: int = 1) -> int:
+        """Return the peak bytes on a GPU, with so many tasks there at once.
+
+        These are the shared bytes and, at first, a second diagonal block (one is factored into
+        the other); later each task's rows and an earlier panel's rows.
+        """
+        return self.shared_bytes() + max(ITEM * self.width**2, tasks * self._device_task_bytes())
+
+    def device_tasks(self, memory: int) -> int:
+        """Return how many tasks fit so many bytes on a GPU; 0 if a panel does not fit."""
+        if self.device_bytes() > memory:
+            return 0
+        return max(1, (memory - self.shared_bytes()) // self._device_task_bytes())
+
+    def _device_task_bytes(self) -> int:
+        return 2 * ITEM * self.block * self.width
+
     def projected_bytes(self) -> int:
         """Return the peak bytes of one process, without the matrix itself."""
         tasks = 1 if self.count == 1 else TASKS_BUDGETED

@@ -173,11 +173,15 @@ class Pipeline:
         To be called before the Gram is computed, which can take days.
         """
         from ntkdist.labels.options import check_noise_rate
-        from ntkdist.linalg import parse_memory, plan_panels
+        from ntkdist.linalg import check_device, parse_memory, plan_panels
 
-        run, n = self.run, self.run.shape[0]
+        run, n, factor = self.run, self.run.shape[0], self.config.factor
         if "factor" in stages and not run.has("factor"):
-            plan_panels(n, parse_memory(self.config.factor.memory_limit))
+            plan_panels(n, parse_memory(factor.memory_limit))
+            if factor.scheduler != "ray":  # whose cluster begins with the stage
+                check_device(
+                    factor.device, None if factor.scheduler == "auto" else factor.scheduler
+                )
         if "labels" in stages:
             settings = self.config.labels
             read_locked(settings.locked, n)
@@ -317,6 +321,7 @@ class Pipeline:
                 ridge=self.ridge(),
                 memory_limit=settings.memory_limit,
                 scheduler=scheduler,
+                device=settings.device,
                 on_event=self.forward,
                 fingerprint=self.run.fingerprint,
             )
@@ -324,7 +329,8 @@ class Pipeline:
                 factor.inverse(on_event=self.forward)
             elif needs == "diagonal":
                 factor.diagonal_of_inverse(on_event=self.forward)
-            detail.append(f"{counted(factor.panel_count, 'panel')}, ridge {factor.ridge:g}")
+            panels = counted(factor.panel_count, "panel")
+            detail.append(f"{panels} on {factor.device}, ridge {factor.ridge:g}")
         return factor
 
     def labels(self) -> None:

@@ -356,6 +356,8 @@ def _notes(
     ]
     if config.factor.scheduler not in ("auto", "threads"):
         notes.append(f"factor.scheduler={config.factor.scheduler} is timed as threads here")
+    if config.factor.device == "cuda":
+        notes.append("the factor is timed on the CPU here, not by factor.device=cuda")
     if planned.zca_bytes:
         memory = format_bytes(MATRICES * planned.zca_bytes)
         notes.append(f"zca takes about {memory} of memory where images are read and prepared")

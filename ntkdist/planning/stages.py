@@ -181,6 +181,7 @@ def _scratch(config: RunConfig, place: str, limit: int) -> RunConfig:
             config.factor,
             memory_limit=str(limit),
             scheduler="auto" if config.factor.scheduler == "ray" else config.factor.scheduler,
+            device="cpu",
         ),
         labels=labels,
         predict=PredictConfig(),

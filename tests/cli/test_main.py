@@ -48,7 +48,7 @@ EVERYTHING = {
         "time_limit": 90.0,
         "grace": 20.0,
     },
-    "factor": {"ridge": 0.5, "memory_limit": "1GiB", "scheduler": "threads"},
+    "factor": {"ridge": 0.5, "memory_limit": "1GiB", "scheduler": "threads", "device": "cpu"},
     "labels": {
         "method": "paper",
         "steps": 7,

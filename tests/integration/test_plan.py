@@ -228,6 +228,13 @@ def test_stages_of_a_large_run_are_measured_within_a_small_ones_limit() -> None:
     assert costs.seconds("factor", 50_000) > costs.seconds("factor", 256)
 
 
+def test_a_factor_on_a_gpu_is_timed_on_the_cpu(tmp_path: Path) -> None:
+    """The machine that plans need not have the GPU that computes."""
+    on_gpu = replace(config(tmp_path), factor=FactorConfig(device="cuda"))
+    notes = make_plan(on_gpu).notes
+    assert "the factor is timed on the CPU here, not by factor.device=cuda" in notes
+
+
 RUN_FILES = sorted(Path(__file__).parents[2].glob("jobs/*.yaml"))
 
 

@@ -9,9 +9,7 @@ from tests.kernels import SIMULATED, test_cpu, test_cpu_networks
 from tests.kernels.cuda_cases import (
     DTYPES,
     cases,
-    minutes_on_the_simulator,
     sets,
-    sized,
 )
 from tests.kernels.images import awkward_images, two_sets
 from tests.kernels.oracle import KINDS, check, entries_by
@@ -65,9 +63,15 @@ def test_thin_and_deep_images_are_near_the_oracle(arch, shape):
     check("cuda", arch, *sets(shape))
 
 
-@cases(CONNECTED)
+@cases({name: case for name, case in CONNECTED.items() if name != "wide"})
 def test_fully_connected_networks_are_near_the_oracle(arch, shape):
     check("cuda", arch, *two_sets(shape))
+
+
+@pytest.mark.slow
+def test_wide_fully_connected_networks_are_near_the_oracle():
+    arch, shape = CONNECTED["wide"]
+    check("cuda", arch, *sets(shape))
 
 
 @pytest.mark.slow(but="fc-2 (5, 4, 3)")
@@ -87,14 +91,14 @@ def test_zero_and_constant_images_are_near_the_oracle(arch):
 @pytest.mark.slow(but="1000.0")
 @pytest.mark.parametrize("scale", [1e-3, 1e3])
 def test_ill_scaled_images_keep_their_digits(scale):
-    x, y = sets(sized("", (6, 7, 2)))
+    x, y = sets((6, 7, 2))
     check("cuda", "cntk-gap-11", x[:1] * scale, y)
 
 
 @pytest.mark.slow(but="cntk-v-21")
 @pytest.mark.parametrize("arch", ["cntk-gap-4", "cntk-v-21"])
 def test_pixels_on_a_zero_background_keep_their_digits(arch):
-    x = np.clip(awkward_images(sized("", (10, 10, 1)), 8), 0, None)
+    x = np.clip(awkward_images((10, 10, 1), 8), 0, None)
     x[:, :2], x[:, :, :1] = 0, 0
     check("cuda", arch, x[[0, 5]], x[[4, 6]])
 
@@ -109,7 +113,7 @@ def test_full_size_pairs_are_near_the_reference(arch):
         assert_close(found, expected, RTOL[dtype])
 
 
-@minutes_on_the_simulator
+@pytest.mark.slow
 @cases(STAX)
 def test_neural_tangents_agrees(arch, shape):
     x, y = sets(shape, near=False)

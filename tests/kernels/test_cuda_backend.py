@@ -12,7 +12,6 @@ from ntkdist.kernels.cuda import prepare, runner
 from ntkdist.kernels.cuda.intrinsics import cuda
 from tests.kernels.cuda_cases import (
     DTYPES,
-    minutes_on_the_simulator,
     sets,
 )
 from tests.kernels.images import awkward_images
@@ -54,10 +53,7 @@ def test_registers_and_memory_hold_the_same_state(arch, monkeypatch):
     [(POOLED["halved"][0], 3), ((*ERF_FLAT[:4], *TOP), 3), ("cntk-gap-4", 4), ("fc-3", 11)],
     ids=str,
 )
-@pytest.mark.parametrize(
-    "dtype",
-    [d if d == "float32" else pytest.param(d, marks=minutes_on_the_simulator) for d in DTYPES],
-)
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_runs_blocks_batches_and_symmetry_do_not_change_a_bit(arch, n, dtype, monkeypatch):
     x = awkward_images((4, 3, 2), max(n, 5))[:n]
     whole = entries_by("cuda", arch, x, x.copy(), dtype)
@@ -137,7 +133,7 @@ def test_what_is_not_covered_is_said():
 
 
 def test_too_little_memory_is_said_with_the_numbers(monkeypatch):
-    monkeypatch.setattr(runner, "free_bytes", lambda: 1000)
+    monkeypatch.setattr(runner, "free_bytes", lambda: 10)
     with pytest.raises(InputError, match=r"one pair of images needs .* MiB .* or take backend cpu"):
         kernel_matrix(POOLED["halved"][0], np.ones((1, 4, 6, 2)), backend="cuda")
 

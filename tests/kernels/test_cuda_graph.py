@@ -11,7 +11,7 @@ from ntkdist.kernels.cuda import runner
 from ntkdist.kernels.cuda.intrinsics import cuda
 from ntkdist.networks.layers import Conv, Relu
 from tests.kernels import SIMULATED, test_cpu_graph
-from tests.kernels.cuda_cases import sets
+from tests.kernels.cuda_cases import assert_same_bits_in_every_order, sets
 from tests.kernels.images import awkward_images, two_sets
 from tests.kernels.networks import NETWORKS, TOP
 from tests.kernels.oracle import KINDS, check, entries_by
@@ -55,15 +55,8 @@ def test_values_far_from_1_between_layers_are_near_the_oracle(layers, scale):
     ],
 )
 def test_the_order_of_threads_does_not_change_a_bit(name):
-    from tests.kernels.simulator import backwards
-
     arch, shape = ALL[name]
-    x, y = sets(shape)
-    found = entries_by("cuda", arch, x, y, "float64")
-    with backwards():
-        again = entries_by("cuda", arch, x, y, "float64")
-    for kind in KINDS:
-        assert (again[kind] == found[kind]).all()
+    assert_same_bits_in_every_order(arch, *sets(shape), "float64")
 
 
 @pytest.mark.parametrize(

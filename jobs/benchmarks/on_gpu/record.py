@@ -16,7 +16,7 @@ from ntkdist.kernels.cuda import ARITHMETIC
 from ntkdist.kernels.sources import sources_digest
 from on_gpu.work import CELL_LAYER
 
-ENTRIES = "entries"
+ENTRIES, FACTOR = "entries", "factor"
 NAMES = {"xla": "XLA", "neural_tangents": "neural-tangents"}
 
 
@@ -25,17 +25,22 @@ class Task:
     """A part of a row.
 
     Attributes:
-        network: Of the row.
-        part: ``entries``, or a peer.
+        row: Its name: the network, or of the factor.
+        part: ``entries``, ``factor`` or a peer.
         seconds: About how long it takes.
     """
 
-    network: str
+    row: str
     part: str
     seconds: float
 
+    @property
+    def of_peer(self) -> bool:
+        """Whether it times a peer, and needs the rest of the row."""
+        return self.part in NAMES
+
     def __str__(self) -> str:
-        return self.network if self.part == ENTRIES else f"{self.network} with {NAMES[self.part]}"
+        return f"{self.row} with {NAMES[self.part]}" if self.of_peer else self.row
 
 
 class Record:
@@ -73,8 +78,8 @@ class Record:
 
     def of(self, task: Task) -> dict[str, Any]:
         """Return what a task found, or why it found nothing; empty if it was never begun."""
-        row = self.rows.get(task.network, {})
-        return row if task.part == ENTRIES else row.get(task.part) or {}
+        row = self.rows.get(task.row, {})
+        return row.get(task.part) or {} if task.of_peer else row
 
     def has(self, task: Task) -> bool:
         """Return whether a task was done."""
@@ -82,19 +87,19 @@ class Record:
 
     def waits(self, task: Task) -> bool:
         """Return whether a task is of a peer and the network itself is not timed yet."""
-        return task.part != ENTRIES and not is_timed(self.rows.get(task.network, {}))
+        return task.of_peer and not is_timed(self.rows.get(task.row, {}))
 
     def failed(self, task: Task) -> bool:
         """Return whether a task, or the network's own in front of it, failed the last time."""
-        found = self.rows.get(task.network, {}) if self.waits(task) else self.of(task)
+        found = self.rows.get(task.row, {}) if self.waits(task) else self.of(task)
         return "failed" in found or "refused" in found
 
     def add(self, task: Task, found: Mapping[str, Any]) -> None:
         """Keep what a task found so far, and write the file."""
-        if task.part == ENTRIES:
-            self.rows[task.network] = {"network": task.network, **found}
+        if task.of_peer:
+            self.rows[task.row][task.part] = dict(found)
         else:
-            self.rows[task.network][task.part] = dict(found)
+            self.rows[task.row] = {"network": task.row, **found}
         self.write()
 
     def skip(self, task: Task, why: str) -> None:
@@ -110,10 +115,10 @@ class Record:
         found = {}
         for task in self.tasks:
             of = self.of(task)
-            not_possible = task.part != ENTRIES and "refused" in of
+            not_possible = task.part != ENTRIES and "refused" in of  # as without CuPy or jax
             if not (is_timed(of) or not_possible or self.waits(task)):
                 why = of.get("refused") or of.get("failed") or self.skipped.get(task)
-                found[task] = why or "not begun"
+                found[task] = why or ("not finished" if of else "not begun")
         return found
 
     def content(self) -> dict[str, Any]:
@@ -140,7 +145,7 @@ def _made_by(content: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def is_timed(found: Mapping[str, Any]) -> bool:
     """Return whether a row, or what it says of a peer, is complete."""
-    return "us_per_entry" in found or "simulated" in found
+    return not {"us_per_entry", "seconds_on_gpu", "simulated"}.isdisjoint(found)
 
 
 def version_of_kernels() -> dict[str, str]:

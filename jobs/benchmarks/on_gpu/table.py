@@ -24,7 +24,7 @@ COLUMNS = {  # of the table: keys of a row, and how they are written
 
 def markdown(result: Mapping[str, Any]) -> str:
     """Return a result as a GitHub table."""
-    rows = result["rows"]
+    rows = [row for row in result["rows"] if "n" not in row]
     peers = [peer for peer in PEERS if any(is_timed(row.get(peer) or {}) for row in rows)]
     headers = ["network", *COLUMNS]
     for peer in peers:
@@ -33,7 +33,17 @@ def markdown(result: Mapping[str, Any]) -> str:
     lines = [headers, ["---", *["---:"] * (len(headers) - 1)]]
     lines += [_cells(row, peers, len(headers)) for row in rows]
     text = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-    return f"{text}\n\n{_below(result)}"
+    factors = [_factor(row) for row in result["rows"] if "seconds_on_gpu" in row]
+    return "\n\n".join([text, *factors, _below(result)])
+
+
+def _factor(row: Mapping[str, Any]) -> str:
+    low, high = row["ratio_range"]
+    return (
+        f"Cholesky factor, N = {row['n']:,}, float64, from memory into a store: "
+        f"{row['seconds_on_gpu']:.3g} s with panels on the GPU, {row['gflops']:,.0f} GFLOP/s; on "
+        f"the CPU {row['ratio']:.3g} ({low:.3g} to {high:.3g}) times that."
+    )
 
 
 def _cells(row: Mapping[str, Any], peers: Sequence[str], count: int) -> list[str]:

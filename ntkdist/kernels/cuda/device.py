@@ -6,6 +6,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -106,6 +107,7 @@ def devices() -> list[DeviceInfo]:
     from numba.cuda.cudadrv.driver import driver
 
     version = _driver() or "CUDA " + ".".join(map(str, driver.get_version()))
+    free_bytes = _free([gpu.uuid for gpu in cuda.gpus])
     return [
         DeviceInfo(
             index,
@@ -114,11 +116,11 @@ def devices() -> list[DeviceInfo]:
             version,
             int(gpu.MULTIPROCESSOR_COUNT),
             int(driver.cuDeviceTotalMem(gpu.id)),
-            _free(gpu.uuid),
+            free,
             _unusable(gpu),
             gpu.COMPUTE_MODE == _EXCLUSIVE,
         )
-        for index, gpu in enumerate(cuda.gpus)
+        for index, (gpu, free) in enumerate(zip(cuda.gpus, free_bytes, strict=True))
     ]
 
 
@@ -199,24 +201,31 @@ def _misfit(error: Exception) -> str:
     )
 
 
-def _free(uuid: str) -> int | None:
-    """Return the bytes of a GPU that no process has, which CUDA tells only in a context."""
+def _free(uuids: Sequence[str]) -> list[int | None]:
+    """Return the bytes of each GPU that no process has, which CUDA itself tells only in a context.
+
+    None stands for a GPU, or for all, that NVIDIA's management library does not answer about.
+    """
+
+    def of_one(uuid: str) -> int | None:
+        # an instance of a GPU (MIG) has another name here; numba-cuda names both GPU-...
+        for name in (uuid, uuid.replace("GPU-", "MIG-")):
+            try:
+                handle = nvml.device_get_handle_by_uuid(name)
+                return int(nvml.device_get_memory_info_v2(handle).free)
+            except nvml.NvmlError:
+                continue
+        return None
+
     try:
         nvml = importlib.import_module("cuda.bindings.nvml")
         nvml.init_v2()
-        try:
-            names = uuid, uuid.replace("GPU-", "MIG-")  # numba names an instance as a whole GPU
-            for name in names:
-                try:
-                    handle = nvml.device_get_handle_by_uuid(name)
-                except nvml.NvmlError:
-                    continue
-                return int(nvml.device_get_memory_info_v2(handle).free)
-        finally:
-            nvml.shutdown()
-    except Exception:  # of the library, or because there is none
-        return None
-    return None
+    except Exception:  # of the loader of libraries or of the library
+        return [None for _ in uuids]
+    try:
+        return [of_one(uuid) for uuid in uuids]
+    finally:
+        nvml.shutdown()
 
 
 def _driver() -> str:

@@ -310,10 +310,11 @@ def _fused(
         tasks: n · chunks · teams.
         teams: That share a chunk: those of a block of threads where shared memory is used, else 1.
         chunks: Parts that the classes are cut into; where shared memory is used, one for each p.
-        starts: (chunks + 1,) int64, where each part's classes start.
+        starts: (chunks + 1,) int64, where each part's classes start; in front of a pool
+            ``Pooling.columns``.
         classes: (count,) int64, p·W + q of the displacement classes. In front of a pool
             (chunks · 3,): the first P of its windows' row displacements P, how many of them, and
-            the first q; ``starts`` is not read.
+            the first q.
         A: (images, size) numbers of the row images.
         B: (images, size) numbers of the column images.
         size: Numbers of an image.
@@ -379,7 +380,7 @@ def _fused(
         if pools:
             p = first_p + step
             p += (H if p < 0 else 0) - (H if p >= H else 0)
-            q = min(first_q + team * together + group, W - 1)
+            q = starts[min(first_q + team * together + group, W - 1)]
         else:
             mine_at = step + team * together + group
             at = min(mine_at, stop - 1)

@@ -477,9 +477,9 @@ def _stage(
         if KIND[n] == STORE or KIND[n] == END:
             runs[n] = fetch(by_row, n * rows) * fetch(by_column, n * columns)
         if POOLED[n] and runs[n] != 0:
-            slot = fetch(slots, fetch(pools, 4 * n + ROW_SLOTS) + dr % H)
+            slot = fetch(slots, fetch(pools, 4 * n + ROW_SLOTS) + dr)
             slot = slot * fetch(pools, 4 * n + SLOTS)
-            slot = slot + fetch(slots, fetch(pools, 4 * n + COLUMN_SLOTS) + dc % W)
+            slot = slot + fetch(slots, fetch(pools, 4 * n + COLUMN_SLOTS) + dc)
             array[n] = fetch(pools, 4 * n + CELLS) + slot * H * W
     a_edge, b_edge = advance(a, fetch(op, HALF)), advance(b, fetch(op, HALF))
     if FRAMED:
@@ -653,8 +653,8 @@ def _windows(
         cells: (n, 2, cell_count) of the dtype, filled by ``_level``.
         cell_count: Cells of it for a pair.
         start: Where the pool's cells start.
-        row_slots: Where its slots of rows start.
-        column_slots: Where its slots of columns start.
+        row_slots: Where its slot of row displacement 0 is.
+        column_slots: Where its slot of column displacement 0 is.
         columns: How many slots the columns have.
         slots: See ``stages.Level``.
         total: Pairs of windows, n·(h·w)².
@@ -682,11 +682,11 @@ def _windows(
     d, t = zero, zero
     for i in range(I * stride, I * stride + size):
         for i2 in range(I2 * stride, I2 * stride + size):
-            row = slots[row_slots + i2 - i + (H if i2 < i else 0)]
+            row = slots[row_slots + i2 - i]
             row_d, row_t = zero, zero
             for j in range(J * stride, J * stride + size):
                 for j2 in range(J2 * stride, J2 * stride + size):
-                    column = slots[column_slots + j2 - j + (W if j2 < j else 0)]
+                    column = slots[column_slots + j2 - j]
                     if row >= 0 and column >= 0:
                         at = start + ((row * columns + column) * H + i) * W + j
                         row_d += fetch(source, at)

@@ -69,25 +69,31 @@ class Pooling:
         first: The first P, negative where they wrap.
         count: How many P.
         starts: The first q of each part (``Parts``) that is needed.
+        columns: (W,) int64, for each q itself if its class is needed, else one that is: the
+            windows in front of other classes may never have been written.
     """
 
     first: int
     count: int
     starts: tuple[int, ...]
+    columns: np.ndarray
 
     @classmethod
     def of(cls, ids: np.ndarray, H: int, W: int) -> Pooling:
         """Return what an H × W block's classes p·W + q add up to."""
         parts = Parts.of(W)
+        needed = np.unique(ids % W)
         rows, columns = (
             [K for K in range(n // 2) if {(2 * K + k) % n for k in (-1, 0, 1)} <= near]
-            for n, near in ((H, set((ids // W).tolist())), (W, set((ids % W).tolist())))
+            for n, near in ((H, set((ids // W).tolist())), (W, set(needed.tolist())))
         )
         # they are all, or those up to some distance
         negative = sum(2 * P >= H // 2 for P in rows) if len(rows) < H // 2 else 0
         own = {Q // parts.half for Q in columns}
         own |= {(Q // parts.half - 1) % parts.count for Q in columns if Q % parts.half == 0}
-        return cls(-negative, len(rows), tuple(part * parts.run for part in sorted(own)))
+        at = np.searchsorted(needed, np.arange(W), "right") - 1  # q = 0 is always needed
+        starts = tuple(part * parts.run for part in sorted(own))
+        return cls(-negative, len(rows), starts, needed[at])
 
     def chunks(self, pieces: int) -> np.ndarray:
         """Return (chunks, 3) first P, how many, first q, with the P cut into ``pieces``."""
@@ -313,7 +319,7 @@ def layout_of(
                 )
         made = Block(
             H, W, pitch, plane, copy, table, planes, units, fused_units,
-            fused, block.pool, Pooling(0, 0, ()), links, centers, _windows(plan, blocks),
+            fused, block.pool, Pooling(0, 0, (), ids), links, centers, _windows(plan, blocks),
         )  # fmt: skip
         blocks.append(replace(made, classes=made.chunk(ids)))
     for made in blocks:  # the last roots are copied with two planes that are not used

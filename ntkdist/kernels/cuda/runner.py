@@ -197,7 +197,7 @@ class BlockRunner:
             if isinstance(of_block, Pooling):
                 rows = of_block.chunks(pieces_of(of_block, n))
                 table, no_sums = to_device(rows.ravel()), work.array("sums", (1,) * 4, np.float64)
-                which = len(rows), table, table
+                which = len(rows), work.table(of_block.columns), table
                 self._stage(layout, block, which, pairs, A, B, pooled, no_sums, windows)
                 pooled = windows
                 continue

@@ -61,7 +61,7 @@ from ntkdist.kernels.graph import (
 # each other in front of it
 FIRST, VARIANT, FENCE = range(3)
 # columns of the table of pools: where a pool's cells start (−1: no pool), where the slots of its
-# row and column displacements start, and how many slots the columns have
+# row and column displacements 0 are, and how many slots the columns have
 CELLS, ROW_SLOTS, COLUMN_SLOTS, SLOTS = range(4)
 
 MOST_STEPS = 8  # of a stage
@@ -171,8 +171,8 @@ class Level:
         rows: How many of them are of rows.
         masks: Whether each operation runs at each of them, as in ``graph.Levels``.
         pools: (operations, 4) int64, with the columns ``CELLS`` to ``SLOTS``.
-        slots: For each pool and displacement of rows, then of columns, the slot of its cells; −1
-            where they are not needed.
+        slots: For each pool and displacement of rows, then of columns, from −edge on, the slot of
+            its cells; −1 where they are not needed. Displacements d and d − edge share a slot.
         cells: Cells that are stored for all pools.
         chunks: To how many blocks of threads the displacements of a pair are dealt.
     """
@@ -312,12 +312,15 @@ def levels_of(
             for (axis, mask), edge, column in zip(
                 axes, op[[HEIGHT, WIDTH]], (ROW_SLOTS, COLUMN_SLOTS), strict=True
             ):
-                near = np.unique(axis[mask[k] != 0] // op[STEP] % edge)
-                slot = np.full(edge, -1, np.int64)
-                slot[near] = np.arange(len(near))
+                far = axis[mask[k] != 0] // op[STEP]
+                near, place = np.unique(far % edge, return_inverse=True)
+                slot = np.full(2 * edge, -1, np.int64)
+                slot[far + edge] = place
+                if plan.cyclic:  # which computes the cells of d − edge with those of d
+                    slot[far] = place
                 slots.append(slot)
-                pools[k, column] = taken
-                taken += edge
+                pools[k, column] = taken + edge
+                taken += 2 * edge
                 counts.append(len(near))
             pools[k, SLOTS] = counts[1]
             cells += int(counts[0] * counts[1] * op[HEIGHT] * op[WIDTH])

@@ -1,0 +1,130 @@
+"""The GPU kernels compiled for a GPU that need not be there: PTX, and what its registers hold."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import linecache
+import os
+import pickle
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numba.core import types
+from numba.cuda.compiler import compile_cuda, kernel_fixup
+from numba.np.numpy_support import from_dtype
+
+from ntkdist.kernels.cpu.compile import sources_digest
+from tests.kernels.simulator.program import Program
+
+Target = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A kernel for one kind of GPU.
+
+    Attributes:
+        ptx: Its text.
+        registers: Of a thread; 0 where it was not linked.
+        spilled: Bytes that a thread stores because registers do not suffice.
+        shared: Bytes of a block's shared memory.
+    """
+
+    ptx: str
+    registers: int = 0
+    spilled: int = 0
+    shared: int = 0
+
+
+def signature(args: Sequence[Any]) -> tuple[Any, ...]:
+    """Return the types that a launch compiles for."""
+    return tuple(_type(arg) for arg in args)
+
+
+def _type(arg: Any) -> Any:
+    if hasattr(arg, "dtype") and hasattr(arg, "shape") and not isinstance(arg, np.generic):
+        return types.Array(from_dtype(np.dtype(arg.dtype)), len(arg.shape), "C")
+    if isinstance(arg, (bool, np.bool_)):
+        return types.boolean
+    if isinstance(arg, (int, np.integer)):
+        return types.int64
+    return types.float32 if isinstance(arg, np.float32) else types.float64
+
+
+def compiled(
+    function: Callable[..., Any], options: Mapping[str, Any], kinds: tuple[Any, ...],
+    target: Target, *, link: bool = False,
+) -> Compiled:  # fmt: skip
+    """Compile a kernel for argument types; kept in a folder that ``NTKDIST_PTX_CACHE`` names.
+
+    Args:
+        function: The kernel's Python function.
+        options: Of ``intrinsics.kernel``.
+        kinds: As from ``signature``.
+        target: Compute capability.
+        link: Whether to make machine code of it too, for registers and spills.
+    """
+    folder = os.environ.get("NTKDIST_PTX_CACHE")
+    path = None
+    if folder:
+        key = repr((_identity(function, set()), kinds, target, dict(options), link))
+        digest = hashlib.sha256((key + sources_digest()).encode()).hexdigest()[:24]
+        path = Path(folder) / f"{digest}.pickle"
+        if path.exists():
+            made: Compiled = pickle.loads(path.read_bytes())
+            return made
+    most = options.get("max_registers")
+    result = compile_cuda(
+        function, types.void, kinds, nvvm_options={"fastmath": False, "opt": 3}, cc=target,
+        max_registers=most, lto=True,
+    )  # fmt: skip
+    library = result.library
+    entry = library.get_function(result.fndesc.llvm_func_name)
+    library._entry_name = result.fndesc.llvm_func_name
+    kernel_fixup(entry, False)
+    capability = (*target, "a" if target >= (9, 0) else "")
+    made = Compiled("\n".join(library.get_asm_strs(cc=capability)))
+    if link:
+        library.get_cubin(cc=capability)
+        said = library.get_linkerinfo(capability)
+        used = re.search(r"Used (\d+) registers", said)
+        spills = re.search(r"(\d+) bytes spill stores", said)
+        assert used, said
+        made = Compiled(
+            made.ptx, int(used[1]), int(spills[1]) if spills else 0, Program(made.ptx).shared_size
+        )
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}")
+        part.write_bytes(pickle.dumps(made))
+        part.replace(path)
+    return made
+
+
+def _identity(function: Any, seen: set[int]) -> tuple[Any, ...]:
+    """Return what a function's code depends on, that of the functions that it calls included."""
+    function = getattr(function, "py_func", function)
+    if id(function) in seen or not hasattr(function, "__code__"):
+        return (repr(function),) if id(function) not in seen else ()
+    seen.add(id(function))
+    code = function.__code__
+    text = "".join(linecache.getlines(code.co_filename)) or code.co_code.hex()
+    scope = {**function.__globals__, **inspect.getclosurevars(function).nonlocals}
+    used = sorted(name for name in (*code.co_names, *code.co_freevars) if name in scope)
+    parts = [
+        (name, _identity(scope[name], seen) if callable(scope[name]) else repr(scope[name]))
+        for name in used
+    ]
+    return function.__name__, text, code.co_consts.__repr__(), *parts
+
+
+@lru_cache(maxsize=256)
+def program(ptx: str) -> Program:
+    """Return PTX as a program."""
+    return Program(ptx)
