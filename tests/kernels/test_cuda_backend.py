@@ -136,3 +136,35 @@ def test_too_little_memory_is_said_with_the_numbers(monkeypatch):
     monkeypatch.setattr(runner, "free_bytes", lambda: 10)
     with pytest.raises(InputError, match=r"one pair of images needs .* MiB .* or take backend cpu"):
         kernel_matrix(POOLED["halved"][0], np.ones((1, 4, 6, 2)), backend="cuda")
+
+
+@pytest.mark.parametrize(
+    ("arch", "work"),
+    [
+        ("cntk-gap-4", 20 * 20 * 4),  # classes, cells, layers
+        (["Conv(5)", "Relu", "GlobalAvgPool", "Dense"], 20 * 20 * 2 * runner.GENERAL),
+        ("cnn-1", None),
+        (["Conv", "Gelu", "Conv(3, stride=2)", "Gelu", "GlobalAvgPool", "Dense"], None),
+    ],
+    ids=str,
+)
+def test_a_launch_is_short_on_a_slow_gpu(arch, work, monkeypatch):
+    backend = get_backend("cuda", dtype="float64")
+    state = backend.prepare(Architecture.parse(arch), awkward_images((4, 5, 2)))
+    most = backend._batch_size(state.layout)
+    for pairs in (3, 100):
+        monkeypatch.setattr(runner, "MOST_WORK", {"float64": pairs * (work or 200) + 0.5})
+        batch = backend._batch_size(state.layout)
+        assert batch == pairs if work else 1 <= batch < most
+    monkeypatch.setattr(runner, "MOST_WORK", {"float64": 0.5})
+    assert backend._batch_size(state.layout) == 1
+
+
+def test_a_pair_larger_than_a_batch_is_computed_alone(monkeypatch):
+    x, y = sets((4, 6, 2))
+    arch = POOLED["halved"][0]
+    found = entries_by("cuda", arch, x, y, "float32")
+    monkeypatch.setattr(runner, "MOST_BYTES", 1)
+    again = entries_by("cuda", arch, x, y, "float32")
+    for kind in KINDS:
+        assert (again[kind] == found[kind]).all()

@@ -99,17 +99,19 @@ def test_what_a_backend_yields_as_kernels_covers_every_block(monkeypatch):
     monkeypatch.setattr("ntkdist.kernels.registry.cuda_unavailable", lambda: None)
     backend = get_backend("cuda")
     layers = ["Conv", "Relu", {"AvgPool": {"size": 2}}, "Conv(5)", "Relu", "GlobalAvgPool", "Dense"]
-    for arch, expected in (
-        (layers, ["fused 4 × 4", "pool 4 × 4", "general 2 × 2"]),
-        ("fc-2", ["dense"]),
-        (["Conv(3, stride=2)", "Gelu", "Flatten", "Dense"], ["graph 4 × 4"]),
+    for arch, rows, expected in (
+        (layers, 4, ["fused 4 × 4", "pool 4 × 4", "general 2 × 2"]),
+        (layers, 80, ["streamed 80 × 4", "pool 80 × 4", "general 40 × 2"]),
+        ("fc-2", 4, ["dense"]),
+        (["Conv(3, stride=2)", "Gelu", "Flatten", "Dense"], 4, ["graph 4 × 4"]),
         (
             ["Conv", "Gelu", "AvgPool(2)", "Gelu", "Flatten", "Dense"],
+            4,
             ["graph 4 × 4", "windows 4 × 4"],
         ),
-        (["Dense", "Gelu", "Dense"], ["dense", "graph"]),
+        (["Dense", "Gelu", "Dense"], 4, ["dense", "graph"]),
     ):
-        state = backend.prepare(Architecture.parse(arch), np.ones((1, 4, 4, 1)))
+        state = backend.prepare(Architecture.parse(arch), np.ones((1, rows, 4, 1)))
         assert [name for name, *_ in backend.kernels(state)] == expected
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ntkdist.kernels.cuda.unroll import paste, registers, unroll, written_out
+from ntkdist.kernels.cuda.unroll import known, paste, registers, unroll, written_out
 
 
 def sums(x, flag):
@@ -105,3 +105,32 @@ def test_tuples_are_known_by_their_elements():
     made = written_out(switched, {"steps": 3, "kinds": (7, 1, 0)}, {})
     assert "kinds" not in made.__code__.co_names
     assert made(1) == (1 * 2 + 7) * 2
+
+
+def halved(x):
+    half = known(count // 2)  # noqa: F821
+    total = registers(half)
+    for k in unroll(half):
+        last = known(k == half - 1)
+        total[k] = x + k
+        if last:
+            x = total[k]
+    return x
+
+
+def test_names_are_known_from_their_mark_on():
+    made = written_out(halved, {"count": 6}, {})
+    assert not {"half", "last", "known"} & {*made.__code__.co_varnames, *made.__code__.co_names}
+    assert made(10) == 12
+
+
+def changing(x):
+    k = known(3)
+    for k in range(x):
+        x += k
+    return x
+
+
+def test_a_known_name_that_is_assigned_to_is_refused():
+    with pytest.raises(ValueError, match="k is known, and assigned to"):
+        written_out(changing, {}, {})
