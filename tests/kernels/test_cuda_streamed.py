@@ -8,9 +8,15 @@ from ntkdist.kernels import Family, get_backend
 from ntkdist.kernels.cuda import layout, runner
 from ntkdist.kernels.cuda.intrinsics import LANES
 from ntkdist.kernels.cuda.streamed import layers_of_pass, layers_to_know
-from ntkdist.kernels.registry import of_version
-from tests.kernels import SIMULATED, simulator
-from tests.kernels.cuda_cases import DTYPES, TWICE, blocks_of, changed, sets
+from tests.kernels import SIMULATED
+from tests.kernels.cuda_cases import (
+    DTYPES,
+    TWICE,
+    assert_same_bits_in_every_order,
+    blocks_of,
+    changed,
+    sets,
+)
 from tests.kernels.images import awkward_images
 from tests.kernels.oracle import KINDS, check, entries_by
 from tests.tolerances import RTOL, assert_close
@@ -142,23 +148,8 @@ def test_networks_of_any_depth_share_a_few_kernels(columns):
         assert (known > 2 * of_pass) == (layers > 2 * of_pass)
 
 
-@pytest.mark.skipif(not SIMULATED, reason="needs simulated threads")
+@pytest.mark.skipif(not SIMULATED, reason="a GPU has an order of its own")
 @pytest.mark.parametrize(("arch", "shape"), [SMALL["pools"], SMALL["three passes"]])
 def test_no_thread_depends_on_who_comes_first(arch, shape):
-    x, y = sets((shape[0], min(shape[1], 6), 1))
     with changed(layout, MOST_CELLS=0):
-        forwards = entries_by("cuda", arch, x, y, "float32")
-        with simulator.backwards():
-            found = entries_by("cuda", arch, x, y, "float32")
-    for kind in KINDS:
-        assert (found[kind] == forwards[kind]).all()
-
-
-def test_runs_of_the_version_before_are_resumed_where_the_bits_are_the_same():
-    backend, arch = get_backend("cuda"), Architecture.parse("cntk-v-4")
-    assert of_version(backend, backend.arithmetic, arch, (80, 4, 1)) is backend
-    assert of_version(backend, "cuda-4", arch, (8, 8, 1)).arithmetic == "cuda-4"
-    assert of_version(backend, "cuda-4", arch, (80, 4, 1)) is None
-    assert of_version(backend, "cuda-3", arch, (8, 8, 1)) is None
-    graph = Architecture.parse(["Conv(3, stride=2)", "Gelu", "Flatten", "Dense"])
-    assert of_version(backend, "cuda-4", graph, (80, 4, 1)).arithmetic == "cuda-4"
+        assert_same_bits_in_every_order(arch, *sets((shape[0], min(shape[1], 6), 1)), "float32")

@@ -569,12 +569,14 @@ def _fused(
 
 
 def add_rows(
-    D, T, x, y, g, group_rows, cuts, phase, layers, H, pitch, columns, channels, signed, reads, trained,
-    root_a, root_b, cut_row, down, up, sum_d, sum_t, old_d, old_t, new_d, new_t, read_d, read_t,
+    D, T, x, y, g, group_rows, cuts, phase, layers, H, pitch, columns, channels, signed, reads,
+    trained, root_a, root_b, cut_row, down, up, sum_d, sum_t, old_d, old_t, new_d, new_t, read_d,
+    read_t,
 ):  # fmt: skip
-    """Take a group of rows through a layer and add them up; ``cuts`` if one of them may be cut off.
+    """Take a group of rows through a layer and add them up; ``cuts`` if the cut may be among them.
 
-    Behind the cut a row's neighbour above is not the one in front of it.
+    At the cut, which all threads of a block of threads share, a row is no neighbour of the row
+    above it. Groups without it need no factors for that.
     """
     for k in unroll(group_rows):
         r = known(g * group_rows + k)
@@ -597,9 +599,7 @@ def add_rows(
                 from_d, next_d = beside_one(x[0], x[columns - 1])
                 from_t, next_t = zero, zero
             else:
-                from_d, from_t, next_d, next_t = beside(
-                    x[0], y[0], x[columns - 1], y[columns - 1]
-                )
+                from_d, from_t, next_d, next_t = beside(x[0], y[0], x[columns - 1], y[columns - 1])
             for c in unroll(columns):
                 paste(add_along_row)
                 if r == 0:
