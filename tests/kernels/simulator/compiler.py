@@ -8,6 +8,7 @@ import linecache
 import os
 import pickle
 import re
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -91,20 +92,34 @@ def compiled(
     capability = (*target, "a" if target >= (9, 0) else "")
     made = Compiled("\n".join(library.get_asm_strs(cc=capability)))
     if link:
-        library.get_cubin(cc=capability)
-        said = library.get_linkerinfo(capability)
-        used = re.search(r"Used (\d+) registers", said)
-        spills = re.search(r"(\d+) bytes spill stores", said)
-        assert used, said
-        made = Compiled(
-            made.ptx, int(used[1]), int(spills[1]) if spills else 0, Program(made.ptx).shared_size
-        )
+        made = _assembled(made.ptx, most, target)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(f".{os.getpid()}")
         part.write_bytes(pickle.dumps(made))
         part.replace(path)
     return made
+
+
+def _assembled(ptx: str, most: int | None, target: Target) -> Compiled:
+    """Return PTX with what NVIDIA's assembler says of its machine code."""
+    import nvidia
+
+    (assembler,) = Path(next(iter(nvidia.__path__))).glob("cuda_nvcc/bin/ptxas")
+    command = [str(assembler), "-v", f"-arch=sm_{target[0]}{target[1]}", "-o", os.devnull, "-"]
+    command += [f"-maxrregcount={most}"] if most else []
+    done = subprocess.run(command, input=_of_target(ptx, target), text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    numbers = []
+    for pattern in (r"Used (\d+) registers", r"(\d+) bytes spill stores", r"(\d+) bytes smem"):
+        found = re.search(pattern, done.stderr)
+        numbers.append(int(found[1]) if found else 0)
+    return Compiled(ptx, *numbers)
+
+
+def _of_target(ptx: str, target: Target) -> str:
+    """Return PTX without the features of one processor alone, which these kernels do not use."""
+    return re.sub(r"\.target sm_\w+", f".target sm_{target[0]}{target[1]}", ptx)
 
 
 def _identity(function: Any, seen: set[int]) -> tuple[Any, ...]:
