@@ -380,7 +380,7 @@ def _fused(
     root_a, root_b, half_left, half_right = registers(columns)
     half, from_half = registers(columns)
     link_left, link_right, some_left, some_right = registers(columns)
-    piece, from_a, from_b = registers(turns)
+    piece = registers(turns)
     side, from_side = registers(side_turns)
     x, y, sum_d, sum_t, old_d, old_t, new_d, new_t, up, down, below = registers(columns)
     total_d, total_t = np.float64(0), np.float64(0)
@@ -429,9 +429,6 @@ def _fused(
             pair_a, pair_b = zero, zero
             for k in unroll(turns):
                 piece[k] = (k * threads + thread) * unit
-                from_a[k] = advance(a, planes[1, 0] + piece[k])
-                turned = piece[k] + p * pitch
-                from_b[k] = advance(b, planes[1, 0] + turned - (front if turned >= front else 0))
             for k in unroll(side_turns):
                 side[k] = (k * threads + thread) * unit
                 row = min(side[k] // pitch, 3)
@@ -454,25 +451,28 @@ def _fused(
                             held = next_layer - held
                         block_barrier()  # all have read what is overwritten now
                         to = next_layer - held if buffers == 2 else 0
+                        # the numbers of a layer follow those of the layer in front, three planes
+                        layer_at = planes[1, 0] + 3 * plane * (sweep if buffers == 2 else sweep - 1)
                         for k in unroll(turns):
                             if whole or piece[k] < front:
-                                copy_unit(shared, to + piece[k], from_a[k], 0)
-                                copy_unit(shared, to + front + piece[k], from_b[k], 0)
+                                turned = piece[k] + p * pitch
+                                turned -= front if turned >= front else 0
+                                from_a = advance(a, layer_at + piece[k])
+                                from_b = advance(b, layer_at + turned)
+                                copy_unit(shared, to + piece[k], from_a, 0)
+                                copy_unit(shared, to + front + piece[k], from_b, 0)
                                 if layers > 1:  # nothing behind a single one is filtered
                                     rows = known(k * threads * unit // pitch)
                                     at_half = to + 2 * front + rows * half_pitch + in_halves
-                                    copy_unit(shared, at_half, from_a[k], plane)
-                                    copy_unit(shared, at_half + halves, from_b[k], plane)
-                            from_a[k] = advance(from_a[k], 3 * plane)
-                            from_b[k] = advance(from_b[k], 3 * plane)
+                                    copy_unit(shared, at_half, from_a, plane)
+                                    copy_unit(shared, at_half + halves, from_b, plane)
                         for k in unroll(side_turns if layers > 1 else 0):
                             if side[k] < 4 * pitch:
                                 copy_unit(shared, to + sides + side[k], from_side[k], 0)
                             from_side[k] = advance(from_side[k], 3 * plane)
                         if paired and layers > 1:  # noqa: SIM102
                             if thread < 2 * H:  # stored later: what is loaded takes its time
-                                of_pair = planes[1, 0] + plane + pair_row * pitch
-                                of_pair += 3 * plane * (sweep if buffers == 2 else sweep - 1)
+                                of_pair = layer_at + plane + pair_row * pitch
                                 pair_a = fetch(a, of_pair + (1 if second > 0 else W - 2))
                                 of_pair += p * pitch
                                 pair_b = fetch(b, of_pair + (W - 2 if second > 0 else 1))
@@ -489,10 +489,8 @@ def _fused(
                             half[c] = advance(shared, held + from_half[c])
                             # the rows above and below are those of the column image alone
                             old_d[c] = look(root_b[c], sides - front) if p > 0 else zero
-                            below[c] = look(root_b[c], sides - front + pitch) if p > 0 else zero
-                            # at the cut they are those of the row image alone
-                            up[c] = look(root_a[c], sides + 2 * pitch)
-                            down[c] = look(root_a[c], sides + 3 * pitch)
+                            if phase < 2 or row_groups == 1:
+                                paste(at_cut)
                     else:
                         root_at = planes[sweep, 0]
                         half_at, side_at = planes[sweep, 1], planes[sweep, 2]
@@ -511,6 +509,8 @@ def _fused(
                     for g in unroll(row_groups):
                         if phase == 2 and row_groups > 1:
                             if cut // group_rows == g:
+                                for c in unroll(columns):
+                                    paste(at_cut)
                                 cuts = known(True)
                                 paste(add_rows)
                             else:
@@ -523,6 +523,8 @@ def _fused(
                         if thread < 2 * H:
                             put(shared, to + at_pair, pair_a + pair_b)
                     for c in unroll(columns):
+                        if phase > 0 and buffers > 0:
+                            below[c] = look(root_b[c], sides - front + pitch) if p > 0 else zero
                         D[c * H + H - 1] = sum_d[c] + below[c]
                         if phase > 0 or channels == 0:
                             T[c * H + H - 1] = sum_t[c]
@@ -566,6 +568,12 @@ def _fused(
         if pools:
             paste(into_windows)
     paste(end_chunk)
+
+
+def at_cut(c, up, down, root_a, sides, pitch):
+    """Load what is above and below at the cut, where it is of the row image alone."""
+    up[c] = look(root_a[c], sides + 2 * pitch)
+    down[c] = look(root_a[c], sides + 3 * pitch)
 
 
 def add_rows(
