@@ -16,6 +16,7 @@ from ntkdist.kernels.cuda.fused import (
     MOST_CELLS,
     Fused,
     Parts,
+    best_columns,
     buffers_of,
     can_pool,
     columns_of,
@@ -302,10 +303,12 @@ def layout_of(
             parted = Parts.of(2 * W).half if n and blocks[-1].pools else 0
             weighted = block.pool == 0 and bool(plan.chain.windows)
             each = len(np.unique(ids % W))
+            buffers = buffers_of(H, W, pitch, layers, len(ids), each, dtype, pools=pools)
+            wide = buffers > 0 and layers > 2 and not pools and not streams
             fused = Fused(
-                H, W, pitch, plane, columns_of(W), channels, layers,
-                bool(table[1, tables.SIGNED]), block.pool == 0, weighted, pools, parted, len(reads),
-                buffers_of(H, W, pitch, layers, len(ids), each, dtype, pools=pools), dtype,
+                H, W, pitch, plane, best_columns(H, W, each, dtype) if wide else columns_of(W),
+                channels, layers, bool(table[1, tables.SIGNED]), block.pool == 0, weighted, pools,
+                parted, len(reads), buffers, dtype,
             )  # fmt: skip
             if streams:
                 of_pass = layers_of_pass(fused.columns)
