@@ -43,15 +43,16 @@ def changed(module, **values):
     layout.layout_of.cache_clear()
 
 
-def assert_same_bits_in_every_order(arch, x, y, dtype):
+def assert_same_bits_in_every_order(arch, x, y, dtype, *, lazy=(True, False)):
     """Threads go on in any order between barriers, and copies arrive early or late."""
     from tests.kernels.simulator import GPU
     from tests.kernels.simulator.machine import ORDERS
 
     first = entries_by("cuda", arch, x, y, dtype)
     for order in ORDERS:
-        for lazy in (True, False):
-            with GPU.checking(order=order, lazy=lazy):
+        for late in lazy:
+            with GPU.checking(order=order, lazy=late):
                 again = entries_by("cuda", arch, x, y, dtype)
             for kind in KINDS:
-                assert (again[kind] == first[kind]).all(), (order, lazy, kind)
+                assert (again[kind] == first[kind]).all(), (order, late, kind)
+    return first

@@ -8,6 +8,7 @@ from ntkdist import kernel_matrix
 from tests.kernels import SIMULATED, test_cpu, test_cpu_networks
 from tests.kernels.cuda_cases import (
     DTYPES,
+    assert_same_bits_in_every_order,
     cases,
     sets,
 )
@@ -26,6 +27,10 @@ from tests.kernels.test_cpu_networks import (
 from tests.tolerances import RTOL, assert_close
 
 pytestmark = pytest.mark.usefixtures("gpu")
+
+FULL_SIZE = (
+    "cnn-3", "myrtle-5", "myrtle-7", "myrtle-10", "cntk-gap-21", "cntk-v-21", "cntk-lap-11-4",
+)  # fmt: skip
 
 
 @pytest.mark.slow(but="pool before its ReLU")
@@ -103,14 +108,20 @@ def test_pixels_on_a_zero_background_keep_their_digits(arch):
     check("cuda", arch, x[[0, 5]], x[[4, 6]])
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("arch", ["cntk-gap-4", "cntk-gap-21", "cntk-v-21", "cnn-3", "myrtle-5"])
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", FULL_SIZE)
 def test_full_size_pairs_are_near_the_reference(arch):
     x = awkward_images((32, 32, 3), 5)
-    for dtype in DTYPES:
-        found = kernel_matrix(arch, x[[0]], x[[1, 4]], backend="cuda", dtype=dtype)
-        expected = kernel_matrix(arch, x[[0]], x[[1, 4]], backend="cpu", dtype="float64")
-        assert_close(found, expected, RTOL[dtype])
+    expected = entries_by("cpu", arch, x[[0]], x[[1, 4]], "float64")
+    if SIMULATED:
+        found = assert_same_bits_in_every_order(arch, x[[0]], x[[1, 4]], "float32", lazy=[True])
+    else:
+        found = entries_by("cuda", arch, x[[0]], x[[1, 4]], "float32")
+        in_float64 = entries_by("cuda", arch, x[[0]], x[[1, 4]], "float64")
+    for kind in KINDS:
+        assert_close(found[kind], expected[kind], RTOL["float32"])
+        if not SIMULATED:
+            assert_close(in_float64[kind], expected[kind], RTOL["float64"])
 
 
 @pytest.mark.slow

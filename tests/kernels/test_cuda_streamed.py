@@ -8,7 +8,6 @@ from ntkdist.kernels import Family, get_backend
 from ntkdist.kernels.cuda import layout, runner
 from ntkdist.kernels.cuda.intrinsics import LANES
 from ntkdist.kernels.cuda.streamed import layers_of_pass, layers_to_know
-from ntkdist.kernels.registry import of_version
 from tests.kernels import SIMULATED
 from tests.kernels.cuda_cases import (
     DTYPES,
@@ -158,13 +157,3 @@ def test_no_thread_depends_on_who_comes_first(name):
     arch, shape = SMALL[name]
     with changed(layout, MOST_CELLS=0):
         assert_same_bits_in_every_order(arch, *sets(shape), "float32")
-
-
-def test_runs_of_the_version_before_are_resumed_where_the_bits_are_the_same():
-    backend, arch = get_backend("cuda"), Architecture.parse("cntk-v-4")
-    assert of_version(backend, backend.arithmetic, arch, (80, 4, 1)) is backend
-    assert of_version(backend, "cuda-4", arch, (8, 8, 1)).arithmetic == "cuda-4"
-    assert of_version(backend, "cuda-4", arch, (80, 4, 1)) is None
-    assert of_version(backend, "cuda-3", arch, (8, 8, 1)) is None
-    graph = Architecture.parse(["Conv(3, stride=2)", "Gelu", "Flatten", "Dense"])
-    assert of_version(backend, "cuda-4", graph, (80, 4, 1)).arithmetic == "cuda-4"

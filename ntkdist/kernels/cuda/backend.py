@@ -108,26 +108,6 @@ class CudaBackend:
             state: GraphRunner(state, runner.workspace) for state, runner in self._runners.items()
         }
 
-    def of_version(
-        self, arithmetic: str, arch: Architecture, image_shape: tuple[int, int, int]
-    ) -> CudaBackend | None:
-        """Return the backend that computes the bits of a version; None if there is none any more.
-
-        The version before, ``cuda-4``, had ``cuda.general`` in the place of ``cuda.streamed``.
-        """
-        if arithmetic == self.arithmetic:
-            return self
-        if arithmetic != "cuda-4":
-            return None
-        chain = chain_of(arch)
-        if chain is not None and chain.spatial:
-            dtype = state_dtype(chain, image_shape, self.dtype)
-            if any(block.streamed for block in layout_of(chain, image_shape, dtype).blocks):
-                return None
-        old = CudaBackend(dtype=self.dtype, threads=self.threads)
-        old.arithmetic = arithmetic
-        return old
-
     def supports(
         self, arch: Architecture, image_shape: tuple[int, int, int], dtype: str | None = None
     ) -> str | None:

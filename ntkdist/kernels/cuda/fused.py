@@ -59,6 +59,8 @@ from ntkdist.kernels.cuda.unroll import known, paste, registers, unroll, written
 MOST_CELLS = 64
 # Of a thread in float32 with one column, so that a multiprocessor has four blocks of threads
 MOST_REGISTERS = 128
+# Rows of a lane's column that have code of their own where the cut is not among them
+GROUP_ROWS = 8
 # As much shared memory as a block has without asking
 SHARED_BYTES = 48 * 1024
 
@@ -114,8 +116,11 @@ class Fused:
 
     @property
     def layer_size(self) -> int:
-        """Numbers of both images that one layer needs: roots, half variances, four rows of sums."""
-        return layer_size_of(self.H, self.pitch)
+        """Numbers of both images that one layer needs: roots, half variances, four rows of sums.
+
+        Rows of half variances have room for the sums of two (``_fused``).
+        """
+        return layer_size_of(self.H, self.pitch, self.dtype)
 
     @property
     def lanes_of_class(self) -> int:
@@ -206,9 +211,14 @@ class Parts:
         return self.count * (self.half + 1)
 
 
-def layer_size_of(H: int, pitch: int) -> int:
+def layer_size_of(H: int, pitch: int, dtype: str) -> int:
     """Return how many numbers of both images a layer needs."""
-    return 4 * (H + 1) * pitch
+    return 4 * (H + 1) * pitch + 2 * H * unit_of(dtype)
+
+
+def unit_of(dtype: str) -> int:
+    """Return how many numbers a thread copies at a time."""
+    return 16 // np.dtype(dtype).itemsize
 
 
 def columns_of(W: int) -> int:
@@ -228,7 +238,7 @@ def buffers_of(
     enough = max(2, min(W, TEAMS * max(1, LANES // W)))
     if H * W == 1 or (count < H * W and each < enough and not pools):
         return 0
-    fit = SHARED_BYTES // np.dtype(dtype).itemsize // layer_size_of(H, pitch)
+    fit = SHARED_BYTES // np.dtype(dtype).itemsize // layer_size_of(H, pitch, dtype)
     return 2 if fit >= min(2, layers) else fit
 
 
@@ -254,11 +264,19 @@ def known_of(spec: Fused) -> dict[str, Any]:
     constants["front"] = spec.H * spec.pitch
     constants["next_layer"] = spec.layer_size if spec.layers > 1 else 0
     constants["shared_size"] = spec.shared_size
-    unit = 16 // np.dtype(spec.dtype).itemsize  # numbers that a thread copies at a time
+    unit = unit_of(spec.dtype)
     constants |= {"threads": THREADS, "lanes": LANES, "unit": unit}
     constants["turns"] = -(-constants["front"] // (THREADS * unit))
     constants["side_turns"] = -(-4 * spec.pitch // (THREADS * unit))
     constants["whole"] = constants["front"] % (THREADS * unit) == 0
+    assert spec.buffers == 0 or THREADS * unit % spec.pitch == 0
+    half_pitch = spec.pitch + unit
+    constants |= {"half_pitch": half_pitch, "halves": spec.H * half_pitch}
+    constants |= {"sides": 2 * (constants["front"] + spec.H * half_pitch)}
+    constants["paired"] = spec.buffers > 0 and spec.W > 1
+    shares = spec.buffers > 0 or spec.pools
+    groups = -(-spec.H // GROUP_ROWS) if shares else 1
+    constants |= {"shares": shares, "row_groups": groups, "group_rows": -(-spec.H // groups)}
     return constants | known_of_pools(spec)
 
 
@@ -333,12 +351,16 @@ def _fused(
             the next block, or (n, 2, count, H, W) where another kernel pools.
     """
     thread = cuda.threadIdx.x
-    task = (cuda.blockIdx.x * threads + thread) // LANES
-    if task >= tasks:
-        return
     lane = thread % LANES
-    chunk_of_pair = task // teams
-    team = task - chunk_of_pair * teams
+    if shares:  # computed from the block's number alone, so that all of its threads know it equal
+        chunk_of_pair, team = cuda.blockIdx.x, thread // LANES
+        task = chunk_of_pair * teams + team
+    else:
+        task = (cuda.blockIdx.x * threads + thread) // LANES
+        if task >= tasks:
+            return
+        chunk_of_pair = task // teams
+        team = task - chunk_of_pair * teams
     pair = chunk_of_pair // chunks
     chunk = chunk_of_pair - pair * chunks
     if pools:  # a window takes rows of both neighbours: P takes p = 2P − 1, 2P and 2P + 1
@@ -356,7 +378,7 @@ def _fused(
     D, T = registers(columns * H)
     mine, ja, jb, pa, pb, left, right = registers(columns)
     root_a, root_b, half_left, half_right = registers(columns)
-    from_left, from_right = registers(columns)
+    half, from_half = registers(columns)
     link_left, link_right, some_left, some_right = registers(columns)
     piece, from_a, from_b = registers(turns)
     side, from_side = registers(side_turns)
@@ -384,7 +406,7 @@ def _fused(
         else:
             mine_at = step + team * together + group
             at = min(mine_at, stop - 1)
-            p = classes[at] // W
+            p = classes[begin if shares else at] // W
             q = classes[at] - p * W
         cut = H - p
         if channels == 0:
@@ -400,6 +422,11 @@ def _fused(
             # what the thread copies of each layer: of b the rows from p on, cyclic, and of the
             # sums along rows b's above and below its row p, a's above and below the cut
             held = 0
+            in_halves = thread * unit + thread * unit // pitch * unit
+            second = thread // H
+            pair_row = thread - second * H
+            at_pair = 2 * front + pair_row * half_pitch + pitch + second
+            pair_a, pair_b = zero, zero
             for k in unroll(turns):
                 piece[k] = (k * threads + thread) * unit
                 from_a[k] = advance(a, planes[1, 0] + piece[k])
@@ -432,14 +459,26 @@ def _fused(
                                 copy_unit(shared, to + piece[k], from_a[k], 0)
                                 copy_unit(shared, to + front + piece[k], from_b[k], 0)
                                 if layers > 1:  # nothing behind a single one is filtered
-                                    copy_unit(shared, to + 2 * front + piece[k], from_a[k], plane)
-                                    copy_unit(shared, to + 3 * front + piece[k], from_b[k], plane)
+                                    rows = known(k * threads * unit // pitch)
+                                    at_half = to + 2 * front + rows * half_pitch + in_halves
+                                    copy_unit(shared, at_half, from_a[k], plane)
+                                    copy_unit(shared, at_half + halves, from_b[k], plane)
                             from_a[k] = advance(from_a[k], 3 * plane)
                             from_b[k] = advance(from_b[k], 3 * plane)
                         for k in unroll(side_turns if layers > 1 else 0):
                             if side[k] < 4 * pitch:
-                                copy_unit(shared, to + 4 * front + side[k], from_side[k], 0)
+                                copy_unit(shared, to + sides + side[k], from_side[k], 0)
                             from_side[k] = advance(from_side[k], 3 * plane)
+                        if paired and layers > 1:  # noqa: SIM102
+                            if thread < 2 * H:  # stored later: what is loaded takes its time
+                                of_pair = planes[1, 0] + plane + pair_row * pitch
+                                of_pair += 3 * plane * (sweep if buffers == 2 else sweep - 1)
+                                pair_a = fetch(a, of_pair + (1 if second > 0 else W - 2))
+                                of_pair += p * pitch
+                                pair_b = fetch(b, of_pair + (W - 2 if second > 0 else 1))
+                        if paired and layers > 1 and buffers == 1:  # noqa: SIM102
+                            if thread < 2 * H:
+                                put(shared, at_pair, pair_a + pair_b)
                         if buffers == 1:
                             await_copies()
                             block_barrier()
@@ -447,14 +486,13 @@ def _fused(
                         for c in unroll(columns):
                             root_a[c] = advance(shared, held + ja[c])
                             root_b[c] = advance(shared, held + front + jb[c])
-                            half_left[c] = advance(shared, held + from_left[c])
-                            half_right[c] = advance(shared, held + from_right[c])
+                            half[c] = advance(shared, held + from_half[c])
                             # the rows above and below are those of the column image alone
-                            old_d[c] = look(root_b[c], 3 * front) if p > 0 else zero
-                            below[c] = look(root_b[c], 3 * front + pitch) if p > 0 else zero
+                            old_d[c] = look(root_b[c], sides - front) if p > 0 else zero
+                            below[c] = look(root_b[c], sides - front + pitch) if p > 0 else zero
                             # at the cut they are those of the row image alone
-                            up[c] = look(root_a[c], 4 * front + 2 * pitch)
-                            down[c] = look(root_a[c], 4 * front + 3 * pitch)
+                            up[c] = look(root_a[c], sides + 2 * pitch)
+                            down[c] = look(root_a[c], sides + 3 * pitch)
                     else:
                         root_at = planes[sweep, 0]
                         half_at, side_at = planes[sweep, 1], planes[sweep, 2]
@@ -470,42 +508,20 @@ def _fused(
                     for c in unroll(columns):
                         old_t[c] = zero
                         read_d[c], read_t[c] = zero, zero
-                    for r in unroll(H):
-                        row_at = known(r * pitch)
-                        for c in unroll(columns):
-                            if phase == 0:
-                                paste(value_in_front)
-                            if phase > 0:
-                                ra = look(root_a[c], row_at)
-                                rb = look(root_b[c], row_at)
-                                t = zero if phase == 1 and channels > 0 else T[c * H + r]
-                                if phase == 1 and signed:
-                                    x[c], y[c] = relu_signed(D[c * H + r], t, ra, rb, trained)
-                                else:
-                                    x[c], y[c] = relu(D[c * H + r], t, ra, rb, trained)
-                            if reads > 0 and phase > 0:
-                                read_d[c], read_t[c] = read_d[c] + x[c], read_t[c] + y[c]
-                        if phase == 0 and channels > 0:  # Θ is zero yet
-                            from_d, next_d = beside_one(x[0], x[columns - 1])
-                            from_t, next_t = zero, zero
-                        else:
-                            from_d, from_t, next_d, next_t = beside(
-                                x[0], y[0], x[columns - 1], y[columns - 1]
-                            )
-                        for c in unroll(columns):
-                            paste(add_along_row)
-                            if r == 0:
-                                sum_d[c], sum_t[c] = old_d[c] + new_d[c], new_t[c]
-                            elif phase == 0 and channels > 0:
-                                D[c * H + r - 1], sum_d[c] = across_one(
-                                    real(r), cut_row, down[c], up[c], sum_d[c], old_d[c], new_d[c]
-                                )
+                    for g in unroll(row_groups):
+                        if phase == 2 and row_groups > 1:
+                            if cut // group_rows == g:
+                                cuts = known(True)
+                                paste(add_rows)
                             else:
-                                D[c * H + r - 1], T[c * H + r - 1], sum_d[c], sum_t[c] = across(
-                                    real(r), cut_row, down[c], up[c], sum_d[c], sum_t[c],
-                                    old_d[c], old_t[c], new_d[c], new_t[c],
-                                )  # fmt: skip
-                            old_d[c], old_t[c] = new_d[c], new_t[c]
+                                cuts = known(False)
+                                paste(add_rows)
+                        else:
+                            cuts = known(True)
+                            paste(add_rows)
+                    if paired and layers > 1 and buffers == 2:  # noqa: SIM102
+                        if thread < 2 * H:
+                            put(shared, to + at_pair, pair_a + pair_b)
                     for c in unroll(columns):
                         D[c * H + H - 1] = sum_d[c] + below[c]
                         if phase > 0 or channels == 0:
@@ -552,7 +568,58 @@ def _fused(
     paste(end_chunk)
 
 
-def link_columns(a, b, p, q, W, pitch, columns, ja, pa, pb, jb, front, buffers):
+def add_rows(
+    D, T, x, y, g, group_rows, cuts, phase, layers, H, pitch, columns, channels, signed, reads,
+    trained, root_a, root_b, cut_row, down, up, sum_d, sum_t, old_d, old_t, new_d, new_t, read_d,
+    read_t,
+):  # fmt: skip
+    """Take a group of rows through a layer and add them up; ``cuts`` if the cut may be among them.
+
+    At the cut, which all threads of a block of threads share, a row is no neighbour of the row
+    above it. Groups without it need no factors for that.
+    """
+    for k in unroll(group_rows):
+        r = known(g * group_rows + k)
+        row_at = known(r * pitch)
+        if r < H:
+            for c in unroll(columns):
+                if phase == 0:
+                    paste(value_in_front)
+                if phase > 0:
+                    ra = look(root_a[c], row_at)
+                    rb = look(root_b[c], row_at)
+                    t = zero if phase == 1 and channels > 0 else T[c * H + r]
+                    if phase == 1 and signed:
+                        x[c], y[c] = relu_signed(D[c * H + r], t, ra, rb, trained)
+                    else:
+                        x[c], y[c] = relu(D[c * H + r], t, ra, rb, trained)
+                if reads > 0 and phase > 0:
+                    read_d[c], read_t[c] = read_d[c] + x[c], read_t[c] + y[c]
+            if phase == 0 and channels > 0:  # Θ is zero yet
+                from_d, next_d = beside_one(x[0], x[columns - 1])
+                from_t, next_t = zero, zero
+            else:
+                from_d, from_t, next_d, next_t = beside(x[0], y[0], x[columns - 1], y[columns - 1])
+            for c in unroll(columns):
+                paste(add_along_row)
+                if r == 0:
+                    sum_d[c], sum_t[c] = old_d[c] + new_d[c], new_t[c]
+                elif phase == 0 and channels > 0:
+                    D[c * H + r - 1], sum_d[c] = across_one(
+                        real(r), cut_row, down[c], up[c], sum_d[c], old_d[c], new_d[c]
+                    )
+                elif not cuts:
+                    D[c * H + r - 1], T[c * H + r - 1] = sum_d[c] + new_d[c], sum_t[c] + new_t[c]
+                    sum_d[c], sum_t[c] = new_d[c] + old_d[c], new_t[c] + old_t[c]
+                else:
+                    D[c * H + r - 1], T[c * H + r - 1], sum_d[c], sum_t[c] = across(
+                        real(r), cut_row, down[c], up[c], sum_d[c], sum_t[c],
+                        old_d[c], old_t[c], new_d[c], new_t[c],
+                    )  # fmt: skip
+                old_d[c], old_t[c] = new_d[c], new_t[c]
+
+
+def link_columns(a, b, p, q, W, pitch, columns, ja, pa, pb, jb, front, halves, buffers):
     """Find the links of a lane's columns to those beside them, and where to read of the images.
 
     Like the functions below it is pasted into the kernels, where all names are known.
@@ -570,12 +637,13 @@ def link_columns(a, b, p, q, W, pitch, columns, ja, pa, pb, jb, front, buffers):
         right[c] = advance(pa[c], 1) if ja[c] < W - 1 else advance(pb[c], 1 if jb[c] < W - 1 else 0)
         if buffers > 0:
             # inactive lanes read an active lane's address, which takes fewer wavefronts
-            from_left[c] = 3 * front + max(q - 1, 0)
-            from_right[c] = 3 * front + q
+            from_half[c] = 2 * front + halves + max(q - 1, 0)
             if some_left[c] == one:
-                from_left[c] = 2 * front + ja[c] - 1 if ja[c] > 0 else 3 * front + jb[c] - 1
+                from_half[c] = 2 * front + (ja[c] - 1 if ja[c] > 0 else halves + jb[c] - 1)
             if some_right[c] == one:
-                from_right[c] = 2 * front + ja[c] + 1 if ja[c] < W - 1 else 3 * front + jb[c] + 1
+                from_half[c] = 2 * front + (ja[c] + 1 if ja[c] < W - 1 else halves + jb[c] + 1)
+            if some_left[c] + some_right[c] > one:  # their sum, behind the row
+                from_half[c] = 2 * front + pitch + (1 if ja[c] == 0 else 0)
 
 
 def value_in_front(
@@ -610,8 +678,8 @@ def value_in_front(
 
 
 def add_along_row(
-    x, y, c, row_at, new_d, new_t, from_d, from_t, next_d, next_t, half_left, half_right, phase,
-    channels, columns,
+    x, y, r, c, row_at, new_d, new_t, from_d, from_t, next_d, next_t, half, half_left, half_right,
+    half_pitch, paired, phase, channels, columns,
 ):  # fmt: skip
     """Add to a cell those to its left and right; ``from`` and ``next`` are of lanes."""
     ld, lt = (
@@ -621,13 +689,12 @@ def add_along_row(
     rd = x[c + 1] if c < columns - 1 else next_d
     rt = y[c + 1] if c < columns - 1 else next_t
     new_d[c] = x[c] + ld * link_left[c] + rd * link_right[c]
-    if phase == 0:
-        hl = fetch(half_left[c], row_at)
-        hr = fetch(half_right[c], row_at)
+    if paired and phase > 0:
+        beyond_cut = look(half[c], r * half_pitch)
+        new_d[c] = new_d[c] + beyond_cut * max(some_left[c], some_right[c])
     else:
-        hl = look(half_left[c], row_at)
-        hr = look(half_right[c], row_at)
-    new_d[c] = new_d[c] + hl * some_left[c] + hr * some_right[c]
+        hl, hr = fetch(half_left[c], row_at), fetch(half_right[c], row_at)
+        new_d[c] = new_d[c] + hl * some_left[c] + hr * some_right[c]
     if phase == 0 and channels > 0:
         new_t[c] = zero
     else:

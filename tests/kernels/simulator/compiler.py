@@ -8,6 +8,7 @@ import linecache
 import os
 import pickle
 import re
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -61,9 +62,7 @@ def compiled(
     function: Callable[..., Any], options: Mapping[str, Any], kinds: tuple[Any, ...],
     target: Target, *, link: bool = False,
 ) -> Compiled:  # fmt: skip
-    """Compile a kernel for argument types, once a process.
-
-    What is compiled is kept in a folder that ``NTKDIST_PTX_CACHE`` names, for other processes too.
+    """Compile a kernel for argument types; kept in a folder that ``NTKDIST_PTX_CACHE`` names.
 
     Args:
         function: The kernel's Python function.
@@ -72,14 +71,6 @@ def compiled(
         target: Compute capability.
         link: Whether to make machine code of it too, for registers and spills.
     """
-    return _compiled(function, tuple(sorted(options.items())), kinds, target, link)
-
-
-@lru_cache(maxsize=1024)
-def _compiled(
-    function: Callable[..., Any], options: tuple[tuple[str, Any], ...], kinds: tuple[Any, ...],
-    target: Target, link: bool,
-) -> Compiled:  # fmt: skip
     folder = os.environ.get("NTKDIST_PTX_CACHE")
     path = None
     if folder:
@@ -89,7 +80,7 @@ def _compiled(
         if path.exists():
             made: Compiled = pickle.loads(path.read_bytes())
             return made
-    most = dict(options).get("max_registers")
+    most = options.get("max_registers")
     result = compile_cuda(
         function, types.void, kinds, nvvm_options={"fastmath": False, "opt": 3}, cc=target,
         max_registers=most, lto=True,
@@ -101,20 +92,34 @@ def _compiled(
     capability = (*target, "a" if target >= (9, 0) else "")
     made = Compiled("\n".join(library.get_asm_strs(cc=capability)))
     if link:
-        library.get_cubin(cc=capability)
-        said = library.get_linkerinfo(capability)
-        used = re.search(r"Used (\d+) registers", said)
-        spills = re.search(r"(\d+) bytes spill stores", said)
-        assert used, said
-        made = Compiled(
-            made.ptx, int(used[1]), int(spills[1]) if spills else 0, Program(made.ptx).shared_size
-        )
+        made = _assembled(made.ptx, most, target)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(f".{os.getpid()}")
         part.write_bytes(pickle.dumps(made))
         part.replace(path)
     return made
+
+
+def _assembled(ptx: str, most: int | None, target: Target) -> Compiled:
+    """Return PTX with what NVIDIA's assembler says of its machine code."""
+    import nvidia
+
+    (assembler,) = Path(next(iter(nvidia.__path__))).glob("cuda_nvcc/bin/ptxas")
+    command = [str(assembler), "-v", f"-arch=sm_{target[0]}{target[1]}", "-o", os.devnull, "-"]
+    command += [f"-maxrregcount={most}"] if most else []
+    done = subprocess.run(command, input=_of_target(ptx, target), text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    numbers = []
+    for pattern in (r"Used (\d+) registers", r"(\d+) bytes spill stores", r"(\d+) bytes smem"):
+        found = re.search(pattern, done.stderr)
+        numbers.append(int(found[1]) if found else 0)
+    return Compiled(ptx, *numbers)
+
+
+def _of_target(ptx: str, target: Target) -> str:
+    """Return PTX without the features of one processor alone, which these kernels do not use."""
+    return re.sub(r"\.target sm_\w+", f".target sm_{target[0]}{target[1]}", ptx)
 
 
 def _identity(function: Any, seen: set[int]) -> tuple[Any, ...]:

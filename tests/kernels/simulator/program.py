@@ -93,7 +93,7 @@ class Program:
         self.name = entry[1]
         self.parameters = [
             (found[2], found[1])
-            for found in re.finditer(r"\.param\s+(?:\.align\s+\d+\s+)?\.(\w+)\s+(\w+)", entry[2])
+            for found in re.finditer(r"\.param\s+\.(\w+)\s+(?:\.[\w.]+\s+|\d+\s+)*(\w+)", entry[2])
         ]
         self.registers: dict[str, str] = {}
         self.shared, self.shared_size = _arrays(ptx, "shared")
@@ -134,7 +134,7 @@ class Program:
         jumps: list[tuple[Block, str]] = []
         block = self._begin()
         for raw in re.split(r"[;\n]", text[:stop]):
-            line = raw.strip()
+            line = raw.strip().removeprefix("{").strip()
             while label := _LABEL.match(line):
                 if block.count:
                     block = self._begin()
@@ -175,7 +175,7 @@ class Program:
         return self.blocks[-1]
 
     def _declare(self, line: str) -> None:
-        found = re.match(r"\.reg\s+\.(\w+)\s+(%\w+)(?:<(\d+)>)?", line)
+        found = re.match(r"\.reg\s+\.(\w+)\s+(%?\w+)(?:<(\d+)>)?", line)
         assert found is not None
         names = [found[2]] if not found[3] else [f"{found[2]}{k}" for k in range(int(found[3]))]
         self.registers |= dict.fromkeys(names, found[1])
@@ -373,7 +373,7 @@ class Program:
 
 
 def _name(register: str) -> str:
-    return register[1:]
+    return register[1:] if register.startswith("%") else f"own_{register}"
 
 
 def _split(text: str) -> list[str]:
