@@ -397,7 +397,7 @@ def _fused(
         mine[c] = group < together and first + c < W
         ja[c] = min(first + c, W - 1)
     if buffers > 0 or pools:
-        shared = pointer(cuda.shared.array(shared_size, kind), 0)
+        shared = pointer(cuda.shared.array(shared_size, kind, alignment=16), 0)
     for step in range(begin, stop, stride):
         if pools:
             p = first_p + step

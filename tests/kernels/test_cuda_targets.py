@@ -1,0 +1,80 @@
+"""The GPU kernels compiled for every kind of GPU that is covered: registers, spills, bits."""
+
+import re
+
+import pytest
+
+from tests.kernels import COMPILES, SIMULATED
+
+if not (SIMULATED and COMPILES):
+    pytest.skip("a GPU is at hand, or no compiler for one", allow_module_level=True)
+
+from tests.kernels.cuda_cases import TWICE, sets
+from tests.kernels.oracle import KINDS, entries_by
+from tests.kernels.simulator import GPU, compiler, device
+from tests.tolerances import RTOL, assert_close
+
+pytestmark = pytest.mark.usefixtures("gpu")
+
+#: Compute capabilities; those below 8.0 are refused (``test_cuda_stand_in``).
+TARGETS = [(8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)]
+#: Networks that take every kernel, on images of 8 × 8 pixels and fewer.
+NETWORKS = {
+    "fused": ("cntk-gap-4", (8, 8, 3)),
+    "pools": ([*TWICE, "GlobalAvgPool", "Dense"], (8, 8, 1)),
+    "general": (["Conv(5)", "Erf", "GlobalAvgPool", "Dense"], (6, 6, 2)),
+    "connected": ("fc-2", (4, 4, 1)),
+    "graph": (
+        ["Conv(3, stride=2)", "LayerNorm", "Gelu", "Conv(3)", "Relu", "Flatten", "Dense"],
+        (6, 6, 1),
+    ),
+}
+#: At most so many registers of a thread, bytes of them that do not fit, and bytes of shared memory
+#: of a block, as recorded over all targets; 48, 0 and 0 where nothing stands.
+RESOURCES = {
+    "_fused": (128, 8, 4096),
+    "_general": (152, 0, 0),
+    "_dense": (91, 0, 8320),
+    "_level": (128, 256, 0),
+}
+
+
+@pytest.mark.parametrize(
+    "target",
+    [t if t == (8, 0) else pytest.param(t, marks=pytest.mark.slow) for t in TARGETS],
+    ids="{0[0]}.{0[1]}".format,
+)
+def test_kernels_compile_for_a_gpu_within_their_resources_and_are_right(target, monkeypatch):
+    made = {}
+
+    def compiled(function, options, kinds, target):
+        one = compiler.compiled(function, options, kinds, target, link=True)
+        made.setdefault(function.__name__, []).append(one)
+        return one
+
+    monkeypatch.setattr(device, "compiled", compiled)
+    monkeypatch.setattr(GPU, "target", target)
+    for arch, shape in NETWORKS.values():
+        x, y = sets(shape)
+        found = entries_by("cuda", arch, x, y, "float32")
+        right = entries_by("cpu", arch, x, y, "float64")
+        for kind in KINDS:
+            assert_close(found[kind], right[kind], RTOL["float32"])
+    assert set(made) >= {
+        *RESOURCES,
+        "_clear",
+        "_contrast",
+        "_pixels",
+        "_link",
+        "_windows",
+        "_finish",
+    }
+    for name, several in made.items():
+        registers, spilled, shared = RESOURCES.get(name, (48, 0, 0))
+        for one in several:
+            assert f"sm_{target[0]}{target[1]}" in one.ptx
+            assert 0 < one.registers <= registers, (name, one.registers)
+            assert one.spilled <= spilled, (name, one.spilled)
+            assert one.shared <= shared, (name, one.shared)
+            for align in re.findall(r"\.shared\s+\.align\s+(\d+)", one.ptx):
+                assert name != "_fused" or int(align) >= 16
