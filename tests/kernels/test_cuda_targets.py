@@ -18,10 +18,11 @@ pytestmark = pytest.mark.usefixtures("gpu")
 
 #: Compute capabilities; those below 8.0 are refused (``test_cuda_stand_in``).
 TARGETS = [(8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)]
-#: Networks that take every kernel, on images of 8 × 8 pixels and fewer.
+#: Networks that take every kernel, on small images.
 NETWORKS = {
     "fused": ("cntk-gap-4", (8, 8, 3)),
     "pools": ([*TWICE, "GlobalAvgPool", "Dense"], (8, 8, 1)),
+    "streamed": ("cntk-lap-6-1", (40, 40, 1)),
     "general": (["Conv(5)", "Erf", "GlobalAvgPool", "Dense"], (6, 6, 2)),
     "connected": ("fc-2", (4, 4, 1)),
     "graph": (
@@ -33,6 +34,7 @@ NETWORKS = {
 #: of a block, as recorded over all targets; 48, 0 and 0 where nothing stands.
 RESOURCES = {
     "_fused": (128, 8, 4096),
+    "_streamed": (168, 0, 0),
     "_general": (152, 0, 0),
     "_dense": (91, 0, 8320),
     "_level": (128, 256, 0),

@@ -62,7 +62,9 @@ def compiled(
     function: Callable[..., Any], options: Mapping[str, Any], kinds: tuple[Any, ...],
     target: Target, *, link: bool = False,
 ) -> Compiled:  # fmt: skip
-    """Compile a kernel for argument types; kept in a folder that ``NTKDIST_PTX_CACHE`` names.
+    """Compile a kernel for argument types, once a process.
+
+    What is compiled is kept in a folder that ``NTKDIST_PTX_CACHE`` names, for other processes too.
 
     Args:
         function: The kernel's Python function.
@@ -71,6 +73,14 @@ def compiled(
         target: Compute capability.
         link: Whether to make machine code of it too, for registers and spills.
     """
+    return _compiled(function, tuple(sorted(options.items())), kinds, target, link)
+
+
+@lru_cache(maxsize=1024)
+def _compiled(
+    function: Callable[..., Any], options: tuple[tuple[str, Any], ...], kinds: tuple[Any, ...],
+    target: Target, link: bool,
+) -> Compiled:  # fmt: skip
     folder = os.environ.get("NTKDIST_PTX_CACHE")
     path = None
     if folder:
@@ -80,7 +90,7 @@ def compiled(
         if path.exists():
             made: Compiled = pickle.loads(path.read_bytes())
             return made
-    most = options.get("max_registers")
+    most = dict(options).get("max_registers")
     result = compile_cuda(
         function, types.void, kinds, nvvm_options={"fastmath": False, "opt": 3}, cc=target,
         max_registers=most, lto=True,
