@@ -14,8 +14,8 @@ has, and Θ is zero.
 Counted in the machine code of cntk-gap-21 on 32 × 32 pixels, float32, a cell and layer takes 47
 instructions with two columns a lane and 51 with one. Three things keep them few. The cut between
 rows is the same for all threads that share, so that groups of rows without it have code without
-factors for it. Behind a cut between columns a lane reads one number: where two links of a column are
-cut, their sum stands in shared memory. And with two columns lanes exchange half as much.
+factors for it. Behind a cut between columns a lane reads one number: where two links of a column
+are cut, their sum stands in shared memory. And with two columns lanes exchange half as much.
 
 The sums over a class are in the dtype along a column and in float64 beyond, in an order that
 depends on the network and the images' size alone.
