@@ -11,7 +11,7 @@ if [ "${1:-}" = --all ]; then
 fi
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 # what compiles the GPU kernels without a GPU: the tests execute their code on the processor
-compilers="$(grep -E '^(cuda-(bindings|core|pathfinder)|numba-cuda|nvidia-(cuda-nvcc|nvjitlink)-cu12)=' \
+compilers="$(grep -E '^(cuda-(bindings|core|pathfinder)|numba-cuda|nvidia-(cuda-nvcc|cuda-nvrtc|nvjitlink)-cu12)=' \
     deploy/constraints-cuda.txt)"
 if [ "$(cat .venv/.compilers 2>/dev/null)" != "$compilers" ]; then
     # shellcheck disable=SC2086

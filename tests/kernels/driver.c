@@ -102,6 +102,7 @@ int cuDeviceGetAttribute(int *value, int attribute, int device) {
     case 20: *value = gpus[device].mode; break;     /* compute mode */
     case 39: *value = 2048; break;                  /* threads of a multiprocessor */
     case 75: *value = gpus[device].major; break;
+    case 81: *value = 228 * 1024; break;            /* shared memory of a multiprocessor */
     case 76: *value = gpus[device].minor; break;
     default: *value = 0;
     }

@@ -38,6 +38,19 @@ def test_less_shared_memory_changes_nothing(arch, buffers):
         assert_close(again[kind], entries, 1e-6)
 
 
+def test_a_multiprocessor_with_less_shared_memory_has_one_layer_at_a_time(monkeypatch):
+    """So that three blocks of threads fit on a GeForce, as on other GPUs."""
+    x, y = sets((8, 8, 1))
+    found = entries_by("cuda", "cntk-gap-5", x, y, "float32")
+    assert blocks_of("cntk-gap-5", x)[0].fused.buffers == 2
+    of_two = 2 * 4 * fused.layer_size_of(8, 8, "float32")
+    with changed(layout, shared_bytes=lambda: 3 * of_two):  # and what the driver takes
+        assert blocks_of("cntk-gap-5", x)[0].fused.buffers == 1
+        again = entries_by("cuda", "cntk-gap-5", x, y, "float32")
+    for kind in KINDS:
+        assert_close(again[kind], found[kind], 1e-6)
+
+
 @pytest.mark.parametrize("kept", [0, 1, 2])
 def test_sums_of_windows_in_registers_or_shared_memory_have_the_same_bits(kept):
     x, y = sets((4, 4, 2))

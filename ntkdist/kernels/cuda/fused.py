@@ -69,6 +69,8 @@ MOST_REGISTERS = {32: 128, 64: 168}
 GROUP_ROWS = 8
 # As much shared memory as a block has without asking
 SHARED_BYTES = 48 * 1024
+# That the driver takes of a block's shared memory
+RESERVED_BYTES = 1024
 
 
 @dataclass(frozen=True)
@@ -250,19 +252,25 @@ def best_columns(H: int, W: int, each: int, dtype: str) -> int:
 
 
 def buffers_of(
-    H: int, W: int, pitch: int, layers: int, count: int, each: int, dtype: str, *, pools: bool
-) -> int:
+    H: int, W: int, pitch: int, layers: int, count: int, each: int, dtype: str, *, pools: bool,
+    room: int,
+) -> int:  # fmt: skip
     """Return how many of a block's ``layers`` to keep in shared memory.
 
-    2, so that one is copied while another is in use; 1 where two do not fit; 0 where none fits, or
-    an entry (``count``) and a row displacement (``each``) have too few classes for a block of teams
-    to share what is copied.
+    2, so that one is copied while another is in use; 1 where two do not fit, or where a
+    multiprocessor, with ``room`` bytes of shared memory, then has more blocks of threads at a time,
+    up to three; 0 where none fits, or an entry (``count``) and a row displacement (``each``) have
+    too few classes for a block of teams to share what is copied.
     """
     enough = max(2, min(W, TEAMS * max(1, LANES // W)))
     if H * W == 1 or (count < H * W and each < enough and not pools):
         return 0
-    fit = SHARED_BYTES // np.dtype(dtype).itemsize // layer_size_of(H, pitch, dtype)
-    return 2 if fit >= min(2, layers) else fit
+    size = layer_size_of(H, pitch, dtype) * np.dtype(dtype).itemsize
+    fit = SHARED_BYTES // size
+    if fit < min(2, layers):
+        return fit
+    with_two, with_one = (room // (n * size + RESERVED_BYTES) for n in (2, 1))
+    return 1 if layers > 1 and not pools and with_two < min(3, with_one) else 2
 
 
 def can_pool(H: int, W: int, edge: int, dtype: str) -> bool:

@@ -41,6 +41,11 @@ def multiprocessors() -> int:
     return int(cuda.get_current_device().MULTIPROCESSOR_COUNT)
 
 
+def shared_bytes() -> int:
+    """Return the bytes of shared memory of a multiprocessor, 100 to 228 KiB."""
+    return int(cuda.get_current_device().MAX_SHARED_MEMORY_PER_MULTIPROCESSOR)
+
+
 def device(function: Any) -> Any:
     """Return a function that kernels call."""
     return cuda.jit(function, device=True)

@@ -21,7 +21,7 @@ from ntkdist.kernels.cuda.fused import (
     can_pool,
     columns_of,
 )
-from ntkdist.kernels.cuda.intrinsics import LANES, TEAMS
+from ntkdist.kernels.cuda.intrinsics import LANES, TEAMS, shared_bytes
 from ntkdist.kernels.cuda.streamed import MOST_COLUMNS, layers_of_pass, layers_to_know
 
 # A team's share of an entry: enough classes to keep the ends cheap, enough teams to fill a GPU
@@ -303,7 +303,9 @@ def layout_of(
             parted = Parts.of(2 * W).half if n and blocks[-1].pools else 0
             weighted = block.pool == 0 and bool(plan.chain.windows)
             each = len(np.unique(ids % W))
-            buffers = buffers_of(H, W, pitch, layers, len(ids), each, dtype, pools=pools)
+            buffers = buffers_of(
+                H, W, pitch, layers, len(ids), each, dtype, pools=pools, room=shared_bytes()
+            )
             wide = buffers > 0 and layers > 2 and not pools and not streams
             fused = Fused(
                 H, W, pitch, plane, best_columns(H, W, each, dtype) if wide else columns_of(W),
