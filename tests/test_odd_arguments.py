@@ -178,6 +178,7 @@ def cases(place: Path) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
             {"a": GRAM, "url": str(place / "new"), "ridge": 0.1, "overwrite": True},
         ),
         "holds": (linalg.holds, {"url": factor, "part": "diagonal", "n": N}),
+        "check_device": (linalg.check_device, {"device": "cpu", "scheduler": "threads"}),
         "parse_memory": (linalg.parse_memory, {"memory_limit": "1GiB"}),
         "plan_panels": (linalg.plan_panels, {"n": 100, "memory_limit": 2**30}),
         "submatrix": (linalg.submatrix, {"matrix": GRAM, "rows": [1], "columns": [1, 2]}),

@@ -127,6 +127,7 @@ def test_blocks_of_threads_pool_all_columns(W, run, count):
 
 
 @pytest.mark.skipif(not SIMULATED, reason="a GPU has an order of its own")
+@pytest.mark.slow(but="cnn-3")
 @pytest.mark.parametrize("arch", ["cnn-3", "cntk-gap-4", [*TWICE, "Flatten", "Dense"]], ids=str)
 def test_no_thread_depends_on_who_comes_first(arch):
     """Nor on whether copies to shared memory arrive at once or as late as they may."""

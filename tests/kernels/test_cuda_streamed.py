@@ -65,7 +65,7 @@ def test_state_in_memory_is_near_the_oracle(name):
         check("cuda", arch, x, y, dtypes=DTYPES)
 
 
-@pytest.mark.slow(but="3")
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", LARGE)
 def test_images_that_do_not_fit_registers_are_near_the_reference(columns):
     arch, shape = LARGE[columns]

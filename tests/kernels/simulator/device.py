@@ -91,6 +91,7 @@ class Gpu:
         self.compute_capability = target
         self.MULTIPROCESSOR_COUNT = MULTIPROCESSORS
         self.MAX_SHARED_MEMORY_PER_MULTIPROCESSOR = 228 * 1024
+        self.MAX_THREADS_PER_MULTIPROCESSOR = 2048
         self.id = 0
 
     def device_array(self, shape: Any, dtype: Any = np.float64) -> DeviceArray:
