@@ -40,6 +40,7 @@ class Driver:
             return context
 
         patch.setattr(devices._runtime, "get_or_create_context", get_context)
+        patch.setattr("numba.cuda.get_current_device", lambda: get_context().device)
         patch.setattr(dispatcher, "compile_cuda", self._counted("typed", dispatcher.compile_cuda))
         patch.setattr(nvvm, "compile_ir", self._counted("translated", nvvm.compile_ir))
 

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ntkdist.checks import check_choice
 from ntkdist.errors import DeviceLostError, InputError
 from ntkdist.linalg import blas
 from ntkdist.linalg.blas import Matrix
@@ -293,6 +294,7 @@ def check_device(device: str, scheduler: Scheduler = None) -> None:
         device: As for :func:`take_device`.
         scheduler: As for :func:`ntkdist.linalg.factorize`; one of its workers is asked.
     """
+    check_choice("device", device, DEVICES)
     if device == "cuda":
         with task_runner(scheduler) as run:
             place: Place | None = run([task(missing)()])[0]
