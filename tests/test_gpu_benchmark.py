@@ -1,6 +1,6 @@
 """The GPU benchmark: what it times is right, in order and in time; nothing is lost or timed twice.
 
-Simulated threads, and a cpu backend in the place of the GPU's, stand for the GPU.
+A simulated GPU, or the cpu backend in the place of the GPU's, stands for the GPU.
 """
 
 import dataclasses

@@ -3,10 +3,10 @@
     pip install -r deploy/constraints-cuda.txt nvidia-cuda-nvdisasm
     python jobs/benchmarks/instructions.py [--networks cntk-gap-21,myrtle-10] [--targets 8.0,9.0]
 
-Needs no GPU. These are counts in machine code, not times: what a GPU needs for them is for
-``gpu.py`` to measure. Counted is the loop over the layers behind the first two, on 32 × 32 × 3
-images in float32. Each group of rows has two pieces of code, of which the one with comparisons of
-floats (FSET) runs where the cut is among its rows: in one of the groups.
+Needs no GPU. These are counts in machine code, not times: ``gpu.py`` measures times. Counted is the
+loop over the layers behind the first two, on 32 × 32 × 3 images in float32. Each group of rows has
+two pieces of code: one for the group with the cut, which compares floats (FSET), and one for all
+other groups. They are counted by how many groups run them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ntkdist.kernels.chain import chain_of
 
 SHAPE = (32, 32, 3)
 NETWORKS = ("cntk-gap-21", "myrtle-10")
-SHARED_BYTES = {(8, 6): 100, (8, 9): 100, (12, 0): 100, (8, 0): 164}  # KiB; else 228
+SHARED_KIB = {(8, 6): 100, (8, 9): 100, (12, 0): 100, (8, 0): 164}  # else 228
 _LABEL = re.compile(r"(\.L_x_\d+):")
 _INSTRUCTION = re.compile(r"\s+/\*[0-9a-f]+\*/\s+(@!?U?P\w+\s+)?([A-Z0-9_]+)(.*);")
 _TARGET = re.compile(r"\((\.L_x_\d+)\)")
@@ -99,7 +99,7 @@ def executed(code: Code, cells: int, groups: int) -> Counter[str]:
     Args:
         code: Of a fused kernel.
         cells: Of a lane; each has one reciprocal root in each layer.
-        groups: Of rows that have two pieces of code; 1 for none.
+        groups: Of rows, each with two pieces of code; 1 if there is one piece for all rows.
     """
     most = 2 * cells if groups > 1 else cells
 
@@ -119,7 +119,7 @@ def executed(code: Code, cells: int, groups: int) -> Counter[str]:
 
 
 def tool(name: str) -> str:
-    """Return the path of a tool of CUDA that a Python package brings."""
+    """Return the path of a tool of CUDA that a Python package installs."""
     for folder in map(Path, sys.path):
         for path in sorted(folder.glob(f"nvidia/*/bin/{name}")):
             return str(path)
@@ -142,9 +142,7 @@ def compiled(spec: Any, target: tuple[int, int]) -> str:
         *(int64, array(real, 1), array(float64, 4), array(real, 5)),
     )
     function = fused_kernel(spec).py_func
-    text, _ = cuda.compile(
-        function, signature, cc=target, output="ptx", device=False, abi="numba"
-    )  # fmt: skip
+    text, _ = cuda.compile(function, signature, cc=target, output="ptx", device=False, abi="numba")
     return str(text)
 
 
@@ -192,7 +190,7 @@ def main() -> None:
 
         class Device:  # what is laid out and compiled for
             compute_capability = (major, minor)
-            MAX_SHARED_MEMORY_PER_MULTIPROCESSOR = SHARED_BYTES.get((major, minor), 228) * 1024
+            MAX_SHARED_MEMORY_PER_MULTIPROCESSOR = SHARED_KIB.get((major, minor), 228) * 1024
 
         cuda.get_current_device = dispatcher.get_current_device = lambda device=Device: device
         layout_of.cache_clear()

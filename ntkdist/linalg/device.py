@@ -58,7 +58,7 @@ class Place:
     Attributes:
         device: ``cpu`` or ``cuda``; ``cpu+cuda`` where tasks of one panel differ.
         reason: The GPU's name, or why none is used.
-        expected: Whether there is nothing to tell: no GPU was asked for, and none is there.
+        expected: Whether ``reason`` need not be reported: no GPU was asked for, or none is there.
     """
 
     device: str
@@ -108,7 +108,7 @@ def unavailable() -> Place | None:
 
 @cache
 def _failure(cupy: Any, cupyx: Any) -> str:
-    """Return why CuPy fails on the GPU, by computing a small panel; an empty string if not."""
+    """Compute a small panel; return why CuPy fails on the GPU, empty if it does not."""
     ones, lower = np.ones((2, 1)), np.array([[5.0, 0.0], [3.0, 6.0]])
     rows = np.array([[3.0, 4.0]])
     try:
@@ -135,7 +135,7 @@ class Cpu:
     """A panel's operations on NumPy arrays, in place.
 
     Args:
-        place: It, with the reason for it.
+        place: The CPU, with the reason why panels are computed there.
     """
 
     def __init__(self, place: Place) -> None:
@@ -157,7 +157,7 @@ class Cpu:
         blas.subtract_product(c, a, b, tb=True)
 
     def cholesky(self, a: Matrix) -> Matrix | None:
-        """Return None: the caller factors on the CPU what a device has not."""
+        """Return None: the caller then factors the block on the CPU."""
         return None
 
     def solve_lower(self, lower: Matrix, x: Matrix) -> Matrix:
@@ -183,7 +183,7 @@ class Cuda:
     def __init__(self, cupy: Any, cupyx: Any, *, tasks: int) -> None:
         self._cupy, self._cupyx = cupy, cupyx
         self._turns = threading.Semaphore(tasks)
-        # a pool of its own: its memory is the GPU's again after the panel
+        # a pool of its own: it is freed with the panel
         self._pool = cupy.cuda.MemoryPool()
         cuda, runtime = cupy.cuda, cupy.cuda.runtime
         self.out_of_memory: type[Exception] = cuda.memory.OutOfMemoryError
@@ -270,7 +270,7 @@ def _fit(plan: PanelPlan) -> Cuda | Place:
         free, total = cupy.cuda.runtime.memGetInfo()
         if tasks := plan.device_tasks(free - WORKSPACE):
             return Cuda(cupy, cupyx, tasks=tasks)
-    except cupy.cuda.runtime.CUDARuntimeError as error:  # it was lost since it was tried
+    except cupy.cuda.runtime.CUDARuntimeError as error:  # it failed after it was tried
         return Place("cpu", _lost(error))
     need, width = format_bytes(plan.device_bytes() + WORKSPACE), min(plan.width, plan.n)
     return Place(
@@ -286,13 +286,16 @@ def probe(device: str, plan: PanelPlan) -> Place:
 
 
 def check_device(device: str, scheduler: Scheduler = None) -> None:
-    """Raise ``InputError`` where ``cuda`` is asked for and a worker has no CuPy or no GPU.
+    """Check a device's name and, where ``cuda`` is asked for, that a worker has CuPy and a GPU.
 
     To be called long before panels are computed: it opens no context on the GPU.
 
     Args:
         device: As for :func:`take_device`.
         scheduler: As for :func:`ntkdist.linalg.factorize`; one of its workers is asked.
+
+    Raises:
+        InputError: ``device`` is no device's name, or it is ``cuda`` and a worker has none.
     """
     check_choice("device", device, DEVICES)
     if device == "cuda":
@@ -317,7 +320,7 @@ class Shared:
 
     Args:
         arrays: On the host.
-        copies: The same on the GPU, where they are there already.
+        copies: The same arrays on the GPU, if they were copied before.
     """
 
     def __init__(self, arrays: list[Matrix], copies: list[Any] | None = None) -> None:

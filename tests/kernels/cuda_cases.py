@@ -17,7 +17,10 @@ TWICE = ("Conv", "Relu", "Conv", "Relu", "AvgPool(2)", "Conv", "Relu", "AvgPool(
 
 
 def sets(shape, seed=0, *, near=True):
-    """Return rows and columns: a duplicate, a near duplicate, zero patches; all on a GPU."""
+    """Return row and column images: a duplicate, a near duplicate, zero patches.
+
+    A simulated GPU gets two images of each set.
+    """
     x, y = two_sets(shape, seed, near=near)
     if not SIMULATED:
         return x, y
@@ -34,7 +37,7 @@ def blocks_of(arch, x):
 
 @contextmanager
 def changed(module, **values):
-    """Set names of a module meanwhile, with which networks are laid out anew."""
+    """Set names of a module meanwhile; networks are laid out anew under them."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in values.items():
             patch.setattr(module, name, value)
@@ -44,7 +47,7 @@ def changed(module, **values):
 
 
 def assert_same_bits_in_every_order(arch, x, y, dtype, *, lazy=(True, False)):
-    """Threads go on in any order between barriers, and copies arrive early or late."""
+    """Run threads in every order, with copies early and late; all give the bits of the first."""
     from tests.kernels.simulator import GPU
     from tests.kernels.simulator.machine import ORDERS
 

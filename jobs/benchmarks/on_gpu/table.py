@@ -69,7 +69,7 @@ def _below(result: Mapping[str, Any]) -> str:
     machine, rows = result["machine"], result["rows"]
     kernels = f"kernels {result['kernels']['arithmetic']}" if "kernels" in result else ""
     if not machine["gpu"]:
-        return f"Simulated threads, {kernels}; nothing was timed."
+        return f"Simulated GPU, {kernels}; nothing was timed."
     gpu = machine["gpu"][0]
     words = [
         f"{gpu['name']}, compute capability {gpu['compute_capability']}, driver {gpu['driver']}"

@@ -134,9 +134,9 @@ def kernel_key(function: Callable[..., None], options: dict[str, Any], sig: Any)
         TypeError: If the kernel reads a value that no text describes.
     """
     capability = tuple(get_current_device().compute_capability)
-    where = sources_digest(), _toolchain(), capability
+    environment = sources_digest(), _toolchain(), capability
     digest = hashlib.sha256()
-    for text in _described((*where, tuple(sig), sorted(options.items()), function), {}):
+    for text in _described((*environment, tuple(sig), sorted(options.items()), function), {}):
         digest.update(f"{len(text)} {text}\n".encode())
     return digest.hexdigest()
 
@@ -216,7 +216,7 @@ def _read(path: Path) -> dict[str, Any] | None:
     if hashlib.sha256(packed).digest() != digest:
         return None
     with suppress(OSError):
-        os.utime(path)  # of use now
+        os.utime(path)  # was used now (see ``_tidy``)
     return pickle.loads(zlib.decompress(packed))  # noqa: S301  as Numba's own cache
 
 

@@ -2,8 +2,8 @@
 
 After an illegal address, a failed launch or a memory error that cannot be corrected, every later
 call of the process ends with the same error, and only another process can use the GPU again. Which
-errors are of this kind is not listed here; the GPU is asked. Launches raise other exceptions than
-allocations and copies (those of cuda-core and of Numba), so the type of an exception says nothing.
+errors are of this kind is not listed here; the GPU is asked. Launches raise exceptions of
+cuda-core, allocations and copies those of Numba, so the type of an exception says nothing.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def watched(method: _Method[Any, _Given, _Result]) -> _Method[Any, _Given, _Resu
 
 
 def loss() -> str | None:
-    """Return the error of CUDA, and of which GPU, if every call ends with it; else None."""
+    """Return the error that every call of CUDA ends with, and the GPU; None if calls succeed."""
     try:
         cuda.synchronize()
     except Exception as error:

@@ -5,14 +5,15 @@ fit side by side. A lane has ``columns`` columns of the class with all their row
 registers, through all layers of a block: what a layer needs of the columns beside its own comes by
 shuffles. What it needs of the two images, the teams of a block of threads share: they take
 classes (p, q) of one row displacement p, and copy the numbers of a layer into shared memory while
-they compute the one before. (Read through the cache, they cost two thirds of the time:
-teams drift apart, and the layers that they stand at do not fit it together.) Where an entry has one
-class, as without pooling, teams share nothing and read device memory. Cuts and units are those of
-``cpu.loops``; where a link is cut, Δ is half of the variance of the pixel that one image still
+they compute the one before. (Reading them through the cache took two thirds of the time: teams get
+to different layers, and the numbers of all these layers do not fit the cache.) Where an entry has
+one class, as without pooling, teams share nothing and read device memory. Cuts and units are those
+of ``cpu.loops``; where a link is cut, Δ is half of the variance of the pixel that one image still
 has, and Θ is zero.
 
-Counted in the machine code of cntk-gap-21 on 32 × 32 pixels, float32, a cell and layer takes 47
-instructions with two columns a lane and 51 with one. Three things keep them few. The cut between
+Counted in machine code (32 × 32 pixels, float32, compute capability 9.0), a cell and layer takes 47
+instructions with two columns a lane (cntk-gap-21) and 51 with one (myrtle-10). Three things keep
+them few. The cut between
 rows is the same for all threads that share, so that groups of rows without it have code without
 factors for it. Behind a cut between columns a lane reads one number: where two links of a column
 are cut, their sum stands in shared memory. And with two columns lanes exchange half as much.
@@ -61,15 +62,15 @@ from ntkdist.kernels.cuda.intrinsics import (
 )
 from ntkdist.kernels.cuda.unroll import known, paste, registers, unroll, written_out
 
-# Two numbers a cell and some forty more, so that the loads still fit 255 registers
+# A lane has two numbers a cell and some forty others; 255 registers hold these and what is loaded
 MOST_CELLS = 64
-# Of a thread in float32 by its cells, so that a multiprocessor has four blocks of threads, or three
+# Of a thread in float32, by its cells: a multiprocessor then holds four blocks of threads, or three
 MOST_REGISTERS = {32: 128, 64: 168}
-# Rows of a lane's column that have code of their own where the cut is not among them
+# Rows of a group; a group without the cut runs code without factors for it
 GROUP_ROWS = 8
-# As much shared memory as a block has without asking
+# Shared memory of a block of threads, static: the limit of CUDA
 SHARED_BYTES = 48 * 1024
-# That the driver takes of a block's shared memory
+# Shared memory that the driver takes for itself in each block of threads
 RESERVED_BYTES = 1024
 
 
@@ -610,7 +611,7 @@ def at_cut(c, up, down, root_a, sides, pitch):
 
 
 def add_rows(
-    D, T, x, y, g, group_rows, cuts, phase, layers, H, pitch, columns, channels, signed, reads,
+    D, T, x, y, g, group_rows, cuts, phase, H, pitch, columns, channels, signed, reads,
     trained, root_a, root_b, cut_row, down, up, sum_d, sum_t, old_d, old_t, new_d, new_t, read_d,
     read_t,
 ):  # fmt: skip

@@ -227,7 +227,7 @@ def run_pass(
 
 
 def activate_row(
-    D, T, r, s, row_at, phase, part, ended, state, root_a, root_b, trained, columns, channels,
+    D, T, r, s, row_at, phase, ended, state, root_a, root_b, trained, columns, channels,
     signed, reads,
 ):  # fmt: skip
     """Compute Δ and Θ in front of layer s of a pass, of row r; pasted into ``run_pass``."""

@@ -1,4 +1,4 @@
-"""The GPU kernels compiled for a GPU that need not be there: PTX, and what its registers hold."""
+"""The GPU kernels compiled without a GPU: PTX, and the registers and memory of its threads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from numba.core import types
 from numba.cuda.compiler import compile_cuda, kernel_fixup
 from numba.np.numpy_support import from_dtype
 
-from ntkdist.kernels.cpu.compile import sources_digest
+from ntkdist.kernels.sources import sources_digest
 from tests.kernels.simulator.program import Program
 
 Target = tuple[int, int]
@@ -32,7 +32,7 @@ class Compiled:
 
     Attributes:
         ptx: Its text.
-        registers: Of a thread; 0 where it was not linked.
+        registers: Of a thread. This and the next two are 0 where no machine code was made.
         spilled: Bytes that a thread stores because registers do not suffice.
         shared: Bytes of a block's shared memory.
     """
@@ -71,7 +71,7 @@ def compiled(
         options: Of ``intrinsics.kernel``.
         kinds: As from ``signature``.
         target: Compute capability.
-        link: Whether to make machine code of it too, for registers and spills.
+        link: Whether to make machine code of it too, for registers, spills and shared memory.
     """
     return _compiled(function, tuple(sorted(options.items())), kinds, target, link)
 
@@ -146,7 +146,7 @@ def _identity(function: Any, seen: set[int]) -> tuple[Any, ...]:
         (name, _identity(scope[name], seen) if callable(scope[name]) else repr(scope[name]))
         for name in used
     ]
-    return function.__name__, text, code.co_consts.__repr__(), *parts
+    return function.__name__, text, repr(code.co_consts), *parts
 
 
 @lru_cache(maxsize=256)

@@ -1,4 +1,4 @@
-"""A GPU that is not there: launches run the compiled kernels on the processor.
+"""A stand-in for the GPU: launches run the compiled kernels on the processor.
 
 ``install`` replaces what ``numba.cuda`` does with a device, and ``intrinsics.kernel``. The kernels,
 their launches and all of the backend around them are the real ones. A launch that does what a
@@ -24,7 +24,8 @@ from tests.kernels.simulator.machine import DeviceMemory, Launch
 
 FREE_BYTES = 2**26
 MULTIPROCESSORS = 2
-#: Between the interpreter and a script that takes the cuda backend, from the repository's root.
+#: Arguments of the interpreter in front of a script that uses the cuda backend; the working folder
+#: is the repository's root.
 ON_SIMULATOR = ("-c", "from tests.kernels.simulator import run_script; run_script()")
 
 
@@ -126,15 +127,8 @@ class Gpu:
         values: list[Any] = []
         for arg in args:
             if isinstance(arg, DeviceArray):
-                numbers = (
-                    0,
-                    0,
-                    arg.size,
-                    arg.dtype.itemsize,
-                    arg.address,
-                    *arg.shape,
-                    *arg.strides,
-                )
+                numbers = (0, 0, arg.size, arg.dtype.itemsize, arg.address)
+                numbers += (*arg.shape, *arg.strides)
                 values += [np.int64(x) for x in numbers]
             elif isinstance(arg, (bool, np.bool_)):
                 values.append(np.uint8(arg))
@@ -184,7 +178,7 @@ GPU = Gpu()
 
 
 def use_as_gpu() -> None:
-    """Let this process take the cuda backend; no GPU is listed."""
+    """Let this process use the cuda backend; the list of GPUs is empty."""
     from ntkdist.kernels import registry
     from ntkdist.kernels.cuda import device
 

@@ -8,7 +8,7 @@ same bits in each. Reported as problems are
   store of a new value, without a barrier between them;
 - loads of memory that nothing wrote (it begins as a NaN of its own), and of words that an
   asynchronous copy may not have reached;
-- barriers and shuffles without threads that have returned, and barriers at different places;
+- barriers and shuffles that lack threads which have returned, and barriers at different places;
 - read-only loads from an array that the launch writes.
 
 An address outside of every array or misaligned, a shuffle or a barrier that some threads never
@@ -41,8 +41,17 @@ class Fault(Exception):  # noqa: N818  # a verdict on a kernel
 class Accesses:
     """Who read and wrote each word of a memory last, for races.
 
-    A stamp is drawn at each barrier of a block and of a warp; what happened under an older stamp of
-    one's block, or of one's warp in the same warp, is over.
+    A stamp is drawn at each barrier of a block and of a warp. An access is over for the threads of
+    its block once the block has a later stamp, and for those of its warp once the warp has one.
+
+    Attributes:
+        writer: Thread that wrote the word last.
+        write_block: Stamp of its block then.
+        write_warp: Stamp of its warp then.
+        low: First of the threads that read the word since.
+        high: Last of them.
+        read_block: Stamp of their block.
+        read_warp: Stamp of their warp.
     """
 
     def __init__(self, words: int) -> None:
@@ -87,7 +96,7 @@ class DeviceMemory:
         del self.stops[at]
 
     def view(self, at: int, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        """Return an array of it."""
+        """Return an array in the memory that begins at an address."""
         count = int(np.prod(shape)) * np.dtype(dtype).itemsize
         return self.bytes[at : at + count].view(dtype).reshape(shape)
 
@@ -126,7 +135,7 @@ class Launch:
         block: Threads of a block along x, y and z.
         memory: Device memory.
         order: One of ``ORDERS``.
-        lazy: Whether asynchronous copies arrive when they are awaited, else at once.
+        lazy: Whether asynchronous copies arrive only when they are awaited, else at once.
         seed: For ``random``.
 
     Attributes:
@@ -295,11 +304,10 @@ class _Blocks:
             warps = self.size // WARP
             of_block = (self.warp % warps).reshape(self.blocks, self.size)
             some = live.reshape(self.blocks, self.size)
-            turn = (
-                np.where(some, of_block, warps).min(1)
-                if order == "upwards"
-                else (np.where(some, of_block, -1).max(1))
-            )
+            if order == "upwards":
+                turn = np.where(some, of_block, warps).min(1)
+            else:
+                turn = np.where(some, of_block, -1).max(1)
             live &= (of_block == turn[:, None]).ravel()
         places = np.unique(self.at[live])
         if order == "random":
@@ -317,9 +325,7 @@ class _Blocks:
                 mask &= here[self.warp]
             if mask.any():
                 return place, mask
-        if order in ("upwards", "downwards", "together", "random"):
-            raise Fault("lanes wait for others of their warp that never come")
-        return None
+        raise Fault("lanes wait for others of their warp that never come")
 
     def _barrier(self) -> None:
         """Let blocks go on whose threads all wait."""
@@ -348,7 +354,7 @@ class _Blocks:
 
     # what instructions call
 
-    def meet(self, m: Any, at: int) -> None:
+    def meet(self, m: Any) -> None:
         """Order what the lanes of warps did before and do afterwards."""
         if m is True:
             self.warp_stamp[:] = self.launch.draw()
@@ -443,14 +449,9 @@ class _Blocks:
         for k in range(0, size, 4):
             self._note_write(self.shared_accesses, threads, place + k, "u32", at)
             self.in_flight[(place + k) // 4] = True
-            if not self.lazy_copies:
+            if not self.launch.lazy:
                 self._copy(place + k, source + k)
         self.copies.append((threads, place, source, at))
-
-    @property
-    def lazy_copies(self) -> bool:
-        """Whether copies arrive when they are awaited."""
-        return self.launch.lazy
 
     def await_copies(self, m: Any) -> None:
         """Let the copies arrive that threads began."""
@@ -458,7 +459,7 @@ class _Blocks:
         for threads, place, source, at in self.copies:
             mine = np.ones(len(threads), bool) if m is True else m[threads]
             for k in range(0, 16, 4):
-                if self.lazy_copies:
+                if self.launch.lazy:
                     self._copy(place[mine] + k, source[mine] + k)
                 self._note_write(self.shared_accesses, threads[mine], place[mine] + k, "u32", at)
                 self.in_flight[(place[mine] + k) // 4] = False

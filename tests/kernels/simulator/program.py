@@ -54,7 +54,7 @@ class Block:
         guard: Name of a predicate register, empty for no condition.
         negated: Whether the predicate must be false.
         meets: Whether the lanes of a warp must execute it together.
-        run: The block as a function of a mask, for one machine; see ``Program.bind``.
+        lines: The statements of its function, all but the ending.
     """
 
     first: int
@@ -111,8 +111,9 @@ class Program:
     def bind(self, machine: Any, threads: int) -> list[Callable[[Any], None]]:
         """Return the blocks as functions, on new registers of so many threads.
 
-        ``machine`` has ``values`` (special registers and parameters by name) and the methods that
-        ``load``, ``store``, ``shuffle``, ``copy_async``, ``await_copies`` and ``meet`` name.
+        ``machine`` has ``values`` (special registers and parameters by name) and the methods
+        ``load``, ``store``, ``check_aligned``, ``shuffle``, ``copy_async``, ``await_copies`` and
+        ``meet``. Its ``registers`` are set.
         """
         scope: dict[str, Any] = {"np": np, "M": machine, **_HELPERS}
         for name, kind in self.registers.items():
@@ -205,14 +206,8 @@ class Program:
         if operand in self.local:
             return f"np.{dtype.name}({self.local[operand] + LOCAL})"
         if operand[:2].lower() in ("0f", "0d"):
-            size = "u4" if operand[1] in "fF" else "u8"
-            return (
-                repr(np.array(int(operand[2:], 16), size).view(dtype)[()]).replace(
-                    "np.float64(nan)", "np.float64('nan')"
-                )
-                if np.isfinite(np.array(int(operand[2:], 16), size).view(dtype))
-                else (f"np.array({int(operand[2:], 16)}, '{size}').view(np.{dtype.name})[()]")
-            )
+            bits, size = int(operand[2:], 16), "u4" if operand[1] in "fF" else "u8"
+            return f"np.array({bits}, '{size}').view(np.{dtype.name})[()]"
         if kind == "pred":
             return f"np.bool_({int(operand)})"
         number = int(operand, 0) & ((1 << 8 * dtype.itemsize) - 1)
@@ -287,7 +282,7 @@ class Program:
         if head == "shfl":
             return self._shuffle(parts, operands, m, at)
         if op == "bar.warp.sync":
-            return [f"M.meet({m}, {at})"]
+            return [f"M.meet({m})"]
         if op == "cp.async.cg.shared.global":
             to, start = (self._address(operand) for operand in operands[:2])
             return [f"M.copy_async({to}, {start}, {operands[2]}, {m}, {at})"]
@@ -414,10 +409,11 @@ def _high(x: Any, y: Any) -> Any:
 def _div_whole(x: Any, y: Any) -> Any:
     """Return quotients rounded towards zero; by zero, which the hardware leaves open, all bits."""
     by = np.where(y == 0, y.dtype.type(1), y)
-    quotient = np.abs(x) // np.abs(by) if by.dtype.kind == "i" else x // by
-    quotient = (
-        np.where((x < 0) ^ (by < 0), -quotient, quotient) if by.dtype.kind == "i" else quotient
-    )
+    if by.dtype.kind == "i":
+        size = np.abs(x) // np.abs(by)
+        quotient = np.where((x < 0) ^ (by < 0), -size, size)
+    else:
+        quotient = x // by
     return np.where(y == 0, ~by.dtype.type(0), quotient)
 
 
@@ -426,12 +422,9 @@ def _rem_whole(x: Any, y: Any) -> Any:
 
 
 def _shifted(ufunc: Any, x: Any, by: Any, bits: int, dtype: Any) -> Any:
-    if ufunc is np.left_shift:
-        moved = np.left_shift(x, np.minimum(by, bits - 1).astype(dtype))
-        return np.where(np.asarray(by) >= bits, dtype(0), moved)
-    if np.dtype(dtype).kind == "i":
-        return np.right_shift(x, np.minimum(by, bits - 1).astype(dtype))
-    moved = np.right_shift(x, np.minimum(by, bits - 1).astype(dtype))
+    moved = ufunc(x, np.minimum(by, bits - 1).astype(dtype))
+    if ufunc is np.right_shift and np.dtype(dtype).kind == "i":
+        return moved
     return np.where(np.asarray(by) >= bits, dtype(0), moved)
 
 
