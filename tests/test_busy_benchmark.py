@@ -36,5 +36,5 @@ def test_the_busy_share_counts_every_block_and_gap(tmp_path, backend):
         assert blocks == pytest.approx(figures["busy"] * figures["seconds"])
         gaps = figures["seconds"] - blocks
         assert 0 < figures["longest_gap_seconds"] <= gaps <= 5 * figures["longest_gap_seconds"]
-        # simulated threads have no clock of their own
+        # a simulated GPU has no clock of its own
         assert ("busy_by_device_events" in figures) == (backend == "cuda" and not SIMULATED)
