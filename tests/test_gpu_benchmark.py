@@ -630,7 +630,7 @@ CudaBackend.prepare = affected
 
 @pytest.mark.slow
 @pytest.mark.skipif(not SIMULATED, reason="there is a GPU")
-def test_on_simulated_threads_a_second_start_measures_what_failed(tmp_path):
+def test_on_a_simulated_gpu_a_second_start_measures_what_failed(tmp_path):
     path = tmp_path / "gpu.json"
     words = ("--simulate", "--networks", "fc-1,cntk-gap-3,factor-90", "--output", str(path))
     code, out, errors = ended(

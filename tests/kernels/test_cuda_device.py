@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ import pytest
 from ntkdist import Architecture
 from ntkdist.errors import InputError
 from ntkdist.kernels import get_backend, select_backend
+from ntkdist.kernels.chain import chain_of
 from ntkdist.kernels.cuda import device as cuda_device
 from ntkdist.kernels.cuda.device import cuda_unavailable, devices, kernel_reports
+from ntkdist.kernels.cuda.layout import layout_of
 from ntkdist.kernels.registry import arithmetic_of, coverage
 
 
@@ -82,16 +85,27 @@ def test_arithmetic_and_coverage_are_known_without_a_gpu(monkeypatch):
         assert "padded" in coverage(name, padded, (8, 8, 1))
 
 
+#: The kernels of ``cnn-3`` on 32 × 32 pixels.
+CNN_3 = ["fused 32 × 32 with its pool", "fused 16 × 16 with its pool", "fused 8 × 8"]
+
+
 @pytest.mark.gpu
 def test_kernels_of_a_network_are_reported():
     (device, *_) = devices()
     assert device.free <= device.memory
-    names = {r.name.split()[0]: r for r in kernel_reports("cnn-3", (32, 32, 3))}
-    assert set(names) == {"fused", "pool"}
-    for report in names.values():
+    reports = kernel_reports("cnn-3", (32, 32, 3))
+    assert [report.name for report in reports] == CNN_3
+    for report in reports:
         assert 0 < report.registers <= 255
         assert report.blocks >= 1
         assert 0 < report.occupancy <= 1
+
+
+@pytest.mark.usefixtures("gpu")
+def test_the_kernels_of_cnn_3_are_known_without_compiling_them():
+    layout = layout_of(chain_of(Architecture.parse("cnn-3")), (32, 32, 3), "float32")
+    backend = get_backend("cuda")
+    assert [name for name, *_ in backend.kernels(SimpleNamespace(layout=layout))] == CNN_3
 
 
 @pytest.mark.slow

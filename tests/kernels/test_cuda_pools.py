@@ -38,6 +38,21 @@ def test_less_shared_memory_changes_nothing(arch, buffers):
         assert_close(again[kind], entries, 1e-6)
 
 
+@pytest.mark.slow(but="9-16")
+@pytest.mark.parametrize(("H", "W"), [(9, 16), (5, 24), (3, 32)])
+def test_two_columns_a_lane_are_near_the_oracle(H, W):
+    """Rows in groups with and without the cut, and classes of which a column has two cuts."""
+    x, y = sets((H, W, 2))
+    assert blocks_of("cntk-gap-5", x)[0].fused.columns == 2
+    check("cuda", "cntk-gap-5", x, y)
+    found = assert_same_bits_in_every_order("cntk-gap-5", x, y, "float32", lazy=[True])
+    with changed(layout, best_columns=lambda *args: 1):
+        assert blocks_of("cntk-gap-5", x)[0].fused.columns == 1
+        again = entries_by("cuda", "cntk-gap-5", x, y, "float32")
+    for kind in KINDS:
+        assert_close(again[kind], found[kind], 1e-6)
+
+
 def test_a_multiprocessor_with_less_shared_memory_has_one_layer_at_a_time(monkeypatch):
     """So that three blocks of threads fit on a GeForce, as on other GPUs."""
     x, y = sets((8, 8, 1))
