@@ -9,7 +9,8 @@ from tests.kernels import COMPILES, SIMULATED
 if not (SIMULATED and COMPILES):
     pytest.skip("a GPU is at hand, or no compiler for one", allow_module_level=True)
 
-from tests.kernels.cuda_cases import TWICE, sets
+from ntkdist.kernels.cuda import layout
+from tests.kernels.cuda_cases import TWICE, changed, sets
 from tests.kernels.oracle import KINDS, entries_by
 from tests.kernels.simulator import GPU, compiler, device
 from tests.tolerances import RTOL, assert_close
@@ -72,7 +73,8 @@ def test_kernels_compile_for_a_gpu_within_their_resources_and_are_right(
     monkeypatch.setattr(GPU, "target", target)
     arch, shape = NETWORKS[network]
     x, y = sets(shape)
-    found = entries_by("cuda", arch, x, y, "float32")
+    with changed(layout):  # which depends on the GPU's shared memory
+        found = entries_by("cuda", arch, x, y, "float32")
     right = entries_by("cpu", arch, x, y, "float64")
     for kind in KINDS:
         assert_close(found[kind], right[kind], RTOL["float32"])

@@ -24,6 +24,8 @@ from tests.kernels.simulator.machine import DeviceMemory, Launch
 
 FREE_BYTES = 2**26
 MULTIPROCESSORS = 2
+#: Shared memory of a multiprocessor by compute capability; 228 where nothing stands.
+SHARED_KIB = {(8, 0): 164, (8, 6): 100, (8, 9): 100, (12, 0): 100}
 #: Arguments of the interpreter in front of a script that uses the cuda backend; the working folder
 #: is the repository's root.
 ON_SIMULATOR = ("-c", "from tests.kernels.simulator import run_script; run_script()")
@@ -89,11 +91,19 @@ class Gpu:
         self.lock = threading.RLock()
         self.checks: dict[str, Any] = {}
         self.instructions: dict[str, int] = {}
-        self.compute_capability = target
         self.MULTIPROCESSOR_COUNT = MULTIPROCESSORS
-        self.MAX_SHARED_MEMORY_PER_MULTIPROCESSOR = 228 * 1024
         self.MAX_THREADS_PER_MULTIPROCESSOR = 2048
         self.id = 0
+
+    @property
+    def compute_capability(self) -> Target:
+        """What kernels are compiled for."""
+        return self.target
+
+    @property
+    def MAX_SHARED_MEMORY_PER_MULTIPROCESSOR(self) -> int:  # noqa: N802  # as numba-cuda has it
+        """Bytes."""
+        return SHARED_KIB.get(self.target, 228) * 1024
 
     def device_array(self, shape: Any, dtype: Any = np.float64) -> DeviceArray:
         shape = (shape,) if isinstance(shape, (int, np.integer)) else tuple(shape)
