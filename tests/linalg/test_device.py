@@ -201,15 +201,20 @@ def test_a_finished_factor_needs_no_gpu(matrix, on_cpu, none):
     assert factorize(matrix, on_cpu, memory_limit=SMALL, device="cuda").device == "cpu"
 
 
-@pytest.mark.parametrize("limit", MODES.values(), ids=MODES)
-def test_a_failing_pivot_is_the_cpus(tmp_path, gpu, limit):
+def failures_at_a_pivot(folder, limit):
+    """Return the errors of both devices about a matrix that is not positive definite."""
     a = with_eigenvalues(np.r_[-3e-4, np.linspace(0.5, 1.5, N - 1)])
     failures = []
     for name in ("cpu", "cuda"):
         with pytest.raises(NotPositiveDefiniteError) as caught:
-            factorize(a, tmp_path / name, memory_limit=limit, device=name)
+            factorize(a, folder / name, memory_limit=limit, device=name)
         failures.append(caught.value)
-    cpu, cuda = failures
+    return failures
+
+
+@pytest.mark.parametrize("limit", MODES.values(), ids=MODES)
+def test_a_failing_pivot_is_the_cpus(tmp_path, gpu, limit):
+    cpu, cuda = failures_at_a_pivot(tmp_path, limit)
     assert str(cuda) == str(cpu)
     assert (cuda.pivot, cuda.value) == (cpu.pivot, cpu.value)
     assert cuda.suggested_ridge == cpu.suggested_ridge == 1e-3
@@ -551,11 +556,6 @@ def test_a_real_gpu_computes_the_cpus_factor(tmp_path, limit):
 @pytest.mark.usefixtures("real")
 @pytest.mark.parametrize("limit", MODES.values(), ids=MODES)
 def test_a_real_gpu_fails_at_the_cpus_pivot(tmp_path, limit):
-    a = with_eigenvalues(np.r_[-3e-4, np.linspace(0.5, 1.5, N - 1)])
-    failures = []
-    for name in ("cpu", "cuda"):
-        with pytest.raises(NotPositiveDefiniteError) as caught:
-            factorize(a, tmp_path / name, memory_limit=limit, device=name)
-        failures.append(caught.value)
+    failures = failures_at_a_pivot(tmp_path, limit)
     assert failures[1].pivot == failures[0].pivot
     assert failures[1].suggested_ridge == failures[0].suggested_ridge

@@ -136,12 +136,12 @@ def kernel_key(function: Callable[..., None], options: dict[str, Any], sig: Any)
     capability = tuple(get_current_device().compute_capability)
     environment = sources_digest(), _toolchain(), capability
     digest = hashlib.sha256()
-    for text in _described((*environment, tuple(sig), sorted(options.items()), function), {}):
+    for text in described((*environment, tuple(sig), sorted(options.items()), function), {}):
         digest.update(f"{len(text)} {text}\n".encode())
     return digest.hexdigest()
 
 
-def _described(value: Any, seen: dict[int, int]) -> Iterator[str]:
+def described(value: Any, seen: dict[int, int]) -> Iterator[str]:
     """Yield texts that tell a value from all others; of a function its code and all that it reads.
 
     Modules are described by name: the digest of our sources and the packages' versions stand for
@@ -157,26 +157,26 @@ def _described(value: Any, seen: dict[int, int]) -> Iterator[str]:
             read = {name: value.__globals__.get(name) for name in _names(code)}
             cells = (cell.cell_contents for cell in value.__closure__ or ())
             read |= zip(code.co_freevars, cells, strict=True)
-            yield from _described((code, value.__defaults__, sorted(read)), seen)
+            yield from described((code, value.__defaults__, sorted(read)), seen)
             for name in sorted(read):
-                yield from _described(read[name], seen)
+                yield from described(read[name], seen)
         case CodeType():
             yield f"code {value.co_code.hex()} {value.co_exceptiontable.hex()} {value.co_flags}"
             names = value.co_names, value.co_varnames, value.co_cellvars, value.co_freevars
-            yield from _described((value.co_argcount, *names, value.co_consts), seen)
+            yield from described((value.co_argcount, *names, value.co_consts), seen)
         case CUDADispatcher():  # a device function
-            yield from _described(sorted(value.targetoptions.items()), seen)
-            yield from _described(value.py_func, seen)
+            yield from described(sorted(value.targetoptions.items()), seen)
+            yield from described(value.py_func, seen)
         case object(_defn=FunctionType() as intrinsic):
-            yield from _described(intrinsic, seen)
+            yield from described(intrinsic, seen)
         case ModuleType():
             yield f"module {value.__name__}"
         case tuple() | list():
             yield f"{len(value)} values"
             for part in value:
-                yield from _described(part, seen)
+                yield from described(part, seen)
         case frozenset():
-            yield from _described(sorted(value, key=repr), seen)
+            yield from described(sorted(value, key=repr), seen)
         case _:
             text = f"{type(value).__name__} {value!r}"
             if " at 0x" in text:  # another text in every process

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
-import linecache
 import os
 import pickle
 import re
@@ -20,6 +18,7 @@ from numba.core import types
 from numba.cuda.compiler import compile_cuda, kernel_fixup
 from numba.np.numpy_support import from_dtype
 
+from ntkdist.kernels.cuda.compile import described
 from ntkdist.kernels.sources import sources_digest
 from tests.kernels.simulator.program import Program
 
@@ -84,8 +83,8 @@ def _compiled(
     folder = os.environ.get("NTKDIST_PTX_CACHE")
     path = None
     if folder:
-        key = repr((_identity(function, set()), kinds, target, dict(options), link))
-        digest = hashlib.sha256((key + sources_digest()).encode()).hexdigest()[:24]
+        told = described((sources_digest(), function, kinds, target, options, link), {})
+        digest = hashlib.sha256("\n".join(told).encode()).hexdigest()[:24]
         path = Path(folder) / f"{digest}.pickle"
         if path.exists():
             made: Compiled = pickle.loads(path.read_bytes())
@@ -130,23 +129,6 @@ def _assembled(ptx: str, most: int | None, target: Target) -> Compiled:
 def _of_target(ptx: str, target: Target) -> str:
     """Return PTX without the features of one processor alone, which these kernels do not use."""
     return re.sub(r"\.target sm_\w+", f".target sm_{target[0]}{target[1]}", ptx)
-
-
-def _identity(function: Any, seen: set[int]) -> tuple[Any, ...]:
-    """Return what a function's code depends on, that of the functions that it calls included."""
-    function = getattr(function, "py_func", function)
-    if id(function) in seen or not hasattr(function, "__code__"):
-        return (repr(function),) if id(function) not in seen else ()
-    seen.add(id(function))
-    code = function.__code__
-    text = "".join(linecache.getlines(code.co_filename)) or code.co_code.hex()
-    scope = {**function.__globals__, **inspect.getclosurevars(function).nonlocals}
-    used = sorted(name for name in (*code.co_names, *code.co_freevars) if name in scope)
-    parts = [
-        (name, _identity(scope[name], seen) if callable(scope[name]) else repr(scope[name]))
-        for name in used
-    ]
-    return function.__name__, text, repr(code.co_consts), *parts
 
 
 @lru_cache(maxsize=256)
