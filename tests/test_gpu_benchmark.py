@@ -330,6 +330,18 @@ def test_a_task_that_fails_ends_its_process_and_no_other(gpu):
         os.kill(max(processes), 0)
 
 
+def test_a_process_that_dies_between_two_tasks_is_replaced(gpu):
+    from on_gpu.worker import Worker
+
+    worker = Worker()
+    _, first = worker.do(add, 0, 0, limit=20)
+    os.kill(first, signal.SIGKILL)
+    worker._process.join()
+    result, second = worker.do(add, 1, 2, limit=20)
+    assert (result, second != first) == (3, True)
+    worker.stop()
+
+
 # The order, the time limit and what is kept
 
 

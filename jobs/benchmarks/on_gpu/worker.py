@@ -1,7 +1,7 @@
-"""Tasks in a process of their own, so that one that hangs or breaks the GPU's context ends alone.
+"""Run tasks in a separate process, so that a hang or a broken GPU context ends only that process.
 
-The process is a fork: the caller must not have used CUDA or jax itself. It does one task after
-the other, which keeps compiled kernels, and is replaced after a task that failed.
+The process is a fork, so the caller must not have used CUDA or jax. The process runs one task after
+another, so compiled kernels are reused. After a task that failed, the next starts a new process.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Refused(Exception):  # noqa: N818  # a verdict of a task, no failure of it
 
 
 class TaskFailedError(Exception):
-    """A task that raised, ended its process or took too long; the message says which."""
+    """A task raised an error other than ``Refused``, ended its process or took too long."""
 
 
 class Worker:
@@ -44,15 +44,16 @@ class Worker:
             function: Of a module, as ``pickle`` needs it.
             *arguments: Of the function.
             limit: Seconds after which the process is killed.
-            on_note: If given, the function gets a keyword argument ``note``, and all that it
-                passes to it comes here.
+            on_note: If given, the function gets a callable as keyword argument ``note``; each
+                value that it passes to ``note`` is passed to ``on_note`` in the caller.
 
         Raises:
             Refused: If the function raised it.
             TaskFailedError: If it raised anything else, took too long or ended the process.
         """
         end = time.monotonic() + limit
-        if self._process is None:
+        if self._process is None or not self._process.is_alive():
+            self.stop()
             self._start()
         self._pipe.send((function, arguments, on_note is not None))
         while self._pipe.poll(max(0.0, end - time.monotonic())):
@@ -92,7 +93,7 @@ class Worker:
 
 
 def _serve(pipe: Connection, other_end: Connection) -> None:
-    other_end.close()  # or the end of the caller would go unnoticed
+    other_end.close()  # else ``recv`` would not raise EOFError when the caller ends
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with suppress(EOFError, BrokenPipeError):

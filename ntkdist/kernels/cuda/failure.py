@@ -52,7 +52,7 @@ def loss() -> str | None:
     except Exception as error:
         text = " ".join(str(error).split())
         name = re.search(r"CUDA_ERROR_\w+", text)
-        holder = ", held by another process as nvidia-smi shows" if "UNAVAILABLE" in text else ""
+        holder = ", maybe held by another process (see nvidia-smi)" if "UNAVAILABLE" in text else ""
         return f"{name[0] if name else text} on {_gpu()}{holder}"
     return None
 

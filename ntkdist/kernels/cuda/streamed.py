@@ -5,19 +5,20 @@ takes a displacement class, or as many as fit side by side, and a lane ``columns
 Here Δ and Θ are in device memory, and a team goes down the rows in a loop, with several layers in
 one pass: when a layer has added row r to its sums, row r − 1 of the next layer can be computed. So
 a pass reads and writes the state once for all its layers. A layer keeps a row, and the sum of that
-row and the one above, in registers. A lane reads the cells that it wrote itself, so
-no lane waits for another.
+row and the one above, in registers. A lane reads from the state only cells that it wrote itself,
+so these reads need no barrier; the columns beside its own come by shuffles, as in ``cuda.fused``.
 
 What that costs, counted for 64 × 64 cells in float32, four layers a pass. A cell and layer take 61
 instructions (in the compiled code for compute capability 9.0), so at full rate, 128 a cycle, a
-multiprocessor takes two cells a cycle. The state moves 16 bytes a cell and pass, 4 a layer. Of the
-two images a team reads 10 bytes a cell and layer, but the four teams of a block of threads begin a
+multiprocessor takes two cells a cycle. A pass reads and writes 16 bytes of state a cell, 4 a layer.
+A team reads 10 bytes of the images a cell and layer. With ``in_step``, a block's four teams begin a
 pass together on adjacent classes, which read the same rows: three of them find in the L1 cache what
 the first one fetched. That is 6 to 7 bytes a cell and layer from the L2 cache, 13 a cycle and
-multiprocessor; an A100 is specified to give 47. With one layer a pass it would be 18 and 38.
+multiprocessor; the L2 cache of an A100 is specified to deliver 47. With one layer a pass, it would
+be 18 bytes a cell and layer, and 38 a cycle and multiprocessor.
 
-A class takes 32 KB. Shared memory has room for 7 (H100), 5 (A100) or 3 (RTX 4090) of them, fewer
-teams than keep four schedulers busy, and for none of 256 × 256 cells. Registers allow 12 teams a
+The state of a class takes 32 KB. Shared memory holds 7 (H100), 5 (A100) or 3 (RTX 4090) classes,
+too few teams to keep four schedulers busy, and no class of 256 × 256. Registers allow 12 teams a
 multiprocessor; their state is 52 MB on an H100 (whose L2 cache has 50), 42 MB on an A100 (40) and
 50 MB on an RTX 4090 (72). More teams would only displace each other's state.
 """
@@ -62,7 +63,7 @@ REGISTERS = 2**16  # of a multiprocessor
 
 
 def layers_of_pass(columns: int) -> int:
-    """Return how many layers a pass takes, as many as registers hold."""
+    """Return how many layers a pass takes: as many as registers hold, at most four."""
     return min(4, max(1, 9 // columns))
 
 
@@ -79,7 +80,7 @@ def blocks_at_once(spec: Fused) -> int:
 @lru_cache(maxsize=64)
 def streamed_kernel(spec: Fused) -> Any:
     """Return the kernel for blocks of one kind; its arguments are those of ``_streamed``."""
-    # the first pass has the pixels, the first layer, and what the others, all full, leave
+    # later passes are full; the first takes the pixels, the first layer and the layers left over
     others = (spec.layers - 1) // spec.layers_of_pass
     first_pass = spec.layers + 1 - others * spec.layers_of_pass
     constants = {**known_of(spec), "first_pass": first_pass, "passes": 1 + others}
